@@ -1,0 +1,74 @@
+"""What can be wrong with a recording: one stable code per finding, and the error that carries it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Findings that leave nothing to judge: no score is given. `failed` could not be read, `abstained` was read and refused.
+REFUSALS = {
+    "missing": "failed",
+    "is_directory": "failed",
+    "unreachable": "failed",
+    "unsupported": "failed",
+    "no_sampling_rate": "failed",
+    "no_such_channel": "failed",
+    "empty": "failed",
+    "undecodable": "failed",
+    "truncated": "failed",
+    "too_short": "abstained",
+    "not_finite": "abstained",
+    "silent": "abstained",
+    "channels_cancel": "abstained",
+}
+
+#: Findings that make a score doubtful: the score is given, with the warning beside it.
+WARNINGS = {
+    "short": "under one second: the model saw mostly padding",
+    "little_speech": "less than half a second of active signal",
+    "low_level": "active level below -50 dBFS: recording noise dominates",
+    "clipped": "at least 0.5 % of all samples sit on a flat top",
+    "over_full_scale": "samples beyond +-1: they were used as they are",
+    "narrowband": "telephone bandwidth: next to nothing above 4 kHz",
+    "channels_partly_cancel": "the mean of the channels is far weaker than the channels",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found in a recording.
+
+    Args:
+        code (`str`): Stable name, a key of `REFUSALS` or `WARNINGS`, for programs and tables.
+        message (`str`): What was found and what to do, for people.
+    """
+
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class AudioError(ValueError):
+    """A recording that cannot be scored.
+
+    Args:
+        source (`str`): File name, URL or kind of object, as the user would recognise it.
+        code (`str`): A key of `REFUSALS`.
+        message (`str`): What was expected, what was found, what to do.
+    """
+
+    def __init__(self, source: str, code: str, message: str):
+        assert code in REFUSALS, code
+        super().__init__(source, code, message)
+        self.source = source
+        self.code = code
+        self.message = message
+
+    @property
+    def status(self) -> str:
+        """`"failed"` if the recording could not be read, `"abstained"` if it was read but holds nothing to judge."""
+        return REFUSALS[self.code]
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.message} [{self.code}]"

@@ -1,0 +1,177 @@
+"""The transformer head of XLS-R-SQA and Distill-MOS: normalise, project, encode, pool by attention.
+
+Paper:    Tamm et al., "Analysis of XLS-R for Speech Quality Assessment", WASPAA 2023, arXiv:2308.12077
+Code:     https://github.com/lcn-kul/xls-r-analysis-sqa (MIT)
+Differs:  in evaluation the batch norms are folded into the linear layers that follow them; same scores to rounding.
+Shapes:   B batch, F frames, C input channels, D hidden size, H heads, L labels
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+
+
+class SinusoidalPositions(nn.Module):
+    """Sine and cosine positions with base `2 * num_frames` (the papers' choice; 10000 elsewhere)."""
+
+    def __init__(self, num_frames: int, hidden_size: int):
+        super().__init__()
+        self.num_frames, self.hidden_size = num_frames, hidden_size
+        self.register_buffer("table", self.formula())
+
+    def formula(self) -> torch.Tensor:
+        """Table of shape `(1, num_frames, hidden_size)`, computed in float32 on the CPU."""
+        position = torch.arange(self.num_frames, dtype=torch.float32, device="cpu")[:, None]
+        even = torch.arange(0, self.hidden_size, 2, dtype=torch.float32, device="cpu")
+        angle = position * torch.exp(even * (-math.log(2 * self.num_frames) / self.hidden_size))
+        table = torch.zeros(self.num_frames, self.hidden_size, dtype=torch.float32, device="cpu")
+        table[:, 0::2], table[:, 1::2] = torch.sin(angle), torch.cos(angle)[:, : self.hidden_size // 2]
+        return table[None]
+
+    def reset_parameters(self) -> None:
+        """Fill the table again, through transformers' flag-honouring initialiser."""
+        init.copy_(self.table, self.formula())
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.table
+
+
+class EncoderAttention(nn.Module):
+    """Multi-head self-attention without a mask."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(hidden_size, hidden_size)
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        batch_size, num_frames, hidden_size = hidden_states.shape
+
+        def split(projected: torch.Tensor) -> torch.Tensor:
+            return projected.view(batch_size, num_frames, self.num_heads, -1).transpose(1, 2)  # (B, H, F, D / H)
+
+        context = F.scaled_dot_product_attention(
+            split(self.q_proj(hidden_states)),
+            split(self.k_proj(hidden_states)),
+            split(self.v_proj(hidden_states)),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(context.transpose(1, 2).reshape(batch_size, num_frames, hidden_size))
+
+
+class EncoderLayer(nn.Module):
+    """Post-norm transformer layer with a ReLU feed-forward."""
+
+    def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, dropout: float = 0.0):
+        super().__init__()
+        self.self_attn = EncoderAttention(hidden_size, num_heads, dropout)
+        self.self_attn_norm = nn.LayerNorm(hidden_size)
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+        self.fc_norm = nn.LayerNorm(hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.self_attn_norm(hidden_states + self.dropout(self.self_attn(hidden_states)))
+        update = self.fc2(self.dropout(F.relu(self.fc1(hidden_states))))
+        return self.fc_norm(hidden_states + self.dropout(update))
+
+
+class AttentionPooling(nn.Module):
+    """Weights frames by a small network, sums them, and maps the sum to scores (NISQA's `PoolAttFF`)."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, num_labels: int):
+        super().__init__()
+        self.attention_hidden = nn.Linear(hidden_size, intermediate_size)
+        self.attention_score = nn.Linear(intermediate_size, 1)
+        self.score_head = nn.Linear(hidden_size, num_labels)
+
+    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, F, D)`): Frames.
+            frame_mask (`torch.Tensor` of shape `(B, F)`, *optional*): `True` on real frames.
+
+        Returns:
+            `torch.Tensor` of shape `(B, L)`.
+        """
+        weights = self.attention_score(F.relu(self.attention_hidden(hidden_states)))  # (B, F, 1)
+        if frame_mask is not None:
+            weights = weights.masked_fill(~frame_mask[..., None], float("-inf"))
+        pooled = (weights.softmax(dim=1) * hidden_states).sum(dim=1)  # (B, D)
+        return self.score_head(pooled)
+
+
+class SQATransformer(nn.Module):
+    """Frames of any front end to raw scores: batch norms, projection, positions, encoder, attention pooling."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        num_heads: int,
+        intermediate_size: int,
+        num_frames: int,
+        num_labels: int,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.feature_norm = nn.BatchNorm1d(input_size)
+        self.projection_norm = nn.BatchNorm1d(input_size)
+        self.projection = nn.Linear(input_size, hidden_size)
+        self.positions = SinusoidalPositions(num_frames, hidden_size)
+        self.layers = nn.ModuleList(EncoderLayer(hidden_size, num_heads, intermediate_size, dropout) for _ in range(num_layers))
+        self.pooling_norm = nn.BatchNorm1d(hidden_size)
+        self.pooling = AttentionPooling(hidden_size, intermediate_size, num_labels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            features (`torch.Tensor` of shape `(B, F, C)`): Exactly `num_frames` frames.
+
+        Returns:
+            `torch.Tensor` of shape `(B, L)`: Raw scores, before any sigmoid.
+        """
+        return self.score(self.encode(features))
+
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        """Frames `(B, F, C)` to encoded, normalised frames `(B, F, D)`."""
+        if self.training:
+            features = _over_channels(self.projection_norm, _over_channels(self.feature_norm, features))
+            hidden_states = self.projection(features)
+        else:
+            scale, shift = batch_norm_as_affine(self.feature_norm)
+            second_scale, second_shift = batch_norm_as_affine(self.projection_norm)
+            scale, shift = scale * second_scale, shift * second_scale + second_shift
+            weight, bias = self.projection.weight, self.projection.bias
+            hidden_states = F.linear(features, weight * scale, bias + weight @ shift)
+        hidden_states = self.positions(hidden_states)  # (B, F, D)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return _over_channels(self.pooling_norm, hidden_states)
+
+    def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Encoded frames `(B, F, D)` to raw scores `(B, L)`."""
+        return self.pooling(hidden_states)
+
+
+def batch_norm_as_affine(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and shift, each of shape `(num_features,)`, that a batch norm applies in evaluation."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+    return scale, norm.bias - norm.running_mean * scale  # type: ignore[operator]
+
+
+def _over_channels(norm: nn.BatchNorm1d, frames: torch.Tensor) -> torch.Tensor:
+    if norm.training:
+        return norm(frames.transpose(1, 2)).transpose(1, 2)
+    scale, shift = batch_norm_as_affine(norm)
+    return frames * scale + shift

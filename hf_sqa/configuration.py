@@ -1,0 +1,79 @@
+"""What every family's configuration has: score names, their scale, the sampling rate; misspelled options are refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+SCORE_LOSSES = ("mse", "l1", "huber")
+
+
+@strict
+class AudioQualityConfig(PreTrainedConfig):
+    r"""Base configuration: which scores the model predicts, on which scale, from audio at which rate.
+
+    Args:
+        score_min (`float`, *optional*, defaults to `1.0`): Lowest score a listener could give, in label units.
+        score_max (`float`, *optional*, defaults to `5.0`): Highest score a listener could give, in label units.
+        sampling_rate (`int`, *optional*, defaults to `16000`): Samples per second the model was trained on, in Hz; `None` if it
+            takes every recording at its native rate.
+        score_loss (`str`, *optional*, defaults to `"mse"`): What `forward` minimises: `"mse"`, `"l1"` or `"huber"`.
+        huber_delta (`float`, *optional*, defaults to `1.0`): Error in label units above which `"huber"` grows linearly.
+        checkpoint_name (`str`, *optional*): What the weights are called, for results and cards; written by converters.
+        id2label (`dict[int, str]`, *optional*): Score names in column order; `{0: "mos"}` if not given.
+
+    Raises:
+        StrictDataclassError: If a value has the wrong type, or a `validate_*` method refuses it.
+        TypeError: If an option looks like a misspelling of a real one, or `num_labels` is given without score names.
+    """
+
+    score_min: float | int = 1.0
+    score_max: float | int = 5.0
+    sampling_rate: int | None = 16000
+    score_loss: str = "mse"
+    huber_delta: float | int = 1.0
+    checkpoint_name: str | None = None
+
+    keys_to_ignore_at_inference = ["frame_logits", "hidden_states", "attentions"]
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        ours = {field.name for field in fields(self)} - {field.name for field in fields(PreTrainedConfig)}
+        for option in kwargs:
+            # transformers keeps unknown options as attributes: a typo would silently leave the default in force.
+            if suggestion := get_close_matches(option, ours, n=1, cutoff=0.85):
+                raise TypeError(f"Unknown option {option!r} for {type(self).__name__}; did you mean {suggestion[0]!r}?")
+        num_labels = kwargs.pop("num_labels", None)
+        self.id2label = self.id2label or self.default_id2label()
+        self.id2label = {int(index): name for index, name in self.id2label.items()}
+        if num_labels is not None and num_labels != len(self.id2label):
+            raise TypeError(
+                f"Expected scores declared by name, got num_labels={num_labels} beside id2label={self.id2label}; pass "
+                '`id2label={0: "mos", 1: "noisiness", ...}` instead of a number.'
+            )
+        self.label2id = {name: index for index, name in self.id2label.items()}
+        self.problem_type = "regression"
+        super().__post_init__(**kwargs)
+
+    def default_id2label(self) -> dict[int, str]:
+        """Score names of a configuration that does not name any."""
+        return {0: "mos"}
+
+    @property
+    def score_names(self) -> list[str]:
+        """Score names in column order."""
+        return [self.id2label[index] for index in range(len(self.id2label))]
+
+    def validate_score_range(self) -> None:
+        if self.score_min >= self.score_max:
+            raise ValueError(
+                f"Expected `score_min` below `score_max`, got {self.score_min} and {self.score_max}. "
+                "The five-point absolute category rating scale is `score_min=1.0, score_max=5.0`."
+            )
+
+    def validate_score_loss(self) -> None:
+        if self.score_loss not in SCORE_LOSSES:
+            raise ValueError(f"Expected `score_loss` to be one of {', '.join(SCORE_LOSSES)}, got {self.score_loss!r}.")

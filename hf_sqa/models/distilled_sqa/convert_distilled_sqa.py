@@ -1,0 +1,130 @@
+"""Distill-MOS weights from the `distillmos` package to a folder that `from_pretrained` loads.
+
+Reads the weight file only; none of the package's code is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+
+import torch
+
+from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
+from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
+
+DISTRIBUTION = "distillmos"
+WEIGHTS_FILE = "distillmos/weights/distill_mos_v7.pt"
+WEIGHTS_SHA256 = "b18b3ac60227267cfb91e5d00ce22cc7b73716fd92f269484da1446e27031a40"
+CHECKPOINT_NAME = "distill-mos-v7"
+
+
+def published_weights() -> Path:
+    """Find the weight file inside the installed `distillmos` package.
+
+    Raises:
+        FileNotFoundError: If the package is not installed; the message says how to get it.
+    """
+    try:
+        path = Path(str(importlib.metadata.distribution(DISTRIBUTION).locate_file(WEIGHTS_FILE)))
+    except importlib.metadata.PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise FileNotFoundError(
+            "The published Distill-MOS weights come inside the PyPI package `distillmos`, which is not installed. Get the 16 MB "
+            "file without the package's dependencies by `pip install --no-deps distillmos`, or pass `model=...`."
+        )
+    return path
+
+
+def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
+    """Build the model from a Distill-MOS checkpoint.
+
+    Args:
+        checkpoint (`str` or `Path`, *optional*): File written by the original code; the published one if not given.
+
+    Raises:
+        FileNotFoundError: If no file is given and the `distillmos` package is missing.
+        ValueError: If a tensor is missing, unknown or of another shape; the message names it.
+    """
+    path = Path(checkpoint) if checkpoint else published_weights()
+    published = hashlib.sha256(path.read_bytes()).hexdigest() == WEIGHTS_SHA256
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    original = content["model"] if isinstance(content, dict) and "model" in content else content
+    config = DistilledSQAConfig(checkpoint_name=CHECKPOINT_NAME if published else path.stem)
+    model = DistilledSQA(config)
+    model.load_state_dict(convert_state_dict(original, model))
+    return model.eval()
+
+
+def convert_state_dict(original: dict[str, torch.Tensor], model: DistilledSQA) -> dict[str, torch.Tensor]:
+    """Rename and lay out the tensors of the original; every tensor of both sides is accounted for.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown or of another shape.
+    """
+    config = model.config
+    remaining = dict(original)
+    converted: dict[str, torch.Tensor] = {}
+    for name, expected in model.state_dict().items():
+        parts = [_take(remaining, source) for source in _original_names(name)]
+        tensor = parts[0]
+        if ".self_attn." in name and "_proj." in name and "out_proj" not in name:
+            tensor = tensor.chunk(3)["qkv".index(name.split(".")[-2][0])]  # rows of in_proj are q, k, v
+        if name.startswith("trunk."):
+            tensor = tensor.transpose(2, 3) if tensor.dim() == 4 else tensor  # frequency first to time first
+        elif name.startswith(("transformer.feature_norm.", "transformer.projection_norm.")) and tensor.dim() == 1:
+            tensor = tensor.unflatten(0, (-1, config.conv_num_bins)).transpose(0, 1).flatten()  # channel first to bin first
+        elif name == "transformer.projection.weight":
+            tensor = tensor.unflatten(1, (-1, config.conv_num_bins)).transpose(1, 2).flatten(1)
+        if tensor.shape != expected.shape:
+            raise ValueError(
+                f"Expected {_original_names(name)[0]!r} to give shape {tuple(expected.shape)}, got {tuple(tensor.shape)}: this is not "
+                "a Distill-MOS v7 checkpoint."
+            )
+        converted[name] = tensor.contiguous().clone()
+    used = {source for name in converted for source in _original_names(name)}
+    if unknown := sorted(set(original) - used):
+        raise ValueError(f"Unknown tensors in the checkpoint: {', '.join(unknown[:5])}; expected those of Distill-MOS v7 only.")
+    return converted
+
+
+def _take(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    if name not in tensors:
+        raise ValueError(f"The checkpoint lacks the tensor {name!r}: this is not a Distill-MOS v7 checkpoint.")
+    return tensors[name]
+
+
+def _original_names(name: str) -> list[str]:
+    """Names in the original of the tensor that feeds one of ours."""
+    if name.startswith("trunk.layers."):
+        _, _, index, kind = name.split(".")
+        return [f"cnn.cnn.{2 * int(index)}.{kind}"]
+    head = name.removeprefix("transformer.")
+    for ours, theirs in (
+        ("feature_norm.", "norm_input."),
+        ("projection_norm.", "transformer.norm."),
+        ("projection.", "transformer.linear_proj."),
+        ("positions.table", "transformer.position_encoding.pe"),
+        ("pooling_norm.", "norm_trans."),
+        ("pooling.attention_hidden.", "pool.linear1."),
+        ("pooling.attention_score.", "pool.linear2."),
+        ("pooling.score_head.", "pool.linear3."),
+    ):
+        if head.startswith(ours):
+            return ["transformer_pool_attn." + theirs + head.removeprefix(ours)]
+    _, index, rest = head.split(".", 2)
+    for ours, theirs in (
+        ("self_attn.q_proj.", "self_attn.in_proj_"),
+        ("self_attn.k_proj.", "self_attn.in_proj_"),
+        ("self_attn.v_proj.", "self_attn.in_proj_"),
+        ("self_attn_norm.", "norm1."),
+        ("fc1.", "linear1."),
+        ("fc2.", "linear2."),
+        ("fc_norm.", "norm2."),
+    ):
+        if rest.startswith(ours):
+            rest = theirs + rest.removeprefix(ours)
+            break
+    return [f"transformer_pool_attn.transformer.transformer_encoder.layers.{index}.{rest}"]
