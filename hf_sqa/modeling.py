@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
 
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.losses import score_loss
@@ -32,6 +32,10 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     pads_safely: ClassVar[bool] = True
     modes: ClassVar[tuple[str, ...]] = ("published",)
+
+    def make_feature_extractor(self) -> Any:
+        """Feature extractor with the settings this checkpoint needs, ready to be saved beside it."""
+        return Wav2Vec2FeatureExtractor(sampling_rate=self.config.sampling_rate, do_normalize=False, return_attention_mask=True)
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
         """Loss of the configuration's kind over the rated scores; `None` without labels."""

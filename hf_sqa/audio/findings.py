@@ -19,6 +19,8 @@ REFUSALS = {
     "not_finite": "abstained",
     "silent": "abstained",
     "channels_cancel": "abstained",
+    "no_audio": "failed",
+    "score_not_finite": "failed",
 }
 
 #: Findings that make a score doubtful: the score is given, with the warning beside it.

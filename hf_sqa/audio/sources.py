@@ -220,6 +220,8 @@ def _open_mapping(audio: Mapping, sampling_rate: int | None) -> AudioStream:
         return FileStream(content, str(path) if path else f"<{len(content)} bytes>")
     if path is not None:
         return _open_path(path)
+    if audio.get("audio") is not None:  # a row of a dataset
+        return open_stream(audio["audio"], sampling_rate)
     raise AudioError("<dict>", "unsupported", f"expected {ACCEPTED}, got a dict with the keys {sorted(map(str, audio))}")
 
 

@@ -80,8 +80,8 @@ def convert_state_dict(original: dict[str, torch.Tensor], model: DistilledSQA) -
             tensor = tensor.unflatten(1, (-1, config.conv_num_bins)).transpose(1, 2).flatten(1)
         if tensor.shape != expected.shape:
             raise ValueError(
-                f"Expected {_original_names(name)[0]!r} to give shape {tuple(expected.shape)}, got {tuple(tensor.shape)}: this is not "
-                "a Distill-MOS v7 checkpoint."
+                f"Expected {_original_names(name)[0]!r} to give shape {tuple(expected.shape)}, got {tuple(tensor.shape)}: "
+                "this is not a Distill-MOS v7 checkpoint."
             )
         converted[name] = tensor.contiguous().clone()
     used = {source for name in converted for source in _original_names(name)}

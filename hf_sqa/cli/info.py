@@ -1,0 +1,50 @@
+"""`hf-sqa info`: the first command to run, proves the installation."""
+
+from __future__ import annotations
+
+import typer
+
+#: Score of the built-in sample with the default model in float32, and how far machines may differ.
+SAMPLE_SCORE, SAMPLE_TOLERANCE = 2.843, 0.01
+
+
+def info() -> None:
+    """Print versions, device and models at hand, and prove the installation by scoring a built-in sample.
+
+    Exit code 1 if no model is at hand or the sample's score is not what it should be.
+    """
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+    from importlib.resources import files
+
+    import torch
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    import hf_sqa.pipelines
+
+    typer.echo(
+        f"hf-sqa          {hf_sqa.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    )
+    for package in ("torch", "transformers", "huggingface-hub", "soundfile", "soxr", "datasets", "peft", "onnxruntime"):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            found = "not installed (optional)"
+        typer.echo(f"{package:<15} {found}")
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    typer.echo(f"{'device':<15} {accelerator or 'cpu'}, {torch.get_num_threads()} threads")
+    for name, place in hf_sqa.pipelines.models_at_hand():
+        typer.echo(f"{'model':<15} {name} ({place})")
+
+    try:
+        scorer = hf_sqa.pipelines.pipeline()
+    except (OSError, ValueError) as error:
+        typer.echo(f"hf-sqa: the default model cannot be used: {error}", err=True)
+        raise typer.Exit(1) from None
+    score = scorer(files("hf_sqa").joinpath("assets/sample.flac").read_bytes())["mos"]
+    works = abs(score - SAMPLE_SCORE) <= SAMPLE_TOLERANCE
+    typer.echo(f"{'sample':<15} scored {score:.3f}, expected {SAMPLE_SCORE:.3f}: {'works' if works else 'DIFFERS'}")
+    if not works:
+        raise typer.Exit(1)

@@ -1,0 +1,125 @@
+"""Rows of scores to a terminal and to files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+SORTS = ("worst", "best", "name", "input")
+#: From this score up, on the five-point scale: the colour of a cell or a bar.
+COLOURS = ((4.0, "green"), (3.0, "yellow"), (2.0, "dark_orange"), (-math.inf, "red"))
+
+
+class RowWriter:
+    """Writes rows as they come, so that an interrupted run keeps what is done. Parquet is written on `close`.
+
+    Args:
+        path (`Path`): `.csv`, `.jsonl` or `.parquet`; `-` writes JSON lines to standard output.
+    """
+
+    def __init__(self, path: Path, standard_output: IO[str]):
+        self._kind = ".jsonl" if str(path) == "-" else path.suffix.lower()
+        if self._kind not in SUFFIXES:
+            raise ValueError(f"Expected --output to end in {', '.join(SUFFIXES)}, or to be '-', got {str(path)!r}.")
+        if self._kind == ".parquet":
+            try:
+                import pyarrow  # noqa: F401
+            except ImportError:
+                raise ValueError("Writing Parquet needs pyarrow: `pip install pyarrow`, or write .csv or .jsonl.") from None
+        self._path = path
+        self._rows: list[dict[str, Any]] = []
+        self._columns: list[str] | None = None
+        self._file: IO[str] | None = None
+        if str(path) == "-":
+            self._file = standard_output
+        elif self._kind == ".parquet":
+            with path.open("ab"):  # now is the time to learn that it cannot be written
+                pass
+        else:
+            self._file = path.open("w", encoding="utf-8", newline="")
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self._kind == ".parquet":
+            self._rows.append(row)
+            return
+        assert self._file is not None
+        if self._kind == ".jsonl":
+            self._file.write(json.dumps(_nan_to_none(row), ensure_ascii=False) + "\n")
+        else:
+            writer = csv.writer(self._file)
+            if self._columns is None:
+                self._columns = list(row)
+                writer.writerow(self._columns)
+            writer.writerow([_csv_cell(row[column]) for column in self._columns])
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._kind == ".parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(self._rows), self._path)
+        elif self._file is not None and str(self._path) != "-":
+            self._file.close()
+
+
+def _nan_to_none(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        return ""
+    if isinstance(value, list):
+        return ";".join(value) if all(isinstance(one, str) for one in value) else json.dumps(value)
+    return "" if value is None else value
+
+
+def sort_rows(rows: Sequence[dict[str, Any]], score: str, sort: str) -> list[dict[str, Any]]:
+    """Order rows by `"worst"` or `"best"` first of one score, by `"name"`, or as they came (`"input"`); unscored last."""
+    if sort == "input":
+        return list(rows)
+    if sort == "name":
+        return sorted(rows, key=lambda row: row["file"])
+    sign = 1 if sort == "worst" else -1
+    return sorted(rows, key=lambda row: (math.isnan(row[score]), sign * row[score] if not math.isnan(row[score]) else 0))
+
+
+def print_table(rows: Sequence[dict[str, Any]], score_names: Sequence[str], console: Any) -> None:
+    """Print one line a recording: scores coloured by the five-point scale, duration, rate, and what was found."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold", ratio=3)
+    for name in score_names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("seconds", "Hz"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("remarks", overflow="fold", ratio=2)
+    for row in rows:
+        scored = row["status"] == "ok"
+        remarks = ", ".join(row["warnings"]) if scored else f"{row['code']}: {row['reason']}"
+        table.add_row(
+            Text(row["file"]),
+            *[Text(f"{row[name]:.2f}", style=colour(row[name])) if scored else Text(row["status"], "red") for name in score_names],
+            f"{row['duration_seconds']:.1f}" if row["duration_seconds"] is not None else "",
+            str(row["sampling_rate"] or ""),
+            Text(remarks, style="" if not remarks else "yellow" if scored else "red"),
+        )
+        for segment in row.get("segments") or []:
+            table.add_row(
+                Text(f"  {segment['start']:.2f} to {segment['end']:.2f} s", "dim"),
+                *[Text(f"{segment[name]:.2f}", style=colour(segment[name])) for name in score_names],
+            )
+    console.print(table)
+
+
+def colour(score: float) -> str:
+    """Colour of a score on the five-point scale."""
+    return next(name for lowest, name in COLOURS if score >= lowest)

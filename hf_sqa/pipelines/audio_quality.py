@@ -1,0 +1,257 @@
+"""`pipeline("audio-quality")`: audio of any kind in, scores out; nothing invented, nothing lost on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import Pipeline
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.utils import logging
+
+from hf_sqa.audio import AudioError, Recording, load_recording
+from hf_sqa.outputs import RecordingScores
+from hf_sqa.pipelines.identity import model_identity
+
+logger = logging.get_logger(__name__)
+
+SCORE_DECIMALS = 6
+
+
+class AudioQualityPipeline(Pipeline):
+    """Scores recordings with any model of [`AutoModelForAudioQuality`].
+
+    ```python
+    >>> import hf_sqa
+    >>> from transformers import pipeline
+
+    >>> score = pipeline("audio-quality")
+    >>> score("call.wav")
+    {'mos': 3.912345}
+    ```
+
+    Called with one recording it returns a dict; with a list, a tuple or a `datasets` column a list of dicts; with a generator, a
+    `Dataset` or a `KeyDataset` an iterator that scores as it is consumed. Accepted as a recording are paths, URLs, encoded bytes,
+    binary file objects, arrays and tensors (with `sampling_rate`), dicts with `array` or `raw` and `sampling_rate`, dicts with
+    `path` or `bytes`, and AudioDecoders of `datasets`.
+
+    Args (at construction or call):
+        sampling_rate (`int`, *optional*): Rate of bare arrays and tensors in Hz.
+        channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one: their mean, or one by number.
+        mode (`str`, *optional*): Way of scoring, one of the model's `modes`; its first, `"published"`, if not given.
+        hop_seconds (`float`, *optional*): Distance of the windows a long recording is cut into; the published one if not given.
+            Larger is faster and differs more from the published score.
+        return_segments (`bool`, *optional*, defaults to `False`): Adds `segments`: the score of every window with `start` and `end`
+            in seconds.
+        return_details (`bool`, *optional*, defaults to `False`): Adds duration, rate, level, `warnings`, and the model's identity.
+        on_error (`str`, *optional*, defaults to `"raise"`): `"raise"` raises [`AudioError`] for a recording that cannot be scored;
+            `"row"` returns NaN scores with `status`, `code` and `reason` instead, and adds these keys to every result.
+        batch_size (`int`, *optional*, defaults to 1): Recordings handed to the model together. It never changes a score.
+        num_workers (`int`, *optional*, defaults to 0): Processes that decode and resample.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = True
+    _load_tokenizer = False
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        steps: dict[str, tuple[str, ...]] = {
+            "preprocess": ("sampling_rate", "channel"),
+            "forward": ("mode", "hop_seconds"),
+            "postprocess": ("return_segments", "return_details", "on_error"),
+        }
+        known = [option for options in steps.values() for option in options]
+        for option in kwargs:
+            if option not in known:
+                close = get_close_matches(option, [*known, "batch_size", "num_workers"], n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}."
+                raise TypeError(f"Unknown option {option!r} for the audio-quality pipeline; {hint}")
+        if kwargs.get("on_error", "raise") not in {"raise", "row"}:
+            raise ValueError(f"Expected `on_error` to be 'raise' or 'row', got {kwargs['on_error']!r}.")
+        if not {"mode", "hop_seconds"}.isdisjoint(kwargs):
+            self.model.check_scoring_options(kwargs.get("mode") or self.model.modes[0], kwargs.get("hop_seconds"))
+        parameters = [{option: kwargs[option] for option in options if option in kwargs} for options in steps.values()]
+        return parameters[0], parameters[1], parameters[2]
+
+    def __call__(
+        self, inputs: Any, *, num_workers: int | None = None, batch_size: int | None = None, **kwargs: Any
+    ) -> dict[str, Any] | list[dict[str, Any]] | Iterator[dict[str, Any]]:
+        """Score one recording or many; see the class for what is accepted and returned."""
+        own = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        preprocess, forward, postprocess = (
+            {**first, **second} for first, second in zip(own, self._sanitize_parameters(**kwargs), strict=True)
+        )
+        if _is_one_recording(inputs):
+            result = self.run_single(inputs, preprocess, forward, postprocess)
+            return result
+        num_workers = num_workers if num_workers is not None else self._num_workers or 0
+        batch_size = batch_size if batch_size is not None else self._batch_size or 1
+        rows = self.get_iterator(inputs, num_workers, batch_size, preprocess, forward, postprocess)
+        returns_list = isinstance(inputs, (list, tuple)) or type(inputs).__name__ == "Column"
+        return list(rows) if returns_list else rows
+
+    def run_single(self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict) -> dict[str, Any]:
+        item = self.preprocess(inputs, **preprocess_params)
+        if item["recording"] is not None and not postprocess_params.get("return_details"):
+            for finding in item["recording"].warnings:
+                logger.warning(f"{item['recording'].source}: {finding.message} [{finding.code}]; the score is doubtful.")
+        return self.postprocess(self.forward([item], **forward_params)[0], **postprocess_params)
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict,
+        forward_params: dict,
+        postprocess_params: dict,
+    ) -> ScoredRows:
+        if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
+            dataset: Any = PipelineDataset(inputs, self.preprocess, preprocess_params)
+        else:
+            # More workers would each go through the whole iterable.
+            dataset, num_workers = PipelineIterator(inputs, self.preprocess, preprocess_params), min(num_workers, 1)
+        loader = DataLoader(dataset, num_workers=num_workers, batch_size=batch_size, collate_fn=list)
+        length = len(inputs) if hasattr(inputs, "__len__") else None
+        return ScoredRows(self._rows(loader, forward_params, postprocess_params), length)
+
+    def _rows(self, loader: Iterable, forward_params: dict, postprocess_params: dict) -> Iterator[dict[str, Any]]:
+        for items in loader:
+            for scored in self.forward(items, **forward_params):
+                yield self.postprocess(scored, **postprocess_params)
+
+    def preprocess(self, audio: Any, sampling_rate: int | None = None, channel: str | int = "mean") -> dict[str, Any]:
+        """Read and check one recording; what is wrong with it travels along instead of stopping the others."""
+        recording = error = None
+        try:
+            recording = load_recording(
+                audio,
+                sampling_rate=self.model.config.sampling_rate,
+                channel=channel,
+                input_sampling_rate=sampling_rate,
+            )
+        except AudioError as caught:
+            error = caught
+        return {"recording": recording, "error": error}
+
+    def _forward(
+        self, items: list[dict[str, Any]], mode: str | None = None, hop_seconds: float | None = None
+    ) -> list[dict[str, Any]]:
+        mode = mode or self.model.modes[0]
+        good = [item for item in items if item["error"] is None]
+        scores = self._score([item["recording"] for item in good], mode, hop_seconds)
+        for item, scored in zip(good, scores, strict=True):
+            item["mode"], item["hop_seconds"] = mode, hop_seconds
+            if isinstance(scored, AudioError):
+                item["error"] = scored
+            else:
+                item["scores"] = scored
+        return items
+
+    def _score(
+        self, recordings: list[Recording], mode: str, hop_seconds: float | None
+    ) -> list[RecordingScores] | list[RecordingScores | AudioError]:
+        """Score together; if one recording stops the batch, score each alone so that the others keep their scores."""
+        if not recordings:
+            return []
+        try:
+            return self.model.score_recordings(recordings, self.feature_extractor, mode=mode, hop_seconds=hop_seconds)
+        except AudioError as error:
+            if len(recordings) == 1:
+                return [error]
+            return [self._score([recording], mode, hop_seconds)[0] for recording in recordings]
+
+    def postprocess(
+        self,
+        item: dict[str, Any],
+        return_segments: bool = False,
+        return_details: bool = False,
+        on_error: str = "raise",
+    ) -> dict[str, Any]:
+        recording, error = item["recording"], item["error"]
+        if error is None and not np.isfinite(item["scores"].scores).all():
+            error = AudioError(
+                recording.source,
+                "score_not_finite",
+                f"the model returned {item['scores'].scores.tolist()}; load it with dtype=float32, or check the checkpoint",
+            )
+        if error is not None and on_error == "raise":
+            raise error
+        names = self.model.config.score_names
+        row: dict[str, Any] = _named(names, item["scores"].scores if error is None else [math.nan] * len(names))
+        if on_error == "row":
+            row["status"] = "ok" if error is None else error.status
+            row["code"] = None if error is None else error.code
+            row["reason"] = None if error is None else error.message
+        if return_segments:
+            row["segments"] = _segments(names, item["scores"], recording.sampling_rate) if error is None else []
+        if return_details:
+            row |= _details(recording)
+            row["num_segments"] = len(item["scores"].segment_starts) if error is None else 0
+            row["mode"], row["hop_seconds"] = item.get("mode"), item.get("hop_seconds")
+            row["model"] = self.identity(item.get("mode"), item.get("hop_seconds"))
+        return row
+
+    def identity(self, mode: str | None = None, hop_seconds: float | None = None) -> dict[str, str | None]:
+        """Identity of the scores this pipeline gives; see [`model_identity`]."""
+        key = (mode or self.model.modes[0], hop_seconds)
+        cache = self.__dict__.setdefault("_identities", {})
+        if key not in cache:
+            cache[key] = model_identity(self.model, self.feature_extractor, mode=key[0], hop_seconds=hop_seconds)
+        return cache[key]
+
+
+class ScoredRows(Iterator[dict[str, Any]]):
+    """Iterator over results that knows how many there will be, where the input does."""
+
+    def __init__(self, rows: Iterator[dict[str, Any]], length: int | None):
+        self._rows, self._length = rows, length
+
+    def __next__(self) -> dict[str, Any]:
+        return next(self._rows)
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("The input is a generator: how many results there will be is not known.")
+        return self._length
+
+
+def _is_one_recording(inputs: Any) -> bool:
+    if isinstance(inputs, (str, Path, bytes, bytearray, memoryview, Mapping, np.ndarray, torch.Tensor)):
+        return True
+    if hasattr(inputs, "get_all_samples") or hasattr(inputs, "read"):
+        return True
+    return not isinstance(inputs, Iterable) and not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"))
+
+
+def _named(names: list[str], scores: Any) -> dict[str, float]:
+    return {name: round(float(score), SCORE_DECIMALS) for name, score in zip(names, scores, strict=True)}
+
+
+def _segments(names: list[str], scored: RecordingScores, sampling_rate: int) -> list[dict[str, float]]:
+    return [
+        {"start": round(int(start) / sampling_rate, 4), "end": round(int(end) / sampling_rate, 4), **_named(names, scores)}
+        for start, end, scores in zip(scored.segment_starts, scored.segment_ends, scored.segment_scores, strict=True)
+    ]
+
+
+def _details(recording: Recording | None) -> dict[str, Any]:
+    if recording is None:
+        keys = ("duration_seconds", "sampling_rate", "num_channels", "speech_seconds", "level_dbfs", "clipped_share")
+        return dict.fromkeys(keys) | {"warnings": []}
+    return {
+        "duration_seconds": round(recording.duration_seconds, 4),
+        "sampling_rate": recording.source_sampling_rate,
+        "num_channels": recording.num_channels,
+        "speech_seconds": round(recording.speech_seconds, 2),
+        "level_dbfs": round(recording.level_dbfs, 2),
+        "clipped_share": round(recording.clipped_share, 6),
+        "warnings": [{"code": finding.code, "message": finding.message} for finding in recording.warnings],
+    }

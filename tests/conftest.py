@@ -1,0 +1,61 @@
+"""Every test runs offline, on one thread, with a cache of its own."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_XET="1",
+    HF_HOME=os.environ.get("HF_SQA_TEST_HOME") or tempfile.mkdtemp(prefix="hf-sqa-tests-"),
+)
+
+import numpy as np
+import pytest
+import torch
+from transformers.utils import logging
+
+torch.set_num_threads(1)
+logging.disable_progress_bar()
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of rated speech and reference numbers beside the project."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder shared/ beside the project: rated speech and reference numbers")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def default_scorer():
+    """The audio-quality pipeline with the published default weights."""
+    import hf_sqa
+
+    try:
+        return hf_sqa.pipeline(device="cpu")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def speech_like(rng):
+    """`speech_like(seconds, sampling_rate)`: a voiced tone with syllables and some noise, float32, peak near 0.5."""
+
+    def make(seconds: float, sampling_rate: int = 16_000) -> np.ndarray:
+        time = np.arange(round(seconds * sampling_rate)) / sampling_rate
+        voice = sum(np.sin(2 * np.pi * 130 * k * time) / k for k in range(1, 30))
+        syllables = 0.5 * (1 - np.cos(2 * np.pi * 4 * time)) * (time % 2 < 1.7)
+        return (0.15 * voice * syllables + 0.005 * rng.standard_normal(len(time))).astype(np.float32)
+
+    return make

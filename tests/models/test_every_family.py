@@ -1,0 +1,225 @@
+"""What every family promises, on its `tiny()` configuration. No family is named here: a new one is covered from its first line."""
+
+import copy
+import gc
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline
+
+import hf_sqa
+from hf_sqa.audio import load_recording
+from hf_sqa.auto import AutoModelForAudioQuality, families
+
+SECONDS = (1.0, 1.7, 2.3)
+RATE = 16_000
+
+
+@pytest.fixture(scope="module", params=list(families()), ids=str)
+def family(request):
+    """`(configuration class, model class)` of one family."""
+    return families()[request.param]
+
+
+@pytest.fixture(scope="module")
+def original(family):
+    """A tiny random model, shared: tests that change it take a copy."""
+    config_class, model_class = family
+    torch.manual_seed(0)
+    return model_class(config_class.tiny()).eval()
+
+
+@pytest.fixture
+def model(original):
+    return copy.deepcopy(original)
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    model.make_feature_extractor().save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def waveforms(speech_like):
+    return [speech_like(seconds) for seconds in SECONDS]
+
+
+def inputs_of(model, waveforms):
+    return model.make_feature_extractor()(waveforms, sampling_rate=RATE, padding=True, return_tensors="pt")
+
+
+def labels_of(model, batch_size):
+    return torch.full((batch_size, model.config.num_labels), 3.0)
+
+
+@torch.no_grad()
+def scores_of(model, waveforms):
+    return model(**inputs_of(model, waveforms)).logits
+
+
+def recordings_of(model, waveforms):
+    return [
+        load_recording(waveform, sampling_rate=model.config.sampling_rate, input_sampling_rate=RATE) for waveform in waveforms
+    ]
+
+
+def test_logits_have_one_column_per_named_score(model, waveforms):
+    logits = scores_of(model, waveforms[:1])
+
+    assert logits.shape == (1, len(model.config.score_names))
+    assert torch.isfinite(logits).all()
+
+
+def test_saved_and_reloaded_scores_are_identical(model, folder, waveforms):
+    expected = scores_of(model, waveforms[:1])
+    del model
+    gc.collect()
+    junk = [torch.full((size,), float("nan")) for size in (64, 320, 4096, 76_800, 400_000) for _ in range(20)]
+    del junk
+
+    reloaded, info = AutoModelForAudioQuality.from_pretrained(folder, output_loading_info=True)
+
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    assert all(not tensor.is_meta for tensor in [*reloaded.parameters(), *reloaded.buffers()])
+    torch.testing.assert_close(scores_of(reloaded.eval(), waveforms[:1]), expected, rtol=0, atol=0)
+
+
+def test_a_checkpoint_without_its_head_still_initialises_every_tensor(model, tmp_path):
+    names = [name for name, _ in model.named_parameters()]
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in names[-2:]}
+    model.save_pretrained(tmp_path, state_dict=state)
+
+    reloaded = type(model).from_pretrained(tmp_path)
+
+    for name, tensor in reloaded.state_dict().items():
+        assert torch.isfinite(tensor.float()).all(), name
+        assert tensor.float().abs().max() < 1e4, name
+
+
+def test_a_score_does_not_depend_on_the_batch(model, waveforms):
+    recordings = recordings_of(model, waveforms)
+    extractor = model.make_feature_extractor()
+
+    alone = [model.score_recordings([recording], extractor)[0].scores for recording in recordings]
+    together = [scored.scores for scored in model.score_recordings(recordings, extractor)]
+
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+
+
+def test_padding_and_neighbours_do_not_change_a_score_where_the_family_says_so(model, waveforms):
+    if not model.pads_safely:
+        pytest.skip(f"{type(model).__name__} says that padding changes its scores; it is scored in equal lengths")
+
+    alone = torch.cat([scores_of(model, [waveform]) for waveform in waveforms])
+
+    torch.testing.assert_close(scores_of(model, waveforms), alone, rtol=0, atol=1e-5)
+
+
+def test_every_parameter_receives_a_gradient_and_moves(model, waveforms):
+    model.train()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.SGD(model.parameters(), lr=10.0)
+    # Equal lengths, so that families which cannot pad are trained as they are meant to be.
+    batch = [waveforms[0], waveforms[0][::-1].copy()]
+
+    loss = model(**inputs_of(model, batch), labels=labels_of(model, 2) + torch.randn(2, model.config.num_labels)).loss
+    loss.backward()
+    optimizer.step()
+
+    still = [name for name, parameter in model.named_parameters() if name in before and torch.equal(parameter, before[name])]
+    assert sorted(still) == sorted(getattr(model, "parameters_without_gradient", ())), still
+
+
+def test_unrated_scores_add_no_error_and_no_gradient(model, waveforms):
+    labels = torch.full((1, model.config.num_labels), float("nan"))
+
+    loss = model(**inputs_of(model, waveforms[:1]), labels=labels).loss
+    loss.backward()
+
+    assert loss.item() == 0.0
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
+
+
+def test_labels_of_the_wrong_shape_are_refused(model, waveforms):
+    labels = torch.zeros(2, model.config.num_labels + 1)
+
+    with pytest.raises(ValueError, match=r"Expected labels of shape .*got \(2,"):
+        model(**inputs_of(model, [waveforms[0]] * 2), labels=labels)
+
+
+def test_a_misspelled_option_is_refused_with_a_suggestion(family):
+    config_class, _ = family
+
+    with pytest.raises((TypeError, StrictDataclassError), match="did you mean 'score_min'"):
+        config_class.tiny(score_mim=0.0)
+
+
+def test_a_number_of_labels_without_names_is_refused(family):
+    config_class, _ = family
+
+    with pytest.raises((TypeError, StrictDataclassError), match="declared by name"):
+        config_class.tiny(num_labels=17)
+
+
+def test_a_scale_upside_down_is_refused(family):
+    config_class, _ = family
+
+    with pytest.raises(StrictDataclassError, match="Expected `score_min` below `score_max`"):
+        config_class.tiny(score_min=5.0, score_max=1.0)
+
+
+def test_the_auto_classes_give_the_same_model(folder, model):
+    loaded = [auto.from_pretrained(folder) for auto in (AutoModel, AutoModelForAudioClassification, AutoModelForAudioQuality)]
+
+    assert {type(one) for one in loaded} == {type(model)}
+    assert type(AutoConfig.from_pretrained(folder)) is type(model.config)
+    assert type(AutoFeatureExtractor.from_pretrained(folder)) is type(model.make_feature_extractor())
+
+
+def test_the_stock_pipeline_and_ours_agree(folder, waveforms):
+    ours = pipeline("audio-quality", model=str(folder), device="cpu")
+    stock = pipeline("audio-classification", model=str(folder), device="cpu", top_k=None)
+
+    for waveform in waveforms:
+        expected = {row["label"]: row["score"] for row in stock({"raw": waveform, "sampling_rate": RATE})}
+        scores = ours({"raw": waveform, "sampling_rate": RATE})
+        assert scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_bfloat16_stays_within_two_hundredths(folder, waveforms):
+    exact = hf_sqa.pipeline(str(folder), device="cpu")
+    narrow = hf_sqa.pipeline(str(folder), device="cpu", dtype=torch.bfloat16)
+
+    for waveform in waveforms:
+        expected = exact(waveform, sampling_rate=RATE)
+        assert narrow(waveform, sampling_rate=RATE) == pytest.approx(expected, abs=0.02)
+
+
+def test_lora_attaches_trains_saves_reloads_and_merges(model, folder, waveforms, tmp_path):
+    peft = pytest.importorskip("peft")
+    targets = sorted({name.split(".")[-1] for name, _ in model.named_modules() if name.split(".")[-1] in {"q_proj", "v_proj"}})
+    targets = targets or sorted(
+        {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and "score_head" not in name}
+    )
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    inputs, labels = inputs_of(model, [waveforms[0]] * 2), labels_of(model, 2)
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(3):
+        adapted(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    adapted.eval()
+    with torch.no_grad():
+        expected = adapted(**inputs).logits
+    adapted.save_pretrained(tmp_path / "adapter")
+
+    base = AutoModelForAudioQuality.from_pretrained(folder)
+    reloaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(reloaded(**inputs).logits, expected, rtol=0, atol=1e-6)
+        merged = reloaded.merge_and_unload()
+        torch.testing.assert_close(merged(**inputs).logits, expected, rtol=0, atol=1e-4)
