@@ -12,6 +12,7 @@ import struct
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -226,13 +227,13 @@ def _open_mapping(audio: Mapping, sampling_rate: int | None) -> AudioStream:
 
 
 def _checked_rate(sampling_rate: Any, source: str) -> int:
-    if isinstance(sampling_rate, bool) or not np.isscalar(sampling_rate) or not float(sampling_rate).is_integer():
+    if isinstance(sampling_rate, bool) or not isinstance(sampling_rate, Real) or not float(sampling_rate).is_integer():
         raise AudioError(source, "no_sampling_rate", f"expected `sampling_rate` as whole Hz, got {sampling_rate!r}")
-    if not 1000 <= int(sampling_rate) <= 768_000:
+    if not 1000 <= float(sampling_rate) <= 768_000:
         raise AudioError(
             source, "no_sampling_rate", f"expected `sampling_rate` in Hz between 1000 and 768000, got {sampling_rate!r}"
         )
-    return int(sampling_rate)
+    return int(float(sampling_rate))
 
 
 def _to_numpy(array: Any, source: str) -> np.ndarray:

@@ -122,8 +122,10 @@ def _load(model: str, dtype: str, device: str | None, mode: str | None, hop_seco
     dtypes = ("float32", "bfloat16", "float16")
     if dtype not in dtypes:
         _stop(f"Expected --dtype to be one of {', '.join(dtypes)}, got {dtype!r}.")
+    import huggingface_hub
     from transformers.utils import logging
 
+    huggingface_hub.logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     import hf_sqa.pipelines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class AudioQualityPipeline(Pipeline):
 
     def __call__(
         self, inputs: Any, *, num_workers: int | None = None, batch_size: int | None = None, **kwargs: Any
-    ) -> dict[str, Any] | list[dict[str, Any]] | Iterator[dict[str, Any]]:
+    ) -> Any:
         """Score one recording or many; see the class for what is accepted and returned."""
         own = (self._preprocess_params, self._forward_params, self._postprocess_params)
         preprocess, forward, postprocess = (
@@ -157,7 +157,7 @@ class AudioQualityPipeline(Pipeline):
 
     def _score(
         self, recordings: list[Recording], mode: str, hop_seconds: float | None
-    ) -> list[RecordingScores] | list[RecordingScores | AudioError]:
+    ) -> Sequence[RecordingScores | AudioError]:
         """Score together; if one recording stops the batch, score each alone so that the others keep their scores."""
         if not recordings:
             return []

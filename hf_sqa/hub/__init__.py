@@ -1,0 +1,1 @@
+"""What a model looks like from outside: tables, cards, publishing."""

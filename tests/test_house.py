@@ -1,0 +1,107 @@
+"""The house rules that a tool can keep."""
+
+import ast
+import dataclasses
+import inspect
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_sqa.auto import families
+from hf_sqa.hub.model_table import HEADER_FIELDS, provenance, updated
+
+ROOT = Path(__file__).parents[1]
+PYTHON_FILES = sorted((ROOT / "hf_sqa").rglob("*.py"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_file_is_a_drawer():
+    drawers = {"utils", "util", "helpers", "helper", "common", "misc", "core"}
+
+    assert not [path for path in ROOT.glob("hf_sqa/**/*") if path.stem in drawers]
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
+
+
+def test_the_models_folder_lists_the_families_and_nothing_else():
+    folders = {path.name for path in (ROOT / "hf_sqa" / "models").iterdir() if path.is_dir() and path.name != "__pycache__"}
+
+    assert folders == set(families())
+
+
+@pytest.mark.parametrize("model_type", list(families()))
+def test_every_family_has_the_same_files_and_a_full_header(model_type):
+    config_class, model_class = families()[model_type]
+    folder = ROOT / "hf_sqa" / "models" / model_type
+
+    assert (folder / f"configuration_{model_type}.py").is_file()
+    assert (folder / f"modeling_{model_type}.py").is_file()
+    assert "register_family(" in (folder / "__init__.py").read_text(encoding="utf-8").splitlines()[-1]
+    missing = [field for field in HEADER_FIELDS if not provenance(model_class).get(field)]
+    assert not missing, f"modeling_{model_type}.py: the header lacks {missing}"
+    assert config_class.__name__ == model_class.__name__ + "Config"
+
+
+@pytest.mark.parametrize("model_type", list(families()))
+def test_documented_defaults_are_the_real_ones(model_type):
+    config_class, _ = families()[model_type]
+    config = config_class()
+    own = {field.name for field in dataclasses.fields(config_class)} & set(config_class.__annotations__)
+    documented = dict(re.findall(r"^\s*(\w+) \(`[^)]*?defaults to `([^`]*)`\)", inspect.getdoc(config_class), re.MULTILINE))
+
+    described = set(re.findall(r"^\s*(\w+) \(`", inspect.getdoc(config_class), re.MULTILINE))
+    assert own - described == set(), "options without a line in the docstring"
+    for name, text in documented.items():
+        default = ast.literal_eval(text)
+        real = getattr(config, name)
+        assert (list(real) if isinstance(real, (list, tuple)) else real) == (
+            list(default) if isinstance(default, (list, tuple)) else default
+        ), name
+
+
+def test_the_table_of_models_is_up_to_date():
+    assert updated(README) == README, "run `python -m hf_sqa.hub.model_table`"
+
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("index", range(len(BLOCKS)))
+def test_every_python_block_of_the_readme_runs(index, default_scorer, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    script = tmp_path / "block.py"
+    script.write_text(BLOCKS[index], encoding="utf-8")
+
+    runpy.run_path(str(script))
+
+    printed = capsys.readouterr().out
+    promised = [float(number) for number in re.findall(r"# \{'mos': ([\d.]+)\}", BLOCKS[index])]
+    if promised:
+        assert [float(number) for number in re.findall(r"'mos': ([\d.]+)", printed)] == pytest.approx(promised, abs=2e-3)
+
+
+def test_the_help_comes_before_torch():
+    code = "import sys; sys.argv = ['hf-sqa']; import hf_sqa.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert result.stdout.split() == ["False", "False"]
+
+
+def test_nothing_names_a_machine():
+    pattern = re.compile(r"/(work|root|home)/\w")
+    files = [
+        path
+        for folder in ("hf_sqa", "tests", "docs", "examples", "benchmarks", "model_cards", "train_scripts")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".md", ".json", ".yaml", ".toml"}
+    ]
+
+    assert not [path for path in files if path != Path(__file__) and pattern.search(path.read_text(encoding="utf-8"))]
