@@ -37,6 +37,11 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         """Feature extractor with the settings this checkpoint needs, ready to be saved beside it."""
         return Wav2Vec2FeatureExtractor(sampling_rate=self.config.sampling_rate, do_normalize=False, return_attention_mask=True)
 
+    def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
+        """Example inputs of the ONNX graph by name, each with the axes that may have any size. No padding, hence no mask."""
+        waveforms = 0.1 * torch.randn(2, 2 * (self.config.sampling_rate or 16_000), generator=torch.Generator().manual_seed(0))
+        return {"input_values": (waveforms, (0, 1))}
+
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
         """Loss of the configuration's kind over the rated scores; `None` without labels."""
         if labels is None:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from hf_sqa.cli import info, score
+from hf_sqa.cli import convert, export, info, score
 
 app = typer.Typer(
     name="hf-sqa",
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 app.command("score")(score.score)
 app.command("info")(info.info)
+app.command("convert")(convert.convert)
+app.add_typer(export.app, name="export")
 
 
 def main() -> None:

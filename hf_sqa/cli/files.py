@@ -35,12 +35,12 @@ def find_recordings(arguments: Iterable[str], standard_input: Any = None) -> Ite
             yield name, audio
 
 
-def _expand(arguments: Iterable[str], stream: Any) -> Iterator[tuple[str, Any]]:
+def _expand(arguments: Iterable[str], stream: Any, in_list: bool = False) -> Iterator[tuple[str, Any]]:
     for argument in arguments:
         if argument == "-":
             yield "-", stream.read()
-        elif argument.startswith("@") and not Path(argument).exists():
-            yield from _expand(_listed(argument[1:], stream), stream)
+        elif argument.startswith("@") and not in_list and not Path(argument).exists():
+            yield from _expand(_listed(argument[1:], stream), stream, in_list=True)
         elif argument.startswith(("http://", "https://")):
             yield argument, argument
         elif Path(argument).is_dir():
@@ -50,7 +50,11 @@ def _expand(arguments: Iterable[str], stream: Any) -> Iterator[tuple[str, Any]]:
             if not matches:
                 message = f"no file matches this pattern (looked in {str(Path.cwd())!r}); check it"
                 yield argument, AudioError(argument, "missing", message)
-            yield from _expand((match for match in matches if not Path(match).is_dir()), stream)
+            files = [match for match in matches if not Path(match).is_dir()]
+            if matches and not files:
+                message = "this pattern matches folders only; name the folders themselves to search them"
+                yield argument, AudioError(argument, "no_audio", message)
+            yield from ((match, match) for match in files)
         else:
             yield argument, argument
 
@@ -75,4 +79,6 @@ def _listed(name: str, stream: Any) -> list[str]:
             content = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"Expected {name!r} to be a text file with a recording a line, got other bytes ({error}).") from None
-    return [line.strip() for line in content.splitlines() if line.strip() and not line.startswith("#")]
+    return [
+        line.strip() for line in content.splitlines() if line.strip() and (not line.startswith("#") or Path(line.strip()).exists())
+    ]

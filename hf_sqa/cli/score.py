@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -74,6 +76,8 @@ def score(
         _stop("There is nothing to score: the list is empty.")
     if plot is not None and len(recordings) != 1:
         _stop(f"--plot draws one recording, got {len(recordings)}; name one file.")
+    if plot is not None and (plot.suffix.lower() not in PLOT_SUFFIXES or not plot.parent.is_dir()):
+        _stop(f"Expected --plot to end in {', '.join(PLOT_SUFFIXES)} and to lie in a folder that exists, got {str(plot)!r}.")
     scorer = _load(model, dtype, device, mode, hop_seconds)
     try:
         writer = RowWriter(output, sys.stdout) if output is not None else None
@@ -105,7 +109,12 @@ def score(
 
         drawn = rows[0]["segments"] if segments else drawn
         plot_quality(
-            load_recording(recordings[0][1], channel=options["channel"]), drawn, rows[0][names[0]], plot, title=rows[0]["file"]
+            load_recording(recordings[0][1], channel=options["channel"]),
+            drawn,
+            rows[0][names[0]],
+            plot,
+            title=rows[0]["file"],
+            score=names[0],
         )
         typer.echo(f"Drawn: {plot}", err=True)
     failed = sum(row["status"] != "ok" for row in rows)
@@ -159,7 +168,7 @@ def _scored(
         started, audio_seconds, failed = time.monotonic(), 0.0, 0
         for name, audio in recordings:
             row = _failed_row(scorer, audio) if isinstance(audio, AudioError) else next(results)
-            row = _row(name, scorer.model.config.score_names, row)
+            row = _row(name, scorer.model.config.score_names, row, options["return_segments"])
             audio_seconds += row["duration_seconds"] or 0.0
             failed += row["status"] != "ok"
             rate = audio_seconds / max(time.monotonic() - started, 1e-3)
@@ -185,9 +194,10 @@ def _failed_row(scorer: Any, error: Any) -> dict[str, Any]:
     return {**scores, "status": error.status, "code": error.code, "reason": error.message}
 
 
-def _row(name: str, score_names: list[str], result: dict[str, Any]) -> dict[str, Any]:
+def _row(name: str, score_names: list[str], result: dict[str, Any], with_segments: bool) -> dict[str, Any]:
     row = {
-        "file": name,
+        # A file name that is not UTF-8 can be opened but not written to a table.
+        "file": os.fsencode(name).decode("utf-8", "backslashreplace"),
         **{score: result[score] for score in score_names},
         "status": result["status"],
         "code": result["code"],
@@ -196,8 +206,8 @@ def _row(name: str, score_names: list[str], result: dict[str, Any]) -> dict[str,
         "duration_seconds": result.get("duration_seconds"),
         "sampling_rate": result.get("sampling_rate"),
     }
-    if "segments" in result:
-        row["segments"] = result["segments"]
+    if with_segments:
+        row["segments"] = result.get("segments", [])
     return row
 
 

@@ -1,0 +1,64 @@
+"""`hf-sqa convert`: an authors' checkpoint becomes a folder that `from_pretrained` loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    family: Annotated[str | None, typer.Argument(help="Family of the checkpoint, for example `nisqa`.", show_default=False)] = None,
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="The authors' file, or a name; `published` for the default one.", show_default=False)
+    ] = None,
+    folder: Annotated[Path | None, typer.Argument(help="New folder to write.", show_default=False)] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Folder or Hub id of the speech encoder, for checkpoints that hold only a head.")
+    ] = None,
+    encoder_config: Annotated[
+        Path | None, typer.Option(help="JSON file that describes the encoder, where the checkpoint's tensors do not tell.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List what can be read, and stop.")] = False,
+) -> None:
+    """Convert an authors' checkpoint into a folder that `from_pretrained`, the pipeline and `hf-sqa score --model` load.
+
+    Says what it found, verifies it by scoring a sample before and after saving, and refuses what does not match, naming the tensor.
+    Foreign pickles are read without executing anything in them.
+
+    Examples:
+
+    - `hf-sqa convert --list`
+    - `hf-sqa convert nisqa nisqa.tar nisqa-v2`
+    - `hf-sqa convert xlsr_sqa sqa-v2/mfcc_subset xls-r-sqa-mfcc`
+    """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    from hf_sqa.hub.conversion import convert_checkpoint, readable_checkpoints
+
+    if list_:
+        for name, reads in readable_checkpoints().items():
+            typer.echo(name)
+            for line in reads:
+                typer.echo(f"  {line}")
+        return
+    if family is None or checkpoint is None or folder is None:
+        typer.echo(
+            "hf-sqa: expected `hf-sqa convert <family> <checkpoint> <folder>`; `hf-sqa convert --list` says what can be read.",
+            err=True,
+        )
+        raise typer.Exit(2)
+    try:
+        found = convert_checkpoint(
+            family, None if checkpoint == "published" else checkpoint, folder, encoder=encoder, encoder_config=encoder_config
+        )
+    except (OSError, ValueError, ImportError) as error:
+        typer.echo(f"hf-sqa: {checkpoint}: {error}", err=True)
+        raise typer.Exit(2) from None
+    scores = ", ".join(f"{name} {score:.3f}" for name, score in found.sample_scores.items())
+    typer.echo(f"found     {found.checkpoint_name or checkpoint}: {found.model} with {found.num_weights:,} weights")
+    typer.echo(f"verified  the built-in sample scores {scores}, before and after saving")
+    typer.echo(f"written   {found.folder}; use it by `hf-sqa score --model {found.folder} ...`")

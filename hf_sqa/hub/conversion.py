@@ -1,0 +1,130 @@
+"""An authors' checkpoint to a folder that `from_pretrained` loads: read, checked, written whole or not at all."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hf_sqa.models  # noqa: F401  # registers the families
+from hf_sqa.audio import load_recording
+from hf_sqa.auto import AutoModelForAudioQuality, families
+
+
+@dataclass
+class Conversion:
+    """What a conversion found and wrote.
+
+    Args:
+        folder (`Path`): Where the checkpoint now is.
+        model (`str`): Its class.
+        checkpoint_name (`str`, *optional*): What the weights are called.
+        num_weights (`int`): Number of parameters.
+        sample_scores (`dict[str, float]`): Scores of the built-in sample, equal before and after saving.
+    """
+
+    folder: Path
+    model: str
+    checkpoint_name: str | None
+    num_weights: int
+    sample_scores: dict[str, float]
+
+
+def readable_checkpoints() -> dict[str, tuple[str, ...]]:
+    """Families that have a converter, each with what it reads."""
+    return {family: _converter(family).READS for family in families() if _has_converter(family)}
+
+
+def convert_checkpoint(
+    family: str,
+    checkpoint: str | Path | None,
+    folder: str | Path,
+    *,
+    encoder: str | Path | None = None,
+    encoder_config: str | Path | None = None,
+) -> Conversion:
+    """Convert an authors' checkpoint, verify it on a sample, and write it into a new folder.
+
+    Args:
+        family (`str`): One of [`readable_checkpoints`].
+        checkpoint (`str` or `Path`, *optional*): The authors' file, or a name the converter knows; its default if not given.
+        folder (`str` or `Path`): Where to write; must not exist, or be empty.
+        encoder (`str` or `Path`, *optional*): Folder or Hub id of the speech encoder, for checkpoints that hold only a head.
+        encoder_config (`str` or `Path`, *optional*): JSON file that describes the encoder, where the tensors do not tell.
+
+    Raises:
+        ValueError: If the family or an option is unknown, the folder is in use, or a tensor does not match (it is named).
+        FileNotFoundError: If the checkpoint, or the package that holds it, is missing.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"Expected a new or an empty folder, got {str(folder)!r}, which is in use; choose another name.")
+    model = _converter(family).convert(**_arguments(family, checkpoint, encoder, encoder_config)).eval()
+    extractor = model.make_feature_extractor()
+    before = _sample_scores(model, extractor)
+    if not np.isfinite(list(before.values())).all():
+        raise ValueError(f"The converted model scores the built-in sample {before}: the checkpoint's weights are damaged.")
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model.save_pretrained(unfinished)
+        extractor.save_pretrained(unfinished)
+        after = _sample_scores(AutoModelForAudioQuality.from_pretrained(unfinished).eval(), extractor)
+        if after != before:
+            raise ValueError(f"The saved model scores the built-in sample {after}, the converted one {before}: report this.")
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    num_weights = sum(parameter.numel() for parameter in model.parameters())
+    return Conversion(folder, type(model).__name__, model.config.checkpoint_name, num_weights, before)
+
+
+def _has_converter(family: str) -> bool:
+    return importlib.util.find_spec(f"hf_sqa.models.{family}.convert_{family}") is not None
+
+
+def _converter(family: str) -> Any:
+    if family not in families() or not _has_converter(family):
+        known = [name for name in families() if _has_converter(name)]
+        close = get_close_matches(family, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}."
+        raise ValueError(f"There is no converter for {family!r}; {hint}")
+    return importlib.import_module(f"hf_sqa.models.{family}.convert_{family}")
+
+
+def _arguments(
+    family: str, checkpoint: str | Path | None, encoder: str | Path | None, encoder_config: str | Path | None
+) -> dict[str, Any]:
+    """Arguments for a family's `convert`; an option that it does not have is refused, not ignored."""
+    parameters = inspect.signature(_converter(family).convert).parameters
+    if encoder_config is not None:
+        encoder_config = json.loads(Path(encoder_config).read_text(encoding="utf-8"))
+    given: dict[str, Any] = {"encoder": encoder, "encoder_config": encoder_config}
+    for option, value in given.items():
+        if value is not None and option not in parameters:
+            raise ValueError(f"The converter of {family!r} takes no --{option.replace('_', '-')}: its checkpoints need none.")
+    first = next(iter(parameters.values()))
+    if checkpoint is None and first.default is inspect.Parameter.empty:
+        raise ValueError(f"The converter of {family!r} needs a checkpoint file: `hf-sqa convert {family} <file> <folder>`.")
+    if checkpoint is not None:
+        given[first.name] = checkpoint
+    return {option: value for option, value in given.items() if value is not None}
+
+
+def _sample_scores(model: Any, extractor: Any) -> dict[str, float]:
+    sample = files("hf_sqa").joinpath("assets/sample.flac").read_bytes()
+    recording = load_recording(sample, sampling_rate=model.config.sampling_rate)
+    scores = model.score_recordings([recording], extractor)[0].scores
+    return {name: float(score) for name, score in zip(model.config.score_names, scores, strict=True)}
