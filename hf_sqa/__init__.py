@@ -19,8 +19,6 @@ _PUBLIC = {
     "AutoModelForAudioQuality": "hf_sqa.auto",
     "default_checkpoint": "hf_sqa.pipelines",
     "pipeline": "hf_sqa.pipelines",
-    "DistilledSQA": "hf_sqa.models",
-    "DistilledSQAConfig": "hf_sqa.models",
 }
 __all__ = [*_PUBLIC, "__version__"]
 
@@ -28,6 +26,8 @@ __all__ = [*_PUBLIC, "__version__"]
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
+    if name[:1].isupper() and hasattr(models := import_module("hf_sqa.models"), name):  # a family's model or configuration
+        return getattr(models, name)
     raise AttributeError(f"module 'hf_sqa' has no attribute {name!r}")
 
 

@@ -123,9 +123,11 @@ class SQATransformer(nn.Module):
         num_frames: int,
         num_labels: int,
         dropout: float = 0.0,
+        normalize_features: bool = True,
     ):
         super().__init__()
-        self.feature_norm = nn.BatchNorm1d(input_size)
+        # Fused features arrive normalised: each layer has its own norm before the mix.
+        self.feature_norm = nn.BatchNorm1d(input_size) if normalize_features else None
         self.projection_norm = nn.BatchNorm1d(input_size)
         self.projection = nn.Linear(input_size, hidden_size)
         self.positions = SinusoidalPositions(num_frames, hidden_size)
@@ -146,18 +148,20 @@ class SQATransformer(nn.Module):
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Frames `(B, F, C)` to encoded, normalised frames `(B, F, D)`."""
         if self.training:
-            features = _over_channels(self.projection_norm, _over_channels(self.feature_norm, features))
-            hidden_states = self.projection(features)
+            if self.feature_norm is not None:
+                features = batch_norm_over_channels(self.feature_norm, features)
+            hidden_states = self.projection(batch_norm_over_channels(self.projection_norm, features))
         else:
-            scale, shift = batch_norm_as_affine(self.feature_norm)
-            second_scale, second_shift = batch_norm_as_affine(self.projection_norm)
-            scale, shift = scale * second_scale, shift * second_scale + second_shift
+            scale, shift = batch_norm_as_affine(self.projection_norm)
+            if self.feature_norm is not None:
+                first_scale, first_shift = batch_norm_as_affine(self.feature_norm)
+                scale, shift = first_scale * scale, first_shift * scale + shift
             weight, bias = self.projection.weight, self.projection.bias
             hidden_states = F.linear(features, weight * scale, bias + weight @ shift)
         hidden_states = self.positions(hidden_states)  # (B, F, D)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
-        return _over_channels(self.pooling_norm, hidden_states)
+        return batch_norm_over_channels(self.pooling_norm, hidden_states)
 
     def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Encoded frames `(B, F, D)` to raw scores `(B, L)`."""
@@ -170,8 +174,45 @@ def batch_norm_as_affine(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tens
     return scale, norm.bias - norm.running_mean * scale  # type: ignore[operator]
 
 
-def _over_channels(norm: nn.BatchNorm1d, frames: torch.Tensor) -> torch.Tensor:
-    if norm.training:
+def batch_norm_over_channels(norm: nn.BatchNorm1d, frames: torch.Tensor) -> torch.Tensor:
+    """Normalise frames `(B, F, C)` over batch and time; in evaluation, and if frozen, as the affine map it then is.
+
+    A frozen norm must not go on counting: adapters such as LoRA save no statistics, so the scores would not survive saving.
+    """
+    if norm.training and norm.weight.requires_grad:
         return norm(frames.transpose(1, 2)).transpose(1, 2)
     scale, shift = batch_norm_as_affine(norm)
     return frames * scale + shift
+
+
+def published_name(name: str) -> str:
+    """Name, in the state dicts of XLS-R-SQA and Distill-MOS, of the tensor that feeds one of [`SQATransformer`].
+
+    Queries, keys and values are one tensor there, `self_attn.in_proj_weight` or `_bias`, with the rows in this order.
+    """
+    for ours, theirs in (
+        ("feature_norm.", "norm_input."),
+        ("projection_norm.", "transformer.norm."),
+        ("projection.", "transformer.linear_proj."),
+        ("positions.table", "transformer.position_encoding.pe"),
+        ("pooling_norm.", "norm_trans."),
+        ("pooling.attention_hidden.", "pool.linear1."),
+        ("pooling.attention_score.", "pool.linear2."),
+        ("pooling.score_head.", "pool.linear3."),
+    ):
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    _, index, rest = name.split(".", 2)
+    for ours, theirs in (
+        ("self_attn.q_proj.", "self_attn.in_proj_"),
+        ("self_attn.k_proj.", "self_attn.in_proj_"),
+        ("self_attn.v_proj.", "self_attn.in_proj_"),
+        ("self_attn_norm.", "norm1."),
+        ("fc1.", "linear1."),
+        ("fc2.", "linear2."),
+        ("fc_norm.", "norm2."),
+    ):
+        if rest.startswith(ours):
+            rest = theirs + rest.removeprefix(ours)
+            break
+    return f"transformer.transformer_encoder.layers.{index}.{rest}"

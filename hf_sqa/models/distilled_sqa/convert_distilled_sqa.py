@@ -11,9 +11,15 @@ from pathlib import Path
 
 import torch
 
+from hf_sqa.blocks.sqa_transformer import published_name
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
 
+#: What `convert` takes, for `hf-sqa convert --list`.
+READS = (
+    "published: Distill-MOS v7 from the PyPI package distillmos",
+    "*.pt: a file written by the original code, of the same architecture",
+)
 DISTRIBUTION = "distillmos"
 WEIGHTS_FILE = "distillmos/weights/distill_mos_v7.pt"
 WEIGHTS_SHA256 = "b18b3ac60227267cfb91e5d00ce22cc7b73716fd92f269484da1446e27031a40"
@@ -64,67 +70,39 @@ def convert_state_dict(original: dict[str, torch.Tensor], model: DistilledSQA) -
     Raises:
         ValueError: If a tensor is missing, unknown or of another shape.
     """
-    config = model.config
-    remaining = dict(original)
+    bins = model.config.conv_num_bins
     converted: dict[str, torch.Tensor] = {}
+    used = set()
     for name, expected in model.state_dict().items():
-        parts = [_take(remaining, source) for source in _original_names(name)]
-        tensor = parts[0]
-        if ".self_attn." in name and "_proj." in name and "out_proj" not in name:
-            tensor = tensor.chunk(3)["qkv".index(name.split(".")[-2][0])]  # rows of in_proj are q, k, v
-        if name.startswith("trunk."):
-            tensor = tensor.transpose(2, 3) if tensor.dim() == 4 else tensor  # frequency first to time first
-        elif name.startswith(("transformer.feature_norm.", "transformer.projection_norm.")) and tensor.dim() == 1:
-            tensor = tensor.unflatten(0, (-1, config.conv_num_bins)).transpose(0, 1).flatten()  # channel first to bin first
-        elif name == "transformer.projection.weight":
-            tensor = tensor.unflatten(1, (-1, config.conv_num_bins)).transpose(1, 2).flatten(1)
+        source = _original_name(name)
+        if source not in original:
+            raise ValueError(f"The checkpoint lacks the tensor {source!r}: this is not a Distill-MOS v7 checkpoint.")
+        used.add(source)
+        tensor = original[source]
+        try:
+            if ".self_attn." in name and "out_proj" not in name:
+                tensor = tensor.chunk(3)["qkv".index(name.split(".")[-2][0])]  # rows of in_proj are q, k, v
+            elif name.startswith("trunk.") and tensor.dim() == 4:
+                tensor = tensor.transpose(2, 3)  # frequency first to time first
+            elif name.startswith(("transformer.feature_norm.", "transformer.projection_norm.")) and tensor.dim() == 1:
+                tensor = tensor.unflatten(0, (-1, bins)).transpose(0, 1).flatten()  # channel first to bin first
+            elif name == "transformer.projection.weight":
+                tensor = tensor.unflatten(1, (-1, bins)).transpose(1, 2).flatten(1)
+        except (RuntimeError, IndexError):
+            pass  # the shape cannot be right: refused below
         if tensor.shape != expected.shape:
             raise ValueError(
-                f"Expected {_original_names(name)[0]!r} to give shape {tuple(expected.shape)}, got {tuple(tensor.shape)}: "
-                "this is not a Distill-MOS v7 checkpoint."
+                f"Expected {source!r} to give shape {tuple(expected.shape)}, got {tuple(original[source].shape)}: this is not a "
+                "Distill-MOS v7 checkpoint."
             )
-        converted[name] = tensor.contiguous().clone()
-    used = {source for name in converted for source in _original_names(name)}
+        converted[name] = tensor.to(expected.dtype, copy=True, memory_format=torch.contiguous_format)
     if unknown := sorted(set(original) - used):
         raise ValueError(f"Unknown tensors in the checkpoint: {', '.join(unknown[:5])}; expected those of Distill-MOS v7 only.")
     return converted
 
 
-def _take(tensors: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    if name not in tensors:
-        raise ValueError(f"The checkpoint lacks the tensor {name!r}: this is not a Distill-MOS v7 checkpoint.")
-    return tensors[name]
-
-
-def _original_names(name: str) -> list[str]:
-    """Names in the original of the tensor that feeds one of ours."""
+def _original_name(name: str) -> str:
     if name.startswith("trunk.layers."):
         _, _, index, kind = name.split(".")
-        return [f"cnn.cnn.{2 * int(index)}.{kind}"]
-    head = name.removeprefix("transformer.")
-    for ours, theirs in (
-        ("feature_norm.", "norm_input."),
-        ("projection_norm.", "transformer.norm."),
-        ("projection.", "transformer.linear_proj."),
-        ("positions.table", "transformer.position_encoding.pe"),
-        ("pooling_norm.", "norm_trans."),
-        ("pooling.attention_hidden.", "pool.linear1."),
-        ("pooling.attention_score.", "pool.linear2."),
-        ("pooling.score_head.", "pool.linear3."),
-    ):
-        if head.startswith(ours):
-            return ["transformer_pool_attn." + theirs + head.removeprefix(ours)]
-    _, index, rest = head.split(".", 2)
-    for ours, theirs in (
-        ("self_attn.q_proj.", "self_attn.in_proj_"),
-        ("self_attn.k_proj.", "self_attn.in_proj_"),
-        ("self_attn.v_proj.", "self_attn.in_proj_"),
-        ("self_attn_norm.", "norm1."),
-        ("fc1.", "linear1."),
-        ("fc2.", "linear2."),
-        ("fc_norm.", "norm2."),
-    ):
-        if rest.startswith(ours):
-            rest = theirs + rest.removeprefix(ours)
-            break
-    return [f"transformer_pool_attn.transformer.transformer_encoder.layers.{index}.{rest}"]
+        return f"cnn.cnn.{2 * int(index)}.{kind}"
+    return "transformer_pool_attn." + published_name(name.removeprefix("transformer."))

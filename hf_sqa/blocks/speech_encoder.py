@@ -1,0 +1,368 @@
+"""Any speech encoder of transformers as the front of a quality model: built, cut to a layer, loaded, masked, mixed.
+
+Encoders: wav2vec 2.0 and XLS-R, HuBERT, WavLM, data2vec-audio, UniSpeech and UniSpeech-SAT, wav2vec 2.0 Conformer take waveforms
+          (`input_values`); w2v-BERT 2.0 takes log-mel spectra (`input_features`).
+Layers:   layer `n` is the output of the `n`-th transformer block, `hidden_states[n]` of transformers 5; layer 0 is what the first
+          block gets. It is taken before the final layer norm that some encoders apply to the output of the last block. No layer
+          (`None`) is the encoder's own output, after that norm.
+Shapes:   B batch, T samples or spectra, F frames, D hidden size
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+)
+from transformers import initialization as init
+from transformers.models.auto.feature_extraction_auto import get_feature_extractor_config
+
+#: `model_type` of the encoders whose masks, layers and norms are known (and tested) here.
+ENCODER_TYPES = (
+    "wav2vec2",
+    "hubert",
+    "wavlm",
+    "data2vec-audio",
+    "unispeech",
+    "unispeech-sat",
+    "wav2vec2-conformer",
+    "wav2vec2-bert",
+)
+#: Encoders that a mask shields from padding, given layer-norm features. data2vec-audio smears padding through a stack of
+#: positional convolutions and Conformer through unmasked depthwise convolutions.
+MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert")
+#: Samples in a spectrum, their distance, and the spectra in one frame, of w2v-BERT 2.0's feature extractor (16 kHz).
+SPECTRUM_SAMPLES, SPECTRUM_HOP_SAMPLES, SPECTRA_PER_FRAME = 400, 160, 2
+#: Tensors of a checkpoint that belong to a task or to pre-training, and not to the encoder.
+HEAD_TENSORS = re.compile(
+    r"^(lm_head|quantizer|project_q|project_hid|dropout_features|final_proj|label_embs_concat|speaker_proj|label_embeddings_concat"
+    r"|layer_norm_for_extract|classifier|projector|layer_weights|tdnn|feature_extractor\.(weight|bias)$|objective)\b"
+)
+
+
+def check_encoder_config(encoder_config: PreTrainedConfig) -> None:
+    """Refuse an encoder that is not one of `ENCODER_TYPES`.
+
+    Raises:
+        ValueError: If the configuration has no `hidden_size`, or is not that of a known speech encoder.
+    """
+    model_type = getattr(encoder_config, "model_type", None)
+    if getattr(encoder_config, "hidden_size", None) is None:
+        raise ValueError(
+            f"Expected `encoder_config` of a speech encoder, got a {model_type!r} configuration without `hidden_size`; pass that "
+            f"of one of {', '.join(ENCODER_TYPES)}, for example `AutoConfig.from_pretrained('facebook/wav2vec2-base')`."
+        )
+    if model_type not in ENCODER_TYPES:
+        raise ValueError(
+            f"Expected `encoder_config` of one of {', '.join(ENCODER_TYPES)}, got {model_type!r}: how it masks padding and numbers "
+            "its layers is not known here."
+        )
+
+
+def check_layer(encoder_config: PreTrainedConfig, layer: int | None, option: str = "layer") -> None:
+    """Refuse a layer that the encoder does not have.
+
+    Raises:
+        ValueError: If `layer` is negative, beyond the last block, or given for an encoder that ends in an adapter.
+    """
+    if layer is None:
+        return
+    if not 0 <= layer <= encoder_config.num_hidden_layers:
+        raise ValueError(
+            f"Expected `{option}` between 0 and {encoder_config.num_hidden_layers}, the number of transformer blocks of this "
+            f"{encoder_config.model_type} encoder, got {layer}; 0 is the input of the first block."
+        )
+    if getattr(encoder_config, "add_adapter", False):
+        raise ValueError(
+            f"Expected no `{option}` for an encoder with an adapter, got {layer}: the adapter comes after the last block. Set "
+            "`add_adapter=False` in `encoder_config`."
+        )
+
+
+def check_encoder_options(encoder_config: PreTrainedConfig, options: dict[str, Any]) -> None:
+    """Refuse options by names that the encoder does not have: transformers would keep them and take no notice.
+
+    Raises:
+        ValueError: If there is such a name.
+    """
+    for name in options:
+        if not hasattr(encoder_config, name):
+            raise ValueError(
+                f"Expected options that a {encoder_config.model_type} encoder has, got {name!r}; see "
+                f"{type(encoder_config).__name__} of transformers."
+            )
+
+
+def truncated(encoder_config: PreTrainedConfig, layer: int | None) -> PreTrainedConfig:
+    """Copy of a configuration with no more blocks than `layer` needs; the original stays as it is."""
+    config = copy.deepcopy(encoder_config)
+    if layer is not None:
+        config.num_hidden_layers = layer
+    return config
+
+
+def build_encoder(encoder_config: PreTrainedConfig, layer: int | None = None) -> PreTrainedModel:
+    """Build an encoder, randomly initialised, whose `last_hidden_state` is the layer wanted.
+
+    Args:
+        encoder_config (`PreTrainedConfig`): Of the whole encoder, one of `ENCODER_TYPES`.
+        layer (`int`, *optional*): Layer to end at; blocks behind it are not built. The encoder's own output if not given.
+
+    Raises:
+        ValueError: If the configuration or the layer cannot be used; the message says which could.
+    """
+    check_encoder_config(encoder_config)
+    check_layer(encoder_config, layer)
+    return _without_final_norm(AutoModel.from_config(truncated(encoder_config, layer)), layer)
+
+
+def load_encoder_config(name_or_path: str, options: dict[str, Any] | None = None, **hub_options: Any) -> PreTrainedConfig:
+    """Configuration of a pre-trained encoder, with some values changed; it keeps no trace of where it was read from.
+
+    Args:
+        name_or_path (`str`): Hub id, or folder with `config.json`; checkpoints for CTC or pre-training are as good as bare ones.
+        options (`dict[str, Any]`, *optional*): Values to change, for example `{"layerdrop": 0.0}`.
+        **hub_options: `revision`, `token`, `cache_dir`, ... of `from_pretrained`.
+
+    Raises:
+        ValueError: If the encoder is none of `ENCODER_TYPES`, or has no option of a name in `options`.
+    """
+    config = AutoConfig.from_pretrained(name_or_path, **hub_options)
+    check_encoder_config(config)
+    check_encoder_options(config, options or {})
+    for name, value in (options or {}).items():
+        setattr(config, name, value)
+    config._name_or_path = ""
+    return config
+
+
+def load_encoder(
+    name_or_path: str, encoder_config: PreTrainedConfig, layer: int | None = None, **hub_options: Any
+) -> PreTrainedModel:
+    """Load a pre-trained encoder up to a layer; of a safetensors file only the tensors needed are read.
+
+    Args:
+        name_or_path (`str`): Hub id or folder of a bare encoder, or of one with a head for CTC, pre-training or classification.
+        encoder_config (`PreTrainedConfig`): Of the whole encoder, from `load_encoder_config`.
+        layer (`int`, *optional*): Layer to end at; the encoder's own output if not given.
+        **hub_options: `revision`, `token`, `cache_dir`, `dtype`, ... of `from_pretrained`.
+
+    Raises:
+        ValueError: If the checkpoint lacks a tensor of the encoder, or has one that neither the encoder, nor a layer left out,
+            nor a head accounts for; the message names it.
+    """
+    check_encoder_config(encoder_config)
+    check_layer(encoder_config, layer)
+    encoder, loaded = AutoModel.from_pretrained(
+        name_or_path, config=truncated(encoder_config, layer), output_loading_info=True, **hub_options
+    )
+    if missing := sorted(loaded["missing_keys"]):
+        raise ValueError(
+            f"{name_or_path} lacks {len(missing)} tensors of the {encoder_config.model_type} encoder that its configuration "
+            f"describes: {_some(missing)}. They would start from random values; use a complete checkpoint."
+        )
+    prefix = f"{encoder.base_model_prefix}."
+    unknown = [
+        name
+        for name in sorted(loaded["unexpected_keys"])
+        if not _may_be_left_out(name.removeprefix(prefix), encoder.config.num_hidden_layers, layer)
+    ]
+    if unknown:
+        raise ValueError(
+            f"{name_or_path} has {len(unknown)} tensors that a {encoder_config.model_type} encoder of its configuration has no "
+            f"place for: {_some(unknown)}. Ignoring them would change what the encoder computes; correct `config.json`."
+        )
+    encoder.config._name_or_path = ""
+    encoder.name_or_path = ""
+    return _without_final_norm(encoder, layer)
+
+
+def published_sampling_rate(name_or_path: str, **hub_options: Any) -> int | None:
+    """Rate in Hz that a pre-trained encoder's feature extractor asks for; `None` if the checkpoint comes without one."""
+    return get_feature_extractor_config(name_or_path, **hub_options).get("sampling_rate")
+
+
+def has_final_norm(encoder_config: PreTrainedConfig) -> bool:
+    """Whether the encoder normalises the output of its last block."""
+    return bool(getattr(encoder_config, "do_stable_layer_norm", False)) or encoder_config.model_type == "wav2vec2-conformer"
+
+
+def takes_spectra(encoder_config: PreTrainedConfig) -> bool:
+    """Whether the encoder takes `input_features` (w2v-BERT 2.0) instead of `input_values`."""
+    return encoder_config.model_type == "wav2vec2-bert"
+
+
+def pads_safely(encoder_config: PreTrainedConfig) -> bool:
+    """Whether features of a recording, given its mask, are the same alone and padded in a batch.
+
+    Group norm (wav2vec 2.0 base) averages over time before any mask is seen.
+    """
+    return encoder_config.model_type in MASKABLE_TYPES and getattr(encoder_config, "feat_extract_norm", "layer") == "layer"
+
+
+def output_size(encoder_config: PreTrainedConfig) -> int:
+    """Width of the encoder's output: `hidden_size`, or that of its adapter."""
+    if getattr(encoder_config, "add_adapter", False):
+        return encoder_config.output_hidden_size
+    return encoder_config.hidden_size
+
+
+def min_num_samples(encoder_config: PreTrainedConfig) -> int:
+    """Samples at 16 kHz that one frame takes; shorter audio gives none. 400 (25 ms) for wav2vec 2.0."""
+    if takes_spectra(encoder_config):
+        return SPECTRUM_SAMPLES + (SPECTRA_PER_FRAME - 1) * SPECTRUM_HOP_SAMPLES
+    num_samples = 1
+    for kernel, stride in zip(reversed(encoder_config.conv_kernel), reversed(encoder_config.conv_stride), strict=True):
+        num_samples = (num_samples - 1) * stride + kernel
+    return num_samples
+
+
+def make_feature_extractor(
+    encoder_config: PreTrainedConfig, *, sampling_rate: int, do_normalize: bool, return_attention_mask: bool
+) -> Wav2Vec2FeatureExtractor | SeamlessM4TFeatureExtractor:
+    """Feature extractor that prepares what an encoder takes.
+
+    Args:
+        encoder_config (`PreTrainedConfig`): The encoder.
+        sampling_rate (`int`): Rate of the waveforms in Hz.
+        do_normalize (`bool`): Whether to bring every waveform to zero mean and unit variance; w2v-BERT 2.0 always normalises every
+            mel band instead.
+        return_attention_mask (`bool`): Whether to tell padding by a mask.
+    """
+    if takes_spectra(encoder_config):
+        return SeamlessM4TFeatureExtractor(
+            feature_size=encoder_config.feature_projection_input_dim // SPECTRA_PER_FRAME,
+            num_mel_bins=encoder_config.feature_projection_input_dim // SPECTRA_PER_FRAME,
+            stride=SPECTRA_PER_FRAME,
+            sampling_rate=sampling_rate,
+            return_attention_mask=return_attention_mask,
+        )
+    return Wav2Vec2FeatureExtractor(
+        sampling_rate=sampling_rate, do_normalize=do_normalize, return_attention_mask=return_attention_mask
+    )
+
+
+def frame_mask(encoder: PreTrainedModel, attention_mask: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Which frames of the encoder's output see the recording.
+
+    Args:
+        encoder (`PreTrainedModel`): The encoder that made the frames.
+        attention_mask (`torch.Tensor` of shape `(B, T)`): 1 on audio, 0 on padding at the end; for `input_features`, of spectra.
+        num_frames (`int`): Frames in its output.
+
+    Returns:
+        `torch.Tensor` of shape `(B, F)`: `True` on frames without padding.
+    """
+    num_real_frames = encoder._get_feat_extract_output_lengths(attention_mask.sum(dim=1))  # (B,)
+    return torch.arange(num_frames, device=attention_mask.device)[None] < num_real_frames[:, None]
+
+
+def scale_feature_gradient(encoder: PreTrainedModel, factor: float) -> None:
+    """Multiply the gradient that reaches the convolutions in front of an encoder; what it computes stays the same.
+
+    fairseq's `feature_grad_mult`. A factor of 0 freezes the convolutions, see `freeze_idle_parameters`.
+
+    Raises:
+        ValueError: If the encoder takes spectra: it has no such convolutions.
+    """
+    if factor == 1:
+        return
+    if takes_spectra(encoder.config):
+        raise ValueError(
+            f"Expected `feature_grad_mult` to be 1 for a {encoder.config.model_type} encoder, which has no convolutions in front, "
+            f"got {factor}."
+        )
+    if factor != 0:
+        encoder.feature_extractor.register_forward_hook(partial(_scale_gradient_of_output, factor=factor))
+
+
+def freeze_idle_parameters(encoder: PreTrainedModel, feature_grad_mult: float = 1.0) -> None:
+    """Take parameters out of training that no gradient can reach: distributed training stops at them, weight decay shrinks them.
+
+    These are the convolutions in front with a `feature_grad_mult` of 0, the vector that replaces masked frames if training masks
+    none, and the positional convolution of wav2vec 2.0 Conformer, which transformers builds and does not use. `from_pretrained`
+    makes all parameters trainable again: call this after building and after loading.
+    """
+    config = encoder.config
+    if feature_grad_mult == 0:
+        encoder.feature_extractor._freeze_parameters()
+    masks_frames = getattr(config, "apply_spec_augment", True) and config.mask_time_prob > 0
+    if hasattr(encoder, "masked_spec_embed") and not masks_frames:
+        encoder.masked_spec_embed.requires_grad = False
+    if config.model_type == "wav2vec2-conformer":
+        encoder.encoder.pos_conv_embed.requires_grad_(False)
+
+
+def all_layers(
+    encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+) -> tuple[torch.Tensor, ...]:
+    """Layers 0 to the last one built, each of shape `(B, F, D)`; none is behind a final layer norm.
+
+    Layers skipped while training (`layerdrop`) would be lacking: encoders used this way are built with `layerdrop=0`.
+    """
+    outputs = encoder(
+        **{encoder.main_input_name: inputs}, attention_mask=attention_mask, output_hidden_states=True, return_dict=True, **kwargs
+    )
+    return outputs.hidden_states
+
+
+class LayerMix(nn.Module):
+    """Learned average of layers: one weight each, positive, summing to 1, equal at first (SUPERB's featurizer).
+
+    Args:
+        num_layers (`int`): Layers to average.
+    """
+
+    def __init__(self, num_layers: int):
+        super().__init__()
+        self.layer_scores = nn.Parameter(torch.zeros(num_layers))
+
+    def reset_parameters(self) -> None:
+        """Weigh all layers equally, through transformers' flag-honouring initialiser."""
+        init.zeros_(self.layer_scores)
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Weight of every layer, `(num_layers,)`."""
+        return self.layer_scores.softmax(dim=0)
+
+    def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Average `num_layers` tensors of one shape."""
+        if len(layers) != len(self.layer_scores):
+            raise ValueError(f"Expected {len(self.layer_scores)} layers to mix, got {len(layers)}.")
+        return sum(weight * layer for weight, layer in zip(self.weights, layers, strict=True))
+
+
+def _without_final_norm(encoder: PreTrainedModel, layer: int | None) -> PreTrainedModel:
+    if layer is not None and has_final_norm(encoder.config):
+        encoder.encoder.layer_norm = nn.Identity()
+    return encoder
+
+
+def _scale_gradient_of_output(_module: nn.Module, _inputs: Any, output: torch.Tensor, *, factor: float) -> None:
+    if output.requires_grad:
+        output.register_hook(partial(torch.mul, factor))
+
+
+def _may_be_left_out(name: str, num_layers_built: int, layer: int | None) -> bool:
+    """Whether a tensor of a checkpoint, by its name within the encoder, is rightly not loaded."""
+    if block := re.match(r"encoder\.layers\.(\d+)\.", name):
+        return layer is not None and int(block[1]) >= num_layers_built
+    # The vector that replaces masked frames is built only if training masks any.
+    return name == "masked_spec_embed" or HEAD_TENSORS.match(name) is not None
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

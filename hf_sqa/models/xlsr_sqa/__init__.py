@@ -1,0 +1,11 @@
+"""XLS-R-SQA: small heads on layers of XLS-R or on MFCC features."""
+
+from transformers import Wav2Vec2FeatureExtractor
+
+from hf_sqa.auto import register_family
+from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
+from hf_sqa.models.xlsr_sqa.modeling_xlsr_sqa import XLSRSQA
+
+__all__ = ["XLSRSQA", "XLSRSQAConfig"]
+
+register_family(XLSRSQAConfig, XLSRSQA, Wav2Vec2FeatureExtractor)

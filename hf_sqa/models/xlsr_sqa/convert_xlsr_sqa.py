@@ -1,0 +1,244 @@
+"""XLS-R-SQA heads from the `xls-r-sqa` package, on an XLS-R encoder or on MFCC features, to a folder that `from_pretrained` loads.
+
+Reads the weight files only; none of the package's code is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_sqa.blocks.speech_encoder import check_layer, load_encoder, load_encoder_config
+from hf_sqa.blocks.sqa_transformer import published_name
+from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
+from hf_sqa.models.xlsr_sqa.modeling_xlsr_sqa import XLSRSQA
+
+#: What `convert` takes, for `hf-sqa convert --list`.
+READS = (
+    "sqa-v2/mfcc_{full,subset}: published heads on MFCC (PyPI package xls-r-sqa; versions sqa-v2 and sqa); complete models",
+    "sqa-v2/300m_{lay5,lay21,fusion}_{full,subset}: the same on XLS-R 300M, with --encoder facebook/wav2vec2-xls-r-300m",
+    "sqa-v2/{1b,2b}_{lay10,lay41,fusion}_{full,subset}: the same on XLS-R 1B or 2B, with --encoder",
+    "model_*.pt: a file of such a head",
+)
+DISTRIBUTION = "xls-r-sqa"
+#: `sqa-v2` is the step of training with the least validation loss, `sqa` the last one, published by mistake.
+VERSIONS = ("sqa-v2", "sqa")
+#: Encoder size and the layers its heads read.
+ENCODERS = {"300m": (5, 21), "1b": (10, 41), "2b": (10, 41)}
+#: Training data. The authors test `subset` on NISQA and IU Bloomington as corpora it has not seen.
+DATA = ("full", "subset")
+DEFAULT_HEAD = "sqa-v2/mfcc_subset"
+#: The heads were trained on an encoder at rest: no layer is skipped, no frame masked.
+FIXED_ENCODER = {"layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+
+
+def list_heads() -> list[str]:
+    """Names of the 40 published heads, as `"sqa-v2/300m_lay5_full"`."""
+    inputs = ["mfcc"]
+    for encoder, layers in ENCODERS.items():
+        inputs += [f"{encoder}_{name}" for name in (*(f"lay{layer}" for layer in layers), "fusion")]
+    return [f"{version}/{name}_{data}" for version in VERSIONS for name in inputs for data in DATA]
+
+
+def layers_of(name: str) -> tuple[int, ...] | None:
+    """Encoder layers that a head with a published name reads; `None` for MFCC."""
+    encoder, _, rest = name.split("/")[-1].partition("_")
+    if encoder == "mfcc":
+        return None
+    return ENCODERS[encoder] if rest.startswith("fusion") else (int(rest.split("_")[0].removeprefix("lay")),)
+
+
+def published_head(name: str) -> Path:
+    """Find the weight file of a head inside the installed `xls-r-sqa` package.
+
+    Args:
+        name (`str`): One of `list_heads()`; without a version the one of `sqa-v2`.
+
+    Raises:
+        ValueError: If there is no such head.
+        FileNotFoundError: If the package is not installed; the message says how to get it.
+    """
+    name = _full_name(name)
+    version, head = name.split("/")
+    encoder = head.split("_")[0]
+    folder = "mfcc" if encoder == "mfcc" else f"xls-r-{encoder}"
+    try:
+        distribution = importlib.metadata.distribution(DISTRIBUTION)
+        path = Path(str(distribution.locate_file(f"xls_r_sqa/models/{version}/{folder}/model_{head}.pt")))
+    except importlib.metadata.PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise FileNotFoundError(
+            "The published XLS-R-SQA heads come inside the PyPI package `xls-r-sqa`, which is not installed. Get the 17 MB of "
+            "weights without the package's dependencies by `pip install --no-deps xls-r-sqa`, or pass the path of a .pt file."
+        )
+    return path
+
+
+def convert(head: str | Path | None = None, encoder: str | Path | None = None, *, layers: Sequence[int] | None = None) -> XLSRSQA:
+    """Build the model from a published head and, unless it is on MFCC, an encoder.
+
+    Args:
+        head (`str` or `Path`, *optional*): One of `list_heads()` (without a version the one of `sqa-v2`), or the path of a `.pt`
+            file; `"sqa-v2/mfcc_subset"`, the head that needs no download, if neither head nor encoder is given.
+        encoder (`str` or `Path`, *optional*): Folder or Hub id of the XLS-R that the head was trained on, whole
+            (`facebook/wav2vec2-xls-r-300m`) or truncated (`kul-speech-lab/wav2vec2-xls-r-300m-lay5`). Only the blocks up to the
+            last layer used are read. Its dropout stays; its layer drop and masking are switched off.
+        layers (`Sequence[int]`, *optional*): Layers that the head reads, if the name of its file does not tell.
+
+    Raises:
+        OSError: If the head or the encoder is not there.
+        ValueError: If the head is unknown, an encoder is missing or superfluous, too shallow or of another size, or a tensor is
+            missing, unknown or of another shape; the message names it.
+    """
+    if head is None:
+        if encoder is not None:
+            raise ValueError(f"Expected `head` beside an encoder, got None; pass one of {', '.join(list_heads()[2:8])}, ...")
+        head = DEFAULT_HEAD
+    is_file = isinstance(head, Path) or head.endswith(".pt") or Path(head).is_file()
+    path = Path(head) if is_file else published_head(str(head))
+    original = _read(path)
+    name = path.stem.removeprefix("model_") if is_file else _full_name(str(head))
+    if layers is None:
+        layers = _layers_of_file(path, original) if is_file else layers_of(name)
+    elif not is_file and tuple(layers) != layers_of(name):
+        raise ValueError(f"The head {name!r} reads layers={layers_of(name)}, got layers={tuple(layers)}; leave them out.")
+    layers = tuple(layers) if layers is not None else None
+    checkpoint_name = path.stem if is_file else "xls-r-" + name.replace("/", "-").replace("_", "-")
+
+    if layers is None:
+        if encoder is not None:
+            raise ValueError(
+                f"Expected no encoder for the head {name!r}, which reads MFCC features, got {str(encoder)!r}; leave it out."
+            )
+        config = XLSRSQAConfig(checkpoint_name=checkpoint_name)
+    else:
+        if encoder is None:
+            raise ValueError(
+                f"The head {name!r} reads layer(s) {', '.join(map(str, layers))} of an XLS-R encoder; pass `encoder=...`, a "
+                "folder or a Hub id such as facebook/wav2vec2-xls-r-300m."
+            )
+        if (isinstance(encoder, Path) or Path(encoder).is_absolute()) and not Path(encoder).is_dir():
+            raise FileNotFoundError(f"There is no folder {encoder}; pass the folder of an XLS-R or a Hub id.")
+        encoder_config = load_encoder_config(str(encoder), FIXED_ENCODER)
+        check_layer(encoder_config, layers[-1], "layers")
+        _check_width(name, original, str(encoder), encoder_config)
+        config = XLSRSQAConfig(encoder_config=encoder_config, layers=layers, checkpoint_name=checkpoint_name)
+    with torch.device("meta"):
+        model = XLSRSQA(config)
+    model.load_state_dict(convert_head(original, model), strict=False, assign=True)
+    if layers is not None:
+        model.encoder = _load_encoder(str(encoder), encoder_config, layers[-1])
+    return model.eval()
+
+
+def convert_head(original: dict[str, torch.Tensor], model: XLSRSQA) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a published head; every tensor of both sides is accounted for.
+
+    Args:
+        original (`dict[str, torch.Tensor]`): State dict of the head.
+        model (`XLSRSQA`): The model to fill, whose configuration tells what to expect.
+
+    Returns:
+        `dict[str, torch.Tensor]`: Under the names of `model`, its encoder left out.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown or of another shape.
+    """
+    converted: dict[str, torch.Tensor] = {}
+    used = set()
+    for name, expected in model.state_dict().items():
+        if name.startswith("encoder."):
+            continue
+        source = _published_name(name)
+        if source not in original:
+            raise ValueError(f"The head lacks the tensor {source!r}: this is not an XLS-R-SQA head {_kind(model.config)}.")
+        used.add(source)
+        tensor = original[source]
+        if ".self_attn." in name and "out_proj" not in name:
+            if tensor.shape[:1] != (3 * len(expected),):
+                raise ValueError(f"Expected {source!r} to have {3 * len(expected)} rows, got shape {tuple(tensor.shape)}.")
+            tensor = tensor.chunk(3)["qkv".index(name.split(".")[-2][0])]
+        if tensor.shape != expected.shape:
+            raise ValueError(
+                f"Expected {source!r} to give shape {tuple(expected.shape)}, got {tuple(tensor.shape)}: this is not an "
+                f"XLS-R-SQA head {_kind(model.config)}."
+            )
+        converted[name] = tensor.to(expected.dtype, copy=True, memory_format=torch.contiguous_format)
+    if unknown := sorted(set(original) - used):
+        raise ValueError(f"Unknown tensors in the head: {', '.join(unknown[:5])}; expected a head {_kind(model.config)}.")
+    return converted
+
+
+def _published_name(name: str) -> str:
+    for ours, theirs in (("fusion.norms.", "norm_inputs."), ("fusion.mix.", "lin_infusion.")):
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return published_name(name.removeprefix("transformer."))
+
+
+def _kind(config: XLSRSQAConfig) -> str:
+    if config.layers is None:
+        return f"on {config.num_mfcc} MFCC features"
+    return f"on layer(s) {', '.join(map(str, config.layers))} of an encoder {config.feature_size} wide"
+
+
+def _full_name(name: str) -> str:
+    full_name = name if "/" in name else f"{VERSIONS[0]}/{name}"
+    heads = list_heads()
+    if full_name not in heads:
+        close = get_close_matches(full_name, heads, n=3, cutoff=0.3)
+        raise ValueError(
+            f"Unknown head {name!r}; did you mean {', '.join(map(repr, close)) or repr(heads[0])}? `list_heads()` has all."
+        )
+    return full_name
+
+
+def _check_width(name: str, original: dict[str, torch.Tensor], encoder: str, encoder_config: PreTrainedConfig) -> None:
+    projection = original.get("transformer.linear_proj.weight")
+    if projection is not None and projection.dim() == 2 and projection.shape[1] != encoder_config.hidden_size:
+        raise ValueError(
+            f"Expected an encoder with hidden_size={projection.shape[1]}, which the head {name!r} was trained on, got "
+            f"hidden_size={encoder_config.hidden_size} in {encoder}; XLS-R has 1024 (300m), 1280 (1b) or 1920 (2b)."
+        )
+
+
+def _load_encoder(encoder: str, encoder_config: PreTrainedConfig, layer: int) -> PreTrainedModel:
+    try:
+        return load_encoder(encoder, encoder_config, layer, dtype=torch.float32)
+    except (RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"The weights in {encoder} are damaged, no plain tensors, or not those that its config.json describes; nothing of them "
+            f"was run: {error}"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no file {path}; pass the path of a .pt file or one of `list_heads()`, as {DEFAULT_HEAD!r}."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not a PyTorch file of plain tensors, nothing of it was run: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
+        raise ValueError(f"Expected a state dict of tensors in {path}, got {type(content).__name__} with other things in it.")
+    return content
+
+
+def _layers_of_file(path: Path, original: dict[str, torch.Tensor]) -> tuple[int, ...] | None:
+    stem = path.stem.removeprefix("model_")
+    if f"{VERSIONS[0]}/{stem}" in list_heads():
+        return layers_of(stem)
+    projection = original.get("transformer.linear_proj.weight")
+    if projection is not None and projection.dim() == 2 and projection.shape[1] == XLSRSQAConfig().num_mfcc:
+        return None
+    raise ValueError(f"The name of {path} does not tell which layers the head reads; pass `layers=(5,)` or whichever they are.")

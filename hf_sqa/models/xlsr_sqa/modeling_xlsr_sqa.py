@@ -1,0 +1,340 @@
+"""XLS-R-SQA: a small transformer that scores speech on one or two layers of XLS-R, or on MFCC features.
+
+Paper:    Tamm et al., "Analysis of XLS-R for Speech Quality Assessment", WASPAA 2023, arXiv:2308.12077
+Code:     https://github.com/lcn-kul/xls-r-analysis-sqa, package `xls_r_sqa` (MIT)
+Weights:  40 heads in the PyPI package `xls-r-sqa` (MIT), 17 MB; XLS-R itself from the Hub (Apache-2.0), not for MFCC heads
+Differs:  recordings of different length can share a batch, each scored as if alone; the floor of the MFCC's mel bands (`top_db`)
+          follows each recording, the original's the loudest of the batch; encoder blocks above the last one used are not kept (the
+          original keeps one more, since its final norm touched the last); batch norms are folded in evaluation.
+          Batches of one give the original's scores to rounding.
+Shapes:   B batch, T samples, F frames, N frames the head sees, M mel bands, C feature channels, L labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import Wav2Vec2FeatureExtractor
+from transformers import initialization as init
+from transformers.utils import can_return_tuple
+
+from hf_sqa.audio import Recording
+from hf_sqa.blocks.speech_encoder import all_layers, build_encoder
+from hf_sqa.blocks.sqa_transformer import SinusoidalPositions, SQATransformer, batch_norm_as_affine, batch_norm_over_channels
+from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
+from hf_sqa.outputs import AudioQualityOutput, RecordingScores
+
+Count = TypeVar("Count", int, torch.Tensor)
+
+#: MFCC frames computed at a time from a recording: 12.8 s, 1.6 MB of waveform pieces.
+MFCC_FRAMES_PER_CALL = 1024
+
+
+class MFCC(nn.Module):
+    """Mel-frequency cepstral coefficients as torchaudio's defaults give them: HTK mel bands of the power spectrum, in dB."""
+
+    def __init__(self, config: XLSRSQAConfig):
+        super().__init__()
+        self.fft_size, self.hop_samples, self.top_db = config.fft_size, config.fft_hop_samples, config.top_db
+        # NumPy attributes: from_pretrained leaves non-persistent buffers and tensors uninitialised.
+        self._hann = np.hanning(config.fft_size + 1)[:-1].astype(np.float32)
+        self._mel_bands = _htk_mel_bands(config.fft_size // 2 + 1, config.num_mel_bins, config.sampling_rate).astype(np.float32)
+        self._cosines = _orthonormal_cosines(config.num_mel_bins, config.num_mfcc).astype(np.float32)
+
+    @property
+    def margin(self) -> int:
+        """Samples that a spectrum reaches to either side of its centre."""
+        return self.fft_size // 2
+
+    def num_frames(self, num_samples: Count) -> Count:
+        """Frames that so many samples give: one every hop, the first centred on the first sample."""
+        return num_samples // self.hop_samples + 1
+
+    def forward(self, waveform: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            waveform (`torch.Tensor` of shape `(B, T)`): In float32, padded at the end.
+            lengths (`torch.Tensor` of shape `(B,)`): Samples of every row, more than half an `fft_size` each.
+
+        Returns:
+            `torch.Tensor` of shape `(B, F, C)`: The frames of a row beyond `num_frames(length)` hold nothing of use.
+        """
+        mel_db = self.mel_db(waveform, lengths)  # (B, F, M)
+        real = torch.arange(mel_db.shape[1], device=mel_db.device) < self.num_frames(lengths)[:, None]
+        loudest_db = mel_db.masked_fill(~real[..., None], -torch.inf).amax(dim=(1, 2), keepdim=True)
+        return self.cepstrum(mel_db, loudest_db)
+
+    def mel_db(self, waveform: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Power in mel bands, in dB and not below -100 dB, `(B, F, M)`; every row is mirrored at its own two ends."""
+        position = torch.arange(waveform.shape[1] + 2 * self.margin, device=waveform.device)[None] - self.margin
+        last = lengths[:, None] - 1
+        mirrored = last - (last - position.abs()).abs()  # beyond the end this walks back from it, or out of the row: clamped
+        waveform = waveform.gather(1, mirrored.clamp(min=0))
+        frames = waveform.unfold(1, self.fft_size, self.hop_samples)  # (B, F, fft_size)
+        spectrum = torch.view_as_real(torch.fft.rfft(frames * self._constant(self._hann, waveform)))
+        power = spectrum.square().sum(dim=-1)
+        return 10 * torch.log10((power @ self._constant(self._mel_bands, waveform)).clamp(min=1e-10))
+
+    def cepstrum(self, mel_db: torch.Tensor, loudest_db: torch.Tensor) -> torch.Tensor:
+        """Coefficients `(B, F, C)` of mel bands `(B, F, M)`, raised to `top_db` below the recording's loudest band."""
+        return torch.maximum(mel_db, loudest_db - self.top_db) @ self._constant(self._cosines, mel_db)
+
+    @staticmethod
+    def _constant(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(values).to(like.device)
+
+
+class LayerFusion(nn.Module):
+    """Features of several layers to one: a batch norm for each, then a learned mix with a bias."""
+
+    def __init__(self, num_layers: int, feature_size: int):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm1d(feature_size) for _ in range(num_layers))
+        self.mix = nn.Linear(num_layers, 1)
+
+    def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """One tensor `(B, N, C)` for every layer, to one `(B, N, C)`."""
+        weights = self.mix.weight[0]
+        mixed = self.mix.bias
+        for norm, weight, layer_features in zip(self.norms, weights, features, strict=True):
+            if self.training:
+                mixed = mixed + weight * batch_norm_over_channels(norm, layer_features)
+            else:
+                scale, shift = batch_norm_as_affine(norm)
+                mixed = mixed + (layer_features * (weight * scale) + weight * shift)
+        return mixed
+
+
+class XLSRSQA(AudioQualityPreTrainedModel):
+    """XLS-R-SQA: speech quality from layers of an XLS-R encoder, or from MFCC features if the configuration has no encoder.
+
+    The head sees `num_frames` frames: the middle 7.68 s of a recording (MFCC: 4.8 s), or the whole of a shorter one.
+
+    Modes:
+        `published`: the encoder's attention, and the normalisation of the waveform before it, span the whole recording, so memory
+            grows with its length. MFCC need only the middle, but what is inaudible beside the loudest moment of the whole recording
+            is floored; a recording of any length is read in pieces.
+    """
+
+    config: XLSRSQAConfig
+    config_class = XLSRSQAConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    # The head is a thousandth of the encoder's work; MFCC are logarithms of sums over six decades.
+    _keep_in_fp32_modules_strict = ["fusion", "transformer"]
+
+    def __init__(self, config: XLSRSQAConfig):
+        super().__init__(config)
+        if config.encoder_config is None:
+            self.mfcc = MFCC(config)
+        else:
+            self.encoder = build_encoder(config.encoder_config, config.layers[-1])
+        num_inputs = len(config.layers or (0,))
+        if num_inputs > 1:
+            self.fusion = LayerFusion(num_inputs, config.feature_size)
+        self.transformer = SQATransformer(
+            input_size=config.feature_size,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            num_frames=config.num_frames,
+            num_labels=config.num_labels,
+            dropout=config.dropout,
+            normalize_features=num_inputs == 1,
+        )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SinusoidalPositions):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+
+    def make_feature_extractor(self) -> Wav2Vec2FeatureExtractor:
+        """Feature extractor of this checkpoint: zero mean and unit variance for an encoder, the waveform itself for MFCC."""
+        return Wav2Vec2FeatureExtractor(
+            sampling_rate=self.config.sampling_rate, do_normalize=self.config.encoder_config is not None, return_attention_mask=True
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> AudioQualityOutput:
+        """
+        Args:
+            input_values (`torch.Tensor` of shape `(B, T)`): Mono waveforms at 16 kHz; for an encoder each with zero mean and unit
+                variance, as the checkpoint's feature extractor gives them.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
+            labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
+
+        Returns:
+            [`AudioQualityOutput`], with `logits` of shape `(B, L)` in label units.
+
+        Raises:
+            ValueError: If a row is too short for one frame.
+        """
+        lengths = self._lengths(input_values, attention_mask)
+        features = self.features(input_values, attention_mask, lengths)  # one (B, F, C) for every layer
+        frame_lengths = self._frame_lengths(lengths)
+        logits = self.score_features([centre_frames(layer, frame_lengths, self.config.num_frames) for layer in features])
+        return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits)
+
+    def features(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, lengths: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """All frames of the MFCC, or of every encoder layer of `layers`: `(B, F, C)` each."""
+        if self.config.encoder_config is None:
+            with torch.autocast(input_values.device.type, enabled=False):
+                return [self.mfcc(input_values.float(), lengths)]
+        input_values = input_values.to(self.encoder.dtype)
+        if len(self.config.layers) == 1:
+            return [self.encoder(input_values, attention_mask=attention_mask).last_hidden_state]
+        hidden_states = all_layers(self.encoder, input_values, attention_mask)
+        return [hidden_states[layer] for layer in self.config.layers]
+
+    def score_features(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Scores `(B, L)` in label units from one `(B, N, C)` for every layer, N exactly `num_frames`."""
+        features = [layer.to(self.transformer.projection.weight.dtype) for layer in features]
+        raw = self.transformer(self.fusion(features) if len(features) > 1 else features[0]).float()
+        return self.config.score_min + (self.config.score_max - self.config.score_min) * torch.sigmoid(raw)
+
+    def _lengths(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Samples of every row, `(B,)`, checked."""
+        shortest = self.config.min_samples
+        if input_values.dim() != 2 or input_values.shape[1] < shortest:
+            raise ValueError(
+                f"Expected `input_values` of shape (batch_size, num_samples) with at least {shortest} samples, one frame, got "
+                f"{tuple(input_values.shape)}."
+            )
+        if attention_mask is None:
+            return torch.full((input_values.shape[0],), input_values.shape[1], device=input_values.device)
+        lengths = attention_mask.sum(dim=1).long()
+        if not torch.compiler.is_compiling() and int(lengths.min()) < shortest:
+            raise ValueError(
+                f"Expected at least {shortest} samples, one frame, in every row, got rows of {lengths.tolist()} samples by "
+                "`attention_mask`; leave the short ones out."
+            )
+        return lengths
+
+    def _frame_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        if self.config.encoder_config is None:
+            return self.mfcc.num_frames(lengths)
+        return self.encoder._get_feat_extract_output_lengths(lengths)
+
+    @torch.inference_mode()
+    def score_recordings(
+        self,
+        recordings: Sequence[Recording],
+        feature_extractor: Any = None,
+        *,
+        mode: str = "published",
+        hop_seconds: float | None = None,
+    ) -> list[RecordingScores]:
+        """Score recordings, each as if it were alone; see [`AudioQualityPreTrainedModel.score_recordings`].
+
+        Without an encoder the feature extractor is not used, and the segment returned is the part that the head saw.
+
+        Raises:
+            ValueError: If a rate or the feature extractor is not the model's, a recording is too short for one frame, or the mode
+                is unknown.
+        """
+        self.check_scoring_options(mode, hop_seconds)
+        for recording in recordings:
+            if recording.sampling_rate != self.config.sampling_rate:
+                raise ValueError(
+                    f"Expected {recording.source} at {self.config.sampling_rate} Hz, got {recording.sampling_rate} Hz; load it "
+                    f"with `load_recording(..., sampling_rate={self.config.sampling_rate})`."
+                )
+            if recording.num_samples < self.config.min_samples:
+                raise ValueError(
+                    f"Expected at least {self.config.min_samples} samples, one frame, in {recording.source}, got "
+                    f"{recording.num_samples}."
+                )
+        if self.config.encoder_config is None:
+            return [self._score_mfcc(recording) for recording in recordings]
+        feature_extractor = feature_extractor or self.make_feature_extractor()
+        self._check_feature_extractor(feature_extractor)
+        return super().score_recordings(recordings, feature_extractor, mode=mode)
+
+    def _check_feature_extractor(self, feature_extractor: Any) -> None:
+        expected = self.make_feature_extractor()
+        for option in ("sampling_rate", "do_normalize", "return_attention_mask"):
+            if (got := getattr(feature_extractor, option, None)) != (wanted := getattr(expected, option)):
+                raise ValueError(
+                    f"Expected a feature extractor with {option}={wanted}, got {option}={got}: the scores would be plausible and "
+                    "wrong. `model.make_feature_extractor()` makes the right one."
+                )
+
+    def _score_mfcc(self, recording: Recording) -> RecordingScores:
+        """Score a recording of any length, holding mel bands of its middle only."""
+        hop, num_frames = self.mfcc.hop_samples, self.mfcc.num_frames(recording.num_samples)
+        first_kept = max(0, (num_frames - self.config.num_frames) // 2)
+        end_kept = min(num_frames, first_kept + self.config.num_frames)
+        firsts = range(0, num_frames, MFCC_FRAMES_PER_CALL)
+        lead = self.mfcc.margin // hop + 1  # frames before the first that see the piece's edge instead of the recording
+        starts = [max(0, first - lead) * hop for first in firsts]
+        piece_samples = (MFCC_FRAMES_PER_CALL + 2 * lead) * hop
+        loudest, kept = [], []
+        for first, start, piece in zip(firsts, starts, recording.windows(starts, piece_samples), strict=True):
+            waveform = torch.from_numpy(piece)[None].to(self.device)
+            mel_db = self.mfcc.mel_db(waveform, torch.tensor([len(piece)], device=self.device))
+            mel_db = mel_db[:, first - start // hop :][:, : min(MFCC_FRAMES_PER_CALL, num_frames - first)]
+            loudest.append(mel_db.max())
+            kept.append(mel_db[:, max(0, first_kept - first) : max(0, end_kept - first)])
+        mfcc = self.mfcc.cepstrum(torch.cat(kept, dim=1), torch.stack(loudest).max())
+        frame_lengths = torch.tensor([mfcc.shape[1]], device=self.device)
+        scores = self.score_features([centre_frames(mfcc, frame_lengths, self.config.num_frames)]).cpu().numpy()
+        end = recording.num_samples if end_kept == num_frames else end_kept * hop
+        return RecordingScores(scores[0], np.array([first_kept * hop]), np.array([end]), scores)
+
+
+def centre_frames(features: torch.Tensor, frame_lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """The middle of every row, or all of it followed by zero frames.
+
+    Args:
+        features (`torch.Tensor` of shape `(B, F, C)`): Frames.
+        frame_lengths (`torch.Tensor` of shape `(B,)`): Frames of every row that are real.
+        num_frames (`int`): Frames wanted, N.
+
+    Returns:
+        `torch.Tensor` of shape `(B, N, C)`.
+    """
+    start = ((frame_lengths - num_frames) // 2).clamp(min=0)
+    index = start[:, None] + torch.arange(num_frames, device=features.device)  # (B, N)
+    real = index < frame_lengths[:, None]
+    index = index.clamp(max=features.shape[1] - 1)[..., None].expand(-1, -1, features.shape[2])
+    return features.gather(1, index).masked_fill(~real[..., None], 0.0)
+
+
+def _htk_mel_bands(num_bins: int, num_bands: int, sampling_rate: int) -> np.ndarray:
+    """Triangles of height one, `(num_bins, num_bands)`, equally wide in HTK mel between 0 Hz and half the rate.
+
+    At the bottom they are narrower than a bin and some hold none; their power is then the floor.
+    """
+    hertz = np.linspace(0, sampling_rate // 2, num_bins)[:, None]
+    mel = np.linspace(0, 2595 * np.log10(1 + sampling_rate / 2 / 700), num_bands + 2)
+    corners = 700 * (10 ** (mel / 2595) - 1)
+    rising = (hertz - corners[:-2]) / np.diff(corners)[:-1]
+    falling = (corners[2:] - hertz) / np.diff(corners)[1:]
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+def _orthonormal_cosines(num_bands: int, num_coefficients: int) -> np.ndarray:
+    """The first coefficients of a DCT-II with orthonormal columns, `(num_bands, num_coefficients)`."""
+    angle = np.pi / num_bands * (np.arange(num_bands)[:, None] + 0.5) * np.arange(num_coefficients)
+    cosines = np.cos(angle) * np.sqrt(2 / num_bands)
+    cosines[:, 0] /= np.sqrt(2)
+    return cosines
