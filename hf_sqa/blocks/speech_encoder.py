@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,9 +26,10 @@ from transformers import (
     PreTrainedModel,
     SeamlessM4TFeatureExtractor,
     Wav2Vec2FeatureExtractor,
+    initialization as init,
 )
-from transformers import initialization as init
 from transformers.models.auto.feature_extraction_auto import get_feature_extractor_config
+from transformers.utils import logging
 
 #: `model_type` of the encoders whose masks, layers and norms are known (and tested) here.
 ENCODER_TYPES = (
@@ -160,14 +162,25 @@ def load_encoder(
         **hub_options: `revision`, `token`, `cache_dir`, `dtype`, ... of `from_pretrained`.
 
     Raises:
-        ValueError: If the checkpoint lacks a tensor of the encoder, or has one that neither the encoder, nor a layer left out,
-            nor a head accounts for; the message names it.
+        ValueError: If the checkpoint lacks a tensor of the encoder, has one of another shape, or one that neither the encoder, nor
+            a layer left out, nor a head accounts for; the message names it.
     """
     check_encoder_config(encoder_config)
     check_layer(encoder_config, layer)
-    encoder, loaded = AutoModel.from_pretrained(
-        name_or_path, config=truncated(encoder_config, layer), output_loading_info=True, **hub_options
-    )
+    with _without_load_report():
+        encoder, loaded = AutoModel.from_pretrained(
+            name_or_path,
+            config=truncated(encoder_config, layer),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **hub_options,
+        )
+    if mismatched := sorted(loaded["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise ValueError(
+            f"Expected {name!r} in {name_or_path} of shape {tuple(expected)}, as its configuration says, got {tuple(found)} "
+            f"({len(mismatched)} tensors differ); correct `config.json`."
+        )
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(
             f"{name_or_path} lacks {len(missing)} tensors of the {encoder_config.model_type} encoder that its configuration "
@@ -343,6 +356,17 @@ class LayerMix(nn.Module):
         if len(layers) != len(self.layer_scores):
             raise ValueError(f"Expected {len(self.layer_scores)} layers to mix, got {len(layers)}.")
         return sum(weight * layer for weight, layer in zip(self.weights, layers, strict=True))
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Hold back transformers' table of tensors left out or missing: every one of them is accounted for here."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _without_final_norm(encoder: PreTrainedModel, layer: int | None) -> PreTrainedModel:

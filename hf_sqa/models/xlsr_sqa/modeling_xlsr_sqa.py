@@ -18,8 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import nn
-from transformers import Wav2Vec2FeatureExtractor
-from transformers import initialization as init
+from transformers import Wav2Vec2FeatureExtractor, initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording

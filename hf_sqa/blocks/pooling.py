@@ -1,0 +1,91 @@
+"""How much every frame counts: frames of features to weights over time.
+
+A pooling gives weights, not an average, so that the same weights average features, frame scores, or both.
+Shapes: B batch, F frames, D hidden size
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+POOLINGS = ("mean", "attention", "last")
+
+
+class MeanPooling(nn.Module):
+    """Every real frame counts the same."""
+
+    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, F, D)`): Frames.
+            frame_mask (`torch.Tensor` of shape `(B, F)`, *optional*): `True` on real frames; at least one in every row.
+
+        Returns:
+            `torch.Tensor` of shape `(B, F)`: Weights in float32, 0 on padding, summing to 1 over every row.
+        """
+        counted = _mask_or_ones(hidden_states, frame_mask)
+        return counted / counted.sum(dim=1, keepdim=True)
+
+
+class LastPooling(nn.Module):
+    """Only the last real frames count, each the same; in a recording with fewer, all of them.
+
+    Args:
+        num_frames (`int`): How many.
+    """
+
+    def __init__(self, num_frames: int):
+        super().__init__()
+        self.num_frames = num_frames
+
+    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """See [`MeanPooling.forward`]."""
+        real = _mask_or_ones(hidden_states, frame_mask)
+        frames_left = real.flip(1).cumsum(1).flip(1)  # counts down to 1 on the last real frame
+        counted = real * (frames_left <= self.num_frames)
+        return counted / counted.sum(dim=1, keepdim=True)
+
+
+class FrameAttention(nn.Module):
+    """A small network says how much a frame counts: softmax over time of `w · tanh(W h + b)`.
+
+    Args:
+        hidden_size (`int`): Width of a frame.
+        attention_size (`int`): Width of the network's hidden layer.
+    """
+
+    def __init__(self, hidden_size: int, attention_size: int):
+        super().__init__()
+        self.attention_hidden = nn.Linear(hidden_size, attention_size)
+        # Without a bias: added to every frame alike, it would not change the softmax and never learn.
+        self.attention_score = nn.Linear(attention_size, 1, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """See [`MeanPooling.forward`]."""
+        scores = self.attention_score(torch.tanh(self.attention_hidden(hidden_states)))[..., 0].float()  # (B, F)
+        if frame_mask is not None:
+            scores = scores.masked_fill(~frame_mask, float("-inf"))
+        return scores.softmax(dim=1)
+
+
+def build_pooling(kind: str, hidden_size: int, *, num_frames: int = 1, attention_size: int = 128) -> nn.Module:
+    """Pooling of a kind out of `POOLINGS`; `num_frames` is used by `"last"`, the sizes by `"attention"`."""
+    if kind == "mean":
+        return MeanPooling()
+    if kind == "last":
+        return LastPooling(num_frames)
+    if kind == "attention":
+        return FrameAttention(hidden_size, attention_size)
+    raise ValueError(f"Expected `pooling` to be one of {', '.join(POOLINGS)}, got {kind!r}.")
+
+
+def pool(frames: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Average frames `(B, F, ...)` over time with weights `(B, F)`: `(B, ...)`."""
+    return (frames * weights.reshape(*weights.shape, *[1] * (frames.dim() - 2))).sum(dim=1)
+
+
+def _mask_or_ones(hidden_states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+    if frame_mask is None:
+        return torch.ones(hidden_states.shape[:2], dtype=torch.float32, device=hidden_states.device)
+    return frame_mask.float()

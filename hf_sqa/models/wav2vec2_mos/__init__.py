@@ -1,0 +1,15 @@
+"""SSL-MOS: wav2vec 2.0, or any other speech encoder of transformers, fine-tuned for opinion scores.
+
+Registered with `Wav2Vec2FeatureExtractor`, which suits every encoder but w2v-BERT 2.0. Its own defaults suit none:
+`model.make_feature_extractor()` makes the one a model needs.
+"""
+
+from transformers import Wav2Vec2FeatureExtractor
+
+from hf_sqa.auto import register_family
+from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig
+from hf_sqa.models.wav2vec2_mos.modeling_wav2vec2_mos import Wav2Vec2ForMOS
+
+__all__ = ["Wav2Vec2ForMOS", "Wav2Vec2ForMOSConfig"]
+
+register_family(Wav2Vec2ForMOSConfig, Wav2Vec2ForMOS, Wav2Vec2FeatureExtractor)

@@ -1,0 +1,160 @@
+"""Configuration of Wav2Vec2ForMOS."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from hf_sqa.blocks.pooling import POOLINGS
+from hf_sqa.blocks.speech_encoder import check_encoder_config, check_layer, takes_spectra
+from hf_sqa.configuration import AudioQualityConfig
+
+#: wav2vec 2.0 base as SSL-MOS fine-tunes it: dropouts of fairseq's pre-training configuration, no masking of frames. Sizes are the
+#: defaults of `Wav2Vec2Config`; its dropouts and its masking differ.
+SSL_MOS_SMALL_ENCODER = {
+    "model_type": "wav2vec2",
+    "hidden_dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.1,
+    "layerdrop": 0.05,
+    "apply_spec_augment": False,
+    "mask_time_prob": 0.0,
+    "mask_feature_prob": 0.0,
+}
+#: `feature_grad_mult` of fairseq's pre-training configurations: for extractors with group norm, and with layer norm.
+FEATURE_GRAD_MULT = {"group": 0.1, "layer": 1.0}
+
+
+@strict
+class Wav2Vec2ForMOSConfig(AudioQualityConfig):
+    r"""Configuration of [`Wav2Vec2ForMOS`]; the defaults are those of SSL-MOS on wav2vec 2.0 base, but for `mask_padding`.
+
+    Args:
+        encoder_config (`dict` or `PreTrainedConfig`, *optional*): Speech encoder of transformers: wav2vec 2.0 or XLS-R, HuBERT,
+            WavLM, data2vec-audio, UniSpeech, Conformer, w2v-BERT 2.0. wav2vec 2.0 base if not given.
+        layer (`int`, *optional*): Transformer block whose output is used, counted from 1 and before any final layer norm; 0 is the
+            input of the first block. Blocks behind it are neither built nor loaded. The encoder's own output if not given.
+        mix_layers (`bool`, *optional*, defaults to `False`): Whether to average layer 0 up to `layer` (up to the last if not
+            given) with learned weights.
+        pooling (`str`, *optional*, defaults to `"mean"`): How frames count: all the same (`"mean"`), as a small network says
+            (`"attention"`), or only the last ones (`"last"`).
+        num_last_frames (`int`, *optional*, defaults to `1`): Frames that `"last"` averages.
+        attention_size (`int`, *optional*, defaults to `128`): Width of the network of `"attention"`.
+        bound_scores (`bool`, *optional*, defaults to `False`): Whether a sigmoid keeps every frame's scores between `score_min` and
+            `score_max`; otherwise scores are unbounded.
+        predict_log_variance (`bool`, *optional*, defaults to `False`): Whether to predict the natural logarithm of the variance of
+            every score too. The loss is then the Gaussian negative log-likelihood, and `score_loss` has to be `"mse"`.
+        feature_grad_mult (`float`, *optional*): Factor on the gradient that reaches the encoder's convolutions, 0 freezes them. If
+            not given 0.1 for an encoder with group norm (wav2vec 2.0 base), 1 for others, as in fairseq.
+        mask_padding (`bool`, *optional*, defaults to `True`): Whether padding told by `attention_mask` is kept out of attention and
+            pooling. SSL-MOS lets it in; its converted weights have `False`, and `attention_mask` is then ignored.
+        do_normalize (`bool`, *optional*): Whether waveforms are brought to zero mean and unit variance by the feature extractor. If
+            not given, as in the encoder's pre-training: not for group norm. Converted SSL-MOS weights have `False` always.
+        score_loss (`str`, *optional*, defaults to `"l1"`): As in the authors' code; `"mse"` or `"huber"` otherwise.
+        **kwargs: Options of [`AudioQualityConfig`].
+
+    Raises:
+        ValueError: If the encoder is not a speech encoder, or has no such layer, or options exclude each other.
+    """
+
+    model_type = "wav2vec2_mos"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="wav2vec2")}
+    keys_to_ignore_at_inference = [*AudioQualityConfig.keys_to_ignore_at_inference, "log_variances"]
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    layer: int | None = None
+    mix_layers: bool = False
+    pooling: str = "mean"
+    num_last_frames: int = 1
+    attention_size: int = 128
+    bound_scores: bool = False
+    predict_log_variance: bool = False
+    feature_grad_mult: float | int | None = None
+    mask_padding: bool = True
+    do_normalize: bool | None = None
+    score_loss: str = "l1"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.encoder_config = copy.deepcopy(SSL_MOS_SMALL_ENCODER if self.encoder_config is None else self.encoder_config)
+        super().__post_init__(**kwargs)
+        # Where the encoder was read from says nothing about it, and may be a private path.
+        self.encoder_config._name_or_path = ""
+        norm = getattr(self.encoder_config, "feat_extract_norm", "layer")
+        if self.feature_grad_mult is None:
+            self.feature_grad_mult = FEATURE_GRAD_MULT.get(norm, 1.0)
+        if self.do_normalize is None:
+            self.do_normalize = norm != "group"
+
+    @classmethod
+    def tiny(cls, **kwargs: Any) -> Wav2Vec2ForMOSConfig:
+        """A configuration for tests: wav2vec 2.0 with layer norm, two blocks, about 7,000 weights."""
+        encoder_config = {
+            "model_type": "wav2vec2",
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "conv_dim": [8] * 7,
+            "feat_extract_norm": "layer",
+            "do_stable_layer_norm": True,
+            "num_conv_pos_embeddings": 8,
+            "num_conv_pos_embedding_groups": 2,
+            "hidden_dropout": 0.0,
+            "attention_dropout": 0.0,
+            "activation_dropout": 0.0,
+            "feat_proj_dropout": 0.0,
+            "layerdrop": 0.0,
+            "apply_spec_augment": False,
+            "mask_time_prob": 0.0,
+            "mask_feature_prob": 0.0,
+        }
+        return cls(**{"encoder_config": encoder_config, "attention_size": 8} | kwargs)
+
+    def validate_encoder(self) -> None:
+        check_encoder_config(self.encoder_config)
+        check_layer(self.encoder_config, self.layer)
+        if self.sampling_rate is None:
+            raise ValueError("Expected `sampling_rate` in Hz, got None: an encoder knows one rate only; most take 16000.")
+        if self.do_normalize is False and takes_spectra(self.encoder_config):
+            raise ValueError(
+                f"Expected `do_normalize` to be left out for a {self.encoder_config.model_type} encoder, got False: its feature "
+                "extractor always normalises every mel band."
+            )
+        if self.feature_grad_mult is not None and not 0 <= self.feature_grad_mult <= 1:
+            raise ValueError(f"Expected `feature_grad_mult` between 0 (frozen) and 1, got {self.feature_grad_mult}.")
+        if self.feature_grad_mult not in (None, 1) and takes_spectra(self.encoder_config):
+            raise ValueError(
+                f"Expected `feature_grad_mult` to be left out for a {self.encoder_config.model_type} encoder, which has no "
+                f"convolutions in front, got {self.feature_grad_mult}."
+            )
+
+    def validate_mix(self) -> None:
+        if not self.mix_layers:
+            return
+        check_layer(self.encoder_config, self.encoder_config.num_hidden_layers)
+        if layerdrop := getattr(self.encoder_config, "layerdrop", 0.0):
+            raise ValueError(
+                f"Expected an encoder with `layerdrop=0` for `mix_layers=True`, got {layerdrop}: a layer skipped while training "
+                "cannot be mixed. Set `layerdrop` in `encoder_config`."
+            )
+
+    def validate_pooling(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"Expected `pooling` to be one of {', '.join(POOLINGS)}, got {self.pooling!r}.")
+        if self.num_last_frames < 1 or (self.num_last_frames != 1 and self.pooling != "last"):
+            raise ValueError(
+                f"Expected `num_last_frames` of at least 1, and only beside `pooling='last'`, got {self.num_last_frames} beside "
+                f"`pooling={self.pooling!r}`."
+            )
+
+    def validate_variance(self) -> None:
+        if self.predict_log_variance and self.score_loss != "mse":
+            raise ValueError(
+                "Expected `score_loss='mse'` beside `predict_log_variance=True`, got "
+                f"{self.score_loss!r}: the Gaussian log-likelihood that trains a variance weighs squared errors."
+            )

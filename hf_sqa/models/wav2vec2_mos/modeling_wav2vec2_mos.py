@@ -1,0 +1,338 @@
+"""SSL-MOS: opinion scores from a fine-tuned speech encoder.
+
+Paper:    Cooper et al., "Generalization Ability of MOS Prediction Networks", ICASSP 2022, arXiv:2110.02635; trained on other
+          languages and amounts of data in "Exploring the influence of fine-tuning data on wav2vec 2.0 model for blind speech
+          quality prediction"
+Code:     https://github.com/nii-yamagishilab/mos-finetune-ssl, mos_fairseq.py (BSD 3-Clause)
+Differs:  padding is masked unless `mask_padding=False`; any encoder, layer, mix of layers, pooling, number of scores; optionally
+          bounded scores and variances. Converted weights with `mask_padding=False` give the original's scores, padded batches
+          included. The original pools features and then scores them; scoring frames and then pooling is the same to rounding.
+Shapes:   B batch, T samples or spectra, F frames, D hidden size, L labels
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, initialization as init
+from transformers.utils import can_return_tuple
+
+from hf_sqa.audio import Recording
+from hf_sqa.blocks.pooling import build_pooling, pool
+from hf_sqa.blocks.speech_encoder import (
+    LayerMix,
+    build_encoder,
+    frame_mask,
+    freeze_idle_parameters,
+    load_encoder,
+    load_encoder_config,
+    make_feature_extractor,
+    min_num_samples,
+    output_size,
+    pads_safely,
+    published_sampling_rate,
+    scale_feature_gradient,
+    takes_spectra,
+)
+from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig
+from hf_sqa.outputs import AudioQualityOutput, RecordingScores
+
+#: Encoder options of fine-tuning for scores: SSL-MOS masks no frames. The vector that would replace them is then not built.
+FINE_TUNING_OPTIONS = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+
+
+@dataclass
+class Wav2Vec2ForMOSOutput(AudioQualityOutput):
+    """Output of [`Wav2Vec2ForMOS`].
+
+    Args:
+        frame_logits (`torch.Tensor` of shape `(B, F, L)`): Scores per frame in label units, NaN on padding. `logits` is their
+            average over time with the weights of the pooling: with `pooling="mean"` their plain mean.
+        log_variances (`torch.Tensor` of shape `(B, L)`, *optional*): Natural logarithm of the variance of every score, in squared
+            label units; returned with `predict_log_variance=True`.
+    """
+
+    log_variances: torch.Tensor | None = None
+
+
+class Wav2Vec2ForMOS(AudioQualityPreTrainedModel):
+    """Speech encoder, one linear layer per frame, average over time.
+
+    `pads_safely` depends on the encoder: group norm (wav2vec 2.0 base) looks at padding before any mask can hide it.
+    """
+
+    config: Wav2Vec2ForMOSConfig
+    config_class = Wav2Vec2ForMOSConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    # A score of 3.9 has steps of 0.016 in bfloat16, and so would an average over time.
+    _keep_in_fp32_modules_strict = ["layer_mix", "pooling", "score_head", "log_variance_head"]
+
+    def __init__(self, config: Wav2Vec2ForMOSConfig, encoder: PreTrainedModel | None = None):
+        """
+        Args:
+            config (`Wav2Vec2ForMOSConfig`): Configuration.
+            encoder (`PreTrainedModel`, *optional*): Encoder with weights, from `load_encoder`; a random one if not given.
+        """
+        super().__init__(config)
+        hidden_size = output_size(config.encoder_config)
+        self.encoder = build_encoder(config.encoder_config, self._last_layer(config)) if encoder is None else encoder
+        if config.mix_layers:
+            self.layer_mix = LayerMix(self.encoder.config.num_hidden_layers + 1)
+        self.pooling = build_pooling(
+            config.pooling, hidden_size, num_frames=config.num_last_frames, attention_size=config.attention_size
+        )
+        self.score_head = nn.Linear(hidden_size, config.num_labels)
+        if config.predict_log_variance:
+            self.log_variance_head = nn.Linear(hidden_size, config.num_labels)
+        scale_feature_gradient(self.encoder, config.feature_grad_mult)
+        self.main_input_name = self.encoder.main_input_name
+        self.post_init()
+        self._freeze_idle_parameters()
+
+    @classmethod
+    def from_encoder(
+        cls,
+        name_or_path: str,
+        *,
+        encoder_options: dict[str, Any] | None = None,
+        hub_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Wav2Vec2ForMOS:
+        """Start from a pre-trained encoder, with a new random head: what fine-tuning on rated speech begins with.
+
+        Args:
+            name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-base"`; checkpoints for CTC or pre-training are
+                as good as bare ones. Only the layers needed are read from a safetensors file.
+            encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
+                Frames are not masked in training unless asked for here.
+            hub_options (`dict[str, Any]`, *optional*): `revision`, `token`, `cache_dir`, ... of `from_pretrained`.
+            **options: Options of [`Wav2Vec2ForMOSConfig`], for example `layer=5` or `id2label={0: "mos", 1: "noisiness"}`.
+
+        Raises:
+            ValueError: If a tensor of the encoder is missing or one cannot be placed (both named), if its feature extractor asks
+                for another sampling rate, or if an option cannot be used.
+        """
+        hub_options = hub_options or {}
+        without_layerdrop = {"layerdrop": 0.0} if options.get("mix_layers") else {}
+        encoder_config = load_encoder_config(
+            name_or_path, FINE_TUNING_OPTIONS | without_layerdrop | (encoder_options or {}), **hub_options
+        )
+        config = cls.config_class(encoder_config=encoder_config, **options)
+        published_rate = published_sampling_rate(name_or_path, **hub_options)
+        if published_rate not in (None, config.sampling_rate):
+            raise ValueError(
+                f"Expected an encoder for audio sampled at {config.sampling_rate} Hz, got {name_or_path}, whose feature extractor "
+                f"asks for {published_rate} Hz; pass `sampling_rate={published_rate}`."
+            )
+        encoder = load_encoder(name_or_path, config.encoder_config, cls._last_layer(config), **hub_options)
+        return cls(config, encoder).eval()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; see [`PreTrainedModel.from_pretrained`]. Parameters that no gradient reaches are not trainable."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._freeze_idle_parameters()
+        return loaded
+
+    def _freeze_idle_parameters(self) -> None:
+        freeze_idle_parameters(self.encoder, self.config.feature_grad_mult)
+
+    @staticmethod
+    def _last_layer(config: Wav2Vec2ForMOSConfig) -> int | None:
+        if config.mix_layers and config.layer is None:
+            return config.encoder_config.num_hidden_layers
+        return config.layer
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LayerMix):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear):
+            # torch's own start, which the original has; transformers' is a narrow normal.
+            bound = 1 / math.sqrt(module.in_features)
+            for parameter in module.parameters(recurse=False):
+                init.uniform_(parameter, -bound, bound)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> Wav2Vec2ForMOSOutput:
+        """
+        Args:
+            input_values (`torch.Tensor` of shape `(B, T)`, *optional*): Mono waveforms at `config.sampling_rate`, at least as long
+                as one frame of the encoder (400 samples for wav2vec 2.0).
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end; ignored with
+                `mask_padding=False`.
+            labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
+            input_features (`torch.Tensor` of shape `(B, T, 160)`, *optional*): Instead of `input_values` for w2v-BERT 2.0.
+            output_attentions (`bool`, *optional*): Whether to return attention weights; needs `attn_implementation="eager"`.
+            output_hidden_states (`bool`, *optional*): Whether to return all layers built, none behind a final layer norm.
+
+        Returns:
+            [`Wav2Vec2ForMOSOutput`], with `logits` of shape `(B, L)` in label units, in float32.
+
+        Raises:
+            ValueError: If the input is of the wrong kind or shape or too short for a frame, or `labels` has another shape.
+        """
+        inputs = self._checked_input(input_values, input_features)
+        if not self.config.mask_padding:
+            attention_mask = None
+        self._check_lengths(inputs, attention_mask)
+
+        outputs = self.encoder(
+            **{self.main_input_name: inputs},
+            attention_mask=attention_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states or self.config.mix_layers,
+        )
+        hidden_states = self.layer_mix(outputs.hidden_states) if self.config.mix_layers else outputs.last_hidden_state  # (B, F, D)
+        real_frames = None
+        if attention_mask is not None:
+            real_frames = frame_mask(self.encoder, attention_mask, hidden_states.shape[1])  # (B, F)
+
+        hidden_states = hidden_states.to(self.score_head.weight.dtype)
+        weights = self.pooling(hidden_states, real_frames)  # (B, F)
+        frame_logits = self._in_range(self.score_head(hidden_states).float())  # (B, F, L)
+        logits = pool(frame_logits, weights)  # (B, L)
+        log_variances = None
+        if self.config.predict_log_variance:
+            log_variances = pool(self.log_variance_head(hidden_states).float(), weights)  # (B, L)
+        if real_frames is not None:
+            frame_logits = frame_logits.masked_fill(~real_frames[..., None], float("nan"))
+
+        return Wav2Vec2ForMOSOutput(
+            loss=self.compute_loss(logits, labels) if log_variances is None else _gaussian_loss(logits, log_variances, labels),
+            logits=logits,
+            frame_logits=frame_logits,
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            attentions=outputs.attentions,
+            log_variances=log_variances,
+        )
+
+    def _in_range(self, raw: torch.Tensor) -> torch.Tensor:
+        if not self.config.bound_scores:
+            return raw
+        return self.config.score_min + (self.config.score_max - self.config.score_min) * torch.sigmoid(raw)
+
+    def _checked_input(self, input_values: torch.Tensor | None, input_features: torch.Tensor | None) -> torch.Tensor:
+        given = {"input_values": input_values, "input_features": input_features}
+        inputs = given.pop(self.main_input_name)
+        if inputs is None or any(other is not None for other in given.values()):
+            raise ValueError(
+                f"Expected `{self.main_input_name}` alone for a {self.config.encoder_config.model_type} encoder; "
+                "`model.make_feature_extractor()` makes the feature extractor that returns it."
+            )
+        spectra = takes_spectra(self.config.encoder_config)
+        if inputs.dim() != (3 if spectra else 2):
+            shape = "(batch_size, num_spectra, num_values)" if spectra else "(batch_size, num_samples)"
+            raise ValueError(f"Expected `{self.main_input_name}` of shape {shape}, got {tuple(inputs.shape)}.")
+        return inputs
+
+    def _check_lengths(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        spectra = takes_spectra(self.config.encoder_config)
+        shortest, unit = (1, "spectra") if spectra else (min_num_samples(self.config.encoder_config), "samples")
+        length = inputs.shape[1]
+        if length >= shortest and attention_mask is not None and not torch.compiler.is_compiling():
+            length = int(attention_mask.sum(dim=1).min())
+        if length < shortest:
+            raise ValueError(
+                f"Expected at least {shortest} {unit} in every recording, the length of one frame of the "
+                f"{self.config.encoder_config.model_type} encoder, got {length}; leave such recordings out."
+            )
+
+    @property
+    def pads_safely(self) -> bool:  # type: ignore[override]
+        """Whether a score is the same alone and padded in a batch: only for encoders that allow it, with `mask_padding`."""
+        return self.config.mask_padding and pads_safely(self.config.encoder_config)
+
+    def make_feature_extractor(self) -> Any:
+        """Feature extractor with the settings this checkpoint needs: rate, normalisation and mask as configured.
+
+        Returns:
+            `Wav2Vec2FeatureExtractor`, or `SeamlessM4TFeatureExtractor` for w2v-BERT 2.0.
+        """
+        return make_feature_extractor(
+            self.config.encoder_config,
+            sampling_rate=self.config.sampling_rate,
+            do_normalize=self.config.do_normalize,
+            return_attention_mask=self.config.mask_padding,
+        )
+
+    def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
+        """See [`AudioQualityPreTrainedModel.onnx_inputs`]; spectra for w2v-BERT 2.0."""
+        if not takes_spectra(self.config.encoder_config):
+            return super().onnx_inputs()
+        num_values = self.config.encoder_config.feature_projection_input_dim
+        return {"input_features": (torch.randn(2, 100, num_values, generator=torch.Generator().manual_seed(0)), (0, 1))}
+
+    def check_feature_extractor(self, feature_extractor: Any) -> None:
+        """Refuse a feature extractor that prepares other inputs than the model was trained on.
+
+        Raises:
+            ValueError: If its sampling rate, its normalisation, or (where padding is masked safely) its mask differ from the
+                configuration.
+        """
+        expected = self.make_feature_extractor()
+        names = ["sampling_rate", *(["do_normalize"] if hasattr(expected, "do_normalize") else [])]
+        names += ["return_attention_mask"] if self.pads_safely else []
+        for name in names:
+            ours, theirs = getattr(expected, name), getattr(feature_extractor, name, None)
+            if ours != theirs:
+                raise ValueError(
+                    f"Expected a feature extractor with `{name}={ours}`, which this model was trained with, got {theirs}: scores "
+                    "would be plausible but wrong. Make a matching one with `model.make_feature_extractor()`."
+                )
+
+    @torch.inference_mode()
+    def score_recordings(
+        self,
+        recordings: Sequence[Recording],
+        feature_extractor: Any = None,
+        *,
+        mode: str = "published",
+        hop_seconds: float | None = None,
+    ) -> list[RecordingScores]:
+        """Score recordings, each as if it were alone; see [`AudioQualityPreTrainedModel.score_recordings`].
+
+        Args:
+            feature_extractor (*optional*): The checkpoint's; the one the configuration describes if not given.
+
+        Raises:
+            ValueError: If the feature extractor is not that of the model.
+        """
+        feature_extractor = feature_extractor or self.make_feature_extractor()
+        self.check_feature_extractor(feature_extractor)
+        return super().score_recordings(recordings, feature_extractor, mode=mode, hop_seconds=hop_seconds)
+
+
+def _gaussian_loss(logits: torch.Tensor, log_variances: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
+    """Mean negative log-likelihood of the rated labels under a normal distribution, without its constant."""
+    if labels is None:
+        return None
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"Expected labels of shape {tuple(logits.shape)} (batch_size, num_labels), got {tuple(labels.shape)}; "
+            "write NaN where a score was not rated."
+        )
+    labels = labels.to(logits.device)
+    rated = ~torch.isnan(labels)
+    errors = logits - torch.where(rated, labels.to(logits.dtype), logits.detach())
+    losses = 0.5 * (errors.square() * torch.exp(-log_variances) + log_variances)
+    return torch.where(rated, losses, torch.zeros_like(losses)).sum() / rated.sum().clamp(min=1)
