@@ -59,3 +59,42 @@ def speech_like(rng):
         return (0.15 * voice * syllables + 0.005 * rng.standard_normal(len(time))).astype(np.float32)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_tiny():
+    """`make_tiny(**options)`: a random DistilledSQA, windows of 0.64 s, whose scores differ between recordings."""
+    from hf_sqa import DistilledSQA, DistilledSQAConfig
+
+    def make(seed: int = 0, **options):
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            model = DistilledSQA(DistilledSQAConfig.tiny(**options)).eval()
+            # A head as initialised hardly tells recordings apart: without this, equal scores prove nothing.
+            model.transformer.pooling.score_head.weight.mul_(5)
+            for layer in model.trunk.layers:
+                layer.bias.normal_(std=0.1)
+            for norm in (model.transformer.feature_norm, model.transformer.projection_norm, model.transformer.pooling_norm):
+                norm.running_mean.normal_(std=0.3)
+                norm.running_var.uniform_(0.5, 2)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(make_tiny, tmp_path_factory) -> Path:
+    """The tiny model as a checkpoint folder."""
+    folder = tmp_path_factory.mktemp("tiny-checkpoint")
+    model = make_tiny()
+    model.save_pretrained(folder)
+    model.make_feature_extractor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_scorer(tiny_folder):
+    """The audio-quality pipeline with the tiny model."""
+    import hf_sqa
+
+    return hf_sqa.pipeline(str(tiny_folder), device="cpu")

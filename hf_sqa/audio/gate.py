@@ -16,6 +16,7 @@ MIN_SPEECH_SECONDS = 0.5
 LOW_LEVEL_DBFS = -50.0
 CLIPPED_SHARE = 0.005
 ONE_STEP = 1 / 32768  # of 16-bit samples
+FLAT_SHARE_OF_TOP = 1e-4
 CANCELLED_DB = -40.0
 PARTLY_CANCELLED_DB = -10.0
 NARROWBAND_DB = -50.0
@@ -93,7 +94,9 @@ class InputGate:
             self._top, self._flat_tops = top, 0
         at_top = magnitude[1:] >= 0.999 * self._top
         if self._top > ONE_STEP and at_top.any():
-            self._flat_tops += int((at_top & (np.abs(np.diff(mono)) <= 1.5 * ONE_STEP)).sum())
+            # Relative to the top too: the crest of a low tone is almost flat, and of a quiet one within a step.
+            flat = np.abs(np.diff(mono)) <= min(1.5 * ONE_STEP, FLAT_SHARE_OF_TOP * self._top)
+            self._flat_tops += int((at_top & flat).sum())
 
     @property
     def duration_seconds(self) -> float:

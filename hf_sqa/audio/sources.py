@@ -6,9 +6,10 @@ hours is never held as a whole. Files are decoded by libsndfile only; another de
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
-import struct
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -19,14 +20,13 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from hf_sqa.audio.containers import UnclosedWav, is_unclosed_wav, missing_bytes
 from hf_sqa.audio.findings import AudioError
 
 BLOCK_SECONDS = 4.0
 URL_TIMEOUT_SECONDS = 60
-#: Programs that write to a pipe put a size near 2 or 4 GiB, or zero, where they cannot know it.
-UNKNOWN_RIFF_SIZE = 0x7FFF0000
-#: libsndfile may return this much less than an MP3 header promises: encoder delay and padding.
-MP3_SLACK_SAMPLES = 4 * 1152
+#: libsndfile gives a FLAC that does not state its length the largest number there is.
+UNKNOWN_FRAMES = 1 << 62
 
 ACCEPTED = (
     "a path, a URL, bytes, a binary file object, an array or tensor together with `sampling_rate`, "
@@ -73,6 +73,8 @@ class ArrayStream(AudioStream):
                 "unsupported",
                 f"expected samples of shape (num_samples,) or with one axis of channels, got shape {samples.shape}",
             )
+        if samples.size == 0:
+            raise AudioError(source, "empty", f"expected samples, got an array of shape {np.shape(array)}")
         self._samples = samples
         self.num_channels = samples.shape[1]
 
@@ -80,6 +82,13 @@ class ArrayStream(AudioStream):
         block = max(1, int(BLOCK_SECONDS * self.sampling_rate))
         for start in range(0, len(self._samples), block):
             yield _to_float32(self._samples[start : start + block])
+
+
+class ForwardSoundFile(soundfile.SoundFile):
+    """Never seeks: soundfile seeks after every read to where it already is, which a FLAC of unknown length refuses."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 class FileStream(AudioStream):
@@ -91,24 +100,35 @@ class FileStream(AudioStream):
         size = len(file) if isinstance(file, bytes) else Path(file).stat().st_size
         if size == 0:
             raise AudioError(source, "empty", "the file has 0 bytes; nothing was recorded or the copy failed")
+        with self._raw() as raw:
+            shortfall = missing_bytes(raw, size)
+            self._is_unclosed_wav = is_unclosed_wav(raw, size)
+        if shortfall is not None:
+            promised, present = shortfall
+            raise AudioError(
+                source,
+                "truncated",
+                f"the header promises {promised:,} bytes of samples and {present:,} are there; copy or record it again, "
+                "or cut it to the part that exists",
+            )
         with self._open() as opened:
-            self.sampling_rate = opened.samplerate
+            self.sampling_rate = _checked_rate(opened.samplerate, source)
             self.num_channels = opened.channels
-            self._frames_promised = opened.frames if opened.format in {"FLAC", "MP3"} else 0
-            self._slack = MP3_SLACK_SAMPLES if opened.format == "MP3" else 0
-        with open(file, "rb") if isinstance(file, str) else io.BytesIO(file) as raw:
-            if (shortfall := missing_bytes(raw, size)) is not None:
-                promised, present = shortfall
-                raise AudioError(
-                    source,
-                    "truncated",
-                    f"the header promises {promised:,} bytes of samples and {present:,} are there; copy or record it again, "
-                    "or cut it to the part that exists",
-                )
+            # libsndfile fills in the others from the length of the file, and guesses at MP3.
+            states_frames = opened.format == "FLAC" and opened.frames < UNKNOWN_FRAMES
+            self._frames_promised = opened.frames if states_frames else None
+
+    def _raw(self) -> io.BufferedIOBase:
+        return io.BytesIO(self._file) if isinstance(self._file, bytes) else open(self._file, "rb")
 
     def _open(self) -> soundfile.SoundFile:
+        file: Any = self._raw() if isinstance(self._file, bytes) else self._file
+        if isinstance(file, str) and sys.platform != "win32":
+            file = os.fsencode(file)  # soundfile cannot encode a name that is not UTF-8
+        if self._is_unclosed_wav:
+            file = UnclosedWav(self._raw())
         try:
-            return soundfile.SoundFile(io.BytesIO(self._file) if isinstance(self._file, bytes) else self._file)
+            return ForwardSoundFile(file)
         except soundfile.LibsndfileError as error:
             raise AudioError(
                 self.source,
@@ -120,23 +140,24 @@ class FileStream(AudioStream):
     def blocks(self) -> Iterator[np.ndarray]:
         frames_read = 0
         with self._open() as opened:
-            size = max(1, int(BLOCK_SECONDS * self.sampling_rate))
+            size = max(1, min(int(BLOCK_SECONDS * self.sampling_rate), opened.frames))
             try:
                 while len(block := opened.read(size, dtype="float32", always_2d=True)):
                     frames_read += len(block)
                     yield block
             except soundfile.LibsndfileError as error:
-                raise self._cut_short(frames_read, opened.frames, error.error_string.strip()) from None
-        if frames_read + self._slack < self._frames_promised:
-            raise self._cut_short(frames_read, self._frames_promised, "end of file")
+                raise self._cut_short(frames_read, error.error_string.strip()) from None
+        if self._frames_promised is not None and frames_read < self._frames_promised:
+            raise self._cut_short(frames_read, "end of file")
 
-    def _cut_short(self, frames_read: int, frames_promised: int, cause: str) -> AudioError:
-        read, promised = frames_read / self.sampling_rate, frames_promised / self.sampling_rate
+    def _cut_short(self, frames_read: int, cause: str) -> AudioError:
+        read = f"{frames_read / self.sampling_rate:.2f}"
+        if self._frames_promised is not None:
+            read += f" of {self._frames_promised / self.sampling_rate:.2f}"
         return AudioError(
             self.source,
             "truncated",
-            f"decoding stopped after {read:.2f} of {promised:.2f} s ({cause}): the file is cut short or damaged; copy or encode "
-            "it again",
+            f"decoding stopped after {read} s ({cause}): the file is cut short or damaged; copy or encode it again",
         )
 
 
@@ -162,10 +183,7 @@ def open_stream(audio: Any, sampling_rate: int | None = None) -> AudioStream:
         samples = audio.get_all_samples()
         return ArrayStream(samples.data, samples.sample_rate, "<AudioDecoder>")
     if hasattr(audio, "read"):
-        content = audio.read()
-        if not isinstance(content, bytes):
-            raise AudioError("<file object>", "unsupported", "expected a file opened in binary mode ('rb'), got one in text mode")
-        return FileStream(content, str(getattr(audio, "name", "<file object>")))
+        return _open_file_object(audio)
     if isinstance(audio, np.ndarray) or hasattr(audio, "detach"):
         if sampling_rate is None:
             raise AudioError(
@@ -176,6 +194,17 @@ def open_stream(audio: Any, sampling_rate: int | None = None) -> AudioStream:
             )
         return ArrayStream(audio, sampling_rate)
     raise AudioError(f"<{type(audio).__name__}>", "unsupported", f"expected {ACCEPTED}, got {type(audio).__name__}")
+
+
+def _open_file_object(file: Any) -> AudioStream:
+    source = str(getattr(file, "name", "<file object>"))
+    try:
+        content = b"" if isinstance(file, io.TextIOBase) else file.read()
+    except (OSError, ValueError) as error:
+        raise AudioError(source, "unreachable", f"the file object cannot be read ({error}); open it again") from None
+    if isinstance(file, io.TextIOBase) or not isinstance(content, bytes):
+        raise AudioError(source, "unsupported", "expected a file opened in binary mode ('rb'), got one in text mode")
+    return FileStream(content, source)
 
 
 def _open_path(path: str | Path) -> AudioStream:
@@ -190,14 +219,18 @@ def _open_path(path: str | Path) -> AudioStream:
         raise AudioError(name, "missing", f"there is no such file (looked in {os.getcwd()!r}); check the path")
     if not os.access(name, os.R_OK):
         raise AudioError(name, "unreachable", "the file exists but may not be read; check its permissions")
-    return FileStream(name, name)
+    try:
+        # A pipe, such as the shell's `<(sox ...)`, can be read only once and has no size.
+        return FileStream(Path(name).read_bytes() if Path(name).is_fifo() else name, name)
+    except OSError as error:
+        raise AudioError(name, "unreachable", f"the file exists but cannot be read ({error.strerror}); check the disk") from None
 
 
 def _fetch(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=URL_TIMEOUT_SECONDS) as response:
             return response.read()
-    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise AudioError(
             url, "unreachable", f"the download failed ({error}); check the address and the connection, or download it first"
         ) from None
@@ -243,6 +276,13 @@ def _to_numpy(array: Any, source: str) -> np.ndarray:
     samples = np.asarray(array)
     if samples.dtype.kind not in "fiu":
         raise AudioError(source, "unsupported", f"expected samples as float or integer numbers, got dtype {samples.dtype}")
+    if samples.dtype.kind in "iu" and samples.dtype.itemsize > 4:
+        raise AudioError(
+            source,
+            "unsupported",
+            f"expected integers of 8, 16 or 32 bits, whose full scale is known, got {samples.dtype}; convert them, for example "
+            "with `.astype(np.int16)`",
+        )
     return samples
 
 
@@ -253,53 +293,3 @@ def _to_float32(samples: np.ndarray) -> np.ndarray:
     middle = 0.0 if info.min else (info.max + 1) / 2
     full_scale = (float(info.max) - info.min + 1) / 2
     return ((samples.astype(np.float64) - middle) / full_scale).astype(np.float32)
-
-
-def missing_bytes(file: io.BufferedIOBase | io.BufferedReader, size: int) -> tuple[int, int] | None:
-    """Compare what the container's header promises with what is in the file; libsndfile does not tell.
-
-    Args:
-        file: Binary file, positioned anywhere.
-        size (`int`): Its length in bytes.
-
-    Returns:
-        `(bytes promised, bytes present)` of the chunk that is cut short; `None` if nothing is missing, if the header leaves the
-        length open, or if the format states none.
-    """
-    file.seek(0)
-    magic = file.read(4)
-    if magic == b"OggS":
-        return _missing_from_last_ogg_page(file, size)
-    if magic == b".snd":
-        offset, length = struct.unpack(">II", file.read(8))
-        return (length, size - offset) if length < UNKNOWN_RIFF_SIZE and offset + length > size else None
-    if magic not in {b"RIFF", b"RIFX", b"RF64", b"FORM"}:
-        return None
-    order = ">" if magic in {b"RIFX", b"FORM"} else "<"
-    file.seek(12)
-    long_length = 0
-    while len(header := file.read(8)) == 8:
-        name, length = header[:4], struct.unpack(order + "I", header[4:])[0]
-        if name == b"ds64" and magic == b"RF64":
-            long_length = struct.unpack("<8xQ", file.read(16))[0]
-            length -= 16
-        elif name in {b"data", b"SSND"}:
-            present = size - file.tell()
-            promised = long_length or length
-            unknown = not long_length and (length == 0 or length >= UNKNOWN_RIFF_SIZE)
-            return None if unknown or promised <= present else (promised, present)
-        file.seek(length + length % 2, io.SEEK_CUR)
-    return None
-
-
-def _missing_from_last_ogg_page(file: io.BufferedIOBase | io.BufferedReader, size: int) -> tuple[int, int] | None:
-    start = max(0, size - 2 * 65_307)  # a page has at most 65,307 bytes
-    file.seek(start)
-    tail = file.read()
-    page = tail.rfind(b"OggS")
-    segments = tail[page + 26] if page >= 0 and page + 26 < len(tail) else None
-    if segments is None:
-        return None
-    promised = 27 + segments + sum(tail[page + 27 : page + 27 + segments])
-    present = len(tail) - page
-    return (promised, present) if promised > present else None

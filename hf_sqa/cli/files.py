@@ -21,8 +21,8 @@ def find_recordings(arguments: Iterable[str], standard_input: Any = None) -> Ite
     """Yield `(name, audio)` for every recording meant, in order, each name once.
 
     Args:
-        arguments (`Iterable[str]`): Files, URLs, folders (searched in depth), globs, `@file` for a list with a name a line,
-            `-` for audio on standard input, `@-` for a list on standard input.
+        arguments (`Iterable[str]`): Files, URLs, folders (searched in depth), globs, `@file` for a list with a name a line (`#`
+            begins a comment), `-` for audio on standard input, `@-` for a list on standard input.
         standard_input: Binary stream to read `-` from; the process's own if not given.
 
     `audio` is a path, a URL, bytes, or an `AudioError` for an argument that holds no recording.
@@ -79,6 +79,5 @@ def _listed(name: str, stream: Any) -> list[str]:
             content = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"Expected {name!r} to be a text file with a recording a line, got other bytes ({error}).") from None
-    return [
-        line.strip() for line in content.splitlines() if line.strip() and (not line.startswith("#") or Path(line.strip()).exists())
-    ]
+    names = [line.strip() for line in content.splitlines() if line.strip()]
+    return [name for name in names if not name.startswith("#") or Path(name).exists()]

@@ -132,6 +132,7 @@ def _load(model: str, dtype: str, device: str | None, mode: str | None, hop_seco
     if dtype not in dtypes:
         _stop(f"Expected --dtype to be one of {', '.join(dtypes)}, got {dtype!r}.")
     import huggingface_hub
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     huggingface_hub.logging.set_verbosity_error()
@@ -142,8 +143,8 @@ def _load(model: str, dtype: str, device: str | None, mode: str | None, hop_seco
     scoring = {name: value for name, value in (("mode", mode), ("hop_seconds", hop_seconds)) if value is not None}
     try:
         return hf_sqa.pipelines.pipeline(model, dtype=dtype, device=device, **scoring)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        _stop(f"The model {model!r} cannot be used: {error}")
+    except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
+        _stop(f"The model {model!r} cannot be used: {' '.join(str(error).split())}")
 
 
 def _scored(

@@ -30,11 +30,12 @@ PIPELINE_REGISTRY.register_pipeline(
 )
 
 
-def pipeline(model: str | None = None, **kwargs: Any) -> AudioQualityPipeline:
+def pipeline(model: Any = None, **kwargs: Any) -> AudioQualityPipeline:
     """`transformers.pipeline("audio-quality", ...)` that also knows checkpoints by their short name.
 
     Args:
-        model (`str`, *optional*): `"default"`, `"distill-mos-v7"`, a folder, or a Hub id; the default if not given.
+        model (*optional*): `"default"`, `"distill-mos-v7"`, a folder, a Hub id, or a loaded model (then with
+            `feature_extractor`); the default if not given.
         **kwargs: Anything `transformers.pipeline` or [`AudioQualityPipeline`] takes: `device`, `dtype`, `mode`, `hop_seconds`, ...
     """
     return transformers.pipeline("audio-quality", model=resolve_checkpoint(model), pipeline_class=AudioQualityPipeline, **kwargs)

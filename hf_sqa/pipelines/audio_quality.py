@@ -76,13 +76,12 @@ class AudioQualityPipeline(Pipeline):
         if kwargs.get("on_error", "raise") not in {"raise", "row"}:
             raise ValueError(f"Expected `on_error` to be 'raise' or 'row', got {kwargs['on_error']!r}.")
         if not {"mode", "hop_seconds"}.isdisjoint(kwargs):
-            self.model.check_scoring_options(kwargs.get("mode") or self.model.modes[0], kwargs.get("hop_seconds"))
+            mode = kwargs.get("mode")
+            self.model.check_scoring_options(self.model.modes[0] if mode is None else mode, kwargs.get("hop_seconds"))
         parameters = [{option: kwargs[option] for option in options if option in kwargs} for options in steps.values()]
         return parameters[0], parameters[1], parameters[2]
 
-    def __call__(
-        self, inputs: Any, *, num_workers: int | None = None, batch_size: int | None = None, **kwargs: Any
-    ) -> Any:
+    def __call__(self, inputs: Any, *, num_workers: int | None = None, batch_size: int | None = None, **kwargs: Any) -> Any:
         """Score one recording or many; see the class for what is accepted and returned."""
         own = (self._preprocess_params, self._forward_params, self._postprocess_params)
         preprocess, forward, postprocess = (
@@ -155,9 +154,7 @@ class AudioQualityPipeline(Pipeline):
                 item["scores"] = scored
         return items
 
-    def _score(
-        self, recordings: list[Recording], mode: str, hop_seconds: float | None
-    ) -> Sequence[RecordingScores | AudioError]:
+    def _score(self, recordings: list[Recording], mode: str, hop_seconds: float | None) -> Sequence[RecordingScores | AudioError]:
         """Score together; if one recording stops the batch, score each alone so that the others keep their scores."""
         if not recordings:
             return []

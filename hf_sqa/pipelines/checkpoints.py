@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import cached_assets_path
+from huggingface_hub.constants import HF_ASSETS_CACHE
 
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, convert
 
@@ -24,7 +26,10 @@ def default_checkpoint() -> str:
         FileNotFoundError: If the `distillmos` package, whose weight file is read, is not installed.
         OSError: If the cache cannot be written.
     """
-    folder = cached_assets_path("hf_sqa", namespace="checkpoints", subfolder=f"{CHECKPOINT_NAME}-layout{LAYOUT}")
+    try:
+        folder = cached_assets_path("hf_sqa", namespace="checkpoints", subfolder=f"{CHECKPOINT_NAME}-layout{LAYOUT}")
+    except (OSError, ValueError) as error:  # ValueError: there is a file where a folder should be
+        raise _cannot_be_written(HF_ASSETS_CACHE, error) from error
     # cached_assets_path creates the folder, empty: only a rename over an empty folder is atomic, and only once.
     if not (folder / "model.safetensors").exists():
         _write_atomically(folder)
@@ -33,13 +38,12 @@ def default_checkpoint() -> str:
 
 def _write_atomically(folder: Path) -> None:
     model = convert()
+    # Not by tempfile.mkdtemp: a folder of its making is closed to the other users of a shared cache.
+    unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
     try:
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        unfinished.mkdir()
     except OSError as error:
-        raise OSError(
-            f"The converted default model cannot be written to {str(folder.parent)!r} ({error}). "
-            "Set HF_HOME (or HF_ASSETS_CACHE) to a folder that can be written."
-        ) from error
+        raise _cannot_be_written(folder.parent, error) from error
     try:
         model.save_pretrained(unfinished)
         model.make_feature_extractor().save_pretrained(unfinished)
@@ -51,13 +55,23 @@ def _write_atomically(folder: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def resolve_checkpoint(model: str | None) -> str:
+def _cannot_be_written(folder: str | Path, error: Exception) -> OSError:
+    return OSError(
+        f"The converted default model cannot be written to {str(folder)!r} ({error}). "
+        "Set HF_HOME (or HF_ASSETS_CACHE) to a folder that can be written."
+    )
+
+
+def resolve_checkpoint(model: Any) -> Any:
     """Turn what a user calls a model into something `from_pretrained` loads.
 
     Args:
-        model (`str`, *optional*): `None`, `"default"` or `"distill-mos-v7"`: the default; a folder or Hub id is returned as it is.
+        model (*optional*): `None`, `"default"` or `"distill-mos-v7"`: the default; a folder, a Hub id or a model that is loaded
+            already is returned as it is.
     """
-    return default_checkpoint() if model in {None, "default", DEFAULT_MODEL} else str(model)
+    if model is None or model in ("default", DEFAULT_MODEL):
+        return default_checkpoint()
+    return str(model) if isinstance(model, Path) else model
 
 
 class DefaultModel(dict):

@@ -31,7 +31,7 @@ def model_identity(model: PreTrainedModel, feature_extractor: Any, **scoring_opt
     name = getattr(config, "checkpoint_name", None) or config._name_or_path or type(model).__name__
     described = {"extractor": feature_extractor.to_dict(), "resampling": RESAMPLING_QUALITY, **scoring_options}
     return {
-        "id": Path(name).name if Path(name).is_dir() else name,
+        "id": Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name,
         "revision": getattr(config, "_commit_hash", None),
         "weights": weights_digest(model),
         "preprocessing": _digest(json.dumps(described, sort_keys=True, default=str).encode()),

@@ -45,7 +45,7 @@ def plot_quality(
     wave_axis.fill_between(seconds, low, high, color="#4d4d4d", linewidth=0.3)
     peak = max(1e-3, float(np.abs([low, high]).max()))
     wave_axis.set(ylim=(-1.08 * peak, 1.08 * peak), ylabel="amplitude")
-    wave_axis.set_title(title or recording.source, loc="left", fontsize=11)
+    wave_axis.set_title(title or recording.source, loc="left", fontsize=11, parse_math=False)
 
     centres, widths = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
     score_axis.bar(centres, means - 1, widths, bottom=1, color=[_colour(mean) for mean in means], linewidth=0)

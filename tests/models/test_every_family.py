@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 import hf_sqa
 from hf_sqa.audio import load_recording
 from hf_sqa.auto import AutoModelForAudioQuality, families
+from hf_sqa.hub.onnx_export import export_onnx
 
 SECONDS = (1.0, 1.7, 2.3)
 RATE = 16_000
@@ -62,9 +63,7 @@ def scores_of(model, waveforms):
 
 
 def recordings_of(model, waveforms):
-    return [
-        load_recording(waveform, sampling_rate=model.config.sampling_rate, input_sampling_rate=RATE) for waveform in waveforms
-    ]
+    return [load_recording(waveform, sampling_rate=model.config.sampling_rate, input_sampling_rate=RATE) for waveform in waveforms]
 
 
 def test_logits_have_one_column_per_named_score(model, waveforms):
@@ -180,14 +179,15 @@ def test_the_auto_classes_give_the_same_model(folder, model):
     assert type(AutoFeatureExtractor.from_pretrained(folder)) is type(model.make_feature_extractor())
 
 
-def test_the_stock_pipeline_and_ours_agree(folder, waveforms):
+def test_the_stock_pipeline_and_ours_agree(folder, model, speech_like):
     ours = pipeline("audio-quality", model=str(folder), device="cpu")
     stock = pipeline("audio-classification", model=str(folder), device="cpu", top_k=None)
+    rate = model.make_feature_extractor().sampling_rate  # the stock pipeline resamples by torchaudio, which nobody needs
 
-    for waveform in waveforms:
-        expected = {row["label"]: row["score"] for row in stock({"raw": waveform, "sampling_rate": RATE})}
-        scores = ours({"raw": waveform, "sampling_rate": RATE})
-        assert scores == pytest.approx(expected, abs=1e-4)
+    for seconds in SECONDS:
+        recording = {"raw": speech_like(seconds, rate), "sampling_rate": rate}
+        expected = {row["label"]: row["score"] for row in stock(dict(recording))}
+        assert ours(recording) == pytest.approx(expected, abs=1e-4)
 
 
 def test_bfloat16_stays_within_two_hundredths(folder, waveforms):
@@ -223,3 +223,16 @@ def test_lora_attaches_trains_saves_reloads_and_merges(model, folder, waveforms,
         torch.testing.assert_close(reloaded(**inputs).logits, expected, rtol=0, atol=1e-6)
         merged = reloaded.merge_and_unload()
         torch.testing.assert_close(merged(**inputs).logits, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_onnx_graph_agrees_on_three_sizes_of_input(model, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    difference = export_onnx(model, tmp_path)
+
+    assert difference < 1e-3
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [one.name for one in session.get_inputs()] == list(model.onnx_inputs())
+    assert [one.name for one in session.get_outputs()] == ["logits"]

@@ -1,4 +1,4 @@
-"""MOSA-Net: parity with Keras, batches, losses, the converter and what it refuses. What every family promises is tested elsewhere."""
+"""MOSA-Net: parity with Keras, batches, losses, the converter and what it refuses."""
 
 import math
 import shutil
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModel
 
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.blocks import mosa_trunk
@@ -162,7 +163,7 @@ def test_a_batch_gives_the_scores_of_one_by_one_at_both_levels(model, waveforms,
     for row, one in zip(together.frame_logits, alone, strict=True):
         num_frames = one.frame_logits.shape[1]
         torch.testing.assert_close(row[:num_frames], one.frame_logits[0], rtol=0, atol=1e-5)
-        assert not row[num_frames:].any()
+        assert row[num_frames:].isnan().all()
 
 
 @torch.no_grad()
@@ -354,7 +355,7 @@ def test_a_missing_tensor_is_named(keras_file, layer, weight):
 def test_a_tensor_that_a_layer_announces_in_vain_is_named(keras_file):
     spoil(keras_file, lambda root: root["Attention"].pop("Attention/Attention_Mul_Wa:0"))
 
-    with pytest.raises(ValueError, match="Attention/Attention_Mul_Wa:0.*damaged"):
+    with pytest.raises(ValueError, match=r"Attention/Attention_Mul_Wa:0.*damaged"):
         convert(keras_file)
 
 
@@ -391,7 +392,7 @@ def test_an_extra_tensor_is_named(keras_file, announced):
 
     spoil(keras_file, edit)
 
-    with pytest.raises(ValueError, match="Unknown tensors.*dropout_1/surprise"):
+    with pytest.raises(ValueError, match=r"Unknown tensors.*dropout_1/surprise"):
         convert(keras_file)
 
 
@@ -468,6 +469,37 @@ def test_a_converted_model_is_saved_and_loaded_with_its_filters(keras_file, tmp_
         )
 
 
+@pytest.fixture
+def encoder_folder(tmp_path):
+    """`encoder_folder(hidden_size)`: folder of a shallow HuBERT with features of that width."""
+
+    def make(hidden_size):
+        values = MOSANetConfig.tiny().encoder_config.to_dict()
+        values |= {"hidden_size": hidden_size, "num_hidden_layers": 1, "num_conv_pos_embedding_groups": 16}
+        encoder = AutoModel.from_config(type(MOSANetConfig.tiny().encoder_config)(**values))
+        encoder.save_pretrained(tmp_path / f"encoder{hidden_size}")
+        return str(tmp_path / f"encoder{hidden_size}")
+
+    return make
+
+
+@torch.no_grad()
+def test_a_file_converted_with_its_encoder_scores_waveforms(keras_file, encoder_folder, waveforms):
+    folder = encoder_folder(1024)
+
+    model, without_encoder = convert(keras_file, encoder=folder), convert(keras_file)
+
+    features = AutoModel.from_pretrained(folder).eval()(peak_normalize(waveforms[0][None])).last_hidden_state
+    expected = without_encoder(waveforms[0][None], ssl_features=features).logits
+    torch.testing.assert_close(model(waveforms[0][None]).logits, expected, rtol=0, atol=1e-5)
+    assert not model.config.precomputed_features
+
+
+def test_an_encoder_of_another_width_is_refused_with_the_tensor(keras_file, encoder_folder):
+    with pytest.raises(ValueError, match=r"'time_distributed_1/kernel' to give shape \(512, 512\)"):
+        convert(keras_file, encoder=encoder_folder(512))
+
+
 def test_files_that_are_no_keras_files_are_refused(tmp_path):
     (tmp_path / "text.h5").write_text("not HDF5")
 
@@ -483,7 +515,7 @@ def test_files_that_are_no_keras_files_are_refused(tmp_path):
 def test_audio_shorter_than_a_frame_is_refused_with_the_length_needed(model):
     with pytest.raises(ValueError, match=r"at least 400 samples \(25\.0 ms at 16000 Hz\).*got 399"):
         model(torch.zeros(1, 399))
-    with pytest.raises(ValueError, match="at least 400 samples.*got 120"):
+    with pytest.raises(ValueError, match=r"at least 400 samples.*got 120"):
         model(*padded([torch.zeros(1000), torch.zeros(120)]))
 
 
@@ -500,6 +532,16 @@ def test_features_of_the_wrong_shape_are_refused(model, waveforms):
         model(waveforms[0][None], ssl_features=torch.zeros(1, 49, 17))
     with pytest.raises(ValueError, match="`ssl_features` with 84 frames for 27200 samples, got 40"):
         model(*padded(waveforms), ssl_features=torch.zeros(4, 40, 16))
+
+
+def test_features_whose_frames_cannot_be_counted_need_their_mask(waveforms):
+    encoder_config = {"model_type": "wav2vec2-bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = MOSANet(MOSANetConfig.tiny(encoder_config=encoder_config, precomputed_features=True)).eval()
+
+    with pytest.raises(ValueError, match="Expected `ssl_attention_mask` beside the `ssl_features` of a wav2vec2-bert encoder"):
+        model(*padded(waveforms), ssl_features=torch.zeros(4, 84, 16))
+    mask = torch.arange(84) < torch.tensor([49, 27, 84, 1])[:, None]
+    assert torch.isfinite(model(*padded(waveforms), ssl_features=torch.zeros(4, 84, 16), ssl_attention_mask=mask).logits).all()
 
 
 @pytest.mark.parametrize(

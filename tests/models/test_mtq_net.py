@@ -1,4 +1,4 @@
-"""MTQ-Net: heads that come and go, knowledge taken over, losses, adapters. What every family promises is tested elsewhere."""
+"""MTQ-Net: heads that come and go, knowledge taken over, losses, adapters."""
 
 import copy
 
@@ -225,7 +225,7 @@ def test_another_trunk_is_refused_with_the_tensor(teacher):
 def test_a_model_of_another_family_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
 
-    with pytest.raises(ValueError, match="Expected a mosa_net model .*got a mtq_net model"):
+    with pytest.raises(ValueError, match=r"Expected a mosa_net model .*got a mtq_net model"):
         MTQNet.from_mosa_net(tmp_path)
 
 

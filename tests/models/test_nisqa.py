@@ -16,7 +16,7 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline
 
 from hf_sqa.audio import load_recording
 from hf_sqa.auto import AutoModelForAudioQuality
@@ -223,7 +223,7 @@ def test_a_rate_too_high_for_the_transform_is_refused():
 
 
 def test_an_extractor_with_a_rate_of_its_own_refuses_others():
-    feature_extractor = NISQAFeatureExtractor(sampling_rate=48_000)
+    feature_extractor = NISQAFeatureExtractor(native_rate=False)
     assert feature_extractor(noise(48_000))["input_features"][0].shape == (101, 48)
     with pytest.raises(ValueError, match="Expected audio sampled at 48000 Hz, got 16000 Hz"):
         feature_extractor(noise(48_000), sampling_rate=16_000)
@@ -440,6 +440,22 @@ def test_bfloat16_stays_within_two_hundredths(published, reference, make_inputs,
         np.testing.assert_allclose(one.scores, other.scores, atol=0.02)
 
 
+def test_the_stock_pipeline_works_once_the_extractor_has_a_rate():
+    model = tiny()
+    stock = pipeline(
+        "audio-classification",
+        model=model,
+        feature_extractor=NISQAFeatureExtractor.from_config(NISQAConfig.tiny(sampling_rate=16_000)),
+        top_k=None,
+        device="cpu",
+    )
+    waveform = noise(16_000)
+    recording = load_recording({"array": waveform, "sampling_rate": 16_000})
+    expected = model.score_recordings([recording], model.make_feature_extractor())[0].scores
+    found = {row["label"]: row["score"] for row in stock({"raw": waveform, "sampling_rate": 16_000})}
+    np.testing.assert_allclose([found[name] for name in model.config.score_names], expected, atol=1e-5)
+
+
 # Conversion
 
 ORIGINAL_ARGS = {
@@ -642,22 +658,18 @@ def test_bias_aware_loss_refuses_what_it_does_not_know():
 # Export
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_exported_model_scores_any_batch_and_length(masked, tmp_path):
+def test_a_model_exported_with_its_mask_scores_any_batch_and_length(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model = tiny()
-    inputs = {"input_features": torch.randn(2, 60, 16)} | (
-        {"attention_mask": torch.ones(2, 60, dtype=torch.long)} if masked else {}
-    )
+    inputs = {"input_features": torch.randn(2, 60, 16), "attention_mask": torch.ones(2, 60, dtype=torch.long)}
     dynamic = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in inputs}
     torch.onnx.export(model, kwargs=inputs, dynamo=True, dynamic_shapes=dynamic, verbose=False).save(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for batch_size, num_frames in ((1, 15), (3, 133)):
-        feed = {"input_features": 10 * torch.randn(batch_size, num_frames, 16) - 40}
-        if masked:
-            feed["attention_mask"] = torch.ones(batch_size, num_frames, dtype=torch.long)
-            feed["attention_mask"][-1, max(15, num_frames // 2) :] = 0
+        mask = torch.ones(batch_size, num_frames, dtype=torch.long)
+        mask[-1, max(15, num_frames // 2) :] = 0
+        feed = {"input_features": 10 * torch.randn(batch_size, num_frames, 16) - 40, "attention_mask": mask}
         with torch.no_grad():
             expected = model(**feed).logits.numpy()
         scores = session.run(None, {name: tensor.numpy() for name, tensor in feed.items()})[0]

@@ -58,6 +58,10 @@ def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
     published = hashlib.sha256(path.read_bytes()).hexdigest() == WEIGHTS_SHA256
     content = torch.load(path, map_location="cpu", weights_only=True)
     original = content["model"] if isinstance(content, dict) and "model" in content else content
+    if not isinstance(original, dict):
+        raise ValueError(
+            f"Expected a state dict in {path.name!r}, got {type(original).__name__}: this is not a Distill-MOS v7 checkpoint."
+        )
     config = DistilledSQAConfig(checkpoint_name=CHECKPOINT_NAME if published else path.stem)
     model = DistilledSQA(config)
     model.load_state_dict(convert_state_dict(original, model))

@@ -13,6 +13,7 @@ Shapes:   B batch, T samples, W windows, S spectra, K bins, C channels, F frames
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,9 @@ class CompressedSpectrum(nn.Module):
     def __init__(self, config: DistilledSQAConfig):
         super().__init__()
         self.fft_size, self.hop_samples, self.compression = config.fft_size, config.fft_hop_samples, config.compression
-        # A NumPy attribute: from_pretrained leaves non-persistent buffers and tensors uninitialised.
-        self._hann = np.hanning(self.fft_size + 1)[:-1].astype(np.float32)
+        # A NumPy attribute: from_pretrained leaves non-persistent buffers and tensors uninitialised. Torch's own window: NumPy's
+        # differs in the last bit, which the compression of near-empty bins turns into 1e-4 MOS.
+        self._hann = torch.hann_window(self.fft_size, dtype=torch.float32, device="cpu").numpy()
 
     @property
     def margin(self) -> int:
@@ -163,6 +165,11 @@ class SharedFrames:
         self._stream: TrunkStream | None = None
         self._peak, self._start = -1.0, 0
         self._inner = torch.zeros(0)
+
+    @property
+    def can_share(self) -> bool:
+        """Whether a window has frames that see neither of its edges."""
+        return self._num_inner > 0
 
     def frames(self, window: torch.Tensor, start: int) -> torch.Tensor:
         """Trunk output `(1, F, K * C)` of the window `(1, T)` that starts at sample `start`, a multiple of two hops."""
@@ -337,10 +344,10 @@ class DistilledSQA(AudioQualityPreTrainedModel):
     def check_scoring_options(self, mode: str, hop_seconds: float | None) -> None:
         super().check_scoring_options(mode, None)
         longest = self.config.window_samples / self.config.sampling_rate
-        if hop_seconds is not None and not 0.05 <= hop_seconds <= longest:
+        if hop_seconds is not None and not (isinstance(hop_seconds, Real) and 0.05 <= hop_seconds <= longest):
             raise ValueError(
                 f"Expected `hop_seconds` between 0.05 and {longest} (the length of a window: larger hops leave gaps), got "
-                f"{hop_seconds}."
+                f"{hop_seconds!r}."
             )
 
     @torch.inference_mode()
@@ -385,7 +392,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             shared = SharedFrames(self)
             for start, window in zip(starts.tolist(), recording.windows(starts.tolist(), self.config.window_samples), strict=True):
                 tensor = torch.from_numpy(window)[None].to(self.device)
-                if len(window) < self.config.window_samples:
+                if len(window) < self.config.window_samples or not shared.can_share:
                     yield self.score_windows(tensor)
                 else:
                     yield self._score_frames(shared.frames(tensor, start))

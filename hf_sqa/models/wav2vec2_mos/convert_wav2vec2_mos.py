@@ -185,7 +185,8 @@ def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -
     if not heads_known and hidden_size not in NUM_HEADS:
         raise ValueError(
             f"Expected a hidden size of {', '.join(map(str, NUM_HEADS))}, those of the published encoders, got {hidden_size}: the "
-            'number of attention heads cannot be inferred; pass `encoder_config={"num_attention_heads": ...}`.'
+            'number of attention heads cannot be inferred; pass `encoder_config={"num_attention_heads": ...}` '
+            "(to `hf-sqa convert --encoder-config` as a JSON file)."
         )
     norm = "layer" if "feature_extractor.conv_layers.0.2.1.weight" in tensors else "group"
     intermediate_size, _ = shape("encoder.layers.0.fc1.weight")

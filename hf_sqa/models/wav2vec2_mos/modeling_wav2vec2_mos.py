@@ -4,6 +4,7 @@ Paper:    Cooper et al., "Generalization Ability of MOS Prediction Networks", IC
           languages and amounts of data in "Exploring the influence of fine-tuning data on wav2vec 2.0 model for blind speech
           quality prediction"
 Code:     https://github.com/nii-yamagishilab/mos-finetune-ssl, mos_fairseq.py (BSD 3-Clause)
+Weights:  SSL-MOS checkpoints by its authors (BSD 3-Clause), converted from the file; any encoder of the Hub to start from
 Differs:  padding is masked unless `mask_padding=False`; any encoder, layer, mix of layers, pooling, number of scores; optionally
           bounded scores and variances. Converted weights with `mask_padding=False` give the original's scores, padded batches
           included. The original pools features and then scores them; scoring frames and then pooling is the same to rounding.

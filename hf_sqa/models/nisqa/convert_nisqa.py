@@ -1,0 +1,307 @@
+"""NISQA weights, as the authors and the organisers of ConferencingSpeech 2022 published them, to a model and back.
+
+The files are pickles, two of them with pandas objects beside the tensors. They are read by an unpickler that builds tensors and
+plain containers only: objects of known libraries become inert stand-ins, and a file that names anything else is refused. Nothing
+that a file names is ever imported or called.
+
+The three files of the authors (nisqa.tar, nisqa_mos_only.tar, nisqa_tts.tar) are licensed CC BY-NC-SA 4.0: not for commercial use.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import pickle
+import tarfile
+import types
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from hf_sqa.models.nisqa.configuration_nisqa import DIMENSIONS, NISQAConfig
+from hf_sqa.models.nisqa.modeling_nisqa import NISQA
+
+#: What `convert` reads, a line each.
+READS = (
+    "a file of NISQA: nisqa.tar, nisqa_mos_only.tar, nisqa_tts.tar (CC BY-NC-SA 4.0), or one trained with its code",
+    "a baseline of ConferencingSpeech 2022: nq_base1, nq_base2 as published (*.tar)",
+)
+
+#: What the published weights are called, by the SHA-256 of their files.
+CHECKPOINT_NAMES = {
+    "7ec4cf937514dd3f8860b21e66fabd8ca87a168572675ef8d979c4c4ad2e805c": "nisqa-v2",
+    "16b2632bea0a481b1bba485587a8da2265f2c7797b525712ae0c072986ee783c": "nisqa-v2-mos-only",
+    "c556a954cd9536360b4fe6f524ad432816509cd22f436f345b281a7851360656": "nisqa-v1-tts",
+    "4d4d56df6a7039a23d4f5deda9f9d8860e22f5e361f7212f1b17f44a3a18ebcf": "nq-base1",
+    "3c6045cd5da5db78e02e31e25423db19875e0f02e1d20aed44bb3913a30e89e5": "nq-base2",
+}
+
+#: What a file may really build.
+ALLOWED_GLOBALS = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): torch.device,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+}
+#: What may stand in a file but is replaced: a training script keeps results and dates beside the weights.
+REPLACED_PACKAGES = ("datetime", "numpy", "pandas", "pathlib")
+REPLACED_GLOBALS = {("_codecs", "encode"), ("__builtin__", "slice"), ("builtins", "slice")}
+
+
+def convert(checkpoint: str | Path) -> NISQA:
+    """Build the model from a checkpoint of the original code.
+
+    Args:
+        checkpoint (`str` or `Path`): File written by the original: a dictionary with `args` and `model_state_dict`.
+
+    Returns:
+        [`NISQA`] in evaluation mode. `NISQAFeatureExtractor.from_config(model.config)` is the extractor that fits it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds objects that are refused, an architecture that this family does not have, or a tensor that is
+            missing, unknown or of another shape; the message names it.
+    """
+    path = Path(checkpoint)
+    content = load_restricted(path)
+    for part in ("args", "model_state_dict"):
+        if not isinstance(content, dict) or not isinstance(content.get(part), dict):
+            raise ValueError(f"Expected a dictionary with 'args' and 'model_state_dict' in {str(path)!r}, found no {part!r}.")
+    original = content["model_state_dict"]
+    name = CHECKPOINT_NAMES.get(hashlib.sha256(path.read_bytes()).hexdigest(), path.stem)
+    model = NISQA(config_from_args(content["args"], original, checkpoint_name=name))
+    model.load_state_dict(convert_state_dict(original, model))
+    return model.eval()
+
+
+def config_from_args(args: dict[str, Any], tensors: dict[str, torch.Tensor], checkpoint_name: str | None = None) -> NISQAConfig:
+    """Architecture of a checkpoint, from the original's options and the names of its tensors.
+
+    Raises:
+        ValueError: If an option is missing, or asks for something this family does not have.
+    """
+
+    def option(name: str) -> Any:
+        if name not in args:
+            raise ValueError(f"Expected the option {name!r} among the checkpoint's 'args', got none.")
+        return args[name]
+
+    def refuse_unless(name: str, *accepted: Any) -> None:
+        if args.get(name) not in accepted:
+            raise ValueError(
+                f"Expected the option {name!r} of the checkpoint to be {' or '.join(map(repr, accepted))}, got {args[name]!r}: "
+                "this family does not have it."
+            )
+
+    refuse_unless("model", "NISQA", "NISQA_DIM")
+    refuse_unless("td_2", "skip", None)
+    refuse_unless("double_ended", False, None)
+    cnn, time_encoder, pooling = option("cnn_model"), option("td"), option("pool")
+    num_labels = len({name.split(".")[1] for name in tensors if name.startswith("pool_layers.")}) or 1
+    if num_labels not in (1, len(DIMENSIONS)):
+        raise ValueError(
+            f"Expected one score or the five of NISQA_DIM ({', '.join(DIMENSIONS)}), got {num_labels} poolings in the checkpoint."
+        )
+    options = {
+        "checkpoint_name": checkpoint_name,
+        "id2label": dict(enumerate(DIMENSIONS[:num_labels])),
+        "sampling_rate": option("ms_sr"),
+        "fft_size": option("ms_n_fft"),
+        "hop_seconds": option("ms_hop_length"),
+        "window_seconds": option("ms_win_length"),
+        "num_mel_bins": option("ms_n_mels"),
+        "max_frequency_hz": option("ms_fmax"),
+        "segment_frames": option("ms_seg_length"),
+        "segment_hop_frames": option("ms_seg_hop_length"),
+        "segment_encoder": cnn,
+        "segment_feature_size": option("cnn_fc_out_h"),
+        "segment_dropout": option("cnn_dropout"),
+        "time_encoder": time_encoder,
+        "pooling": pooling,
+    }
+    if cnn in ("adapt", "standard"):
+        if tuple(option("cnn_kernel_size")) != (3, 3):
+            raise ValueError(f"Expected convolutions of 3 by 3, got 'cnn_kernel_size' {args['cnn_kernel_size']}.")
+        options["conv_channels"] = [option(f"cnn_c_out_{index}") for index in (1, 2, 3)]
+    if cnn == "adapt":
+        options["conv_pool_sizes"] = [list(option(f"cnn_pool_{index}")) for index in (1, 2, 3)]
+    if time_encoder == "self_att":
+        refuse_unless("td_sa_pos_enc", False, None)
+        options |= {
+            "hidden_size": option("td_sa_d_model"),
+            "num_attention_heads": option("td_sa_nhead"),
+            "num_hidden_layers": option("td_sa_num_layers"),
+            "intermediate_size": option("td_sa_h"),
+            "dropout": option("td_sa_dropout"),
+        }
+    elif time_encoder == "lstm":
+        refuse_unless("td_lstm_num_layers", 1)
+        refuse_unless("td_lstm_bidirectional", True)
+        options["hidden_size"] = option("td_lstm_h")
+    if pooling == "att":
+        options["pooling_size"] = option("pool_att_h")
+    return NISQAConfig(**options)
+
+
+def convert_state_dict(original: dict[str, torch.Tensor], model: NISQA) -> dict[str, torch.Tensor]:
+    """Tensors of the original under our names; every tensor of both sides is accounted for.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown or of another shape.
+    """
+    converted: dict[str, torch.Tensor] = {}
+    expected = model.state_dict()
+    sources = original_names(model)
+    for source, names in sources.items():
+        if source not in original:
+            raise ValueError(f"The checkpoint lacks the tensor {source!r}, which its options ask for.")
+        tensor = original[source]
+        shape = (sum(expected[name].shape[0] for name in names), *expected[names[0]].shape[1:]) if len(names) > 1 else None
+        shape = tuple(expected[names[0]].shape) if shape is None else shape
+        if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != shape:
+            got = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise ValueError(
+                f"Expected the tensor {source!r} to have shape {shape}, which the checkpoint's options ask for, got {got}."
+            )
+        for name, part in zip(names, tensor.chunk(len(names)) if len(names) > 1 else [tensor], strict=True):
+            converted[name] = part.contiguous().clone()
+    if unknown := sorted(set(original) - set(sources)):
+        raise ValueError(f"Unknown tensors in the checkpoint: {', '.join(unknown[:5])}; its options do not ask for them.")
+    return converted
+
+
+def original_state_dict(model: NISQA) -> dict[str, torch.Tensor]:
+    """Tensors of a model under the names of the original, which its code loads; the inverse of `convert_state_dict`."""
+    tensors = model.state_dict()
+    return {
+        source: torch.cat([tensors[name] for name in names]) if len(names) > 1 else tensors[names[0]].clone()
+        for source, names in original_names(model).items()
+    }
+
+
+def original_names(model: NISQA) -> dict[str, list[str]]:
+    """Name in the original of every tensor, with our names of its parts; the parts follow each other along the first axis."""
+    names: dict[str, list[str]] = {}
+    for name in model.state_dict():
+        names.setdefault(_original_name(name, model.config), []).append(name)
+    return names
+
+
+def _original_name(name: str, config: NISQAConfig) -> str:
+    part, rest = name.split(".", 1)
+    if part == "segment_encoder":
+        return "cnn.model." + _original_segment_encoder_name(rest, config)
+    if part == "time_encoder":
+        return "time_dependency.model." + _original_time_encoder_name(rest)
+    index, layer, kind = rest.split(".")
+    linear = {"attention_hidden": "linear1", "attention_score": "linear2", "score_head": "linear3"}[layer]
+    prefix = "pool" if config.num_labels == 1 else f"pool_layers.{index}"
+    return f"{prefix}.model.{linear if config.pooling == 'att' else 'linear'}.{kind}"
+
+
+def _original_segment_encoder_name(name: str, config: NISQAConfig) -> str:
+    if name.startswith("input_norm."):
+        return name.replace("input_norm", "bn1")
+    if name.startswith("projection."):
+        return name.replace("projection", "fc_out" if config.segment_encoder == "standard" else "fc")
+    _, index, layer, kind = name.split(".")
+    # The dense encoder counts the norm of its input as the first.
+    number = int(index) + (2 if config.segment_encoder == "dff" and layer == "norm" else 1)
+    return f"{ {'conv': 'conv', 'linear': 'lin', 'norm': 'bn'}[layer] }{number}.{kind}"
+
+
+def _original_time_encoder_name(name: str) -> str:
+    if name.startswith("forward_lstm."):
+        return name.replace("forward_lstm", "lstm")
+    if name.startswith("backward_lstm."):
+        return name.replace("backward_lstm", "lstm") + "_reverse"
+    for ours, theirs in (
+        ("input_projection.", "linear."),
+        ("input_norm.", "norm1."),
+        ("self_attn.q_proj.", "self_attn.in_proj_"),  # its rows are q, k, v
+        ("self_attn.k_proj.", "self_attn.in_proj_"),
+        ("self_attn.v_proj.", "self_attn.in_proj_"),
+        ("self_attn_norm.", "norm1."),
+        ("fc1.", "linear1."),
+        ("fc2.", "linear2."),
+        ("fc_norm.", "norm2."),
+    ):
+        if ours in name:
+            return name.replace(ours, theirs)
+    return name
+
+
+def load_restricted(path: str | Path) -> Any:
+    """Read a file of `torch.save`, in its zip or its older format, without running anything it names.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such file, or names a function or class that is neither a tensor's nor a known library's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a checkpoint of NISQA at {str(path)!r}, found no file.")
+    if tarfile.is_tarfile(path):
+        raise ValueError(
+            f"Expected a file of `torch.save` at {str(path)!r}, got a tar archive; the published `.tar` files are none, so pass "
+            "them as they come, or what is inside the archive."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_RESTRICTED_PICKLE)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"Expected a file of `torch.save` with NISQA's weights at {str(path)!r}; reading it failed: {error}"
+        ) from error
+
+
+class _StandIn:
+    """Takes the place of an object that is not needed, and of whatever is done to it."""
+
+    name: ClassVar[str] = ""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+    def extend(self, items: Any) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, not read>"
+
+    __hash__ = object.__hash__
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in ALLOWED_GLOBALS:
+            return ALLOWED_GLOBALS[module, name]
+        if module.split(".")[0] in REPLACED_PACKAGES or (module, name) in REPLACED_GLOBALS:
+            return type("_StandIn", (_StandIn,), {"name": f"{module}.{name}"})
+        raise ValueError(
+            f"Refused to read a checkpoint that names {module}.{name}: weights need no such thing, and calling it could do "
+            "anything. If the file is what it says, have its author save `args` and `model_state_dict` alone."
+        )
+
+
+def _restricted_load(file: Any, **kwargs: Any) -> Any:
+    return _RestrictedUnpickler(file, **kwargs).load()
+
+
+#: What `torch.load` uses of the module `pickle`.
+_RESTRICTED_PICKLE = types.SimpleNamespace(
+    Unpickler=_RestrictedUnpickler, load=_restricted_load, UnpicklingError=pickle.UnpicklingError, __name__="restricted pickle"
+)

@@ -1,0 +1,272 @@
+"""Log-mel spectra of NISQA, from recordings at any rate and of any length.
+
+Paper:    Mittag et al., "NISQA: A Deep CNN-Self-Attention Model for Multidimensional Speech Quality Prediction with Crowdsourced
+          Datasets", Interspeech 2021, arXiv:2104.09494
+Code:     https://github.com/gabrielmittag/NISQA, nisqa/NISQA_lib.py (MIT), which calls librosa
+Differs:  computed from blocks of samples as they come, so that a recording of hours need not be held; transforms in single
+          precision; a window of 20 ms is transformed at its own place instead of inside 4096 samples of mostly zeros; no limit of
+          1300 segments. Equal to librosa's spectrum within 0.01 dB.
+Shapes:   B batch, T samples, W frames, K mel bins
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import scipy.signal
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.audio_utils import mel_filter_bank
+
+from hf_sqa.models.nisqa.configuration_nisqa import NISQAConfig
+
+#: Frames transformed together: their spectra fit a processor's cache.
+FRAMES_PER_TRANSFORM = 64
+
+
+class NISQAFeatureExtractor(SequenceFeatureExtractor):
+    r"""Turns recordings into log-mel spectra in dB.
+
+    Args:
+        feature_size (`int`, *optional*, defaults to `48`): Mel bands.
+        sampling_rate (`int`, *optional*, defaults to `48000`): Rate in Hz. With `native_rate` it is only what the stock pipeline
+            `audio-classification` resamples to, that of the corpus NISQA was trained on.
+        native_rate (`bool`, *optional*, defaults to `True`): Whether to take every recording at its own rate, which then has to be
+            given; otherwise any other than `sampling_rate` is refused.
+        padding_value (`float`, *optional*, defaults to `0.0`): What padding is filled with; the model does not look at it.
+        fft_size (`int`, *optional*, defaults to `4096`): Points of the Fourier transform.
+        hop_seconds (`float`, *optional*, defaults to `0.01`): Distance between frames.
+        window_seconds (`float`, *optional*, defaults to `0.02`): Length of the Hann window.
+        max_frequency_hz (`float`, *optional*, defaults to `20000.0`): Upper edge of the highest band.
+        min_amplitude (`float`, *optional*, defaults to `1e-4`): Amplitudes below it count as it, -80 dB.
+        dynamic_range_db (`float`, *optional*, defaults to `80.0`): What lies further below the loudest band of the recording is
+            raised to that level.
+        segment_frames (`int`, *optional*, defaults to `15`): Frames the model needs; a shorter recording is refused.
+    """
+
+    model_input_names = ["input_features", "attention_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 48,
+        sampling_rate: int = 48_000,
+        padding_value: float = 0.0,
+        *,
+        native_rate: bool = True,
+        fft_size: int = 4096,
+        hop_seconds: float = 0.01,
+        window_seconds: float = 0.02,
+        max_frequency_hz: float = 20_000.0,
+        min_amplitude: float = 1e-4,
+        dynamic_range_db: float = 80.0,
+        segment_frames: int = 15,
+        **kwargs: Any,
+    ):
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.native_rate = native_rate
+        self.fft_size = fft_size
+        self.hop_seconds = hop_seconds
+        self.window_seconds = window_seconds
+        self.max_frequency_hz = max_frequency_hz
+        self.min_amplitude = min_amplitude
+        self.dynamic_range_db = dynamic_range_db
+        self.segment_frames = segment_frames
+
+    @classmethod
+    def from_config(cls, config: NISQAConfig) -> NISQAFeatureExtractor:
+        """The extractor that fits a model."""
+        return cls(
+            feature_size=config.num_mel_bins,
+            native_rate=config.sampling_rate is None,
+            **({} if config.sampling_rate is None else {"sampling_rate": config.sampling_rate}),
+            fft_size=config.fft_size,
+            hop_seconds=config.hop_seconds,
+            window_seconds=config.window_seconds,
+            max_frequency_hz=config.max_frequency_hz,
+            segment_frames=config.segment_frames,
+        )
+
+    def __call__(
+        self,
+        raw_speech: np.ndarray | Sequence[float] | Sequence[np.ndarray],
+        sampling_rate: int | Sequence[int] | None = None,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Log-mel spectra of one recording or several.
+
+        Args:
+            raw_speech (`np.ndarray` or a sequence of them): Mono waveforms, each of shape `(T,)`, nominally in `[-1, 1]`. The level
+                matters to the score; nothing is normalised.
+            sampling_rate (`int` or `Sequence[int]`): Rate in Hz: one for all, or one for each waveform. May be left out only where
+                the extractor has a rate of its own.
+            padding (`bool` or `str`, *optional*, defaults to `True`): As in transformers; lengths are in frames.
+            max_length (`int`, *optional*): Frames to pad or cut to.
+            truncation (`bool`, *optional*, defaults to `False`): Whether to cut to `max_length`.
+            pad_to_multiple_of (`int`, *optional*): Pad the number of frames to a multiple of this.
+            return_attention_mask (`bool`, *optional*): Whether to return the mask; by default yes.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+
+        Returns:
+            [`BatchFeature`] with `input_features` of shape `(B, W, K)` in dB and `attention_mask` of shape `(B, W)`, 1 on frames
+            and 0 on padding.
+
+        Raises:
+            ValueError: If the rate is missing, not the extractor's or too high for `fft_size`; if a waveform is not mono or too
+                short for one segment.
+        """
+        waveforms = _as_waveforms(raw_speech)
+        rates = list(sampling_rate) if isinstance(sampling_rate, Sequence) else [sampling_rate] * len(waveforms)
+        if len(rates) != len(waveforms):
+            raise ValueError(f"Expected one sampling rate, or one for each of {len(waveforms)} waveforms, got {len(rates)}.")
+        return self.pad(
+            BatchFeature(
+                {"input_features": [self.log_mel([waveform], rate) for waveform, rate in zip(waveforms, rates, strict=True)]}
+            ),
+            padding=padding,
+            max_length=max_length,
+            truncation=truncation,
+            pad_to_multiple_of=pad_to_multiple_of,
+            return_attention_mask=return_attention_mask,
+            return_tensors=return_tensors,
+        )
+
+    def log_mel(self, blocks: Iterable[np.ndarray], sampling_rate: int | None) -> np.ndarray:
+        """Log-mel spectrum of one recording that comes in blocks.
+
+        Args:
+            blocks (`Iterable[np.ndarray]`): Consecutive pieces of the waveform, each of shape `(T,)`, of any length.
+            sampling_rate (`int`): In Hz.
+
+        Returns:
+            `np.ndarray` of shape `(1 + T // hop, K)`, float32, in dB relative to an amplitude of 1, at least -80. It takes 19 kB
+            for a second of audio; the blocks are not kept.
+
+        Raises:
+            ValueError: As in `__call__`.
+        """
+        sampling_rate = self._checked_rate(sampling_rate)
+        hop, window = int(sampling_rate * self.hop_seconds), int(sampling_rate * self.window_seconds)
+        filters = mel_filters(sampling_rate, self.fft_size, self.feature_size, float(self.max_frequency_hz))
+        hann = scipy.signal.get_window("hann", window).astype(np.float32)
+
+        spectra, num_samples, rest = [], 0, np.zeros(0, np.float32)
+        for block, num_new in _mirrored_at_the_ends(blocks, (window + 1) // 2, window // 2):
+            num_samples += num_new
+            rest = np.concatenate([rest, block])
+            num_frames = max(0, (len(rest) - window) // hop + 1)
+            if num_frames:
+                frames = np.lib.stride_tricks.sliding_window_view(rest, window)[::hop]
+                for first in range(0, num_frames, FRAMES_PER_TRANSFORM):
+                    windowed = torch.from_numpy(frames[first : first + FRAMES_PER_TRANSFORM] * hann)
+                    # torch's transform takes two thirds of the time of SciPy's; NumPy's magnitude a tenth of that of torch.
+                    spectrum = torch.fft.rfft(windowed, n=self.fft_size).numpy()
+                    spectra.append(np.abs(spectrum[:, : len(filters)]) @ filters)
+                rest = rest[num_frames * hop :]
+        num_frames = sum(map(len, spectra))
+        if num_frames < self.segment_frames:
+            shortest = (self.segment_frames - 1) * hop
+            raise ValueError(
+                f"Expected at least {shortest} samples ({shortest / sampling_rate:.3f} s at {sampling_rate} Hz), enough for "
+                f"one segment of {self.segment_frames} frames, got {num_samples} samples ({num_samples / sampling_rate:.3f} s)."
+            )
+        spectra = np.concatenate(spectra)
+        # In place: an hour takes 69 MB.
+        np.maximum(spectra, np.float32(self.min_amplitude), out=spectra)
+        np.log10(spectra, out=spectra)
+        spectra *= 20
+        return np.maximum(spectra, spectra.max() - np.float32(self.dynamic_range_db), out=spectra)
+
+    def _checked_rate(self, sampling_rate: int | None) -> int:
+        if sampling_rate is None:
+            if self.native_rate:
+                raise ValueError(
+                    "Expected `sampling_rate` beside the waveform: this model takes recordings at their own rate, and a wrong rate "
+                    "gives a plausible but wrong score."
+                )
+            return self.sampling_rate
+        if not self.native_rate and sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"Expected audio sampled at {self.sampling_rate} Hz, got {sampling_rate} Hz; resample first with "
+                f"`hf_sqa.audio.resample(waveform, {sampling_rate}, {self.sampling_rate})`."
+            )
+        if not 1 <= int(sampling_rate * self.hop_seconds) <= int(sampling_rate * self.window_seconds) <= self.fft_size:
+            raise ValueError(
+                f"Expected a sampling rate between {1 / self.hop_seconds:g} and {self.fft_size / self.window_seconds:g} Hz (a "
+                f"window of {self.window_seconds} s has to fit a transform of {self.fft_size} points), got {sampling_rate} Hz."
+            )
+        return int(sampling_rate)
+
+
+@lru_cache(maxsize=16)
+def mel_filters(sampling_rate: int, fft_size: int, num_mel_bins: int, max_frequency_hz: float) -> np.ndarray:
+    """Triangular filters on Slaney's scale, each of unit area, as librosa makes them by default.
+
+    Args:
+        sampling_rate (`int`): In Hz.
+        fft_size (`int`): Points of the Fourier transform.
+        num_mel_bins (`int`): Filters.
+        max_frequency_hz (`float`): Upper edge of the highest filter. Filters above half the sampling rate are zero.
+
+    Returns:
+        `np.ndarray` of shape `(bins, num_mel_bins)`, float32; the spectrum's bins up to the last one that any filter uses.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # empty filters are what the published model sees below 40 kHz
+        filters = mel_filter_bank(
+            num_frequency_bins=fft_size // 2 + 1,
+            num_mel_filters=num_mel_bins,
+            min_frequency=0.0,
+            max_frequency=max_frequency_hz,
+            sampling_rate=sampling_rate,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+    used = np.flatnonzero(filters.any(axis=1))
+    return np.ascontiguousarray(filters[: used[-1] + 1], np.float32)
+
+
+def _mirrored_at_the_ends(blocks: Iterable[np.ndarray], left: int, right: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the blocks as float32 with `left` mirrored samples before the first sample and `right` after the last.
+
+    Beside each block comes how many of its samples are the recording's own. A recording too short to be mirrored comes as it is.
+    """
+    head: list[np.ndarray] = []  # kept back until there is enough of it to mirror
+    num_head, tail = 0, None
+    for block in blocks:
+        block = np.asarray(block, np.float32)
+        if tail is None:
+            head.append(block)
+            num_head += len(block)
+            if num_head <= max(left, right):
+                continue
+            block = np.concatenate(head) if len(head) > 1 else block
+            yield block[left:0:-1], 0
+            tail = block[:0]
+        yield block, len(block)
+        tail = np.concatenate([tail, block[-right - 1 :]])[-right - 1 :]
+    if tail is None:
+        yield np.concatenate([np.zeros(0, np.float32), *head]), num_head
+    else:
+        yield tail[-2 : -2 - right : -1], 0
+
+
+def _as_waveforms(raw_speech: Any) -> list[np.ndarray]:
+    """One waveform or several, as a list of arrays of shape `(T,)`."""
+    several = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
+    several = several or (isinstance(raw_speech, np.ndarray) and raw_speech.ndim > 1)
+    waveforms = [np.asarray(waveform, np.float32) for waveform in (raw_speech if several else [raw_speech])]
+    for waveform in waveforms:
+        if waveform.ndim != 1:
+            raise ValueError(
+                f"Expected mono waveforms of shape (num_samples,), got one of shape {waveform.shape}; average its channels first."
+            )
+    return waveforms

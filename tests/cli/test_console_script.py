@@ -1,0 +1,90 @@
+"""The command as installed, in processes of its own."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def command():
+    path = Path(sys.executable).with_name("hf-sqa")
+    if not path.exists():
+        pytest.skip("needs the package installed, for its console script")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Forty recordings of twelve seconds."""
+    folder = tmp_path_factory.mktemp("many")
+    soundfile.write(folder / "00.wav", 0.1 * np.random.default_rng(0).standard_normal(12 * RATE), RATE)
+    for index in range(1, 40):
+        os.link(folder / "00.wav", folder / f"{index:02d}.wav")
+    return folder
+
+
+def test_help_comes_under_a_second_without_torch(command):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run([sys.executable, "-X", "importtime", command, "--help"], capture_output=True, text=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    assert result.returncode == 0
+    assert "score" in result.stdout and "info" in result.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
+    assert not imported & {"torch", "transformers", "numpy", "matplotlib", "soundfile"}
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_good_and_bad_recordings_on_standard_output_exit_with_1(command, recordings, tiny_folder):
+    arguments = [command, "score", "-", str(recordings / "absent.wav"), "--model", str(tiny_folder), "--output", "-"]
+    content = (recordings / "00.wav").read_bytes()
+
+    result = subprocess.run(arguments, input=content, capture_output=True, timeout=120)
+
+    good, bad = (json.loads(line) for line in result.stdout.splitlines())
+    assert result.returncode == 1
+    assert (good["file"], good["status"]) == ("-", "ok")
+    assert bad["code"] == "missing"
+    assert result.stderr.decode().strip() == "1 of 2 recordings could not be scored; the rows say why."
+
+
+def test_a_misspelled_option_exits_with_2(command):
+    result = subprocess.run([command, "score", "a.wav", "--sort", "wurst"], capture_output=True, text=True, timeout=60)
+
+    assert result.returncode == 2
+    assert result.stderr == "hf-sqa: Expected --sort to be one of worst, best, name, input, got 'wurst'.\n"
+
+
+@pytest.mark.parametrize("suffix", [pytest.param("csv", marks=pytest.mark.slow), "jsonl"])
+def test_ctrl_c_keeps_what_is_done_and_exits_with_130(suffix, command, recordings, tiny_folder, tmp_path):
+    output = tmp_path / f"scores.{suffix}"
+    arguments = ["score", str(recordings), "--model", str(tiny_folder), "--hop-seconds", "0.05", "--output", str(output)]
+    process = subprocess.Popen([command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        if output.exists() and len(output.read_text().splitlines()) >= 3:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    table, errors = process.communicate(timeout=60)
+
+    lines = output.read_text().splitlines()
+    num_rows = len(lines) - (suffix == "csv")
+    assert process.returncode == 130, errors
+    assert 2 <= num_rows < 40
+    assert f"Interrupted: {num_rows} of 40 recordings are done and kept." in errors
+    assert "Traceback" not in errors
+    assert table.count(".wav") == num_rows
+    if suffix == "jsonl":
+        assert all(json.loads(line)["status"] == "ok" for line in lines)
