@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -29,6 +30,7 @@ from transformers import (
     initialization as init,
 )
 from transformers.models.auto.feature_extraction_auto import get_feature_extractor_config
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 from transformers.utils import logging
 
 #: `model_type` of the encoders whose masks, layers and norms are known (and tested) here.
@@ -47,6 +49,8 @@ ENCODER_TYPES = (
 MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert")
 #: Samples in a spectrum, their distance, and the spectra in one frame, of w2v-BERT 2.0's feature extractor (16 kHz).
 SPECTRUM_SAMPLES, SPECTRUM_HOP_SAMPLES, SPECTRA_PER_FRAME = 400, 160, 2
+#: Encoder options of fine-tuning for scores: no frames are masked. The vector that would replace them is then not built.
+FINE_TUNING_OPTIONS = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 #: Tensors of a checkpoint that belong to a task or to pre-training, and not to the encoder.
 HEAD_TENSORS = re.compile(
     r"^(lm_head|quantizer|project_q|project_hid|dropout_features|final_proj|label_embs_concat|speaker_proj|label_embeddings_concat"
@@ -127,7 +131,7 @@ def build_encoder(encoder_config: PreTrainedConfig, layer: int | None = None) ->
     """
     check_encoder_config(encoder_config)
     check_layer(encoder_config, layer)
-    return _without_final_norm(AutoModel.from_config(truncated(encoder_config, layer)), layer)
+    return _prepared(AutoModel.from_config(truncated(encoder_config, layer)), layer)
 
 
 def load_encoder_config(name_or_path: str, options: dict[str, Any] | None = None, **hub_options: Any) -> PreTrainedConfig:
@@ -199,7 +203,7 @@ def load_encoder(
         )
     encoder.config._name_or_path = ""
     encoder.name_or_path = ""
-    return _without_final_norm(encoder, layer)
+    return _prepared(encoder, layer)
 
 
 def published_sampling_rate(name_or_path: str, **hub_options: Any) -> int | None:
@@ -358,6 +362,27 @@ class LayerMix(nn.Module):
         return sum(weight * layer for weight, layer in zip(self.weights, layers, strict=True))
 
 
+class AdaptableWavLMAttention(WavLMAttention):
+    """WavLM's attention, calling its projections as modules.
+
+    transformers hands their weights to `F.multi_head_attention_forward`, so LoRA around `q_proj` would train nothing, in silence.
+    """
+
+    def torch_multi_head_self_attention(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, gated_position_bias: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        def split(projected: torch.Tensor) -> torch.Tensor:
+            return projected.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, H, F, D / H)
+
+        query, key = split(self.q_proj(hidden_states)), split(self.k_proj(hidden_states))
+        weights = query * self.scaling @ key.transpose(2, 3) + gated_position_bias.unflatten(0, (-1, self.num_heads))
+        if attention_mask is not None:
+            weights = weights.masked_fill(attention_mask[:, None, None].ne(1), float("-inf"))
+        weights = F.dropout(weights.softmax(dim=-1), self.dropout, self.training)
+        context = (weights @ split(self.v_proj(hidden_states))).transpose(1, 2).flatten(2)
+        return self.out_proj(context), weights
+
+
 @contextmanager
 def _without_load_report() -> Iterator[None]:
     """Hold back transformers' table of tensors left out or missing: every one of them is accounted for here."""
@@ -369,7 +394,11 @@ def _without_load_report() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _without_final_norm(encoder: PreTrainedModel, layer: int | None) -> PreTrainedModel:
+def _prepared(encoder: PreTrainedModel, layer: int | None) -> PreTrainedModel:
+    """An encoder that ends at the layer wanted and that adapters can be attached to."""
+    for module in encoder.modules():
+        if type(module) is WavLMAttention:
+            module.__class__ = AdaptableWavLMAttention
     if layer is not None and has_final_norm(encoder.config):
         encoder.encoder.layer_norm = nn.Identity()
     return encoder

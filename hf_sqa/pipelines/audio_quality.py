@@ -16,6 +16,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
 from hf_sqa.audio import AudioError, Recording, load_recording
+from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.outputs import RecordingScores
 from hf_sqa.pipelines.identity import model_identity
 
@@ -56,6 +57,7 @@ class AudioQualityPipeline(Pipeline):
         num_workers (`int`, *optional*, defaults to 0): Processes that decode and resample.
     """
 
+    model: AudioQualityPreTrainedModel
     _load_processor = False
     _load_image_processor = False
     _load_feature_extractor = True

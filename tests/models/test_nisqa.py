@@ -20,8 +20,9 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline
 
 from hf_sqa.audio import load_recording
 from hf_sqa.auto import AutoModelForAudioQuality
+from hf_sqa.blocks.foreign_checkpoint import InertRecord, read_foreign_checkpoint
 from hf_sqa.models.nisqa import NISQA, BiasAwareLoss, NISQAConfig, NISQAFeatureExtractor
-from hf_sqa.models.nisqa.convert_nisqa import convert, load_restricted, original_state_dict
+from hf_sqa.models.nisqa.convert_nisqa import convert, original_state_dict
 from hf_sqa.models.nisqa.modeling_nisqa import adaptive_max_pool, reverse_segments
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -513,7 +514,7 @@ def test_every_tensor_goes_there_and_back(zipped, tmp_path):
 
 @pytest.mark.parametrize("key", CHECKPOINTS)
 def test_every_published_tensor_goes_there_and_back(key, published):
-    original = load_restricted(shared("checkpoints/" + CHECKPOINTS[key]))["model_state_dict"]
+    original = read_foreign_checkpoint(shared("checkpoints/" + CHECKPOINTS[key]))["model_state_dict"]
     back = original_state_dict(published(key)[0])
     assert back.keys() == original.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in original.items())
@@ -557,14 +558,14 @@ class Payload:
 def test_a_payload_is_refused_and_does_not_run(zipped, tmp_path):
     content = original_checkpoint(name=Payload(tmp_path / "ran"))
     torch.save(content, tmp_path / "evil.tar", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"Refused to read a checkpoint that names (posix|nt)\.system"):
+    with pytest.raises(ValueError, match=r"names (posix|nt)\.system.* neither imported nor run"):
         convert(tmp_path / "evil.tar")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_bare_pickle_with_a_payload_does_not_run(tmp_path):
     (tmp_path / "evil.tar").write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
-    with pytest.raises(ValueError, match="Refused to read"):
+    with pytest.raises(ValueError, match="neither imported nor run"):
         convert(tmp_path / "evil.tar")
     assert not (tmp_path / "ran").exists()
 
@@ -573,8 +574,8 @@ def test_objects_of_known_libraries_are_left_unread(tmp_path):
     when = datetime.datetime(2022, 2, 28)
     content = original_checkpoint(now=when) | {"results": np.arange(5.0)}
     torch.save(content, tmp_path / "mine.tar")
-    read = load_restricted(tmp_path / "mine.tar")
-    assert repr(read["args"]["now"]) == "<datetime.datetime, not read>"
+    read = read_foreign_checkpoint(tmp_path / "mine.tar")
+    assert isinstance(read["args"]["now"], InertRecord)
     assert not isinstance(read["results"], np.ndarray)
     assert isinstance(convert(tmp_path / "mine.tar"), NISQA)
 
@@ -594,10 +595,10 @@ def test_an_architecture_of_another_kind_is_refused(change, message, tmp_path):
 
 
 def test_files_of_another_kind_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="found no file"):
+    with pytest.raises(FileNotFoundError, match="found none at"):
         convert(tmp_path / "absent.tar")
     (tmp_path / "text.tar").write_text("hello")
-    with pytest.raises(ValueError, match=r"Expected a file of `torch\.save`"):
+    with pytest.raises(ValueError, match="Cannot read"):
         convert(tmp_path / "text.tar")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.tar")
     with pytest.raises(ValueError, match="found no 'args'"):

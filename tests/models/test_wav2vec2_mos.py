@@ -411,9 +411,7 @@ def test_a_payload_is_refused_and_not_run(ssl_mos_tensors, tmp_path, place, new_
     assert not trace.exists()
 
 
-@pytest.mark.parametrize(
-    "call", ["cos\nsystem\n", "cbuiltins\neval\n", "cfairseq_evil\nf\n", "cnumpy.core.multiarray\n_reconstruct\n"]
-)
+@pytest.mark.parametrize("call", ["cos\nsystem\n", "cbuiltins\neval\n", "cfairseq_evil\nf\n", "cnumpy_evil\nf\n"])
 def test_names_outside_the_list_are_refused(tmp_path, call):
     trace = tmp_path / "executed"
     pickled = f"{call}(S'mkdir {trace}'\ntR.".encode()

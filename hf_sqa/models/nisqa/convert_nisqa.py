@@ -9,16 +9,13 @@ The three files of the authors (nisqa.tar, nisqa_mos_only.tar, nisqa_tts.tar) ar
 
 from __future__ import annotations
 
-import collections
 import hashlib
-import pickle
-import tarfile
-import types
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
+from hf_sqa.blocks.foreign_checkpoint import read_foreign_checkpoint
 from hf_sqa.models.nisqa.configuration_nisqa import DIMENSIONS, NISQAConfig
 from hf_sqa.models.nisqa.modeling_nisqa import NISQA
 
@@ -37,18 +34,6 @@ CHECKPOINT_NAMES = {
     "3c6045cd5da5db78e02e31e25423db19875e0f02e1d20aed44bb3913a30e89e5": "nq-base2",
 }
 
-#: What a file may really build.
-ALLOWED_GLOBALS = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch", "Size"): torch.Size,
-    ("torch", "device"): torch.device,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-}
-#: What may stand in a file but is replaced: a training script keeps results and dates beside the weights.
-REPLACED_PACKAGES = ("datetime", "numpy", "pandas", "pathlib")
-REPLACED_GLOBALS = {("_codecs", "encode"), ("__builtin__", "slice"), ("builtins", "slice")}
-
 
 def convert(checkpoint: str | Path) -> NISQA:
     """Build the model from a checkpoint of the original code.
@@ -65,7 +50,7 @@ def convert(checkpoint: str | Path) -> NISQA:
             missing, unknown or of another shape; the message names it.
     """
     path = Path(checkpoint)
-    content = load_restricted(path)
+    content = read_foreign_checkpoint(path)
     for part in ("args", "model_state_dict"):
         if not isinstance(content, dict) or not isinstance(content.get(part), dict):
             raise ValueError(f"Expected a dictionary with 'args' and 'model_state_dict' in {str(path)!r}, found no {part!r}.")
@@ -231,77 +216,3 @@ def _original_time_encoder_name(name: str) -> str:
         if ours in name:
             return name.replace(ours, theirs)
     return name
-
-
-def load_restricted(path: str | Path) -> Any:
-    """Read a file of `torch.save`, in its zip or its older format, without running anything it names.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no such file, or names a function or class that is neither a tensor's nor a known library's.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a checkpoint of NISQA at {str(path)!r}, found no file.")
-    if tarfile.is_tarfile(path):
-        raise ValueError(
-            f"Expected a file of `torch.save` at {str(path)!r}, got a tar archive; the published `.tar` files are none, so pass "
-            "them as they come, or what is inside the archive."
-        )
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_RESTRICTED_PICKLE)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(
-            f"Expected a file of `torch.save` with NISQA's weights at {str(path)!r}; reading it failed: {error}"
-        ) from error
-
-
-class _StandIn:
-    """Takes the place of an object that is not needed, and of whatever is done to it."""
-
-    name: ClassVar[str] = ""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, item: Any) -> None:
-        pass
-
-    def extend(self, items: Any) -> None:
-        pass
-
-    def __repr__(self) -> str:
-        return f"<{self.name}, not read>"
-
-    __hash__ = object.__hash__
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in ALLOWED_GLOBALS:
-            return ALLOWED_GLOBALS[module, name]
-        if module.split(".")[0] in REPLACED_PACKAGES or (module, name) in REPLACED_GLOBALS:
-            return type("_StandIn", (_StandIn,), {"name": f"{module}.{name}"})
-        raise ValueError(
-            f"Refused to read a checkpoint that names {module}.{name}: weights need no such thing, and calling it could do "
-            "anything. If the file is what it says, have its author save `args` and `model_state_dict` alone."
-        )
-
-
-def _restricted_load(file: Any, **kwargs: Any) -> Any:
-    return _RestrictedUnpickler(file, **kwargs).load()
-
-
-#: What `torch.load` uses of the module `pickle`.
-_RESTRICTED_PICKLE = types.SimpleNamespace(
-    Unpickler=_RestrictedUnpickler, load=_restricted_load, UnpicklingError=pickle.UnpicklingError, __name__="restricted pickle"
-)

@@ -6,17 +6,14 @@ containers turns the objects of a training configuration into inert records, and
 
 from __future__ import annotations
 
-import pickle
 import re
-import types
-import zipfile
-from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
+from hf_sqa.blocks.foreign_checkpoint import InertRecord, read_foreign_checkpoint
 from hf_sqa.blocks.speech_encoder import check_encoder_options
 from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig
 from hf_sqa.models.wav2vec2_mos.modeling_wav2vec2_mos import Wav2Vec2ForMOS
@@ -236,59 +233,6 @@ def fairseq_options(content: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-class InertRecord:
-    """Stands for an object of fairseq, omegaconf or argparse; keeps its attributes, runs none of its code."""
-
-    def __init__(self, *_args: Any, **_kwargs: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        states = state if isinstance(state, tuple) else (state,)
-        for part in states:
-            if isinstance(part, dict):
-                self.__dict__.update({str(name): value for name, value in part.items()})
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Entries of dict subclasses are dropped: no configuration is stored that way."""
-
-    def append(self, value: Any) -> None:
-        """Elements of list subclasses are dropped."""
-
-    def extend(self, values: Any) -> None:
-        """Elements of list subclasses are dropped."""
-
-
-class RestrictedUnpickler(pickle.Unpickler):
-    """Builds tensors and plain containers; makes inert records of configuration objects; refuses any other name."""
-
-    ALLOWED = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("collections", "defaultdict"): defaultdict,
-        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-        ("torch", "Size"): torch.Size,
-    } | {("builtins", kind.__name__): kind for kind in (dict, list, set, frozenset, tuple, int, float, complex, bool, str, bytes)}
-    STORAGES = {
-        f"{kind}Storage": getattr(torch, f"{kind}Storage") for kind in ("Float", "Double", "Half", "Long", "Int", "Byte", "Bool")
-    }
-    INERT = re.compile(
-        r"(omegaconf|fairseq|hydra)(\..+)?|argparse\.Namespace|typing\.Any|enum\..+|pathlib\..+|copyreg\._reconstructor"
-        r"|numpy\.(dtype|float64|float32|int64)|numpy\.(_?core)\.multiarray\.scalar"
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        # Protocol 2 writes the names of Python 2.
-        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
-        name = "int" if (module, name) == ("builtins", "long") else name
-        if (module, name) in self.ALLOWED:
-            return self.ALLOWED[module, name]
-        if module == "torch" and name in self.STORAGES:
-            return self.STORAGES[name]
-        if self.INERT.fullmatch(f"{module}.{name}"):
-            return InertRecord
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a file written by `torch.save`, without executing anything in it.
 
@@ -296,22 +240,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds an object that is neither tensor, nor plain container, nor part of a training configuration.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a checkpoint file, found none at {path}.")
-    if zipfile.is_zipfile(path) and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
-        raise ValueError(f"Expected tensors in {path}, got a TorchScript program, which is not run; convert a plain checkpoint.")
-    restricted = types.SimpleNamespace(
-        Unpickler=RestrictedUnpickler,
-        load=lambda file, **kwargs: RestrictedUnpickler(file, **kwargs).load(),
-        __name__="restricted_pickle",
-    )
-    try:
-        content = torch.load(path, map_location="cpu", pickle_module=restricted, weights_only=False)
-    except Exception as error:  # a corrupt pickle raises any kind
-        raise ValueError(
-            f"Could not read {path} as tensors with a training configuration ({type(error).__name__}: {error}). Objects named "
-            "there are neither imported nor run; use a checkpoint as its authors published it."
-        ) from error
+    content = read_foreign_checkpoint(path)
     if not isinstance(content, dict):
         raise ValueError(f"Expected a dict of tensors, or one with the entry 'model', in {path}, got {type(content).__name__}.")
     return content

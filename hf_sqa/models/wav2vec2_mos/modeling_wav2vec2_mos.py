@@ -26,6 +26,7 @@ from transformers.utils import can_return_tuple
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.pooling import build_pooling, pool
 from hf_sqa.blocks.speech_encoder import (
+    FINE_TUNING_OPTIONS,
     LayerMix,
     build_encoder,
     frame_mask,
@@ -43,9 +44,6 @@ from hf_sqa.blocks.speech_encoder import (
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
-
-#: Encoder options of fine-tuning for scores: SSL-MOS masks no frames. The vector that would replace them is then not built.
-FINE_TUNING_OPTIONS = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 
 
 @dataclass

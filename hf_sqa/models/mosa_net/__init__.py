@@ -1,0 +1,11 @@
+"""MOSA-Net: PESQ, STOI and SDI without a reference."""
+
+from transformers import Wav2Vec2FeatureExtractor
+
+from hf_sqa.auto import register_family
+from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
+from hf_sqa.models.mosa_net.modeling_mosa_net import MOSANet
+
+__all__ = ["MOSANet", "MOSANetConfig"]
+
+register_family(MOSANetConfig, MOSANet, Wav2Vec2FeatureExtractor)

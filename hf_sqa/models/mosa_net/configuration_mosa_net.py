@@ -1,0 +1,144 @@
+"""Configuration of MOSANet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from hf_sqa.blocks.mosa_trunk import check_encoder_options, check_trunk_options, default_score_activations
+from hf_sqa.configuration import AudioQualityConfig
+
+#: `facebook/hubert-large-ll60k`, without SpecAugment: the encoder is not trained.
+HUBERT_LARGE = {
+    "model_type": "hubert",
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "conv_bias": True,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "layerdrop": 0.0,
+    "mask_time_prob": 0.0,
+}
+
+
+@strict
+class MOSANetConfig(AudioQualityConfig):
+    r"""Configuration of [`MOSANet`]; the defaults are those of the published model for PESQ, STOI and SDI.
+
+    Args:
+        encoder_config (`dict` or `PreTrainedConfig`, *optional*): Speech encoder that gives the self-supervised features; HuBERT
+            large if not given.
+        encoder_layer (`int`, *optional*): Transformer block whose output is taken, from 1; the encoder's own output if not given.
+        encoder_input (`str`, *optional*, defaults to `"peak"`): What the encoder sees: the waveform divided by its peak (`"peak"`),
+            as it is (`"raw"`), or with zero mean and unit variance (`"standardized"`).
+        freeze_encoder (`bool`, *optional*, defaults to `True`): Whether the encoder stays as it is while training.
+        precomputed_features (`bool`, *optional*, defaults to `False`): Whether the model has no encoder and is given its features;
+            `encoder_config` then tells their width and rate.
+        fft_size (`int`, *optional*, defaults to `512`): Samples in one spectrum; half of it plus one is the number of filters too.
+        hop_samples (`int`, *optional*, defaults to `256`): Distance between spectra, and between outputs of the filter bank.
+        sinc_kernel_size (`int`, *optional*, defaults to `251`): Samples in one band-pass filter.
+        sinc_edges (`str`, *optional*, defaults to `"python3"`): Rule for the edges of the bands: `"python3"` reaches 8000 Hz,
+            `"python2"` 7700 Hz as under the interpreter that the published weights were trained with.
+        conv_channels (`list[int]`, *optional*, defaults to `(16, 32, 64, 128)`): Channels of each block of three convolutions.
+        smooth_ssl_features (`bool`, *optional*, defaults to `False`): Whether each self-supervised frame is averaged with the next.
+        bottleneck_relu (`bool`, *optional*, defaults to `True`): Whether a ReLU follows the layer that narrows these features.
+        lstm_hidden_size (`int`, *optional*, defaults to `128`): Width of the recurrence, per direction.
+        hidden_size (`int`, *optional*, defaults to `128`): Width of the frames that the heads see.
+        dropout (`float`, *optional*, defaults to `0.3`): Dropout on these frames while training.
+        score_activations (`list[str]`, *optional*): `"linear"` or `"sigmoid"` for each score; `"sigmoid"` for STOI and `"linear"`
+            for the others if not given.
+        score_scales (`list[float]`, *optional*): What the activation is multiplied by to give label units, for each score; 1 if not
+            given. The loss sees errors divided by it.
+        frame_loss_weight (`float`, *optional*, defaults to `1.0`): Weight of the frames' loss beside the recording's.
+        attention_penalty_weight (`float`, *optional*, defaults to `1e-4`): Weight of the attention's penalty while training.
+        score_min (`float`, *optional*, defaults to `-0.5`): Lowest score of any kind: that of PESQ (P.862 raw scale). STOI lies in
+            0 to 1, SDI from 0 up, 0 being no distortion. Nothing is clipped or mapped to the range.
+        score_max (`float`, *optional*, defaults to `4.5`): Highest score of any kind: that of PESQ.
+        **kwargs: Options of [`AudioQualityConfig`].
+
+    Raises:
+        StrictDataclassError: If the encoder, its layer, or a size or rule of the trunk cannot be used; the message names it.
+    """
+
+    model_type = "mosa_net"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="hubert", init_kwargs=HUBERT_LARGE)}
+
+    encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    encoder_layer: int | None = None
+    encoder_input: str = "peak"
+    freeze_encoder: bool = True
+    precomputed_features: bool = False
+    fft_size: int = 512
+    hop_samples: int = 256
+    sinc_kernel_size: int = 251
+    sinc_edges: str = "python3"
+    conv_channels: list[int] | tuple[int, ...] = (16, 32, 64, 128)
+    smooth_ssl_features: bool = False
+    bottleneck_relu: bool = True
+    lstm_hidden_size: int = 128
+    hidden_size: int = 128
+    dropout: float | int = 0.3
+    score_activations: list[str] | tuple[str, ...] | None = None
+    score_scales: list[float | int] | tuple[float | int, ...] | None = None
+    frame_loss_weight: float | int = 1.0
+    attention_penalty_weight: float | int = 1e-4
+    score_min: float | int = -0.5
+    score_max: float | int = 4.5
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.score_activations = self.score_activations or default_score_activations(self.score_names)
+        self.score_scales = self.score_scales or [1.0] * len(self.score_names)
+
+    def default_id2label(self) -> dict[int, str]:
+        """Score names of a configuration that does not name any: those of the published model."""
+        return {0: "pesq", 1: "stoi", 2: "sdi"}
+
+    @classmethod
+    def voicemos(cls, **kwargs: Any) -> MOSANetConfig:
+        """Configuration of the authors' entry to the VoiceMOS challenge 2022: one MOS, 5 times a sigmoid."""
+        return cls(
+            **{
+                "id2label": {0: "mos"},
+                "score_activations": ["sigmoid"],
+                "score_scales": [5.0],
+                "score_min": 1.0,
+                "score_max": 5.0,
+                "encoder_input": "raw",
+                "smooth_ssl_features": True,
+                "bottleneck_relu": False,
+            }
+            | kwargs
+        )
+
+    @classmethod
+    def tiny(cls, **kwargs: Any) -> MOSANetConfig:
+        """A configuration for tests: every layer, a few channels, a HuBERT of two blocks; about 10,000 weights."""
+        encoder_config = HUBERT_LARGE | {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 24,
+            "conv_dim": (8,) * 7,
+            "num_conv_pos_embeddings": 8,
+            "num_conv_pos_embedding_groups": 2,
+        }
+        sizes = {
+            "fft_size": 64,
+            "sinc_kernel_size": 65,
+            "conv_channels": (3, 4, 4, 6),
+            "lstm_hidden_size": 6,
+            "hidden_size": 8,
+        }
+        return cls(**{"encoder_config": encoder_config} | sizes | kwargs)
+
+    def validate_encoder(self) -> None:
+        check_encoder_options(self)
+
+    def validate_trunk(self) -> None:
+        check_trunk_options(self)

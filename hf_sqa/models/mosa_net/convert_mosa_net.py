@@ -1,0 +1,227 @@
+"""MOSA-Net weights from the authors' Keras files to a model that `save_pretrained` writes.
+
+Keras is not needed and never run: a file's model description holds Python 2 byte code, only its tensors are read. The files hold no
+encoder and no filter bank: the filters are built from the rule `sinc_edges`, the encoder comes from elsewhere or stays out.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
+from hf_sqa.models.mosa_net.modeling_mosa_net import MOSANet
+
+#: What `convert` takes, for `hf-sqa convert --list`.
+READS = (
+    "*.h5: Keras file of MOSA-Net for PESQ, STOI and SDI, or for VoiceMOS, with --encoder facebook/hubert-large-ll60k or whichever",
+    "  encoder made its features",
+)
+#: Layers of the file to score names, in column order, by the name of the frame score's layer.
+OBJECTIVE_HEADS = {"pesq": ("Attention", "Frame_score"), "stoi": ("Attention2", "Frame_stoi"), "sdi": ("Attention3", "Frame_sdi")}
+VOICEMOS_HEADS = {"mos": ("Attention", "Frame_score")}
+#: Gates of an LSTM; both sides order them input, forget, cell, output.
+NUM_GATES = 4
+
+
+def convert(
+    checkpoint: str | Path,
+    *,
+    encoder: str | None = None,
+    sinc_edges: str = "python2",
+    encoder_options: dict[str, Any] | None = None,
+) -> MOSANet:
+    """Build the model from a MOSA-Net `.h5` file: the one for PESQ, STOI and SDI, or the one for VoiceMOS.
+
+    Args:
+        checkpoint (`str` or `Path`): Keras file with the whole model or its weights alone.
+        encoder (`str`, *optional*): Hub id or folder of the encoder that made the features, `"facebook/hubert-large-ll60k"` for the
+            published files. Without it the model has no encoder and takes `ssl_features`.
+        sinc_edges (`str`, *optional*, defaults to `"python2"`): Rule of the filter bank, `"python2"` for the published files.
+        encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change.
+
+    Raises:
+        ImportError: If h5py is not installed.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no HDF5 file, or a tensor is missing, unknown or of another shape; the message names it.
+    """
+    original = read_keras_file(checkpoint)
+    voicemos = not any(name.startswith(("Attention2/", "Attention3/", "Frame_stoi/", "Frame_sdi/")) for name in original)
+    options = {"sinc_edges": sinc_edges, "checkpoint_name": Path(checkpoint).stem}
+    config = MOSANetConfig.voicemos(**options) if voicemos else MOSANetConfig(**options)
+    if encoder is None:
+        config.precomputed_features = True
+        model = MOSANet(config)
+    else:
+        model = MOSANet.from_encoder(encoder, config, encoder_options=encoder_options)
+    converted = convert_tensors(original, model)
+    model.load_state_dict(model.state_dict() | converted)
+    return model.eval()
+
+
+def read_keras_file(checkpoint: str | Path) -> dict[str, np.ndarray]:
+    """Every tensor of a Keras `.h5` file, in the order of the layers, as `"layer/weight"` without Keras's suffix `:0`.
+
+    Raises:
+        ImportError: If h5py is not installed.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no HDF5 file of a Keras model, or lacks a tensor that it announces.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError("Keras weights are HDF5 files: install `h5py` to convert them (`pip install h5py`).") from error
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a Keras file at {path}, found none.")
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"Expected a Keras `.h5` file, got {path}, which is not HDF5.")
+    tensors: dict[str, np.ndarray] = {}
+    with h5py.File(path, "r") as file:
+        root = file.get("model_weights", file)
+        if "layer_names" not in root.attrs:
+            raise ValueError(f"Expected Keras weights in {path}, got an HDF5 file without the attribute 'layer_names'.")
+        announced = set()
+        for layer in map(_text, root.attrs["layer_names"]):
+            for weight in map(_text, root[layer].attrs["weight_names"] if layer in root else ()):
+                name = f"{layer}/{weight}"
+                if name not in root:
+                    raise ValueError(f"The checkpoint lacks the tensor {name!r}, which its layer announces: the file is damaged.")
+                announced.add(name)
+                tensors[_short(layer, weight)] = root[name][()]
+        present: list[str] = []
+        root.visititems(lambda name, item: present.append(name) if isinstance(item, h5py.Dataset) else None)
+        if unknown := sorted(set(present) - announced):
+            raise ValueError(f"Unknown tensors in the checkpoint, announced by no layer: {', '.join(unknown[:5])}.")
+    return tensors
+
+
+def convert_tensors(original: dict[str, np.ndarray], model: MOSANet) -> dict[str, torch.Tensor]:
+    """Rename and lay out the tensors of the original; every tensor of the file and of trunk and heads is accounted for.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown or of another shape.
+    """
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    layers = _numbered_layers(original, len(model.trunk.convolutions.layers))
+    heads = OBJECTIVE_HEADS if model.config.score_names == list(OBJECTIVE_HEADS) else VOICEMOS_HEADS
+    remaining = dict(original)
+    converted: dict[str, torch.Tensor] = {}
+
+    def take(name: str) -> np.ndarray:
+        if name not in remaining:
+            raise ValueError(f"The checkpoint lacks the tensor {name!r}: this is not a MOSA-Net checkpoint.")
+        return remaining.pop(name)
+
+    def put(name: str, source: str, array: np.ndarray, layout: Any = None) -> None:
+        try:
+            array = array if layout is None else layout(array)
+        except ValueError:
+            _refuse_shape(source, array.shape, expected[name])
+        if array.shape != tuple(expected[name]):
+            _refuse_shape(source, array.shape, expected[name])
+        converted[name] = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).clone()
+
+    def linear(name: str, layer: str, layout: Any) -> None:
+        put(f"{name}.weight", f"{layer}/kernel", take(f"{layer}/kernel"), layout)
+        put(f"{name}.bias", f"{layer}/bias", take(f"{layer}/bias"))
+
+    for index, layer in enumerate(layers["convolutions"]):
+        linear(f"trunk.convolutions.layers.{index}", layer, lambda kernel: kernel.transpose(3, 2, 0, 1))
+    linear("trunk.bottleneck", layers["bottleneck"], np.transpose)
+    linear("trunk.dense", layers["dense"], np.transpose)
+    for direction in ("forward", "backward"):
+        source = layers[direction]
+        tensors = {part: take(f"{source}/{part}") for part in ("kernel", "recurrent_kernel", "bias")}
+        for part, (array, layout) in _lstm_layout(tensors, source).items():
+            origin = {"weight_ih_l0": "kernel", "weight_hh_l0": "recurrent_kernel"}.get(part, "bias")
+            put(f"trunk.{direction}_lstm.{part}", f"{source}/{origin}", array, layout)
+    for score, (attention, frame_score) in heads.items():
+        # frames @ Wa @ frames.T: a linear layer holds the transpose of Wa.
+        source = f"{attention}/{attention}_Mul_Wa"
+        put(f"score_heads.{score}.attention.weight", source, take(source), np.transpose)
+        bias = f"{attention}/{attention}_Mul_ba"
+        if take(bias).shape != (1,):  # added to every logit of a softmax: changes nothing and is left out
+            _refuse_shape(bias, original[bias].shape, (1,))
+        linear(f"score_heads.{score}.frame_score", frame_score, np.transpose)
+    if remaining:
+        raise ValueError(f"Unknown tensors in the checkpoint: {', '.join(sorted(remaining)[:5])}; expected those of MOSA-Net only.")
+    assert set(converted) == set(expected)
+    return converted
+
+
+def _lstm_layout(tensors: dict[str, np.ndarray], source: str) -> dict[str, tuple[np.ndarray, Any]]:
+    """Ours to `(array, how to lay it out)`. CuDNN keeps the matrices of its gates as raw memory, which Keras shows transposed."""
+    kernel, recurrent, bias = tensors["kernel"], tensors["recurrent_kernel"], tensors["bias"]
+    if kernel.ndim != 2 or recurrent.ndim != 2 or bias.ndim != 1 or recurrent.shape[1] != NUM_GATES * recurrent.shape[0]:
+        hidden_size = recurrent.shape[0]
+        raise ValueError(
+            f"Expected {source}/recurrent_kernel of shape (hidden size, {NUM_GATES} * hidden size), got {recurrent.shape} beside "
+            f"{source}/kernel {kernel.shape} and {source}/bias {bias.shape} (hidden size {hidden_size})."
+        )
+    if len(bias) == recurrent.shape[1]:
+        return {  # a plain LSTM
+            "weight_ih_l0": (kernel, np.transpose),
+            "weight_hh_l0": (recurrent, np.transpose),
+            "bias_ih_l0": (bias, None),
+            "bias_hh_l0": (np.zeros_like(bias), None),
+        }
+
+    def reinterpret(array: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.ascontiguousarray(gate).reshape(gate.shape[::-1]) for gate in np.split(array, NUM_GATES, axis=1)])
+
+    def as_is(array: np.ndarray) -> np.ndarray:
+        return np.concatenate(np.split(array, NUM_GATES, axis=1))
+
+    return {
+        "weight_ih_l0": (kernel, reinterpret),
+        "weight_hh_l0": (recurrent, as_is),
+        "bias_ih_l0": (bias, lambda both: both[: len(both) // 2]),
+        "bias_hh_l0": (bias, lambda both: both[len(both) // 2 :]),
+    }
+
+
+def _numbered_layers(original: dict[str, np.ndarray], num_convolutions: int) -> dict[str, Any]:
+    """Names of the layers that Keras numbers as it pleases, told by kind and order."""
+    kinds: dict[str, list[str]] = {"conv2d": [], "time_distributed": [], "forward": [], "backward": []}
+    for name in original:
+        layer = name.rsplit("/", 1)[0]
+        kind = re.match(r"conv2d|time_distributed|bidirectional_?\d*/(?P<direction>forward|backward)", layer)
+        if kind and layer not in (found := kinds[kind["direction"] or kind[0]]):
+            found.append(layer)
+    wanted = {"conv2d": num_convolutions, "time_distributed": 2, "forward": 1, "backward": 1}
+    for kind, count in wanted.items():
+        # Numbers tell the order of creation, whatever the order in the file.
+        kinds[kind].sort(key=lambda layer: int(re.search(r"(\d*)$", layer.split("/")[0])[1] or 0))
+        if len(kinds[kind]) != count:
+            raise ValueError(
+                f"Expected {count} layers of kind {kind!r} with weights in the checkpoint, got {len(kinds[kind])}: "
+                f"{', '.join(kinds[kind]) or 'none'}. This is not a MOSA-Net checkpoint."
+            )
+    return {
+        "convolutions": kinds["conv2d"],
+        "bottleneck": kinds["time_distributed"][0],
+        "dense": kinds["time_distributed"][1],
+        "forward": kinds["forward"][0],
+        "backward": kinds["backward"][0],
+    }
+
+
+def _refuse_shape(source: str, shape: Any, expected: Any) -> None:
+    raise ValueError(
+        f"Expected {source!r} to give shape {tuple(expected)}, got a tensor of shape {tuple(shape)}: this is not a "
+        "MOSA-Net checkpoint."
+    )
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def _short(layer: str, weight: str) -> str:
+    """`conv2d_1` and `conv2d_1/kernel:0` to `conv2d_1/kernel`."""
+    return f"{layer}/{weight.removeprefix(layer + '/')}".removesuffix(":0")

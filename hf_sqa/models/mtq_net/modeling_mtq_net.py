@@ -1,0 +1,194 @@
+"""MTQ-Net: the three 3QUEST scores of speech, learned beside pseudo-labels of MOSA-Net.
+
+Paper:    Zezario et al., "Multi-Task Pseudo-Label Learning for Non-Intrusive Speech Quality Assessment Model", ICASSP 2024,
+          arXiv:2308.09262
+Code:     none published; the layers are MOSA-Net's (`hf_sqa.blocks.mosa_trunk`)
+Weights:  none published; train it from scratch or from a MOSA-Net
+Differs:  the paper does not state what `MTQNetConfig` says it does not; the filter bank is fixed, as in MOSA-Net's code, though the
+          paper calls it learnable.
+Shapes:   B batch, T samples, F frames, F3 self-supervised frames, D feature size, L labels
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import can_return_tuple
+
+from hf_sqa.auto import AutoModelForAudioQuality
+from hf_sqa.blocks.mosa_trunk import ENCODER_OPTIONS, TRUNK_OPTIONS, CrossDomainScoring, init_trunk_weights, mark_padding
+from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.models.mtq_net.configuration_mtq_net import MTQNetConfig
+from hf_sqa.outputs import AudioQualityOutput
+
+TEACHER_FAMILY = "mosa_net"
+
+
+class MTQNet(CrossDomainScoring, AudioQualityPreTrainedModel):
+    """MTQ-Net: S-MOS, N-MOS and G-MOS of a recording alone.
+
+    While training it has three more heads, for PESQ, STOI and SDI: columns of `logits` and `labels` like the others, labelled with
+    a MOSANet's scores. `drop_auxiliary_heads` takes them away, `save_for_inference` saves without them.
+    """
+
+    config: MTQNetConfig
+    config_class = MTQNetConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    # The trunk is a two-hundredth of the encoder's work, and its spectra span six decades.
+    _keep_in_fp32_modules_strict = ["trunk", "score_heads"]
+
+    def __init__(self, config: MTQNetConfig):
+        super().__init__(config)
+        self.build_network(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        init_trunk_weights(module)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        ssl_features: torch.Tensor | None = None,
+        ssl_attention_mask: torch.Tensor | None = None,
+    ) -> AudioQualityOutput:
+        """
+        Args:
+            input_values (`torch.Tensor` of shape `(B, T)`): Mono waveforms at 16 kHz, any gain.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
+            labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated; columns of
+                auxiliary scores hold the teacher's.
+            ssl_features (`torch.Tensor` of shape `(B, F3, D)`, *optional*): The encoder's features, computed beforehand.
+            ssl_attention_mask (`torch.Tensor` of shape `(B, F3)`, *optional*): 1 on features, 0 on padding at the end; told from
+                `attention_mask` if not given.
+
+        Returns:
+            [`AudioQualityOutput`], with `logits` `(B, L)` and `frame_logits` `(B, F, L)` in label units. The frames of a recording
+            are those of the spectrum (62.5 a second), then the filter bank's (62.5), then the encoder's (50), then NaN.
+
+        Raises:
+            ValueError: If a recording is too short for one frame, shapes do not fit, or a model without encoder gets no features.
+        """
+        frames = self.cross_domain_frames(input_values, attention_mask, ssl_features, ssl_attention_mask)
+        with_penalties = self.training and labels is not None and self.config.attention_penalty_weight > 0
+        scores = self.score_heads(frames, with_penalties)
+        loss = self.cross_domain_loss(scores, frames, labels)
+        frame_logits = mark_padding(scores.frame_logits, frames.mask)
+        return AudioQualityOutput(loss=loss, logits=scores.logits, frame_logits=frame_logits)
+
+    def drop_auxiliary_heads(self) -> MTQNet:
+        """Take the auxiliary heads, and their names in the configuration, away; the targets keep their scores and columns.
+
+        Returns:
+            `MTQNet`: This model, changed in place.
+        """
+        for name in self.config.auxiliary_score_names:
+            del self.score_heads[name]
+        self.config = self.config.without_auxiliary_scores()
+        return self
+
+    def save_for_inference(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save without the auxiliary heads; this model keeps them.
+
+        Args:
+            save_directory (`str` or `Path`): Folder to write.
+            **kwargs: Options of `save_pretrained`.
+        """
+        lean = copy.copy(self)  # shares every tensor
+        lean._modules = dict(self._modules)
+        lean.score_heads = copy.copy(self.score_heads)
+        lean.score_heads._modules = dict(self.score_heads._modules)
+        lean.drop_auxiliary_heads().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
+    def from_mosa_net(
+        cls,
+        mosa_net: str | Path | AudioQualityPreTrainedModel,
+        *,
+        encoder: str | None = None,
+        encoder_options: dict[str, Any] | None = None,
+        output_loading_info: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Start from a MOSANet's knowledge: its trunk, its heads of the same names, and its encoder unless another is given.
+
+        The paper's "KT" trains the targets alone: `from_mosa_net(..., auxiliary_score_names=[])`. When the encoder changes, the
+        layer that narrows its features is kept if their width is the same.
+
+        Args:
+            mosa_net (`str`, `Path` or model): Folder or Hub id of a MOSANet, or the model itself, which stays as it is.
+            encoder (`str`, *optional*): Hub id or folder of another pre-trained encoder.
+            encoder_options (`dict[str, Any]`, *optional*): Values of that encoder's configuration to change.
+            output_loading_info (`bool`, *optional*, defaults to `False`): Whether to return what became of every tensor, too.
+            **options: Options of [`MTQNetConfig`]; the trunk's and the encoder's are the teacher's if not given. With another
+                `encoder_config` and no `encoder`, the encoder is randomly initialised.
+
+        Returns:
+            `MTQNet`, or `(MTQNet, dict)` with the lists `"copied"`, `"initialized"` and `"encoder"` (names of this model's tensors:
+            from the teacher, random, from `encoder`) and `"left_out"` (names of the teacher's that this model has no place for).
+
+        Raises:
+            ValueError: If the source is no MOSANet, or an option gives the trunk another shape than the teacher's.
+        """
+        teacher = (
+            mosa_net
+            if isinstance(mosa_net, AudioQualityPreTrainedModel)
+            else AutoModelForAudioQuality.from_pretrained(str(mosa_net), dtype=torch.float32)
+        )
+        if teacher.config.model_type != TEACHER_FAMILY:
+            raise ValueError(
+                f"Expected a {TEACHER_FAMILY} model to take the knowledge from, got a {teacher.config.model_type} model; to "
+                "continue from an MTQNet use `from_pretrained`."
+            )
+        inherited = {name: getattr(teacher.config, name) for name in TRUNK_OPTIONS + ENCODER_OPTIONS}
+        if encoder is not None:
+            if "encoder_config" in options:
+                raise ValueError("Expected `encoder` or `encoder_config`, got both; the configuration is read from `encoder`.")
+            options["encoder_config"] = cls.pretrained_encoder_config(encoder, encoder_options)
+            options.setdefault("precomputed_features", False)
+        config = cls.config_class(**copy.deepcopy(inherited) | options)
+        model = cls(config)
+        info: dict[str, list[str]] = {"copied": [], "initialized": [], "encoder": [], "left_out": []}
+        if encoder is not None and not config.precomputed_features:
+            model.load_pretrained_encoder(encoder)
+            info["encoder"] = [name for name in model.state_dict() if name.startswith("encoder.")]
+        _take_over(teacher, model, info)
+        model.eval()
+        return (model, info) if output_loading_info else model
+
+
+@torch.no_grad()
+def _take_over(teacher: AudioQualityPreTrainedModel, model: MTQNet, info: dict[str, list[str]]) -> None:
+    """Copy what both models have, module by module, and note what became of every tensor."""
+    available = teacher.state_dict()
+    same_encoder = not info["encoder"] and _architecture(teacher) == _architecture(model)
+    for name, tensor in model.state_dict().items():
+        if name in info["encoder"]:
+            continue
+        usable = name in available and (same_encoder or not name.startswith("encoder."))
+        if usable and name.startswith("trunk.bottleneck."):
+            usable = teacher.trunk.bottleneck.weight.shape == model.trunk.bottleneck.weight.shape
+        if usable and available[name].shape != tensor.shape:
+            raise ValueError(
+                f"Expected the teacher's tensor {name!r} to have shape {tuple(tensor.shape)}, got {tuple(available[name].shape)}; "
+                f"leave the options of the trunk ({', '.join(TRUNK_OPTIONS)}) as the teacher has them."
+            )
+        if usable:
+            tensor.copy_(available[name])
+        info["copied" if usable else "initialized"].append(name)
+    info["left_out"] = [name for name in available if name not in info["copied"]]
+
+
+def _architecture(model: AudioQualityPreTrainedModel) -> dict[str, Any]:
+    """The encoder's configuration without what says nothing about its layers."""
+    values = model.config.encoder_config.to_dict()
+    return {name: value for name, value in values.items() if name not in ("dtype", "_name_or_path", "transformers_version")}
