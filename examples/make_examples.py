@@ -17,8 +17,7 @@ FOLDER = Path(__file__).parent
 SAMPLE = FOLDER.parent / "hf_sqa" / "assets" / "sample.flac"
 RATE = 16_000
 TEXT = (
-    "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background. "
-    "It is easy to tell the depth of a well."
+    "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background. It is easy to tell the depth of a well."
 )
 
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from hf_sqa.cli import convert, export, info, score
+from hf_sqa.cli import convert, degrade, export, info, score
 
 app = typer.Typer(
     name="hf-sqa",
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("score")(score.score)
 app.command("info")(info.info)
 app.command("convert")(convert.convert)
+app.command("degrade")(degrade.degrade)
 app.add_typer(export.app, name="export")
 
 

@@ -1,0 +1,273 @@
+"""`hf-sqa degrade`: speech made worse in known ways, file by file, with a manifest of what was done."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+MANIFEST = "manifest.jsonl"
+NOISES = {
+    "white": "white_noise",
+    "pink": "pink_noise",
+    "hum": "hum",
+    "babble": "babble",
+    "fluctuating": "fluctuating_noise",
+    "background": "background_noise",
+    "recorded": "recorded_noise",
+}
+#: Codecs whose decoder conceals lost frames; behind the others, `packet_loss` does.
+CONCEALING_CODECS = ("opus", "amr_nb", "amr_wb", "speex")
+#: By default a process gets this many files at least: fewer are done sooner than a process has started.
+FILES_PER_WORKER = 16
+
+
+def degrade(
+    source: Annotated[str, typer.Argument(help="A recording, or a folder searched in depth.", show_default=False)],
+    target: Annotated[
+        Path, typer.Argument(help="The file to write (`.wav`, `.flac`), or a folder that mirrors the source.", show_default=False)
+    ],
+    preset: Annotated[
+        str | None, typer.Option(help="`tencent`, `p835`, `conference`, `distillation`, or a chain of your own ending in `.yaml`.")
+    ] = None,
+    condition: Annotated[str | None, typer.Option(help="One named branch of the preset, such as `c7` of `p835`.")] = None,
+    t60_seconds: Annotated[float | None, typer.Option(help="Reverberation: time to decay by 60 dB.")] = None,
+    snr_db: Annotated[float | None, typer.Option(help="Noise: speech over noise power in dB.")] = None,
+    noise: Annotated[str, typer.Option(help=f"Noise of `--snr-db`: {', '.join(NOISES)}.")] = "white",
+    active_level: Annotated[
+        bool, typer.Option("--active-level", help="The speech of `--snr-db` is measured while active (P.56), not over the file.")
+    ] = False,
+    mnru_q_db: Annotated[float | None, typer.Option(help="Modulated noise (P.810): Q in dB.")] = None,
+    low_pass_hz: Annotated[float | None, typer.Option(help="Cut-off frequency above which nothing remains.")] = None,
+    high_pass_hz: Annotated[float | None, typer.Option(help="Cut-off frequency below which nothing remains.")] = None,
+    level_dbfs: Annotated[float | None, typer.Option(help="Active speech level (P.56) to bring the recording to.")] = None,
+    clip_share: Annotated[float | None, typer.Option(help="Share of the samples to clip, 0 to 1.")] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(help="opus, amr_nb, amr_wb, gsm, g711, g726, speex, mp3, aac, vorbis, adpcm."),
+    ] = None,
+    bitrate: Annotated[float | None, typer.Option("--bitrate", "--bitrate-kbps", help="Bit rate of the codec in kb/s.")] = None,
+    loss_share: Annotated[
+        float | None, typer.Option(help="Share of 20 ms packets lost, 0 to 1, concealed by the codec where it can, else as G.711.")
+    ] = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Any other kind, after the options above; again for more: `echo delay_ms=150 attenuation_db=6..20`. "
+            "`low..high` draws a number, `a|b` one of several, `probability=0.5` leaves it out at times."
+        ),
+    ] = None,
+    noise_folder: Annotated[
+        Path | None, typer.Option(help="Recordings of noise, for `--noise recorded` or `background` and the presets.")
+    ] = None,
+    talker_folder: Annotated[Path | None, typer.Option(help="Recordings of other talkers, for babble.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the run; the draw of a file depends on it and on the file's name.")] = 0,
+    sampling_rate: Annotated[int | None, typer.Option(help="Rate of the outputs in Hz; each keeps its own by default.")] = None,
+    num_workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default. Never changes a result.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help=f"JSON lines with what was drawn; `{MANIFEST}` in the target folder by default.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder that another run has written to.")] = False,
+) -> None:
+    """Degrade speech: noise, rooms, codecs, losses and more, each recorded and repeatable.
+
+    Options act in the order of this list. Outputs are mono, 16 bits, as long as their inputs and aligned with them. A folder gets
+    a manifest; started again, a run goes on where it stopped. A recording that cannot be degraded is a row with its reason, and the
+    exit code is 1. Exit code 2: nothing could be done. Ctrl-C keeps what is done.
+
+    Examples:
+
+    - `hf-sqa degrade in.wav out.wav --snr-db 10 --codec opus --bitrate 12`
+    - `hf-sqa degrade clean/ degraded/ --preset tencent --seed 1 --noise-folder noises/`
+    - `hf-sqa degrade in.wav out.wav --step "chop chops_per_second=3 chop_ms=20..40"`
+    """
+    from hf_sqa.cli.files import find_recordings
+    from hf_sqa.degradations import Chain, RecordingFolder, Run
+
+    options = {
+        "reverberation": {"t60_seconds": t60_seconds},
+        "noise": {"snr_db": snr_db},
+        "mnru": {"q_db": mnru_q_db},
+        "low_pass": {"cutoff_hz": low_pass_hz},
+        "high_pass": {"cutoff_hz": high_pass_hz},
+        "set_level": {"target_dbfs": level_dbfs},
+        "clip_share": {"share": clip_share},
+    }
+    asked = [{"kind": kind, **parameters} for kind, parameters in options.items() if None not in parameters.values()]
+    try:
+        folders: dict[str, Any] = {
+            name: RecordingFolder(folder)
+            for name, folder in (("noises", noise_folder), ("talkers", talker_folder))
+            if folder is not None
+        }
+        steps = [_noise_step(one, noise, active_level) if one["kind"] == "noise" else one for one in asked]
+        steps += _codec_steps(codec, bitrate, loss_share)
+        steps += [_parsed_step(text) for text in step or []]
+        if active_level and snr_db is None:
+            raise ValueError("Expected --snr-db with --active-level; a preset says itself how its speech is measured.")
+        if (preset is None) == (not steps):
+            raise ValueError("Expected either --preset or what to do, such as --snr-db 10 or --codec gsm, got both or neither.")
+        if condition is not None and preset is None:
+            raise ValueError("Expected --preset with --condition, which names one of its branches.")
+        chain = Chain.load(preset, **folders) if preset is not None else Chain(steps, name="command line", **folders)
+        chain = chain.select(condition) if condition is not None else chain
+        jobs, manifest = _jobs(source, target, list(find_recordings([source])), manifest)
+        run = Run(chain, seed, sampling_rate)
+        rows = _done(jobs, run, manifest, _workers(num_workers, len(jobs)), overwrite)
+    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
+        _stop(str(error))
+
+    failed = [row for row in rows if row["status"] != "ok"]
+    for row in failed:
+        typer.echo(f"{row['input']}: {row['reason']} [{row['code']}]", err=True)
+    if len(jobs) == 1 and not failed and rows:
+        typer.echo(f"{jobs[0].target}: {_told(rows[0])}")
+    elif len(jobs) > 1:
+        typer.echo(f"{len(rows) - len(failed)} of {len(jobs)} recordings degraded into {target}; the manifest is {manifest}.")
+    if len(rows) < len(jobs):
+        typer.echo("Interrupted: what is done is kept; the same command goes on from there.", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _noise_step(asked: dict[str, Any], noise: str, active_level: bool) -> dict[str, Any]:
+    if noise not in NOISES:
+        raise ValueError(f"Expected --noise to be one of {', '.join(NOISES)}, got {noise!r}.")
+    return asked | {"kind": NOISES[noise], "speech_level": "active" if active_level else "whole_file"}
+
+
+def _codec_steps(codec: str | None, bitrate: float | None, loss_share: float | None) -> list[dict[str, Any]]:
+    import difflib
+    import inspect
+
+    import hf_sqa.degradations.codec
+    from hf_sqa.degradations import KINDS
+
+    if codec is None:
+        if bitrate is not None:
+            raise ValueError("Expected --codec with --bitrate.")
+        return [] if loss_share is None else [{"kind": "packet_loss", "loss_share": loss_share}]
+    codecs = [name for name in hf_sqa.degradations.codec.__all__ if name in KINDS]
+    if codec not in codecs:
+        near = difflib.get_close_matches(codec, codecs, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"Expected --codec to be one of {', '.join(codecs)}, got {codec!r}{hint}")
+    step: dict[str, Any] = {"kind": codec}
+    parameter = inspect.signature(KINDS[codec]).parameters.get("bitrate_kbps")
+    if bitrate is not None:
+        if parameter is None:
+            raise ValueError(f"The codec {codec!r} has no --bitrate to choose; leave it out.")
+        step["bitrate_kbps"] = int(bitrate) if bitrate == int(bitrate) else bitrate
+    elif parameter is not None and parameter.default is parameter.empty:
+        raise ValueError(f"Expected --bitrate, in kb/s, with --codec {codec}.")
+    if codec == "vorbis":
+        step["quality"] = 0.3
+    if loss_share is not None and codec in CONCEALING_CODECS:
+        step["loss_share"] = loss_share
+        return [step]
+    return [step] if loss_share is None else [step, {"kind": "packet_loss", "loss_share": loss_share}]
+
+
+def _parsed_step(text: str) -> dict[str, Any]:
+    """`"echo delay_ms=150 attenuation_db=6..20"` as a step of a chain."""
+    import yaml
+
+    kind, *assignments = text.split() or [""]
+    step: dict[str, Any] = {"kind": kind}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not value:
+            raise ValueError(f"Expected --step to be a kind and name=value pairs, got {assignment!r} in {text!r}.")
+        low, dots, high = value.partition("..")
+        if dots:
+            step[name] = {"uniform": [yaml.safe_load(low), yaml.safe_load(high)]}
+        elif "|" in value:
+            step[name] = {"one_of": [yaml.safe_load(one) for one in value.split("|")]}
+        else:
+            step[name] = yaml.safe_load(value)
+    return step
+
+
+def _jobs(source: str, target: Path, found: Sequence[tuple[str, Any]], manifest: Path | None) -> tuple[list[Any], Path | None]:
+    """What to read and write, and where the manifest goes."""
+    from hf_sqa.audio import AudioError
+    from hf_sqa.degradations.folders import WRITTEN_SUFFIXES, Job
+
+    if len(found) == 1 and isinstance(found[0][1], AudioError):
+        raise found[0][1]
+    if not Path(source).is_dir():
+        if len(found) != 1 or not isinstance(found[0][1], str):
+            raise ValueError(f"Expected a recording or a folder as the source, got {source!r}.")
+        if target.is_dir():
+            target = target / _written_name(Path(source).name)
+        if target.suffix.lower() not in WRITTEN_SUFFIXES:
+            raise ValueError(f"Expected the target to end in {' or '.join(WRITTEN_SUFFIXES)}, got {str(target)!r}.")
+        if target.exists() and Path(source).exists() and target.samefile(source):
+            raise ValueError(f"Expected another file than the source as the target, got {str(target)!r} for both.")
+        return [Job(Path(source).name, source, str(target), target.name)], manifest
+    folder = Path(source)
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"Expected a folder as the target of a folder, got the file {str(target)!r}.")
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"Expected a target outside the source, got {str(target)!r}: the next run would degrade what this one wrote."
+        )
+    names = [Path(name).relative_to(folder).as_posix() for name, _ in found]
+    written = [_written_name(name) for name in names]
+    jobs = [Job(name, str(folder / name), str(target / output), output) for name, output in zip(names, written, strict=True)]
+    return jobs, manifest or target / MANIFEST
+
+
+def _written_name(name: str) -> str:
+    from hf_sqa.degradations.folders import WRITTEN_SUFFIXES
+
+    return name if Path(name).suffix.lower() in WRITTEN_SUFFIXES else f"{name}.wav"
+
+
+def _workers(num_workers: int | None, num_jobs: int) -> int:
+    if num_workers is not None:
+        return num_workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, max(1, num_jobs // FILES_PER_WORKER))
+
+
+def _done(jobs: Sequence[Any], run: Any, manifest: Path | None, num_workers: int, overwrite: bool) -> list[dict[str, Any]]:
+    """Rows of all jobs, or of those done before Ctrl-C; a progress bar on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from hf_sqa.degradations import degrade_files
+
+    rows: list[dict[str, Any]] = []
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("", total=len(jobs))
+        try:
+            for row in degrade_files(jobs, run, manifest=manifest, num_workers=num_workers, overwrite=overwrite):
+                rows.append(row)
+                progress.update(task, advance=1, description=f"{sum(one['status'] != 'ok' for one in rows)} failed")
+        except KeyboardInterrupt:
+            pass
+    return rows
+
+
+def _told(row: dict[str, Any]) -> str:
+    """What was done to one file, in a line."""
+    steps = row["degradations"]["steps"]
+    told = [" ".join([one["kind"], *(f"{name}={value}" for name, value in one["parameters"].items())]) for one in steps]
+    clipped = sum(one["notes"].get("clipped_samples", 0) for one in steps)
+    remarks = [f"{clipped} samples clipped by a 16-bit codec"] if clipped else []
+    remarks += [f"turned down by {-row['gain_db']:.1f} dB to fit full scale"] if row["gain_db"] else []
+    return ", then ".join(told or ["nothing was drawn"]) + (f" ({'; '.join(remarks)})" if remarks else "")
+
+
+def _stop(message: str) -> Any:
+    typer.echo(f"hf-sqa: {message}", err=True)
+    raise typer.Exit(EXIT_USAGE)

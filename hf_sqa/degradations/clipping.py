@@ -1,0 +1,54 @@
+"""Clipping: at a level, of a share of the samples, or softly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.degradations.kind import check_range, degradation, note
+
+
+@degradation()
+def clip_level(waveform: np.ndarray, sampling_rate: int, *, level: float, record: dict[str, Any] | None = None) -> np.ndarray:
+    """Cut off whatever exceeds a level.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
+        sampling_rate (`int`): Its rate in Hz.
+        level (`float`): Largest magnitude that passes, in full scales: above 0, to 1.
+        record (`dict`, *optional*): Receives `clipped_share`, the share of samples cut off, 0 to 1.
+    """
+    check_range("level", level, 1e-6, 1)
+    note(record, clipped_share=round(float((np.abs(waveform) > level).mean()), 6))
+    return np.clip(waveform, -level, level)
+
+
+@degradation()
+def clip_share(waveform: np.ndarray, sampling_rate: int, *, share: float, record: dict[str, Any] | None = None) -> np.ndarray:
+    """Cut off the loudest samples, a given share of all.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
+        sampling_rate (`int`): Its rate in Hz.
+        share (`float`): Share of the samples to be cut off, 0 to below 1; 0.05 is clearly heard.
+        record (`dict`, *optional*): Receives `level`, the largest magnitude that passed.
+    """
+    check_range("share", share, 0, 0.999)
+    level = float(np.quantile(np.abs(waveform), 1 - share))
+    note(record, level=level)
+    return np.clip(waveform, -level, level)
+
+
+@degradation()
+def soft_clip(waveform: np.ndarray, sampling_rate: int, *, drive_db: float) -> np.ndarray:
+    """Saturate like an overdriven amplifier: `tanh(g x) / g` of a waveform scaled to a peak of 1, then scaled back.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`. Silence stays silent.
+        sampling_rate (`int`): Its rate in Hz.
+        drive_db (`float`): Gain `g` into the saturation in dB, -40 to 60; 0 is mild, 20 is strong.
+    """
+    check_range("drive_db", drive_db, -40, 60)
+    drive = 10 ** (drive_db / 20) / max(float(np.abs(waveform).max()), 1e-12)
+    return np.tanh(waveform * np.float32(drive)) / np.float32(drive)

@@ -1,0 +1,23 @@
+"""Speech and audio codecs, in memory: coded, decoded, the codec's delay taken out."""
+
+from hf_sqa.degradations.codec.amr import amr_nb, amr_wb
+from hf_sqa.degradations.codec.ffmpeg import aac
+from hf_sqa.degradations.codec.opus import opus
+from hf_sqa.degradations.codec.shared_library import CodecUnavailableError
+from hf_sqa.degradations.codec.sound_file import adpcm, g711, g726, gsm, mp3, vorbis
+from hf_sqa.degradations.codec.speex import speex
+
+__all__ = [
+    "CodecUnavailableError",
+    "aac",
+    "adpcm",
+    "amr_nb",
+    "amr_wb",
+    "g711",
+    "g726",
+    "gsm",
+    "mp3",
+    "opus",
+    "speex",
+    "vorbis",
+]

@@ -1,0 +1,77 @@
+"""Codecs that only the program ffmpeg holds: AAC."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.degradations.codec.frames import coded_at, fitted, to_int16
+from hf_sqa.degradations.codec.shared_library import find_ffmpeg
+from hf_sqa.degradations.kind import check_range, degradation
+
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+#: Samples by which ffmpeg's encoder and decoder are late: one frame of priming, which raw ADTS does not tell the decoder to drop.
+AAC_DELAY = 1024
+
+
+def through_ffmpeg(
+    samples: np.ndarray, sampling_rate: int, codec: str, options: Sequence[str], container: str, delay: int = 0
+) -> np.ndarray:
+    """Code 16-bit samples with ffmpeg, through pipes, and decode them as float32; as long as before.
+
+    Args:
+        samples (`np.ndarray` of shape `(num_samples,)`): 16-bit samples.
+        sampling_rate (`int`): Their rate in Hz.
+        codec (`str`): The codec asked for, for messages.
+        options (list of `str`): Options of ffmpeg for what it writes.
+        container (`str`): Format of what it writes.
+        delay (`int`, *optional*, defaults to `0`): Samples to drop at the beginning.
+
+    Raises:
+        CodecUnavailableError: If ffmpeg is not installed.
+        RuntimeError: If ffmpeg fails.
+    """
+    program = find_ffmpeg(codec)
+    padded = np.concatenate([samples, np.zeros(delay + 4096, np.int16)])
+    raw = ["-f", "s16le", "-ar", str(sampling_rate), "-ac", "1"]
+    coded = _run([program, *raw, "-i", "pipe:0", *options, "-flags", "+bitexact", "pipe:1"], padded.astype("<i2").tobytes(), codec)
+    decoded = _run([program, "-f", container, "-i", "pipe:0", "-f", "f32le", "-ar", str(sampling_rate), "pipe:1"], coded, codec)
+    return fitted(np.frombuffer(decoded, "<f4")[delay:], len(samples))
+
+
+def _run(command: list[str], data: bytes, codec: str) -> bytes:
+    quiet = [command[0], "-hide_banner", "-loglevel", "error", "-nostdin", "-threads", "1", *command[1:]]
+    result = subprocess.run(quiet, input=data, capture_output=True)
+    if result.returncode or not result.stdout:
+        message = result.stderr.decode(errors="replace").strip() or "it wrote nothing"
+        raise RuntimeError(f"ffmpeg could not do the codec {codec!r}: {message}")
+    return result.stdout
+
+
+@degradation(requires=lambda parameters: find_ffmpeg("aac"))
+def aac(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record: dict[str, Any] | None = None) -> np.ndarray:
+    """Code with AAC-LC (ISO/IEC 14496-3), by ffmpeg.
+
+    Rates that AAC does not have are resampled to the next higher one that it has, and back.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
+        sampling_rate (`int`): Its rate in Hz.
+        bitrate_kbps (`float`): Bit rate aimed at, in kb/s, 8 to 160.
+        record (`dict`, *optional*): Receives `clipped_samples`.
+
+    Raises:
+        CodecUnavailableError: If ffmpeg is not installed.
+    """
+    check_range("bitrate_kbps", bitrate_kbps, 8, 160)
+    codec_rate = next((rate for rate in AAC_RATES if rate >= sampling_rate), AAC_RATES[-1])
+    options = ["-c:a", "aac", "-b:a", str(round(bitrate_kbps * 1000)), "-f", "adts"]
+    return coded_at(
+        waveform,
+        sampling_rate,
+        codec_rate,
+        lambda samples: through_ffmpeg(to_int16(samples, record), codec_rate, "aac", options, "aac", AAC_DELAY),
+    )

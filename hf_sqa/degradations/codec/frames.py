@@ -1,0 +1,80 @@
+"""Between a waveform at any rate and a codec: resampling, 16-bit samples, frames, losses, and the codec's own delay taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.audio import resample
+from hf_sqa.degradations.kind import note
+from hf_sqa.degradations.packet_loss import draw_losses, independent_burst
+
+
+def coded_at(waveform: np.ndarray, sampling_rate: int, codec_rate: int, code: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Resample to the rate of a codec, code, resample back; the result is as long as the input, padded with zeros if need be."""
+    degraded = resample(code(resample(waveform, sampling_rate, codec_rate)), codec_rate, sampling_rate)
+    return fitted(degraded, len(waveform))
+
+
+def fitted(waveform: np.ndarray, num_samples: int) -> np.ndarray:
+    """Cut or pad with zeros at the end."""
+    return np.pad(waveform[:num_samples], (0, max(0, num_samples - len(waveform))))
+
+
+def to_int16(waveform: np.ndarray, record: dict[str, Any] | None) -> np.ndarray:
+    """Round to 16 bits. Samples beyond full scale are clipped, as every 16-bit codec does, and counted in `clipped_samples`."""
+    scaled = np.rint(waveform * np.float32(32768))
+    note(record, clipped_samples=int(np.count_nonzero((scaled > 32767) | (scaled < -32768))))
+    return np.clip(scaled, -32768, 32767).astype(np.int16)
+
+
+def from_int16(samples: np.ndarray) -> np.ndarray:
+    """The way back, exact."""
+    return samples.astype(np.float32) / np.float32(32768)
+
+
+def coded_in_frames(
+    samples: np.ndarray, frame: int, delay: int, lost: Callable[[int], np.ndarray], code: Callable[[np.ndarray, bool], np.ndarray]
+) -> np.ndarray:
+    """Run a frame coder over a whole recording and take out its delay.
+
+    Args:
+        samples (`np.ndarray` of shape `(num_samples,)`): Samples in the coder's own type.
+        frame (`int`): Samples in a frame.
+        delay (`int`): Samples by which the coder and decoder are late.
+        lost: Gives the losses for a number of frames.
+        code: Takes a frame and whether it is lost on the way, returns the frame as decoded. Called in order.
+    """
+    num_frames = -(-(len(samples) + delay) // frame)
+    padded = np.zeros(num_frames * frame, samples.dtype)
+    padded[: len(samples)] = samples
+    losses = lost(num_frames)
+    decoded = [code(one, bool(is_lost)) for one, is_lost in zip(padded.reshape(num_frames, frame), losses, strict=True)]
+    return np.concatenate(decoded)[delay : delay + len(samples)]
+
+
+def frame_losses(
+    loss_share: float, mean_burst_packets: float | None, rng: np.random.Generator | None, record: dict[str, Any] | None
+) -> Callable[[int], np.ndarray]:
+    """Losses for a frame coder, drawn when the number of frames is known and noted as `lost_packets`.
+
+    Raises:
+        ValueError: If losses are asked for without a source of chance.
+    """
+    if loss_share == 0:
+        return lambda num_frames: np.zeros(num_frames, bool)
+    if rng is None:
+        raise ValueError(
+            f"Expected `rng`, a numpy.random.Generator to draw losses from, with `loss_share={loss_share:g}`, got none."
+        )
+    generator = rng
+    burst = independent_burst(loss_share) if mean_burst_packets is None else mean_burst_packets
+
+    def draw(num_frames: int) -> np.ndarray:
+        lost = draw_losses(num_frames, loss_share=loss_share, mean_burst_packets=burst, rng=generator)
+        note(record, lost_packets=np.flatnonzero(lost).tolist())
+        return lost
+
+    return draw

@@ -1,0 +1,56 @@
+"""Codecs of the operating system, found when first needed; what is missing is named with the package that brings it."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import functools
+import shutil
+
+
+class CodecUnavailableError(RuntimeError):
+    """A codec whose library or program is not installed; the message names the package."""
+
+
+@functools.lru_cache(maxsize=32)
+def load_library(name: str, version: int, codec: str, debian_package: str, brew_package: str) -> ctypes.CDLL:
+    """Open a shared library.
+
+    Args:
+        name (`str`): Its name without `lib` and suffix.
+        version (`int`): Number of its binary interface.
+        codec (`str`): The codec asked for, for the message.
+        debian_package (`str`): Package of Debian and Ubuntu.
+        brew_package (`str`): Package of Homebrew.
+
+    Raises:
+        CodecUnavailableError: If it is not installed.
+    """
+    usual = (f"lib{name}.so.{version}", f"lib{name}.{version}.dylib")
+    for file in usual:
+        try:
+            return ctypes.CDLL(file)
+        except OSError:
+            continue
+    found = ctypes.util.find_library(name)
+    if found:
+        return ctypes.CDLL(found)
+    raise CodecUnavailableError(
+        f"The codec {codec!r} needs the shared library lib{name}, which was not found; install it with "
+        f"`apt-get install {debian_package}` (Debian, Ubuntu) or `brew install {brew_package}`."
+    )
+
+
+def find_ffmpeg(codec: str) -> str:
+    """Path of the program ffmpeg.
+
+    Raises:
+        CodecUnavailableError: If it is not installed.
+    """
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise CodecUnavailableError(
+            f"The codec {codec!r} needs the program ffmpeg, which was not found; install it with `apt-get install ffmpeg` (Debian, "
+            "Ubuntu) or `brew install ffmpeg`."
+        )
+    return program

@@ -1,0 +1,104 @@
+"""What every kind of degradation promises, kept by one decorator: `(waveform, sampling_rate, ...)` in, a waveform like it out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+Function = TypeVar("Function", bound=Callable[..., np.ndarray])
+#: Takes the parameters of a step as it is written in a chain, and raises if they need a library that is not installed.
+Requirement = Callable[[Mapping[str, Any]], object]
+
+#: Every kind by name, in the order in which the modules are imported.
+KINDS: dict[str, Callable[..., np.ndarray]] = {}
+#: For kinds that need an optional library.
+REQUIREMENTS: dict[str, Requirement] = {}
+
+
+def degradation(*, requires: Requirement | None = None) -> Callable[[Function], Function]:
+    """Register a function as a kind of degradation, check its input, and hold it to what all kinds promise.
+
+    The function takes a waveform of shape `(num_samples,)`, nominally in `[-1, 1]`, and its sampling rate in Hz, and returns
+    float32 samples of the same shape: as long, aligned with the input, finite, and never clipped unless clipping is what it does.
+    A kind with chance in it takes a `numpy.random.Generator` named `rng`, and nothing else makes two calls differ. `record`, a
+    dict, receives what was drawn or found on the way, ready for JSON.
+
+    Args:
+        requires (*optional*): Raises an error that names the package if an optional library is missing; a chain asks before its
+            first recording.
+
+    Raises:
+        TypeError: By the function, if the samples are not floating point or `rng` is not a generator.
+        ValueError: By the function, if the waveform has another shape, no sample, or samples that are not finite.
+    """
+
+    def register(function: Function) -> Function:
+        name = function.__name__
+
+        @functools.wraps(function)
+        def checked(waveform: np.ndarray, sampling_rate: int, **parameters: Any) -> np.ndarray:
+            waveform = checked_waveform(waveform)
+            rate = checked_sampling_rate(sampling_rate)
+            rng = parameters.get("rng")
+            if rng is not None and not isinstance(rng, np.random.Generator):
+                raise TypeError(f"Expected `rng` to be a numpy.random.Generator, such as np.random.default_rng(0), got {rng!r}.")
+            degraded = np.asarray(function(waveform, rate, **parameters), np.float32)
+            assert degraded.shape == waveform.shape, (name, degraded.shape, waveform.shape)
+            if not np.isfinite(degraded).all():
+                raise ValueError(f"{name} gave samples beyond the range of float32; its level or gain is out of all proportion.")
+            return degraded
+
+        KINDS[name] = checked
+        if requires is not None:
+            REQUIREMENTS[name] = requires
+        return cast(Function, checked)
+
+    return register
+
+
+def checked_waveform(waveform: Any) -> np.ndarray:
+    """Return `waveform` as a float32 array of shape `(num_samples,)`, or say what is wrong with it."""
+    waveform = np.asarray(waveform)
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise TypeError(
+            f"Expected floating-point samples in [-1, 1], got {waveform.dtype}; 16-bit samples become that by dividing by 32768."
+        )
+    if waveform.ndim != 1 or not len(waveform):
+        raise ValueError(f"Expected a mono waveform of shape (num_samples,) with at least one sample, got {waveform.shape}.")
+    finite = np.isfinite(waveform)
+    if not finite.all():
+        raise ValueError(
+            f"Expected finite samples, got {int((~finite).sum())} that are NaN or infinite, the first at index "
+            f"{int(np.argmin(finite))}; whatever made the waveform failed there."
+        )
+    return waveform.astype(np.float32, copy=False)
+
+
+def checked_sampling_rate(sampling_rate: Any) -> int:
+    """Return `sampling_rate` as an `int` of at least 1000 Hz."""
+    if isinstance(sampling_rate, bool) or not isinstance(sampling_rate, int | np.integer) or sampling_rate < 1000:
+        raise ValueError(f"Expected `sampling_rate` to be a whole number of Hz, 1000 or more, got {sampling_rate!r}.")
+    return int(sampling_rate)
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Refuse a value that is not among the choices of an option."""
+    if value not in choices:
+        raise ValueError(f"Expected `{name}` to be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuse what is no number, and a number outside `[low, high]`, NaN included."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise ValueError(f"Expected `{name}` to be a number, got {value!r}.")
+    if not low <= value <= high:
+        raise ValueError(f"Expected `{name}` between {low:g} and {high:g}, got {value!r}.")
+
+
+def note(record: dict[str, Any] | None, **found: Any) -> None:
+    """Write what was drawn or found into `record`, if there is one, as plain Python values."""
+    if record is not None:
+        record.update({name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()})

@@ -1,0 +1,84 @@
+"""Level: how loud a recording is (whole file, peak, or active speech after ITU-T P.56), and setting it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from hf_sqa.audio import active_level
+from hf_sqa.audio.gate import FRAME_SECONDS
+from hf_sqa.degradations.kind import check_choice, check_range, degradation, note
+
+Measure = Literal["whole_file", "active", "peak"]
+
+
+def level_dbfs(waveform: np.ndarray, sampling_rate: int, measure: Measure = "whole_file") -> float:
+    """Level of a waveform in dB below full scale; a sine that just reaches full scale has -3.01 dBFS, and a peak of 0 dBFS.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): Samples.
+        sampling_rate (`int`): Their rate in Hz.
+        measure (`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` averages the power over all samples, pauses
+            included; `"active"` over active speech only (ITU-T P.56, frames of 10 ms); `"peak"` takes the largest magnitude.
+
+    Returns:
+        `float`: The level, `-inf` for silence.
+    """
+    check_choice("measure", measure, ("whole_file", "active", "peak"))
+    if measure == "active":
+        frame = max(1, round(FRAME_SECONDS * sampling_rate))
+        whole = waveform[: len(waveform) // frame * frame].reshape(-1, frame)
+        if len(whole):
+            # P.56 thresholds end at -100 dBFS: a quiet recording is measured at a usual level, then put back.
+            offset_db = level_dbfs(waveform, sampling_rate)
+            if not np.isfinite(offset_db):
+                return -np.inf
+            powers = np.einsum("ij,ij->i", whole, whole, dtype=np.float64) / frame * 10 ** ((-26 - offset_db) / 10)
+            return active_level(powers)[0] + offset_db + 26
+    with np.errstate(divide="ignore"):
+        if measure == "peak":
+            return float(20 * np.log10(np.abs(waveform).max(initial=0.0)))
+        return float(10 * np.log10(np.square(waveform, dtype=np.float64).mean()))
+
+
+@degradation()
+def gain(waveform: np.ndarray, sampling_rate: int, *, gain_db: float) -> np.ndarray:
+    """Multiply by a gain.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
+        sampling_rate (`int`): Its rate in Hz.
+        gain_db (`float`): Gain in dB, -120 to 120; 6.02 doubles the amplitude. Nothing is clipped.
+    """
+    check_range("gain_db", gain_db, -120, 120)
+    return waveform * np.float32(10 ** (gain_db / 20))
+
+
+@degradation()
+def set_level(
+    waveform: np.ndarray,
+    sampling_rate: int,
+    *,
+    target_dbfs: float,
+    measure: Measure = "active",
+    record: dict[str, Any] | None = None,
+) -> np.ndarray:
+    """Bring a recording to a level. Listening tests level speech to -26 dB below overload, active (ITU-T P.800, P.56).
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
+        sampling_rate (`int`): Its rate in Hz.
+        target_dbfs (`float`): Level wanted, in dB below full scale, -120 to 20. Nothing is clipped.
+        measure (`str`, *optional*, defaults to `"active"`): `"active"`, `"whole_file"` or `"peak"`, see [`level_dbfs`].
+        record (`dict`, *optional*): Receives `gain_db`.
+
+    Raises:
+        ValueError: If the waveform is silent: no gain reaches a level.
+    """
+    check_range("target_dbfs", target_dbfs, -120, 20)
+    level = level_dbfs(waveform, sampling_rate, measure)
+    if not np.isfinite(level):
+        raise ValueError(f"Expected a waveform that is not silent, to bring it to {target_dbfs:g} dBFS; no gain can.")
+    note(record, gain_db=round(target_dbfs - level, 4))
+    return waveform * np.float32(10 ** ((target_dbfs - level) / 20))

@@ -1,0 +1,129 @@
+"""Reverberation: a synthetic tail that needs nothing, or a room computed by pyroomacoustics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.signal
+
+from hf_sqa.degradations.kind import check_range, degradation, note
+
+#: Beyond this order a room of usual size takes seconds and hundreds of megabytes; later reflections are left out.
+MAX_IMAGE_ORDER = 60
+
+
+@degradation()
+def reverberation(
+    waveform: np.ndarray,
+    sampling_rate: int,
+    *,
+    t60_seconds: float,
+    rng: np.random.Generator,
+    direct_to_reverberant_db: float = 0.0,
+    predelay_ms: float = 5.0,
+) -> np.ndarray:
+    """Add a reverberant tail: white Gaussian noise that decays exponentially (Polack's model), after the direct sound.
+
+    The direct sound passes unchanged, at its own time and level.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
+        sampling_rate (`int`): Its rate in Hz.
+        t60_seconds (`float`): Time in which the tail decays by 60 dB, 0.05 to 10 s.
+        rng (`np.random.Generator`): Source of chance.
+        direct_to_reverberant_db (`float`, *optional*, defaults to `0.0`): Energy of the direct sound over that of the tail, in dB,
+            -40 to 60; less means further from the talker.
+        predelay_ms (`float`, *optional*, defaults to `5.0`): Time between the direct sound and the tail, 0 to 100 ms.
+    """
+    check_range("t60_seconds", t60_seconds, 0.05, 10)
+    check_range("direct_to_reverberant_db", direct_to_reverberant_db, -40, 60)
+    check_range("predelay_ms", predelay_ms, 0, 100)
+    num_samples = min(round(t60_seconds * sampling_rate), len(waveform))
+    decay = np.exp(-np.log(1000) * np.arange(num_samples, dtype=np.float32) / (t60_seconds * sampling_rate))
+    tail = rng.standard_normal(num_samples, dtype=np.float32) * decay
+    predelay = max(1, round(predelay_ms * sampling_rate / 1000))
+    # The energy is that of the whole tail, so that a recording shorter than it is not made drier or wetter.
+    energy = sampling_rate * t60_seconds / (2 * np.log(1000))
+    tail *= np.float32(10 ** (-direct_to_reverberant_db / 20) / np.sqrt(energy))
+    response = np.concatenate([np.ones(1, np.float32), np.zeros(predelay - 1, np.float32), tail])
+    return scipy.signal.fftconvolve(waveform, response)[: len(waveform)]
+
+
+def _pyroomacoustics() -> Any:
+    try:
+        import pyroomacoustics
+    except ImportError:
+        raise ModuleNotFoundError(
+            "The kind 'room' needs pyroomacoustics: `pip install pyroomacoustics`; `reverberation` needs nothing."
+        ) from None
+    return pyroomacoustics
+
+
+@degradation(requires=lambda parameters: _pyroomacoustics())
+def room(
+    waveform: np.ndarray,
+    sampling_rate: int,
+    *,
+    t60_seconds: float,
+    rng: np.random.Generator,
+    room_m: Sequence[float] = (6.0, 5.0, 2.7),
+    distance_m: float = 1.5,
+    record: dict[str, Any] | None = None,
+) -> np.ndarray:
+    """Put talker and microphone into a shoebox room, by image sources (pyroomacoustics).
+
+    Both stand at random places, 1.2 to 1.8 m above the floor. The time of flight is taken out and the direct sound brought back to
+    the level it had. Reflections beyond order 60 are left out, which cuts the tail of a lively room short.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
+        sampling_rate (`int`): Its rate in Hz.
+        t60_seconds (`float`): Time in which sound decays by 60 dB after Sabine, 0.1 to 3 s.
+        rng (`np.random.Generator`): Source of chance.
+        room_m (three `float`, *optional*, defaults to `(6.0, 5.0, 2.7)`): Length, width and height of the room, 2 to 50 m.
+        distance_m (`float`, *optional*, defaults to `1.5`): From talker to microphone, over the floor; less than the smaller of
+            length and width minus 1 m.
+        record (`dict`, *optional*): Receives `talker_m` and `microphone_m`, the places, and `image_order`.
+
+    Raises:
+        ModuleNotFoundError: If pyroomacoustics is not installed.
+        ValueError: If the room cannot have that T60, or is too small for that distance.
+    """
+    pyroomacoustics = _pyroomacoustics()
+    check_range("t60_seconds", t60_seconds, 0.1, 3)
+    size = [float(side) for side in room_m]
+    if len(size) != 3 or not all(2 <= side <= 50 for side in size):
+        raise ValueError(f"Expected `room_m` to be length, width and height, 2 to 50 m each, got {room_m!r}.")
+    check_range("distance_m", distance_m, 0.1, min(size[:2]) - 1)
+    try:
+        absorption, order = pyroomacoustics.inverse_sabine(t60_seconds, size)
+    except ValueError as error:
+        raise ValueError(f"A room of {size} m cannot have a T60 of {t60_seconds:g} s after Sabine: {error}.") from None
+    talker, microphone = _places(size, distance_m, rng)
+    shoebox = pyroomacoustics.ShoeBox(
+        size, fs=sampling_rate, materials=pyroomacoustics.Material(absorption), max_order=min(order, MAX_IMAGE_ORDER)
+    )
+    shoebox.add_source(talker)
+    shoebox.add_microphone(microphone)
+    shoebox.compute_rir()
+    response = np.asarray(shoebox.rir[0][0], np.float32)
+    flight = round(float(np.linalg.norm(np.subtract(talker, microphone))) / pyroomacoustics.constants.get("c") * sampling_rate)
+    direct = flight + pyroomacoustics.constants.get("frac_delay_length") // 2
+    response = response / response[direct - 1 : direct + 2].max()
+    note(record, talker_m=talker, microphone_m=microphone, image_order=min(order, MAX_IMAGE_ORDER))
+    return scipy.signal.fftconvolve(waveform, response)[direct : direct + len(waveform)]
+
+
+def _places(size: list[float], distance_m: float, rng: np.random.Generator) -> tuple[list[float], list[float]]:
+    """Two places `distance_m` apart over the floor, half a metre or more from the walls."""
+    while True:
+        angle = rng.uniform(0, 2 * np.pi)
+        step = distance_m * np.array([np.cos(angle), np.sin(angle)])
+        talker = rng.uniform(0.5, np.array(size[:2]) - 0.5)
+        microphone = talker + step
+        if (microphone >= 0.5).all() and (microphone <= np.array(size[:2]) - 0.5).all():
+            heights = rng.uniform(1.2, min(1.8, size[2] - 0.1), 2)
+            places = np.round(np.column_stack([np.stack([talker, microphone]), heights]), 3)
+            return places[0].tolist(), places[1].tolist()

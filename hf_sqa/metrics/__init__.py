@@ -1,0 +1,41 @@
+"""Agreement with listeners, how sure it is, and labels that need the clean original. NumPy and SciPy only."""
+
+from hf_sqa.metrics.agreement import (
+    GREATER_IS_BETTER,
+    METRICS,
+    agreement,
+    average_by,
+    fit_mapping,
+    ktau,
+    lcc,
+    mae,
+    mse,
+    rmse,
+    rmse_star,
+    srcc,
+)
+from hf_sqa.metrics.full_reference import FullReferenceScores, estimate_delay, full_reference_scores, speech_distortion_index
+from hf_sqa.metrics.intervals import Comparison, Interval, bootstrap_agreement, compare_models
+
+__all__ = [
+    "GREATER_IS_BETTER",
+    "METRICS",
+    "Comparison",
+    "FullReferenceScores",
+    "Interval",
+    "agreement",
+    "average_by",
+    "bootstrap_agreement",
+    "compare_models",
+    "estimate_delay",
+    "fit_mapping",
+    "full_reference_scores",
+    "ktau",
+    "lcc",
+    "mae",
+    "mse",
+    "rmse",
+    "rmse_star",
+    "speech_distortion_index",
+    "srcc",
+]

@@ -1,0 +1,267 @@
+"""Labels that need the clean original: PESQ, STOI, speech distortion index and SNR of a degraded recording.
+
+PESQ is ITU-T P.862.1 (narrowband) and P.862.2 (wideband) by the package `pesq`; STOI is Taal, Hendriks, Heusdens, Jensen, "An
+Algorithm for Intelligibility Prediction of Time-Frequency Weighted Noisy Speech", IEEE TASLP 2011, by the package `pystoi`. The
+speech distortion index is that of Chen, Benesty, Huang, Doclo, "New Insights Into the Noise Reduction Wiener Filter", IEEE TASLP
+2006, to which MOSA-Net and MTQ-Net refer. They do not say how they computed it; what we compute is stated in
+[`speech_distortion_index`].
+
+What cannot be measured is NaN with a reason, never a substitute: `pystoi` returns 1e-5 for too little speech, and `pesq` overwrites
+memory where a recording holds more than 50 utterances.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+from scipy.signal import correlate
+
+from hf_sqa.audio import resample
+
+LABELS = ("pesq", "stoi", "sdi", "snr_db")
+PESQ_BANDS = ("wb", "nb")
+#: The reference code of P.862 has room for 50 utterances. An utterance lasts 0.2 s or more, and so does the pause after it.
+MAX_PESQ_SECONDS = 20.0
+#: Refused by P.862.
+MIN_PESQ_SECONDS = 0.25
+#: What `pystoi` returns, with a warning, for fewer than 30 frames (0.4 s) of speech.
+STOI_OF_TOO_LITTLE = 1e-5
+ONE_STEP = 1 / 32768  # of 16-bit samples
+
+
+@dataclass(frozen=True)
+class FullReferenceScores:
+    """Labels of one pair.
+
+    Args:
+        scores (`dict[str, float]`): Label to value; NaN where it could not be measured.
+        reasons (`dict[str, str]`): Label to reason, for the labels that are NaN.
+        delay_seconds (`float`): How much later the degraded recording starts than its reference; negative if earlier. NaN if it
+            could not be estimated.
+        compared_seconds (`float`): Length of the stretch that both recordings have after alignment, on which labels were measured.
+    """
+
+    scores: dict[str, float]
+    reasons: dict[str, str]
+    delay_seconds: float
+    compared_seconds: float
+
+
+def full_reference_scores(
+    degraded: np.ndarray,
+    reference: np.ndarray,
+    sampling_rate: int,
+    *,
+    labels: Sequence[str] = ("pesq", "stoi", "sdi"),
+    pesq_band: str = "wb",
+    max_delay_seconds: float = 1.0,
+) -> FullReferenceScores:
+    """Align a degraded recording with its clean original and measure it.
+
+    One constant delay is estimated and removed; then both are cut to what they have in common, so either may be the longer. The
+    function keeps no state and pickles, for a pool of processes.
+
+    Args:
+        degraded (`np.ndarray` of shape `(num_samples,)`): What is judged, floating point.
+        reference (`np.ndarray` of shape `(num_reference_samples,)`): Its clean original at the same rate, floating point.
+        sampling_rate (`int`): Rate of both in Hz. PESQ is measured at 16 kHz (8 kHz for rates below 16 kHz), STOI at 10 kHz; other
+            rates are resampled.
+        labels (sequence of `str`, *optional*, defaults to `("pesq", "stoi", "sdi")`): Any of `"pesq"` (MOS-LQO, 1.04 to 4.64
+            wideband, 1.02 to 4.55 narrowband), `"stoi"` (at most 1, about 0 for unrelated signals), `"sdi"` (0 to 4, see
+            [`speech_distortion_index`]) and `"snr_db"` (reference over difference, dB, levels as they are).
+        pesq_band (`str`, *optional*, defaults to `"wb"`): `"wb"` or `"nb"`.
+        max_delay_seconds (`float`, *optional*, defaults to 1.0): Longest delay considered, in either direction; 0 switches
+            alignment off.
+
+    Returns:
+        `FullReferenceScores`: Values, reasons, delay.
+
+    Raises:
+        ValueError: If an array is not one-dimensional and floating point, or an option is unknown.
+        ImportError: If `pesq` or `pystoi` is needed and not installed.
+    """
+    _check_options(degraded, reference, sampling_rate, labels, pesq_band, max_delay_seconds)
+    packages = {label: _package(name) for label, name in (("pesq", "pesq"), ("stoi", "pystoi")) if label in labels}
+    degraded, reference = np.asarray(degraded, np.float64), np.asarray(reference, np.float64)
+
+    reason = _unusable(degraded, "degraded") or _unusable(reference, "reference")
+    if reason:
+        return _failed(labels, reason, math.nan, 0.0)
+    delay = estimate_delay(degraded, reference, round(max_delay_seconds * sampling_rate))
+    degraded, reference = _overlap(degraded, reference, delay)
+    delay_seconds, compared_seconds = delay / sampling_rate, len(reference) / sampling_rate
+    reason = _unusable(degraded, "degraded") or _unusable(reference, "reference")
+    if reason:
+        return _failed(labels, f"{reason}, in what both have after alignment", delay_seconds, compared_seconds)
+
+    measures: dict[str, Callable[[], float]] = {
+        "pesq": lambda: _pesq(packages["pesq"], degraded, reference, sampling_rate, pesq_band),
+        "stoi": lambda: _stoi(packages["stoi"], degraded, reference, sampling_rate),
+        "sdi": lambda: speech_distortion_index(degraded, reference),
+        "snr_db": lambda: _snr_db(degraded, reference),
+    }
+    scores, reasons = {}, {}
+    for label in labels:
+        try:
+            scores[label] = measures[label]()
+        except _NotMeasurableError as error:
+            scores[label], reasons[label] = math.nan, str(error)
+    return FullReferenceScores(scores, reasons, delay_seconds, compared_seconds)
+
+
+def speech_distortion_index(degraded: np.ndarray, reference: np.ndarray, *, align_level: bool = True) -> float:
+    """`sum((degraded - reference)²) / sum(reference²)`, by default after bringing `degraded` to the power of `reference`.
+
+    The index of Chen et al. (2006) compares the clean signal before and after a noise reduction filter. A finished recording does
+    not tell its filtered speech from its residual noise, so here the whole recording takes the place of the filtered speech: noise
+    counts as distortion. With equal power the index is `2 (1 - r)`, `r` being the correlation of the two around zero: 0 for the
+    original at any volume, 0.59 for noise at an SNR of 0 dB, 2 for unrelated signals, 4 for an inverted one. Without level
+    alignment it is the textbook ratio, unbounded, 1 for silence.
+
+    Args:
+        degraded (`np.ndarray` of shape `(num_samples,)`): What is judged, in time with `reference`: a shift of a sample counts.
+        reference (`np.ndarray` of shape `(num_samples,)`): Clean original.
+        align_level (`bool`, *optional*, defaults to `True`): Whether to equalise power first.
+
+    Returns:
+        `float`: The index, 0 or more.
+
+    Raises:
+        ValueError: If lengths differ, the reference is silent, or with `align_level` the degraded recording.
+    """
+    degraded, reference = np.asarray(degraded, np.float64), np.asarray(reference, np.float64)
+    if degraded.shape != reference.shape:
+        raise ValueError(
+            f"Expected signals of one length, got {degraded.shape} and {reference.shape}; `full_reference_scores` aligns them."
+        )
+    energy, degraded_energy = float(reference @ reference), float(degraded @ degraded)
+    if energy == 0 or (align_level and degraded_energy == 0):
+        raise ValueError("Expected signals that are not silent: their ratio is undefined. Check the recording.")
+    gain = math.sqrt(energy / degraded_energy) if align_level else 1.0
+    difference = gain * degraded - reference
+    return float(difference @ difference) / energy
+
+
+def estimate_delay(degraded: np.ndarray, reference: np.ndarray, max_delay_samples: int) -> int:
+    """Samples by which `degraded` is later than `reference`, at the largest magnitude of their cross-correlation.
+
+    Args:
+        degraded (`np.ndarray` of shape `(num_samples,)`): May be inverted, and of another length.
+        reference (`np.ndarray` of shape `(num_reference_samples,)`): Clean original.
+        max_delay_samples (`int`): Longest delay considered, in either direction.
+
+    Returns:
+        `int`: Negative if `degraded` is earlier. One constant delay: drift and jumps, as of packet loss concealment, remain.
+    """
+    products = np.abs(correlate(degraded, reference, method="fft"))
+    zero = len(reference) - 1
+    first = max(zero - max_delay_samples, 0)
+    return int(np.argmax(products[first : zero + max_delay_samples + 1])) + first - zero
+
+
+def _overlap(degraded: np.ndarray, reference: np.ndarray, delay: int) -> tuple[np.ndarray, np.ndarray]:
+    degraded, reference = degraded[max(delay, 0) :], reference[max(-delay, 0) :]
+    length = min(len(degraded), len(reference))
+    return degraded[:length], reference[:length]
+
+
+def _pesq(package: ModuleType, degraded: np.ndarray, reference: np.ndarray, sampling_rate: int, band: str) -> float:
+    if band == "wb" and sampling_rate < 16_000:
+        raise _NotMeasurableError(f"wideband PESQ needs 16000 Hz or more, got {sampling_rate} Hz; ask for pesq_band='nb'")
+    seconds = len(reference) / sampling_rate
+    if not MIN_PESQ_SECONDS < seconds <= MAX_PESQ_SECONDS:
+        raise _NotMeasurableError(
+            f"PESQ judges {MIN_PESQ_SECONDS} to {MAX_PESQ_SECONDS:.0f} s, got {seconds:.2f} s; "
+            + ("join it with what follows" if seconds < 1 else "cut it and average, 8 to 12 s a piece are usual")
+        )
+    rate = 16_000 if sampling_rate >= 16_000 else 8000
+    if sampling_rate != rate:
+        degraded, reference = (resample(wave.astype(np.float32), sampling_rate, rate) for wave in (degraded, reference))
+    try:
+        return float(package.pesq(rate, reference, degraded, band))
+    except package.PesqError as error:
+        message = error.args[0] if error.args else type(error).__name__
+        text = message.decode() if isinstance(message, bytes) else str(message)
+        raise _NotMeasurableError(f"PESQ failed: {text.lower()}; the reference may hold no speech") from error
+
+
+def _stoi(package: ModuleType, degraded: np.ndarray, reference: np.ndarray, sampling_rate: int) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        value = float(package.stoi(reference, degraded, sampling_rate))
+    if value == STOI_OF_TOO_LITTLE or math.isnan(value):
+        raise _NotMeasurableError("STOI needs 0.4 s of speech in the reference, pauses not counted; use a longer recording")
+    return value
+
+
+def _snr_db(degraded: np.ndarray, reference: np.ndarray) -> float:
+    noise = degraded - reference
+    if np.abs(noise).max() < 1e-9 * np.abs(reference).max():
+        raise _NotMeasurableError("the noise is silent: the degraded recording equals its reference, and no SNR is defined")
+    return 10 * math.log10(float(reference @ reference) / float(noise @ noise))
+
+
+class _NotMeasurableError(Exception):
+    """A label that this pair does not have; the message is the reason."""
+
+
+def _failed(labels: Sequence[str], reason: str, delay_seconds: float, compared_seconds: float) -> FullReferenceScores:
+    return FullReferenceScores(dict.fromkeys(labels, math.nan), dict.fromkeys(labels, reason), delay_seconds, compared_seconds)
+
+
+def _unusable(waveform: np.ndarray, name: str) -> str | None:
+    if len(waveform) == 0:
+        return f"the {name} recording is empty"
+    if not np.isfinite(waveform).all():
+        return f"the {name} recording has a NaN or infinite sample at {int(np.flatnonzero(~np.isfinite(waveform))[0])}"
+    if np.ptp(waveform) < ONE_STEP:
+        return f"the {name} recording is silent"
+    return None
+
+
+def _check_options(
+    degraded: np.ndarray,
+    reference: np.ndarray,
+    sampling_rate: int,
+    labels: Sequence[str],
+    pesq_band: str,
+    max_delay_seconds: float,
+) -> None:
+    for name, waveform in (("degraded", degraded), ("reference", reference)):
+        waveform = np.asarray(waveform)
+        if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
+            raise ValueError(
+                f"Expected `{name}` of shape (num_samples,) in floating point, got {waveform.shape} of {waveform.dtype}. Load "
+                "it with `hf_sqa.load_recording(path).waveform`, which is mono float32, nominally within [-1, 1]."
+            )
+    for label in labels:
+        if label not in LABELS:
+            raise ValueError(f"Expected `labels` out of {', '.join(LABELS)}, got {label!r}.")
+    if pesq_band not in PESQ_BANDS:
+        raise ValueError(f"Expected `pesq_band` to be 'wb' or 'nb', got {pesq_band!r}.")
+    if sampling_rate <= 0:
+        raise ValueError(f"Expected `sampling_rate` in Hz, got {sampling_rate}.")
+    if max_delay_seconds < 0:
+        raise ValueError(f"Expected `max_delay_seconds` of 0 or more, got {max_delay_seconds}.")
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        if name == "pesq":
+            import pesq
+
+            return pesq
+        import pystoi
+
+        return pystoi
+    except ImportError as error:
+        label = {"pesq": "PESQ", "pystoi": "STOI"}[name]
+        raise ImportError(
+            f"{label} needs the package {name!r}, which is not installed. Run `pip install {name}`, or leave "
+            f"{label.lower()!r} out of `labels`."
+        ) from error

@@ -1,0 +1,1 @@
+"""The metrics as folders that `evaluate.load` takes."""
