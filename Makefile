@@ -35,6 +35,7 @@ format: .venv/dev  ## rewrite files in the house style
 
 bench: .venv/dev  ## speed and memory beside the original, in one run
 	$(BIN)/python benchmarks/score_speed.py
+	$(BIN)/python benchmarks/family_speed.py
 
 clean:  ## remove what make made
 	rm -rf .venv demo-out

@@ -1,11 +1,9 @@
 """DistilledSQA: the scores of Distill-MOS v7 as recorded from the original, its two modes, and what the converter refuses.
 
-`distilled_sqa_reference.json` was recorded with distillmos 0.9.1 on torch 2.13; the inputs are made below and checked by SHA-256.
+`distilled_sqa_reference.json` was recorded with distillmos 0.9.1 on torch 2.13; the inputs are made by `tests/parity/signals.py` and checked by SHA-256.
 """
 
 import csv
-import functools
-import hashlib
 import json
 import os
 import pickle
@@ -22,6 +20,7 @@ import hf_sqa
 from hf_sqa.audio import load_recording
 from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import convert, convert_state_dict, published_weights
+from tests.parity.signals import signal
 
 RATE = 16_000
 REFERENCE = json.loads((Path(__file__).parent / "distilled_sqa_reference.json").read_text())
@@ -40,30 +39,9 @@ def score(name):
     return REFERENCE["scores"][name]
 
 
-@functools.cache
 def waveform_of(name):
-    """The input that a name in the reference stands for: made in float64, rounded to 16 bits."""
-    kind, seconds = name.rsplit("_", 1)
-    num_samples = round(float(seconds.removesuffix("s")) * RATE)
-    time = np.arange(num_samples) / RATE
-    if kind == "noise":
-        samples = 0.1 * np.random.default_rng(1).standard_normal(num_samples)
-    elif kind == "chirp":
-        samples = 0.5 * np.sin(2 * np.pi * (100.0 * time + (7000.0 - 100.0) * time * time / (2 * num_samples / RATE)))
-    elif kind == "silence":
-        samples = np.zeros(num_samples)
-    else:
-        phase = 2 * np.pi * (120.0 * time - 20.0 / (2 * np.pi * 0.5) * (np.cos(2 * np.pi * 0.5 * time) - 1.0))
-        samples = np.zeros(num_samples)
-        for harmonic in range(1, 43):  # 42 * 140 Hz is the last below 6 kHz
-            samples += np.sin(harmonic * phase) / harmonic
-        samples = 0.2 * samples * (0.5 * (1 - np.cos(2 * np.pi * 4.0 * time)) * ((time % 2.0) < 1.7))
-        if kind == "noisy":
-            samples = samples + 0.02 * np.random.default_rng(2).standard_normal(num_samples)
-    pcm = np.clip(np.round(samples * 32767.0), -32768, 32767).astype(np.int16)
-    if name in REFERENCE["inputs"]:
-        assert hashlib.sha256(pcm.tobytes()).hexdigest() == REFERENCE["inputs"][name], f"{name} is not the recorded input"
-    return pcm.astype(np.float32) / np.float32(32768)
+    """The input that a name in the reference stands for."""
+    return signal(name, REFERENCE["inputs"].get(name))[0]
 
 
 @pytest.fixture(scope="module")
