@@ -1,6 +1,7 @@
 """DistilledSQA: the scores of Distill-MOS v7 as recorded from the original, its two modes, and what the converter refuses.
 
-`distilled_sqa_reference.json` was recorded with distillmos 0.9.1 on torch 2.13; the inputs are made by `tests/parity/signals.py` and checked by SHA-256.
+`distilled_sqa_reference.json` was recorded with distillmos 0.9.1 on torch 2.13; the inputs are made by
+`tests/parity/signals.py` and checked by SHA-256.
 """
 
 import csv
