@@ -2,14 +2,13 @@
 
     python benchmarks/family_speed.py
 
-CPU time on one thread. NISQA's two sides take turns on the same clips; that part needs `pip install torchmetrics librosa onnxruntime
-requests` and the published `nisqa.tar` (`--nisqa`), and says so where they are missing.
+CPU time on one thread. NISQA's two sides take turns on the same clips; that part needs `pip install torchmetrics librosa
+onnxruntime requests` and the published `nisqa.tar` (`--nisqa`), and says so where they are missing.
 """
 
 import argparse
 import importlib.util
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
-from score_speed import RATE, speech
+from score_speed import RATE, peak_resident_bytes, speech
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -103,12 +102,12 @@ def load(folder: str, layer: str) -> None:
     from hf_sqa.blocks.speech_encoder import load_encoder, load_encoder_config
 
     config = load_encoder_config(folder)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident_bytes()
     start = time.process_time()
     encoder = load_encoder(folder, config, int(layer))
     touched = sum(float(parameter.sum()) for parameter in encoder.parameters())
     assert np.isfinite(touched)
-    gained = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    gained = peak_resident_bytes() - before
     print(f"{gained / 1e6:6.0f} MB, {time.process_time() - start:.1f} s CPU")
 
 
