@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hf_sqa.auto import families
+from hf_sqa.data.corpora import table as corpora_table
 from hf_sqa.hub.model_table import HEADER_FIELDS, provenance, updated
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,10 @@ def test_documented_defaults_are_the_real_ones(model_type):
 
 def test_the_table_of_models_is_up_to_date():
     assert updated(README) == README, "run `python -m hf_sqa.hub.model_table`"
+
+
+def test_the_table_of_corpora_is_up_to_date():
+    assert corpora_table.updated(README) == README, "run `python -m hf_sqa.data.corpora.table`"
 
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)

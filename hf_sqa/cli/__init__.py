@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from hf_sqa.cli import convert, degrade, export, info, score
+from hf_sqa.cli import convert, corpus, degrade, export, info, score
 
 app = typer.Typer(
     name="hf-sqa",
@@ -21,6 +21,7 @@ app.command("score")(score.score)
 app.command("info")(info.info)
 app.command("convert")(convert.convert)
 app.command("degrade")(degrade.degrade)
+app.add_typer(corpus.app, name="corpus")
 app.add_typer(export.app, name="export")
 
 

@@ -32,7 +32,7 @@ def score(
         str, typer.Option(help="Order of the table: `worst` or `best` first, by `name`, or as in the `input`.")
     ] = "worst",
     mode: Annotated[
-        str | None, typer.Option(help="`published` (the original's windows) or `fast` (shared work; off by 0.02 MOS, at most 0.04).")
+        str | None, typer.Option(help="`published` (the original's windows) or `fast` (shared work; 0.02 MOS off, at most 0.04).")
     ] = None,
     hop_seconds: Annotated[
         float | None, typer.Option(help="Distance of the windows of long recordings; 1.0 is the published one, larger is faster.")

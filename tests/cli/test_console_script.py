@@ -16,6 +16,11 @@ import soundfile
 RATE = 16_000
 
 
+def heed_interrupts():
+    """A test run in the background ignores Ctrl-C, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def command():
     path = Path(sys.executable).with_name("hf-sqa")
@@ -70,7 +75,9 @@ def test_a_misspelled_option_exits_with_2(command):
 def test_ctrl_c_keeps_what_is_done_and_exits_with_130(suffix, command, recordings, tiny_folder, tmp_path):
     output = tmp_path / f"scores.{suffix}"
     arguments = ["score", str(recordings), "--model", str(tiny_folder), "--hop-seconds", "0.05", "--output", str(output)]
-    process = subprocess.Popen([command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
         if output.exists() and len(output.read_text().splitlines()) >= 3:

@@ -31,6 +31,11 @@ COMMAND = [
 ]
 
 
+def heed_interrupts():
+    """A test run in the background ignores Ctrl-C, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(*arguments):
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -390,7 +395,7 @@ def test_ctrl_c_keeps_what_is_done_and_is_exit_code_130(tmp_path, speech_like):
     for number in range(24):
         soundfile.write(source / f"{number:02}.wav", speech_like(2.0), RATE)
     command = [*COMMAND, str(source), str(target), "--step", "mel_vocoder num_iterations=40", "--num-workers", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
         patience = time.monotonic() + 60
         while len(list(target.glob("*.wav"))) < 2 and process.poll() is None and time.monotonic() < patience:
             time.sleep(0.01)

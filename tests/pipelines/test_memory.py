@@ -3,18 +3,22 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory of a process from /proc")
 RATE = 16_000
 SCORE = """
-import resource, sys
+import sys
 import hf_sqa
 scorer = hf_sqa.pipeline(sys.argv[1], device="cpu")
 result = scorer(sys.argv[2], mode=sys.argv[3], hop_seconds=float(sys.argv[4]), return_details=True)
-print(result["duration_seconds"], result["num_segments"], result["mos"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+# Not getrusage: it counts what the parent held when it started this process.
+peak = next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(result["duration_seconds"], result["num_segments"], result["mos"], peak)
 """
 
 

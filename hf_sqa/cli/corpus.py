@@ -1,0 +1,94 @@
+"""`hf-sqa corpus`: the rated corpora that can be loaded, and whether a download is whole."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from hf_sqa.cli import corpus_build
+
+EXIT_FAULTS, EXIT_USAGE = 1, 2
+
+app = typer.Typer(help="Rated corpora: which there are, and whether a download is whole.", no_args_is_help=True)
+
+app.command("build")(corpus_build.build)
+
+
+@app.command("list")
+def list_corpora() -> None:
+    """Show the corpora that can be loaded by name: language, size, licence, where to get them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hf_sqa.data.corpora import CORPORA
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 250  # a pipe or a file has no edge to wrap at
+    table = Table("name", "language", "clips", "size", "licence", "where to get it", box=None, pad_edge=False)
+    for column in (0, 5):
+        table.columns[column].overflow = "fold"
+    for corpus in CORPORA.values():
+        table.add_row(corpus.name, corpus.language, f"{corpus.num_clips:,}", corpus.size, corpus.licence, corpus.source)
+        for part in corpus.clips if len(corpus.clips) > 1 else ():
+            clips = sum(corpus.clips[part].values())
+            table.add_row(f"  {corpus.label(part)}", "", f"{clips:,}" if clips else "", "", "", "")
+    console.print(table)
+    console.print("Others: `hub:<repository>`, or a table (.csv .tsv .txt .jsonl .xlsx) with columns of recordings and scores.")
+
+
+@app.command("check")
+def check(
+    name: Annotated[
+        str, typer.Argument(help="A corpus of `hf-sqa corpus list`, one part of it (`nisqa/TEST_FOR`), or a table of your own.")
+    ],
+    root: Annotated[
+        str | None, typer.Argument(help="Its folder as unpacked; of a table, the folder its paths begin in.", show_default=False)
+    ] = None,
+    scale: Annotated[
+        tuple[float, float] | None, typer.Option(help="Ends of the scale of the scores, if not the corpus's own, such as `0 100`.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Of a table: `mos=<column>`, `audio=<column>`; again for more.", show_default=False)
+    ] = None,
+) -> None:
+    """Check a download: what is there, counts, missing files, rates, scores outside their scale, duplicates.
+
+    Reads labels and audio headers. Exit code 1: there are faults, each kind with its first few files. Exit code 2: nothing could be
+    checked.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from hf_sqa.data.corpora import check_corpus
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("", total=None)
+        try:
+            report = check_corpus(
+                name,
+                root,
+                scale=scale,
+                columns=dict(_named_column(text) for text in column or []),
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        except (OSError, ValueError, ImportError) as error:
+            _stop(str(error))
+    typer.echo(str(report))
+    if report.faults:
+        raise typer.Exit(EXIT_FAULTS)
+
+
+def _named_column(text: str) -> tuple[str, str]:
+    name, equals, column = text.partition("=")
+    if not equals or not name or not column:
+        raise ValueError(f"Expected --column to be name=column, such as mos=opinion, got {text!r}.")
+    return name, column
+
+
+def _stop(message: str) -> Any:
+    typer.echo(f"hf-sqa: {message}", err=True)
+    raise typer.Exit(EXIT_USAGE)

@@ -1,0 +1,121 @@
+"""`hf-sqa corpus build bench`: a corpus made on this machine from recordings that anyone can get."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+#: Failures that are told one by one; the manifest has all.
+FAILURES_TOLD = 5
+
+
+def build(
+    corpus: Annotated[str, typer.Argument(help="What to build: `bench`.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Where to put it.", show_default=False)],
+    form: Annotated[
+        str,
+        typer.Option(help="`ci`: 625 clips, five languages. `training`: 69,846 clips, seven voices, six languages."),
+    ] = "ci",
+    packages: Annotated[
+        Path | None, typer.Option(help="Folder into which the Debian packages were unpacked; those installed by default.")
+    ] = None,
+    num_phrases: Annotated[
+        int | None, typer.Option(min=1, help="Phrases of each voice; 5 in the form `ci` and all in `training` by default.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels to measure against the originals: `pesq`, `stoi`, `sdi`, with commas between.")
+    ] = None,
+    suffix: Annotated[str, typer.Option("--format", help="`flac` or `wav`, both of 16 bits.")] = "flac",
+    num_workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default. Never changes a result.")] = None,
+) -> None:
+    """Build the bench corpus: recorded speech, simulated conditions, human scores of the conditions.
+
+    The folder gets the clips, `bench.csv` with a row for each, `conditions.csv` and `ladders.csv` (worse and worse, from the
+    original down). Started again, a run goes on where it stopped; Ctrl-C keeps what is done. Exit code 1: some clips could not be
+    made or measured. Exit code 2: nothing could be done, for example because packages are missing, which are then named.
+
+    Examples:
+
+    - `hf-sqa corpus build bench bench/ --packages unpacked/`
+    - `hf-sqa corpus build bench bench-training/ --form training --packages unpacked/ --labels pesq,stoi`
+    """
+    import time
+
+    from hf_sqa.data.bench import build_clips, label_clips, plan_bench
+
+    if corpus != "bench":
+        _stop(f"Expected `bench`, the corpus that can be built, got {corpus!r}.")
+    wanted = [label.strip() for label in labels.split(",") if label.strip()] if labels is not None else []
+    workers = num_workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    began = time.perf_counter()
+    try:
+        _check_labels(wanted)
+        plan = plan_bench(folder, form=form, packages=packages, num_phrases=num_phrases, suffix=f".{suffix.lstrip('.')}")
+        rows = _done(build_clips(plan, num_workers=workers), len(plan.clips), "clips")
+        failed = [f"{row['audio']}: {row['reason']}" for row in rows if row["status"] != "ok"]
+        interrupted = len(rows) < len(plan.clips)
+        measured: list[dict[str, Any]] = []
+        if wanted and not interrupted:
+            measured = _done(label_clips(plan, wanted, num_workers=workers), len(rows) - len(failed), "labels")
+            failed += [
+                f"{row['audio']}: {label}: {why}" for row in measured for label, why in row["reasons"].items() if label in wanted
+            ]
+            interrupted = len(measured) < len([row for row in rows if row["status"] == "ok"])
+    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
+        _stop(str(error))
+    for line in failed[:FAILURES_TOLD]:
+        typer.echo(line, err=True)
+    if len(failed) > FAILURES_TOLD:
+        typer.echo(f"... and {len(failed) - FAILURES_TOLD} more, in the manifests.", err=True)
+    made = sum(row["status"] == "ok" for row in rows)
+    told = f", {len(measured)} with {', '.join(wanted)}" if measured else ""
+    typer.echo(f"{made} of {len(plan.clips)} clips in {folder}{told} ({time.perf_counter() - began:.0f} s).")
+    if interrupted:
+        typer.echo("Interrupted: what is done is kept; the same command goes on from there.", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _check_labels(labels: list[str]) -> None:
+    """Before the clips are made, not after."""
+    from hf_sqa.data.bench.build import LABELS
+
+    for label in labels:
+        if label not in LABELS:
+            raise ValueError(f"Expected --labels out of {', '.join(LABELS)}, got {label!r}.")
+    for label, package in (("pesq", "pesq"), ("stoi", "pystoi")):
+        if label in labels:
+            try:
+                __import__(package)
+            except ImportError:
+                raise ImportError(f"The label {label!r} needs the package {package!r}: `pip install {package}`.") from None
+
+
+def _done(rows: Iterator[dict[str, Any]], total: int, what: str) -> list[dict[str, Any]]:
+    """All rows, or those done before Ctrl-C; a progress bar on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    done: list[dict[str, Any]] = []
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("", total=total)
+        try:
+            for row in rows:
+                done.append(row)
+                progress.advance(task)
+        except KeyboardInterrupt:
+            pass
+    return done
+
+
+def _stop(message: str) -> Any:
+    typer.echo(f"hf-sqa: {message}", err=True)
+    raise typer.Exit(EXIT_USAGE)

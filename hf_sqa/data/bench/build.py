@@ -1,0 +1,430 @@
+"""Building the bench corpus: clips on all cores, whole or not at all, going on where a run stopped; then labels, the same way."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import csv
+import hashlib
+import io
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from hf_sqa.audio import AudioError
+from hf_sqa.data.bench.conditions import CONDITIONS, FORMS, ladders, place_on_ladder
+from hf_sqa.data.bench.speech import (
+    FORM_VOICES,
+    G722_CODEC,
+    SAMPLING_RATE,
+    VOICES,
+    MissingPackagesError,
+    Phrase,
+    find_phrases,
+    reference_waveform,
+)
+from hf_sqa.degradations import Chain
+from hf_sqa.degradations.folders import seed_of, write_recording
+from hf_sqa.metrics import full_reference_scores
+
+CORPUS = "bench"
+TABLE, CONDITION_TABLE, LADDER_TABLE = "bench.csv", "conditions.csv", "ladders.csv"
+MANIFEST, LABEL_MANIFEST = "manifest.jsonl", "labels.jsonl"
+SUFFIXES = (".flac", ".wav")
+LABELS = ("pesq", "stoi", "sdi")
+#: Phrases of each voice in the small form: 25 phrases x 25 conditions.
+CI_PHRASES = 5
+#: Of the listeners' scores.
+SCALE = (1, 5)
+#: Goes up when the same phrase and condition would give other samples.
+VERSION = 1
+#: Tasks in the hands of each worker at a time: few, so that Ctrl-C is obeyed soon.
+TASKS_PER_WORKER = 2
+COLUMNS = (
+    *(
+        "audio",
+        "mos",
+        "s_mos",
+        "n_mos",
+        "g_mos",
+        "utterance_id",
+        "condition_id",
+        "corpus",
+        "language",
+        "talker_id",
+        "source_id",
+        "split",
+    ),
+    *("scale_min", "scale_max", "reference_audio", "ladder", "ladder_step", "origin", "licence", "duration_seconds", "gain_db"),
+    "sha256",
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip to make: a phrase in a condition."""
+
+    phrase: Phrase
+    condition_id: str
+    suffix: str
+
+    @property
+    def name(self) -> str:
+        """Its file, relative to the folder of the corpus."""
+        return f"{self.condition_id}/{self.phrase.voice}/{self.phrase.stem}{self.suffix}"
+
+    @property
+    def digest(self) -> str:
+        """Twelve digits that differ where its samples or its file could: recording, condition, container, version."""
+        steps = CONDITIONS[self.condition_id].chain().steps
+        content = json.dumps(
+            [VERSION, self.phrase.name, self.phrase.num_bytes, self.suffix, self.condition_id, steps], sort_keys=True
+        )
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """What a build will make.
+
+    Args:
+        folder (`Path`): Where.
+        form (`str`): `"ci"` or `"training"`.
+        clips (tuple of [`Clip`]): All of it, in the order of the table: phrase by phrase, condition by condition.
+    """
+
+    folder: Path
+    form: str
+    clips: tuple[Clip, ...]
+
+
+def plan_bench(
+    folder: str | Path,
+    *,
+    form: str = "ci",
+    packages: str | Path | None = None,
+    num_phrases: int | None = None,
+    suffix: str = ".flac",
+) -> BenchPlan:
+    """Find the recordings, check that all libraries are there, and say what there is to make.
+
+    Args:
+        folder (`str` or `Path`): Where the corpus goes.
+        form (`str`, *optional*, defaults to `"ci"`): `"ci"`: 25 phrases in five languages, 25 conditions. `"training"`: all 1663
+            phrases of seven voices in six languages, 42 conditions, 69,846 clips.
+        packages (`str` or `Path`, *optional*): Folder of unpacked Debian packages; those installed if not given.
+        num_phrases (`int`, *optional*): Phrases of each voice; 5 in the form `"ci"` and all in `"training"` if not given.
+        suffix (`str`, *optional*, defaults to `".flac"`): `".flac"` or `".wav"`, both of 16 bits.
+
+    Raises:
+        MissingPackagesError: If recordings, ffmpeg or codec libraries are missing; it names the packages of all.
+        ValueError: If an option is none of those, or a voice has fewer phrases.
+    """
+    for option, value, choices in (("form", form, tuple(FORMS)), ("suffix", suffix, SUFFIXES)):
+        if value not in choices:
+            raise ValueError(f"Expected `{option}` to be one of {', '.join(map(repr, choices))}, got {value!r}.")
+    if num_phrases is not None and num_phrases < 1:
+        raise ValueError(f"Expected `num_phrases` of 1 or more, got {num_phrases}.")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise ValueError(f"Expected a folder for the corpus, got the file {str(folder)!r}.")
+    problems = []
+    try:
+        phrases = find_phrases(form, packages, CI_PHRASES if num_phrases is None and form == "ci" else num_phrases)
+    except MissingPackagesError as error:
+        problems.append(str(error))
+    if any(VOICES[voice].codec == G722_CODEC for voice in FORM_VOICES[form]) and shutil.which("ffmpeg") is None:
+        problems.append("G.722 recordings are decoded by ffmpeg, which is not installed: `apt-get install ffmpeg`.")
+    for condition in FORMS[form]:
+        try:
+            condition.chain().check_requirements()
+        except ImportError as error:
+            problems.append(str(error))
+    if problems:
+        raise MissingPackagesError("\n".join(dict.fromkeys(problems)))
+    clips = tuple(Clip(phrase, condition.condition_id, suffix) for phrase in phrases for condition in FORMS[form])
+    return BenchPlan(Path(folder), form, clips)
+
+
+def build_clips(plan: BenchPlan, *, num_workers: int = 1) -> Iterator[dict[str, Any]]:
+    """Make the clips of a plan and yield a row for each, in the order in which they are done.
+
+    The folder gets `<condition>/<voice>/<phrase>.flac`, where `c0` holds the originals; `manifest.jsonl`, with each clip's draw;
+    and, when all clips are done, `bench.csv` (columns: `COLUMNS`), `conditions.csv` and `ladders.csv`. Files and tables appear
+    whole or not at all. Clips in the manifest whose file exists and whose recipe is the same are not made again, so a run that was
+    stopped ends with the very files it would have had. Chance depends on voice, phrase and condition only.
+
+    A row is one of the manifest: `audio`, `status` (`"ok"` or `"failed"`), `reason`, `num_samples`, `gain_db` (0 unless it was
+    turned down to fit full scale), `sha256` (of the 16-bit little-endian samples, whatever the container),
+    `degradations`, `digest`.
+    FFTs round differently from one processor to the next, which may move a sample by one step of 16 bits, and then the hash.
+
+    Args:
+        plan ([`BenchPlan`]): From [`plan_bench`].
+        num_workers (`int`, *optional*, defaults to `1`): Processes; they change nothing in the results.
+    """
+    done = _finished(plan.folder / MANIFEST)
+    rows = {}
+    for clip in plan.clips:
+        row = done.get(clip.name)
+        if row is not None and row["status"] == "ok" and row["digest"] == clip.digest and (plan.folder / clip.name).is_file():
+            rows[clip.name] = row
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    yield from rows.values()
+    missing = [clip for clip in plan.clips if clip.name not in rows]
+    tasks = [(plan.folder, tuple(clips)) for _, clips in itertools.groupby(missing, key=lambda clip: clip.phrase)]
+    for row in _journalled(plan.folder / MANIFEST, done, _in_processes(_make_clips, tasks, num_workers)):
+        rows[row["audio"]] = row
+        yield row
+    _write_tables(plan, rows)
+
+
+def label_clips(plan: BenchPlan, labels: Sequence[str], *, num_workers: int = 1) -> Iterator[dict[str, Any]]:
+    """Measure the clips of a plan against their originals and yield a row for each; `bench.csv` gets a column a label.
+
+    What cannot be measured is NaN there, with the reason in `labels.jsonl`. Labels that are in it, of the same samples, are not
+    measured again.
+
+    Args:
+        plan ([`BenchPlan`]): A plan whose clips are built.
+        labels (sequence of `str`): Out of `"pesq"` (wideband, 1.04 to 4.64), `"stoi"` (about 0 to 1) and `"sdi"` (0 to 4), see
+            [`~hf_sqa.metrics.full_reference_scores`].
+        num_workers (`int`, *optional*, defaults to `1`): Processes.
+
+    Raises:
+        ValueError: If a label is unknown, or the corpus is not built.
+        ImportError: If the package of a label is not installed.
+    """
+    for label in labels:
+        if label not in LABELS:
+            raise ValueError(f"Expected `labels` out of {', '.join(LABELS)}, got {label!r}.")
+    hashes = {name: row["sha256"] for name, row in _finished(plan.folder / MANIFEST).items() if row["status"] == "ok"}
+    if not any(clip.name in hashes for clip in plan.clips):
+        raise ValueError(f"Expected a corpus in {str(plan.folder)!r} to label, got none; build it first.")
+    done = _finished(plan.folder / LABEL_MANIFEST)
+    rows, tasks = {}, []
+    for clip in plan.clips:
+        if clip.name not in hashes:
+            continue
+        row = done.get(clip.name)
+        known = row["labels"] if row is not None and row["sha256"] == hashes[clip.name] else {}
+        if all(label in known for label in labels):
+            assert row is not None
+            rows[clip.name] = row
+        else:
+            tasks.append((plan.folder, clip.name, _reference(clip), hashes[clip.name], tuple(labels), row if known else None))
+    yield from rows.values()
+    for row in _journalled(plan.folder / LABEL_MANIFEST, done, _in_processes(_measure, tasks, num_workers)):
+        rows[row["audio"]] = row
+        yield row
+    _write_tables(plan, _finished(plan.folder / MANIFEST))
+
+
+def ladder_pairs(rows: Sequence[Mapping[str, Any]], form: str) -> list[tuple[str, int, int]]:
+    """Neighbouring steps of all ladders, phrase by phrase.
+
+    Args:
+        rows (sequence of mappings): Rows with `condition_id` and `source_id`, as `bench.csv` has them.
+        form (`str`): `"ci"` or `"training"`: which conditions there are.
+
+    Returns:
+        list of `(ladder, better, worse)`: Name of the ladder and two row numbers; `better` must not score lower than `worse`.
+    """
+    places = {(row["source_id"], row["condition_id"]): number for number, row in enumerate(rows)}
+    phrases = list(dict.fromkeys(phrase for phrase, _ in places))
+    return [
+        (name, places[phrase, better], places[phrase, worse])
+        for name, rungs in ladders(form).items()
+        for better, worse in itertools.pairwise(rungs)
+        for phrase in phrases
+        if (phrase, better) in places and (phrase, worse) in places
+    ]
+
+
+def _reference(clip: Clip) -> str:
+    return Clip(clip.phrase, "c0", clip.suffix).name
+
+
+def _make_clips(task: tuple[Path, tuple[Clip, ...]]) -> list[dict[str, Any]]:
+    """Make the clips of one phrase. Never raises for what is wrong with the recording: the rows say so."""
+    folder, clips = task
+    rows: list[dict[str, Any]] = []
+    waveform, broken = np.zeros(0, np.float32), None
+    try:
+        waveform = reference_waveform(clips[0].phrase)
+    except (AudioError, RuntimeError, ValueError, OSError) as error:
+        broken = f"{clips[0].phrase.path}: {error}"
+    for clip in clips:
+        row: dict[str, Any] = {"audio": clip.name, "status": "failed", "reason": broken, "digest": clip.digest}
+        row |= {"num_samples": None, "gain_db": None, "sha256": None, "degradations": None}
+        if broken is None:
+            try:
+                row |= _make_clip(folder, clip, waveform) | {"status": "ok"}
+            except (RuntimeError, ValueError, OSError) as error:
+                row["reason"] = str(error)
+        rows.append(row)
+    return rows
+
+
+def _make_clip(folder: Path, clip: Clip, waveform: np.ndarray) -> dict[str, Any]:
+    rng = np.random.default_rng(seed_of(0, f"{clip.phrase.voice}/{clip.phrase.name}/{clip.condition_id}"))
+    chain: Chain = CONDITIONS[clip.condition_id].chain()
+    degraded, record = chain(waveform, SAMPLING_RATE, rng)
+    gain_db = write_recording(folder / clip.name, degraded, SAMPLING_RATE)
+    samples, _ = soundfile.read(folder / clip.name, dtype="int16")
+    digest = hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest()
+    return {"num_samples": len(samples), "gain_db": gain_db, "sha256": digest, "degradations": record}
+
+
+def _measure(task: tuple[Path, str, str, str, tuple[str, ...], dict[str, Any] | None]) -> list[dict[str, Any]]:
+    folder, name, reference_name, digest, labels, known = task
+    values: dict[str, float | None] = dict(known["labels"]) if known else {}
+    reasons: dict[str, str] = dict(known["reasons"]) if known else {}
+    wanted = tuple(label for label in labels if label not in values)
+    try:
+        degraded, reference = (soundfile.read(folder / one, dtype="float32")[0] for one in (name, reference_name))
+        # A clip is in time with its original; to estimate a delay could only do harm.
+        found = full_reference_scores(degraded, reference, SAMPLING_RATE, labels=wanted, max_delay_seconds=0)
+        values |= {label: None if math.isnan(value) else round(value, 5) for label, value in found.scores.items()}
+        reasons |= found.reasons
+    except (RuntimeError, OSError) as error:
+        values |= dict.fromkeys(wanted, None)
+        reasons |= dict.fromkeys(wanted, str(error))
+    return [{"audio": name, "labels": values, "reasons": reasons, "sha256": digest}]
+
+
+def _write_tables(plan: BenchPlan, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    made = [clip for clip in plan.clips if rows.get(clip.name, {}).get("status") == "ok"]
+    measured = _finished(plan.folder / LABEL_MANIFEST)
+    measured = {name: row for name, row in measured.items() if name in rows and row["sha256"] == rows[name]["sha256"]}
+    labels = [label for label in LABELS if any(label in row["labels"] for row in measured.values())]
+    table = []
+    for clip in made:
+        found = measured.get(clip.name, {"labels": {}})["labels"]
+        table.append([*_table_row(clip, rows[clip.name]), *(found.get(label) for label in labels)])
+    _write_csv(plan.folder / TABLE, [*COLUMNS, *labels], table)
+    conditions = [
+        [one.condition_id, one.description, *(_human_scores(one.condition_id)), json.dumps(one.chain().steps)]
+        for one in FORMS[plan.form]
+    ]
+    columns = ["condition_id", "description", "mos", "s_mos", "n_mos", "steps"]
+    _write_csv(plan.folder / CONDITION_TABLE, columns, conditions)
+    places = [[name, step, one] for name, rungs in ladders(plan.form).items() for step, one in enumerate(rungs)]
+    _write_csv(plan.folder / LADDER_TABLE, ["ladder", "ladder_step", "condition_id"], places)
+
+
+def _table_row(clip: Clip, row: Mapping[str, Any]) -> list[Any]:
+    voice = VOICES[clip.phrase.voice]
+    overall, signal_score, background = _human_scores(clip.condition_id)
+    ladder, step = place_on_ladder(clip.condition_id) or (None, 0)
+    source = f"{voice.name}/{clip.phrase.stem}"
+    seconds = row["num_samples"] / SAMPLING_RATE
+    return [
+        *(clip.name, overall, signal_score, background, overall, f"{source}@{clip.condition_id}", clip.condition_id, CORPUS),
+        *(voice.language, voice.talker, source, voice.split, *SCALE, _reference(clip), ladder, step),
+        *(f"{voice.package}:{clip.phrase.name}", voice.licence, seconds, row["gain_db"], row["sha256"]),
+    ]
+
+
+def _human_scores(condition_id: str) -> tuple[float | None, float | None, float | None]:
+    return CONDITIONS[condition_id].human_scores or (None, None, None)
+
+
+def _in_processes(
+    function: Callable[[Any], list[dict[str, Any]]], tasks: Sequence[Any], num_workers: int
+) -> Iterator[dict[str, Any]]:
+    if num_workers <= 1 or len(tasks) <= 1:
+        for task in tasks:
+            yield from function(task)
+        return
+    # Started afresh, not forked: a fork copies the threads of a progress bar in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    workers = min(num_workers, len(tasks))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    try:
+        waiting = iter(tasks)
+        pending = {pool.submit(function, task) for task in itertools.islice(waiting, TASKS_PER_WORKER * workers)}
+        while pending:
+            done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                pending |= {pool.submit(function, task) for task in itertools.islice(waiting, 1)}
+                yield from future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot tell its workers to stop: they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _journalled(path: Path, earlier: Mapping[str, dict[str, Any]], rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Pass rows on and add them to a journal; at the end the journal is written anew, sorted, a row a clip."""
+    latest = dict(earlier)
+    _write_whole(path, "".join(_line(row) for row in latest.values()))
+    with path.open("a", encoding="utf-8") as file:
+        for row in rows:
+            latest[row["audio"]] = row
+            file.write(_line(row))
+            file.flush()
+            yield row
+    _write_whole(path, "".join(_line(latest[name]) for name in sorted(latest)))
+
+
+def _finished(path: Path) -> dict[str, dict[str, Any]]:
+    """Rows of a journal by clip, the last of each; a last line that was cut short is left out.
+
+    Raises:
+        ValueError: If it is no journal of a bench corpus.
+    """
+    rows = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows[row["audio"]] = row | {"sha256": row["sha256"]}
+        except (json.JSONDecodeError, KeyError, TypeError):
+            if number < len(lines):
+                raise ValueError(
+                    f"Line {number} of {str(path)!r} is not a row of a bench corpus; choose another folder, or move the file away."
+                ) from None
+    return rows
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    _write_whole(path, text.getvalue())
+
+
+def _write_whole(path: Path, content: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

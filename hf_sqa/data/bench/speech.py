@@ -1,0 +1,214 @@
+"""The speech of the bench corpus: recorded prompts and game dialogue from Debian packages, found, chosen, brought to one form."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hf_sqa.audio import load_recording
+from hf_sqa.degradations import band_pass, level_dbfs, set_level
+
+SAMPLING_RATE = 16_000
+MIN_SECONDS, MAX_SECONDS = 2.2, 6.0
+#: G.722 at 64 kb/s: length is known from size.
+G722_BYTES_PER_SECOND = 8000
+#: Folders of prompts that are no phrases, and a word in the names of those that go with signal tones.
+NO_PHRASES, SIGNAL = ("digits", "letters", "phonetic", "silence"), "tone"
+#: G.722 has a tone of its filter bank at 8 kHz, and prompts have hum.
+LOW_HZ, HIGH_HZ = 60.0, 7400.0
+#: Active level of speech in listening tests, below overload (ITU-T P.800).
+LEVEL_DBFS = -26.0
+#: Softer than this is no prompt: silence through G.722 is noise near -80 dBFS, which would be brought to the level of speech.
+MIN_LEVEL_DBFS = -60.0
+G722_CODEC, VORBIS_CODEC = "g722", "vorbis"
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One talker in one language.
+
+    Args:
+        name (`str`): Name of its folder in the corpus.
+        talker (`str`): Who speaks. The English and the Spanish prompts are by one person, says the packages' CREDITS file, so they
+            are on one side of every split.
+        language (`str`): ISO 639-1.
+        split (`str`): `"train"`, `"validation"` or `"test"`; a talker is in one.
+        package (`str`): Debian package.
+        folder (`str`): Where the package has the recordings, below its root.
+        pattern (`str`): Which files there.
+        codec (`str`): `"g722"` or `"vorbis"`.
+        licence (`str`): Of the recordings, and so of what is made of them.
+    """
+
+    name: str
+    talker: str
+    language: str
+    split: str
+    package: str
+    folder: str
+    pattern: str
+    codec: str
+    licence: str
+
+
+def _prompts(language: str, talker: str, split: str, folder: str, licence: str) -> Voice:
+    package = f"asterisk-core-sounds-{language}-g722"
+    return Voice(
+        language, talker, language, split, package, f"usr/share/asterisk/sounds/{folder}", "**/*.g722", G722_CODEC, licence
+    )
+
+
+def _dialogue(character: str, split: str) -> Voice:
+    folder = "usr/share/games/fillets-ng/sound"
+    pattern = f"**/cs/*-{character}-*.ogg"
+    return Voice(
+        f"cs-{character}", f"cs-{character}", "cs", split, "fillets-ng-data-cs", folder, pattern, VORBIS_CODEC, "GPL-2.0-or-later"
+    )
+
+
+VOICES = {
+    voice.name: voice
+    for voice in (
+        _prompts("en", "allison", "train", "en_US_f_Allison", "CC-BY-SA-3.0"),
+        _prompts("es", "allison", "train", "es_MX_f_Allison", "CC-BY-SA-3.0"),
+        _prompts("fr", "june", "train", "fr_CA_f_June", "CC-BY-SA-3.0"),
+        _prompts("it", "carlo", "test", "it_IT_m_Carlo", "CC-BY-3.0"),
+        _prompts("ru", "ivrvoice", "validation", "ru_RU_f_IvrvoiceRU", "CC-BY-3.0"),
+        _dialogue("m", "train"),
+        _dialogue("v", "test"),
+    )
+}
+FORM_VOICES = {"ci": ("en", "es", "fr", "it", "ru"), "training": tuple(VOICES)}
+
+
+class MissingPackagesError(FileNotFoundError):
+    """Recordings, or a program or library, are not there; the message names the Debian packages and how to get them."""
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """One recording.
+
+    Args:
+        voice (`str`): Key of `VOICES`.
+        name (`str`): Its file, relative to the voice's folder, with suffix.
+        path (`str`): Where it is.
+        num_bytes (`int`): Its size: another one is another recording.
+    """
+
+    voice: str
+    name: str
+    path: str
+    num_bytes: int
+
+    @property
+    def stem(self) -> str:
+        """Its name as one file name, unique within the voice."""
+        return self.name.rsplit(".", 1)[0].replace("/", "_")
+
+
+def find_phrases(form: str, packages: str | Path | None = None, num_phrases: int | None = None) -> list[Phrase]:
+    """Phrases of 2.2 to 6 s for a form, the same on every machine.
+
+    Args:
+        form (`str`): `"ci"` or `"training"`.
+        packages (`str` or `Path`, *optional*): Folder into which the packages were unpacked, all into it or each into a folder of
+            its own; the packages installed on this machine if not given.
+        num_phrases (`int`, *optional*): Phrases of each voice, drawn by a hash of their names; all if not given.
+
+    Raises:
+        MissingPackagesError: If the recordings of a voice are not there.
+        ValueError: If a voice has fewer phrases than asked for.
+    """
+    root = Path(packages) if packages is not None else Path("/")
+    roots = [root] if packages is None else [root, *sorted(one for one in root.glob("*") if one.is_dir())]
+    folders = {name: _folder_of(VOICES[name], roots) for name in FORM_VOICES[form]}
+    missing = {VOICES[name].package for name, folder in folders.items() if folder is None}
+    if missing:
+        raise MissingPackagesError(_how_to_get(form, missing, root))
+    phrases = []
+    for name, folder in folders.items():
+        assert folder is not None
+        found = _phrases_of(VOICES[name], folder)
+        if len(found) < (num_phrases or 1):
+            raise ValueError(
+                f"Expected {num_phrases or 1} phrases or more of {name!r}, {MIN_SECONDS} to {MAX_SECONDS:.0f} s long, got "
+                f"{len(found)} in {str(folder)!r}; ask for fewer, or unpack {VOICES[name].package} again."
+            )
+        drawn = sorted(found, key=lambda one: hashlib.sha256(f"{one.voice}/{one.name}".encode()).digest())[:num_phrases]
+        phrases += sorted(drawn, key=lambda one: one.name)
+    return phrases
+
+
+def reference_waveform(phrase: Phrase) -> np.ndarray:
+    """A phrase as the reference it is in the corpus: mono float32 at 16 kHz, 60 to 7400 Hz, active level -26 dBFS.
+
+    Raises:
+        AudioError: If a Vorbis file cannot be read, or holds nothing that can be judged.
+        ValueError: If a phrase is silent, or softer than -60 dBFS.
+        RuntimeError: If ffmpeg cannot decode a G.722 file.
+    """
+    if VOICES[phrase.voice].codec == G722_CODEC:
+        waveform = _decode_g722(phrase.path)
+    else:
+        waveform = load_recording(phrase.path, sampling_rate=SAMPLING_RATE).waveform
+    waveform = band_pass(waveform, SAMPLING_RATE, low_hz=LOW_HZ, high_hz=HIGH_HZ)
+    level = level_dbfs(waveform, SAMPLING_RATE, "active")
+    if level < MIN_LEVEL_DBFS:
+        raise ValueError(
+            f"Expected speech above {MIN_LEVEL_DBFS:.0f} dBFS, got {level:.1f} dBFS: this is silence. Unpack its package again."
+        )
+    return set_level(waveform, SAMPLING_RATE, target_dbfs=LEVEL_DBFS, measure="active")
+
+
+def _decode_g722(path: str) -> np.ndarray:
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-threads", "1", "-f", "g722", "-i", path, "-f", "s16le", "-ac", "1", "-"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise MissingPackagesError(
+            "G.722 recordings are decoded by ffmpeg, which is not installed: `apt-get install ffmpeg`."
+        ) from None
+    if done.returncode or not done.stdout:
+        raise RuntimeError(f"ffmpeg cannot decode {path!r}: {done.stderr.decode(errors='replace').strip() or 'no samples'}")
+    return np.frombuffer(done.stdout, "<i2").astype(np.float32) / np.float32(32768)
+
+
+def _folder_of(voice: Voice, roots: Sequence[Path]) -> Path | None:
+    return next((root / voice.folder for root in roots if any((root / voice.folder).glob(voice.pattern))), None)
+
+
+def _phrases_of(voice: Voice, folder: Path) -> list[Phrase]:
+    phrases = []
+    for path in sorted(folder.glob(voice.pattern)):
+        name = path.relative_to(folder).as_posix()
+        is_phrase = voice.codec != G722_CODEC or (path.parent.name not in NO_PHRASES and SIGNAL not in path.name)
+        if is_phrase and MIN_SECONDS <= _seconds(path) <= MAX_SECONDS:
+            phrases.append(Phrase(voice.name, name, str(path), path.stat().st_size))
+    return phrases
+
+
+def _seconds(path: Path) -> float:
+    if path.suffix == ".g722":
+        return path.stat().st_size / G722_BYTES_PER_SECOND
+    import soundfile
+
+    return float(soundfile.info(path).duration)
+
+
+def _how_to_get(form: str, missing: set[str], root: Path) -> str:
+    needed = sorted({VOICES[name].package for name in FORM_VOICES[form]})
+    where = "on this machine" if root == Path("/") else f"in {str(root)!r}"
+    folder = "packages" if root == Path("/") else str(root)
+    return (
+        f"Expected the recordings of {len(needed)} Debian packages, got {len(needed) - len(missing)} of them {where}; missing: "
+        f"{', '.join(sorted(missing))}. On Debian or Ubuntu, without installing them: "
+        f"`apt-get download {' '.join(sorted(missing))}`, then "
+        f"`for package in *.deb; do dpkg-deb -x $package {folder}; done`, and give the folder with `--packages {folder}`. "
+        "Elsewhere: the .deb files are at https://packages.debian.org/bookworm/."
+    )

@@ -1,0 +1,183 @@
+"""`check_corpus`: is this download whole, and are its labels what they should be? Headers are read, audio is not decoded."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_sqa.data.corpora.loading import find_corpus, read_corpus
+from hf_sqa.data.schema import AUDIO_SUFFIXES, SCORE_RANGES, AudioFolders, Ratings, Row, first_few
+
+#: Kinds of faults, in the order of the report, and what each is called.
+FAULTS = {
+    "count": "counts that differ from the published ones",
+    "missing": "missing recordings",
+    "missing_reference": "missing references",
+    "unreadable": "recordings that cannot be read",
+    "rate": "odd sampling rates",
+    "text": "scores that are no numbers",
+    "scale": "scores outside their scale",
+    "unrated": "recordings without a score",
+    "constant": "constant columns",
+    "duplicate": "recordings listed twice",
+    "repeated_rating": "ratings given twice by one listener",
+}
+
+
+@dataclass
+class CheckReport:
+    """What [`check_corpus`] found.
+
+    Args:
+        name (`str`): The corpus or table.
+        present (`list[dict]`): A row a part and split: `part`, `split`, `rows`, `published` (`None` where not known), `present`
+            (recordings on disk) and `mos_mean`.
+        faults (`dict[str, list[str]]`): Items by kind, see `FAULTS`.
+        sampling_rates (`dict[int, int]`): Number of recordings by rate in Hz.
+        seconds (`float`): Audio on disk.
+        unlabelled (`int`): Audio files beside the rated ones that no label names; no fault.
+        absent (`list[str]`): Parts of which nothing is listed; no fault, as parts are downloaded one by one.
+    """
+
+    name: str
+    present: list[dict[str, Any]] = field(default_factory=list)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    sampling_rates: dict[int, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    unlabelled: int = 0
+    absent: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, item: str) -> None:
+        self.faults.setdefault(kind, []).append(item)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {sum(row['present'] for row in self.present):,} recordings, {self.seconds / 3600:.2f} h"]
+        for row in self.present:
+            published = "" if row["published"] is None else f", published {row['published']:,}"
+            where = " ".join(filter(None, (row["part"], row["split"]))) or "all"
+            lines.append(f"  {where}: {row['rows']:,} rated{published}; {row['present']:,} on disk; mean MOS {row['mos_mean']:.2f}")
+        if self.sampling_rates:
+            lines.append("  rates: " + ", ".join(f"{rate} Hz {count:,}" for rate, count in sorted(self.sampling_rates.items())))
+        if self.absent:
+            lines.append(f"  not here: {', '.join(self.absent)}")
+        if self.unlabelled:
+            lines.append(f"  without a label: {self.unlabelled:,} audio files beside the rated ones")
+        for kind, told in FAULTS.items():
+            if kind in self.faults:
+                lines.append(f"  FAULT {len(self.faults[kind]):,} {told}: {first_few(self.faults[kind])}")
+        if not self.faults:
+            lines.append("  no faults")
+        return "\n".join(lines)
+
+
+def check_corpus(
+    name: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    *,
+    scale: tuple[float, float] | None = None,
+    ratings: Ratings | None = None,
+    columns: dict[str, str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CheckReport:
+    """Hold a corpus against its published facts.
+
+    Args:
+        name, root, scale, ratings, columns: As for `load_corpus`.
+        progress (callable, *optional*): Called with the number of recordings whose header was read, and of all.
+
+    Raises:
+        FileNotFoundError, ValueError: If there are no labels to check, as `load_corpus` does.
+    """
+    name = os.fspath(name)
+    folders = AudioFolders()
+    examined, score_names, _ = read_corpus(name, root, columns=columns, scale=scale, ratings=ratings, folders=folders)
+    report = CheckReport(name)
+    _count(report, name, examined.rows)
+    for kind in FAULTS:
+        for item in examined.problems.items.get(kind, []):
+            report.add(kind, item)
+    for row in examined.rows:
+        if all(row[score] != row[score] for score in (*SCORE_RANGES, *score_names)):
+            report.add("unrated", row["utterance_id"] or row["where"])
+    corpus, _ = find_corpus(name)
+    _read_headers(report, examined.rows, None if corpus is None else corpus.sampling_rate, progress)
+    _count_unlabelled(report, examined.rows, folders)
+    return report
+
+
+def _count(report: CheckReport, name: str, rows: list[Row]) -> None:
+    corpus, part = find_corpus(name)
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        label = row["corpus"] or ""
+        prefix = corpus.name if corpus is not None else name
+        groups.setdefault((label.removeprefix(prefix).removeprefix("/"), row["split"] or ""), []).append(row)
+    published = {}
+    if corpus is not None:
+        published = {(one, split): count for one in corpus.parts(part) for split, count in corpus.clips[one].items()}
+        here = {one for one, _ in groups}
+        report.absent = [corpus.label(one) for one in corpus.parts(part) if one not in here]
+    for key in dict.fromkeys((*published, *groups)):
+        group = groups.get(key, [])
+        if not group and key[0] not in {one for one, _ in groups}:
+            continue
+        scores = [row["mos"] for row in group if row["mos"] == row["mos"]]
+        report.present.append(
+            {
+                "part": key[0],
+                "split": key[1],
+                "rows": len(group),
+                "published": published.get(key),
+                "present": sum(not row["missing"] for row in group),
+                "mos_mean": sum(scores) / len(scores) if scores else float("nan"),
+            }
+        )
+        if key in published and len(group) != published[key]:
+            where = " ".join(filter(None, key)) or "all"
+            report.add("count", f"{where} has {len(group):,} of {published[key]:,}")
+
+
+def _read_headers(report: CheckReport, rows: list[Row], expected: int | None, progress: Callable[[int, int], None] | None) -> None:
+    """Rates and durations; where no rate is published, the commonest one is expected, unless rates are thoroughly mixed."""
+    import io
+
+    import soundfile
+
+    rates: dict[int, list[str]] = {}
+    present = [row for row in rows if not row["missing"] and not (isinstance(row["audio"], str) and "://" in row["audio"])]
+    recordings = {row["audio"] if isinstance(row["audio"], str) else row["audio"]["path"]: row["embedded"] for row in present}
+    for number, (told, embedded) in enumerate(recordings.items(), 1):
+        try:
+            audio = {} if embedded is None else embedded[0][embedded[1]]["audio"]
+            header = soundfile.info(io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path") or told)
+        except (RuntimeError, OSError) as error:
+            report.add("unreadable", f"{told} ({' '.join(str(error).split())[-80:]})")
+        else:
+            rates.setdefault(header.samplerate, []).append(told)
+            report.seconds += header.duration
+            if header.frames == 0:
+                report.add("unreadable", f"{told} (no samples)")
+        if progress is not None and (number % 200 == 0 or number == len(recordings)):
+            progress(number, len(recordings))
+    report.sampling_rates = {rate: len(files) for rate, files in rates.items()}
+    if expected is None and rates:
+        commonest, count = Counter(report.sampling_rates).most_common(1)[0]
+        expected = commonest if count >= 0.9 * sum(report.sampling_rates.values()) else None
+    if expected is not None:
+        for rate, files in rates.items():
+            if rate != expected:
+                for file in files:
+                    report.add("rate", f"{file} {rate} Hz instead of {expected}")
+
+
+def _count_unlabelled(report: CheckReport, rows: list[Row], folders: AudioFolders) -> None:
+    named = {row["audio"] for row in rows if isinstance(row["audio"], str) and not row["missing"]}
+    beside = {os.path.split(path)[0] for path in named}
+    named |= {row["reference_audio"] for row in rows if isinstance(row["reference_audio"], str)}
+    labelled = Counter(folder for path in named if (folder := os.path.split(path)[0]) in beside)
+    for folder, count in labelled.items():
+        audio = sum(name.endswith(AUDIO_SUFFIXES) for name in folders.names(folder))
+        report.unlabelled += max(0, audio - count)

@@ -1,0 +1,141 @@
+"""What a corpus is to us: its facts, its published counts, and a reader of its label files."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_sqa.data.schema import Row
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A published corpus. A folder of it is read as it was downloaded; the facts are those of `hf-sqa corpus list`.
+
+    Args:
+        name (`str`): What `load_corpus` calls it. Several tests make parts: `nisqa/TRAIN_SIM` is one, also in the column `corpus`.
+        title (`str`): What its authors call it.
+        language (`str`): Codes of its languages, separated by spaces.
+        clips (`dict`): Published number of rated recordings by part (`""`: the only one) and split (`""`: not split).
+        size (`str`): Hours or gigabytes, as far as known.
+        licence (`str`): Licence, as far as known; `unknown` where none was seen.
+        source (`str`): Where to get it.
+        read (callable): `read(root, parts)` yields label rows for `hf_sqa.data.schema.examine`.
+        scale (`tuple[float, float]`): Ends of the scale of the scores in the label files.
+        sampling_rate (`int`, *optional*): Rate of every recording in Hz; `None` where it differs.
+        rows_are_ratings (`bool`): Label files have a row a rating rather than a mean.
+        default_parts (`tuple[str, ...]`): Parts meant by the bare name; all by default.
+        detect_scale (callable, *optional*): Tells the scale from the scores, where releases differ in it.
+        hub_id (`str`, *optional*): Repository of data set on the Hub, for a corpus that is only there.
+    """
+
+    name: str
+    title: str
+    language: str
+    clips: dict[str, dict[str, int]]
+    size: str
+    licence: str
+    source: str
+    read: Callable[[Path, Sequence[str]], Iterator[Row]]
+    scale: tuple[float, float] = (1.0, 5.0)
+    sampling_rate: int | None = None
+    rows_are_ratings: bool = False
+    default_parts: tuple[str, ...] = ()
+    detect_scale: Callable[[Sequence[float]], tuple[float, float]] | None = None
+    hub_id: str | None = None
+
+    @property
+    def num_clips(self) -> int:
+        """Published number of rated recordings of the parts that the bare name means."""
+        return sum(sum(self.clips[part].values()) for part in self.default_parts or self.clips)
+
+    def parts(self, asked: str | None) -> tuple[str, ...]:
+        """Parts to read: the one asked for, or all that the bare name means."""
+        if asked is None:
+            return self.default_parts or tuple(self.clips)
+        by_lower = {part.lower(): part for part in self.clips if part}
+        if asked.lower() not in by_lower:
+            known = ", ".join(f"{self.name}/{part}" for part in self.clips if part) or f"none, it is just {self.name!r}"
+            raise ValueError(f"Expected a part of the corpus {self.name}, got {asked!r}; its parts are {known}.")
+        return (by_lower[asked.lower()],)
+
+    def label(self, part: str) -> str:
+        """Value of the column `corpus`: recordings of one listening test."""
+        return f"{self.name}/{part}" if part else self.name
+
+
+def locate(root: Path, corpus: str, *label_files: str) -> list[Path]:
+    """Label files below the folder a user named, who may have named it, its parent or its only sub-folder.
+
+    `label_files` are globs relative to the corpus's own folder; each is looked for in `root`, then one and two folders below.
+
+    Raises:
+        FileNotFoundError: If none is there; says what was looked for and what is there.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"Expected the folder of {corpus}, but {str(root)!r} is not a folder.")
+    for depth in ("", "*/", "*/*/"):
+        found = sorted({path for pattern in label_files for path in root.glob(depth + pattern) if path.is_file()})
+        if found:
+            return found
+    there = sorted(f"{path.name}/" if path.is_dir() else path.name for path in root.iterdir())
+    shown = ", ".join(there[:8]) + (f", and {len(there) - 8:,} more" if len(there) > 8 else "") if there else "nothing"
+    raise FileNotFoundError(
+        f"This does not look like the folder of {corpus}: looked in {str(root)!r}, and up to two folders below, for "
+        f"{' or '.join(label_files)}; found {shown}. Name the folder that was unpacked."
+    )
+
+
+def read_csv(path: Path, required: Sequence[str], corpus: str, *, delimiter: str = ",") -> Iterator[tuple[dict[str, str], str]]:
+    """Rows of a label file with a header, by column, each with its file and line for messages.
+
+    Raises:
+        ValueError: If the header lacks a required column, as in the label file of another corpus.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        header = [name.strip() for name in next(reader, [])]
+        missing = [name for name in required if name not in header]
+        if missing:
+            raise ValueError(
+                f"Expected the label file of {corpus} with the columns {', '.join(required)}, got {str(path)!r} with "
+                f"{', '.join(header[:12]) or 'no header'}: {', '.join(missing)} lacks. Is it the label file of another corpus?"
+            )
+        width = len(header)
+        for cells in reader:
+            if cells:
+                cells += [""] * (width - len(cells))
+                yield dict(zip(header, cells, strict=False)), f"{path.name} line {reader.line_num}"
+
+
+def read_headerless(path: Path, num_columns: int, corpus: str) -> Iterator[tuple[list[str], str]]:
+    """Rows of a label file without a header, each with its file and line for messages.
+
+    Raises:
+        ValueError: If a row has fewer columns.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) < num_columns:
+                raise ValueError(
+                    f"Expected the label file of {corpus} with at least {num_columns} columns separated by commas, got "
+                    f"{','.join(cells)!r} in {str(path)!r} line {reader.line_num}. Is it the label file of another corpus?"
+                )
+            yield cells, f"{path.name} line {reader.line_num}"
+
+
+def index_audio(root: Path) -> dict[str, str]:
+    """Every file below a folder by name without suffix, for corpora whose labels give names but no folders."""
+    index: dict[str, str] = {}
+    for folder, _, names in os.walk(root):
+        for name in sorted(names):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in {".wav", ".flac"}:
+                index.setdefault(stem, f"{folder}/{name}")
+    return index

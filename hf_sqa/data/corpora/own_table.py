@@ -1,0 +1,209 @@
+"""One's own listening test: a table with a column of recordings and one of scores, found by their usual names.
+
+CSV (commas, semicolons, tabs or bars; a byte order mark does no harm), `.tsv`, `.xlsx` and JSON lines. The tables that SHEET
+(`wav_path,system_id,sample_id,score,listener_id`) and the URGENT 2026 challenge (JSON lines whose scores lie in `metrics`) write
+are read as they are; SHEET's `sample_id` is a sentence that several systems speak, so the file's name identifies a recording.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_sqa.data.corpora.xlsx import read_xlsx
+from hf_sqa.data.schema import SPLITS, Row
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx")
+#: Usual names of each column, the most telling first; upper and lower case are the same, and so are `_`, `-`, `.` and spaces.
+USUAL_NAMES: dict[str, tuple[str, ...]] = {
+    "audio": (
+        *("audio", "audio_path", "filepath_deg", "deg_wav", "wav_path", "filepath", "file_path", "path", "audio_file", "wav"),
+        *("Test_Wave", "filename_deg", "file_name", "filename", "wavname", "file"),
+    ),
+    "mos": (
+        *(
+            "mos",
+            "sampleMOS",
+            "sample MOS",
+            "score",
+            "avg_score",
+            "mean_score",
+            "quality_score",
+            "choice",
+            "Overall quality",
+            "ovr",
+            "ovrl",
+        ),
+        *("overall", "value", "rating", "mean"),
+    ),
+    "noisiness": ("noisiness", "noi"),
+    "coloration": ("coloration", "col"),
+    "discontinuity": ("discontinuity", "dis"),
+    "loudness": ("loudness", "loud"),
+    "s_mos": ("s_mos", "smos", "sig"),
+    "n_mos": ("n_mos", "nmos", "bak"),
+    "g_mos": ("g_mos", "gmos"),
+    "intelligibility": ("intelligibility", "intelligibility_score"),
+    "pesq": ("pesq",),
+    "stoi": ("stoi",),
+    "sdi": ("sdi",),
+    "mos_std": ("mos_std", "std", "sampleSTD"),
+    "mos_ci95": ("mos_ci95", "95%CI", "ci95", "ci"),
+    "num_ratings": ("num_ratings", "votes", "num_votes"),
+    "utterance_id": ("utterance_id", "utt_id", "utteranceId", "id"),
+    "system_id": ("system_id", "system", "systemId", "method"),
+    "condition_id": ("condition_id", "condition", "conditionID", "con"),
+    "listener_id": ("listener_id", "listener", "listenerId", "listener_name", "annotator", "judge"),
+    "talker_id": ("talker_id", "talker", "speaker_id", "speaker"),
+    "source_id": ("source_id", "source"),
+    "corpus": ("corpus", "db", "dataset"),
+    "language": ("language", "lang"),
+    "split": ("split",),
+    "reference_audio": ("reference_audio", "filepath_ref", "ref_wav", "reference_path", "Ref_Wave", "reference"),
+}
+
+
+def read_table(
+    path: Path, root: Path | None, columns: Mapping[str, str], score_names: Sequence[str]
+) -> tuple[list[Row], dict[str, str]]:
+    """Rows for `hf_sqa.data.schema.examine`, and which column was taken for what.
+
+    Args:
+        path (`Path`): The table.
+        root (`Path`, *optional*): Folder its relative paths begin in; the table's own by default.
+        columns (`dict`): Columns by the name that the schema gives them, where the usual names do not find them.
+        score_names (sequence of `str`): Scores beyond those of the schema, all named in `columns`.
+
+    Raises:
+        FileNotFoundError: If the table or the folder is not there.
+        ValueError: If it cannot be read as a table, or has no column of recordings or of scores.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a table of recordings and scores, but there is no file {str(path)!r}.")
+    base = (root if root is not None else path.parent).absolute()
+    if not base.is_dir():
+        raise FileNotFoundError(f"Expected the folder of the recordings, but {str(base)!r} is not a folder.")
+    header, records = _records(path)
+    found = find_columns(header, columns, str(path), score_names)
+    rows = []
+    for record, where in records:
+        row: Row = {name: record.get(column) for name, column in found.items()}
+        if not row["audio"]:
+            raise ValueError(f"Expected a recording in the column {found['audio']!r} of every row, got none in {where}.")
+        row["audio"] = _joined(base, row["audio"])
+        if row.get("reference_audio"):
+            row["reference_audio"] = _joined(base, row["reference_audio"])
+        if row.get("split"):
+            row["split"] = SPLITS.get(str(row["split"]).lower(), row["split"])
+        row["where"] = where
+        rows.append(row)
+    return rows, found
+
+
+def _joined(base: Path, name: str) -> str:
+    return name if "://" in name else os.path.join(base, name)
+
+
+def find_columns(header: Sequence[str], named: Mapping[str, str], source: str, score_names: Sequence[str] = ()) -> dict[str, str]:
+    """Column of `header` for each name of the schema: those named, then the first usual name that is there.
+
+    Raises:
+        ValueError: If a named column is not there, a name is not of the schema, or recordings or scores have no column.
+    """
+    names = {*USUAL_NAMES, *score_names}
+    column: str | None
+    for name, column in named.items():
+        if name not in names:
+            raise ValueError(f"Expected `columns` to name columns of the schema ({', '.join(sorted(names))}), got {name!r}.")
+        if column not in header:
+            raise ValueError(f"Expected a column {column!r} for {name} in {source}, got the columns {', '.join(header)}.")
+    by_name = {_plain(column): column for column in reversed(header)}
+    found = dict(named)
+    for name, usual in USUAL_NAMES.items():
+        for one in usual:
+            column = by_name.get(_plain(one))
+            if name not in found and column is not None and column not in found.values():
+                found[name] = column
+    scores = [name for name in found if name in names and name not in _NOT_SCORES]
+    for name, have in (("audio", "audio" in found), ("mos", bool(scores))):
+        if not have:
+            what = "recordings" if name == "audio" else "scores"
+            raise ValueError(
+                f"Expected a column of {what} in {source} under a usual name ({', '.join(USUAL_NAMES[name])}), got the columns "
+                f"{', '.join(header) or '(none)'}. Name it with `columns={{{name!r}: '<column>'}}` (`--column {name}=<column>`)."
+            )
+    return found
+
+
+_NOT_SCORES = {
+    *("audio", "mos_std", "mos_ci95", "num_ratings", "utterance_id", "system_id", "condition_id", "listener_id", "talker_id"),
+    *("source_id", "corpus", "language", "split", "reference_audio"),
+}
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().translate({ord(one): "_" for one in "-. "})
+
+
+def _records(path: Path) -> tuple[list[str], Iterator[tuple[dict[str, Any], str]]]:
+    """Names of the columns, and each row by column with its file and line."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"Expected a table ending in {', '.join(SUFFIXES)}, got {str(path)!r}.")
+    if suffix == ".jsonl":
+        records = list(_json_lines(path))
+        header = list(dict.fromkeys(name for record, _ in records for name in record))
+        return header, iter(records)
+    table = read_xlsx(path) if suffix == ".xlsx" else _delimited(path)
+    header_cells, _ = next(table, ([], 0))
+    header = [name.strip() for name in header_cells]
+    if len(set(header)) != len(header):
+        raise ValueError(f"Expected columns of different names in {str(path)!r}, got {', '.join(header)}.")
+    return header, _by_column(path.name, header, table)
+
+
+def _by_column(name: str, header: Sequence[str], table: Iterator[tuple[list[str], int]]) -> Iterator[tuple[dict[str, Any], str]]:
+    for cells, line in table:
+        if len(cells) > len(header):
+            raise ValueError(f"Expected {len(header)} columns in {name} line {line}, got {len(cells)}: quote cells with commas.")
+        yield dict(zip(header, cells, strict=False)), f"{name} line {line}"
+
+
+def _delimited(path: Path) -> Iterator[tuple[list[str], int]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            delimiter = max(",;\t|", key=first.count)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter)
+            for cells in reader:
+                if cells:
+                    yield cells, reader.line_num
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected a table in UTF-8, got other bytes in {str(path)!r}: {error}. Save it as UTF-8.") from None
+
+
+def _json_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                record = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"Expected a JSON object a line, got {text[:60]!r} in {str(path)!r} line {line}: {error}."
+                ) from None
+            if not isinstance(record, dict):
+                raise ValueError(f"Expected a JSON object a line, got {text[:60]!r} in {str(path)!r} line {line}.")
+            flat: dict[str, Any] = {}
+            for name, value in record.items():
+                if isinstance(value, dict) and "path" in value and name in ("audio", "reference_audio"):
+                    flat[name] = value["path"]
+                else:
+                    flat.update(value if isinstance(value, dict) else {name: value})
+            yield flat, f"{path.name} line {line}"

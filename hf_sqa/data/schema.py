@@ -1,0 +1,395 @@
+"""One schema for every rated corpus: what a row means, and how label rows become a `datasets.Dataset` in it.
+
+A corpus reader yields rows as its label files have them, values still text. `examine` turns them into rows of the schema and notes
+every problem; `build_dataset` makes the data set. Audio stays undecoded (`Audio(decode=False)`: the path, or the file's bytes), so
+neither torchcodec nor torch is needed and nothing is opened.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+#: Scores of the schema and the range a value must lie in. `mos` lies on its own scale until `examine` has brought it to 1-5.
+SCORE_RANGES: dict[str, tuple[float, float]] = {
+    "mos": (1.0, 5.0),
+    "noisiness": (1.0, 5.0),
+    "coloration": (1.0, 5.0),
+    "discontinuity": (1.0, 5.0),
+    "loudness": (1.0, 5.0),
+    "s_mos": (1.0, 5.0),
+    "n_mos": (1.0, 5.0),
+    "g_mos": (1.0, 5.0),
+    "intelligibility": (0.0, 10.0),
+    "pesq": (-0.5, 4.65),
+    "stoi": (-1.0, 1.0),
+    "sdi": (0.0, math.inf),
+}
+#: Text columns, null where unknown. `source_id` names the original recording or sentence and `talker_id` the voice: clips that
+#: share one belong into the same fold.
+TEXT_COLUMNS = (
+    "utterance_id",
+    "system_id",
+    "condition_id",
+    "listener_id",
+    "talker_id",
+    "source_id",
+    "corpus",
+    "language",
+    "split",
+)
+#: Numbers about the ratings behind `mos`, on the scale of `mos`; `scale_min` and `scale_max` are the ends of the scale that the
+#: listeners used.
+RATING_COLUMNS = ("num_ratings", "mos_std", "mos_ci95", "scale_min", "scale_max")
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "dev": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+AUDIO_SUFFIXES = (".wav", ".flac", ".WAV", ".mp3", ".ogg", ".opus")
+NUM_LISTED = 5
+
+Row = dict[str, Any]
+Ratings = Literal["mean", "each"]
+
+
+@dataclass
+class Problems:
+    """What is wrong with a corpus, by kind: `text`, `scale`, `duplicate`, `repeated_rating`, `constant`, `missing`, ..."""
+
+    items: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, item: str) -> None:
+        self.items.setdefault(kind, []).append(item)
+
+    def told(self, kind: str) -> str:
+        """The first few items of a kind, the rest counted."""
+        return first_few(self.items.get(kind, []))
+
+
+@dataclass
+class Examined:
+    """Rows of the schema, and what is wrong with them. `missing` and `missing_references` count audio that is not there."""
+
+    rows: list[Row]
+    problems: Problems
+    num_label_rows: int
+    missing: int = 0
+    missing_references: int = 0
+    unrated: int = 0
+
+
+class AudioFolders:
+    """Says whether a recording is there, listing each folder once: a hundred thousand calls of `stat` would take far longer."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+
+    def find(self, path: str) -> str | None:
+        """The path of a recording that exists, completed by its suffix if the label file leaves it out, else `None`."""
+        folder, name = os.path.split(path)
+        names = self.names(folder)
+        if name in names:
+            return path
+        return next((path + suffix for suffix in AUDIO_SUFFIXES if name + suffix in names), None)
+
+    def names(self, folder: str) -> frozenset[str]:
+        if folder not in self._names:
+            try:
+                with os.scandir(folder or ".") as entries:
+                    self._names[folder] = frozenset(entry.name for entry in entries)
+            except (FileNotFoundError, NotADirectoryError):
+                self._names[folder] = frozenset()
+        return self._names[folder]
+
+    def listed(self) -> list[str]:
+        return list(self._names)
+
+
+def first_few(items: Sequence[str]) -> str:
+    more = f", and {len(items) - NUM_LISTED:,} more" if len(items) > NUM_LISTED else ""
+    return ", ".join(items[:NUM_LISTED]) + more
+
+
+def rescale_mos(score: float, scale: tuple[float, float]) -> float:
+    """`1 + 4 * (score - low) / (high - low)`: the scale `(low, high)` brought linearly to 1-5; 1-5 itself is left alone."""
+    low, high = scale
+    return score if (low, high) == (1, 5) else 1 + 4 * (score - low) / (high - low)
+
+
+def examine(
+    rows: Iterable[Row],
+    *,
+    scale: tuple[float, float] = (1.0, 5.0),
+    ratings: Ratings = "mean",
+    rows_are_ratings: bool = False,
+    score_names: Sequence[str] = (),
+    folders: AudioFolders | None = None,
+) -> Examined:
+    """Bring label rows into the schema and note what is wrong with them; raises nothing.
+
+    Args:
+        rows (iterable of `dict`): `audio` (a path, or an audio dict), scores, text columns and `where` (label file and line).
+            Scores may be text; an empty one is unrated.
+        scale (`tuple[float, float]`): Ends of the scale of `mos`; a row's own `scale_min` and `scale_max` win. `mos`, `mos_std` and
+            `mos_ci95` leave on 1-5, see [`rescale_mos`].
+        ratings (`str`): `"mean"` averages the ratings of a recording: `num_ratings`, `mos_std` (with N - 1) and `mos_ci95`
+            (Student's t) come with it. `"each"` keeps a row a rating.
+        rows_are_ratings (`bool`): Whether a recording may have several rows.
+        score_names (sequence of `str`): Scores beyond those of `SCORE_RANGES`, of any range.
+        folders ([`AudioFolders`], *optional*): Folders listed so far.
+    """
+    problems, folders = Problems(), folders or AudioFolders()
+    names = (*SCORE_RANGES, *score_names)
+    kept = [_converted(row, names, scale, problems) for row in rows]
+    num_label_rows = len(kept)
+    unrated = sum(all(math.isnan(row[name]) for name in names) for row in kept)
+    if rows_are_ratings:
+        _note_repeated_ratings(kept, problems)
+        kept = _averaged(kept, names) if ratings == "mean" else [{**row, "num_ratings": 1} for row in kept]
+    else:
+        counts = Counter(_key(row) for row in kept)
+        for name, count in counts.items():
+            if count > 1:
+                problems.add("duplicate", f"{name} ({count} rows)")
+    for row in kept:
+        _complete_interval(row)
+    for name in names:
+        values = {row[name] for row in kept if not math.isnan(row[name])}
+        if len(values) == 1 and len(kept) > 2:
+            problems.add("constant", f"{name} is {values.pop():g} in every row")
+    examined = Examined(kept, problems, num_label_rows, unrated=unrated)
+    _find_audio(examined, folders)
+    return examined
+
+
+def _key(row: Row) -> str:
+    return row["audio"] if isinstance(row["audio"], str) else str(row["audio"].get("path"))
+
+
+def _converted(row: Row, names: Sequence[str], scale: tuple[float, float], problems: Problems) -> Row:
+    where = row.get("where", "")
+    out: Row = {"audio": row["audio"], "reference_audio": row.get("reference_audio") or None, "where": where}
+    out["embedded"] = row.get("embedded")
+    for name in (*names, "mos_std", "mos_ci95", "num_ratings"):
+        out[name] = _number(row.get(name), name, where, problems)
+    low, high = float(row.get("scale_min", scale[0])), float(row.get("scale_max", scale[1]))
+    for name in names:
+        bottom, top = (low, high) if name == "mos" else SCORE_RANGES.get(name, (-math.inf, math.inf))
+        if not math.isnan(out[name]) and not bottom - 1e-6 <= out[name] <= top + 1e-6:
+            problems.add("scale", f"{name} {out[name]:g} outside {bottom:g}-{top:g} ({where})")
+    if (low, high) != (1, 5):
+        out["mos"] = rescale_mos(out["mos"], (low, high))
+        out["mos_std"] *= 4 / (high - low)
+        out["mos_ci95"] *= 4 / (high - low)
+    out["num_ratings"] = None if math.isnan(out["num_ratings"]) else round(out["num_ratings"])
+    out["scale_min"], out["scale_max"] = low, high
+    for name in TEXT_COLUMNS:
+        value = row.get(name)
+        out[name] = None if value is None or value == "" else str(value)
+    if isinstance(out["audio"], str):
+        out["audio"] = posixpath.normpath(out["audio"])
+        if out["utterance_id"] is None:
+            out["utterance_id"] = posixpath.splitext(posixpath.basename(out["audio"]))[0]
+    return out
+
+
+def _number(value: Any, name: str, where: str, problems: Problems) -> float:
+    if value is None or value == "":
+        return math.nan
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        if isinstance(value, str) and value.strip().lower() in {"", "na", "n/a", "null", "none"}:
+            return math.nan
+        problems.add("text", f"{name} {value!r} ({where})")
+        return math.nan
+    if math.isinf(number):
+        problems.add("scale", f"{name} {number:g} ({where})")
+        return math.nan
+    return number
+
+
+def _note_repeated_ratings(rows: Sequence[Row], problems: Problems) -> None:
+    counts = Counter((_key(row), row["listener_id"]) for row in rows if row["listener_id"] is not None)
+    for (name, listener), count in counts.items():
+        if count > 1:
+            problems.add("repeated_rating", f"{name} by listener {listener} ({count} times)")
+
+
+def _averaged(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """A row a recording: scores are means over its ratings, text comes from the first of them, listeners are gone."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_key(row), []).append(row)
+    means = []
+    for group in groups.values():
+        mean = {**group[0], "listener_id": None}
+        for name in names:
+            rated = [row[name] for row in group if not math.isnan(row[name])]
+            mean[name] = math.fsum(rated) / len(rated) if rated else math.nan
+        rated = [row["mos"] for row in group if not math.isnan(row["mos"])]
+        mean["num_ratings"] = len(rated)
+        mean["mos_ci95"] = math.nan
+        squares = math.fsum((one - mean["mos"]) ** 2 for one in rated)
+        mean["mos_std"] = math.sqrt(squares / (len(rated) - 1)) if len(rated) > 1 else math.nan
+        means.append(mean)
+    return means
+
+
+_student: dict[int, float] = {}
+
+
+def _complete_interval(row: Row) -> None:
+    """Half-width of the 95% interval from spread and number of ratings, where the corpus gives none."""
+    count = row["num_ratings"]
+    if math.isnan(row["mos_ci95"]) and not math.isnan(row["mos_std"]) and count is not None and count > 1:
+        if count not in _student:
+            from scipy.special import stdtrit
+
+            _student[count] = float(stdtrit(count - 1, 0.975))
+        row["mos_ci95"] = _student[count] * row["mos_std"] / math.sqrt(count)
+
+
+def _find_audio(examined: Examined, folders: AudioFolders) -> None:
+    for row in examined.rows:
+        row["missing"] = False
+        if isinstance(row["audio"], str) and "://" not in row["audio"]:
+            found = folders.find(row["audio"])
+            row["missing"] = found is None
+            if found is None:
+                examined.missing += 1
+                examined.problems.add("missing", row["audio"])
+            row["audio"] = found or row["audio"]
+        reference = row["reference_audio"]
+        if isinstance(reference, str) and "://" not in reference:
+            row["reference_audio"] = folders.find(posixpath.normpath(reference))
+            if row["reference_audio"] is None:
+                examined.missing_references += 1
+                examined.problems.add("missing_reference", reference)
+
+
+#: What a loader says of a problem, and what to do about it. Other kinds do not stop it.
+_STOPS = {
+    "text": "Expected numbers in the score columns of {name}, got text: {items}. Name the column that holds the score with "
+    "`columns={{'mos': '<column>'}}`, or correct the label file.",
+    "scale": "Scores of {name} lie outside their scale: {items}. Name the scale of the scores, such as `scale=(0, 100)`; "
+    "nothing is clipped.",
+    "duplicate": "Expected one row a recording in {name}, got several: {items}. If they are ratings, name the listeners with "
+    "`columns={{'listener_id': '<column>'}}` or pass `ratings='mean'`; else remove the duplicates.",
+}
+
+
+def build_dataset(
+    examined: Examined,
+    *,
+    name: str,
+    on_missing: Literal["raise", "drop"] = "raise",
+    score_names: Sequence[str] = (),
+    note: str = "",
+) -> Any:
+    """A `datasets.Dataset` in the schema; `dataset.info.description` says in words how many clips were loaded and dropped.
+
+    Args:
+        examined ([`Examined`]): Rows and what is wrong with them.
+        name (`str`): What the messages and the description call the corpus.
+        on_missing (`str`): Recordings that are not there: `"raise"` (the first few named, the rest counted), or `"drop"`
+            their rows; the description then ends in `dropped <count>, whose audio is missing`.
+        score_names (sequence of `str`): Scores beyond those of the schema, as given to [`examine`].
+        note (`str`): More for the description.
+
+    Raises:
+        ValueError: If a score is text, or outside its scale, a recording has several rows, or nothing is left.
+        FileNotFoundError: If audio is missing and `on_missing` is `"raise"`.
+        ImportError: If `datasets` is not installed.
+    """
+    if on_missing not in ("raise", "drop"):
+        raise ValueError(f"Expected on_missing to be 'raise' or 'drop', got {on_missing!r}.")
+    problems = examined.problems
+    for kind, message in _STOPS.items():
+        if kind in problems.items:
+            raise ValueError(message.format(name=name, items=problems.told(kind)))
+    if examined.missing and on_missing == "raise":
+        raise FileNotFoundError(
+            f"{examined.missing:,} of {len(examined.rows):,} recordings of {name} are missing: {problems.told('missing')}. "
+            "Name the folder that the label file's paths begin in, or pass `on_missing='drop'` to go on without them."
+        )
+    rows = [row for row in examined.rows if not row["missing"]]
+    if not rows:
+        raise ValueError(f"{name} has no rows" + (": all its audio is missing." if examined.missing else "."))
+    if "constant" in problems.items:
+        import warnings
+
+        told = problems.told("constant")
+        warnings.warn(f"{name}: {told}; a correlation with a constant is undefined.", UserWarning, stacklevel=3)
+    told = f"{name}: {len(rows):,} rows from {examined.num_label_rows:,} label rows"
+    if examined.missing_references:
+        told += f"; {examined.missing_references:,} references are missing and null"
+    if examined.unrated:
+        told += f"; {examined.unrated:,} label rows carry no score"
+    if note:
+        told += f"; {note}"
+    told += f"; dropped {examined.missing:,}, whose audio is missing"
+    return _dataset(rows, told, (*SCORE_RANGES, *score_names))
+
+
+def schema_features(score_names: Sequence[str] = ()) -> Any:
+    """The columns of a loaded corpus and their types, as `datasets.Features`."""
+    datasets = import_datasets()
+    audio, text, number = datasets.Audio(decode=False), datasets.Value("string"), datasets.Value("float64")
+    return datasets.Features(
+        {
+            "audio": audio,
+            **dict.fromkeys((*SCORE_RANGES, *score_names), number),
+            **dict.fromkeys(TEXT_COLUMNS, text),
+            "num_ratings": datasets.Value("int64"),
+            **dict.fromkeys(RATING_COLUMNS[1:], number),
+            "reference_audio": audio,
+        }
+    )
+
+
+def _dataset(rows: Sequence[Mapping[str, Any]], description: str, score_names: Sequence[str]) -> Any:
+    import pyarrow
+
+    datasets = import_datasets()
+    features = schema_features([name for name in score_names if name not in SCORE_RANGES])
+    schema = features.arrow_schema
+    columns = []
+    for column in schema:
+        values = [row[column.name] for row in rows]
+        if column.name.endswith("audio"):
+            values = [{"path": value, "bytes": None} if isinstance(value, str) else value for value in values]
+        columns.append(pyarrow.array(values, type=column.type))
+    table = pyarrow.table(columns, schema=schema)
+    info = datasets.DatasetInfo(features=features, description=description)
+    dataset = datasets.Dataset(table, info=info)
+    if rows[0]["embedded"] is None:
+        return dataset
+    embedded, numbers = rows[0]["embedded"][0], [row["embedded"][1] for row in rows]
+    if numbers != list(range(len(embedded))):
+        embedded = embedded.select(numbers)
+    merged = datasets.concatenate_datasets([embedded, dataset.remove_columns("audio")], axis=1)
+    merged.info.description = description
+    return merged
+
+
+def import_datasets() -> Any:
+    """The package `datasets`, or an error that says how to get it."""
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError("Loading a corpus needs the package datasets; install it with `pip install 'hf-sqa[train]'`.") from None
+    return datasets

@@ -1,0 +1,407 @@
+"""Splits and subsets of rated corpora: the same score distribution on both sides, no talker on two, seeded, with a report.
+
+The ten training sets are those of Table 1 of "Exploring the influence of fine-tuning data on wav2vec 2.0 model for blind speech
+quality prediction" (Becerra, Ragano, Hines). It asks for "an 80-20 percent ratio and maintaining a similar MOS distribution"; how
+is left open, so the way here is ours: one clip from each stretch of the sorted scores.
+
+Data is anything with columns: a dict of sequences, a `pandas.DataFrame`, a `datasets.Dataset`. Results are row numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+#: Stretches of the sorted scores that grouped splits keep in proportion.
+SCORE_BINS = 10
+#: Orders in which a grouped split tries the groups, and how often it then goes through them to improve.
+ORDERS, PASSES = 8, 10
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of two parts and how alike they are.
+
+    Args:
+        train (`np.ndarray` of `int`): Rows to train on, ascending.
+        validation (`np.ndarray` of `int`): Rows to validate on, ascending; none is in both.
+        ks_distance (`float`): Kolmogorov-Smirnov distance between the scores of the two, 0 (alike) to 1.
+        ks_by_corpus (`dict[str, float]`): The same within each corpus; NaN where a part has no clip of it.
+        groups (`tuple[int, int]`, *optional*): Number of groups in `train` and in `validation`, which share none.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    ks_distance: float
+    ks_by_corpus: dict[str, float]
+    groups: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        groups = f"; {self.groups[0]} and {self.groups[1]} groups, none in both" if self.groups else ""
+        corpora = ", ".join(f"{corpus} {distance:.3f}" for corpus, distance in self.ks_by_corpus.items())
+        return (
+            f"{len(self.train)} train, {len(self.validation)} validation{groups}; Kolmogorov-Smirnov distance "
+            f"{self.ks_distance:.3f} ({corpora})"
+        )
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """One row of Table 1.
+
+    Args:
+        num_train, num_validation (`int`): Clips, as printed.
+        sources (tuple of `str`): What the name of a corpus holds, in lower case without punctuation, to draw from; none for all.
+        language (`str`): As printed.
+        official_splits (`bool`): Whether the parts are the corpus's own `train` and `validation` instead of a draw.
+        remark (`str`): What does not add up, or is not said.
+    """
+
+    num_train: int
+    num_validation: int
+    sources: tuple[str, ...]
+    language: str
+    official_splits: bool = False
+    remark: str = ""
+
+
+#: Shares of the corpora are not in the paper: ours are in proportion to what there is of each.
+TRAINING_SETS = {
+    "w2v_ger": TrainingSet(185, 47, ("livetalk",), "German", remark="all 232 clips of NISQA_TEST_LIVETALK"),
+    "w2v_cn": TrainingSet(2424, 606, ("tencent",), "Chinese"),
+    "w2v_en": TrainingSet(7515, 1879, ("pstn",), "English"),
+    "w2v_all": TrainingSet(11429, 2858, (), "all", remark='"all(D)": all 13 databases of Table 2'),
+    "w2v_1k": TrainingSet(1884, 472, ("pstn", "tencent"), "English", remark="Tencent is Chinese"),
+    "w2v_10k": TrainingSet(8995, 2248, ("pstn", "tencent"), "English", remark="Tencent is Chinese"),
+    "w2v_50k": TrainingSet(
+        56217,
+        14005,
+        ("pstn", "tencent"),
+        "English",
+        remark="56217 is 80 % of all 70272 clips, which leaves 14055, not 14005: presumably a misprint, and 50 clips stay unused",
+    ),
+    "w2v_base": TrainingSet(4974, 1066, ("voicemos", "bvcc"), "English", official_splits=True),
+    "nq_base1": TrainingSet(70764, 9713, ("nisqa", "tencent", "pstn"), "English"),
+    "nq_base2": TrainingSet(70764, 9713, ("nisqa", "tencent", "pstn"), "English", remark="as nq_base1, another architecture"),
+}
+
+
+def stratified_split(
+    data: Any,
+    *,
+    validation_share: float = 0.2,
+    group_columns: str | Sequence[str] = (),
+    score_column: str = "mos",
+    corpus_column: str | None = "corpus",
+    seed: int = 0,
+) -> Split:
+    """Split in two with the same score distribution within each corpus.
+
+    Without groups, the clips of a corpus are sorted by score, cut into as many stretches as `validation` gets clips, and one is
+    drawn from each; the parts have exactly the size asked for. With groups, whole groups are moved until sizes and scores are in
+    proportion in each corpus as well as they can be.
+
+    Args:
+        data: A dict of sequences, a `pandas.DataFrame` or a `datasets.Dataset`.
+        validation_share (`float`, *optional*, defaults to `0.2`): Share of the clips, between 0 and 1.
+        group_columns (`str` or sequence of `str`, *optional*): Columns such as `talker`, `system_id`, `source`. Clips that agree in
+            any of them, also by way of other clips, stay together.
+        score_column (`str`, *optional*, defaults to `"mos"`): Scores to keep in proportion.
+        corpus_column (`str`, *optional*, defaults to `"corpus"`): Each of its values is kept in proportion; `None` for one corpus.
+        seed (`int`, *optional*, defaults to `0`): The same seed and rows give the same split.
+
+    Raises:
+        ValueError: If a column is missing, a score is NaN, a group is not known, or there are too few clips or groups to split.
+    """
+    if not 0 < validation_share < 1:
+        raise ValueError(f"Expected `validation_share` between 0 and 1, got {validation_share}.")
+    scores = _scores(data, score_column)
+    corpora = _labels(data, corpus_column, len(scores)) if corpus_column is not None else np.full(len(scores), "all")
+    rng = np.random.default_rng(seed)
+    group_columns = [group_columns] if isinstance(group_columns, str) else list(group_columns)
+    if not group_columns:
+        num_validation = round(validation_share * len(scores))
+        if not 0 < num_validation < len(scores):
+            raise ValueError(
+                f"Expected enough clips for two parts, got {len(scores)}, of which {validation_share} is no clip or all."
+            )
+        validation = _drawn(scores, corpora, num_validation, rng)
+        return _split(scores, corpora, validation)
+    groups = _groups([_labels(data, column, len(scores)) for column in group_columns])
+    if groups.max() < 1:
+        raise ValueError(
+            f"Expected two groups or more to split by {', '.join(group_columns)}, got one: all clips hang "
+            "together. Leave out a column."
+        )
+    in_validation = _chosen_groups(scores, corpora, groups, validation_share, rng)
+    return _split(scores, corpora, np.flatnonzero(in_validation[groups]), groups)
+
+
+def subset(
+    data: Any, num_clips: int, *, score_column: str = "mos", corpus_column: str | None = "corpus", seed: int = 0
+) -> np.ndarray:
+    """Draw clips with the score distribution, and the proportions of corpora, of the whole.
+
+    Args:
+        data: A dict of sequences, a `pandas.DataFrame` or a `datasets.Dataset`.
+        num_clips (`int`): How many, 1 to all.
+        score_column, corpus_column, seed: As for [`stratified_split`].
+
+    Returns:
+        `np.ndarray` of `int`: Rows, ascending.
+
+    Raises:
+        ValueError: If there are fewer clips than asked for, a column is missing, or a score is NaN.
+    """
+    return nested_subsets(data, [num_clips], score_column=score_column, corpus_column=corpus_column, seed=seed)[num_clips]
+
+
+def nested_subsets(
+    data: Any,
+    sizes: Sequence[int] = (1_000, 10_000, 50_000),
+    *,
+    score_column: str = "mos",
+    corpus_column: str | None = "corpus",
+    seed: int = 0,
+) -> dict[int, np.ndarray]:
+    """Draw subsets of several sizes, each a part of the next larger one, so that learning curves differ in size alone.
+
+    Args:
+        sizes (sequence of `int`, *optional*, defaults to `(1000, 10000, 50000)`): Numbers of clips.
+        data, score_column, corpus_column, seed: As for [`subset`].
+
+    Returns:
+        `dict[int, np.ndarray]`: Size to rows, ascending.
+
+    Raises:
+        ValueError: As [`subset`].
+    """
+    scores = _scores(data, score_column)
+    corpora = _labels(data, corpus_column, len(scores)) if corpus_column is not None else np.full(len(scores), "all")
+    if not sizes or min(sizes) < 1 or max(sizes) > len(scores):
+        raise ValueError(f"Expected sizes from 1 to the {len(scores)} clips there are, got {list(sizes)}.")
+    rng = np.random.default_rng(seed)
+    rows = np.arange(len(scores))
+    drawn = {}
+    for size in sorted(set(sizes), reverse=True):
+        rows = rows[_drawn(scores[rows], corpora[rows], size, rng)]
+        drawn[size] = rows
+    return {size: drawn[size] for size in sizes}
+
+
+def by_language(data: Any, *languages: str, language_column: str = "language") -> np.ndarray:
+    """Rows in one of the languages, ascending; `"en"` takes `"en-US"` too.
+
+    Raises:
+        ValueError: If a language has no clip; the message lists those there are.
+    """
+    found = _labels(data, language_column)
+    plain = np.array([one.lower().replace("_", "-") for one in found], dtype=str)
+    chosen = np.zeros(len(found), bool)
+    for language in languages:
+        wanted = language.lower().replace("_", "-")
+        hits = (plain == wanted) | np.char.startswith(plain, f"{wanted}-")
+        if not hits.any():
+            raise ValueError(f"Expected clips in the language {language!r}, got none. Languages here: {_listed(found)}.")
+        chosen |= hits
+    return np.flatnonzero(chosen)
+
+
+def training_set(
+    name: str,
+    data: Any,
+    *,
+    score_column: str = "mos",
+    corpus_column: str = "corpus",
+    split_column: str = "split",
+    seed: int = 0,
+) -> Split:
+    """One of the ten training sets of the paper, drawn from the corpora at hand; its counts are those printed, or it is an error.
+
+    Args:
+        name (`str`): `"w2v_ger"`, `"w2v_cn"`, `"w2v_en"`, `"w2v_all"`, `"w2v_1k"`, `"w2v_10k"`, `"w2v_50k"`, `"w2v_base"`,
+            `"nq_base1"` or `"nq_base2"`; see `TRAINING_SETS` for what the paper says and leaves open.
+        data: Rows of at least its corpora, others are left alone. A corpus is recognised by its name, whatever its case and
+            punctuation: `NISQA_TEST_LIVETALK` by `livetalk`.
+        score_column, corpus_column, seed: As for [`stratified_split`].
+        split_column (`str`, *optional*, defaults to `"split"`): Needed by `"w2v_base"`, which keeps the splits of its corpus.
+
+    Raises:
+        ValueError: If the name is unknown, a corpus is missing, or there are not the clips that the counts need.
+    """
+    if name not in TRAINING_SETS:
+        raise ValueError(f"Expected one of {', '.join(TRAINING_SETS)}, got {name!r}.")
+    wanted = TRAINING_SETS[name]
+    corpora = _labels(data, corpus_column)
+    plain = np.array(["".join(filter(str.isalnum, one.lower())) for one in corpora], dtype=str)
+    hits = {source: np.char.find(plain, source) >= 0 for source in wanted.sources}
+    missing = [source for source, hit in hits.items() if not hit.any()]
+    if missing and (len(missing) == len(hits) or not wanted.official_splits):
+        raise ValueError(f"{name} needs corpora named like {', '.join(missing)}; the corpora here are {_listed(corpora)}.")
+    rows = np.flatnonzero(np.logical_or.reduce(list(hits.values())) if hits else np.ones(len(corpora), bool))
+    if wanted.official_splits:
+        splits = _labels(data, split_column, len(corpora))
+        train, validation = (rows[splits[rows] == part] for part in ("train", "validation"))
+        _check_counts(name, {"train": (wanted.num_train, len(train)), "validation": (wanted.num_validation, len(validation))})
+        rows = np.sort(np.concatenate([train, validation]))
+        scores = _scores({score_column: _column(data, score_column)[rows]}, score_column)
+        return _of_rows(_split(scores, corpora[rows], np.flatnonzero(np.isin(rows, validation))), rows)
+    total = wanted.num_train + wanted.num_validation
+    if len(rows) < total:
+        raise ValueError(
+            f"{name} needs {wanted.num_train} + {wanted.num_validation} = {total} clips of "
+            f"{', '.join(wanted.sources) or 'all corpora'}, got {len(rows)}; check that the corpora are complete."
+        )
+    scores = _scores({score_column: _column(data, score_column)[rows]}, score_column)
+    rng = np.random.default_rng(seed)
+    kept = _drawn(scores, corpora[rows], total, rng)
+    rows, scores = rows[kept], scores[kept]
+    return _of_rows(_split(scores, corpora[rows], _drawn(scores, corpora[rows], wanted.num_validation, rng)), rows)
+
+
+def ks_distance(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
+    """Kolmogorov-Smirnov distance: the largest gap between the two shares of scores up to a value, 0 to 1; NaN if one is empty."""
+    one, other = np.sort(np.asarray(first, float)), np.sort(np.asarray(second, float))
+    if not len(one) or not len(other):
+        return math.nan
+    values = np.concatenate([one, other])
+    shares = (np.searchsorted(part, values, side="right") / len(part) for part in (one, other))
+    return float(np.abs(np.subtract(*shares)).max())
+
+
+def _split(scores: np.ndarray, corpora: np.ndarray, validation: np.ndarray, groups: np.ndarray | None = None) -> Split:
+    train = np.setdiff1d(np.arange(len(scores)), validation)
+    by_corpus = {
+        str(corpus): ks_distance(scores[train][corpora[train] == corpus], scores[validation][corpora[validation] == corpus])
+        for corpus in np.unique(corpora)
+    }
+    counts = None
+    if groups is not None:
+        assert not np.intersect1d(groups[train], groups[validation]).size
+        counts = (len(np.unique(groups[train])), len(np.unique(groups[validation])))
+    return Split(train, validation, ks_distance(scores[train], scores[validation]), by_corpus, counts)
+
+
+def _of_rows(split: Split, rows: np.ndarray) -> Split:
+    return Split(rows[split.train], rows[split.validation], split.ks_distance, split.ks_by_corpus, split.groups)
+
+
+def _drawn(scores: np.ndarray, corpora: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Row numbers of `size` clips: of each corpus its share, one from each stretch of its sorted scores."""
+    names, of_corpus = np.unique(corpora, return_inverse=True)
+    chosen = []
+    for corpus, count in enumerate(_shares(np.bincount(of_corpus), size)):
+        rows = np.flatnonzero(of_corpus == corpus)
+        rows = rows[np.lexsort((rng.random(len(rows)), scores[rows]))]
+        edges = np.arange(count + 1) * len(rows) / max(count, 1)
+        # Whole clips only: a stretch is from the clip at its lower edge to the last one before its upper edge.
+        low, high = np.ceil(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
+        chosen.append(rows[rng.integers(low, high)] if count else rows[:0])
+    return np.sort(np.concatenate(chosen)) if len(names) else np.zeros(0, int)
+
+
+def _shares(counts: np.ndarray, size: int) -> np.ndarray:
+    """`size` divided in proportion to `counts`, in whole numbers that add up; the largest remainders are rounded up."""
+    exact = counts * size / max(counts.sum(), 1)
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: size - shares.sum()]] += 1
+    return shares
+
+
+def _groups(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """A number for each row; rows that agree in any column, directly or by way of others, have the same."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    num_rows = len(columns[0])
+    nodes, next_node = [], num_rows
+    for column in columns:
+        _, values = np.unique(column, return_inverse=True)
+        nodes.append(next_node + values)
+        next_node += int(values.max()) + 1
+    rows = np.tile(np.arange(num_rows), len(columns))
+    links = coo_array((np.ones(len(rows), bool), (rows, np.concatenate(nodes))), shape=(next_node, next_node))
+    components = connected_components(links, directed=False)[1][:num_rows]
+    return np.unique(components, return_inverse=True)[1]
+
+
+def _chosen_groups(
+    scores: np.ndarray, corpora: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Which groups go to validation, a bool each: those that bring every stretch of scores of every corpus nearest its share."""
+    cells = np.zeros(len(scores), int)
+    num_cells = 0
+    for corpus in np.unique(corpora):
+        rows = np.flatnonzero(corpora == corpus)
+        edges = np.unique(np.quantile(scores[rows], np.arange(1, SCORE_BINS) / SCORE_BINS))
+        cells[rows] = num_cells + np.searchsorted(edges, scores[rows], side="right")
+        num_cells += len(edges) + 1
+    num_groups = int(groups.max()) + 1
+    table = np.bincount(groups * num_cells + cells, minlength=num_groups * num_cells).reshape(num_groups, num_cells).astype(float)
+    target = share * table.sum(0)
+    weights = 1 / np.maximum(target, share)
+    best_cost, best = math.inf, np.zeros(num_groups, bool)
+    for _ in range(ORDERS):
+        chosen, missing = np.zeros(num_groups, bool), target.copy()
+        for _ in range(PASSES):
+            changed = False
+            for group in rng.permutation(num_groups):
+                after = missing + table[group] if chosen[group] else missing - table[group]
+                last = chosen.sum() == (1 if chosen[group] else num_groups - 1)
+                if weights @ (after * after - missing * missing) < 0 and not last:
+                    chosen[group], missing, changed = not chosen[group], after, True
+            if not changed:
+                break
+        if not chosen.any():
+            costs = ((target - table) ** 2) @ weights
+            chosen[int(np.argmin(costs))] = True
+            missing = target - table[chosen][0]
+        cost = float(weights @ (missing * missing))
+        if cost < best_cost:
+            best_cost, best = cost, chosen
+    return best
+
+
+def _check_counts(name: str, counts: Mapping[str, tuple[int, int]]) -> None:
+    wrong = [f"{part} {expected}, got {got}" for part, (expected, got) in counts.items() if expected != got]
+    if wrong:
+        raise ValueError(f"{name} has other counts in the paper: expected {'; '.join(wrong)}. Check that the corpus is complete.")
+
+
+def _column(data: Any, name: str) -> np.ndarray:
+    names = list(getattr(data, "column_names", None) or data.keys())
+    if name not in names:
+        raise ValueError(f"Expected a column {name!r}, got {', '.join(map(str, names))}; name the one that is meant.")
+    return np.asarray(data[name][:])
+
+
+def _scores(data: Any, name: str) -> np.ndarray:
+    scores = _column(data, name).astype(float)
+    if not len(scores):
+        raise ValueError(f"Expected clips to draw from, got none in {name!r}.")
+    unrated = int((~np.isfinite(scores)).sum())
+    if unrated:
+        raise ValueError(f"Expected a score in {name!r} of every clip, got NaN for {unrated} of {len(scores)}; drop those first.")
+    return scores
+
+
+def _labels(data: Any, name: str, num_rows: int | None = None) -> np.ndarray:
+    column = _column(data, name)
+    if num_rows is not None and len(column) != num_rows:
+        raise ValueError(f"Expected {num_rows} values in {name!r}, as many as scores, got {len(column)}.")
+    unknown = [one is None or one != one or one == "" for one in column.tolist()]
+    if any(unknown):
+        raise ValueError(
+            f"Expected a value in {name!r} of every clip, got none for {sum(unknown)} of {len(column)}; fill in or "
+            "drop those first."
+        )
+    return column.astype(str)
+
+
+def _listed(values: np.ndarray) -> str:
+    names = np.unique(values).tolist()
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
