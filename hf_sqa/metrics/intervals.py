@@ -32,6 +32,8 @@ JACKKNIFE_GROUPS = 1000
 SIGN_ROWS = 1024
 #: Of the denominator of a BCa correction, which a bias of few units can turn negative: the end is then the last draw.
 MIN_STRETCH = 1e-3
+#: Of fewer units there are too few different draws for their outermost to bracket anything.
+MIN_UNITS = 5
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Interval:
 
     Args:
         value (`float`): The metric on the clips given.
-        low (`float`): Lower end; NaN where the metric is undefined or fewer than two units were given.
+        low (`float`): Lower end; NaN where the metric is undefined or fewer than five units were given.
         high (`float`): Upper end.
         standard_error (`float`): Standard deviation of the draws; NaN of fewer than two.
         confidence_level (`float`): Share of listening tests in which such an interval covers the truth.
@@ -205,7 +207,7 @@ def compare_models(
     interval = spread.interval(confidence_level)
     p_value = spread.p_value()
     better = None
-    if interval.low > 0 or interval.high < 0:
+    if (interval.low > 0 or interval.high < 0) and p_value < 1 - confidence_level:
         better = names[0] if (interval.low > 0) == GREATER_IS_BETTER[name] else names[1]
     return Comparison(
         metric=metric,
@@ -374,7 +376,7 @@ class _Spread:
 
     def interval(self, confidence_level: float) -> Interval:
         ends = np.full(2, np.nan)
-        if len(self.draws) and not np.isnan(self.value):
+        if len(self.draws) and not np.isnan(self.value) and self.num_units >= MIN_UNITS:
             tails = np.array([(1 - confidence_level) / 2, (1 + confidence_level) / 2])
             # n units vary by sqrt((n - 1) / n) too little when drawn from themselves.
             tails = self.bias + stdtrit(self.num_units - 1, tails) * np.sqrt(self.num_units / (self.num_units - 1))
@@ -470,7 +472,8 @@ def _verdict(
 ) -> str:
     values = f"{metric} {value_a:.3f} ({names[0]}) and {value_b:.3f} ({names[1]})"
     if np.isnan(interval.low):
-        return f"Nothing can be said: {values} on {num_clips} clips; the difference or its interval is undefined."
+        few = f" (of {interval.num_units} units; {MIN_UNITS} are needed)" if interval.num_units < MIN_UNITS else ""
+        return f"Nothing can be said: {values} on {num_clips} clips; the difference or its interval is undefined{few}."
     chance = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
     units = "" if interval.num_units == num_clips else f", {interval.num_units} drawn as one"
     sentence = (
