@@ -9,7 +9,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-SCORE_LOSSES = ("mse", "l1", "huber")
+from hf_sqa.blocks.losses import SCORE_LOSSES
+from hf_sqa.blocks.score_mapping import check_score_mapping
 
 
 @strict
@@ -21,9 +22,15 @@ class AudioQualityConfig(PreTrainedConfig):
         score_max (`float`, *optional*, defaults to `5.0`): Highest score a listener could give, in label units.
         sampling_rate (`int`, *optional*, defaults to `16000`): Samples per second the model was trained on, in Hz; `None` if it
             takes every recording at its native rate.
-        score_loss (`str`, *optional*, defaults to `"mse"`): What `forward` minimises: `"mse"`, `"l1"` or `"huber"`.
+        score_loss (`str`, *optional*, defaults to `"mse"`): What `forward` minimises: `"mse"`, `"l1"`, `"huber"` or
+            `"clipped"` (squared error, none within `clip_margin`).
         huber_delta (`float`, *optional*, defaults to `1.0`): Error in label units above which `"huber"` grows linearly.
+        clip_margin (`float`, *optional*, defaults to `0.25`): Error in label units up to which `"clipped"` is 0.
+        ranking_weight (`float`, *optional*, defaults to `0.0`): Weight of a loss on differences between the recordings of a batch.
+        ranking_margin (`float`, *optional*, defaults to `0.1`): Error of a difference, in label units, up to which it is 0.
         checkpoint_name (`str`, *optional*): What the weights are called, for results and cards; written by converters.
+        score_mapping (`dict[str, list[float]]`, *optional*): By score name, the mapping that the audio-quality pipeline applies to
+            the scores of a recording and of its segments; `forward` does not. See `hf_sqa.blocks.score_mapping`.
         id2label (`dict[int, str]`, *optional*): Score names in column order; `{0: "mos"}` if not given.
 
     Raises:
@@ -36,7 +43,11 @@ class AudioQualityConfig(PreTrainedConfig):
     sampling_rate: int | None = 16000
     score_loss: str = "mse"
     huber_delta: float | int = 1.0
+    clip_margin: float | int = 0.25
+    ranking_weight: float | int = 0.0
+    ranking_margin: float | int = 0.1
     checkpoint_name: str | None = None
+    score_mapping: dict[str, list[float | int]] | None = None
 
     keys_to_ignore_at_inference = ["frame_logits", "hidden_states", "attentions"]
 
@@ -77,3 +88,9 @@ class AudioQualityConfig(PreTrainedConfig):
     def validate_score_loss(self) -> None:
         if self.score_loss not in SCORE_LOSSES:
             raise ValueError(f"Expected `score_loss` to be one of {', '.join(SCORE_LOSSES)}, got {self.score_loss!r}.")
+
+    def validate_score_mapping(self) -> None:
+        for name, mapping in (self.score_mapping or {}).items():
+            if name not in self.label2id:
+                raise ValueError(f"Expected `score_mapping` for scores of this model ({', '.join(self.label2id)}), got {name!r}.")
+            check_score_mapping(name, mapping)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from packaging.version import Version
 from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
 
+from hf_sqa import __version__
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.losses import score_loss
 from hf_sqa.configuration import AudioQualityConfig
@@ -33,6 +38,57 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
     pads_safely: ClassVar[bool] = True
     modes: ClassVar[tuple[str, ...]] = ("published",)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """As in transformers, except that weights are read from safetensors only.
+
+        Raises:
+            OSError: If there are no weights, or only pickled ones, which could run code of a stranger.
+            ValueError: If a newer hf_sqa made the checkpoint and its configuration has options that this one does not know.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        # Otherwise transformers asks a Space on the Hub to convert pickled weights, and waits for it.
+        os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except OSError as error:
+            pickled = any(Path(str(pretrained_model_name_or_path)).glob("pytorch_model*.bin"))
+            if pickled or "cannot be loaded with `safetensors`" in str(error):
+                raise OSError(
+                    f"Expected weights in model.safetensors of {str(pretrained_model_name_or_path)!r}, got none: hf_sqa does not "
+                    "read pickled weights (pytorch_model.bin), which can run code. Ask for a safetensors version, or convert the "
+                    "authors' file by `hf-sqa convert`."
+                ) from None
+            raise
+        config = loaded[0].config if isinstance(loaded, tuple) else loaded.config
+        _refuse_unknown_options(config)
+        # The Auto classes resolve a revision once and hand the commit down; the identity of a score names it.
+        config._commit_hash = getattr(kwargs.get("revision"), "resolved", None) or getattr(config, "_commit_hash", None)
+        return loaded
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
+        """As in transformers; the configuration also says which version of hf_sqa wrote it."""
+        self.config.hf_sqa_version = __version__
+        return super().save_pretrained(save_directory, **kwargs)
+
+    def push_to_hub(self, repo_id: str, *, commit_message: str | None = None, **options: Any) -> Any:
+        """Publish with everything that `hf-sqa push` checks and adds: feature extractor, card, sample with its scores.
+
+        Args:
+            repo_id (`str`): `owner/name`.
+            commit_message (`str`, *optional*): Title of the commit.
+            **options: Options of `hf_sqa.hub.publish.publish`: `license`, `private`, `revision`, `create_pr`, `with_code`, ...
+
+        Returns:
+            `Publication`: What was published, where.
+        """
+        # By name: publishing lies above the models. Code of a repository that runs without hf_sqa has only the plain way.
+        try:
+            publish_model = import_module("hf_sqa.hub.publish").publish_model
+        except ModuleNotFoundError:
+            return super().push_to_hub(repo_id, commit_message=commit_message, **options)
+        return publish_model(self, repo_id, message=commit_message, **options)
+
     def make_feature_extractor(self) -> Any:
         """Feature extractor with the settings this checkpoint needs, ready to be saved beside it."""
         return Wav2Vec2FeatureExtractor(sampling_rate=self.config.sampling_rate, do_normalize=False, return_attention_mask=True)
@@ -46,7 +102,15 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         """Loss of the configuration's kind over the rated scores; `None` without labels."""
         if labels is None:
             return None
-        return score_loss(logits, labels.to(logits.device), self.config.score_loss, self.config.huber_delta)
+        return score_loss(
+            logits,
+            labels.to(logits.device),
+            self.config.score_loss,
+            self.config.huber_delta,
+            clip_margin=self.config.clip_margin,
+            ranking_weight=self.config.ranking_weight,
+            ranking_margin=self.config.ranking_margin,
+        )
 
     @torch.inference_mode()
     def score_recordings(
@@ -98,3 +162,16 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
 
     def _on_my_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+
+
+def _refuse_unknown_options(config: Any) -> None:
+    """Stop where a newer hf_sqa wrote options that would be ignored here, with another score as the result."""
+    written_by = getattr(config, "hf_sqa_version", None)
+    if written_by is None or Version(written_by) <= Version(__version__):
+        return
+    known, ours = type(config)(), {"hf_sqa_version", "auto_map", "custom_pipelines"}
+    if unknown := sorted(name for name in vars(config) if name not in ours and not hasattr(known, name)):
+        raise ValueError(
+            f"The checkpoint was made by hf_sqa {written_by}, this is hf_sqa {__version__}, which does not know "
+            f"{', '.join(unknown)}: `pip install --upgrade hf-sqa`."
+        )

@@ -5,15 +5,30 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+SCORE_LOSSES = ("mse", "l1", "huber", "clipped")
 
-def score_loss(logits: torch.Tensor, labels: torch.Tensor, kind: str = "mse", huber_delta: float = 1.0) -> torch.Tensor:
-    """Mean loss over the scores that were rated.
+
+def score_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    kind: str = "mse",
+    huber_delta: float = 1.0,
+    *,
+    clip_margin: float = 0.25,
+    ranking_weight: float = 0.0,
+    ranking_margin: float = 0.1,
+) -> torch.Tensor:
+    """Mean loss over the scores that were rated, and a term on their differences if it has a weight.
 
     Args:
         logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Predicted scores, in label units.
         labels (`torch.Tensor` of shape `(batch_size, num_labels)`): Rated scores, NaN where not rated.
-        kind (`str`, *optional*, defaults to `"mse"`): `"mse"`, `"l1"` or `"huber"`.
+        kind (`str`, *optional*, defaults to `"mse"`): `"mse"`, `"l1"`, `"huber"` or `"clipped"` (squared error, none within a
+            margin).
         huber_delta (`float`, *optional*, defaults to `1.0`): Error above which `"huber"` grows linearly.
+        clip_margin (`float`, *optional*, defaults to `0.25`): Error up to which `"clipped"` is 0.
+        ranking_weight (`float`, *optional*, defaults to `0.0`): Weight of [`ranking_loss`].
+        ranking_margin (`float`, *optional*, defaults to `0.1`): Its margin.
 
     Returns:
         `torch.Tensor` of shape `()`: 0 with a zero gradient if nothing is rated.
@@ -33,5 +48,40 @@ def score_loss(logits: torch.Tensor, labels: torch.Tensor, kind: str = "mse", hu
         "mse": lambda: F.mse_loss(logits, targets, reduction="sum"),
         "l1": lambda: F.l1_loss(logits, targets, reduction="sum"),
         "huber": lambda: F.huber_loss(logits, targets, reduction="sum", delta=huber_delta),
+        "clipped": lambda: clipped_error(logits, targets, clip_margin).sum(),
     }[kind]()
-    return errors / rated.sum().clamp(min=1)
+    loss = errors / rated.sum().clamp(min=1)
+    return loss + ranking_weight * ranking_loss(logits, labels, ranking_margin) if ranking_weight else loss
+
+
+def clipped_error(predictions: torch.Tensor, targets: torch.Tensor, margin: float) -> torch.Tensor:
+    """Squared error where it is larger than the margin, else 0, as in UTMOS (Saeki et al., Interspeech 2022, arXiv:2204.02152).
+
+    Args:
+        predictions, targets (`torch.Tensor` of one shape): Scores in label units.
+        margin (`float`): Error up to which nothing is charged, in label units.
+    """
+    errors = predictions - targets
+    return torch.where(errors.abs() > margin, errors.square(), torch.zeros_like(errors))
+
+
+def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, margin: float = 0.1) -> torch.Tensor:
+    """How far differences between two recordings are from the differences of their labels, beyond a margin.
+
+    The contrastive loss of UTMOS: mean over pairs of `max(0, |(a - b) - (label_a - label_b)| - margin)`.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Predicted scores, in label units.
+        labels (`torch.Tensor` of shape `(batch_size, num_labels)`): Rated scores, NaN where not rated.
+        margin (`float`, *optional*, defaults to `0.1`): In label units.
+
+    Returns:
+        `torch.Tensor` of shape `()`: Over the pairs of a batch both of which are rated; 0 with a zero gradient if there is none.
+    """
+    rated = ~torch.isnan(labels)
+    targets = torch.where(rated, labels, logits.detach().to(labels.dtype)).to(logits.dtype)
+    errors = logits - targets  # (B, L): the difference of two is the error of their difference
+    first, second = torch.triu_indices(len(errors), len(errors), offset=1, device=errors.device)
+    pairs = rated[first] & rated[second]
+    excess = F.relu((errors[first] - errors[second]).abs() - margin)
+    return torch.where(pairs, excess, torch.zeros_like(excess)).sum() / pairs.sum().clamp(min=1)

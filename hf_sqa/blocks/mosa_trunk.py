@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 
+from hf_sqa.blocks.feature_cache import encoder_features
 from hf_sqa.blocks.sincnet import SINC_EDGES, sinc_filters
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
@@ -28,9 +29,12 @@ from hf_sqa.blocks.speech_encoder import (
     check_encoder_config,
     check_layer,
     freeze_idle_parameters,
+    is_quality_model,
     load_encoder,
     load_encoder_config,
     min_num_samples,
+    num_frames_of,
+    num_frames_of_quality_model,
     output_size,
     pads_safely,
     published_sampling_rate,
@@ -418,7 +422,7 @@ def utterance_and_frame_loss(
 def _errors(predictions: torch.Tensor, targets: torch.Tensor, kind: str, huber_delta: float) -> torch.Tensor:
     if kind == "huber":
         return F.huber_loss(predictions, targets, reduction="none", delta=huber_delta)
-    return (F.mse_loss if kind == "mse" else F.l1_loss)(predictions, targets, reduction="none")
+    return {"mse": F.mse_loss, "l1": F.l1_loss}[kind](predictions, targets, reduction="none")
 
 
 def mark_padding(frame_logits: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
@@ -602,7 +606,7 @@ class CrossDomainScoring:
         normalized = peak_normalize(input_values, lengths)
         if ssl_features is None:
             ssl_features = self._encode(input_values, normalized, lengths)
-            ssl_lengths = None if lengths is None else self.encoder._get_feat_extract_output_lengths(lengths)
+            ssl_lengths = None if lengths is None else num_frames_of(self.encoder, lengths)
         else:
             ssl_lengths = self._ssl_lengths(ssl_features, input_values, lengths, ssl_attention_mask)
             if ssl_lengths is not None and lengths is None:
@@ -641,7 +645,7 @@ class CrossDomainScoring:
         elif mask is not None:
             waveform = waveform * mask
         dtype = next(self.encoder.parameters()).dtype
-        return self.encoder(waveform.to(dtype), attention_mask=mask, return_dict=True).last_hidden_state
+        return encoder_features(self.encoder, waveform.to(dtype), mask)
 
     def _ssl_lengths(
         self,
@@ -700,6 +704,8 @@ def num_encoder_frames(encoder_config: Any, num_samples: Any) -> Any:
             f"Expected `ssl_attention_mask` beside the `ssl_features` of a {encoder_config.model_type} encoder in a padded batch, "
             "got none: how many frames it makes of a recording is not known here. Pass 1 on frames, 0 on padding."
         )
+    if is_quality_model(encoder_config):
+        return num_frames_of_quality_model(encoder_config, num_samples)
     for kernel, stride in zip(encoder_config.conv_kernel, encoder_config.conv_stride, strict=True):
         num_samples = (num_samples - kernel) // stride + 1
     return num_samples
@@ -768,7 +774,7 @@ def check_encoder_options(config: Any) -> None:
         ValueError: If `encoder_config` is not that of a known speech encoder that takes waveforms (precomputed features may come
             from one that takes spectra), `encoder_layer` is beyond it, or `encoder_input` is unknown.
     """
-    check_encoder_config(config.encoder_config)
+    check_encoder_config(config.encoder_config, with_quality_models=True)
     check_layer(config.encoder_config, config.encoder_layer, "encoder_layer")
     if takes_spectra(config.encoder_config) and not config.precomputed_features:
         raise ValueError(

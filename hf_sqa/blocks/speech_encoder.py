@@ -1,7 +1,8 @@
 """Any speech encoder of transformers as the front of a quality model: built, cut to a layer, loaded, masked, mixed.
 
 Encoders: wav2vec 2.0 and XLS-R, HuBERT, WavLM, data2vec-audio, UniSpeech and UniSpeech-SAT, wav2vec 2.0 Conformer take waveforms
-          (`input_values`); w2v-BERT 2.0 takes log-mel spectra (`input_features`).
+          (`input_values`); w2v-BERT 2.0 takes log-mel spectra (`input_features`). DistilledSQA, a quality model of this package,
+          serves as an encoder too where no other weights are at hand: its features are what its own pooling sees.
 Layers:   layer `n` is the output of the `n`-th transformer block, `hidden_states[n]` of transformers 5; layer 0 is what the first
           block gets. It is taken before the final layer norm that some encoders apply to the output of the last block. No layer
           (`None`) is the encoder's own output, after that norm.
@@ -44,9 +45,11 @@ ENCODER_TYPES = (
     "wav2vec2-conformer",
     "wav2vec2-bert",
 )
+#: Quality models that serve as encoders, by `encode`; they have no layers to choose from.
+QUALITY_MODEL_TYPES = ("distilled_sqa",)
 #: Encoders that a mask shields from padding, given layer-norm features. data2vec-audio smears padding through a stack of
 #: positional convolutions and Conformer through unmasked depthwise convolutions.
-MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert")
+MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert", *QUALITY_MODEL_TYPES)
 #: Samples in a spectrum, their distance, and the spectra in one frame, of w2v-BERT 2.0's feature extractor (16 kHz).
 SPECTRUM_SAMPLES, SPECTRUM_HOP_SAMPLES, SPECTRA_PER_FRAME = 400, 160, 2
 #: Encoder options of fine-tuning for scores: no frames are masked. The vector that would replace them is then not built.
@@ -58,8 +61,8 @@ HEAD_TENSORS = re.compile(
 )
 
 
-def check_encoder_config(encoder_config: PreTrainedConfig) -> None:
-    """Refuse an encoder that is not one of `ENCODER_TYPES`.
+def check_encoder_config(encoder_config: PreTrainedConfig, *, with_quality_models: bool = False) -> None:
+    """Refuse an encoder that is not one of `ENCODER_TYPES`, nor, for those who take them, of `QUALITY_MODEL_TYPES`.
 
     Raises:
         ValueError: If the configuration has no `hidden_size`, or is not that of a known speech encoder.
@@ -70,10 +73,11 @@ def check_encoder_config(encoder_config: PreTrainedConfig) -> None:
             f"Expected `encoder_config` of a speech encoder, got a {model_type!r} configuration without `hidden_size`; pass that "
             f"of one of {', '.join(ENCODER_TYPES)}, for example `AutoConfig.from_pretrained('facebook/wav2vec2-base')`."
         )
-    if model_type not in ENCODER_TYPES:
+    types = ENCODER_TYPES + QUALITY_MODEL_TYPES if with_quality_models else ENCODER_TYPES
+    if model_type not in types:
         raise ValueError(
-            f"Expected `encoder_config` of one of {', '.join(ENCODER_TYPES)}, got {model_type!r}: how it masks padding and numbers "
-            "its layers is not known here."
+            f"Expected `encoder_config` of one of {', '.join(types)}, got {model_type!r}: how it masks padding and numbers its "
+            "layers is not known here."
         )
 
 
@@ -81,10 +85,16 @@ def check_layer(encoder_config: PreTrainedConfig, layer: int | None, option: str
     """Refuse a layer that the encoder does not have.
 
     Raises:
-        ValueError: If `layer` is negative, beyond the last block, or given for an encoder that ends in an adapter.
+        ValueError: If `layer` is negative, beyond the last block, or given for an encoder that ends in an adapter or is a quality
+            model.
     """
     if layer is None:
         return
+    if is_quality_model(encoder_config):
+        raise ValueError(
+            f"Expected no `{option}` for a {encoder_config.model_type} encoder, got {layer}: its features are those "
+            "before its pooling."
+        )
     if not 0 <= layer <= encoder_config.num_hidden_layers:
         raise ValueError(
             f"Expected `{option}` between 0 and {encoder_config.num_hidden_layers}, the number of transformer blocks of this "
@@ -123,13 +133,13 @@ def build_encoder(encoder_config: PreTrainedConfig, layer: int | None = None) ->
     """Build an encoder, randomly initialised, whose `last_hidden_state` is the layer wanted.
 
     Args:
-        encoder_config (`PreTrainedConfig`): Of the whole encoder, one of `ENCODER_TYPES`.
+        encoder_config (`PreTrainedConfig`): Of the whole encoder, one of `ENCODER_TYPES` or `QUALITY_MODEL_TYPES`.
         layer (`int`, *optional*): Layer to end at; blocks behind it are not built. The encoder's own output if not given.
 
     Raises:
         ValueError: If the configuration or the layer cannot be used; the message says which could.
     """
-    check_encoder_config(encoder_config)
+    check_encoder_config(encoder_config, with_quality_models=True)
     check_layer(encoder_config, layer)
     return _prepared(AutoModel.from_config(truncated(encoder_config, layer)), layer)
 
@@ -139,14 +149,17 @@ def load_encoder_config(name_or_path: str, options: dict[str, Any] | None = None
 
     Args:
         name_or_path (`str`): Hub id, or folder with `config.json`; checkpoints for CTC or pre-training are as good as bare ones.
-        options (`dict[str, Any]`, *optional*): Values to change, for example `{"layerdrop": 0.0}`.
+        options (`dict[str, Any]`, *optional*): Values to change, for example `{"layerdrop": 0.0}`. Those of `FINE_TUNING_OPTIONS`
+            are left out for a quality model, which never masks frames.
         **hub_options: `revision`, `token`, `cache_dir`, ... of `from_pretrained`.
 
     Raises:
         ValueError: If the encoder is none of `ENCODER_TYPES`, or has no option of a name in `options`.
     """
     config = AutoConfig.from_pretrained(name_or_path, **hub_options)
-    check_encoder_config(config)
+    check_encoder_config(config, with_quality_models=True)
+    if is_quality_model(config):
+        options = {name: value for name, value in (options or {}).items() if name not in FINE_TUNING_OPTIONS}
     check_encoder_options(config, options or {})
     for name, value in (options or {}).items():
         setattr(config, name, value)
@@ -169,7 +182,7 @@ def load_encoder(
         ValueError: If the checkpoint lacks a tensor of the encoder, has one of another shape, or one that neither the encoder, nor
             a layer left out, nor a head accounts for; the message names it.
     """
-    check_encoder_config(encoder_config)
+    check_encoder_config(encoder_config, with_quality_models=True)
     check_layer(encoder_config, layer)
     with _without_load_report():
         encoder, loaded = AutoModel.from_pretrained(
@@ -216,6 +229,11 @@ def has_final_norm(encoder_config: PreTrainedConfig) -> bool:
     return bool(getattr(encoder_config, "do_stable_layer_norm", False)) or encoder_config.model_type == "wav2vec2-conformer"
 
 
+def is_quality_model(encoder_config: PreTrainedConfig) -> bool:
+    """Whether the encoder is a quality model of this package."""
+    return encoder_config.model_type in QUALITY_MODEL_TYPES
+
+
 def takes_spectra(encoder_config: PreTrainedConfig) -> bool:
     """Whether the encoder takes `input_features` (w2v-BERT 2.0) instead of `input_values`."""
     return encoder_config.model_type == "wav2vec2-bert"
@@ -237,7 +255,9 @@ def output_size(encoder_config: PreTrainedConfig) -> int:
 
 
 def min_num_samples(encoder_config: PreTrainedConfig) -> int:
-    """Samples at 16 kHz that one frame takes; shorter audio gives none. 400 (25 ms) for wav2vec 2.0."""
+    """Samples at 16 kHz that one frame takes; shorter audio gives none. 400 (25 ms) for wav2vec 2.0, 1 for a quality model."""
+    if is_quality_model(encoder_config):
+        return 1
     if takes_spectra(encoder_config):
         return SPECTRUM_SAMPLES + (SPECTRA_PER_FRAME - 1) * SPECTRUM_HOP_SAMPLES
     num_samples = 1
@@ -282,7 +302,7 @@ def frame_mask(encoder: PreTrainedModel, attention_mask: torch.Tensor, num_frame
     Returns:
         `torch.Tensor` of shape `(B, F)`: `True` on frames without padding.
     """
-    num_real_frames = encoder._get_feat_extract_output_lengths(attention_mask.sum(dim=1))  # (B,)
+    num_real_frames = num_frames_of(encoder, attention_mask.sum(dim=1))  # (B,)
     return torch.arange(num_frames, device=attention_mask.device)[None] < num_real_frames[:, None]
 
 
@@ -309,10 +329,13 @@ def freeze_idle_parameters(encoder: PreTrainedModel, feature_grad_mult: float = 
     """Take parameters out of training that no gradient can reach: distributed training stops at them, weight decay shrinks them.
 
     These are the convolutions in front with a `feature_grad_mult` of 0, the vector that replaces masked frames if training masks
-    none, and the positional convolution of wav2vec 2.0 Conformer, which transformers builds and does not use. `from_pretrained`
-    makes all parameters trainable again: call this after building and after loading.
+    none, the positional convolution of wav2vec 2.0 Conformer, which transformers builds and does not use, and the pooling of a
+    quality model. `from_pretrained` makes all parameters trainable again: call this after building and after loading.
     """
     config = encoder.config
+    if is_quality_model(config):
+        encoder.transformer.pooling.requires_grad_(False)
+        return
     if feature_grad_mult == 0:
         encoder.feature_extractor._freeze_parameters()
     masks_frames = getattr(config, "apply_spec_augment", True) and config.mask_time_prob > 0
@@ -320,6 +343,26 @@ def freeze_idle_parameters(encoder: PreTrainedModel, feature_grad_mult: float = 
         encoder.masked_spec_embed.requires_grad = False
     if config.model_type == "wav2vec2-conformer":
         encoder.encoder.pos_conv_embed.requires_grad_(False)
+
+
+def last_hidden_state(encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Output `(B, F, D)` of any encoder built or loaded here."""
+    if is_quality_model(encoder.config):
+        return encoder.encode(inputs, attention_mask)
+    outputs = encoder(**{encoder.main_input_name: inputs}, attention_mask=attention_mask, return_dict=True)
+    return outputs.last_hidden_state
+
+
+def num_frames_of(encoder: PreTrainedModel, lengths: torch.Tensor) -> torch.Tensor:
+    """Frames `(B,)` that an encoder makes of rows of `lengths` samples (or spectra)."""
+    if is_quality_model(encoder.config):
+        return num_frames_of_quality_model(encoder.config, lengths)
+    return encoder._get_feat_extract_output_lengths(lengths)
+
+
+def num_frames_of_quality_model(encoder_config: PreTrainedConfig, num_samples: Any) -> Any:
+    """Frames of so many samples (`int` or integer tensor): one for every step of its grid that is begun."""
+    return -(-num_samples * encoder_config.num_frames // encoder_config.window_samples)
 
 
 def all_layers(

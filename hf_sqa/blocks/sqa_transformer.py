@@ -9,6 +9,7 @@ Shapes:   B batch, F frames, C input channels, D hidden size, H heads, L labels
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,19 +45,21 @@ class SinusoidalPositions(nn.Module):
 class EncoderAttention(nn.Module):
     """Multi-head self-attention without a mask."""
 
-    def __init__(self, hidden_size: int, num_heads: int, dropout: float = 0.0):
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float = 0.0, head_size: int | None = None):
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.q_proj = nn.Linear(hidden_size, hidden_size)
-        self.k_proj = nn.Linear(hidden_size, hidden_size)
-        self.v_proj = nn.Linear(hidden_size, hidden_size)
-        self.out_proj = nn.Linear(hidden_size, hidden_size)
+        self.head_size = head_size or hidden_size // num_heads
+        inner_size = num_heads * self.head_size
+        self.q_proj = nn.Linear(hidden_size, inner_size)
+        self.k_proj = nn.Linear(hidden_size, inner_size)
+        self.v_proj = nn.Linear(hidden_size, inner_size)
+        self.out_proj = nn.Linear(inner_size, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        batch_size, num_frames, hidden_size = hidden_states.shape
+        batch_size, num_frames, _ = hidden_states.shape
 
         def split(projected: torch.Tensor) -> torch.Tensor:
-            return projected.view(batch_size, num_frames, self.num_heads, -1).transpose(1, 2)  # (B, H, F, D / H)
+            return projected.view(batch_size, num_frames, self.num_heads, self.head_size).transpose(1, 2)  # (B, H, F, D / H)
 
         context = F.scaled_dot_product_attention(
             split(self.q_proj(hidden_states)),
@@ -64,15 +67,17 @@ class EncoderAttention(nn.Module):
             split(self.v_proj(hidden_states)),
             dropout_p=self.dropout if self.training else 0.0,
         )
-        return self.out_proj(context.transpose(1, 2).reshape(batch_size, num_frames, hidden_size))
+        return self.out_proj(context.transpose(1, 2).flatten(2))
 
 
 class EncoderLayer(nn.Module):
     """Post-norm transformer layer with a ReLU feed-forward."""
 
-    def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, dropout: float = 0.0):
+    def __init__(
+        self, hidden_size: int, num_heads: int, intermediate_size: int, dropout: float = 0.0, head_size: int | None = None
+    ):
         super().__init__()
-        self.self_attn = EncoderAttention(hidden_size, num_heads, dropout)
+        self.self_attn = EncoderAttention(hidden_size, num_heads, dropout, head_size)
         self.self_attn_norm = nn.LayerNorm(hidden_size)
         self.fc1 = nn.Linear(hidden_size, intermediate_size)
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
@@ -111,19 +116,25 @@ class AttentionPooling(nn.Module):
 
 
 class SQATransformer(nn.Module):
-    """Frames of any front end to raw scores: batch norms, projection, positions, encoder, attention pooling."""
+    """Frames of any front end to raw scores: batch norms, projection, positions, encoder, attention pooling.
+
+    `num_heads` and `intermediate_size` are the same in all layers, or lists with one for each; heads are of `head_size`, by default
+    `hidden_size / num_heads`; the width of the pooling, `pooling_size`, is by default `intermediate_size`.
+    """
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         num_layers: int,
-        num_heads: int,
-        intermediate_size: int,
+        num_heads: int | Sequence[int],
+        intermediate_size: int | Sequence[int],
         num_frames: int,
         num_labels: int,
         dropout: float = 0.0,
         normalize_features: bool = True,
+        head_size: int | None = None,
+        pooling_size: int | None = None,
     ):
         super().__init__()
         # Fused features arrive normalised: each layer has its own norm before the mix.
@@ -131,9 +142,13 @@ class SQATransformer(nn.Module):
         self.projection_norm = nn.BatchNorm1d(input_size)
         self.projection = nn.Linear(input_size, hidden_size)
         self.positions = SinusoidalPositions(num_frames, hidden_size)
-        self.layers = nn.ModuleList(EncoderLayer(hidden_size, num_heads, intermediate_size, dropout) for _ in range(num_layers))
+        heads = [num_heads] * num_layers if isinstance(num_heads, int) else num_heads
+        widths = [intermediate_size] * num_layers if isinstance(intermediate_size, int) else intermediate_size
+        self.layers = nn.ModuleList(
+            EncoderLayer(hidden_size, heads[layer], widths[layer], dropout, head_size) for layer in range(num_layers)
+        )
         self.pooling_norm = nn.BatchNorm1d(hidden_size)
-        self.pooling = AttentionPooling(hidden_size, intermediate_size, num_labels)
+        self.pooling = AttentionPooling(hidden_size, pooling_size or max(widths, default=hidden_size), num_labels)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """

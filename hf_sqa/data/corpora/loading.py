@@ -90,8 +90,12 @@ def read_corpus(
     split: str | None = None,
     revision: str | None = None,
     folders: AudioFolders | None = None,
+    need_scores: bool = True,
 ) -> tuple[Examined, tuple[str, ...], str]:
-    """Rows of the schema with their problems, names of further scores, and a remark; the options are those of [`load_corpus`]."""
+    """Rows of the schema with their problems, names of further scores, and a remark; the options are those of [`load_corpus`].
+
+    With `need_scores=False` a table may have recordings alone.
+    """
     columns = columns or {}
     corpus, part = find_corpus(name)
     if scale is not None and not scale[0] < scale[1]:
@@ -118,7 +122,7 @@ def read_corpus(
         else:
             if split or revision:
                 raise ValueError("`split` and `revision` are for the Hub; a table has its own column `split`.")
-            rows, found = read_table(Path(name), None if root is None else Path(root), columns, score_names)
+            rows, found = read_table(Path(name), None if root is None else Path(root), columns, score_names, need_scores)
             default_corpus = Path(name).stem
         rows = [{**row, "corpus": row.get("corpus") or default_corpus} for row in rows]
         rows_are_ratings = ratings is not None or "listener_id" in found

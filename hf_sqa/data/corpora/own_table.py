@@ -68,7 +68,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
 
 
 def read_table(
-    path: Path, root: Path | None, columns: Mapping[str, str], score_names: Sequence[str]
+    path: Path, root: Path | None, columns: Mapping[str, str], score_names: Sequence[str], need_scores: bool = True
 ) -> tuple[list[Row], dict[str, str]]:
     """Rows for `hf_sqa.data.schema.examine`, and which column was taken for what.
 
@@ -77,6 +77,7 @@ def read_table(
         root (`Path`, *optional*): Folder its relative paths begin in; the table's own by default.
         columns (`dict`): Columns by the name that the schema gives them, where the usual names do not find them.
         score_names (sequence of `str`): Scores beyond those of the schema, all named in `columns`.
+        need_scores (`bool`, *optional*, defaults to `True`): Whether a table without scores is refused.
 
     Raises:
         FileNotFoundError: If the table or the folder is not there.
@@ -88,7 +89,7 @@ def read_table(
     if not base.is_dir():
         raise FileNotFoundError(f"Expected the folder of the recordings, but {str(base)!r} is not a folder.")
     header, records = _records(path)
-    found = find_columns(header, columns, str(path), score_names)
+    found = find_columns(header, columns, str(path), score_names, need_scores)
     rows = []
     for record, where in records:
         row: Row = {name: record.get(column) for name, column in found.items()}
@@ -108,7 +109,9 @@ def _joined(base: Path, name: str) -> str:
     return name if "://" in name else os.path.join(base, name)
 
 
-def find_columns(header: Sequence[str], named: Mapping[str, str], source: str, score_names: Sequence[str] = ()) -> dict[str, str]:
+def find_columns(
+    header: Sequence[str], named: Mapping[str, str], source: str, score_names: Sequence[str] = (), need_scores: bool = True
+) -> dict[str, str]:
     """Column of `header` for each name of the schema: those named, then the first usual name that is there.
 
     Raises:
@@ -129,7 +132,7 @@ def find_columns(header: Sequence[str], named: Mapping[str, str], source: str, s
             if name not in found and column is not None and column not in found.values():
                 found[name] = column
     scores = [name for name in found if name in names and name not in _NOT_SCORES]
-    for name, have in (("audio", "audio" in found), ("mos", bool(scores))):
+    for name, have in (("audio", "audio" in found), ("mos", bool(scores) or not need_scores)):
         if not have:
             what = "recordings" if name == "audio" else "scores"
             raise ValueError(

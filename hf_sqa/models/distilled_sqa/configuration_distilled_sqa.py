@@ -2,11 +2,72 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
 from hf_sqa.configuration import AudioQualityConfig
+
+#: What all students but the largest share, and the ladder.
+_STUDENT_FORM = {"hop_samples": 122_880, "conv_final_channels": 128}
+STUDENTS: dict[str, dict[str, Any]] = {
+    "xxs": _STUDENT_FORM
+    | {
+        "fft_size": 512,
+        "fft_hop_samples": 256,
+        "num_mel_bins": 32,
+        "num_conv_layers": 3,
+        "conv_layer_channels": [8, 16, 24],
+        "conv_time_strides": [2, 2, 2],
+        "conv_frequency_strides": [2, 2, 2],
+        "separable_convs": True,
+        "hidden_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+    },
+    "xs": _STUDENT_FORM
+    | {
+        "fft_size": 512,
+        "fft_hop_samples": 256,
+        "num_mel_bins": 40,
+        "num_conv_layers": 3,
+        "conv_layer_channels": [16, 32, 48],
+        "conv_time_strides": [2, 2, 1],
+        "conv_frequency_strides": [2, 2, 2],
+        "separable_convs": True,
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 96,
+    },
+    "s": _STUDENT_FORM
+    | {
+        "num_mel_bins": 48,
+        "num_conv_layers": 3,
+        "conv_layer_channels": [32, 48, 64],
+        "conv_time_strides": [2, 2, 1],
+        "conv_frequency_strides": [2, 2, 2],
+        "hidden_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 144,
+    },
+    "m": _STUDENT_FORM
+    | {
+        "num_mel_bins": 64,
+        "num_conv_layers": 4,
+        "conv_layer_channels": [32, 64, 96, 128],
+        "conv_time_strides": [2, 1, 2, 1],
+        "conv_frequency_strides": [2, 2, 2, 2],
+        "hidden_size": 144,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "intermediate_size": 288,
+    },
+    "l": {},
+}
 
 
 @strict
@@ -30,6 +91,19 @@ class DistilledSQAConfig(AudioQualityConfig):
         num_hidden_layers (`int`, *optional*, defaults to `7`): Depth of the transformer.
         num_attention_heads (`int`, *optional*, defaults to `8`): Attention heads.
         intermediate_size (`int`, *optional*, defaults to `400`): Width of feed-forward and pooling.
+        num_mel_bins (`int`, *optional*, defaults to `0`): Bands on the mel scale whose compressed magnitude the convolutions see; 0
+            for the complex spectrum of the published model.
+        conv_layer_channels (`list[int]`, *optional*): Channels of every convolution; replaces `conv_initial_channels` and
+            `conv_final_channels`.
+        conv_time_strides (`list[int]`, *optional*): Step of every convolution in time; 1, in the last 2, if not given.
+        conv_frequency_strides (`list[int]`, *optional*): Step of every convolution in frequency; in the first 1, then 2, if not
+            given.
+        separable_convs (`bool`, *optional*, defaults to `False`): Whether every convolution but the first is a filter for each
+            channel, followed by a mix of channels.
+        head_size (`int`, *optional*): Width of an attention head; `hidden_size / num_attention_heads` if not given.
+        layer_num_heads (`list[int]`, *optional*): Attention heads of every layer; replaces `num_attention_heads`.
+        layer_intermediate_sizes (`list[int]`, *optional*): Width of every feed-forward; replaces `intermediate_size` there.
+        pooling_size (`int`, *optional*): Width of the pooling; `intermediate_size` if not given.
         dropout (`float`, *optional*, defaults to `0.0`): Dropout inside the transformer while training.
         **kwargs: Options of [`AudioQualityConfig`].
     """
@@ -50,6 +124,31 @@ class DistilledSQAConfig(AudioQualityConfig):
     num_attention_heads: int = 8
     intermediate_size: int = 400
     dropout: float | int = 0.0
+    num_mel_bins: int = 0
+    conv_layer_channels: list[int] | None = None
+    conv_time_strides: list[int] | None = None
+    conv_frequency_strides: list[int] | None = None
+    separable_convs: bool = False
+    head_size: int | None = None
+    layer_num_heads: list[int] | None = None
+    layer_intermediate_sizes: list[int] | None = None
+    pooling_size: int | None = None
+
+    @classmethod
+    def student(cls, size: str, **kwargs: Any) -> DistilledSQAConfig:
+        """A member of the ladder of students, made for CPU time: mel bands, larger steps in time, windows without overlap.
+
+        Args:
+            size (`str`): `"xxs"` (10 thousand weights), `"xs"` (56 thousand), `"s"` (280 thousand), `"m"` (0.95 million) or `"l"`,
+                the published form (4.1 million).
+            **kwargs: Options to change.
+
+        Raises:
+            ValueError: If the size is none of these.
+        """
+        if size not in STUDENTS:
+            raise ValueError(f"Expected the size of a student, one of {', '.join(STUDENTS)}, got {size!r}.")
+        return cls(**STUDENTS[size] | kwargs)
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> DistilledSQAConfig:
@@ -72,18 +171,31 @@ class DistilledSQAConfig(AudioQualityConfig):
     @property
     def conv_channels(self) -> list[int]:
         """Output channels of every convolution."""
-        return [
+        return self.conv_layer_channels or [
             min(self.conv_initial_channels * 2 ** max(layer - 1, 0), self.conv_final_channels)
             for layer in range(self.num_conv_layers)
         ]
 
     @property
+    def conv_strides(self) -> list[tuple[int, int]]:
+        """Step in time and in frequency of every convolution."""
+        last = self.num_conv_layers - 1
+        in_time = self.conv_time_strides or [2 if layer == last else 1 for layer in range(self.num_conv_layers)]
+        in_frequency = self.conv_frequency_strides or [1 if layer == 0 else 2 for layer in range(self.num_conv_layers)]
+        return list(zip(in_time, in_frequency, strict=True))
+
+    @property
     def conv_num_bins(self) -> int:
         """Frequency bins left after the last convolution; below 1 if there are more layers than the spectrum can feed."""
-        bins = self.fft_size // 2 + 1
-        for layer in range(self.num_conv_layers):
-            bins = (bins - 3) // (1 if layer == 0 else 2) + 1
+        bins = self.num_mel_bins or self.fft_size // 2 + 1
+        for _, stride in self.conv_strides:
+            bins = (bins - 3) // stride + 1
         return bins
+
+    @property
+    def spectra_per_frame(self) -> int:
+        """Spectra from one frame to the next."""
+        return math.prod(stride for stride, _ in self.conv_strides)
 
     @property
     def num_spectra(self) -> int:
@@ -93,12 +205,37 @@ class DistilledSQAConfig(AudioQualityConfig):
     @property
     def num_frames(self) -> int:
         """Frames the transformer sees in a window."""
-        return self.num_spectra // 2
+        return self.num_spectra // self.spectra_per_frame
+
+    @property
+    def num_heads_by_layer(self) -> list[int]:
+        """Attention heads of every layer."""
+        return self.layer_num_heads or [self.num_attention_heads] * self.num_hidden_layers
+
+    @property
+    def intermediate_size_by_layer(self) -> list[int]:
+        """Width of every feed-forward."""
+        return self.layer_intermediate_sizes or [self.intermediate_size] * self.num_hidden_layers
+
+    def validate_layers(self) -> None:
+        for option, count in (
+            ("conv_layer_channels", "num_conv_layers"),
+            ("conv_time_strides", "num_conv_layers"),
+            ("conv_frequency_strides", "num_conv_layers"),
+            ("layer_num_heads", "num_hidden_layers"),
+            ("layer_intermediate_sizes", "num_hidden_layers"),
+        ):
+            values = getattr(self, option)
+            if values is not None and (len(values) != getattr(self, count) or min(values, default=1) < 1):
+                raise ValueError(
+                    f"Expected `{option}` with a number of 1 or more for each of `{count}`={getattr(self, count)}, got {values}."
+                )
 
     def validate_windows(self) -> None:
-        if self.window_samples % (2 * self.fft_hop_samples):
+        grid = self.spectra_per_frame * self.fft_hop_samples
+        if self.window_samples % grid:
             raise ValueError(
-                f"Expected `window_samples` to be a multiple of 2 * `fft_hop_samples` = {2 * self.fft_hop_samples}, got "
+                f"Expected `window_samples` to be a multiple of {self.spectra_per_frame} * `fft_hop_samples` = {grid}, got "
                 f"{self.window_samples}."
             )
         if self.fft_size <= self.fft_hop_samples or (self.fft_size - self.fft_hop_samples) % 2:
@@ -114,11 +251,18 @@ class DistilledSQAConfig(AudioQualityConfig):
     def validate_sizes(self) -> None:
         if self.conv_num_bins < 1:
             raise ValueError(
-                f"Expected at most as many convolutions as halve {self.fft_size // 2 + 1} frequency bins down to one, got "
-                f"`num_conv_layers`={self.num_conv_layers}."
+                f"Expected at most as many convolutions as halve {self.num_mel_bins or self.fft_size // 2 + 1} frequency bins down "
+                f"to one, got `num_conv_layers`={self.num_conv_layers}."
             )
-        if self.hidden_size % self.num_attention_heads:
+        if self.head_size is None and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"Expected `hidden_size` to be a multiple of `num_attention_heads`, got {self.hidden_size} and "
-                f"{self.num_attention_heads}."
+                f"{self.num_attention_heads}; or give `head_size`."
+            )
+        if self.layer_num_heads is not None and self.head_size is None:
+            raise ValueError("Expected `head_size` beside `layer_num_heads`: the width of a head cannot be told from them.")
+        if not 0 <= self.num_mel_bins <= self.fft_size // 4:
+            raise ValueError(
+                f"Expected `num_mel_bins` between 0 and a quarter of `fft_size`, {self.fft_size // 4} (narrower bands would be "
+                f"empty), got {self.num_mel_bins}."
             )

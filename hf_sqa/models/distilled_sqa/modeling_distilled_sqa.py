@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
+from transformers.audio_utils import mel_filter_bank
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
@@ -29,6 +30,8 @@ from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
 
+#: Lower edge of the lowest mel band, in Hz, and the power added to every band: about -90 dB below speech at full scale.
+LOWEST_MEL_HZ, MEL_FLOOR = 50.0, 1e-6
 #: Windows that go through the network together. A processor's caches hold one; an accelerator wants many.
 WINDOWS_PER_CALL = {"cpu": 1}
 WINDOWS_PER_CALL_ELSEWHERE = 32
@@ -59,16 +62,42 @@ class CompressedSpectrum(nn.Module):
         Returns:
             `torch.Tensor` of shape `(B, 2, S, K)`, in channels-last memory.
         """
+        spectrum = self.complex_spectrum(waveform, reflect)
+        power = spectrum.square().sum(dim=-1, keepdim=True)
+        # magnitude ** compression / magnitude, with the magnitude clipped at 1e-12 as in the original
+        spectrum = spectrum * power.clamp(min=1e-24) ** ((self.compression - 1) / 2)
+        return spectrum.permute(0, 3, 1, 2)
+
+    def complex_spectrum(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
+        """Spectra before compression, real and imaginary part last: `(B, S, K, 2)`."""
         pad = [self.margin if side else 0 for side in reflect]
         if any(pad):
             waveform = F.pad(waveform, pad, mode="reflect")
         frames = waveform.unfold(1, self.fft_size, self.hop_samples)  # (B, S, T')
         window = torch.from_numpy(self._hann).to(waveform.device)
-        spectrum = torch.view_as_real(torch.fft.rfft(frames * window))  # (B, S, K, 2)
-        power = spectrum.square().sum(dim=-1, keepdim=True)
-        # magnitude ** compression / magnitude, with the magnitude clipped at 1e-12 as in the original
-        spectrum = spectrum * power.clamp(min=1e-24) ** ((self.compression - 1) / 2)
-        return spectrum.permute(0, 3, 1, 2)
+        return torch.view_as_real(torch.fft.rfft(frames * window))
+
+
+class MelSpectrum(CompressedSpectrum):
+    """Magnitude in bands on the mel scale, raised to a power; one channel."""
+
+    def __init__(self, config: DistilledSQAConfig):
+        super().__init__(config)
+        bands = mel_filter_bank(
+            config.fft_size // 2 + 1,
+            config.num_mel_bins,
+            min_frequency=LOWEST_MEL_HZ,
+            max_frequency=config.sampling_rate / 2,
+            sampling_rate=config.sampling_rate,
+        )
+        self._bands = (bands / bands.sum(axis=0)).astype(np.float32)  # (K, bands): mean power in each
+
+    def forward(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
+        """As for [`CompressedSpectrum`], with shape `(B, 1, S, K)`."""
+        power = self.complex_spectrum(waveform, reflect).square().sum(dim=-1)  # (B, S, K')
+        bands = power @ torch.from_numpy(self._bands).to(power.device)
+        # The published compression clips magnitudes at 1e-12; here near silence is silence, and the gradient is finite.
+        return ((bands + MEL_FLOOR) ** (self.compression / 2))[:, None]
 
 
 class ConvTrunk(nn.Module):
@@ -76,18 +105,37 @@ class ConvTrunk(nn.Module):
 
     def __init__(self, config: DistilledSQAConfig):
         super().__init__()
-        channels = [2, *config.conv_channels]
-        last = config.num_conv_layers - 1
+        channels = [1 if config.num_mel_bins else 2, *config.conv_channels]
+        separate = [config.separable_convs and index > 0 for index in range(config.num_conv_layers)]
         self.layers = nn.ModuleList(
-            nn.Conv2d(channels[i], channels[i + 1], 3, stride=(2 if i == last else 1, 1 if i == 0 else 2))
-            for i in range(config.num_conv_layers)
+            nn.Conv2d(
+                channels[i],
+                channels[i] if separate[i] else channels[i + 1],
+                3,
+                stride=stride,
+                groups=channels[i] if separate[i] else 1,
+            )
+            for i, stride in enumerate(config.conv_strides)
+        )
+        #: By number of the layer: what mixes the channels after a filter for each.
+        self.mixes = nn.ModuleDict(
+            {str(i): nn.Conv2d(channels[i], channels[i + 1], 1) for i in range(len(separate)) if separate[i]}
         )
         self.slope = config.leaky_relu_slope
+        self.spectra_per_frame = config.spectra_per_frame
 
     @property
     def reach(self) -> int:
         """Spectra to either side that one output frame depends on."""
-        return len(self.layers)
+        reach, step = 0, 1
+        for layer in self.layers:
+            reach, step = reach + step, step * layer.stride[0]
+        return reach
+
+    @property
+    def can_share(self) -> bool:
+        """Whether windows may share convolutions: in the published form, where the last layer alone has a step in time."""
+        return not self.mixes and [layer.stride[0] for layer in self.layers] == [1] * (len(self.layers) - 1) + [2]
 
     def forward(self, spectra: torch.Tensor, pad: tuple[bool, bool] = (True, True)) -> torch.Tensor:
         """
@@ -100,8 +148,11 @@ class ConvTrunk(nn.Module):
             `torch.Tensor` of shape `(B, F, K * C)`.
         """
         hidden_states = spectra.to(self.layers[0].weight.dtype)
-        for layer in self.layers:
-            hidden_states = self.activation(self.convolve(layer, hidden_states, pad))
+        for index, layer in enumerate(self.layers):
+            hidden_states = self.convolve(layer, hidden_states, pad)
+            if str(index) in self.mixes:
+                hidden_states = self.mixes[str(index)](hidden_states)
+            hidden_states = self.activation(hidden_states)
         return self.flatten(hidden_states)
 
     def convolve(self, layer: nn.Conv2d, hidden_states: torch.Tensor, pad: tuple[bool, bool]) -> torch.Tensor:
@@ -109,7 +160,7 @@ class ConvTrunk(nn.Module):
         symmetric = pad[0] == pad[1]
         if not symmetric:
             hidden_states = F.pad(hidden_states, (0, 0, int(pad[0]), int(pad[1])))
-        return F.conv2d(hidden_states, layer.weight, layer.bias, layer.stride, (int(symmetric and pad[0]), 0))
+        return F.conv2d(hidden_states, layer.weight, layer.bias, layer.stride, (int(symmetric and pad[0]), 0), groups=layer.groups)
 
     def activation(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Leaky ReLU, in place where no gradient needs the input."""
@@ -168,8 +219,8 @@ class SharedFrames:
 
     @property
     def can_share(self) -> bool:
-        """Whether a window has frames that see neither of its edges."""
-        return self._num_inner > 0
+        """Whether a window has frames that see neither of its edges, and the trunk has the published form."""
+        return self._num_inner > 0 and self._trunk.can_share
 
     def frames(self, window: torch.Tensor, start: int) -> torch.Tensor:
         """Trunk output `(1, F, K * C)` of the window `(1, T)` that starts at sample `start`, a multiple of two hops."""
@@ -207,7 +258,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
     Modes:
         `published`: window starts of the original, equally spaced over the recording. Its scores to rounding.
         `fast`: starts rounded to the grid of the convolutions (20 ms), so that overlapping windows share them. Up to 20 ms at the
-            end of a recording are not seen.
+            end of a recording are not seen. In forms other than the published, nothing is shared.
     """
 
     config: DistilledSQAConfig
@@ -218,17 +269,19 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     def __init__(self, config: DistilledSQAConfig):
         super().__init__(config)
-        self.spectrum = CompressedSpectrum(config)
+        self.spectrum = MelSpectrum(config) if config.num_mel_bins else CompressedSpectrum(config)
         self.trunk = ConvTrunk(config)
         self.transformer = SQATransformer(
             input_size=config.conv_channels[-1] * config.conv_num_bins,
             hidden_size=config.hidden_size,
             num_layers=config.num_hidden_layers,
-            num_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
+            num_heads=config.num_heads_by_layer,
+            intermediate_size=config.intermediate_size_by_layer,
             num_frames=config.num_frames,
             num_labels=config.num_labels,
             dropout=config.dropout,
+            head_size=config.head_size,
+            pooling_size=config.pooling_size or config.intermediate_size,
         )
         self.post_init()
 
@@ -279,6 +332,33 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             )
         return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits)
 
+    def encode(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Features of recordings, for a model that has this one as its speech encoder; see `hf_sqa.blocks.speech_encoder`.
+
+        Args:
+            input_values (`torch.Tensor` of shape `(B, T)`): Mono waveforms, any length, any gain.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
+
+        Returns:
+            `torch.Tensor` of shape `(B, F, D)`: What the pooling sees, a frame for every `window_samples // num_frames` samples
+            begun. Windows lie one behind the other, the last is filled up with zeros; frames of padding are 0.
+        """
+        lengths = _lengths(input_values, attention_mask)
+        window_samples, num_frames = self.config.window_samples, self.config.num_frames
+        pieces = [piece for row, length in zip(input_values, lengths, strict=True) for piece in row[:length].split(window_samples)]
+        encoded: list[torch.Tensor] = []
+        for first in range(0, len(pieces), self._windows_per_call):
+            windows = nn.utils.rnn.pad_sequence(pieces[first : first + self._windows_per_call], batch_first=True).float()
+            peak = windows.abs().amax(dim=1, keepdim=True)
+            frames = self._frames(windows / (peak + 1e-8)).to(self.transformer.projection.weight.dtype)
+            encoded.extend(self.transformer.encode(frames))
+        rows = []
+        for length in lengths:
+            num_windows = -(-length // window_samples)
+            own, encoded = encoded[:num_windows], encoded[num_windows:]
+            rows.append(torch.cat(own)[: -(-length * num_frames // window_samples)])
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
     def _score_row(self, waveform: torch.Tensor) -> torch.Tensor:
         """Score one waveform `(T,)`: mean over its windows, `(L,)`."""
         length = self.config.window_samples
@@ -311,10 +391,11 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         computed as the edges need.
         """
         num_frames, reach, hop = self.config.num_frames, self.trunk.reach, self.config.fft_hop_samples
+        step = self.trunk.spectra_per_frame
         num_spectra_with_signal = -(-(windows.shape[1] + self.spectrum.margin) // hop)
-        first_constant = -(-(num_spectra_with_signal + reach) // 2)
-        num_computed = min(num_frames, first_constant + 1 + reach // 2)
-        windows = F.pad(windows, (0, 2 * num_computed * hop - windows.shape[1]))
+        first_constant = -(-(num_spectra_with_signal + reach) // step)
+        num_computed = min(num_frames, first_constant + 1 + reach // step)
+        windows = F.pad(windows, (0, step * num_computed * hop - windows.shape[1]))
         frames = self.trunk(self.spectrum(windows))
         if num_computed == num_frames:
             return frames
@@ -337,7 +418,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         over = max(0, num_samples - self.config.window_samples)
         starts = (np.linspace(0, 1, int(np.ceil(over / hop_samples)) + 1) * over).astype(np.int64)
         if mode == "fast":
-            grid = 2 * self.config.fft_hop_samples
+            grid = self.config.spectra_per_frame * self.config.fft_hop_samples
             starts = np.unique(np.minimum((starts + grid // 2) // grid, over // grid) * grid)
         return starts
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_sqa.blocks.pooling import POOLINGS
-from hf_sqa.blocks.speech_encoder import check_encoder_config, check_layer, takes_spectra
+from hf_sqa.blocks.speech_encoder import check_encoder_config, check_layer, is_quality_model, takes_spectra
 from hf_sqa.configuration import AudioQualityConfig
 
 #: wav2vec 2.0 base as SSL-MOS fine-tunes it: dropouts of fairseq's pre-training configuration, no masking of frames. Sizes are the
@@ -36,7 +36,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
 
     Args:
         encoder_config (`dict` or `PreTrainedConfig`, *optional*): Speech encoder of transformers: wav2vec 2.0 or XLS-R, HuBERT,
-            WavLM, data2vec-audio, UniSpeech, Conformer, w2v-BERT 2.0. wav2vec 2.0 base if not given.
+            WavLM, data2vec-audio, UniSpeech, Conformer, w2v-BERT 2.0; or DistilledSQA. wav2vec 2.0 base if not given.
         layer (`int`, *optional*): Transformer block whose output is used, counted from 1 and before any final layer norm; 0 is the
             input of the first block. Blocks behind it are neither built nor loaded. The encoder's own output if not given.
         mix_layers (`bool`, *optional*, defaults to `False`): Whether to average layer 0 up to `layer` (up to the last if not
@@ -51,10 +51,12 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
             every score too. The loss is then the Gaussian negative log-likelihood, and `score_loss` has to be `"mse"`.
         feature_grad_mult (`float`, *optional*): Factor on the gradient that reaches the encoder's convolutions, 0 freezes them. If
             not given 0.1 for an encoder with group norm (wav2vec 2.0 base), 1 for others, as in fairseq.
+        freeze_encoder (`bool`, *optional*, defaults to `False`): Whether the encoder stays as it is while training.
         mask_padding (`bool`, *optional*, defaults to `True`): Whether padding told by `attention_mask` is kept out of attention and
             pooling. SSL-MOS lets it in; its converted weights have `False`, and `attention_mask` is then ignored.
         do_normalize (`bool`, *optional*): Whether waveforms are brought to zero mean and unit variance by the feature extractor. If
-            not given, as in the encoder's pre-training: not for group norm. Converted SSL-MOS weights have `False` always.
+            not given, as in the encoder's pre-training: not for group norm, nor for DistilledSQA. Converted
+            SSL-MOS weights have `False` always.
         score_loss (`str`, *optional*, defaults to `"l1"`): As in the authors' code; `"mse"` or `"huber"` otherwise.
         **kwargs: Options of [`AudioQualityConfig`].
 
@@ -75,6 +77,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
     bound_scores: bool = False
     predict_log_variance: bool = False
     feature_grad_mult: float | int | None = None
+    freeze_encoder: bool = False
     mask_padding: bool = True
     do_normalize: bool | None = None
     score_loss: str = "l1"
@@ -88,7 +91,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
         if self.feature_grad_mult is None:
             self.feature_grad_mult = FEATURE_GRAD_MULT.get(norm, 1.0)
         if self.do_normalize is None:
-            self.do_normalize = norm != "group"
+            self.do_normalize = norm != "group" and not is_quality_model(self.encoder_config)
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> Wav2Vec2ForMOSConfig:
@@ -116,7 +119,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
         return cls(**{"encoder_config": encoder_config, "attention_size": 8} | kwargs)
 
     def validate_encoder(self) -> None:
-        check_encoder_config(self.encoder_config)
+        check_encoder_config(self.encoder_config, with_quality_models=True)
         check_layer(self.encoder_config, self.layer)
         if self.sampling_rate is None:
             raise ValueError("Expected `sampling_rate` in Hz, got None: an encoder knows one rate only; most take 16000.")
@@ -127,10 +130,11 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
             )
         if self.feature_grad_mult is not None and not 0 <= self.feature_grad_mult <= 1:
             raise ValueError(f"Expected `feature_grad_mult` between 0 (frozen) and 1, got {self.feature_grad_mult}.")
-        if self.feature_grad_mult not in (None, 1) and takes_spectra(self.encoder_config):
+        has_convolutions = not (takes_spectra(self.encoder_config) or is_quality_model(self.encoder_config))
+        if self.feature_grad_mult not in (None, 1) and not has_convolutions:
             raise ValueError(
                 f"Expected `feature_grad_mult` to be left out for a {self.encoder_config.model_type} encoder, which has no "
-                f"convolutions in front, got {self.feature_grad_mult}."
+                f"convolutions in front whose gradient could be scaled, got {self.feature_grad_mult}."
             )
 
     def validate_mix(self) -> None:

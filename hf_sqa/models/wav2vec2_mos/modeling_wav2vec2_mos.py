@@ -21,9 +21,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
+from hf_sqa.blocks.feature_cache import encoder_features
 from hf_sqa.blocks.pooling import build_pooling, pool
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
@@ -31,6 +33,7 @@ from hf_sqa.blocks.speech_encoder import (
     build_encoder,
     frame_mask,
     freeze_idle_parameters,
+    is_quality_model,
     load_encoder,
     load_encoder_config,
     make_feature_extractor,
@@ -145,6 +148,15 @@ class Wav2Vec2ForMOS(AudioQualityPreTrainedModel):
 
     def _freeze_idle_parameters(self) -> None:
         freeze_idle_parameters(self.encoder, self.config.feature_grad_mult)
+        if self.config.freeze_encoder:
+            self.encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Wav2Vec2ForMOS:
+        """Set training mode; a frozen encoder stays in evaluation, its features are constants."""
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.encoder.eval()
+        return self
 
     @staticmethod
     def _last_layer(config: Wav2Vec2ForMOSConfig) -> int | None:
@@ -195,12 +207,7 @@ class Wav2Vec2ForMOS(AudioQualityPreTrainedModel):
             attention_mask = None
         self._check_lengths(inputs, attention_mask)
 
-        outputs = self.encoder(
-            **{self.main_input_name: inputs},
-            attention_mask=attention_mask,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states or self.config.mix_layers,
-        )
+        outputs = self._encode(inputs, attention_mask, output_attentions, output_hidden_states)
         hidden_states = self.layer_mix(outputs.hidden_states) if self.config.mix_layers else outputs.last_hidden_state  # (B, F, D)
         real_frames = None
         if attention_mask is not None:
@@ -223,6 +230,28 @@ class Wav2Vec2ForMOS(AudioQualityPreTrainedModel):
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
             log_variances=log_variances,
+        )
+
+    def _encode(
+        self,
+        inputs: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        output_attentions: bool | None,
+        output_hidden_states: bool | None,
+    ) -> BaseModelOutput:
+        more = output_attentions or output_hidden_states or self.config.mix_layers
+        if is_quality_model(self.config.encoder_config) and more:
+            raise ValueError(
+                f"Expected neither `output_attentions` nor `output_hidden_states` with a {self.config.encoder_config.model_type} "
+                "encoder, got one: it gives its last features only."
+            )
+        if is_quality_model(self.config.encoder_config) or (self.config.freeze_encoder and not more):
+            return BaseModelOutput(last_hidden_state=encoder_features(self.encoder, inputs, attention_mask))
+        return self.encoder(
+            **{self.main_input_name: inputs},
+            attention_mask=attention_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states or self.config.mix_layers,
         )
 
     def _in_range(self, raw: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,94 @@
+"""Examples of rated speech to a batch: the feature extractor's inputs and a label matrix with NaN where nothing is rated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+#: Waveform that fills a batch of which no recording could be read; nothing is learned from it.
+STAND_IN_SAMPLES = 16_000
+#: Shorter by this at most, clips of one length by their headers are taken for it (lossy formats round).
+ROUNDING_SECONDS = 0.1
+
+
+class AudioQualityCollator:
+    """Makes batches.
+
+    A recording that could not be read keeps its place: the waveform of a neighbour stands in and its labels are NaN, so that it
+    adds neither error nor gradient and no process waits for another.
+
+    Args:
+        feature_extractor: The model's.
+        lengths (`str`, *optional*, defaults to `"pad"`): What to do with clips of different lengths: `"pad"`, `"crop"` (each cut at
+            random to the shortest), `"repeat"` (short ones begin again) or `"equal"` (they are of one length already).
+        window_samples (`int`, *optional*): Length of every row, longer clips cut at random and shorter ones followed by zeros,
+            without a mask: for models that look at windows.
+
+    Returns:
+        `dict[str, Any]`: Inputs of the model and `labels` `(batch_size, num_labels)`; for the trainer `rows` `(batch_size,)`, -1
+        where a row only fills the batch, and `failures`, a list of `(recording, code, message)`.
+    """
+
+    def __init__(self, feature_extractor: Any, *, lengths: str = "pad", window_samples: int | None = None):
+        if lengths not in ("pad", "crop", "repeat", "equal"):
+            raise ValueError(f"Expected `lengths` to be 'pad', 'crop', 'repeat' or 'equal', got {lengths!r}.")
+        self.feature_extractor, self.lengths, self.window_samples = feature_extractor, lengths, window_samples
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
+        examples = _with_stand_ins(examples)
+        waveforms = self._same_length([one["waveform"] for one in examples], [one["offset"] for one in examples], examples)
+        rates = [one["sampling_rate"] for one in examples]
+        inputs = self.feature_extractor(
+            waveforms, sampling_rate=rates[0] if len(set(rates)) == 1 else rates, padding=True, return_tensors="pt"
+        )
+        batch: dict[str, Any] = dict(inputs)
+        if self.window_samples is not None:
+            batch.pop("attention_mask", None)
+        batch["labels"] = torch.from_numpy(np.stack([one["labels"] for one in examples]))
+        batch["rows"] = torch.tensor([one["row"] for one in examples])
+        batch["failures"] = [one["failure"] for one in examples if one["failure"] is not None]
+        return batch
+
+    def _same_length(
+        self, waveforms: list[np.ndarray], offsets: Sequence[float], examples: Sequence[dict[str, Any]]
+    ) -> list[np.ndarray]:
+        if self.window_samples is not None:
+            cut = [_cut(one, self.window_samples, offset) for one, offset in zip(waveforms, offsets, strict=True)]
+            return [np.pad(one, (0, self.window_samples - len(one))) for one in cut]
+        shortest, longest = min(map(len, waveforms)), max(map(len, waveforms))
+        if self.lengths == "repeat":
+            return [np.resize(one, longest) for one in waveforms]
+        if self.lengths == "crop":
+            return [_cut(one, shortest, offset) for one, offset in zip(waveforms, offsets, strict=True)]
+        if self.lengths == "equal" and shortest != longest:
+            if longest - shortest > ROUNDING_SECONDS * (examples[0]["sampling_rate"] or STAND_IN_SAMPLES):
+                raise ValueError(
+                    f"Expected clips of equal length in a batch, got {shortest} to {longest} samples: the headers of the files "
+                    "are wrong. Use `batching='crop'`, or batches of one."
+                )
+            return [one[:shortest] for one in waveforms]
+        return waveforms
+
+
+def _cut(waveform: np.ndarray, length: int, offset: float) -> np.ndarray:
+    start = int(offset * (max(0, len(waveform) - length) + 1))
+    return waveform[start : start + length]
+
+
+def _with_stand_ins(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The examples, those without a waveform with that of another and without labels."""
+    readable = next((one for one in examples if one["waveform"] is not None), None)
+    filled = []
+    for example in examples:
+        if example["waveform"] is None:
+            noise = 1e-3 * np.random.default_rng(0).standard_normal(STAND_IN_SAMPLES).astype(np.float32)
+            rate = example["sampling_rate"] or 16_000
+            like = readable or {"waveform": noise, "sampling_rate": rate}
+            nothing = np.full_like(example["labels"], np.nan)
+            example = example | {"waveform": like["waveform"], "sampling_rate": like["sampling_rate"], "labels": nothing, "row": -1}
+        filled.append(example)
+    return filled

@@ -1,0 +1,48 @@
+"""Training: recipes as data, a Trainer for rated speech, runs that survive what happens to them.
+
+Importing it is cheap; torch and transformers come with what needs them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_sqa.training.arguments import AudioQualityTrainingArguments
+    from hf_sqa.training.checkpoints import find_resumable_checkpoint
+    from hf_sqa.training.dry_run import dry_run_recipe
+    from hf_sqa.training.recipe import Recipe, load_recipe
+    from hf_sqa.training.run import Interrupted, TrainingError, TrainingResult, build_model, run_recipe
+    from hf_sqa.training.trainer import AudioQualityTrainer
+
+_MODULES = {
+    "AudioQualityTrainer": "trainer",
+    "AudioQualityTrainingArguments": "arguments",
+    "Interrupted": "run",
+    "Recipe": "recipe",
+    "TrainingError": "run",
+    "TrainingResult": "run",
+    "build_model": "run",
+    "dry_run_recipe": "dry_run",
+    "find_resumable_checkpoint": "checkpoints",
+    "load_recipe": "recipe",
+    "run_recipe": "run",
+}
+__all__ = [
+    "AudioQualityTrainer",
+    "AudioQualityTrainingArguments",
+    "Interrupted",
+    "Recipe",
+    "TrainingError",
+    "TrainingResult",
+    "build_model",
+    "dry_run_recipe",
+    "find_resumable_checkpoint",
+    "load_recipe",
+    "run_recipe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f"hf_sqa.training.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'hf_sqa.training' has no attribute {name!r}")

@@ -1,0 +1,74 @@
+"""Options of training: those of transformers with the defaults that rated speech needs, and a few of our own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+BATCHING = ("auto", "pad", "crop", "repeat", "equal")
+
+
+@dataclass
+class AudioQualityTrainingArguments(TrainingArguments):
+    """[`TrainingArguments`] whose defaults evaluate and save every epoch and keep the best checkpoint.
+
+    Args:
+        batching (`str`, *optional*, defaults to `"auto"`): How clips of different lengths share a batch. `"pad"`: zeros after the
+            short ones, told by a mask where the model takes one. `"crop"`: clips of similar length, cut at random to the shortest.
+            `"repeat"`: short ones begin again, as SHEET does. `"equal"`: only clips of exactly equal length. `"auto"`: `"pad"`
+            where padding does not change a score, else `"crop"`. A family with windows of fixed length trains on random windows.
+            Validation never cuts, repeats or pads in a way that changes a score.
+        bucket_by_length (`bool`, *optional*, defaults to `True`): Whether clips of similar length share a batch. Off, any clips do,
+            as in the code of SSL-MOS.
+        max_seconds (`float`, *optional*): Longer clips are cut at random in training, at another place every epoch; never in
+            validation.
+        early_stopping_patience (`int`, *optional*): Evaluations without a better `metric_for_best_model` after which to stop.
+        early_stopping_threshold (`float`, *optional*, defaults to `0.0`): What counts as better.
+        metric_for_best_model (`str`, *optional*): A metric of `hf_sqa.metrics.agreement`, such as `"sys_srcc"`, `"utt_mse"` or
+            `"utt_mae"`, or `"loss"`. By default `"sys_srcc"` where the validation rows name three systems or more, else
+            `"utt_srcc"`. With several scores it is a mean over the scores unless it begins with a score's name:
+            `"noisiness_utt_srcc"`.
+        greater_is_better (`bool`, *optional*): Told from the metric if not given.
+    """
+
+    batching: str = field(default="auto", metadata={"help": "How clips of different lengths share a batch."})
+    bucket_by_length: bool = field(default=True, metadata={"help": "Whether clips of similar length share a batch."})
+    max_seconds: float | None = field(default=None, metadata={"help": "Longer clips are cut at random in training."})
+    early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without a better metric."})
+    early_stopping_threshold: float = field(default=0.0, metadata={"help": "What counts as better."})
+
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best one is among them."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether to end with the best checkpoint."})
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "Where to report."})
+    disable_tqdm: bool | None = field(default=True, metadata={"help": "Ours is a bar of rich, on a terminal only."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The data set picks its columns itself."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is no number is told, not hidden."})
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "The one label argument."})
+
+    def __post_init__(self) -> None:
+        if self.batching not in BATCHING:
+            raise ValueError(f"Expected `batching` to be one of {', '.join(BATCHING)}, got {self.batching!r}.")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"Expected `max_seconds` above 0, got {self.max_seconds!r}.")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"Expected `early_stopping_patience` of 1 or more, got {self.early_stopping_patience!r}.")
+        # The Trainer would set "loss" here; which metric it is depends on the validation rows, so the trainer chooses.
+        self.chooses_metric = self.metric_for_best_model is None
+        if self.chooses_metric:
+            self.metric_for_best_model = "utt_srcc"
+        if self.eval_strategy in ("no", None):
+            self.load_best_model_at_end = False
+        asked = self.greater_is_better
+        super().__post_init__()
+        self.greater_is_better = greater_is_better(self.metric_for_best_model) if asked is None else asked
+
+
+def greater_is_better(metric: str | None) -> bool:
+    """Whether more of a metric is better: of correlations, not of errors and losses."""
+    from hf_sqa.metrics.agreement import GREATER_IS_BETTER
+
+    return GREATER_IS_BETTER.get((metric or "").rsplit("_", 1)[-1], False)

@@ -1,0 +1,90 @@
+"""Which rows share a batch: the same global batches whatever the number of processes, divided among them.
+
+One process with batches of 8 and two with batches of 4 see the same rows in the same steps. Nothing here depends on what was drawn
+before: an epoch's order follows from its seed and number, so a resumed run continues with the right batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+#: Global batches that are drawn together and sorted by length: more would save padding and make neighbours the same every epoch.
+BATCHES_PER_BUCKET = 50
+
+
+class EpochBatches(torch.utils.data.Sampler):
+    """Batches of `(row, epoch)` for one process.
+
+    Args:
+        num_rows (`int`): Rows of the data set.
+        batch_size (`int`): Rows of a batch in one process.
+        seed (`int`): Of the order.
+        seconds (`np.ndarray` of shape `(num_rows,)`, *optional*): Durations; rows of similar duration then share a batch.
+        groups (sequence, *optional*): A value for each row; only rows of the same value share a batch.
+        shuffle (`bool`, *optional*, defaults to `True`): Whether every epoch has an order of its own.
+        process_index, num_processes (`int`, *optional*): This process and how many there are.
+        drop_last (`bool`, *optional*, defaults to `False`): Whether to leave out a last batch that is not full.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        seconds: np.ndarray | None = None,
+        groups: Sequence[Any] | None = None,
+        shuffle: bool = True,
+        process_index: int = 0,
+        num_processes: int = 1,
+        drop_last: bool = False,
+    ):
+        self.num_rows, self.batch_size, self.seed, self.shuffle, self.drop_last = num_rows, batch_size, seed, shuffle, drop_last
+        self.seconds, self.process_index, self.num_processes = seconds, process_index, num_processes
+        self._codes = None if groups is None else np.unique(np.array([str(one) for one in groups]), return_inverse=True)[1]
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.global_batches(0))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        for rows in self.global_batches(epoch):
+            parts = np.array_split(rows, self.num_processes)
+            # A process with nothing to do in the last step takes part in it all the same, with a row that carries no label.
+            own = parts[self.process_index].tolist() or [-1 - int(rows[0])]
+            yield [(int(row), epoch) for row in own]
+
+    def global_batches(self, epoch: int) -> list[np.ndarray]:
+        """Rows of all processes, batch by batch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(self.num_rows) if self.shuffle else np.arange(self.num_rows)
+        size = self.batch_size * self.num_processes
+        if self._codes is not None:
+            batches = [
+                rows[start : start + size]
+                for code in np.unique(self._codes)
+                for rows in [order[self._codes[order] == code]]
+                for start in range(0, len(rows), size)
+            ]
+        elif self.seconds is not None:
+            batches = []
+            for start in range(0, self.num_rows, BATCHES_PER_BUCKET * size):
+                bucket = order[start : start + BATCHES_PER_BUCKET * size]
+                bucket = bucket[np.argsort(self.seconds[bucket], kind="stable")]
+                batches += [bucket[first : first + size] for first in range(0, len(bucket), size)]
+        else:
+            batches = [order[start : start + size] for start in range(0, self.num_rows, size)]
+        if self.drop_last:
+            batches = [rows for rows in batches if len(rows) == size]
+        if self.shuffle and (self._codes is not None or self.seconds is not None):
+            batches = [batches[index] for index in rng.permutation(len(batches))]
+        return batches

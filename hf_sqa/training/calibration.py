@@ -1,0 +1,118 @@
+"""Calibration: bring a model's scores to the scale of one listening test, from some twenty rated clips and without training.
+
+The monotonic mapping of ITU-T P.1401, first or third order, fitted by `hf_sqa.metrics.fit_mapping` and kept in the configuration of
+the checkpoint (`score_mapping`). It repairs offset, slope and curvature, never ranks. NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hf_sqa.blocks.score_mapping import apply_score_mapping, check_score_mapping
+from hf_sqa.metrics import fit_mapping
+
+#: A line has two numbers to find, a rising cubic four: this many clips for each is little, but it is something.
+MIN_CLIPS = {"first": 6, "third": 12}
+#: A mapping that rises by less than this share of the range it is fitted on says nothing about a recording.
+MIN_RISE = 1e-3
+
+
+def fit_score_mapping(predictions: ArrayLike, labels: ArrayLike, order: str = "first") -> list[float]:
+    """The `score_mapping` of one score: `[low, high, c0, c1]` or `[low, high, c0, c1, c2, c3]`.
+
+    Args:
+        predictions (array of shape `(num_clips,)`): Scores as the model gives them, unmapped; NaN where it failed.
+        labels (array of shape `(num_clips,)`): Labels; NaN where unrated. Clips without either are left out.
+        order (`str`, *optional*, defaults to `"first"`): `"first"` or `"third"`.
+
+    Raises:
+        ValueError: If there are too few clips, either side is constant, or the scores do not rise with the labels.
+    """
+    if order not in MIN_CLIPS:
+        raise ValueError(f"Expected the order of a calibration to be 'first' or 'third', got {order!r}.")
+    scores, truth = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
+    known = ~np.isnan(scores) & ~np.isnan(truth)
+    scores, truth = scores[known], truth[known]
+    if len(truth) < MIN_CLIPS[order]:
+        hint = ", or take the first order, which needs 6" if order == "third" and len(truth) >= MIN_CLIPS["first"] else ""
+        raise ValueError(
+            f"Expected {MIN_CLIPS[order]} rated and scored clips or more to calibrate with the {order} order, got {len(truth)}; "
+            f"rate some more{hint}."
+        )
+    for what, values in (("labels", truth), ("scores of the model", scores)):
+        if np.ptp(values) <= 1e-9 * np.abs(values).max():
+            raise ValueError(
+                f"Expected {what} that differ, got {values[0]:g} for all {len(values)} clips: there is nothing to fit."
+            )
+    polynomial = fit_mapping(scores, truth, order)
+    low, high = float(scores.min()), float(scores.max())
+    if polynomial(high) - polynomial(low) < MIN_RISE * (high - low):
+        raise ValueError(
+            f"The scores of the model do not rise with the ratings of these {len(truth)} clips, so the fitted mapping is flat and "
+            "would give every recording the same score. Check that ratings and files belong together, or fine-tune instead."
+        )
+    coefficients = polynomial.convert().coef.tolist()
+    mapping = [low, high, *coefficients, *[0.0] * (2 - len(coefficients))]
+    check_score_mapping("mos", mapping)
+    return mapping
+
+
+def cross_fitted_mapping(predictions: ArrayLike, labels: ArrayLike, folds: ArrayLike, order: str = "first") -> np.ndarray:
+    """Mapped predictions, each by a mapping fitted without the fold it lies in: what calibration gives clips it has not seen.
+
+    Args:
+        predictions (array of shape `(num_clips,)`): Scores as the model gives them; NaN stays NaN.
+        labels (array of shape `(num_clips,)`): Labels; NaN where unrated.
+        folds (array of shape `(num_clips,)`): Number of the fold of every clip, as [`make_folds`] gives it.
+        order (`str`, *optional*, defaults to `"first"`): `"first"` or `"third"`.
+
+    Raises:
+        ValueError: As [`fit_score_mapping`], for the clips outside any one fold.
+    """
+    predictions, labels, folds = np.asarray(predictions, np.float64), np.asarray(labels, np.float64), np.asarray(folds)
+    mapped = np.full(len(predictions), np.nan)
+    for fold in np.unique(folds):
+        inside = folds == fold
+        mapped[inside] = apply_score_mapping(predictions[inside], fit_score_mapping(predictions[~inside], labels[~inside], order))
+    return mapped
+
+
+def make_folds(labels: ArrayLike, num_folds: int, *, groups: Sequence[str] | None = None, seed: int = 0) -> np.ndarray:
+    """Number of the fold of every clip, 0 to `num_folds - 1`; scores alike in all folds, no group in two.
+
+    Without groups the clips are sorted by label and each `num_folds` neighbours are dealt out at random. With groups the largest
+    groups come first, and each goes to the fold that has the fewest clips so far.
+
+    Args:
+        labels (array of shape `(num_clips,)`): Labels, without NaN.
+        num_folds (`int`): How many; not more than there are clips, or groups.
+        groups (sequence of `str`, *optional*): Group of every clip.
+        seed (`int`, *optional*, defaults to 0): The same seed gives the same folds.
+
+    Raises:
+        ValueError: If there are fewer clips, or groups, than folds, or fewer than two folds are asked for.
+    """
+    labels = np.asarray(labels, np.float64)
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        if not 2 <= num_folds <= len(labels):
+            raise ValueError(f"Expected 2 to {len(labels)} folds for {len(labels)} clips, got {num_folds}.")
+        order = np.lexsort((rng.random(len(labels)), labels))
+        rounds = [rng.permutation(num_folds) for _ in range(-(-len(labels) // num_folds))]
+        folds = np.empty(len(labels), int)
+        folds[order] = np.concatenate(rounds)[: len(labels)]
+        return folds
+    names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    if not 2 <= num_folds <= len(names):
+        raise ValueError(f"Expected 2 to {len(names)} folds for {len(names)} groups, got {num_folds}.")
+    sizes = np.bincount(codes)
+    fold_of_group, filled = np.empty(len(names), int), np.zeros(num_folds, int)
+    for group in np.lexsort((rng.random(len(names)), -sizes)):
+        # An empty fold first: a fold without a group would be no fold.
+        fold = int(np.argmin(filled))
+        fold_of_group[group] = fold
+        filled[fold] += sizes[group]
+    return fold_of_group[codes]

@@ -1,0 +1,104 @@
+"""What happens beside the steps: a progress bar, a table of validation, Ctrl-C that loses nothing."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+#: Metrics told after every evaluation, where there are such.
+TOLD = ("loss", "utt_lcc", "utt_srcc", "utt_rmse", "sys_srcc")
+
+
+class Interrupt(TrainerCallback):
+    """Turns Ctrl-C (and SIGTERM, which clusters send) into: finish this step, save a checkpoint, stop. A second one stops at once.
+
+    Use it as a context manager around the training.
+    """
+
+    def __init__(self, announce: Any = None) -> None:
+        self.requested = False
+        self.agreed: bool | None = None  # with several processes: whether one of them was asked to stop, told in every step
+        self._announce = announce
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for name in (signal.SIGINT, signal.SIGTERM):
+                self._before[name] = signal.signal(name, self._request)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        if self._announce is not None:
+            self._announce("Stopping after this step; a checkpoint is saved. Once more to stop at once and lose it.")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.requested if self.agreed is None else self.agreed:
+            self.requested = True
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class StopAtNaN(TrainerCallback):
+    """Ends a run whose loss is no number any more: nothing is learned from there on."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not math.isfinite(kwargs["logs"].get("loss", 0.0)):
+            control.should_training_stop = True
+
+
+class Progress(TrainerCallback):
+    """A bar on a terminal, and a line for every evaluation, both on standard error."""
+
+    def __init__(self, announce: Any) -> None:
+        self._announce = announce
+        self._bar: Any = None
+        self._task: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step)
+        self._bar.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step, description=f"epoch {state.epoch or 0:.1f}")
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        metrics = kwargs["metrics"]
+        told = [
+            f"{name} {metrics[key]:.4g}" for name in TOLD if (key := f"eval_{name}") in metrics and not math.isnan(metrics[key])
+        ]
+        trained = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
+        if trained is not None:
+            told.insert(0, f"training loss {trained:.4g}")
+        self._announce(f"epoch {state.epoch or 0:.4g}, step {state.global_step}: {', '.join(told)}")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away, also after an error."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

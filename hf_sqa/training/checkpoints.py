@@ -1,0 +1,81 @@
+"""Which checkpoint a run can go on from, after `kill -9`, a full disk or a power cut: the newest one that is whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+STATE_FILE = "trainer_state.json"
+#: Folders in checkpoints of DeepSpeed and FSDP, which keep what they save in ways of their own.
+SHARDED = ("global_step", "pytorch_model_fsdp", "optimizer_")
+
+
+def find_resumable_checkpoint(folder: str | Path, num_processes: int = 1) -> tuple[Path | None, list[str]]:
+    """The newest complete `checkpoint-<step>` of a folder, and what is wrong with newer ones.
+
+    Args:
+        folder (`str` or `Path`): Folder of the checkpoints; it need not exist.
+        num_processes (`int`, *optional*, defaults to `1`): Processes that go on; each has a random state of its own.
+
+    Returns:
+        `(Path | None, list[str])`: The checkpoint, and a line for every torn one that was skipped.
+    """
+    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    torn: list[str] = []
+    for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        problem = what_is_torn(path, num_processes)
+        if problem is None:
+            return path, torn
+        torn.append(f"{path.name} is not complete ({problem}); it is skipped")
+    return None, torn
+
+
+def what_is_torn(path: Path, num_processes: int = 1) -> str | None:
+    """What keeps a run from going on from a checkpoint; `None` if nothing does."""
+    state = path / STATE_FILE
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{STATE_FILE} is missing or cut short"
+    sharded = any(
+        one.is_dir() and (one.name.startswith(("global_step", "pytorch_model_fsdp", "optimizer_"))) for one in path.iterdir()
+    )
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights and not sharded:
+        return "no weights"
+    for file in weights:
+        if not _is_whole_safetensors(file):
+            return f"{file.name} is cut short"
+    wanted = [] if sharded else ["optimizer.pt", "scheduler.pt"]
+    wanted += ["rng_state.pth"] if num_processes == 1 else [f"rng_state_{index}.pth" for index in range(num_processes)]
+    for name in wanted:
+        if not (path / name).is_file():
+            hint = "; it was saved by another number of processes" if name.startswith("rng_state") else ""
+            return f"{name} is missing{hint}"
+        if not _is_whole_archive(path / name):
+            return f"{name} is cut short"
+    return None
+
+
+def _is_whole_safetensors(path: Path) -> bool:
+    """Whether the file is as long as its header says, and the header can be read."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        return path.stat().st_size == 8 + length + end
+    except (OSError, ValueError, KeyError, TypeError, struct.error, OverflowError, MemoryError):
+        return False
+
+
+def _is_whole_archive(path: Path) -> bool:
+    """Whether a file of `torch.save` has its directory, which is written last, and every entry it names."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False

@@ -1,0 +1,193 @@
+"""A recipe tried out in seconds, without its corpora, encoder and a network: every key at work, on a tiny model of the family."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.training.recipe import Model, Recipe, load_recipe
+from hf_sqa.training.run import TrainingResult, run_recipe
+
+NUM_TRAIN, NUM_VALIDATION, RATE = 12, 6, 16_000
+#: Options that a trial of seconds sets itself.
+SHORT = {
+    "num_train_epochs": 1,
+    "gradient_accumulation_steps": 1,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "dataloader_num_workers": 0,
+    "use_cpu": True,
+    "fp16": False,
+    "report_to": "none",
+    "push_to_hub": False,
+    "logging_steps": 1,
+    "eval_on_start": False,
+}
+NOT_FOR_A_TRIAL = ("eval_delay", "deepspeed", "fsdp", "fsdp_config", "tf32", "dataloader_prefetch_factor", "torch_compile")
+
+
+def dry_run_recipe(
+    recipe: Recipe | str | Path | Mapping[str, Any], steps: int = 2, *, folder: str | Path | None = None
+) -> TrainingResult:
+    """Train a tiny model of the recipe's family for a few steps on generated clips, with the recipe's options.
+
+    Checked are all keys and values, names of corpora and training sets, the configuration, loss, freezing, adapter and
+    augmentation. Not looked at are the corpora, the checkpoint and the encoder.
+
+    Args:
+        recipe ([`Recipe`], path or `dict`): The recipe.
+        steps (`int`, *optional*, defaults to `2`): Optimiser steps.
+        folder (`str` or `Path`, *optional*): Where to leave the result; it is deleted if not given.
+
+    Raises:
+        TypeError, ValueError: As [`run_recipe`], or if the recipe names a corpus or a training set that does not exist.
+    """
+    recipe = load_recipe(recipe)
+    check_names(recipe)
+    model = tiny_model(recipe)
+    training = {name: value for name, value in recipe.training.items() if name not in NOT_FOR_A_TRIAL} | SHORT
+    training |= {"max_steps": steps, "save_strategy": "steps", "save_steps": steps}
+    if training.get("eval_strategy") != "no":
+        training |= {"eval_strategy": "steps", "eval_steps": steps}
+    if training.get("max_seconds"):
+        training["max_seconds"] = min(training["max_seconds"], 1.0)
+    augmentation = recipe.augmentation
+    if augmentation is not None:
+        augmentation = replace(augmentation, noises=None, talkers=None)
+    score_names, corpora = model.config.score_names, [recipe.loss.anchor_corpus] if recipe.loss.anchor_corpus else ["first"]
+    rows = generated_rows(score_names, NUM_TRAIN + NUM_VALIDATION, [*corpora, "second"])
+    with tempfile.TemporaryDirectory(prefix="hf-sqa-dry-run-") as scratch:
+        tried = replace(
+            recipe,
+            model=replace(recipe.model, freeze=[one for one in recipe.model.freeze if not any(map(str.isdigit, one))]),
+            data=replace(recipe.data, pseudo_labels=None),
+            training=training,
+            augmentation=augmentation,
+            output_dir=str(folder or scratch),
+        )
+        return run_recipe(
+            tried,
+            train_dataset=rows[:NUM_TRAIN],
+            validation_dataset=None if training.get("eval_strategy") == "no" else rows[NUM_TRAIN:],
+            model=model,
+            overwrite=True,
+            announce=lambda line: None,
+            noises=_noises() if recipe.augmentation is not None and recipe.augmentation.noises else None,
+        )
+
+
+def check_names(recipe: Recipe) -> None:
+    """Refuse corpora, training sets and group columns that do not exist.
+
+    Raises:
+        ValueError: If one does not.
+    """
+    from hf_sqa.data.corpora.loading import find_corpus
+    from hf_sqa.data.schema import TEXT_COLUMNS
+    from hf_sqa.data.splits import TRAINING_SETS
+
+    for source in [*recipe.data.train, *(recipe.data.validation or []), *recipe.evaluation]:
+        corpus, part = find_corpus(source.name)
+        if corpus is not None:
+            corpus.parts(part)
+    if recipe.data.training_set is not None and recipe.data.training_set not in TRAINING_SETS:
+        raise ValueError(f"Expected `data.training_set` to be one of {', '.join(TRAINING_SETS)}, got {recipe.data.training_set!r}.")
+    group = recipe.data.split.group if recipe.data.split is not None else None
+    for column in [group] if isinstance(group, str) else group or []:
+        if column not in TEXT_COLUMNS:
+            raise ValueError(f"Expected `data.split.group` to name columns of {', '.join(TEXT_COLUMNS)}, got {column!r}.")
+
+
+def tiny_model(recipe: Recipe) -> Any:
+    """A tiny random model of the recipe's family, with its scores, loss and every option that says nothing about size.
+
+    Raises:
+        ValueError: If the family cannot be told, or an option cannot be used.
+    """
+    from transformers import set_seed
+
+    import hf_sqa.models  # noqa: F401  # registers the families
+    from hf_sqa.auto import families
+    from hf_sqa.training.losses import loss_options
+
+    family = _family(recipe.model)
+    if family not in families():
+        raise ValueError(f"Expected `model.family` to be one of {', '.join(families())}, got {family!r}.")
+    config_class, model_class = families()[family]
+    options = dict(recipe.model.config)
+    if recipe.model.scores is not None:
+        options["id2label"] = dict(enumerate(recipe.model.scores))
+    options |= loss_options(recipe.loss, config_class)
+    known = {one.name for one in fields(config_class)}
+    tiny, default = config_class.tiny(), config_class()
+    sizes = {name for name in known if getattr(tiny, name) != getattr(default, name)}
+    config_class(**{name: value for name, value in options.items() if name not in ("layer", "layers")})  # misspelled options
+    set_seed(int(recipe.training.get("seed", 42)))
+    return model_class(
+        config_class.tiny(**{name: value for name, value in options.items() if name not in sizes | {"layer", "layers"}})
+    )
+
+
+def generated_rows(score_names: Sequence[str], num_rows: int, corpora: Sequence[str] = ("first",)) -> list[dict[str, Any]]:
+    """Voiced tones in noise whose level says their scores: what can be learned in a few steps, with every column of the schema.
+
+    Args:
+        score_names (sequence of `str`): Columns of scores to make up.
+        num_rows (`int`): How many.
+        corpora (sequence of `str`, *optional*): Names to give out in turn.
+    """
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for number in range(num_rows):
+        quality = number % 6 / 5  # 0 (noisy) to 1
+        time = np.arange(round((1.0 + 0.1 * (number % 3)) * RATE)) / RATE
+        voice = sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 20)) * 0.5 * (1 - np.cos(2 * np.pi * 4 * time))
+        noise = rng.standard_normal(len(time))
+        waveform = (0.1 * voice + 0.1 * (1 - quality) * noise + 1e-3 * noise).astype(np.float32)
+        rows.append(
+            {
+                "audio": {"array": waveform, "sampling_rate": RATE},
+                **{name: _on_scale(name, quality) for name in score_names},
+                "system_id": f"system {number % 6}",
+                "condition_id": f"condition {number % 6}",
+                "talker_id": f"talker {number % 4}",
+                "source_id": f"sentence {number}",
+                "corpus": corpora[number // 6 % len(corpora)],
+                "mos_std": 0.5 + 0.05 * (number % 5),
+                "num_ratings": 5 + number % 7,
+            }
+        )
+    return rows
+
+
+def _on_scale(name: str, quality: float) -> float:
+    from hf_sqa.data.schema import SCORE_RANGES
+
+    low, high = SCORE_RANGES.get(name, (1.0, 5.0))
+    return low + quality * (min(high, low + 5) - low)
+
+
+def _family(model: Model) -> str:
+    if model.family is not None:
+        return model.family
+    if model.checkpoint in ("default", "distill-mos-v7"):
+        return "distilled_sqa"
+    config = Path(str(model.checkpoint)) / "config.json"
+    if config.is_file():
+        import json
+
+        return str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
+    raise ValueError(
+        f"Expected `model.family` beside the checkpoint {model.checkpoint!r} for a dry run: without loading it, its family is not "
+        "known."
+    )
+
+
+def _noises() -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.standard_normal(RATE).astype(np.float32) for _ in range(2)]

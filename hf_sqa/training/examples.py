@@ -1,0 +1,269 @@
+"""Rated rows as examples for training: labels checked at once, audio read, cut and degraded one by one.
+
+Everything random about an example is drawn from `(seed, epoch, row)`, so it is the same whatever the number of processes and
+workers, and after a resumed run. A recording that cannot be read is an example without a waveform, never an exception: an epoch of
+100,000 clips survives the one that is corrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from hf_sqa.audio import AudioError, load_recording
+
+#: Columns beside audio and scores that training and validation look at.
+COLUMNS = ("system_id", "condition_id", "corpus", "mos_std", "num_ratings")
+
+
+class RatedSpeech(torch.utils.data.Dataset):
+    """Examples of rated speech.
+
+    Args:
+        data (`datasets.Dataset` or sequence of `dict`): Rows with `audio` and a column per score, as `load_corpus` gives them.
+        score_names (sequence of `str`): Columns of the labels, in the model's order, NaN where a row has none.
+        sampling_rate (`int`, *optional*): Rate of the model in Hz; each recording's own if `None`.
+        max_seconds (`float`, *optional*): Longer clips are cut to this at random.
+        window_samples (`int`, *optional*): The same in samples, for families with a fixed window.
+        augmentation ([`Augmentation`], *optional*): Degradations drawn for every example.
+        seed (`int`, *optional*, defaults to `0`): Of the cuts and degradations.
+        training (`bool`, *optional*, defaults to `True`): Whether it is for training; a score that no row has is refused then, and
+            only warned of in validation.
+
+    Attributes:
+        labels (`np.ndarray` of shape `(num_rows, num_labels)`): Float32, NaN where not rated.
+        excluded (`Counter`): Rows left out before training, by reason.
+
+    Raises:
+        ValueError: If a score has no column, is text, or no row has it.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        score_names: Sequence[str],
+        sampling_rate: int | None,
+        *,
+        max_seconds: float | None = None,
+        window_samples: int | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        training: bool = True,
+    ):
+        name = "training data" if training else "validation data"
+        self.name, self.score_names, self.sampling_rate = name, list(score_names), sampling_rate
+        self.max_seconds, self.window_samples = max_seconds, window_samples
+        self.augmentation, self.seed = augmentation, seed
+        self._data = _undecoded(data)
+        labels = label_matrix(self._data, self.score_names, name)
+        rated = ~np.isnan(labels).all(axis=1)
+        self.excluded: Counter[str] = Counter()
+        if not rated.all():
+            self.excluded["unrated"] = int((~rated).sum())
+        if not rated.any():
+            raise ValueError(
+                f"Expected rated rows in the {name}, got {len(labels)} without a score in {', '.join(self.score_names)}."
+            )
+        if unrated := [one for one, column in zip(self.score_names, labels.T, strict=True) if np.isnan(column).all()]:
+            message = (
+                f"Expected ratings of every score of the model in the {name}, got none of {', '.join(unrated)}: choose the "
+                "scores to train with `model.scores`."
+            )
+            if training:
+                raise ValueError(message)
+            warnings.warn(message, UserWarning, stacklevel=2)
+        self._rows = np.flatnonzero(rated)
+        self.labels = labels[self._rows]
+        self._columns = {one: _column(self._data, one, self._rows) for one in COLUMNS}
+        self._lengths: list[tuple[int, int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def systems(self) -> list[str | None] | None:
+        """System of every row; `None` if no row names one."""
+        return self._named("system_id")
+
+    @property
+    def conditions(self) -> list[str | None] | None:
+        """Condition of every row; `None` if no row names one."""
+        return self._named("condition_id")
+
+    @cached_property
+    def corpora(self) -> list[str]:
+        """Corpus of every row, `"unknown"` where it is not named."""
+        return [str(one) if one else "unknown" for one in (self._columns["corpus"] or [None] * len(self))]
+
+    @cached_property
+    def label_variances(self) -> np.ndarray:
+        """Squared standard error of every mean rating, `mos_std² / num_ratings`, `(num_rows,)`; NaN where it is not known."""
+        spread, count = (
+            np.array([np.nan if one is None else float(one) for one in self._columns[name] or [None] * len(self)])
+            for name in ("mos_std", "num_ratings")
+        )
+        return np.where(count > 0, spread**2 / np.where(count > 0, count, 1), np.nan)
+
+    def lengths(self) -> list[tuple[int, int]]:
+        """`(num_frames, rate)` of every recording by its header; `(0, 1)` where there is none to read."""
+        if self._lengths is None:
+            self._lengths = [_length(self._audio(row)) for row in range(len(self))]
+        return self._lengths
+
+    def seconds(self) -> np.ndarray:
+        """Duration of every clip as training sees it, `(num_rows,)`."""
+        seconds = np.array([frames / rate for frames, rate in self.lengths()])
+        limit = self._limit_seconds()
+        return seconds if limit is None else np.minimum(seconds, limit)
+
+    def num_longer(self) -> int:
+        """Clips longer than `max_seconds`."""
+        limit = self.max_seconds
+        return 0 if limit is None else int((np.array([frames / rate for frames, rate in self.lengths()]) > limit).sum())
+
+    def source(self, row: int) -> str:
+        """What to call the recording of a row."""
+        audio = self._audio(row)
+        path = audio.get("path") if isinstance(audio, dict) else audio if isinstance(audio, str) else None
+        return str(path) if path else f"row {self._rows[row]} of the {self.name}"
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """The example of a row, or of `(row, epoch)`; a negative row `-1 - row` stands in for none and carries no label."""
+        row, epoch = key if isinstance(key, tuple) else (key, 0)
+        stands_in = row < 0
+        row = -1 - row if stands_in else row
+        rng = np.random.default_rng([self.seed, epoch, row])
+        example: dict[str, Any] = {
+            "row": -1 if stands_in else row,
+            "labels": np.full_like(self.labels[row], np.nan) if stands_in else self.labels[row],
+            "offset": float(rng.random()),
+            "failure": None,
+        }
+        try:
+            recording = load_recording(self._audio(row), sampling_rate=self.sampling_rate)
+            waveform, rate = recording.waveform, recording.sampling_rate
+            limit = self._limit_samples(rate)
+            if limit and len(waveform) > limit:
+                start = int(rng.integers(len(waveform) - limit + 1))
+                waveform = waveform[start : start + limit]
+            if self.augmentation is not None:
+                waveform = self.augmentation(waveform, rate, rng)
+            return example | {"waveform": waveform, "sampling_rate": rate}
+        except AudioError as error:
+            failure = (error.code, str(error))
+        except (OSError, ValueError, RuntimeError) as error:
+            failure = (type(error).__name__, f"{self.source(row)}: {error}")
+        return example | {"waveform": None, "sampling_rate": self.sampling_rate, "failure": (self.source(row), *failure)}
+
+    def _named(self, column: str) -> list[str | None] | None:
+        values = self._columns[column]
+        return values if values and any(values) else None
+
+    def _audio(self, row: int) -> Any:
+        return self._data[int(self._rows[row])]["audio"]
+
+    def _limit_samples(self, rate: int) -> int | None:
+        if self.window_samples is not None:
+            return self.window_samples
+        return None if self.max_seconds is None else round(self.max_seconds * rate)
+
+    def _limit_seconds(self) -> float | None:
+        if self.window_samples is not None:
+            return self.window_samples / (self.sampling_rate or 1)
+        return self.max_seconds
+
+
+class Augmentation:
+    """Degradations that leave the label as it is: only for changes that a listener would not mind.
+
+    Args:
+        chain (`hf_sqa.degradations.Chain`): What to draw from.
+        probability (`float`, *optional*, defaults to `1.0`): Share of the examples that go through it.
+    """
+
+    def __init__(self, chain: Any, probability: float = 1.0):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"Expected the `probability` of augmentation between 0 and 1, got {probability!r}.")
+        chain.check_requirements()
+        self.chain, self.probability = chain, probability
+
+    def __call__(self, waveform: np.ndarray, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
+        return self.chain(waveform, sampling_rate, rng)[0] if rng.random() < self.probability else waveform
+
+
+def label_matrix(data: Any, score_names: Sequence[str], name: str = "data") -> np.ndarray:
+    """Labels `(num_rows, num_labels)`, float32, NaN where not rated.
+
+    Raises:
+        ValueError: If a score has no column, or holds text.
+    """
+    columns = _column_names(data)
+    missing = [one for one in score_names if one not in columns]
+    if missing:
+        numeric = [one for one in columns if one not in ("audio", "reference_audio")]
+        raise ValueError(
+            f"Expected a column for every score of the model ({', '.join(score_names)}) in the {name}, got none for "
+            f"{', '.join(missing)}; its columns are {', '.join(numeric)}. Rename yours, or choose the scores with `model.scores`."
+        )
+    matrix = np.empty((len(data), len(score_names)), np.float32)
+    for index, score in enumerate(score_names):
+        values = _column(data, score, np.arange(len(data))) or []
+        try:
+            matrix[:, index] = [np.nan if one is None else float(one) for one in values]
+        except (TypeError, ValueError):
+            text = next(one for one in values if not _is_number(one))
+            raise ValueError(f"Expected numbers in the column {score!r} of the {name}, got {text!r}.") from None
+    if np.isinf(matrix).any():
+        raise ValueError(f"Expected finite scores in the {name}, got infinite ones; write an empty cell where a score is missing.")
+    return matrix
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return value is None or float(value) is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _column_names(data: Any) -> list[str]:
+    return list(data.column_names if hasattr(data, "column_names") else dict.fromkeys(key for row in data for key in row))
+
+
+def _column(data: Any, name: str, rows: np.ndarray) -> list[Any] | None:
+    if name not in _column_names(data):
+        return None
+    values = list(data[name]) if hasattr(data, "column_names") else [row.get(name) for row in data]
+    return [values[row] for row in rows]
+
+
+def _undecoded(data: Any) -> Any:
+    """The same rows with audio as it is stored: decoding is ours, and torchcodec is not needed."""
+    if hasattr(data, "cast_column"):
+        import datasets
+
+        if isinstance(data.features.get("audio"), datasets.Audio) and data.features["audio"].decode:
+            data = data.cast_column("audio", datasets.Audio(decode=False))
+    if len(data) and "audio" not in _column_names(data):
+        raise ValueError(f"Expected a column 'audio' with the recordings, got {', '.join(_column_names(data))}.")
+    return data
+
+
+def _length(audio: Any) -> tuple[int, int]:
+    """Frames and rate by the header alone."""
+    if isinstance(audio, dict):
+        if audio.get("array") is not None:
+            return len(audio["array"]), int(audio["sampling_rate"])
+        audio = io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path")
+    try:
+        info = soundfile.info(audio)
+    except (RuntimeError, TypeError, OSError):
+        return 0, 1
+    return info.frames, info.samplerate

@@ -1,0 +1,184 @@
+"""From the recipe's `loss` section to what is minimised: the model's own loss by its configuration, or one that needs more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_sqa.blocks.losses import SCORE_LOSSES
+from hf_sqa.models.nisqa.bias_aware_loss import BiasAwareLoss
+from hf_sqa.training.recipe import LossOptions
+
+
+def loss_options(loss: LossOptions | None, config_class: Any) -> dict[str, Any]:
+    """Values of a family's configuration that a `loss` section sets.
+
+    Raises:
+        ValueError: If the family cannot have such a loss.
+    """
+    if loss is None:
+        return {}
+    family, known = config_class.model_type, {one.name for one in fields(config_class)}
+    if "frame_loss_weight" in known and (loss.kind == "clipped" or loss.ranking_weight):
+        raise ValueError(
+            f"Expected `loss.kind` to be mse, l1 or huber, without `ranking_weight`, for {family}, whose loss is on frames too, "
+            f"got kind={loss.kind} and ranking_weight={loss.ranking_weight}."
+        )
+    options: dict[str, Any] = {}
+    if loss.kind in SCORE_LOSSES:
+        options["score_loss"] = loss.kind
+    if loss.kind == "gaussian" and loss.variance == "learned":
+        if "predict_log_variance" not in known:
+            raise ValueError(
+                "Expected a family that predicts a variance for `loss: {kind: gaussian, variance: learned}`, got "
+                f"{family}; take wav2vec2_mos, or `variance: ratings`."
+            )
+        options |= {"predict_log_variance": True, "score_loss": "mse"}
+    for name, ours in (
+        ("huber_delta", loss.huber_delta),
+        ("clip_margin", loss.margin),
+        ("ranking_weight", loss.ranking_weight),
+        ("ranking_margin", loss.ranking_margin),
+    ):
+        if ours is not None:
+            options[name] = ours
+    return options
+
+
+def make_training_loss(loss: LossOptions, corpora: Sequence[str], num_labels: int) -> TrainingLoss | None:
+    """The loss of a recipe where the model's own is not enough.
+
+    Args:
+        loss (`LossOptions`): The recipe's.
+        corpora (sequence of `str`): Corpora in training.
+        num_labels (`int`): Scores of the model.
+    """
+    if loss.kind == "gaussian" and loss.variance == "ratings":
+        return RatingsGaussian(loss.residual_std)
+    if loss.kind == "bias_aware":
+        return BiasAware(sorted(set(corpora)), num_labels, loss.anchor_corpus, loss.min_correlation)
+    return None
+
+
+class TrainingLoss:
+    """A loss that looks at more than predictions and labels."""
+
+    def __call__(self, outputs: Any, labels: torch.Tensor, rows: torch.Tensor, data: Any, epoch: int) -> torch.Tensor:
+        """
+        Args:
+            outputs: The model's.
+            labels (`torch.Tensor` of shape `(B, L)`): NaN where not rated.
+            rows (`torch.Tensor` of shape `(B,)`): Row of every example, -1 where it only fills the batch.
+            data ([`RatedSpeech`], *optional*): The training data; `None` in validation.
+            epoch (`int`): Number of the epoch.
+
+        Returns:
+            `torch.Tensor` of shape `()`.
+        """
+        raise NotImplementedError
+
+    def begin_epoch(self, epoch: int, data: Any, join: Any) -> None:
+        """Called before every epoch; `join` brings together arrays `(num_rows, L)` that every process filled in part."""
+
+    def save(self, folder: Path, process_index: int) -> None:
+        """Write what a resumed run needs into a checkpoint."""
+
+    def load(self, folder: Path, process_index: int) -> None:
+        """Read it."""
+
+
+class RatingsGaussian(TrainingLoss):
+    """Squared errors, each divided by its label's variance: what few listeners rated, or disagreed on, counts less.
+
+    The Gaussian negative log-likelihood of the labels when the variance of each is known: the squared standard error of its mean
+    rating (`mos_std² / num_ratings`; the median one where it is not known) plus that of the model itself. Without the terms that no
+    gradient reaches, and scaled so that a label of median certainty counts 1.
+
+    Args:
+        residual_std (`float`): What the model is off by beside the listeners' spread, in label units.
+    """
+
+    def __init__(self, residual_std: float):
+        self.residual_std = residual_std
+
+    def __call__(self, outputs: Any, labels: torch.Tensor, rows: torch.Tensor, data: Any, epoch: int) -> torch.Tensor:
+        errors, rated = _errors(outputs["logits"], labels)
+        weights = torch.ones_like(errors[:, :1])
+        if data is not None:
+            weights = torch.from_numpy(self.weights(data.label_variances)[rows.clamp(min=0).cpu().numpy()]).to(errors)[:, None]
+        return (weights * errors.square()).sum() / rated.sum().clamp(min=1)
+
+    def weights(self, variances: np.ndarray) -> np.ndarray:
+        """Weight of every row by the variance of its label; 1 for all where no variance is known."""
+        if np.isnan(variances).all():
+            return np.ones(len(variances))
+        middle = np.nanmedian(variances)
+        return (middle + self.residual_std**2) / (np.where(np.isnan(variances), middle, variances) + self.residual_std**2)
+
+
+class BiasAware(TrainingLoss):
+    """[`BiasAwareLoss`] of NISQA over the epochs of a run: lines are fitted to the predictions made during the epoch before."""
+
+    def __init__(self, corpora: Sequence[str], num_labels: int, anchor_corpus: str | None, min_correlation: float):
+        self.lines = BiasAwareLoss(corpora, num_labels, anchor_corpus=anchor_corpus, min_correlation=min_correlation)
+        self.num_labels = num_labels
+        self.seen: np.ndarray | None = None
+        self.seen_in: int = -1
+        self._recent: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __call__(self, outputs: Any, labels: torch.Tensor, rows: torch.Tensor, data: Any, epoch: int) -> torch.Tensor:
+        logits = outputs["logits"]
+        if data is None:
+            errors, rated = _errors(logits, labels)
+            return errors.square().sum() / rated.sum().clamp(min=1)
+        self.seen_in = epoch
+        self._recent.append((rows.detach(), logits.detach().float()))
+        self.lines.to(logits.device)
+        corpora = data.corpora
+        own = [corpora[row] if row >= 0 else self.lines.corpora[0] for row in rows.tolist()]
+        return self.lines(logits, labels, own)
+
+    def begin_epoch(self, epoch: int, data: Any, join: Any) -> None:
+        if not 0 <= self.seen_in < epoch:  # the first epoch, or one that a resumed run is in the middle of
+            return
+        seen = join(self._seen(len(data.labels)))
+        device, made = next(self.lines.buffers()).device, ~np.isnan(seen).any(axis=1)
+        corpora = [corpus for corpus, one in zip(data.corpora, made, strict=True) if one]
+        self.lines.update(torch.from_numpy(seen[made]).to(device), torch.from_numpy(data.labels[made]), corpora)
+        self.seen, self.seen_in = None, -1
+
+    def save(self, folder: Path, process_index: int) -> None:
+        state = {name: value.cpu().numpy() for name, value in self.lines.state_dict().items()}
+        if self.seen is not None or self._recent:
+            state["seen"] = self._seen(0)
+        np.savez(folder / f"training_loss_{process_index}.npz", seen_in=self.seen_in, **state)
+
+    def load(self, folder: Path, process_index: int) -> None:
+        with np.load(folder / f"training_loss_{process_index}.npz") as state:
+            self.lines.load_state_dict({name: torch.from_numpy(state[name]) for name in self.lines.state_dict()})
+            self.seen, self.seen_in = state.get("seen"), int(state["seen_in"])
+        self._recent = []
+
+    def _seen(self, num_rows: int) -> np.ndarray:
+        """Predictions of this epoch, a row for each of the data set up to the last one seen or more, NaN where none was made."""
+        recent = [(rows.cpu().numpy(), logits.cpu().numpy()) for rows, logits in self._recent]
+        self._recent = []
+        before = np.zeros((0, self.num_labels), np.float32) if self.seen is None else self.seen
+        last = max((int(rows.max()) for rows, _ in recent), default=-1)
+        seen = np.full((max(num_rows, last + 1, len(before)), self.num_labels), np.nan, np.float32)
+        seen[: len(before)] = before
+        for rows, logits in recent:
+            seen[rows[rows >= 0]] = logits[rows >= 0]
+        self.seen = seen
+        return seen
+
+
+def _errors(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Errors `(B, L)`, 0 without a gradient where nothing is rated, and where something is."""
+    rated = ~torch.isnan(labels)
+    return logits - torch.where(rated, labels.to(logits.dtype), logits.detach()), rated

@@ -1,0 +1,468 @@
+"""Recipes: a training run as data, one YAML file with a section per question, every key known and every number with its source.
+
+paper: "Exploring the influence ..."
+cites: {training.learning_rate: "We train with ...", ...}     # the sentence a number comes from, by its dotted key
+model: {family: wav2vec2_mos, encoder: facebook/wav2vec2-base, config: {mask_padding: false}}
+data: {train: [{corpus: nisqa/TRAIN_SIM, root: NISQA_Corpus}], split: {share: 0.2, group: talker_id}}
+loss: {kind: l1}
+training: {learning_rate: 1e-4, num_train_epochs: 100, metric_for_best_model: utt_mse, early_stopping_patience: 20}
+evaluation: [{corpus: nisqa/TEST_FOR, root: NISQA_Corpus}]
+output_dir: trained
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+LOSS_KINDS = ("mse", "l1", "huber", "clipped", "gaussian", "bias_aware")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rated rows from one place; exactly one of `corpus`, `table` and `hub`.
+
+    Args:
+        corpus, table, hub (`str`, *optional*): Name of a corpus or a part of it, path of a table, repository of the Hub.
+        root, columns, scale, ratings, join, language, split, revision, on_missing: As for `hf_sqa.data.load_corpus`.
+        filter (`dict`, *optional*): Rows to keep: a column to a value, a list of values, or `{min: ..., max: ...}`.
+        limit (`int`, *optional*): Clips to draw, with the score distribution of all.
+    """
+
+    corpus: str | None = None
+    table: str | None = None
+    hub: str | None = None
+    root: str | None = None
+    columns: dict[str, str] | None = None
+    scale: list[float] | None = None
+    ratings: str | None = None
+    join: str | None = None
+    language: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    on_missing: str = "raise"
+    filter: dict[str, Any] | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("corpus", "table", "hub") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"Expected one of `corpus`, `table` and `hub` in a source of rows, got {', '.join(given) or 'none'}.")
+
+    @property
+    def name(self) -> str:
+        """What `load_corpus` calls it."""
+        return f"hub:{self.hub}" if self.hub is not None else str(self.corpus or self.table)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What to train: a checkpoint, or a new model of a family.
+
+    Args:
+        checkpoint (`str`, *optional*): `default`, a folder or a Hub id to go on from.
+        family (`str`, *optional*): Family of a new model; beside a checkpoint it only says what to expect.
+        encoder (`str`, *optional*): Pre-trained speech encoder to build a new model on: a folder, a Hub id, or `default`, the
+            features of Distill-MOS v7.
+        knowledge_from (`str`, *optional*): Folder or Hub id of a MOSANet whose trunk a new MTQNet begins with, and whose encoder
+            unless `encoder` names one: the paper's knowledge transfer.
+        encoder_options (`dict`, *optional*): Values of the encoder's configuration to change.
+        config (`dict`, *optional*): Options of the family's configuration.
+        scores (`list[str]`, *optional*): Scores to predict; those of the checkpoint, or of the family, if not given.
+        freeze (`list[str]`): Modules to leave as they are, by name, `*` for any: `encoder`, `encoder.feature_extractor*`.
+        lora (`dict`, *optional*): `r`, `alpha`, `dropout`, `target_modules`, `modules_to_save` of a low-rank adapter.
+    """
+
+    checkpoint: str | None = None
+    family: str | None = None
+    encoder: str | None = None
+    knowledge_from: str | None = None
+    encoder_options: dict[str, Any] | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    scores: list[str] | None = None
+    freeze: list[str] = field(default_factory=list)
+    lora: Lora | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is None and self.family is None:
+            raise ValueError("Expected `model.checkpoint` (default, a folder, a Hub id) or `model.family`, got neither.")
+        if self.checkpoint is not None and self.encoder is not None:
+            raise ValueError("Expected `model.checkpoint` or `model.encoder`, got both: a checkpoint brings its encoder.")
+        if self.checkpoint is not None and self.knowledge_from is not None:
+            raise ValueError("Expected `model.checkpoint` or `model.knowledge_from`, got both: a checkpoint has its own knowledge.")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank adapter; the head is trained as a whole beside it."""
+
+    r: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    target_modules: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of the training rows to validate on; see `hf_sqa.data.splits.stratified_split`."""
+
+    share: float = 0.2
+    group: str | list[str] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which rows.
+
+    Args:
+        train (`list[Source]`): Where the training rows come from.
+        validation (`list[Source]`, *optional*): Where the validation rows come from. Without it, `split` or `training_set` the rows
+            that the corpora themselves call `validation` are taken, and those they call `test` are left alone.
+        split (`Split`, *optional*): Take the validation rows out of the training rows.
+        training_set (`str`, *optional*): One of the ten sets of the wav2vec 2.0 study, drawn from the training rows.
+        pseudo_labels (`str`, *optional*): Table of `hf-sqa pseudo-label`: the teacher's scores become labels, in place of any of
+            the same names.
+        filter (`dict`, *optional*): As for a source, for all of them.
+        limit (`int`, *optional*): Training clips to draw, with the score distribution of all.
+        seed (`int`): Of the draws.
+    """
+
+    train: list[Source] = field(default_factory=list)
+    validation: list[Source] | None = None
+    split: Split | None = None
+    training_set: str | None = None
+    pseudo_labels: str | None = None
+    filter: dict[str, Any] | None = None
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("validation", "split", "training_set") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"Expected one of `data.validation`, `data.split` and `data.training_set`, got {', '.join(given)}.")
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """Degradations drawn for every training clip. The label stays: only changes that a listener would not mind belong here.
+
+    Args:
+        preset (`str`, *optional*): A preset of `hf_sqa.degradations`, or a YAML file with a chain.
+        steps (`list`, *optional*): A chain itself.
+        probability (`float`): Share of the clips that go through it.
+        noises, talkers (`str`, *optional*): Folders of recordings.
+    """
+
+    preset: str | None = None
+    steps: list[Any] | None = None
+    probability: float = 1.0
+    noises: str | None = None
+    talkers: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.preset is None) == (self.steps is None):
+            raise ValueError("Expected `augmentation.preset` or `augmentation.steps`, and not both.")
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """What training minimises; `None` leaves what the model's configuration says.
+
+    Args:
+        kind (`str`, *optional*): `mse`, `l1`, `huber`, `clipped` (squared error, none within `margin`), `gaussian` (negative log
+            likelihood) or `bias_aware` (squared error after a line per corpus).
+        huber_delta, margin (`float`, *optional*): Of `huber`; of `clipped`.
+        ranking_weight, ranking_margin (`float`, *optional*): A pairwise term on differences of scores, added with this weight.
+        variance (`str`): Of `gaussian`: `learned` by the model, or known from the `ratings`.
+        residual_std (`float`): Of `gaussian` by ratings: what the model is off by beside the listeners' spread.
+        anchor_corpus, min_correlation: Of `bias_aware`; see `hf_sqa.models.nisqa.bias_aware_loss`.
+    """
+
+    kind: str | None = None
+    huber_delta: float | None = None
+    margin: float | None = None
+    ranking_weight: float | None = None
+    ranking_margin: float | None = None
+    variance: str = "learned"
+    residual_std: float = 0.3
+    anchor_corpus: str | None = None
+    min_correlation: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.kind is not None and self.kind not in LOSS_KINDS:
+            raise ValueError(f"Expected `loss.kind` to be one of {', '.join(LOSS_KINDS)}, got {self.kind!r}.")
+        if self.variance not in ("learned", "ratings"):
+            raise ValueError(f"Expected `loss.variance` to be 'learned' or 'ratings', got {self.variance!r}.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run. Made by [`load_recipe`]; the sections are described by their classes."""
+
+    model: Model
+    data: Data = field(default_factory=Data)
+    augmentation: AugmentationOptions | None = None
+    loss: LossOptions = field(default_factory=LossOptions)
+    training: dict[str, Any] = field(default_factory=dict)
+    evaluation: list[Source] = field(default_factory=list)
+    output_dir: str = "trained"
+    paper: str | None = None
+    cites: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as written, without what was left at its default."""
+        return _written(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as YAML."""
+        import yaml
+
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=130)
+        Path(path).write_text(text, encoding="utf-8")
+
+    def digest(self) -> str:
+        """16 characters that change with anything that changes the run; not with its folder, or what is said about it."""
+        content = {
+            name: value for name, value in self.to_dict().items() if name not in ("output_dir", "paper", "cites", "evaluation")
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def replace(self, **sections: Any) -> Recipe:
+        """A copy with other sections; mappings are checked as in a file."""
+        return load_recipe(self.to_dict() | sections)
+
+
+def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and check every key.
+
+    Args:
+        recipe (path, `dict` or [`Recipe`]): A YAML file, or its content.
+        overrides (sequence of `str`): Changes to it, `dotted.key=value` with the value in YAML: `training.learning_rate=1e-4`,
+            `data.train.0.root=/data/NISQA`, `model.lora.r=4`; `+=` adds to a list.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If a key is unknown; the message suggests the nearest.
+        ValueError: If it is not YAML, or a value cannot be used.
+    """
+    if isinstance(recipe, Recipe) and not overrides:
+        return recipe
+    content = read_content(recipe, overrides)
+    for name, value in (content.get("training") or {}).items() if isinstance(content.get("training"), dict) else ():
+        if name.endswith("_strategy") and value is False:
+            content["training"] = content["training"] | {name: "no"}  # YAML takes `no` for false
+    checked = _section(Recipe, content, "the recipe")
+    _check_training(checked.training)
+    everything = dataclasses.asdict(checked)
+    for key in checked.cites:
+        if not _has(everything, key):
+            raise ValueError(f"Expected `cites` to name keys of the recipe, got {key!r}, which it does not set.")
+    return checked
+
+
+def read_content(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe of any kind with its changes made, keys unchecked; see [`load_recipe`]."""
+    content = _read(recipe)
+    for override in overrides:
+        _override(content, override)
+    return content
+
+
+def read_section(kind: type, content: Any, where: str) -> Any:
+    """A section of a recipe as the dataclass that describes it; refuses unknown keys and values of another type."""
+    return _section(kind, content, where)
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML in which `1e-4` is a number; the standard reader takes it for text."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+    return yaml.load(text, Loader)  # a subclass of SafeLoader
+
+
+def _read(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe) -> dict[str, Any]:
+    if isinstance(recipe, Recipe):
+        return recipe.to_dict()
+    if isinstance(recipe, Mapping):
+        return copy.deepcopy(dict(recipe))
+    import yaml
+
+    path = Path(recipe)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a recipe, a YAML file, but there is no file {str(path)!r}.")
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected a recipe with sections in {str(path)!r}, got {type(content).__name__}.")
+    return content
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    """Change one value, making sections on the way where the recipe has none."""
+    key, equals, text = override.partition("=")
+    adds = key.endswith("+")
+    names = key.removesuffix("+").split(".")
+    if not equals or not all(names):
+        raise ValueError(f"Expected a change of the recipe as dotted.key=value, such as training.seed=1, got {override!r}.")
+    import yaml
+
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError:
+        raise ValueError(f"Expected a value in YAML in {override!r}.") from None
+    place: Any = content
+    for index, name in enumerate(names):
+        last = index == len(names) - 1
+        if isinstance(place, list):
+            if not name.isdigit() or int(name) >= len(place):
+                raise ValueError(
+                    f"Expected a number below {len(place)} for {'.'.join(names[:index])!r} in {override!r}, got {name!r}."
+                )
+            slot: Any = int(name)
+        elif isinstance(place, dict):
+            slot = name
+            if not last and place.get(name) is None:
+                place[name] = {}
+        else:
+            raise ValueError(f"Expected a section at {'.'.join(names[:index])!r} for {override!r}, got {place!r}.")
+        if last:
+            if adds:
+                old = place.get(slot) if isinstance(place, dict) else place[slot]
+                value = [*(old or []), *(value if isinstance(value, list) else [value])]
+            place[slot] = value
+        else:
+            place = place[slot]
+
+
+#: Sections inside sections: what a value is checked as.
+_NESTED: dict[tuple[type, str], tuple[type, bool]] = {
+    (Recipe, "model"): (Model, False),
+    (Recipe, "data"): (Data, False),
+    (Recipe, "augmentation"): (AugmentationOptions, False),
+    (Recipe, "loss"): (LossOptions, False),
+    (Recipe, "evaluation"): (Source, True),
+    (Model, "lora"): (Lora, False),
+    (Data, "train"): (Source, True),
+    (Data, "validation"): (Source, True),
+    (Data, "split"): (Split, False),
+}
+
+
+def _section(kind: type, content: Any, where: str) -> Any:
+    if not isinstance(content, Mapping):
+        raise ValueError(f"Expected {where} to be a mapping, got {content!r}.")
+    known = {one.name: one for one in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for name, value in content.items():
+        if name not in known:
+            raise TypeError(f"Unknown key {name!r} in {where}{suggestion(str(name), list(known))} It takes {', '.join(known)}.")
+        nested = _NESTED.get((kind, name))
+        if value is not None and nested is not None:
+            inner, many = nested
+            path = f"`{name}`" if where == "the recipe" else f"{where[:-1]}.{name}`"
+            if many:
+                value = [_section(inner, one, f"{path[:-1]}.{number}`") for number, one in enumerate(_list(value, path))]
+            else:
+                value = _section(inner, value, path)
+        elif value is not None:
+            value = _checked(hints[name], value, name, where)
+        values[name] = value
+    required = [one.name for one in known.values() if one.default is one.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if values.get(name) is None]:
+        raise ValueError(f"Expected {', '.join(f'`{name}`' for name in missing)} in {where}, got {', '.join(values) or 'nothing'}.")
+    for name in [name for name, value in values.items() if value is None and name not in required]:
+        del values[name]  # an empty section is one left out
+    return kind(**values)
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [value]
+    if not isinstance(value, list):
+        raise ValueError(
+            f"Expected {where} to be a list of sources such as [{{corpus: nisqa/TRAIN_SIM, root: ...}}], got {value!r}."
+        )
+    return value
+
+
+def _checked(hint: Any, value: Any, name: str, where: str) -> Any:
+    """A value of a simple type, or an error that names its key."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    allowed = tuple(typing.get_origin(one) or one for one in options if one is not type(None))
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if list in allowed and (isinstance(value, tuple) or (isinstance(value, str) and str not in allowed)):
+        return [value] if isinstance(value, str) else list(value)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        names = " or ".join(one.__name__ for one in allowed)
+        raise ValueError(f"Expected `{name}` in {where} to be {names}, got {value!r}.")
+    return value
+
+
+def _check_training(options: Mapping[str, Any]) -> None:
+    from hf_sqa.training.arguments import AudioQualityTrainingArguments
+
+    known = [one.name for one in dataclasses.fields(AudioQualityTrainingArguments) if one.init]
+    for name in options:
+        if name == "output_dir":
+            raise ValueError("Expected `output_dir` at the top of the recipe, got it in `training`.")
+        if name not in known:
+            raise TypeError(
+                f"Unknown key {name!r} in `training`{suggestion(str(name), known)} It takes the options of transformers' "
+                "TrainingArguments and of AudioQualityTrainingArguments."
+            )
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """`; did you mean ...?`, or a full stop."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def _has(content: Any, key: str) -> bool:
+    for name in key.split("."):
+        if isinstance(content, list) and name.isdigit() and int(name) < len(content):
+            content = content[int(name)]
+        elif isinstance(content, dict) and name in content:
+            content = content[name]
+        else:
+            return False
+    return True
+
+
+def _written(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        written = {}
+        for one in dataclasses.fields(value):
+            default = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+            own = getattr(value, one.name)
+            if own != default:
+                written[one.name] = _written(own)
+        return written
+    if isinstance(value, list | tuple):
+        return [_written(one) for one in value]
+    if isinstance(value, Mapping):
+        return {name: _written(one) for name, one in value.items()}
+    return value

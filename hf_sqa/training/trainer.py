@@ -1,0 +1,406 @@
+"""`AudioQualityTrainer`: the Trainer of transformers for rated speech.
+
+What it does beyond that one: it reads and cuts the audio, batches by length where padding would change a score, lets rows without
+some scores and recordings that cannot be read keep their place without adding to the loss, weights every process by what is rated
+in it, and validates every clip once, at utterance and system level.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_sqa.data.collator import AudioQualityCollator
+from hf_sqa.metrics import agreement
+from hf_sqa.training.arguments import AudioQualityTrainingArguments, greater_is_better
+from hf_sqa.training.batches import EpochBatches
+from hf_sqa.training.callbacks import Interrupt, StopAtNaN
+from hf_sqa.training.examples import Augmentation, RatedSpeech
+from hf_sqa.training.losses import make_training_loss
+
+logger = logging.getLogger(__name__)
+
+#: What the collator adds for the trainer; the model never sees it.
+NOT_INPUTS = ("rows", "failures")
+#: With fewer systems a rank correlation over them says next to nothing: of two it is 1 or -1.
+MIN_SYSTEMS = 3
+
+
+class AudioQualityTrainer(Trainer):
+    """Trains any family on rated speech.
+
+    Args:
+        model ([`AudioQualityPreTrainedModel`] or `PeftModel`): The model; its `config.score_names` are the columns of the labels.
+        args ([`AudioQualityTrainingArguments`]): Options.
+        train_dataset, eval_dataset (`datasets.Dataset`, sequence of `dict` or [`RatedSpeech`]): Rows as `load_corpus` gives them.
+        processing_class (*optional*): The feature extractor; the one the model makes if not given.
+        augmentation ([`Augmentation`], *optional*): Degradations for training.
+        loss (`LossOptions`, *optional*): The `loss` section of a recipe, where it is one that needs more than predictions and
+            labels; the model's own loss otherwise.
+        callbacks (*optional*): As for [`Trainer`].
+
+    Attributes:
+        failures (`dict[str, tuple[str, str]]`): Recordings that could not be read so far, with code and message.
+    """
+
+    args: AudioQualityTrainingArguments
+
+    def __init__(
+        self,
+        model: Any,
+        args: AudioQualityTrainingArguments,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        augmentation: Augmentation | None = None,
+        loss: Any = None,
+        callbacks: list[Any] | None = None,
+        **kwargs: Any,
+    ):
+        self.quality_model = base_model(model)
+        config = self.quality_model.config
+        self.score_names: list[str] = config.score_names
+        self.window_samples: int | None = getattr(config, "window_samples", None)
+        self.batching = self._batching(args.batching)
+        self.failures: dict[str, tuple[str, str]] = {}
+        train = train_dataset
+        if train is not None and not isinstance(train, RatedSpeech):
+            train = RatedSpeech(
+                train,
+                self.score_names,
+                config.sampling_rate,
+                max_seconds=args.max_seconds,
+                window_samples=self.window_samples,
+                augmentation=augmentation,
+                seed=args.data_seed if args.data_seed is not None else args.seed,
+            )
+        if eval_dataset is None and args.eval_strategy != "no":
+            raise ValueError(
+                "Expected validation rows, got none: name some (`data.validation`), take a part of the training rows "
+                "(`data.split: {share: 0.2}`), or train without validation by `eval_strategy='no'`."
+            )
+        self.training_loss = (
+            make_training_loss(loss, train.corpora, len(self.score_names)) if loss is not None and train is not None else None
+        )
+        evaluated = self._as_evaluated(eval_dataset) if eval_dataset is not None else None
+        extractor = processing_class if processing_class is not None else self.quality_model.make_feature_extractor()
+        if args.chooses_metric and evaluated is not None:
+            args.metric_for_best_model = choose_metric(evaluated)
+            args.greater_is_better = greater_is_better(args.metric_for_best_model)
+        if evaluated is not None:
+            _warn_of_undefined_metrics(evaluated, args.metric_for_best_model)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=AudioQualityCollator(extractor),
+            train_dataset=train,
+            eval_dataset=evaluated,
+            processing_class=extractor,
+            callbacks=callbacks,
+            **kwargs,
+        )
+        # The families' forward takes no `num_items_in_batch`; behind a PEFT wrapper the Trainer would not see it, and multiply the
+        # loss by the number of processes.
+        self.model_accepts_loss_kwargs = False
+        self.remove_callback(PrinterCallback)
+        if args.early_stopping_patience is not None and evaluated is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
+        self.add_callback(StopAtNaN())
+        if self.training_loss is not None:
+            self.add_callback(_BeginsEpochs(self))
+        self._frozen = frozen_modules(self.quality_model)
+
+    # ---- Data
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this process; the order follows from the seed and the epoch alone."""
+        if self.train_dataset is None:
+            raise ValueError("Expected `train_dataset` to train on, got none.")
+        data: Any = self.train_dataset
+        similar = self.window_samples is None and self.batching in ("pad", "crop", "repeat")
+        batches = EpochBatches(
+            len(data),
+            self._train_batch_size,
+            seed=data.seed,
+            seconds=data.seconds() if similar and self.args.bucket_by_length else None,
+            groups=data.lengths() if self.window_samples is None and self.batching == "equal" else None,
+            process_index=self.args.process_index,
+            num_processes=self.args.world_size,
+            drop_last=self.args.dataloader_drop_last,
+        )
+        collator = AudioQualityCollator(self.processing_class, lengths=self.batching, window_samples=self.window_samples)
+        return self._loader(data, batches, collator)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Every clip once, whole, in batches that do not change its score."""
+        if isinstance(eval_dataset, str):
+            eval_dataset = dict(self.eval_dataset or {})[eval_dataset]  # type: ignore[arg-type]
+        if eval_dataset is None and self.eval_dataset is None:
+            raise ValueError("Expected `eval_dataset` to evaluate on, got none.")
+        data = self._as_evaluated(eval_dataset if eval_dataset is not None else self.eval_dataset)
+        pads = self.quality_model.pads_safely
+        batches = EpochBatches(
+            len(data),
+            self.args.eval_batch_size,
+            seconds=data.seconds() if pads else None,
+            groups=None if pads else data.lengths(),
+            shuffle=False,
+            process_index=self.args.process_index,
+            num_processes=self.args.world_size,
+        )
+        return self._loader(data, batches, AudioQualityCollator(self.processing_class, lengths="pad" if pads else "equal"))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As for validation."""
+        return self.get_eval_dataloader(test_dataset)
+
+    def _loader(self, data: RatedSpeech, batches: EpochBatches, collator: AudioQualityCollator) -> DataLoader:
+        # Not prepared by Accelerate: the batches are divided among the processes already.
+        workers = self.args.dataloader_num_workers
+        loader = DataLoader(
+            data,
+            batch_sampler=batches,
+            collate_fn=collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            worker_init_fn=_ignore_interrupts if workers else None,
+            generator=torch.Generator().manual_seed(0),  # or making an iterator would draw from the model's
+        )
+        loader.set_epoch = batches.set_epoch  # type: ignore[attr-defined]  # called by the Trainer
+        return loader
+
+    def _as_evaluated(self, data: Any) -> Any:
+        if isinstance(data, RatedSpeech):
+            return data
+        if isinstance(data, Mapping):
+            return {name: self._as_evaluated(part) for name, part in data.items()}
+        return RatedSpeech(data, self.score_names, self.quality_model.config.sampling_rate, training=False)
+
+    def _batching(self, asked: str) -> str:
+        if asked != "auto":
+            return asked
+        return "pad" if self.quality_model.pads_safely else "crop"
+
+    # ---- Loss
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """Mean over what is rated in the batches of all processes."""
+        inputs = dict(inputs)
+        rows, failures = (inputs.pop(name, None) for name in NOT_INPUTS)
+        self._note(failures)
+        training = model.training
+        if training:
+            for module in self._frozen:
+                module.eval()
+        outputs = model(**inputs)
+        loss = outputs["loss"]
+        if self.training_loss is not None:
+            data = self.train_dataset if training else None
+            loss = self.training_loss(outputs, inputs["labels"], rows, data, self.epoch)
+        if training and self.args.world_size > 1:
+            loss = loss * self._share(inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that the next step belongs to."""
+        return int((self.state.epoch or 0) + 1e-9)
+
+    def _share(self, labels: torch.Tensor) -> torch.Tensor:
+        """Rated labels here over the mean of all processes: their gradients are averaged, and they need not have equally many.
+
+        On the way the processes agree on whether Ctrl-C was pressed: all have to stop after the same step.
+        """
+        interrupts = [one for one in self.callback_handler.callbacks if isinstance(one, Interrupt)]
+        rated = (~torch.isnan(labels)).sum().float()
+        told = self.accelerator.gather(torch.stack([rated, rated.new_tensor(any(one.requested for one in interrupts))])[None])
+        for interrupt in interrupts:
+            interrupt.agreed = bool(told[:, 1].any())
+        return rated / told[:, 0].mean().clamp(min=1e-6)
+
+    def _note(self, failures: list[tuple[str, str, str]] | None) -> None:
+        for source, code, message in failures or []:
+            if source not in self.failures:
+                self.failures[source] = (code, message)
+                logger.warning("Left out of training and validation from now on: %s", message)
+
+    # ---- Checkpoints
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """See [`Trainer.train`]."""
+        if resume_from_checkpoint and self.training_loss is not None:
+            self.training_loss.load(Path(resume_from_checkpoint), self.args.process_index)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.training_loss is not None:
+            self.training_loss.save(Path(output_dir), self.args.process_index)
+
+    # ---- Validation
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Score every row once and compare with its labels, whatever the number of processes.
+
+        Returns:
+            `EvalLoopOutput`: `predictions` and `label_ids` `(num_rows, num_labels)` in the order of the rows, NaN where a recording
+            could not be read; `metrics` as [`validation_metrics`] names them.
+        """
+        data: Any = dataloader.dataset
+        unwrapped: Any = self.model
+        model: Any = self._wrap_model(unwrapped, training=False, dataloader=dataloader)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            model = self.model_wrapped
+        was_training = model.training
+        model.eval()
+        predictions = np.full(data.labels.shape, np.nan, np.float32)
+        total_loss, total_rated = 0.0, 0
+        for batch in dataloader:
+            inputs = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+            rated = int((~torch.isnan(inputs["labels"])).sum())
+            total_loss, total_rated = total_loss + float(loss) * rated, total_rated + rated
+            rows = inputs["rows"].cpu().numpy()
+            predictions[rows[rows >= 0]] = outputs["logits"].float().cpu().numpy()[rows >= 0]
+        predictions = self.joined(predictions)
+        if self.args.world_size > 1:
+            sums = torch.tensor([[total_loss, total_rated]], dtype=torch.float64, device=self.args.device)
+            total_loss, total_rated = self.accelerator.gather(sums).sum(dim=0).tolist()
+        if was_training:
+            model.train()
+        metrics = validation_metrics(predictions, data, self.score_names)
+        metrics["loss"] = total_loss / total_rated if total_rated else math.nan
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=predictions, label_ids=data.labels, metrics=metrics, num_samples=len(data))
+
+    def joined(self, values: np.ndarray) -> np.ndarray:
+        """Arrays `(num_rows, num_labels)` of all processes in one: every row was filled in one of them, NaN elsewhere."""
+        if self.args.world_size == 1:
+            return values
+        parts = self.accelerator.gather(torch.from_numpy(values)[None].to(self.args.device)).cpu().numpy()
+        filled = ~np.isnan(parts)
+        return np.where(filled.any(axis=0), np.where(filled, parts, 0).sum(axis=0), np.nan).astype(values.dtype)
+
+
+class _BeginsEpochs(TrainerCallback):
+    """Tells the loss that an epoch begins."""
+
+    def __init__(self, trainer: AudioQualityTrainer):
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self._trainer
+        assert trainer.training_loss is not None
+        trainer.training_loss.begin_epoch(trainer.epoch, trainer.train_dataset, trainer.joined)
+
+
+def validation_metrics(predictions: np.ndarray, data: RatedSpeech, score_names: list[str]) -> dict[str, float]:
+    """Agreement of predictions `(num_rows, num_labels)` with the labels, for every score.
+
+    Returns:
+        `dict[str, float]`: With one score the keys of `hf_sqa.metrics.agreement` as they are (`utt_srcc`, `sys_srcc`, ...). With
+        several the same behind the score's name (`noisiness_utt_srcc`), and their mean over the scores without a name.
+    """
+    each = {
+        name: agreement(predictions[:, column], data.labels[:, column], systems=data.systems, conditions=data.conditions)
+        for column, name in enumerate(score_names)
+    }
+    if len(each) == 1:
+        return each[score_names[0]]
+    metrics = {f"{score}_{name}": value for score, found in each.items() for name, value in found.items()}
+    for name in each[score_names[0]]:
+        values = [found[name] for found in each.values() if not math.isnan(found[name])]
+        metrics[name] = math.nan if not values else sum(values) if name.startswith("num_") else sum(values) / len(values)
+    return metrics
+
+
+def choose_metric(data: Any) -> str:
+    """The metric for the best checkpoint: over systems where there are enough of them, over clips otherwise."""
+    data = next(iter(data.values())) if isinstance(data, Mapping) else data
+    if _is_constant(data):
+        return "utt_mse"
+    return "sys_srcc" if len(set(data.systems or []) - {None}) >= MIN_SYSTEMS else "utt_srcc"
+
+
+def base_model(model: Any) -> Any:
+    """The family's model inside an adapter's wrapper, or the model itself."""
+    return model if isinstance(model, PreTrainedModel) else model.get_base_model()
+
+
+def frozen_modules(model: Any) -> list[torch.nn.Module]:
+    """Outermost modules of which nothing is trained: without dropout, and with the statistics of their norms as they are."""
+    found: list[torch.nn.Module] = []
+    names: list[str] = []
+    for name, module in model.named_modules():
+        if not name or any(name.startswith(f"{outer}.") for outer in names):
+            continue
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            names.append(name)
+            found.append(module)
+    return found
+
+
+def _is_constant(data: RatedSpeech) -> bool:
+    spread = [np.ptp(column[~np.isnan(column)]) if (~np.isnan(column)).any() else 0 for column in data.labels.T]
+    return max(spread) == 0
+
+
+def _warn_of_undefined_metrics(data: Any, metric: str | None) -> None:
+    data = next(iter(data.values())) if isinstance(data, Mapping) else data
+    if _is_constant(data):
+        warnings.warn(
+            f"All labels of the {data.name} are {np.nanmax(data.labels):g}: correlations with them are undefined and the best "
+            f"checkpoint is chosen by {metric}.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return
+    systems = set(data.systems or []) - {None}
+    if systems and len(systems) < MIN_SYSTEMS:
+        warnings.warn(
+            f"The {data.name} hold clips of {len(systems)} system{'s' if len(systems) > 1 else ''} only: a correlation over "
+            f"systems needs {MIN_SYSTEMS} or more; the best checkpoint is chosen by {metric}.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C is for the process that trains, which stops its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def excluded_rows(trainer: AudioQualityTrainer) -> dict[str, int]:
+    """Rows and recordings that training went without, counted by reason."""
+    counts: Counter[str] = Counter()
+    for data in (trainer.train_dataset, trainer.eval_dataset):
+        if isinstance(data, RatedSpeech):
+            counts.update(data.excluded)
+    counts.update(code for code, _ in trainer.failures.values())
+    return dict(counts)

@@ -1,0 +1,127 @@
+"""`hf-sqa train`, as a user types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from hf_sqa.cli import app
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def written(recipe, table, tiny, tmp_path):
+    """A recipe file for a tiny checkpoint on generated clips."""
+    start = tmp_path / "start"
+    model = tiny()
+    model.save_pretrained(start)
+    model.make_feature_extractor().save_pretrained(start)
+    content = recipe(model={"checkpoint": str(start)}, data={"train": [{"table": str(table(16))}]}, max_steps=4)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def run(*arguments):
+    return runner.invoke(app, ["train", *map(str, arguments)])
+
+
+def test_a_recipe_is_trained_and_told(written, tmp_path):
+    result = run(written, "training.max_steps=2", f"output_dir={tmp_path / 'mine'}")
+
+    assert result.exit_code == 0, result.output
+    assert "12 clips trained on, 4 validated; best step 2 of 2" in result.stdout
+    assert "utt_srcc" in result.stdout
+    assert json.loads((tmp_path / "mine" / "training_result.json").read_text())["num_steps"] == 2
+    assert yaml.safe_load((tmp_path / "mine" / "recipe.yaml").read_text())["training"]["max_steps"] == 2
+
+
+def test_a_result_scores_recordings(written, tmp_path):
+    run(written, "training.max_steps=2", f"output_dir={tmp_path / 'mine'}")
+
+    result = runner.invoke(app, ["score", "--model", str(tmp_path / "mine"), str(tmp_path / "clips" / "clip000.flac")])
+
+    assert result.exit_code == 0, result.output
+
+
+def test_a_trained_model_does_not_go_by_the_name_of_the_weights_it_began_with(written, tiny, tmp_path):
+    model = tiny(checkpoint_name="published", score_mapping={"mos": [1.0, 5.0, 0.0, 0.9]})
+    model.save_pretrained(tmp_path / "start")
+
+    run(written, "training.max_steps=2", f"output_dir={tmp_path / 'mine'}")
+
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    assert config.get("checkpoint_name") is None and config.get("score_mapping") is None
+
+
+def test_a_dry_run_shows_the_recipe_and_what_is_there(written, tmp_path):
+    result = run(written, "data.train+={corpus: pstn, root: nowhere}", "--dry-run")
+
+    assert result.exit_code == 0, result.output
+    assert "max_steps: 4" in result.stdout
+    assert "pstn: 'nowhere' is not there" in result.stdout
+    assert "The recipe works" in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "there is no file 'nowhere.yaml'"),
+        (["{recipe}", "training.learningrate=1"], "did you mean 'learning_rate'"),
+        (["{recipe}", "data.train.0.table=lost.csv"], "there is no file 'lost.csv'"),
+        (["{recipe}", "training"], "dotted.key=value"),
+    ],
+)
+def test_what_cannot_be_used_exits_with_2_and_one_line(written, arguments, message):
+    result = run(*[one.replace("{recipe}", str(written)) for one in arguments])
+
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_another_run_in_the_folder_is_refused_until_told_to_overwrite(written):
+    assert run(written, "training.max_steps=2").exit_code == 0
+
+    refused = run(written, "training.max_steps=1")
+    overwritten = run(written, "training.max_steps=1", "--overwrite")
+
+    assert refused.exit_code == 2 and "--overwrite" in refused.stderr
+    assert overwritten.exit_code == 0, overwritten.output
+
+
+def heed_interrupts():
+    """A test runner in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+def test_ctrl_c_exits_with_130_and_says_where_it_was_saved(written, tmp_path):
+    command = [sys.executable, "-m", "hf_sqa", "train", str(written), "training.max_steps=100000", "training.eval_strategy=no"]
+    child = subprocess.Popen(
+        [*command, "training.save_steps=1000000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    folder = tmp_path / "run" / "checkpoints" / "run.json"
+    while not folder.exists() and child.poll() is None:
+        time.sleep(0.1)
+    time.sleep(5)  # into the steps
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=60)
+
+    assert child.returncode == 130, told
+    assert "interrupted: saved in" in told
+    checkpoint = next((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
+    steps = int(checkpoint.name.split("-")[1])
+    assert steps > 0
