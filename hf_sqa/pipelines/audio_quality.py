@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
 from hf_sqa.audio import AudioError, Recording, load_recording
+from hf_sqa.blocks.score_mapping import apply_score_mapping
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.outputs import RecordingScores
 from hf_sqa.pipelines.identity import model_identity
@@ -40,7 +42,7 @@ class AudioQualityPipeline(Pipeline):
     Called with one recording it returns a dict; with a list, a tuple or a `datasets` column a list of dicts; with a generator, a
     `Dataset` or a `KeyDataset` an iterator that scores as it is consumed. Accepted as a recording are paths, URLs, encoded bytes,
     binary file objects, arrays and tensors (with `sampling_rate`), dicts with `array` or `raw` and `sampling_rate`, dicts with
-    `path` or `bytes`, and AudioDecoders of `datasets`.
+    `path` or `bytes`, and AudioDecoders of `datasets`. A checkpoint with a `score_mapping` has its scores mapped.
 
     Args (at construction or call):
         sampling_rate (`int`, *optional*): Rate of bare arrays and tensors in Hz.
@@ -153,8 +155,24 @@ class AudioQualityPipeline(Pipeline):
             if isinstance(scored, AudioError):
                 item["error"] = scored
             else:
-                item["scores"] = scored
+                item["scores"] = self._mapped(scored)
         return items
+
+    def _mapped(self, scored: RecordingScores) -> RecordingScores:
+        """Scores through the `score_mapping` of the checkpoint, if it has one: of the recording, and of every segment alone.
+
+        The mapping was fitted on scores of recordings, so the mapped score is not the mean of the mapped segments.
+        """
+        config = self.model.config
+        if not config.score_mapping:
+            return scored
+        scores, segment_scores = np.array(scored.scores, np.float64), np.array(scored.segment_scores, np.float64)
+        for name, mapping in config.score_mapping.items():
+            column = config.label2id[name]
+            scores[column] = apply_score_mapping(scores[column], mapping)
+            if len(segment_scores):
+                segment_scores[:, column] = apply_score_mapping(segment_scores[:, column], mapping)
+        return replace(scored, scores=scores, segment_scores=segment_scores)
 
     def _score(self, recordings: list[Recording], mode: str, hop_seconds: float | None) -> Sequence[RecordingScores | AudioError]:
         """Score together; if one recording stops the batch, score each alone so that the others keep their scores."""

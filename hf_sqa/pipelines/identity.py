@@ -25,11 +25,14 @@ def model_identity(model: PreTrainedModel, feature_extractor: Any, **scoring_opt
 
     Returns:
         `dict`: `id`, `revision` (commit on the Hub, `None` for a local folder), `weights` (SHA-256 over names, types and values,
-        first 16 characters) and `preprocessing` (SHA-256 over extractor, resampling and options, first 16 characters).
+        first 16 characters) and `preprocessing` (SHA-256 over extractor, resampling, score mapping and options, first 16
+        characters).
     """
     config = model.config
     name = getattr(config, "checkpoint_name", None) or config._name_or_path or type(model).__name__
     described = {"extractor": feature_extractor.to_dict(), "resampling": RESAMPLING_QUALITY, **scoring_options}
+    if getattr(config, "score_mapping", None):
+        described["score_mapping"] = config.score_mapping
     return {
         "id": Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name,
         "revision": getattr(config, "_commit_hash", None),

@@ -1,0 +1,245 @@
+"""`hf-sqa finetune`: a model for one's own language, listeners or systems, and whether it is worth having."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+ORDERS = ("first", "third")
+
+
+def finetune(
+    train: Annotated[
+        str,
+        typer.Option(help="Rated clips: a table (`.csv`, `.tsv`, `.jsonl`, `.xlsx`) or `hub:<repository>`.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.", show_default=False)],
+    model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, a Hub id, or an adapter.")] = "default",
+    test: Annotated[
+        str | None, typer.Option(help="Held-out clips, a table alike; else they are taken from `--train`.", show_default=False)
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Column of what clips have in common: talker, source, system. Found if it has a usual name."),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(help="Do not train: fit a mapping of `first` or `third` order behind the model (from 20 clips on)."),
+    ] = None,
+    lora: Annotated[bool, typer.Option("--lora", help="Train a low-rank adapter instead of the weights.")] = False,
+    lora_rank: Annotated[int, typer.Option(min=1, help="Its rank.")] = 8,
+    epochs: Annotated[float | None, typer.Option(help="At most so many times over the clips; stops early by itself.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest; chosen by the family if not given.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 8,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(help="Modules that stay as they are, by name or pattern; `none` trains all. The family's if not given."),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=0, help="Folds of the evaluation; 0 holds a fifth out. Chosen by the number of clips.")
+    ] = None,
+    scale: Annotated[tuple[float, float] | None, typer.Option(help="Ends of the scale of the labels, if not 1 5.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Which column is what, such as `mos=opinion`; may be repeated.", show_default=False)
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder in which the paths of the table begin; its own if not given.")] = None,
+    limit_seconds: Annotated[
+        float | None, typer.Option(min=0.5, help="Cut longer clips at random in training; they are judged whole.")
+    ] = None,
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Go on without recordings that are not there.")] = False,
+    seed: Annotated[int, typer.Option(help="Of parts, order, cuts and draws.")] = 0,
+    device: Annotated[str | None, typer.Option(help="`cpu` stays off the accelerator that is otherwise used.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the new checkpoint.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut short.")] = False,
+) -> None:
+    """Fine-tune a model on rated clips, and say honestly what it brought.
+
+    Splits without leaks, trains, and compares before and after on held-out clips, with 95 % intervals and a paired test. The folder
+    gets the checkpoint, `report.json`, `predictions.csv` and a card. Exit code 0 also where the report says to keep the original;
+    exit code 2: nothing could be done. Ctrl-C loses nothing: `--resume` goes on.
+
+    Examples:
+
+    - `hf-sqa finetune --train mine.csv --group talker --output finetuned`
+    - `hf-sqa finetune --train mine.csv --calibrate first --output calibrated`
+    - `hf-sqa finetune --model org/name --train mine.csv --test others.csv --lora --output adapted`
+    """
+    if calibrate is not None and calibrate not in ORDERS:
+        _stop(f"Expected --calibrate to be one of {', '.join(ORDERS)}, got {calibrate!r}.")
+    trains = {
+        "--lora": lora,
+        "--epochs": epochs is not None,
+        "--learning-rate": learning_rate is not None,
+        "--freeze": freeze is not None,
+        "--limit-seconds": limit_seconds is not None,
+        "--folds": folds is not None,
+    }
+    if calibrate is not None and any(trains.values()):
+        useless = ", ".join(option for option, given in trains.items() if given)
+        _stop(f"Expected --calibrate without {useless}: a calibration trains nothing.")
+    if lora and freeze is not None:
+        _stop("Expected --lora or --freeze, got both: beside its adapter and head a model stays as it is.")
+    if test is not None and folds is not None:
+        _stop("Expected --test or --folds, got both: with held-out clips of their own there is nothing to fold.")
+    if device not in (None, "cpu", "cuda"):
+        _stop(f"Expected --device to be cpu or cuda, got {device!r}.")
+    columns = _columns(column or [])
+    base_name = "distill-mos-v7" if model == "default" else Path(model).name if Path(model).is_dir() else model
+
+    import warnings
+
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    from hf_sqa.data import load_corpus
+    from hf_sqa.pipelines import resolve_checkpoint
+    from hf_sqa.training.finetune import FinetuneOptions, finetune as run
+    from hf_sqa.training.parts import schema_column
+    from hf_sqa.training.run import TrainingError
+
+    group_column = schema_column(group) if group is not None else None
+    if group is not None and group_column is None:
+        group_column = "talker_id"  # a column of any other name takes the place of the talkers
+        columns["talker_id"] = group
+    options = FinetuneOptions(
+        group=group_column,
+        calibrate=calibrate,
+        lora=lora,
+        lora_rank=lora_rank,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        freeze=None if freeze is None else () if freeze == ["none"] else tuple(freeze),
+        folds=folds,
+        limit_seconds=limit_seconds,
+        seed=seed,
+        device=device,
+        checkpoint_name=name,
+    )
+    on_missing: Any = "drop" if drop_missing else "raise"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # told by the report in its own words
+            rated, held_out = (
+                None if table is None else load_corpus(table, root, columns=columns, scale=scale, on_missing=on_missing)
+                for table in (train, test)
+            )
+            for loaded in (rated, held_out):
+                if loaded is not None and drop_missing:
+                    _say(loaded.info.description)
+            report = run(
+                resolve_checkpoint(model),
+                rated,
+                output,
+                options=options,
+                test=held_out,
+                base_name=base_name,
+                data_name=Path(test or train).name,
+                resume=resume,
+                announce=_say,
+                track=_tracked,
+            )
+    except KeyboardInterrupt:
+        _say("Interrupted: what is done is kept; the same command with --resume goes on from there.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except FileNotFoundError as error:
+        hint = " (`--drop-missing` on the command line)" if "on_missing" in str(error) else ""
+        _stop(f"{error}{hint}")
+    except (OSError, ImportError, TypeError, ValueError, TrainingError, SafetensorError) as error:
+        _stop(str(error))
+    _write_card(output, report, Path(train).name)
+    _print(report, output)
+
+
+def _columns(given: list[str]) -> dict[str, str]:
+    columns = {}
+    for one in given:
+        name, equals, column = one.partition("=")
+        if not equals or not name or not column:
+            _stop(f"Expected --column as `name=column`, such as `mos=opinion`, got {one!r}.")
+        columns[name] = column
+    return columns
+
+
+def _write_card(folder: Path, report: dict[str, Any], table: str) -> None:
+    """The card: the numbers of the report, what is known of the data, and for the rest what the original's card would say."""
+    from hf_sqa.hub.card import write_card
+
+    data = report["data"]
+    sentences = [
+        f"{'Calibrated' if report['score_mapping'] else 'Fine-tuned'} from {report['base_model']} on {data['num_clips']} rated "
+        f"clips ({table})"
+        + (f", {data['num_groups']} groups by {data['group']}" if data["group"] else "")
+        + (f", languages {', '.join(data['languages'])}" if data["languages"] else ", language not stated")
+        + ".",
+        f"**{report['verdict']}**",
+        report["evaluation_plan"]["sentence"],
+        *report["remarks"],
+    ]
+    write_card(
+        folder,
+        results=report["evaluation"],
+        training_data="\n\n".join(sentences),
+        languages=data["languages"] or None,
+        base_model=report["base_model"],
+        training_cost={"seconds": report["seconds"]},
+    )
+
+
+def _print(report: dict[str, Any], folder: Path) -> None:
+    """Before and after, and what follows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    titles = {"before": "before", "calibrated": "before, behind a line", "after": "after"}
+    for score, told in report["scores"].items():
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column(f"{score}, {told['num_clips']} held-out clips")
+        for metric in ("LCC", "SRCC", "RMSE"):
+            table.add_column(metric, justify="right")
+        for what, metrics in told["agreement"].items():
+            table.add_row(titles[what], *[_interval(one) for one in metrics.values()])
+        console.print(table)
+    console.print()
+    console.print(report["verdict"], soft_wrap=True)
+    console.print(f"Written: {folder} ({report['seconds']:.0f} s); {folder}/README.md is its card.", soft_wrap=True)
+
+
+def _interval(one: dict[str, float | None]) -> str:
+    if one["value"] is None:
+        return "undefined"
+    if one["low"] is None:
+        return f"{one['value']:.3f}"
+    return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+
+
+def _tracked(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+    """The items, with a progress bar on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(title), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("", total=total)
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _stop(message: str) -> Any:
+    typer.echo(f"hf-sqa: {message}", err=True)
+    raise typer.Exit(EXIT_USAGE)
