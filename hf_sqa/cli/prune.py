@@ -1,0 +1,96 @@
+"""`hf-sqa prune`: a smaller dense model out of a large one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+
+
+def prune(
+    calibration: Annotated[
+        str,
+        typer.Option(
+            help="Speech to measure and repair on: a folder, a table, or the windows of `hf-sqa distill`.", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Where the pruned model and the report go.", show_default=False)],
+    target: Annotated[float, typer.Option(help="Share of the weights to keep.", show_default=False)],
+    model: Annotated[str, typer.Option(help="`default`, a folder or a Hub id.")] = "default",
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Correlation with the unpruned model below which to stop before the target.")
+    ] = None,
+    criterion: Annotated[str, typer.Option(help="What a unit is worth: `gradient` (times activation) or `energy`.")] = "gradient",
+    kinds: Annotated[str, typer.Option(help="What may go, with commas between.")] = "channels,units,heads,layers",
+    num_steps: Annotated[int, typer.Option(help="Steps to the target.")] = 4,
+    repair_steps: Annotated[int, typer.Option(help="Optimiser steps after each.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Windows in each of these.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Of the repair.")] = 5e-4,
+    num_windows: Annotated[int, typer.Option(help="Calibration windows; a quarter of them measures agreement only.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+) -> None:
+    """Prune a model step by step, repairing it after each, and report what it lost.
+
+    Convolution channels, hidden units, attention heads and layers go, those first that move the score of the calibration speech
+    least. The result is a dense model that loads like any other. Started again, pruning goes on after the last step in the folder.
+
+    Example: `hf-sqa prune --model default --target 0.3 --calibration calls/ --output pruned`
+    """
+    from hf_sqa.cli.quiet import quiet
+
+    quiet()
+    try:
+        from hf_sqa.compression.pruning import PruningOptions, load_calibration, prune as run
+
+        options = PruningOptions(
+            target=target,
+            min_agreement=min_agreement,
+            criterion=criterion,
+            num_steps=num_steps,
+            repair_steps=repair_steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            kinds=tuple(one.strip() for one in kinds.split(",") if one.strip()),
+            seed=seed,
+        )
+        from hf_sqa.auto import AutoModelForAudioQuality
+        from hf_sqa.pipelines import resolve_checkpoint
+
+        loaded = AutoModelForAudioQuality.from_pretrained(resolve_checkpoint(model))
+        speech = load_calibration(calibration, loaded, num_windows, seed)
+        for name, reason in speech.excluded.items():
+            typer.echo(f"Not used: {name}: {reason}", err=True)
+        typer.echo(
+            f"{sum(one.numel() for one in loaded.parameters()):,} weights; {len(speech.repair)} windows to measure and repair on, "
+            f"{len(speech.held_out)} for agreement"
+        )
+        result = run(loaded, speech, options, folder=output, on_step=_tell)
+        output.mkdir(parents=True, exist_ok=True)
+        result.model.save_pretrained(output)
+        result.model.make_feature_extractor().save_pretrained(output)
+    except KeyboardInterrupt:
+        typer.echo("hf-sqa: interrupted; whole steps are kept, and the same command goes on after them.", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        typer.echo(f"hf-sqa: {error}", err=True)
+        sys.stdout.flush()
+        raise typer.Exit(EXIT_USAGE) from None
+    if result.stopped:
+        typer.echo(result.stopped)
+    if not result.steps:
+        typer.echo("Nothing was removed.")
+    typer.echo(f"The model is in {output}: hf-sqa score --model {output} ...")
+
+
+def _tell(number: int, step: Any) -> None:
+    removed = ", ".join(f"{count} {kind}" for kind, count in step.removed.items())
+    before, after = step.before_repair, step.after_repair
+    typer.echo(
+        f"step {number + 1}: {step.num_parameters:,} weights ({step.share:.1%}); without {removed}; agreement before repair "
+        f"LCC {before['lcc']:.4f}, RMSE {before['rmse']:.3f}, after LCC {after['lcc']:.4f}, RMSE {after['rmse']:.3f}; "
+        f"{step.seconds:.0f} s"
+    )
