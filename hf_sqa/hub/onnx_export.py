@@ -33,7 +33,8 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path) -> float
     """Write `model.onnx` with configuration and feature extractor beside it, and check it on three sizes of input.
 
     The graph takes what `model.onnx_inputs()` names, without padding, and returns `logits`. Cutting a recording into windows, where
-    a family does that, and the mel spectrum of NISQA stay outside.
+    a family does that, and the mel spectrum of NISQA stay outside. So does a `score_mapping` of the configuration, as a warning
+    says: it belongs behind the mean over windows.
 
     Args:
         model (`AudioQualityPreTrainedModel`): In float32.
@@ -52,6 +53,13 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path) -> float
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(f"Exporting to ONNX needs the extra `onnx`: `pip install 'hf-sqa[onnx]'` ({error}).") from None
+    if model.config.score_mapping:
+        warnings.warn(
+            "The graph gives scores before the checkpoint's `score_mapping`; apply "
+            "`hf_sqa.blocks.score_mapping.apply_score_mapping` to the score of each recording.",
+            UserWarning,
+            stacklevel=2,
+        )
     model = model.eval().float().cpu()
     inputs = model.onnx_inputs()
     names = list(inputs)

@@ -8,7 +8,15 @@ from transformers.pipelines import PIPELINE_REGISTRY
 import hf_sqa.models  # noqa: F401  # a pipeline is of use only with the families registered
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
-from hf_sqa.pipelines.checkpoints import DefaultModel, default_checkpoint, models_at_hand, resolve_checkpoint
+from hf_sqa.pipelines.checkpoints import (
+    DefaultModel,
+    default_checkpoint,
+    explained,
+    load_adapter,
+    models_at_hand,
+    resolve_checkpoint,
+    split_revision,
+)
 from hf_sqa.pipelines.identity import model_identity
 
 __all__ = [
@@ -31,11 +39,34 @@ PIPELINE_REGISTRY.register_pipeline(
 
 
 def pipeline(model: Any = None, **kwargs: Any) -> AudioQualityPipeline:
-    """`transformers.pipeline("audio-quality", ...)` that also knows checkpoints by their short name.
+    """`transformers.pipeline("audio-quality", ...)` that also knows short names, revisions, and adapters without their base.
 
     Args:
-        model (*optional*): `"default"`, `"distill-mos-v7"`, a folder, a Hub id, or a loaded model (then with
-            `feature_extractor`); the default if not given.
+        model (*optional*): `"default"`, `"distill-mos-v7"`, a folder, a Hub id, `"owner/name@revision"`, or a loaded model (then
+            with `feature_extractor`); the default if not given.
         **kwargs: Anything `transformers.pipeline` or [`AudioQualityPipeline`] takes: `device`, `dtype`, `mode`, `hop_seconds`, ...
+
+    Raises:
+        OSError: If there is no such model or revision, or its weights are pickled.
+        ValueError: If it is of a family that is not known here, or of none that scores speech.
     """
-    return transformers.pipeline("audio-quality", model=resolve_checkpoint(model), pipeline_class=AudioQualityPipeline, **kwargs)
+    asked = model
+    try:
+        if isinstance(model, str):
+            name, revision = split_revision(model)
+            if revision is not None:
+                model, kwargs = name, {**kwargs, "revision": revision}
+        model = resolve_checkpoint(model)
+        if isinstance(model, str):
+            adapted = load_adapter(model, kwargs)
+            if adapted is not None:
+                kwargs = {**{key: value for key, value in kwargs.items() if key != "revision"}, **adapted}
+                model = kwargs.pop("model")
+        # Without an answer given beforehand, transformers would ask on the terminal whether to run a stranger's code.
+        kwargs.setdefault("trust_remote_code", False)
+        return transformers.pipeline("audio-quality", model=model, pipeline_class=AudioQualityPipeline, **kwargs)
+    except (OSError, ValueError) as error:
+        told = explained(asked, error)
+        if told is error:
+            raise
+        raise told from error

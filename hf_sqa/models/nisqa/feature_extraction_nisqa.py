@@ -17,7 +17,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import scipy.signal
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
@@ -156,7 +155,7 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
         sampling_rate = self._checked_rate(sampling_rate)
         hop, window = int(sampling_rate * self.hop_seconds), int(sampling_rate * self.window_seconds)
         filters = mel_filters(sampling_rate, self.fft_size, self.feature_size, float(self.max_frequency_hz))
-        hann = scipy.signal.get_window("hann", window).astype(np.float32)
+        hann = (0.5 + 0.5 * np.cos(np.linspace(-np.pi, np.pi, window + 1)[:-1])).astype(np.float32)  # periodic
 
         spectra, num_samples, rest = [], 0, np.zeros(0, np.float32)
         for block, num_new in _mirrored_at_the_ends(blocks, (window + 1) // 2, window // 2):

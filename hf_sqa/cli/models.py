@@ -1,0 +1,60 @@
+"""`hf-sqa models`: what can be named to `--model`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+EXIT_HUB = 1
+
+
+def models(
+    hub: Annotated[bool, typer.Option("--hub/--no-hub", help="Ask the Hub, too, for models tagged `audio-quality`.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+) -> None:
+    """List models: shipped in PyPI packages, in the cache, on the Hub; and what `hf-sqa convert` can read.
+
+    A Hub that cannot be reached is said on standard error, with exit code 1; the other models are listed all the same.
+
+    Examples:
+
+    - `hf-sqa models --no-hub`
+    """
+    from hf_sqa.cli.quiet import quiet
+
+    quiet()
+    from dataclasses import asdict
+
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    from hf_sqa.hub.listing import cached_models, convertible, hub_models, shipped_models
+
+    rows = [*shipped_models(), *cached_models()]
+    failure = None
+    if hub:
+        try:
+            rows += hub_models()
+        except OfflineModeIsEnabled:
+            typer.echo("HF_HUB_OFFLINE is set: models on the Hub are left out.", err=True)
+        except OSError as error:
+            failure = " ".join(str(error).split())[:300]
+    if as_json:
+        for row in rows:
+            typer.echo(json.dumps(asdict(row)))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = 160
+        table = Table("name", "where", "scores", "licence", "note", box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(row.name, row.where, row.scores, row.license, row.note)
+        console.print(table)
+        console.print(f"\n`hf-sqa convert` reads authors' files of {', '.join(convertible())}; `hf-sqa convert --list` names them.")
+    if failure:
+        typer.echo(f"hf-sqa: models on the Hub are left out: {failure}", err=True)
+        raise typer.Exit(EXIT_HUB)

@@ -1,0 +1,92 @@
+"""`hf-sqa push`: a checkpoint to the Hub, checked before a byte leaves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="The checkpoint, or a LoRA adapter.", show_default=False)],
+    repo_id: Annotated[str, typer.Argument(help="Where to: `owner/name`.", show_default=False)],
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Visibility of a new repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch; made from `main` if it is new.", show_default="main")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    with_code: Annotated[
+        bool, typer.Option("--with-code", help="Add the code: works without hf_sqa, with `trust_remote_code=True`.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, list what would go, send nothing.")] = False,
+    license: Annotated[str | None, typer.Option(help="Licence of the weights: `mit`, `cc-by-nc-sa-4.0`, `other`, ...")] = None,
+    license_name: Annotated[str | None, typer.Option(help="What the licence `other` is called.")] = None,
+    license_link: Annotated[str | None, typer.Option(help="Where it can be read.")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Language trained on, as a code; may be repeated.")] = None,
+    base: Annotated[str | None, typer.Option(help="Hub id of an adapter's base, if that was a folder.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a repository that holds another kind of model.")] = False,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Title of the commit.")] = None,
+) -> None:
+    """Publish a checkpoint on the Hub: weights, configuration, feature extractor, card and a sample with its scores in one commit.
+
+    Before a byte leaves, the checkpoint is loaded and scores the sample, and anything that must not be published stops it: pickles,
+    paths of this machine, tokens, a card without a licence, an adapter without a base that others can find. Interrupted, the
+    repository is as before or complete; push again. Exit code 2: nothing was published.
+
+    Examples:
+
+    - `hf-sqa push finetuned alice/my-language-mos --license mit --dry-run`
+    - `hf-sqa push finetuned alice/my-language-mos --license mit --private`
+    """
+    from hf_sqa.cli.quiet import quiet
+
+    quiet()
+    from hf_sqa.hub.publish import PublishError, publish
+
+    try:
+        done = publish(
+            folder,
+            repo_id,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            with_code=with_code,
+            dry_run=dry_run,
+            replace=replace,
+            base_model=base,
+            message=message,
+            announce=_say,
+            license=license,
+            license_name=license_name,
+            license_link=license_link,
+            languages=language,
+        )
+    except (PublishError, FileNotFoundError, ValueError) as error:
+        typer.echo(f"hf-sqa: {error}", err=True)
+        raise typer.Exit(EXIT_USAGE) from None
+    except KeyboardInterrupt:
+        typer.echo("Interrupted: the repository is as before or complete; push again to be sure.", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    _print(done, dry_run)
+
+
+def _say(line: str) -> None:
+    if sys.stderr.isatty():
+        typer.echo(f"... {line}", err=True)
+
+
+def _print(done: Any, dry_run: bool) -> None:
+    for name, size in done.files.items():
+        typer.echo(f"{size:>13,}  {name}")
+    for name in done.removed:
+        typer.echo(f"{'removed':>13}  {name}")
+    for name, reason in done.left_out.items():
+        typer.echo(f"{'stays here':>13}  {name} ({reason})")
+    scores = ", ".join(f"{name} {score:.3f}" for name, score in done.sample_scores.items())
+    typer.echo(f"The sample scores {scores}.")
+    if dry_run:
+        typer.echo(f"Nothing was sent; this would go to {done.repo_id}.")
+    else:
+        typer.echo(f"{'Published' if done.changed else 'Nothing changed'}: {done.url} at {done.commit}")

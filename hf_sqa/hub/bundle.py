@@ -1,0 +1,250 @@
+"""Code that travels: a family's modules flattened into a checkpoint's folder, so that it works where hf_sqa is not installed.
+
+With `trust_remote_code=True`, transformers copies Python files of a repository and imports them, but only siblings imported as
+`from .sibling import name`. Here every module of hf_sqa that a family and the pipeline need becomes such a sibling.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+
+import hf_sqa
+import hf_sqa.models  # registers the families
+from hf_sqa.auto import families
+
+PACKAGE = "hf_sqa"
+TASK = "audio-quality"
+PIPELINE = ("hf_sqa.pipelines.audio_quality", "AudioQualityPipeline")
+#: What someone has who installed the four packages below; `numpy` and the like come with them.
+NEEDED = ("torch", "transformers", "soundfile", "soxr")
+ALLOWED_IMPORTS = {*NEEDED, "numpy", "huggingface_hub", "safetensors", "packaging", *sys.stdlib_module_names}
+HEADER = "# Copied from hf_sqa {version}, {module}; Apache-2.0. Change it there: this file is written anew by every push.\n"
+
+
+class BundleError(ValueError):
+    """A module cannot travel: it imports something that a stranger does not have, or in a way that cannot be flattened."""
+
+
+def bundled_sources(model_type: str) -> dict[str, str]:
+    """Source of every module a family needs, by file name, importing each other as siblings.
+
+    Args:
+        model_type (`str`): The family.
+
+    Raises:
+        BundleError: If a module imports a package beyond torch, transformers, soundfile, soxr and what these bring along.
+    """
+    waiting = [*_modules_of(model_type).values(), PIPELINE[0]]
+    sources: dict[str, str] = {}
+    while waiting:
+        module = waiting.pop()
+        file_name = f"{_flat_name(module)}.py"
+        if file_name in sources:
+            continue
+        source, siblings = _flattened(module)
+        sources[file_name] = HEADER.format(version=hf_sqa.__version__, module=module) + source
+        waiting += siblings
+    return dict(sorted(sources.items()))
+
+
+def add_code(folder: str | Path) -> list[str]:
+    """Put the code of a checkpoint's family beside its weights and name it in `config.json`; returns the files written.
+
+    Raises:
+        BundleError: If the folder is an adapter, whose code is that of its base, or the code cannot travel.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise BundleError(
+            "Code travels with whole checkpoints, got a LoRA adapter: merge it first (`model.merge_and_unload()`), then push that."
+        )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model_type = config["model_type"]
+    sources = bundled_sources(model_type)
+    for name, source in sources.items():
+        (folder / name).write_text(source, encoding="utf-8")
+    config |= code_entries(model_type)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    modules = _modules_of(model_type)
+    extractor_file = folder / "preprocessor_config.json"
+    if "AutoFeatureExtractor" in modules and extractor_file.is_file():
+        extractor = json.loads(extractor_file.read_text(encoding="utf-8"))
+        name = extractor["feature_extractor_type"]
+        extractor["auto_map"] = {"AutoFeatureExtractor": f"{_flat_name(modules['AutoFeatureExtractor'])}.{name}"}
+        extractor_file.write_text(json.dumps(extractor, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return list(sources)
+
+
+def code_entries(model_type: str) -> dict[str, Any]:
+    """What `config.json` says of the code beside it: `auto_map` and `custom_pipelines`."""
+    config_class, model_class = families()[model_type]
+    modules = _modules_of(model_type)
+    model = f"{_flat_name(modules['AutoModel'])}.{model_class.__name__}"
+    return {
+        "auto_map": {
+            "AutoConfig": f"{_flat_name(modules['AutoConfig'])}.{config_class.__name__}",
+            "AutoModel": model,
+            "AutoModelForAudioClassification": model,
+        },
+        "custom_pipelines": {
+            TASK: {"impl": f"{_flat_name(PIPELINE[0])}.{PIPELINE[1]}", "pt": ["AutoModel"], "type": "audio"},
+        },
+    }
+
+
+def scores_without_hf_sqa(folder: str | Path, recording: str | Path) -> dict[str, float]:
+    """Scores of a recording, not rounded, in another process that sees torch, transformers, soundfile and soxr, and not hf_sqa.
+
+    Raises:
+        BundleError: If the folder's code does not work there; ends in what went wrong.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        allowed = json.dumps(sorted(visible_modules()))
+        arguments = [sys.executable, "-c", STRANGER, allowed, str(Path(folder).resolve()), str(Path(recording).resolve())]
+        result = subprocess.run(arguments, capture_output=True, text=True, cwd=cache, env=environment)
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise BundleError(f"The code in {str(folder)!r} does not work without hf_sqa: {reason}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def visible_modules(packages: tuple[str, ...] = NEEDED) -> set[str]:
+    """Importable names that installing some packages brings along: theirs, and those of everything they require."""
+    waiting, seen = list(packages), set()
+    names: set[str] = set()
+    while waiting:
+        distribution = _distribution(waiting.pop())
+        if distribution is None or distribution.name in seen:
+            continue
+        seen.add(distribution.name)
+        waiting += _requirements(distribution)
+        names |= {file.parts[0].split(".")[0] for file in distribution.files or [] if file.suffix in {".py", ".so"}}
+    return names
+
+
+#: Run by [`scores_without_hf_sqa`]: finders that see nothing but the standard library and what is allowed.
+STRANGER = """
+import json, sys
+from importlib.machinery import PathFinder
+allowed = {*json.loads(sys.argv[1]), *sys.stdlib_module_names, "transformers_modules"}
+class Stranger(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        root = name.split(".")[0]
+        # Names like _sysconfigdata_... belong to the standard library without being listed.
+        return PathFinder.find_spec(name, path, target) if root in allowed or root.startswith("_sysconfig") else None
+sys.meta_path = [Stranger if finder is PathFinder else finder for finder in sys.meta_path if not hasattr(finder, "MAPPING")]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+try:
+    import hf_sqa
+    raise SystemExit("hf_sqa can be seen")
+except ModuleNotFoundError:
+    pass
+import torch
+from transformers import pipeline
+torch.set_num_threads(1)
+score = pipeline("audio-quality", model=sys.argv[2], trust_remote_code=True, device="cpu", dtype="float32")
+scored = score.forward([score.preprocess(sys.argv[3])])[0]["scores"].scores
+print(json.dumps(dict(zip(score.model.config.score_names, map(float, scored)))))
+"""
+
+
+def _distribution(name: str) -> importlib.metadata.Distribution | None:
+    try:
+        return importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _requirements(distribution: importlib.metadata.Distribution) -> list[str]:
+    """Names of the packages it requires, extras left out."""
+    required = [requirement for requirement in distribution.requires or [] if "extra ==" not in requirement]
+    return [re.split(r"[\s;<>=!~\[(]", requirement, maxsplit=1)[0] for requirement in required]
+
+
+def _modules_of(model_type: str) -> dict[str, str]:
+    """Modules of a family's own classes, by the Auto class that loads them."""
+    config_class, model_class = families()[model_type]
+    modules = {"AutoConfig": config_class.__module__, "AutoModel": model_class.__module__}
+    extractor_class = FEATURE_EXTRACTOR_MAPPING[config_class]
+    if extractor_class.__module__.startswith(PACKAGE):
+        modules["AutoFeatureExtractor"] = extractor_class.__module__
+    return modules
+
+
+def _flat_name(module: str) -> str:
+    parts = module.split(".")[1:]
+    return parts[-1] if parts[0] == "models" else "_".join(parts)
+
+
+def _path(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise BundleError(f"Expected a module of hf_sqa, got {module!r}, which is none.")
+    return Path(spec.origin)
+
+
+def _flattened(module: str) -> tuple[str, list[str]]:
+    """Source of a module with its imports from hf_sqa turned into those of siblings, and these siblings."""
+    source = _path(module).read_text(encoding="utf-8")
+    lines, siblings = source.splitlines(keepends=True), []
+    for node in sorted(_imports(ast.parse(source)), key=lambda node: -node.lineno):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                _check_import(module, alias.name)
+            continue
+        if node.level:
+            raise BundleError(f"{module} imports relatively (line {node.lineno}); name hf_sqa in full.")
+        if node.module is None or node.module.split(".")[0] != PACKAGE:
+            _check_import(module, str(node.module))
+            continue
+        indent = " " * node.col_offset
+        rewritten = []
+        for alias in node.names:
+            if (node.module, alias.name) == (PACKAGE, "__version__"):
+                rewritten.append(f'{indent}{alias.asname or alias.name} = "{hf_sqa.__version__}"\n')
+                continue
+            home = _home(node.module, alias.name)
+            siblings.append(home)
+            suffix = f" as {alias.asname}" if alias.asname else ""
+            rewritten.append(f"{indent}from .{_flat_name(home)} import {alias.name}{suffix}\n")
+        lines[node.lineno - 1 : node.end_lineno] = rewritten
+    return "".join(lines), siblings
+
+
+def _imports(tree: ast.Module) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
+def _check_import(module: str, imported: str) -> None:
+    root = imported.split(".")[0]
+    if root == PACKAGE:
+        raise BundleError(f"{module} says `import {imported}`; say `from {imported} import ...`, which can be flattened.")
+    if root not in ALLOWED_IMPORTS:
+        raise BundleError(
+            f"{module} imports {root}, which someone with only {', '.join(NEEDED)} does not have; do without it, or do not bundle."
+        )
+
+
+def _home(module: str, name: str) -> str:
+    """The module that defines a name: itself, or for a package the one its `__init__` takes it from."""
+    path = _path(module)
+    if path.name != "__init__.py":
+        return module
+    for node in _imports(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and any((a.asname or a.name) == name for a in node.names):
+            return _home(node.module, name)
+    raise BundleError(f"{module} takes no {name!r} from a module of its own, so it cannot be flattened.")

