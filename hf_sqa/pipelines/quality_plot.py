@@ -36,7 +36,7 @@ def plot_quality(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    seconds, low, high = _envelope(recording)
+    seconds, low, high = envelope(recording)
     edges, means = quality_over_time(segments, recording.duration_seconds, score)
 
     figure = Figure(figsize=(10, 4.6), dpi=150, layout="constrained")
@@ -75,9 +75,13 @@ def quality_over_time(segments: list[dict[str, float]], duration: float, score: 
     return edges, (covers * scores).sum(axis=1) / np.maximum(covers.sum(axis=1), 1)
 
 
-def _envelope(recording: Recording) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lowest and highest sample of every column of the picture, read block by block."""
-    columns = min(COLUMNS, recording.num_samples)
+def envelope(recording: Recording, columns: int = COLUMNS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lowest and highest sample of every column of the picture, read block by block.
+
+    Returns:
+        `(seconds, low, high)`, each of as many values as there are columns, or samples if these are fewer.
+    """
+    columns = min(columns, recording.num_samples)
     low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
     position = 0
     for block in recording.blocks():

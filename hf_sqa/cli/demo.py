@@ -1,0 +1,133 @@
+"""`hf-sqa demo`: a web page that scores recordings, on this machine; or written into a folder, as a Space."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+
+
+def demo(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a visitor can pick, as often as you like: `default` (Distill-MOS v7), a local folder, a Hub id.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port to serve on; the first free one from 7860 if not given.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to serve on. `0.0.0.0` lets other machines in, such as a phone on the same network.")
+    ] = "127.0.0.1",
+    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser, from a terminal.")] = True,
+    share: Annotated[
+        bool, typer.Option("--share/--no-share", help="Also serve through a public link of gradio.live, for whoever has the link.")
+    ] = False,
+    write_space: Annotated[
+        Path | None,
+        typer.Option(help="Serve nothing: write page, package and checkpoints into this new folder, ready to push as a Space."),
+    ] = None,
+) -> None:
+    """Open a web page to score, compare and batch recordings: drop files, or record.
+
+    It is served by this machine for this machine, until Ctrl-C (exit code 130). Exit code 2: it could not be opened.
+
+    Examples:
+
+    - `hf-sqa demo`
+    - `hf-sqa demo --model default --model nisqa-v2`
+    - `hf-sqa demo --write-space my-space`
+    """
+    models = model or []
+    if write_space is not None:
+        _write(write_space, models)
+        return
+    if find_spec("gradio") is None:
+        _stop("The page needs gradio: `pip install 'hf-sqa[demo]'`.")
+    try:
+        page = _built(models, device)
+        _serve(page, port, host, browser and sys.stdout.isatty(), share)
+    except KeyboardInterrupt:
+        typer.echo("Closed.", err=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_INTERRUPTED)  # a thread that is scoring would hold the interpreter up, then abort in torch
+
+
+def _write(folder: Path, models: list[str]) -> None:
+    _quiet()
+    from hf_sqa.hub.space.folder import write_space
+
+    try:
+        write_space(folder, models)
+    except (OSError, ValueError) as error:
+        _stop(str(error))
+    megabytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    typer.echo(f"written  {folder}, {megabytes:.0f} MB")
+    typer.echo(f"try      python {folder / 'app.py'}")
+    typer.echo(f"publish  hf upload <you>/<name> {folder} --repo-type space")
+
+
+def _built(models: list[str], device: str | None) -> Any:
+    """The page, with the first model loaded: a wrong name is told now, not to the first visitor."""
+    _quiet()
+    from safetensors import SafetensorError
+
+    from hf_sqa.hub.space.scorers import Scorers
+
+    typer.echo("Loading the model ...", err=True)
+    scorers = Scorers(models, device=device)
+    for name in scorers.names:
+        try:
+            scorers.load(name)
+        except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
+            _stop(f"The model {name!r} cannot be used: {' '.join(str(error).split())}")
+    from hf_sqa.hub.space.app import build
+
+    return build(scorers)
+
+
+def _serve(page: Any, port: int | None, host: str, browser: bool, share: bool) -> None:
+    from gradio.tunneling import CURRENT_TUNNELS
+
+    from hf_sqa.hub.space.app import launch
+
+    try:
+        launch(page, server_name=host, server_port=port, inbrowser=browser, share=share, quiet=True, prevent_thread_lock=True)
+    except (OSError, ValueError) as error:
+        _stop(f"The page cannot be served on {host}, port {port or '7860 and up'}: {' '.join(str(error).split())}")
+    try:
+        typer.echo(f"Open {page.local_url} (Ctrl-C ends it)")
+        if share and not page.share_url:
+            typer.echo("hf-sqa: there is no public link, see above; the page is served on this machine alone.", err=True)
+        while True:
+            page.server.thread.join(1.0)
+            if not page.server.thread.is_alive():
+                _stop("The server ended.")
+    finally:
+        page.close(verbose=False)
+        for tunnel in CURRENT_TUNNELS:
+            tunnel.kill()
+
+
+def _quiet() -> None:
+    import huggingface_hub
+    from transformers.utils import logging
+
+    huggingface_hub.logging.set_verbosity_error()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _stop(message: str) -> Any:
+    typer.echo(f"hf-sqa: {message}", err=True)
+    raise typer.Exit(EXIT_USAGE)
