@@ -13,6 +13,8 @@ import typer
 
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+#: Heading of options in the help.
+CORPUS = "A corpus into a folder"
 
 
 def score(
@@ -26,11 +28,15 @@ def score(
     ],
     model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")] = "default",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write rows to `.csv`, `.jsonl` or `.parquet`; `-`: JSON lines to stdout.")
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write rows to `.csv`, `.jsonl` or `.parquet`; `-`: JSON lines to stdout; a folder, `out/`: score a corpus into "
+            "it, and go on there when called again.",
+        ),
     ] = None,
-    sort: Annotated[
-        str, typer.Option(help="Order of the table: `worst` or `best` first, by `name`, or as in the `input`.")
-    ] = "worst",
+    sort: Annotated[str | None, typer.Option(help="Order of the table: `worst` (the default), `best`, `name` or `input`.")] = None,
     mode: Annotated[
         str | None, typer.Option(help="`published` (the original's windows) or `fast` (shared work; 0.02 MOS off, at most 0.04).")
     ] = None,
@@ -41,18 +47,70 @@ def score(
         str, typer.Option(help="`float32`, `bfloat16` (twice as fast where the processor has it) or `float16`.")
     ] = "float32",
     device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Recordings handed to the model together; never changes a score.")] = 1,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and resample.")] = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Recordings handed to the model together, 1 by default; never changes a score.")
+    ] = None,
+    num_workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that decode and resample; by default none for files, for a corpus as needed."),
+    ] = None,
     channel: Annotated[str, typer.Option(help="`mean` of the channels, or one of them by number from 0.")] = "mean",
     segments: Annotated[bool, typer.Option("--segments", help="Add the score of every window.")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Draw one recording's waveform with its quality over time into this PNG, PDF or SVG.")
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of the corpus that goes along; again for more, `all`.", rich_help_panel=CORPUS, show_default=False
+        ),
+    ] = None,
+    audio_column: Annotated[
+        str | None, typer.Option(help="Column of recordings, if its name is not a usual one.", rich_help_panel=CORPUS)
+    ] = None,
+    key_column: Annotated[
+        str | None, typer.Option(help="Column of keys, if its name is not a usual one.", rich_help_panel=CORPUS)
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder that relative paths begin in; the manifest's own by default.", rich_help_panel=CORPUS)
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a data set.", rich_help_panel=CORPUS)] = None,
+    suffix: Annotated[
+        str | None,
+        typer.Option(help="End of the score columns, by default the model's name: `mos__<suffix>`.", rich_help_panel=CORPUS),
+    ] = None,
+    output_format: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="Write this too when all is scored: `jsonl`, `csv`, `parquet`, `datasets`, or `manifest` with columns added.",
+            rich_help_panel=CORPUS,
+            show_default=False,
+        ),
+    ] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Skip longer recordings.", rich_help_panel=CORPUS)] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds that decoding one recording may take; 300 by default.", rich_help_panel=CORPUS)
+    ] = None,
+    rows_per_shard: Annotated[
+        int | None, typer.Option(min=1, help="What a kill may cost; 500 by default.", rich_help_panel=CORPUS)
+    ] = None,
+    shards: Annotated[
+        str | None, typer.Option(help="Part `i/n` of the shards, i from 0, for arrays of jobs.", rich_help_panel=CORPUS)
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Score failed rows again.", rich_help_panel=CORPUS)] = False,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Replace scores of another model or mode.", rich_help_panel=CORPUS)
+    ] = False,
 ) -> None:
     """Score recordings, without a reference, on the five-point scale.
 
     Prints a table, worst first; `--output` writes a file too. A recording that cannot be scored is a row with its reason; the
     others are scored, and the exit code is 1. Exit code 2: nothing could be done. Ctrl-C keeps what is done.
+
+    With a folder as `--output`, one corpus of any size: a folder, glob, manifest (NeMo, Lhotse, URGENT, any JSON lines), `.csv`,
+    `.parquet`, WebDataset `.tar`, saved data set, `hub:<repository>`, or any of them behind a URL. Killed at any moment, the same
+    command goes on. Every row has a score or a reason, and the exit code is 0 when there are no more; see `hf-sqa report`.
 
     Examples:
 
@@ -60,7 +118,47 @@ def score(
     - `hf-sqa score "tts/**/*.wav" --output scores.csv`
     - `hf-sqa score call.wav --plot call.png`
     - `cat call.wav | hf-sqa score -`
+    - `hf-sqa score manifest.jsonl --output out/`
     """
+    corpus_options = {
+        "--keep": keep,
+        "--audio-column": audio_column,
+        "--key-column": key_column,
+        "--root": root,
+        "--split": split,
+        "--suffix": suffix,
+        "--format": output_format,
+        "--max-seconds": max_seconds,
+        "--timeout": timeout,
+        "--rows-per-shard": rows_per_shard,
+        "--shards": shards,
+        "--retry-failed": retry_failed or None,
+        "--rescore": rescore or None,
+    }
+    if output is not None and _is_folder(output):
+        if len(audio) != 1:
+            _stop(f"Expected one corpus for the folder {output!r}, got {len(audio)}; list them in a manifest.")
+        file_options = {
+            "--sort": sort,
+            "--batch-size": batch_size,
+            "--segments": segments or None,
+            "--plot": plot,
+        }
+        _refuse(file_options, f"does not go with --output {output!r}, a folder; name a file ending in .csv, .jsonl or .parquet")
+        from hf_sqa.cli.score_corpus import score_corpus
+
+        settings = {
+            "model": model,
+            "mode": mode,
+            "hop_seconds": hop_seconds,
+            "dtype": dtype,
+            "device": device,
+            "channel": channel,
+            "num_workers": num_workers,
+        }
+        raise typer.Exit(score_corpus(audio[0], Path(output), settings, corpus_options))
+    _refuse(corpus_options, "needs a folder as --output, such as out/")
+    sort, batch_size, num_workers = sort or "worst", batch_size or 1, num_workers or 0
     from hf_sqa.cli.files import find_recordings
     from hf_sqa.cli.tables import SORTS, RowWriter, print_table, sort_rows
 
@@ -80,7 +178,7 @@ def score(
         _stop(f"Expected --plot to end in {', '.join(PLOT_SUFFIXES)} and to lie in a folder that exists, got {str(plot)!r}.")
     scorer = _load(model, dtype, device, mode, hop_seconds)
     try:
-        writer = RowWriter(output, sys.stdout) if output is not None else None
+        writer = RowWriter(Path(output), sys.stdout) if output is not None else None
     except (OSError, ValueError) as error:
         _stop(str(error))
 
@@ -101,7 +199,7 @@ def score(
         if writer:
             writer.close()
 
-    if output is None or str(output) != "-":
+    if output != "-":
         print_table(sort_rows(rows, names[0], sort), names, _console(stderr=False))
     if plot is not None and rows and rows[0]["status"] == "ok":
         from hf_sqa.audio import load_recording
@@ -124,6 +222,16 @@ def score(
     if failed:
         typer.echo(f"{failed} of {len(rows)} recordings could not be scored; the rows say why.", err=True)
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _is_folder(output: str) -> bool:
+    return output != "-" and (output.endswith(("/", os.sep)) or Path(output).is_dir() or not Path(output).suffix)
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            _stop(f"{option} {why}.")
 
 
 def _load(model: str, dtype: str, device: str | None, mode: str | None, hop_seconds: float | None) -> Any:

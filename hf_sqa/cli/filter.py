@@ -1,0 +1,87 @@
+"""`hf-sqa filter`: choose recordings of a scored corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_USAGE = 2
+
+
+def filter_corpus(
+    output: Annotated[
+        Path, typer.Argument(help="Output folder of `hf-sqa score <corpus> --output <folder>/`.", show_default=False)
+    ],
+    min_mos: Annotated[float | None, typer.Option(help="Lowest `mos` that stays.")] = None,
+    minimum: Annotated[
+        list[str] | None, typer.Option("--min", help="Lowest of another score, `noisiness=3`; again for more.", show_default=False)
+    ] = None,
+    maximum: Annotated[
+        list[str] | None, typer.Option("--max", help="Highest of a score, `mos=4.5`; again for more.", show_default=False)
+    ] = None,
+    min_seconds: Annotated[float | None, typer.Option(help="Shortest recording that stays.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Longest recording that stays.")] = None,
+    without_warning: Annotated[
+        list[str] | None, typer.Option(help="Warning that sends a recording away, `clipped`; again for more.", show_default=False)
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write what stays: `.jsonl`, `.csv`, `.tsv` or `.parquet`.", show_default=False)
+    ] = None,
+    annotate: Annotated[
+        Path | None, typer.Option(help="Write every row, with `kept` and `gone_because`.", show_default=False)
+    ] = None,
+    rows_only: Annotated[bool, typer.Option("--rows-only", help="Write rows of scores, not those of the source.")] = False,
+) -> None:
+    """Choose recordings by their scores, and tell what goes and why. Nothing is deleted.
+
+    What is written are the rows of the source as they stand there (manifest or table), with the scores added; rows of scores for
+    other sources. Recordings without a score go.
+
+    Example: `hf-sqa filter out/ --min-mos 3.5 --without-warning clipped --write kept.jsonl`
+    """
+    from hf_sqa.scoring.filter import Rule, filter_rows
+    from hf_sqa.scoring.shards import read_run
+    from hf_sqa.scoring.sources import MANIFEST_SUFFIXES, TABLE_SUFFIXES, open_source
+
+    try:
+        minima = dict(map(_bound, minimum or ()))
+        if min_mos is not None:
+            minima["mos"] = min_mos
+        rule = Rule(minima, dict(map(_bound, maximum or ())), min_seconds, max_seconds, tuple(without_warning or ()))
+        if rule == Rule() and write is None and annotate is None:
+            raise ValueError("There is nothing to do: give a threshold, such as --min-mos 3.5, or a file with --write.")
+        run = read_run(output)
+        source: Any = None
+        if (
+            (write is not None or annotate is not None)
+            and not rows_only
+            and run["source"].lower().endswith((*MANIFEST_SUFFIXES, *TABLE_SUFFIXES))
+        ):
+            source = open_source(run["source"], **run["reading"])
+        chosen = filter_rows(output, rule, write=write, annotate=annotate, source=source)
+    except (OSError, ValueError) as error:
+        typer.echo(f"hf-sqa: {error}", err=True)
+        raise typer.Exit(EXIT_USAGE) from None
+    total = chosen.kept + sum(chosen.gone.values())
+    hours = chosen.kept_seconds / 3600
+    all_hours = hours + sum(chosen.gone_seconds.values()) / 3600
+    share = f" ({hours / all_hours:.1%})" if all_hours else ""
+    typer.echo(f"Stay: {chosen.kept:,} of {total:,} rows, {hours:.2f} of {all_hours:.2f} hours{share}.")
+    for reason, count in chosen.gone.most_common():
+        typer.echo(f"Go:   {count:,} rows, {chosen.gone_seconds[reason] / 3600:.2f} hours: {reason}")
+    for path in (write, annotate):
+        if path is not None:
+            typer.echo(f"Written: {path}")
+
+
+def _bound(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not equals or not name or number != number:
+        raise ValueError(f"Expected a score and a number, such as noisiness=3, got {text!r}.")
+    return name, number

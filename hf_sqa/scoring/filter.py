@@ -1,0 +1,107 @@
+"""Choose recordings by their scores: what stays is written, what goes is counted, nothing is deleted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_sqa.scoring.shards import iterate_rows, read_run
+from hf_sqa.scoring.sinks import columns_of, with_manifest, write_rows
+from hf_sqa.scoring.sources import Source
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a recording must have to stay.
+
+    Args:
+        minima (`dict[str, float]`): Lowest score that stays, by name.
+        maxima (`dict[str, float]`): Highest score that stays, by name.
+        min_seconds (`float`, *optional*): Shortest recording that stays.
+        max_seconds (`float`, *optional*): Longest recording that stays.
+        without_warnings (sequence of `str`): Warnings that send a recording away.
+    """
+
+    minima: Mapping[str, float] = field(default_factory=dict)
+    maxima: Mapping[str, float] = field(default_factory=dict)
+    min_seconds: float | None = None
+    max_seconds: float | None = None
+    without_warnings: Sequence[str] = ()
+
+    def reason_against(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
+        """Why a row goes, by the first rule it breaks; `None` if it stays."""
+        if row["status"] != "ok":
+            return f"{row['status']}: {row['code']}"
+        for name, lowest in self.minima.items():
+            if row[columns[name]] < lowest:
+                return f"{name} below {lowest:g}"
+        for name, highest in self.maxima.items():
+            if row[columns[name]] > highest:
+                return f"{name} above {highest:g}"
+        if self.min_seconds is not None and row["duration_seconds"] < self.min_seconds:
+            return f"shorter than {self.min_seconds:g} s"
+        if self.max_seconds is not None and row["duration_seconds"] > self.max_seconds:
+            return f"longer than {self.max_seconds:g} s"
+        return next((f"warning: {code}" for code in self.without_warnings if code in (row["warnings"] or [])), None)
+
+
+@dataclass
+class Chosen:
+    """What a filter did.
+
+    Args:
+        kept (`int`): Rows that stay.
+        kept_seconds (`float`): Their length.
+        gone (`Counter`): Rows that go, by reason.
+        gone_seconds (`dict`): Their length, by reason; 0 where it is not known.
+    """
+
+    kept: int = 0
+    kept_seconds: float = 0.0
+    gone: Counter[str] = field(default_factory=Counter)
+    gone_seconds: dict[str, float] = field(default_factory=dict)
+
+
+def filter_rows(
+    output: Path, rule: Rule, *, write: Path | None = None, annotate: Path | None = None, source: Source | None = None
+) -> Chosen:
+    """Choose rows of an output folder.
+
+    Args:
+        output (`Path`): The output folder.
+        rule ([`Rule`]): What stays.
+        write (`Path`, *optional*): Rows that stay go here: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
+        annotate (`Path`, *optional*): All rows go here, with the columns `kept` and `gone_because`.
+        source ([`Source`], *optional*): The source that was scored, to write its own rows with the scores beside them.
+
+    Raises:
+        ValueError: If a score is not there, the folder holds no scores, or the source is no longer the one that was scored.
+    """
+    run = read_run(output)
+    columns = columns_of(run, [*rule.minima, *rule.maxima])
+    chosen = Chosen()
+    for row in iterate_rows(output, run):
+        reason = rule.reason_against(row, columns)
+        seconds = row["duration_seconds"] or 0.0
+        if reason is None:
+            chosen.kept += 1
+            chosen.kept_seconds += seconds
+        else:
+            chosen.gone[reason] += 1
+            chosen.gone_seconds[reason] = chosen.gone_seconds.get(reason, 0.0) + seconds
+
+    def rows(only_kept: bool) -> Iterator[dict[str, Any]]:
+        for row in iterate_rows(output, run):
+            reason = rule.reason_against(row, columns)
+            if only_kept and reason is not None:
+                continue
+            yield row if only_kept else {**row, "kept": reason is None, "gone_because": reason}
+
+    for path, only_kept in ((write, True), (annotate, False)):
+        if path is not None:
+            found = rows(only_kept)
+            write_rows(path, with_manifest(found, source, run) if source is not None else found)
+    return chosen

@@ -1,0 +1,76 @@
+"""One recording of a source: its key, where its audio is, and what the source says about it. Cheap to make, cheap to send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+#: What can become of a row.
+STATUSES = ("ok", "failed", "abstained", "skipped")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a row has no score.
+
+    Args:
+        status (`str`): `"failed"`, `"abstained"` or `"skipped"`.
+        code (`str`): Stable name of the reason: a key of `hf_sqa.audio.REFUSALS`, or `bad_row`, `timed_out`, `decoder_died`,
+            `too_long`, `out_of_memory`.
+        reason (`str`): What was expected, what was found, what to do.
+    """
+
+    status: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """A file inside an uncompressed tar on a local disk, read where it is decoded."""
+
+    archive: str
+    offset: int
+    size: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """A stretch of a recording, as NeMo (`offset`, `duration`) and Lhotse (`start`, `duration`, `channel`) describe it.
+
+    Args:
+        audio: Path, URL, bytes or [`TarMember`] of the recording it lies in.
+        start_seconds (`float`): Where it begins.
+        duration_seconds (`float`, *optional*): How long it is; to the end if not given.
+        channel (`int`, *optional*): The channel meant; all of them, averaged, if not given.
+    """
+
+    audio: Any
+    start_seconds: float = 0.0
+    duration_seconds: float | None = None
+    channel: int | None = None
+
+
+@dataclass(slots=True)
+class Item:
+    """One row of a source.
+
+    Args:
+        position (`int`): Number of the row in the source, from 0: what tells rows apart, as keys may occur twice.
+        key (`str`): Name of the recording for people and for joining tables.
+        name (`str`): Path, URL or member name of the audio, for people.
+        audio: What the decoder opens: path, URL, bytes, [`TarMember`] or [`Excerpt`]; `None` where the source was told that it is
+            not wanted.
+        columns (`dict`): What the source says about the recording.
+        refusal ([`Refusal`], *optional*): Set where the source itself is broken at this row.
+        record (`dict`, *optional*): The row as it stands in a manifest or table of text, to be written again with scores beside it.
+    """
+
+    position: int
+    key: str
+    name: str
+    audio: Any
+    columns: dict[str, Any] = field(default_factory=dict)
+    refusal: Refusal | None = None
+    record: dict[str, Any] | None = None

@@ -1,0 +1,105 @@
+"""Decoded recordings to scores: many at a time where the device gains from it, never so that a neighbour moves a score.
+
+What is scored together depends on the recordings alone, not on when they were decoded, and never reaches beyond a shard: a run that
+was interrupted and taken up again hands the model the same packs as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_sqa.audio import Recording
+from hf_sqa.scoring.items import Refusal
+
+#: Seconds of audio, padding included, that the model gets at once. A processor's caches hold one recording.
+PACK_SECONDS = {"cpu": 0.0}
+PACK_SECONDS_ELSEWHERE = 960.0
+#: Decoded audio that is collected before it is sorted by length and packed: 64 kB for every second at 16 kHz.
+PACKS_AHEAD = 4
+#: If nothing was ever scored and this many recordings in a row make the model fail, it is the model, not they.
+MAX_FAILURES_AT_FIRST = 20
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How recordings are put together.
+
+    Args:
+        pack_seconds (`float`): Seconds of audio in one pack, padding included; 0 scores one recording at a time.
+        by_length (`bool`): Whether recordings of similar length go together, as models need that pad them.
+    """
+
+    pack_seconds: float
+    by_length: bool
+
+    @property
+    def ahead_seconds(self) -> float:
+        return PACKS_AHEAD * self.pack_seconds
+
+    def packs(self, seconds: Sequence[float]) -> Iterator[list[int]]:
+        """Yield the indices of each pack, every index once."""
+        order = sorted(range(len(seconds)), key=lambda index: (seconds[index], index)) if self.by_length else range(len(seconds))
+        pack: list[int] = []
+        total = longest = 0.0
+        for index in order:
+            total, longest = total + seconds[index], max(longest, seconds[index])
+            size = longest * (len(pack) + 1) if self.by_length else total
+            if pack and size > self.pack_seconds:
+                yield pack
+                pack, total, longest = [], seconds[index], seconds[index]
+            pack.append(index)
+        if pack:
+            yield pack
+
+
+class PackedScorer:
+    """Scores recordings in packs.
+
+    Args:
+        score: Takes recordings, returns a result for each, in order.
+        packing ([`Packing`]): How they are put together.
+    """
+
+    def __init__(self, score: Callable[[list[Recording]], list[dict[str, Any]]], packing: Packing):
+        self._score, self._packing = score, packing
+        self._waiting: list[tuple[int, Recording]] = []
+        self._waiting_seconds = 0.0
+        self._num_scored = self._failed_in_a_row = 0
+
+    def add(self, position: int, recording: Recording) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
+        """Take one recording; yield what is ready, in no particular order."""
+        self._waiting.append((position, recording))
+        self._waiting_seconds += recording.duration_seconds
+        if self._waiting_seconds > self._packing.ahead_seconds:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
+        """Yield the result of every recording that waits."""
+        waiting, self._waiting, self._waiting_seconds = self._waiting, [], 0.0
+        for pack in self._packing.packs([recording.duration_seconds for _, recording in waiting]):
+            for index, result in zip(pack, self._scored([waiting[index][1] for index in pack]), strict=True):
+                yield waiting[index][0], result
+
+    def _scored(self, recordings: list[Recording]) -> list[dict[str, Any] | Refusal]:
+        try:
+            results: list[Any] = self._score(recordings)
+        except (RuntimeError, ValueError, MemoryError, IndexError) as error:  # out of memory is a RuntimeError of torch
+            if len(recordings) > 1:
+                half = math.ceil(len(recordings) / 2)
+                return self._scored(recordings[:half]) + self._scored(recordings[half:])
+            self._failed_in_a_row += 1
+            if not self._num_scored and self._failed_in_a_row >= MAX_FAILURES_AT_FIRST:
+                raise RuntimeError(f"The model fails at every recording: {error}") from error
+            return [_model_failure(error)]
+        self._num_scored += len(recordings)
+        return results
+
+
+def _model_failure(error: Exception) -> Refusal:
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "memory" in text.lower():
+        return Refusal("failed", "out_of_memory", f"the model ran out of memory at this recording alone ({text[:200]}); cut it")
+    return Refusal("failed", "model_failed", f"the model cannot score it ({type(error).__name__}: {text[:200]})")

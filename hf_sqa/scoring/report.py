@@ -1,0 +1,408 @@
+"""What a scored corpus is like: distributions, groups, thresholds, worst and best, failures; and whether it got worse."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.scoring.shards import ShardFolder, kept_name, read_run
+from hf_sqa.scoring.sinks import columns_of
+
+THRESHOLD_STEP = 0.25
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+#: Groups listed, by hours; the rest is counted.
+NUM_GROUPS = 40
+NUM_EXTREMES = 20
+#: Columns of the source that are many things at once are no groups.
+MOST_GROUPS = 500
+CONFIDENCE_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How scores are spread.
+
+    Args:
+        name (`str`): Of the group; empty for all.
+        num_rows (`int`): Rows, scored or not.
+        num_scored (`int`): Rows with a score.
+        hours (`float`): Audio of the scored rows.
+        mean (`float`): Mean score; NaN if there is none, as the following.
+        deviation (`float`): Standard deviation.
+        percentiles (`dict[int, float]`): By per cent.
+    """
+
+    name: str
+    num_rows: int
+    num_scored: int
+    hours: float
+    mean: float
+    deviation: float
+    percentiles: dict[int, float]
+
+
+@dataclass
+class Report:
+    """Everything that a report shows.
+
+    Args:
+        run (`dict`): The content of `run.json`.
+        score (`str`): The score that groups, thresholds and extremes are about.
+        num_rows (`int`): Rows that are there.
+        missing_shards (`list[int]`): Shards that are not there yet; empty when the run is complete.
+        statuses (`Counter`): Rows by status.
+        reasons (`dict`): Of rows without a score, `(count, an example)` by status and code.
+        warnings (`Counter`): Scored rows by warning.
+        hours (`float`): Audio of all rows whose length is known.
+        spreads (`dict[str, Spread]`): Of every score.
+        groups (`dict[str, list[Spread]]`): Of the score, by column and value, most hours first.
+        thresholds (`list[tuple[float, int, float]]`): Threshold, rows and hours that reach it.
+        worst (`list[dict]`), best (`list[dict]`): Rows at the ends.
+        num_repeated_keys (`int`): Rows whose key occurred before.
+        scores (`np.ndarray`): All scores, for plots.
+        seconds (`np.ndarray`): Lengths beside them.
+    """
+
+    run: dict[str, Any]
+    score: str
+    num_rows: int
+    missing_shards: list[int]
+    statuses: Counter[str]
+    reasons: dict[tuple[str, str], tuple[int, str]]
+    warnings: Counter[str]
+    hours: float
+    spreads: dict[str, Spread]
+    groups: dict[str, list[Spread]]
+    thresholds: list[tuple[float, int, float]]
+    worst: list[dict[str, Any]]
+    best: list[dict[str, Any]]
+    num_repeated_keys: int
+    scores: np.ndarray = field(repr=False)
+    seconds: np.ndarray = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
+        return {
+            "source": self.run["source"],
+            "identity": self.run["identity"],
+            "score": self.score,
+            "rows": self.num_rows,
+            "missing_shards": self.missing_shards,
+            "statuses": dict(self.statuses),
+            "reasons": {f"{status}: {code}": count for (status, code), (count, _) in self.reasons.items()},
+            "warnings": dict(self.warnings),
+            "hours": self.hours,
+            "scores": {name: _plain(spread) for name, spread in self.spreads.items()},
+            "groups": {column: [_plain(spread) for spread in spreads] for column, spreads in self.groups.items()},
+            "thresholds": [{"from": at, "rows": rows, "hours": hours} for at, rows, hours in self.thresholds],
+            "repeated_keys": self.num_repeated_keys,
+        }
+
+
+def make_report(output: str | os.PathLike, *, score: str | None = None, group_by: Sequence[str] | None = None) -> Report:
+    """Look at an output folder, finished or not.
+
+    Args:
+        output (`str` or `Path`): The output folder.
+        score (`str`, *optional*): The score to look at; the model's first if not given.
+        group_by (sequence of `str`, *optional*): Columns of the source to divide by; all that went along if not given.
+
+    Raises:
+        ValueError: If the folder holds no scores, or a score or column is not there.
+    """
+    run = read_run(output)
+    score = score or next(iter(run["columns"]))
+    column = columns_of(run, [score])[score]
+    kept = {name: kept_name(name, list(run["columns"].values())) for name in run["kept_columns"]}
+    missing = [name for name in group_by or () if name not in kept]
+    if missing:
+        raise ValueError(f"Expected --group-by among {', '.join(kept) or '(none went along: --keep)'}, got {missing[0]!r}.")
+    shards = ShardFolder(output, list(run["columns"].values()), run["kept_columns"])
+    indices = shards.indices()
+    if not indices:
+        raise ValueError(f"{str(output)!r} holds no finished shard yet; wait, or start `hf-sqa score` again.")
+    table = read_table(output, run)
+    statuses = np.array(table.column("status").to_pylist(), dtype=object)
+    seconds = _floats(table, "duration_seconds")
+    scored = statuses == "ok"
+    scores = {name: _floats(table, column) for name, column in run["columns"].items()}
+    values = _floats(table, column)
+    groups = {}
+    for name in group_by if group_by is not None else kept:
+        found = _group_values(table, kept[name])
+        distinct, codes = np.unique(found, return_inverse=True)
+        if not _divides(len(distinct), len(found), group_by is not None):
+            continue
+        spreads = [
+            _spread(value, values, seconds, scored, np.flatnonzero(codes == number))
+            for number, value in enumerate(distinct.tolist())
+        ]
+        groups[name] = sorted(spreads, key=lambda spread: (-spread.hours, spread.name))
+    order = np.flatnonzero(scored)[np.argsort(values[scored], kind="stable")]
+    keys = table.column("key").to_pylist()
+    rows_per_shard = run["rows_per_shard"]
+    # A run that has not come to the end of the source yet knows of one more shard at least.
+    num_shards = math.ceil(run["rows"] / rows_per_shard) if "rows" in run else indices[-1] + 2
+    return Report(
+        run=run,
+        score=score,
+        num_rows=len(keys),
+        missing_shards=sorted(set(range(num_shards)) - set(indices)),
+        statuses=Counter(statuses.tolist()),
+        reasons=_reasons(table),
+        warnings=Counter(code for codes in table.column("warnings").to_pylist() for code in codes or ()),
+        hours=float(np.nansum(seconds)) / 3600,
+        spreads={name: _spread("", one, seconds, scored, np.arange(len(one))) for name, one in scores.items()},
+        groups=groups,
+        thresholds=_thresholds(values[scored], seconds[scored]),
+        worst=[_extreme(table, int(index), column) for index in order[:NUM_EXTREMES]],
+        best=[_extreme(table, int(index), column) for index in order[::-1][:NUM_EXTREMES]],
+        num_repeated_keys=len(keys) - len(set(keys)),
+        scores=values[scored],
+        seconds=seconds[scored],
+    )
+
+
+def read_table(output: str | os.PathLike, run: dict[str, Any], columns: Sequence[str] | None = None) -> Any:
+    """All rows of an output folder as one Arrow table."""
+    import pyarrow
+    import pyarrow.parquet
+
+    shards = ShardFolder(output, list(run["columns"].values()), run["kept_columns"])
+    tables = [
+        pyarrow.parquet.read_table(shards.path(index), columns=columns).replace_schema_metadata() for index in shards.indices()
+    ]
+    try:
+        return pyarrow.concat_tables(tables)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"The shards in {str(output)!r} have different columns ({error}); finish --rescore first.") from None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much scores differ between two runs over the same recordings.
+
+    Args:
+        name (`str`): Of the group; empty for all.
+        num_pairs (`int`): Recordings that both runs scored.
+        before (`float`): Their mean in the other run.
+        after (`float`): Their mean in this one.
+        mean (`float`): Mean of the differences, this run less the other.
+        low (`float`), high (`float`): Where that mean may lie: Student's interval of paired differences, wider for groups by the
+            number of groups (Bonferroni). NaN of fewer than two pairs.
+    """
+
+    name: str
+    num_pairs: int
+    before: float
+    after: float
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass
+class RunComparison:
+    """This run beside another.
+
+    Args:
+        score (`str`): The score compared.
+        overall ([`Difference`]): Of all recordings that both scored.
+        groups (`dict[str, list[Difference]]`): By column and value.
+        only_here (`int`), only_there (`int`): Rows whose key the other run lacks.
+        lost (`list[str]`): Keys that had a score and have none now.
+        won (`list[str]`): Keys that had none and have one now.
+        most_worse (`list[dict]`): Recordings that lost most.
+        tolerance (`float`): What may be lost.
+        differences (`np.ndarray`): All differences, for plots.
+    """
+
+    score: str
+    overall: Difference
+    groups: dict[str, list[Difference]]
+    only_here: int
+    only_there: int
+    lost: list[str]
+    won: list[str]
+    most_worse: list[dict[str, Any]]
+    tolerance: float
+    differences: np.ndarray = field(repr=False)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why this run is worse than the other, in words; empty if that is not shown."""
+        found = []
+        if self.overall.high < -self.tolerance:
+            found.append(f"{self.score} fell by {-self.overall.mean:.3f} {_interval(self.overall)}")
+        for column, differences in self.groups.items():
+            for one in differences:
+                if one.high < -self.tolerance:
+                    found.append(f"{self.score} of {column} {one.name!r} fell by {-one.mean:.3f} {_interval(one)}")
+        if self.lost:
+            found.append(f"recordings that had a score and have none now: {len(self.lost):,}, first {self.lost[0]!r}")
+        if self.only_there:
+            found.append(f"recordings of the other run that are not in this one: {self.only_there:,}")
+        return found
+
+
+def compare_runs(
+    output: str | os.PathLike,
+    other: str | os.PathLike,
+    *,
+    score: str | None = None,
+    group_by: Sequence[str] | None = None,
+    tolerance: float = 0.0,
+) -> RunComparison:
+    """Compare two runs of one model over recordings with the same keys, such as a nightly build with the last.
+
+    A key that occurs several times is paired in order. Wherever the whole interval of a difference lies below `-tolerance`, it got
+    worse.
+
+    Raises:
+        ValueError: If the scores are not of the same model and mode, or no key is in both.
+    """
+    run, other_run = read_run(output), read_run(other)
+    differs = [name for name in run["identity"] if run["identity"][name] != other_run["identity"].get(name)]
+    if differs:
+        raise ValueError(
+            f"Expected two runs of one model in one mode, but they differ in {', '.join(differs)}: such scores do not compare. "
+            "Score one of them again."
+        )
+    score = score or next(iter(run["columns"]))
+    column, other_column = columns_of(run, [score])[score], columns_of(other_run, [score])[score]
+    kept = {name: kept_name(name, list(run["columns"].values())) for name in run["kept_columns"]}
+    missing = [name for name in group_by or () if name not in kept]
+    if missing:
+        raise ValueError(f"Expected --group-by among {', '.join(kept) or '(none went along: --keep)'}, got {missing[0]!r}.")
+    here, there = read_table(output, run), read_table(other, other_run)
+    before = dict(zip(_numbered(there.column("key").to_pylist()), _floats(there, other_column), strict=True))
+    keys = _numbered(here.column("key").to_pylist())
+    if not before.keys() & set(keys):
+        raise ValueError("Expected runs over recordings with the same keys, but no key is in both; give keys with --key-column.")
+    after = _floats(here, column)
+    old = np.array([before.get(key, math.nan) for key in keys])
+    known = np.array([key in before for key in keys])
+    difference = after - old
+    paired = np.isfinite(difference)
+    groups = {}
+    for name in group_by if group_by is not None else kept:
+        found = _group_values(here, kept[name])
+        distinct = sorted(set(found[paired].tolist()))
+        if not _divides(len(distinct), len(found), group_by is not None):
+            continue
+        groups[name] = [
+            _difference(value, old[paired & (found == value)], after[paired & (found == value)], len(distinct))
+            for value in distinct
+        ]
+    order = np.flatnonzero(paired)[np.argsort(difference[paired], kind="stable")]
+    return RunComparison(
+        score=score,
+        overall=_difference("", old[paired], after[paired], 1),
+        groups=groups,
+        only_here=int((~known).sum()),
+        only_there=len(before) - int(known.sum()),
+        lost=[keys[index][0] for index in np.flatnonzero(known & np.isfinite(old) & ~np.isfinite(after))],
+        won=[keys[index][0] for index in np.flatnonzero(known & ~np.isfinite(old) & np.isfinite(after))],
+        most_worse=[
+            {"key": keys[index][0], "before": float(old[index]), "after": float(after[index])}
+            for index in order[:NUM_EXTREMES]
+            if difference[index] < 0
+        ],
+        tolerance=tolerance,
+        differences=difference[paired],
+    )
+
+
+def _difference(name: str, before: np.ndarray, after: np.ndarray, num_groups: int) -> Difference:
+    from scipy.stats import t
+
+    differences = after - before
+    count = len(differences)
+    if not count:
+        return Difference(name, 0, math.nan, math.nan, math.nan, math.nan, math.nan)
+    mean = float(differences.mean())
+    half = math.nan
+    if count > 1:
+        level = 1 - (1 - CONFIDENCE_LEVEL) / num_groups
+        half = float(t.ppf((1 + level) / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count))
+    return Difference(name, count, float(before.mean()), float(after.mean()), mean, mean - half, mean + half)
+
+
+def _interval(difference: Difference) -> str:
+    return f"[{-difference.high:.3f}, {-difference.low:.3f}] over {difference.num_pairs:,} recordings"
+
+
+def _numbered(keys: list[str]) -> list[tuple[str, int]]:
+    """Each key with how often it occurred before."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for key in keys:
+        numbered.append((key, seen[key]))
+        seen[key] += 1
+    return numbered
+
+
+def _group_values(table: Any, column: str) -> np.ndarray:
+    return np.array([value if value not in (None, "") else "(none)" for value in table.column(column).to_pylist()], dtype=object)
+
+
+def _divides(num_groups: int, num_rows: int, asked_for: bool) -> bool:
+    """Whether a column makes groups worth a table."""
+    return num_groups <= MOST_GROUPS and (asked_for or 1 < num_groups <= max(2, num_rows / 2))
+
+
+def _spread(name: str, values: np.ndarray, seconds: np.ndarray, scored: np.ndarray, rows: np.ndarray) -> Spread:
+    chosen = rows[scored[rows]]
+    found = values[chosen]
+    if not len(found):
+        return Spread(name, len(rows), 0, 0.0, math.nan, math.nan, dict.fromkeys(PERCENTILES, math.nan))
+    percentiles = dict(zip(PERCENTILES, np.percentile(found, PERCENTILES).tolist(), strict=True))
+    hours = float(np.nansum(seconds[chosen])) / 3600
+    return Spread(name, len(rows), len(found), hours, float(found.mean()), float(found.std()), percentiles)
+
+
+def _thresholds(values: np.ndarray, seconds: np.ndarray) -> list[tuple[float, int, float]]:
+    if not len(values):
+        return []
+    first = math.floor(values.min() / THRESHOLD_STEP)
+    last = math.ceil(values.max() / THRESHOLD_STEP)
+    step = max(1, math.ceil((last - first) / 24))
+    rows = []
+    for number in range(first, last + 1, step):
+        at = number * THRESHOLD_STEP
+        kept = values >= at
+        rows.append((at, int(kept.sum()), float(seconds[kept].sum()) / 3600))
+    return rows
+
+
+def _reasons(table: Any) -> dict[tuple[str, str], tuple[int, str]]:
+    found: dict[tuple[str, str], tuple[int, str]] = {}
+    names = ("status", "code", "reason", "key")
+    for status, code, reason, key in zip(*(table.column(name).to_pylist() for name in names), strict=True):
+        if status != "ok":
+            count, example = found.get((status, code), (0, f"{key}: {reason}"))
+            found[status, code] = (count + 1, example)
+    return dict(sorted(found.items(), key=lambda pair: -pair[1][0]))
+
+
+def _extreme(table: Any, index: int, column: str) -> dict[str, Any]:
+    names = ["row", "key", "audio", "duration_seconds", "warnings"]
+    row = {name: table.column(name)[index].as_py() for name in names}
+    return {**row, "score": table.column(column)[index].as_py()}
+
+
+def _floats(table: Any, name: str) -> np.ndarray:
+    return np.array(table.column(name).to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _plain(spread: Spread) -> dict[str, Any]:
+    described = {"name": spread.name, "rows": spread.num_rows, "scored": spread.num_scored, "hours": spread.hours}
+    numbers = {"mean": spread.mean, "deviation": spread.deviation}
+    numbers |= {f"p{at:02d}": value for at, value in spread.percentiles.items()}
+    return described | {name: None if math.isnan(value) else value for name, value in numbers.items()}

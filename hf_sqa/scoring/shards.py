@@ -1,0 +1,239 @@
+"""Shards of rows on disk: Parquet, written whole or not at all, each with the identity of its scores and of its rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_sqa.scoring.items import Item
+
+#: Key of the JSON in a shard's schema metadata.
+METADATA_KEY = b"hf_sqa"
+FOLDER = "shards"
+RUN_FILE = "run.json"
+#: Columns before and after the scores. `row` is the number of the row in the source.
+LEADING = (("row", "int64"), ("key", "string"), ("audio", "string"))
+TRAILING = (
+    ("status", "string"),
+    ("code", "string"),
+    ("reason", "string"),
+    ("duration_seconds", "float64"),
+    ("sampling_rate", "int32"),
+    ("num_windows", "int32"),
+    ("warnings", "list"),
+    ("speech_ratio", "float64"),
+    ("level_dbfs", "float64"),
+    ("clipped_share", "float64"),
+)
+OWN_COLUMNS = frozenset(name for name, _ in (*LEADING, *TRAILING))
+
+
+class OutputError(OSError):
+    """The output cannot be written: disk full, no permission."""
+
+
+class ShardFolder:
+    """The shards of one output folder.
+
+    Args:
+        output (`Path`): The output folder.
+        score_columns (sequence of `str`): Columns of scores.
+        kept_columns (sequence of `str`): Columns of the source that go along, as text.
+    """
+
+    def __init__(self, output: str | os.PathLike, score_columns: Sequence[str], kept_columns: Sequence[str]):
+        need_pyarrow()
+        self.folder = Path(output) / FOLDER
+        self._score_columns, self._kept_columns = list(score_columns), list(kept_columns)
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.parquet"
+
+    def indices(self) -> list[int]:
+        """Of the shards that are there, in order."""
+        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.parquet") if path.stem.isdecimal())
+
+    def metadata(self, index: int) -> dict[str, Any] | None:
+        """What a shard says about itself; `None` if it is not there or not a whole shard of ours."""
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            found = pyarrow.parquet.read_schema(self.path(index)).metadata or {}
+            return json.loads(found[METADATA_KEY])
+        except (OSError, KeyError, ValueError, pyarrow.ArrowException):
+            return None
+
+    def rows(self, index: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(self.path(index), columns=columns).to_pylist()
+
+    def write(self, index: int, rows: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> None:
+        """Write a shard whole or not at all.
+
+        Raises:
+            OutputError: If it cannot be written; the shards before stay as they are.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        schema = self._schema().with_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
+        columns = [pyarrow.array([_cell(row.get(field.name)) for row in rows], type=field.type) for field in schema]
+        table = pyarrow.Table.from_arrays(columns, schema=schema)
+        with writing_whole(self.path(index)) as temporary, temporary.open("wb") as file:
+            pyarrow.parquet.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self, index: int) -> None:
+        self.path(index).unlink(missing_ok=True)
+
+    def unfinished(self) -> set[int]:
+        """Of the shards that a writer left unfinished when it was killed."""
+        return {int(path.name.split(".")[1]) for path in self.folder.glob(".[0-9]*.tmp")}
+
+    def remove_unfinished(self, index: int) -> None:
+        for path in self.folder.glob(f".{index:06d}.parquet.*.tmp"):
+            path.unlink(missing_ok=True)
+
+    def _schema(self) -> Any:
+        import pyarrow
+
+        types = {"int64": pyarrow.int64(), "int32": pyarrow.int32(), "float64": pyarrow.float64(), "string": pyarrow.string()}
+        types["list"] = pyarrow.list_(pyarrow.string())
+        fields = [(name, types[kind]) for name, kind in LEADING]
+        fields += [(name, types["float64"]) for name in self._score_columns]
+        fields += [(name, types[kind]) for name, kind in TRAILING]
+        fields += [(kept_name(name, self._score_columns), types["string"]) for name in self._kept_columns]
+        return pyarrow.schema(fields)
+
+
+def need_pyarrow() -> None:
+    """
+    Raises:
+        ValueError: If pyarrow, which reads and writes Parquet, is not installed.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise ValueError("Corpora and Parquet need pyarrow: `pip install pyarrow`.") from None
+
+
+class writing_whole:  # noqa: N801  # reads like the statement it is used in
+    """Context that gives a temporary name and, if all went well, puts the file in its place, safe from a power cut."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+
+    def __enter__(self) -> Path:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        return self._temporary
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if error is None:
+            try:
+                os.replace(self._temporary, self._path)
+                _sync_folder(self._path.parent)
+            except OSError as failure:
+                self._temporary.unlink(missing_ok=True)
+                raise cannot_write(self._path, failure) from failure
+            return
+        self._temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise cannot_write(self._path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{str(path)!r} cannot be written ({error.strerror or error}). What was finished before is whole and kept; make room, or "
+        "correct the permissions, and run the same command again."
+    )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    with writing_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, sort_keys=True, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class RowsDigest:
+    """Digest of what a source says in the rows of one shard: whether they are still the rows that were scored."""
+
+    def __init__(self, kept_columns: Sequence[str]):
+        self._kept_columns = kept_columns
+        self._digest = hashlib.blake2b(digest_size=16)
+        self.num_rows = 0
+
+    def add(self, item: Item) -> None:
+        refused = None if item.refusal is None else item.refusal.code
+        kept = [kept_text(item.columns.get(name)) for name in self._kept_columns]
+        self._digest.update(json.dumps([item.key, item.name, refused, kept]).encode())
+        self.num_rows += 1
+
+    def value(self) -> str:
+        return f"{self.num_rows}-{self._digest.hexdigest()}"
+
+
+def kept_name(name: str, score_columns: Sequence[str]) -> str:
+    """Name in a shard of a column of the source; one of ours keeps its meaning."""
+    return f"source_{name}" if name in OWN_COLUMNS or name in score_columns else name
+
+
+def kept_text(value: Any) -> str | None:
+    """A cell of the source as text."""
+    if value is None or isinstance(value, str):
+        return value if value is None else value.encode("utf-8", "backslashreplace").decode()
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _cell(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_run(output: str | os.PathLike) -> dict[str, Any]:
+    """What `run.json` of an output folder says.
+
+    Raises:
+        ValueError: If the folder holds no scores of a corpus.
+    """
+    path = Path(output) / RUN_FILE
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"Expected the output folder of `hf-sqa score <corpus> --output <folder>/`, but {str(output)!r} holds no {RUN_FILE}."
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}); restore it, or score into another folder.") from None
+    return run
+
+
+def iterate_rows(output: str | os.PathLike, run: dict[str, Any], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an output folder in order, a shard at a time."""
+    shards = ShardFolder(output, run["columns"].values(), run["kept_columns"])
+    for index in shards.indices():
+        yield from shards.rows(index, columns)

@@ -1,0 +1,232 @@
+"""Rows out of an output folder: JSON lines, CSV, Parquet, a `datasets` folder, or the manifest of the source with columns added.
+
+Everything is written row after row and put in its place when it is whole. Audio is never copied.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_sqa.scoring.items import Item
+from hf_sqa.scoring.shards import (
+    OWN_COLUMNS,
+    ShardFolder,
+    cannot_write,
+    iterate_rows,
+    read_run,
+    writing_whole,
+)
+from hf_sqa.scoring.sources import Source
+
+FORMATS = ("jsonl", "csv", "parquet", "datasets", "manifest")
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+ROWS_AT_A_TIME = 10_000
+#: Of a row, what is added to a row of a manifest; it has its key and audio already.
+NOT_ADDED = frozenset({"row", "key", "audio"})
+
+Row = dict[str, Any]
+
+
+def export(output: Path, kind: str, source: Source | None = None) -> Path:
+    """Write all rows of a finished output folder in another format, into that folder.
+
+    Args:
+        output (`Path`): The output folder.
+        kind (`str`): One of `FORMATS`; `"manifest"` needs the source.
+        source ([`Source`], *optional*): The source that was scored.
+
+    Returns:
+        `Path`: Of what was written.
+    """
+    if kind not in FORMATS:
+        raise ValueError(f"Expected a format among {', '.join(FORMATS)}, got {kind!r}.")
+    run = read_run(output)
+    if kind == "datasets":
+        return _write_dataset(output, run)
+    if kind == "manifest":
+        if source is None:
+            raise ValueError("The format 'manifest' needs the source that was scored.")
+        suffix = ".csv" if Path(run["source"]).name.lower().endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")) else ".jsonl"
+        path = output / f"manifest{suffix}"
+        write_rows(path, with_manifest(iterate_rows(output, run), source, run))
+        return path
+    path = output / f"scores.{kind}"
+    write_rows(path, iterate_rows(output, run))
+    return path
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> int:
+    """Write rows to `.jsonl`, `.csv`, `.tsv` or `.parquet`, whole or not at all; returns how many."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"Expected a file ending in {', '.join(SUFFIXES)}, got {str(path)!r}.")
+    with writing_whole(path) as temporary:
+        if suffix == ".jsonl":
+            return _write_jsonl(temporary, rows)
+        if suffix == ".parquet":
+            return _write_parquet(temporary, rows)
+        return _write_csv(temporary, rows, "\t" if suffix == ".tsv" else ",")
+
+
+def with_manifest(rows: Iterable[Row], source: Source, run: dict[str, Any]) -> Iterator[Row]:
+    """Rows of the source as they stand there, with the columns of the scores added.
+
+    Raises:
+        ValueError: If source and scores no longer have the same rows.
+    """
+    items = source.items(lambda position: False)
+    item: Item | None = next(items, None)
+    for row in rows:
+        while item is not None and item.position < row["row"]:
+            item = next(items, None)
+        if item is None or item.key != row["key"]:
+            raise ValueError(
+                f"Expected {run['source']!r} as it was scored, but row {row['row']} was {row['key']!r} and is "
+                f"{None if item is None else item.key!r}; score the corpus again first: only what changed is scored."
+            )
+        added = {name: value for name, value in row.items() if name not in NOT_ADDED}
+        if item.record is None:
+            yield {"key": row["key"], "audio": row["audio"], **item.columns, **added}
+            continue
+        kept = set(run["kept_columns"])
+        added = {name: value for name, value in added.items() if name not in kept and name.removeprefix("source_") not in kept}
+        clash = {name: f"{name}__hf_sqa" for name in added if name in item.record and name in OWN_COLUMNS}
+        yield {**item.record, **{clash.get(name, name): value for name, value in added.items()}}
+
+
+def _write_jsonl(path: Path, rows: Iterable[Row]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        for row in rows:
+            file.write(json.dumps(_plain(row), ensure_ascii=False, default=str) + "\n")
+            count += 1
+    return count
+
+
+def _plain(row: Row) -> Row:
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+
+
+def _write_csv(path: Path, rows: Iterable[Row], delimiter: str) -> int:
+    count = 0
+    header: list[str] | None = None
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        for row in rows:
+            if header is None:
+                header = list(row)
+                writer.writerow(header)
+            # A row that could not be read has fewer fields than the others, never other ones.
+            writer.writerow([_csv_cell(row.get(name)) for name in header])
+            count += 1
+    return count
+
+
+def _csv_cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ";".join(value)
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else value
+
+
+def _write_parquet(path: Path, rows: Iterable[Row]) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    count, writer = 0, None
+    try:
+        for some in _in_pieces(rows, ROWS_AT_A_TIME):
+            table = pyarrow.Table.from_pylist(some, schema=None if writer is None else writer.schema)
+            if writer is None:
+                # A column that happens to be empty so far is one of text.
+                fields = [field.with_type(pyarrow.string()) if field.type == pyarrow.null() else field for field in table.schema]
+                table = table.cast(pyarrow.schema(fields))
+                writer = pyarrow.parquet.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table)
+            count += len(some)
+        if writer is None:
+            pyarrow.parquet.write_table(pyarrow.table({}), path)
+    finally:
+        if writer is not None:
+            writer.close()
+    return count
+
+
+def _in_pieces(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    piece: list[Row] = []
+    for row in rows:
+        piece.append(row)
+        if len(piece) == size:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
+def _write_dataset(output: Path, run: dict[str, Any]) -> Path:
+    """A folder that `datasets.load_dataset` reads and `hf upload` publishes."""
+    shards = ShardFolder(output, list(run["columns"].values()), run["kept_columns"])
+    indices = shards.indices()
+    folder, unfinished = output / "dataset", output / f".dataset-{uuid.uuid4().hex}"
+    try:
+        (unfinished / "data").mkdir(parents=True)
+        for number, index in enumerate(indices):
+            shutil.copyfile(shards.path(index), unfinished / "data" / f"train-{number:05d}-of-{len(indices):05d}.parquet")
+        (unfinished / "README.md").write_text(_card(run), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _card(run: dict[str, Any]) -> str:
+    identity = run["identity"]
+    columns = "\n".join(f"| `{column}` | `{name}` of `{identity['id']}` |" for name, column in run["columns"].items())
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*.parquet
+tags: [audio-quality, speech-quality-assessment]
+---
+
+# Speech quality scores
+
+Scores of {run.get("rows", "all")} recordings. No audio is inside; `key` and `audio` say which recording a row belongs to.
+Rows whose `status` is not `ok` have no score; `code` and `reason` say why. Scores compare recordings; they are not absolute.
+
+| column | score |
+|---|---|
+{columns}
+
+Model `{identity["id"]}`, revision {identity["revision"]}, weights {identity["weights"]}, preprocessing
+{identity["preprocessing"]}, mode `{identity["mode"]}`.
+"""
+
+
+def columns_of(run: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """Column of each score that a user named: `mos`, or the full name of the column.
+
+    Raises:
+        ValueError: If there is no such score.
+    """
+    found = {}
+    for name in names:
+        column = run["columns"].get(name, name)
+        if column not in run["columns"].values():
+            raise ValueError(f"Expected a score among {', '.join(run['columns'])}, got {name!r}.")
+        found[name] = column
+    return found

@@ -1,0 +1,171 @@
+"""`hf-sqa score <corpus> --output <folder>/`, and the processes that share one output folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+from typer.testing import CliRunner
+
+from hf_sqa.cli import app
+from hf_sqa.scoring import open_source, score_corpus
+from hf_sqa.scoring.__main__ import parse_part
+
+
+@pytest.fixture
+def run(tiny_folder):
+    def invoke(*arguments):
+        return CliRunner().invoke(app, ["score", "--model", str(tiny_folder), "--device", "cpu", *map(str, arguments)])
+
+    return invoke
+
+
+@pytest.fixture
+def manifest(clips, tmp_path):
+    path = tmp_path / "m.jsonl"
+    lines = [json.dumps({"audio_filepath": str(clips / f"{i:02d}.wav"), "speaker": "a", "text": "t"}) for i in range(12)]
+    path.write_text("\n".join([*lines[:6], "{", *lines[6:]]))
+    return path
+
+
+def rows(output):
+    paths = sorted((output / "shards").glob("*.parquet"))
+    return pandas.concat([pandas.read_parquet(path) for path in paths], ignore_index=True)
+
+
+def test_a_folder_as_output_scores_a_corpus_and_says_what_was_done(run, manifest, tmp_path):
+    result = run(manifest, "--output", f"{tmp_path}/out/", "--num-workers", 0, "--format", "csv")
+
+    assert result.exit_code == 0, result.output
+    assert "Scored 13 rows" in result.stderr and "12 ok, 1 failed" in result.stderr
+    assert len(rows(tmp_path / "out")) == 13
+    assert len(pandas.read_csv(tmp_path / "out" / "scores.csv")) == 13
+
+
+def test_the_same_command_again_has_nothing_to_do(run, manifest, tmp_path):
+    run(manifest, "--output", tmp_path / "out", "--num-workers", 0)
+
+    result = run(manifest, "--output", tmp_path / "out", "--num-workers", 0)
+
+    assert result.exit_code == 0
+    assert "Nothing to do: 13 rows were there already." in result.stderr
+
+
+def test_columns_are_kept_and_named_on_request(run, manifest, tmp_path):
+    result = run(manifest, "--output", f"{tmp_path}/out/", "--num-workers", 0, "--keep", "text", "--suffix", "v7")
+
+    assert result.exit_code == 0, result.output
+    assert set(rows(tmp_path / "out")) >= {"text", "mos__v7"}
+    assert "speaker" not in rows(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--output", "{tmp}/out/", "--sort", "best"], "--sort does not go with --output"),
+        (["--output", "{tmp}/out/", "--segments"], "--segments does not go with --output"),
+        (["--output", "{tmp}/out/", "--shards", "3/3"], "Expected --shards as i/n with i from 0 to n - 1"),
+        (["--output", "{tmp}/out/", "--format", "xml"], "Expected --format to be one of jsonl, csv"),
+        (["--output", "{tmp}/out/", "--keep", "age"], "Expected --keep to name columns of the source"),
+        (["--output", "{tmp}/out/", "--dtype", "int8"], "Expected --dtype to be one of"),
+        (["--output", "{tmp}/out/", "--mode", "fats"], "Expected `mode` to be one of published, fast"),
+        (["--output", "{tmp}/out/", "--timeout", "0"], "Expected --timeout above 0"),
+        (["--output", "{tmp}/out/", "--model", "no/such/model"], "cannot be used"),
+        (["--output", "{tmp}/rows.csv", "--keep", "text"], "--keep needs a folder as --output"),
+        (["--retry-failed"], "--retry-failed needs a folder as --output"),
+    ],
+)
+def test_usage_errors_exit_with_2(arguments, message, run, manifest, tmp_path):
+    result = run(manifest, *(argument.format(tmp=tmp_path) for argument in arguments))
+
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+
+
+def test_two_corpora_are_one_too_many(run, clips, tmp_path):
+    assert "Expected one corpus" in run(clips, clips, "--output", f"{tmp_path}/out/").stderr
+
+
+def test_a_part_is_i_of_n():
+    assert parse_part("3/8") == (3, 8)
+    for text in ("8/8", "1", "a/b", "-1/2", "1/0"):
+        with pytest.raises(ValueError, match="Expected --shards"):
+            parse_part(text)
+
+
+def heed_interrupts():
+    """A test run in the background ignores Ctrl-C, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_the_finished_shards_and_exits_with_130(sent, clips, tiny_folder, tmp_path):
+    lines = [json.dumps({"audio_filepath": str(clips / f"{i % 12:02d}.wav"), "id": str(i)}) for i in range(3000)]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    command = [Path(sys.executable).with_name("hf-sqa"), "score", tmp_path / "m.jsonl", "--output", tmp_path / "out"]
+    options = ["--model", tiny_folder, "--device", "cpu", "--rows-per-shard", "10", "--hop-seconds", "0.05"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None and len(list(tmp_path.glob("out/shards/0*"))) < 2:
+        time.sleep(0.02)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 130, errors
+    assert "Interrupted: the shards that are finished are kept" in errors
+    assert "Traceback" not in errors
+    assert len(rows(tmp_path / "out")) % 10 == 0 and len(rows(tmp_path / "out")) >= 20
+
+
+def run_module(*arguments, timeout=300):
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TQDM_DISABLE": "1"}
+    return subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=timeout, env=environment)
+
+
+def shards_of(output):
+    return {path.name: path.read_bytes() for path in sorted((output / "shards").glob("*.parquet"))}
+
+
+@pytest.mark.slow
+def test_accelerate_launch_with_two_processes_gives_the_same_table(manifest, tiny_folder, tmp_path):
+    launcher = Path(sys.executable).with_name("accelerate")
+    if not launcher.exists():
+        pytest.skip("needs accelerate")
+    score_corpus(manifest, tmp_path / "one", model=str(tiny_folder), device="cpu", rows_per_shard=3, num_workers=0)
+
+    launched = [launcher, "launch", "--multi_gpu", "--num_machines", 1, "--num_processes", 2]
+    launched += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "hf_sqa.scoring", manifest]
+    options = ["--output", tmp_path / "two", "--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 3, "--num-workers", 0]
+    result = run_module(*launched, *options)
+
+    assert result.returncode == 0, result.stderr
+    assert "rank 0: Scored" in result.stderr and "rank 1: Scored" in result.stderr
+    assert shards_of(tmp_path / "two") == shards_of(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_ray_with_two_actors_gives_the_same_table(manifest, tiny_folder, tmp_path):
+    pytest.importorskip("ray")
+    score_corpus(manifest, tmp_path / "one", model=str(tiny_folder), device="cpu", rows_per_shard=3, num_workers=0)
+
+    options = ["--output", tmp_path / "two", "--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 3, "--num-workers", 0]
+    result = run_module(sys.executable, "-m", "hf_sqa.scoring", manifest, *options, "--engine", "ray", "--actors", 2)
+
+    assert result.returncode == 0, result.stderr
+    assert shards_of(tmp_path / "two") == shards_of(tmp_path / "one")
+
+
+def test_parts_of_an_array_of_jobs_are_the_whole(manifest, tiny_scorer, tmp_path):
+    source = open_source(manifest)
+    score_corpus(source, tmp_path / "one", scorer=tiny_scorer, rows_per_shard=2, num_workers=0)
+    for index in range(3):
+        score_corpus(source, tmp_path / "array", scorer=tiny_scorer, rows_per_shard=2, num_workers=0, part=(index, 3))
+
+    assert shards_of(tmp_path / "array") == shards_of(tmp_path / "one")

@@ -1,0 +1,103 @@
+"""The recipes of docs/engines.md run where the engine is installed, and call what users call."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+
+from hf_sqa.scoring import score_batch
+
+RECIPES = Path(__file__).parents[2] / "examples" / "engines"
+
+
+@pytest.fixture
+def recipe():
+    """`recipe(name)`: the names that a recipe defines."""
+    return lambda name: types.SimpleNamespace(**runpy.run_path(str(RECIPES / f"{name}.py")))
+
+
+@pytest.fixture(scope="module")
+def paths(clips):
+    return [str(path) for path in sorted(clips.glob("*.wav"))][:5]
+
+
+@pytest.fixture
+def settings(tiny_folder):
+    return {"model": str(tiny_folder), "device": "cpu", "suffix": ""}
+
+
+def test_a_batch_gets_scores_and_loses_nothing_but_its_audio(paths, settings, tiny_scorer):
+    batch = {"audio": [paths[0], "gone.wav", None, Path(paths[1]).read_bytes()], "id": list("abcd")}
+
+    scored = score_batch(batch, **settings)
+
+    assert scored["id"] == list("abcd") and "audio" not in scored
+    assert scored["status"] == ["ok", "failed", "failed", "ok"]
+    assert scored["code"] == [None, "missing", "bad_row", None]
+    assert scored["mos"][0] == pytest.approx(tiny_scorer(paths[0])["mos"], abs=1e-5)
+    assert scored["mos"][1] is None
+    assert scored["mos"][3] == pytest.approx(tiny_scorer(paths[1])["mos"], abs=1e-5)
+
+
+def test_a_batch_without_the_column_says_which_it_has(settings):
+    with pytest.raises(ValueError, match=r"Expected a column 'audio' of recordings, got path"):
+        score_batch({"path": ["a.wav"]}, **settings)
+
+
+def test_datasets_map(recipe, paths, settings, tiny_scorer):
+    import datasets
+
+    dataset = datasets.Dataset.from_dict({"audio": paths, "speaker": list("abcde")})
+    dataset = dataset.cast_column("audio", datasets.Audio(decode=False))
+
+    scored = recipe("with_datasets").add_scores(dataset, **settings)
+
+    assert scored["speaker"][:] == list("abcde")
+    assert np.allclose(scored["mos"][:], [tiny_scorer(path)["mos"] for path in paths], atol=1e-5)
+    assert "audio" not in scored.column_names
+
+
+def test_spark_gives_frames_of_its_schema(recipe, paths, settings, monkeypatch):
+    recipe = recipe("with_spark")
+    monkeypatch.setitem(recipe.score_frames.__globals__, "score_batch", lambda batch, **more: score_batch(batch, **settings | more))
+    frames = [pandas.DataFrame({"id": [f"k{i}"], "path": [path], "more": [1]}) for i, path in enumerate(paths)]
+
+    scored = pandas.concat(recipe.score_frames(iter(frames)))
+
+    assert list(scored.columns) == [column.split()[0] for column in recipe.SCHEMA.split(", ")]
+    assert scored["id"].tolist() == ["k0", "k1", "k2", "k3", "k4"]
+    assert scored["mos"].between(1, 5).all()
+
+
+@pytest.mark.parametrize(
+    "name, package", [("with_data_juicer", "data_juicer"), ("with_nemo_curator", "nemo_curator"), ("with_spark", "pyspark")]
+)
+def test_other_recipes_import_where_their_engine_is_installed(name, package, recipe):
+    pytest.importorskip(package)
+    recipe(name)
+
+
+@pytest.mark.slow
+def test_ray_map_batches(paths, settings, tiny_scorer, tmp_path):
+    pytest.importorskip("ray")
+    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps({"audio_filepath": path, "speaker": "a"}) for path in paths))
+    code = f"""
+import runpy, ray, ray.data
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+recipe = runpy.run_path({str(RECIPES / "with_ray.py")!r})
+recipe["add_scores"](ray.data.read_json({str(tmp_path / "m.jsonl")!r}), **{settings!r}).write_parquet({str(tmp_path / "out")!r})
+"""
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
+
+    assert result.returncode == 0, result.stderr
+    scored = pandas.read_parquet(tmp_path / "out")
+    assert np.allclose(sorted(scored["mos"]), sorted(tiny_scorer(path)["mos"] for path in paths), atol=1e-5)
+    assert set(scored["status"]) == {"ok"} and set(scored["speaker"]) == {"a"}
