@@ -30,6 +30,8 @@ class AudioQualityTrainingArguments(TrainingArguments):
             `"utt_srcc"`. With several scores it is a mean over the scores unless it begins with a score's name:
             `"noisiness_utt_srcc"`.
         greater_is_better (`bool`, *optional*): Told from the metric if not given.
+        hub_strategy (`str`, *optional*, defaults to `"end"`): `"end"` alone: what is published is checked first, and only the
+            finished model passes.
     """
 
     batching: str = field(default="auto", metadata={"help": "How clips of different lengths share a batch."})
@@ -47,6 +49,7 @@ class AudioQualityTrainingArguments(TrainingArguments):
     disable_tqdm: bool | None = field(default=True, metadata={"help": "Ours is a bar of rich, on a terminal only."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The data set picks its columns itself."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is no number is told, not hidden."})
+    hub_strategy: str = field(default="end", metadata={"help": "When to publish: at the end."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "The one label argument."})
 
     def __post_init__(self) -> None:
@@ -56,6 +59,13 @@ class AudioQualityTrainingArguments(TrainingArguments):
             raise ValueError(f"Expected `max_seconds` above 0, got {self.max_seconds!r}.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(f"Expected `early_stopping_patience` of 1 or more, got {self.early_stopping_patience!r}.")
+        if str(getattr(self.hub_strategy, "value", self.hub_strategy)) != "end":
+            raise ValueError(
+                f"Expected `hub_strategy` to be 'end', got {self.hub_strategy!r}: checkpoints on the way are not checked, so they "
+                "are not published."
+            )
+        if self.push_to_hub and "/" not in (self.hub_model_id or ""):
+            raise ValueError(f"Expected `hub_model_id` as 'owner/name' with `push_to_hub=True`, got {self.hub_model_id!r}.")
         # The Trainer would set "loss" here; which metric it is depends on the validation rows, so the trainer chooses.
         self.chooses_metric = self.metric_for_best_model is None
         if self.chooses_metric:

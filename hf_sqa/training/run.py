@@ -376,6 +376,11 @@ def _training_options(recipe: Recipe, has_validation: bool) -> dict[str, Any]:
     for name, value in options.items():
         if isinstance(value, str) and name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps"):
             options[name] = float(value)
+    if options.get("push_to_hub"):
+        raise ValueError(
+            "Expected no `training.push_to_hub`: a finished run is published by `hf-sqa push "
+            f"{recipe.output_dir} owner/name --license ...`, which checks it first."
+        )
     return options
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +253,58 @@ class AudioQualityTrainer(Trainer):
         super()._save_rng_state(output_dir)
         if self.training_loss is not None:
             self.training_loss.save(Path(output_dir), self.args.process_index)
+
+    # ---- The Hub
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Note where to publish. The repository is made when there is something checked to put into it."""
+        self.hub_model_id = self.args.hub_model_id  # type: ignore[assignment]
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Publish the model, or its adapter, with everything that `hf-sqa push` checks and adds.
+
+        Args:
+            commit_message (`str`, *optional*, defaults to `"End of training"`): Title of the commit.
+            blocking (`bool`, *optional*, defaults to `True`): `True` alone: whether it was published is known on return.
+            token, revision, private (*optional*): Those of the arguments (`hub_token`, `hub_revision`, `hub_private_repo`) if not
+                given.
+            **options: Options of `hf_sqa.hub.publish.publish`, such as `license`.
+
+        Returns:
+            `Publication`: What was published, where; `None` in all processes but the first.
+
+        Raises:
+            PublishError: If a check fails; nothing was sent then.
+        """
+        if not blocking:
+            raise ValueError("Expected `blocking=True`, got False: a push that is not waited for can be cut off unseen.")
+        if self.args.hub_model_id is None:
+            raise ValueError("Expected `hub_model_id='owner/name'` in the arguments, to know where to publish; got none.")
+        if not self.is_world_process_zero():
+            return None
+        # By name: publishing lies above training.
+        publish = import_module("hf_sqa.hub.publish").publish
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / self.args.hub_model_id.rsplit("/", 1)[-1]
+            self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)  # type: ignore[union-attr]
+            return publish(
+                folder,
+                self.args.hub_model_id,
+                message=commit_message,
+                token=token or self.args.hub_token,
+                revision=revision or self.args.hub_revision,
+                private=self.args.hub_private_repo if private is None else private,
+                **options,
+            )
 
     # ---- Validation
 

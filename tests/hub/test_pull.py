@@ -396,3 +396,29 @@ transformers.Trainer(model, arguments, train_dataset=rows, processing_class=extr
     trained = number(fresh(code, token=ALICE))
 
     assert number(fresh(f"import hf_sqa; print(hf_sqa.pipeline({REPO!r}, device='cpu')({audio!r})['mos'])")) == trained
+
+
+@pytest.mark.slow
+def test_our_trainer_checks_before_it_pushes_what_can_be_pulled(hub, fresh, tiny_folder, audio):
+    code = f"""
+import numpy, hf_sqa
+from hf_sqa.training import AudioQualityTrainer, AudioQualityTrainingArguments
+model = hf_sqa.AutoModelForAudioQuality.from_pretrained({str(tiny_folder)!r})
+noise = numpy.random.default_rng(0).standard_normal(16000).astype("float32")
+rows = [{{"audio": {{"array": noise, "sampling_rate": 16000}}, "mos": 2.0}}] * 4
+arguments = AudioQualityTrainingArguments("out", max_steps=2, push_to_hub=True, hub_model_id="{REPO}", use_cpu=True,
+    learning_rate=0.01, eval_strategy="no", save_strategy="no")
+trainer = AudioQualityTrainer(model, arguments, train_dataset=rows)
+trainer.train()
+"""
+    refused = fresh(code + "trainer.push_to_hub()", token=ALICE)
+    assert refused.returncode != 0 and "licen" in refused.stderr
+    assert not hub.writes()
+
+    code += "trainer.push_to_hub(license='mit')\n"
+    code += "extractor = trainer.processing_class\n"
+    code += "pipe = hf_sqa.pipelines.AudioQualityPipeline(model=model.eval(), feature_extractor=extractor, device='cpu')\n"
+    code += f"print(pipe({audio!r})['mos'])"
+    trained = number(fresh(code, token=ALICE))
+
+    assert number(fresh(f"import hf_sqa; print(hf_sqa.pipeline({REPO!r}, device='cpu')({audio!r})['mos'])")) == trained

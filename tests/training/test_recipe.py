@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_sqa.data.splits import TRAINING_SETS
-from hf_sqa.training import dry_run_recipe, load_recipe
+from hf_sqa.training import dry_run_recipe, load_recipe, run_recipe
 from hf_sqa.training.recipe import parse_yaml
 from hf_sqa.training.run import load_rows
 
@@ -264,3 +264,10 @@ def test_a_dry_run_tries_loss_augmentation_adapter_and_freezing():
     )
 
     assert result.num_steps == 2 and "eval_noisiness_utt_mae" in result.metrics
+
+
+def test_a_recipe_does_not_publish(tmp_path):
+    recipe = MINIMAL | {"training": {"push_to_hub": True}, "output_dir": str(tmp_path / "out")}
+
+    with pytest.raises(ValueError, match=r"published by `hf-sqa push \S+ owner/name"):
+        run_recipe(recipe)

@@ -423,3 +423,15 @@ def test_ssl_mos_takes_the_original_s_training_steps(name, shared, recipe, tmp_p
     with torch.no_grad():
         scores = model.eval()(batch).logits[:, 0].numpy()
     np.testing.assert_allclose(scores, np.load(folder / "ref.npz")["after3"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hub_strategy": "every_save"}, "`hub_strategy` to be 'end', got 'every_save'"),
+        ({"push_to_hub": True}, "`hub_model_id` as 'owner/name'"),
+    ],
+)
+def test_what_cannot_be_checked_is_not_published(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        AudioQualityTrainingArguments(str(tmp_path), use_cpu=True, **options)
