@@ -1,0 +1,173 @@
+"""`hf-sqa study`: models x seeds x test sets from one file, resumable, shared by processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+#: What torchrun and accelerate tell their processes. Here they share a study, not a training: each trains alone.
+LAUNCHER_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "GROUP_RANK",
+    "ROLE_RANK",
+)
+MARKDOWN_TABLE = "results.md"
+
+
+def study(
+    file: Annotated[Path, typer.Argument(help="The study, a YAML file.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes by dotted key: `seeds=[0]` `corpora.bench.table=bench.csv`.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for checkpoints, predictions, table and figures.", show_default=False),
+    ] = None,
+    num_processes: Annotated[int, typer.Option(min=1, help="Processes to share the work.")] = 1,
+    shard: Annotated[
+        str | None, typer.Option(help="`i/n`: only every n-th run from the i-th (0 to n - 1); for job arrays.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is done and what is left, and stop.")] = False,
+) -> None:
+    """Run a study: train what it asks for, test everything, write one table and the figures.
+
+    Started again it goes on: what is done is never done again, what was changed in the file is. Several processes may be given the
+    same folder; under `torchrun` or `accelerate launch` every process takes its share. The folder gets `results.parquet`,
+    `results.csv`, `results.md` and the figures, `models/` and `cells/` with the predictions for each clip.
+
+    Exit code 1: some runs failed, each with its reason. Exit code 2: nothing could be done. Ctrl-C loses the run under way only.
+
+    Examples:
+
+    - `hf-sqa study train_scripts/studies/finetuning_size.yaml corpora.bench.table=bench/bench.csv --output size/`
+    - `hf-sqa study mine.yaml "seeds=[0,1,2,3,4]" --output mine/ --num-processes 4`
+    """
+    rank = _leave_the_launcher()
+    if output is None:
+        raise _usage("Expected --output, the folder for checkpoints, predictions, table and figures; the same again to go on.")
+    part = _shard(shard)
+    from hf_sqa.evaluation.study import load_study, run_study
+
+    _quiet()
+    try:
+        asked = load_study(file, overrides or [])
+        if dry_run:
+            _tell_plan(asked, output)
+            return
+        with _Told(rank) as told:
+            report = run_study(asked, output, shard=part, num_processes=num_processes, progress=told)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted: what is done is kept; the same command goes on from there.", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except (OSError, ValueError, ImportError) as error:
+        _stop(str(error))
+    _tell_report(report, rank)
+    if report.failures:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _leave_the_launcher() -> int:
+    """Which process of a launcher this is, 0 without one; each gets a GPU of its own if there are any."""
+    rank, local = int(os.environ.get("RANK", 0)), os.environ.get("LOCAL_RANK")
+    if local is not None:
+        visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(local) % len(visible)] if visible else local
+    for name in (*LAUNCHER_VARIABLES, *[name for name in os.environ if name.startswith("TORCHELASTIC_")]):
+        os.environ.pop(name, None)
+    return rank
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, slash, count = text.partition("/")
+    if not slash or not first.isdecimal() or not count.isdecimal() or int(first) >= int(count):
+        _stop(f"Expected --shard to be i/n with i from 0 to n - 1, such as 0/4, got {text!r}.")
+    return int(first), int(count)
+
+
+def _tell_plan(asked: Any, output: Path) -> None:
+    from hf_sqa.evaluation.study import StudyData, plan_runs
+
+    runs = plan_runs(asked, StudyData(asked))
+    for run in runs:
+        done = [one for one, cell in run.cells.items() if (output / "cells" / run.name / cell / "cell.json").is_file()]
+        left = [one for one in run.cells if one not in done]
+        made = "published" if run.model.checkpoint else "made" if (output / "models" / run.name).is_dir() else "to make"
+        told = f"tested on {', '.join(done)}" if done else "not tested"
+        typer.echo(f"{run.name}: {made}; {told}" + (f"; left: {', '.join(left)}" if left else ""))
+    typer.echo(f"{len(runs)} runs, {sum(len(run.cells) for run in runs)} cells in {output}.")
+
+
+def _tell_report(report: Any, rank: int) -> None:
+    from hf_sqa.evaluation.study import RESULTS, read_results
+    from hf_sqa.evaluation.suite import markdown_table
+
+    if (report.folder / RESULTS).is_file():
+        rows = read_results(report.folder)
+        table = markdown_table(rows, metrics=("utt_srcc",), columns="test_set")
+        whole = markdown_table(rows, metrics=("utt_lcc", "utt_srcc", "utt_mse"))
+        (report.folder / MARKDOWN_TABLE).write_text(whole, encoding="utf-8")
+        if rank == 0:
+            typer.echo(f"SRCC of clips\n\n{table}")
+    for name, reason in report.failures.items():
+        typer.echo(f"{name} failed: {reason}", err=True)
+    for remark in report.remarks:
+        typer.echo(f"Not drawn: {remark}", err=True)
+    if report.stale:
+        typer.echo(f"Left alone, not in the table, of other definitions: {', '.join(report.stale)}.", err=True)
+    typer.echo(f"{report.num_done} of {report.num_cells} cells in {report.folder / RESULTS}.", err=True)
+
+
+class _Told:
+    """Tells events on standard error: under a progress bar if that is a terminal."""
+
+    def __init__(self, rank: int):
+        self._rank = rank
+
+    def __enter__(self) -> _Told:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("cells"), TimeElapsedColumn())
+        shown = sys.stderr.isatty() and self._rank == 0
+        self._progress = Progress(*columns, console=Console(stderr=True, highlight=False), transient=True, disable=not shown)
+        self._task = self._progress.add_task("", total=None)
+        self._progress.start()
+        return self
+
+    def __call__(self, event: Any) -> None:
+        self._progress.update(self._task, completed=event.done, total=event.total)
+        self._progress.console.print(f"{event.run} {event.kind}: {event.told}", markup=False, soft_wrap=True)
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+
+def _quiet() -> None:
+    import huggingface_hub
+    from transformers.utils import logging
+
+    huggingface_hub.logging.set_verbosity_error()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _stop(message: str) -> Any:
+    raise _usage(message)
+
+
+def _usage(message: str) -> typer.Exit:
+    typer.echo(f"hf-sqa: {message}", err=True)
+    return typer.Exit(EXIT_USAGE)

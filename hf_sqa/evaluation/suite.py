@@ -1,0 +1,367 @@
+"""A model on rated test sets: a row a clip, agreement with listeners with intervals, and what it cost.
+
+What `hf-sqa evaluate` prints, what the cells of a study keep, and what a model card quotes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.metrics import METRICS, bootstrap_agreement
+
+LEVEL_COLUMNS = {"sys": "system_id", "con": "condition_id"}
+#: What clips are drawn with for the intervals, the first that a test set knows.
+CLUSTER_COLUMNS = ("system_id", "condition_id", "source_id", "talker_id")
+CLIP_COLUMNS = ("utterance_id", "system_id", "condition_id", "talker_id", "source_id", "corpus", "language")
+DEFAULT_METRICS = ("lcc", "srcc", "mse", "rmse")
+#: Stronger marks first: a test clip that was trained on says less than one whose talker was.
+OVERLAP_MARKS = {
+    "clips": ("†", "some of these recordings were trained on"),
+    "sources": ("‡", "trained on other versions of the same originals"),
+    "talkers": ("§", "trained on other speech of the same talkers"),
+    "unknown": ("?", "what it was trained on is not at hand, so overlap is not known"),
+}
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """One model on one test set.
+
+    Args:
+        test_set (`str`): Its name.
+        clips (`list[dict]`): A row a clip: `audio` (its path), who and what (`utterance_id`, `system_id`, ...), for each score
+            `label_<score>` and `predicted_<score>` (NaN where there is none), `status`, `code` and `reason` (why it was not
+            scored), `warnings`, `seconds`.
+        rows (`list[dict]`): A row a score, level and metric: `test_set`, `score`, `level`, `metric`, `value`, `low`, `high`,
+            `num_clips`, `num_failed`, `num_unrated`, `num_units` and `unit` (what was drawn for the interval).
+        identity (`dict`): Of the model, see [`~hf_sqa.pipelines.model_identity`].
+        num_parameters (`int`): Weights of the model.
+        cpu_seconds_per_second (`float`): CPU time of this process inside the model for a second of audio, decoding left out; NaN
+            where nothing was scored.
+        complete (`bool`): Whether all clips were gone through; an interrupted run gives what it has.
+    """
+
+    test_set: str
+    clips: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    identity: dict[str, Any]
+    num_parameters: int
+    cpu_seconds_per_second: float
+    complete: bool = True
+
+    @property
+    def num_failed(self) -> int:
+        """Clips without a score, whether rated or not."""
+        return sum(clip["status"] != "ok" for clip in self.clips)
+
+    def value(self, metric: str, score: str | None = None) -> float:
+        """One number of `rows`, such as `value("utt_srcc")`; of the first score unless one is named."""
+        level, _, name = metric.partition("_")
+        for row in self.rows:
+            if (row["level"], row["metric"]) == (level, name) and score in (None, row["score"]):
+                return float(row["value"])
+        raise KeyError(f"No {metric!r} of {score or 'any score'} in {self.test_set!r}.")
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """How test sets are evaluated.
+
+    Args:
+        scores (sequence of `str` or `dict`, *optional*): Scores to compare; a dict names the label of a predicted score where it
+            is another: `{"mos": "g_mos"}`. By default the scores that model and test set share.
+        metrics (sequence of `str`): Out of `lcc`, `srcc`, `ktau`, `mse`, `rmse`, `mae`, at every level.
+        cluster (`str`, *optional*): Column whose clips are drawn together for the intervals of the level `utt`; `"none"` for single
+            clips. By default the first of system, condition, source and talker that the test set knows.
+        num_draws (`int`): Bootstrap draws.
+        confidence_level (`float`): Of the intervals.
+        seed (`int`): Of the draws.
+    """
+
+    scores: Sequence[str] | Mapping[str, str] | None = None
+    metrics: Sequence[str] = DEFAULT_METRICS
+    cluster: str | None = None
+    num_draws: int = 10_000
+    confidence_level: float = 0.95
+    seed: int = 0
+    scoring: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = [metric for metric in self.metrics if metric not in METRICS]
+        if unknown:
+            raise ValueError(f"Expected metrics out of {', '.join(METRICS)}, got {unknown[0]!r}.")
+
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate_checkpoint(
+    model: Any,
+    dataset: Any,
+    *,
+    test_set: str = "test",
+    options: SuiteOptions | None = None,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    device: Any = None,
+    progress: Progress | None = None,
+) -> SuiteResult:
+    """Score a rated data set and compare with its listeners.
+
+    ```python
+    >>> from hf_sqa.data import load_corpus
+    >>> result = evaluate_checkpoint("default", load_corpus("my_test.csv"))
+    >>> result.value("utt_srcc")
+    0.91
+    ```
+
+    Clips that cannot be scored are rows with a reason and are counted. Ctrl-C stops the scoring, not the counting: the result is
+    that of the clips done, and `complete` is false.
+
+    Args:
+        model: An audio-quality pipeline, `"default"`, a folder, a Hub id.
+        dataset (`datasets.Dataset`): In the schema of [`~hf_sqa.data.load_corpus`], audio undecoded.
+        test_set (`str`, *optional*, defaults to `"test"`): What to call it.
+        options ([`SuiteOptions`], *optional*): Scores, metrics and intervals.
+        batch_size, num_workers: As for the pipeline; they never change a score.
+        device (*optional*): Of a model given by name.
+        progress (callable, *optional*): Called with clips done and all clips.
+
+    Raises:
+        ValueError: If the data set has no row, or model and test set share no score.
+    """
+    options = options or SuiteOptions()
+    scorer = load_scorer(model, device=device, scoring=options.scoring)
+    if not len(dataset):
+        raise ValueError(f"Expected rated clips in the test set {test_set!r}, got none.")
+    scores = _scores_to_compare(options.scores, scorer.model.config.score_names, dataset, test_set)
+    labels = {score: np.array(dataset[label], dtype=np.float64) for score, label in scores.items()}
+    texts = {name: list(dataset[name]) for name in CLIP_COLUMNS if name in dataset.column_names}
+    audio = list(dataset["audio"])
+    _clusters([{name: values[index] for name, values in texts.items()} for index in range(len(audio))], options.cluster)
+    clips: list[dict[str, Any]] = []
+    cpu_seconds = audio_seconds = 0.0
+    complete = True
+    try:
+        for item, seconds in _scored(scorer, audio, batch_size, num_workers):
+            index = len(clips)
+            clip: dict[str, Any] = {"audio": _path(audio[index]), **{name: values[index] for name, values in texts.items()}}
+            for score in scores:
+                clip[f"label_{score}"] = float(labels[score][index])
+                clip[f"predicted_{score}"] = item[score]
+            clip |= {name: item[name] for name in ("status", "code", "reason")}
+            clip["warnings"] = ";".join(finding["code"] for finding in item["warnings"])
+            clip["seconds"] = item["duration_seconds"]
+            clips.append(clip)
+            cpu_seconds += seconds
+            audio_seconds += item["duration_seconds"] or 0.0
+            if progress is not None:
+                progress(len(clips), len(audio))
+    except KeyboardInterrupt:
+        complete = False
+    return SuiteResult(
+        test_set=test_set,
+        clips=clips,
+        rows=agreement_rows(clips, list(scores), test_set=test_set, options=options),
+        identity=scorer.identity(scorer._forward_params.get("mode"), scorer._forward_params.get("hop_seconds")),
+        num_parameters=sum(parameter.numel() for parameter in scorer.model.parameters()),
+        cpu_seconds_per_second=cpu_seconds / audio_seconds if audio_seconds else math.nan,
+        complete=complete,
+    )
+
+
+def evaluate_suite(model: Any, test_sets: Mapping[str, Any], **kwargs: Any) -> list[SuiteResult]:
+    """[`evaluate_checkpoint`] on several test sets by name; the model is loaded once. Stops after one that was interrupted."""
+    options = kwargs.get("options") or SuiteOptions()
+    scorer = load_scorer(model, device=kwargs.pop("device", None), scoring=options.scoring)
+    results = []
+    for name, dataset in test_sets.items():
+        results.append(evaluate_checkpoint(scorer, dataset, test_set=name, **kwargs))
+        if not results[-1].complete:
+            break
+    return results
+
+
+def load_scorer(model: Any, *, device: Any = None, scoring: Mapping[str, Any] | None = None) -> Any:
+    """An audio-quality pipeline: the one given, or one of a checkpoint by name or folder."""
+    if getattr(model, "task", None) == "audio-quality":
+        return model
+    import hf_sqa.pipelines
+
+    return hf_sqa.pipelines.pipeline(model, device=device, **dict(scoring or {}))
+
+
+def agreement_rows(
+    clips: Sequence[Mapping[str, Any]], scores: Sequence[str], *, test_set: str, options: SuiteOptions | None = None
+) -> list[dict[str, Any]]:
+    """Rows of agreement with intervals from rows of clips, as [`SuiteResult`] has both; nothing is scored again.
+
+    The level `utt` is always there, `sys` and `con` where the clips have two systems or conditions or more, fewer than clips.
+    """
+    options = options or SuiteOptions()
+    rows = []
+    groups = {level: _groups(clips, column) for level, column in LEVEL_COLUMNS.items()}
+    groups = {level: names for level, names in groups.items() if 1 < len({*names} - {None}) < len(clips)}
+    cluster, unit = _clusters(clips, options.cluster)
+    for score in scores:
+        predicted = np.array([clip[f"predicted_{score}"] for clip in clips], dtype=np.float64)
+        labels = np.array([clip[f"label_{score}"] for clip in clips], dtype=np.float64)
+        both = ~np.isnan(predicted) & ~np.isnan(labels)
+        counts = {
+            "num_clips": int(both.sum()),
+            "num_failed": int((np.isnan(predicted) & ~np.isnan(labels)).sum()),
+            "num_unrated": int(np.isnan(labels).sum()),
+        }
+        names = [f"{level}_{metric}" for level in ("utt", *groups) for metric in options.metrics]
+        intervals = bootstrap_agreement(
+            predicted,
+            labels,
+            metrics=names,
+            systems=groups.get("sys"),
+            conditions=groups.get("con"),
+            clusters=cluster if cluster is not None else list(range(len(clips))),
+            num_draws=options.num_draws,
+            confidence_level=options.confidence_level,
+            rng=options.seed,
+        )
+        for name, interval in intervals.items():
+            level, _, metric = name.partition("_")
+            row: dict[str, Any] = {"test_set": test_set, "score": score, "level": level, "metric": metric}
+            row |= {"value": interval.value, "low": interval.low, "high": interval.high, **counts}
+            row |= {"num_units": interval.num_units, "unit": unit if level == "utt" else LEVEL_COLUMNS[level]}
+            rows.append(row)
+    return rows
+
+
+def markdown_table(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    metrics: Sequence[str] = ("utt_lcc", "utt_srcc", "utt_rmse"),
+    score: str | None = None,
+    columns: str = "metric",
+) -> str:
+    """A table in Markdown of rows of agreement, with the marks of overlap and their legend.
+
+    Args:
+        rows (iterable of `dict`): Of [`SuiteResult`] or of a study: there with `model`, `seed` and `overlap`; seeds are averaged.
+        metrics (sequence of `str`, *optional*): With their level.
+        score (`str`, *optional*): Which score; the first by default.
+        columns (`str`, *optional*, defaults to `"metric"`): `"metric"`: a line a model and test set, a column a metric, with
+            intervals. `"test_set"`: a line a model, a column a test set, of the first metric, without.
+
+    A number of several seeds is their mean with their standard deviation; one of a single run has its interval.
+    """
+    kept = [dict(row) for row in rows]
+    score = score or (kept[0]["score"] if kept else "")
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    marks: dict[str, str] = {}
+    for row in kept:
+        name = f"{row['level']}_{row['metric']}"
+        if row["score"] == score and name in metrics:
+            cells.setdefault((str(row.get("model", "")), row["test_set"], name), []).append(row)
+            if row.get("overlap"):
+                marks[row["overlap"]] = OVERLAP_MARKS[row["overlap"]][1]
+    models, test_sets = (list(dict.fromkeys(key[at] for key in cells)) for at in (0, 1))
+    if columns == "test_set":
+        header = ["model", *test_sets]
+        body = [
+            [model, *(_cell(cells.get((model, one, metrics[0]), []), interval=False, marked=True) for one in test_sets)]
+            for model in models
+        ]
+    else:
+        lead = ["model", "test set"] if models != [""] else ["test set"]
+        header = [*lead, "clips", *metrics]
+        body = []
+        for model in models:
+            for test_set in test_sets:
+                found = [cells.get((model, test_set, name), []) for name in metrics]
+                if any(found):
+                    first = next(one for one in found if one)
+                    where = test_set + _mark(first)
+                    body.append(([model] if len(lead) == 2 else []) + [where, f"{first[0]['num_clips']:,}", *map(_cell, found)])
+    lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
+    legend = [f"{OVERLAP_MARKS[kind][0]} {words}" for kind, words in marks.items()]
+    return "\n".join(lines) + ("\n\n" + "; ".join(legend) + "." if legend else "") + "\n"
+
+
+def _mark(rows: Sequence[Mapping[str, Any]]) -> str:
+    kinds = [row["overlap"] for row in rows if row.get("overlap")]
+    return " " + OVERLAP_MARKS[min(kinds, key=list(OVERLAP_MARKS).index)][0] if kinds else ""
+
+
+def _cell(rows: Sequence[Mapping[str, Any]], interval: bool = True, marked: bool = False) -> str:
+    values = np.array([row["value"] for row in rows], dtype=np.float64)
+    if not len(values) or np.isnan(values).all():
+        return "-"
+    told = f"{np.nanmean(values):.3f}"
+    if len(values) > 1:
+        told += f" ± {np.nanstd(values, ddof=1):.3f}"
+    elif interval:
+        told += f" [{rows[0]['low']:.3f}, {rows[0]['high']:.3f}]"
+    return told + (_mark(rows) if marked else "")
+
+
+def _scores_to_compare(wanted: Any, predicted: Sequence[str], dataset: Any, test_set: str) -> dict[str, str]:
+    rated = [
+        name
+        for name in dataset.column_names
+        if dataset.features[name].dtype == "float64" and not np.isnan(np.array(dataset[name], dtype=np.float64)).all()
+    ]
+    if wanted is None:
+        pairs = {name: name for name in predicted if name in rated}
+    else:
+        pairs = dict(wanted) if isinstance(wanted, Mapping) else {name: name for name in wanted}
+    wrong = [score for score, label in pairs.items() if score not in predicted or label not in rated]
+    if wrong or not pairs:
+        given = f"{wrong[0]!r}, compared with {pairs[wrong[0]]!r}" if wrong else "none in common"
+        labels = [name for name in rated if name not in ("mos_std", "mos_ci95", "scale_min", "scale_max")]
+        raise ValueError(
+            f"Expected a score of the model ({', '.join(predicted)}) that {test_set!r} has labels for "
+            f"({', '.join(labels) or 'none'}), got {given}. Name the label of a score where it is another: "
+            "scores={'mos': 'g_mos'}."
+        )
+    return pairs
+
+
+def _scored(scorer: Any, audio: list[Any], batch_size: int, num_workers: int) -> Iterable[tuple[dict[str, Any], float]]:
+    """Results in order with all details, each with its share of the CPU time inside the model."""
+    from torch.utils.data import DataLoader
+    from transformers.pipelines.pt_utils import PipelineDataset
+
+    items = PipelineDataset(audio, scorer.preprocess, scorer._preprocess_params)
+    for batch in DataLoader(items, batch_size=batch_size, num_workers=num_workers, collate_fn=list):
+        began = time.process_time()
+        done = scorer.forward(batch, **scorer._forward_params)
+        seconds = (time.process_time() - began) / len(done)
+        for item in done:
+            yield scorer.postprocess(item, on_error="row", return_details=True), seconds
+
+
+def _path(audio: Any) -> str:
+    return str(audio.get("path") or "") if isinstance(audio, Mapping) else str(audio)
+
+
+def _groups(clips: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
+    return [clip.get(column) or None for clip in clips]
+
+
+def _clusters(clips: Sequence[Mapping[str, Any]], wanted: str | None) -> tuple[list[Any] | None, str]:
+    if wanted == "none":
+        return None, "clip"
+    if wanted is not None:
+        groups = _groups(clips, wanted)
+        if clips and not any(group is not None for group in groups):
+            known = [name for name in CLIP_COLUMNS if any(clip.get(name) for clip in clips)]
+            raise ValueError(f"Expected a column that the clips know ({', '.join(known)}, or none) as cluster, got {wanted!r}.")
+        return groups, wanted
+    for column in CLUSTER_COLUMNS:
+        groups = _groups(clips, column)
+        if 1 < len({*groups} - {None}) < len(clips):
+            return groups, column
+    return None, "clip"
