@@ -6,7 +6,27 @@ import sys
 
 import typer
 
-from hf_sqa.cli import convert, corpus, degrade, export, info, score
+from hf_sqa.cli import (
+    card,
+    convert,
+    corpus,
+    degrade,
+    demo,
+    distill,
+    evaluate,
+    export,
+    filter,
+    finetune,
+    info,
+    models,
+    prune,
+    pseudo_label,
+    push,
+    report,
+    score,
+    study,
+    train,
+)
 
 app = typer.Typer(
     name="hf-sqa",
@@ -18,9 +38,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("score")(score.score)
+app.command("report")(report.report)
+app.command("filter")(filter.filter_corpus)
 app.command("info")(info.info)
 app.command("convert")(convert.convert)
 app.command("degrade")(degrade.degrade)
+app.command("pseudo-label")(pseudo_label.pseudo_label)
+app.command("finetune")(finetune.finetune)
+app.command("demo")(demo.demo)
+app.command("evaluate")(evaluate.evaluate)
+app.command("study")(study.study)
+app.command("train")(train.train)
+app.command("push")(push.push)
+app.command("card")(card.card)
+app.command("models")(models.models)
+app.command("distill")(distill.distill)
+app.command("prune")(prune.prune)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(export.app, name="export")
 

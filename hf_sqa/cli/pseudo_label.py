@@ -1,0 +1,158 @@
+"""`hf-sqa pseudo-label`: a teacher's scores of a corpus, a table or a folder, stored with the teacher's identity."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def pseudo_label(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="A corpus of `hf-sqa corpus list` or a part of one, `hub:<repository>`, a table with a column of recordings; or "
+            "files, folders, globs, `@list.txt`.",
+            show_default=False,
+        ),
+    ],
+    teacher: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Table to write: `.csv`, `.jsonl` or `.parquet`.", show_default=False)
+    ],
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the corpus, or that the table's paths begin in.", show_default=False)
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a table: `audio=<column>`, `utterance_id=<column>`; again for more.", show_default=False),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many recordings.", show_default=False)] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Recordings handed to the teacher together; never changes a score.")] = 1,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and resample.")] = 0,
+    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, whatever is in the table.")] = False,
+) -> None:
+    """Label recordings with a teacher's scores, for `data.pseudo_labels` of a training recipe.
+
+    The table has a row a recording: the scores, the teacher's name, and digests of its weights and of what was done to the audio. A
+    recording that cannot be scored is a row with a reason, and the exit code is 1. Started again, a run that was stopped or killed
+    goes on where it was; recordings that changed and those that failed are scored again; another teacher is refused. Exit code 2:
+    nothing could be done.
+
+    Examples:
+
+    - `hf-sqa pseudo-label bench/bench.csv --teacher mosa_net-teacher --output pseudo_labels.csv`
+    - `hf-sqa pseudo-label nisqa/TRAIN_SIM --root NISQA_Corpus --teacher default -o labels.parquet`
+    - `hf-sqa pseudo-label calls/ --teacher default -o calls.jsonl`
+    """
+    from hf_sqa.training.pseudo_label import SUFFIXES, pseudo_label as label
+
+    if output.suffix.lower() not in SUFFIXES:
+        _stop(f"Expected --output to end in {', '.join(SUFFIXES)}, got {str(output)!r}.")
+    try:
+        rows = _rows(source, root, column or [])
+    except (OSError, ValueError, ImportError) as error:
+        _stop(str(error))
+    rows = rows[:limit]
+    if not rows:
+        _stop("There is nothing to label: the list is empty.")
+    scorer = _load(teacher, device)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    done = 0
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("", total=len(rows))
+
+        def show(num_done: int, num_failed: int, total: int) -> None:
+            nonlocal done
+            done = num_done
+            progress.update(task, completed=num_done, total=total, description=f"{num_failed} failed")
+
+        try:
+            table = label(rows, scorer, output, batch_size=batch_size, num_workers=num_workers, overwrite=overwrite, progress=show)
+        except KeyboardInterrupt:
+            progress.stop()
+            typer.echo(f"Interrupted: {done} of {len(rows)} recordings are labelled and kept; the same command goes on.", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except (OSError, ValueError, RuntimeError) as error:
+            progress.stop()
+            _stop(str(error))
+    reused = f", {table.num_reused} of them from before" if table.num_reused else ""
+    typer.echo(
+        f"{len(table.rows) - table.num_failed} of {len(table.rows)} recordings labelled with {', '.join(table.score_names)} by "
+        f"{table.teacher['teacher_id']} (weights {table.teacher['teacher_weights']}){reused}: {output}"
+    )
+    if table.num_failed:
+        kinds = ", ".join(f"{count} {code}" for code, count in table.reasons.most_common())
+        typer.echo(f"{table.num_failed} could not be scored ({kinds}); their rows say why.", err=True)
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _rows(source: list[str], root: Path | None, columns: list[str]) -> list[Any]:
+    """Recordings to label, with what is known of them."""
+    from hf_sqa.data.corpora import CORPORA
+    from hf_sqa.data.corpora.own_table import SUFFIXES
+
+    first = source[0]
+    is_table = Path(first).suffix.lower() in SUFFIXES
+    is_corpus = first.startswith("hub:") or (first.partition("/")[0].lower() in CORPORA and not Path(first).exists())
+    if is_table or is_corpus:
+        if len(source) > 1:
+            raise ValueError(f"Expected one corpus or table, got {', '.join(source)}; label them one by one.")
+        named = dict(_named_column(text) for text in columns)
+        if first.startswith("hub:"):
+            from hf_sqa.data import load_corpus
+
+            return list(load_corpus(first, root, columns=named).select_columns(["audio", "utterance_id", "corpus"]))
+        from hf_sqa.data.corpora.loading import read_corpus
+
+        examined, _, _ = read_corpus(first, root, columns=named, need_scores=False)
+        return [{name: row[name] for name in ("audio", "utterance_id", "corpus")} for row in examined.rows]
+    if root is not None or columns:
+        raise ValueError(f"Expected --root and --column beside a corpus or a table only, got them beside {first!r}.")
+    from hf_sqa.audio import AudioError
+    from hf_sqa.cli.files import find_recordings
+
+    if any(one in ("-", "@-") for one in source):
+        raise ValueError("Expected recordings with a name, got standard input; write it to a file first.")
+    found = list(find_recordings(source))
+    for _, audio in found:
+        if isinstance(audio, AudioError) and audio.code == "no_audio":
+            raise ValueError(str(audio))
+    return [{"audio": name} for name, _ in found]
+
+
+def _named_column(text: str) -> tuple[str, str]:
+    name, equals, column = text.partition("=")
+    if not equals or not name or not column:
+        raise ValueError(f"Expected --column to be name=column, such as audio=path, got {text!r}.")
+    return name, column
+
+
+def _load(teacher: str, device: str | None) -> Any:
+    """The teacher's pipeline, loaded quietly; one readable message if that fails."""
+    import huggingface_hub
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    huggingface_hub.logging.set_verbosity_error()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    import hf_sqa.pipelines
+
+    try:
+        return hf_sqa.pipelines.pipeline(teacher, device=device)
+    except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:
+        _stop(f"The teacher {teacher!r} cannot be used: {' '.join(str(error).split())}")
+
+
+def _stop(message: str) -> Any:
+    typer.echo(f"hf-sqa: {message}", err=True)
+    raise typer.Exit(EXIT_USAGE)
