@@ -120,7 +120,7 @@ def use(name: str, fact: dict, result: dict) -> str:
         shell = f"hf-sqa convert {fact['family']} {file} {name}      # the authors' file\nhf-sqa score --model {name} recordings/"
         first = "  # the folder that `hf-sqa convert` wrote"
     shown = {score: round(value, 2) for score, value in result.get("sample_scores", {}).items()}
-    comment = f"  # {shown}" if shown else ""
+    comment = f"\n# {shown}" if shown else ""
     return (
         f"```bash\n{shell}\n```\n\n```python\nfrom importlib.resources import files\n\nimport hf_sqa\n\n"
         f'score = hf_sqa.pipeline("{name}"){first}\nprint(score(files("hf_sqa") / "assets/sample.flac")){comment}\n```'

@@ -467,7 +467,7 @@ def _use(folder: Path, repo_id: str | None, sample_scores: Mapping[str, float] |
     else:
         imports = "from importlib.resources import files\n\nimport hf_sqa"
         recording = 'files("hf_sqa") / "assets/sample.flac"'
-    shown = f"  # {_rounded(sample_scores)}" if sample_scores else ""
+    shown = f"\n# {_rounded(sample_scores)}" if sample_scores else ""
     install = "hf-sqa[peft]" if adapter else "hf-sqa"
     return (
         f'```python\n{imports}\n\nscore = hf_sqa.pipeline("{name}")\nprint(score({recording})){shown}\n```\n\n'
