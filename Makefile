@@ -36,6 +36,9 @@ format: .venv/dev  ## rewrite files in the house style
 bench: .venv/dev  ## speed and memory beside the original, in one run
 	$(BIN)/python benchmarks/score_speed.py
 	$(BIN)/python benchmarks/family_speed.py
+	$(BIN)/python benchmarks/student_speed.py
+	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/corpus_speed.py
 
 clean:  ## remove what make made
 	rm -rf .venv demo-out
@@ -51,7 +54,9 @@ clean:  ## remove what make made
 	@touch $@
 
 .venv/dev: .venv/demo
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,peft,onnx]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,peft,onnx,demo]" --group dev
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[labels,rooms]" \
 		|| echo "No compiler for pesq or pyroomacoustics: the tests that need them are skipped."
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[scale]" \
+		|| echo "No Ray for this Python: the tests that need it are skipped."
 	@touch $@

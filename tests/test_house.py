@@ -14,6 +14,7 @@ import pytest
 from hf_sqa.auto import families
 from hf_sqa.data.corpora import table as corpora_table
 from hf_sqa.hub.model_table import HEADER_FIELDS, provenance, updated
+from hf_sqa.training.recipe import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 PYTHON_FILES = sorted((ROOT / "hf_sqa").rglob("*.py"))
@@ -48,6 +49,16 @@ def test_every_family_has_the_same_files_and_a_full_header(model_type):
     missing = [field for field in HEADER_FIELDS if not provenance(model_class).get(field)]
     assert not missing, f"modeling_{model_type}.py: the header lacks {missing}"
     assert config_class.__name__ == model_class.__name__ + "Config"
+
+
+@pytest.mark.parametrize("model_type", list(families()))
+def test_every_family_has_a_recipe_and_a_card(model_type):
+    recipes = [parse_yaml(path.read_text(encoding="utf-8")) for path in (ROOT / "train_scripts" / "recipes").glob("*.yaml")]
+    cards = [path.read_text(encoding="utf-8") for path in (ROOT / "model_cards").glob("*.md")]
+    class_name = families()[model_type][1].__name__
+
+    assert any(recipe.get("model", {}).get("family") == model_type or "student" in recipe for recipe in recipes)
+    assert any(class_name in card for card in cards)
 
 
 @pytest.mark.parametrize("model_type", list(families()))
