@@ -1,7 +1,9 @@
 """`AudioQualityTrainer`: what it validates, what it learns from, and what it says of data that cannot be used."""
 
 import shutil
+import sqlite3
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -435,3 +437,14 @@ def test_ssl_mos_takes_the_original_s_training_steps(name, shared, recipe, tmp_p
 def test_what_cannot_be_checked_is_not_published(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         AudioQualityTrainingArguments(str(tmp_path), use_cpu=True, **options)
+
+
+@pytest.mark.slow
+def test_metrics_are_written_to_trackio_without_a_network(recipe, rows, tiny):
+    folder = Path(pytest.importorskip("trackio.utils").TRACKIO_DIR)
+
+    run_recipe(recipe(report_to=["trackio"]), train_dataset=rows(8), validation_dataset=rows(6), model=tiny())
+
+    (database,) = folder.rglob("*.db")
+    logged = sqlite3.connect(database).execute("select metrics from metrics").fetchall()
+    assert any("eval/utt_srcc" in str(metrics) for (metrics,) in logged)
