@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from hf_sqa.cli import corpus_build
+from hf_sqa.cli.stopping import stop
 
 EXIT_FAULTS, EXIT_USAGE = 1, 2
 
@@ -76,7 +77,7 @@ def check(
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
         except (OSError, ValueError, ImportError) as error:
-            _stop(str(error))
+            stop(str(error))
     typer.echo(str(report))
     if report.faults:
         raise typer.Exit(EXIT_FAULTS)
@@ -87,8 +88,3 @@ def _named_column(text: str) -> tuple[str, str]:
     if not equals or not name or not column:
         raise ValueError(f"Expected --column to be name=column, such as mos=opinion, got {text!r}.")
     return name, column
-
-
-def _stop(message: str) -> Any:
-    typer.echo(f"hf-sqa: {message}", err=True)
-    raise typer.Exit(EXIT_USAGE)

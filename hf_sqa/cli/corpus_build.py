@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.stopping import stop
+
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 #: Failures that are told one by one; the manifest has all.
 FAILURES_TOLD = 5
@@ -50,7 +52,7 @@ def build(
     from hf_sqa.data.bench import build_clips, label_clips, plan_bench
 
     if corpus != "bench":
-        _stop(f"Expected `bench`, the corpus that can be built, got {corpus!r}.")
+        stop(f"Expected `bench`, the corpus that can be built, got {corpus!r}.")
     wanted = [label.strip() for label in labels.split(",") if label.strip()] if labels is not None else []
     workers = num_workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     began = time.perf_counter()
@@ -68,7 +70,7 @@ def build(
             ]
             interrupted = len(measured) < len([row for row in rows if row["status"] == "ok"])
     except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
-        _stop(str(error))
+        stop(str(error))
     for line in failed[:FAILURES_TOLD]:
         typer.echo(line, err=True)
     if len(failed) > FAILURES_TOLD:
@@ -114,8 +116,3 @@ def _done(rows: Iterator[dict[str, Any]], total: int, what: str) -> list[dict[st
         except KeyboardInterrupt:
             pass
     return done
-
-
-def _stop(message: str) -> Any:
-    typer.echo(f"hf-sqa: {message}", err=True)
-    raise typer.Exit(EXIT_USAGE)

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.stopping import stop
+
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 MANIFEST = "manifest.jsonl"
@@ -121,7 +123,7 @@ def degrade(
         run = Run(chain, seed, sampling_rate)
         rows = _done(jobs, run, manifest, _workers(num_workers, len(jobs)), overwrite)
     except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
-        _stop(str(error))
+        stop(str(error))
 
     failed = [row for row in rows if row["status"] != "ok"]
     for row in failed:
@@ -266,8 +268,3 @@ def _told(row: dict[str, Any]) -> str:
     remarks = [f"{clipped} samples clipped by a 16-bit codec"] if clipped else []
     remarks += [f"turned down by {-row['gain_db']:.1f} dB to fit full scale"] if row["gain_db"] else []
     return ", then ".join(told or ["nothing was drawn"]) + (f" ({'; '.join(remarks)})" if remarks else "")
-
-
-def _stop(message: str) -> Any:
-    typer.echo(f"hf-sqa: {message}", err=True)
-    raise typer.Exit(EXIT_USAGE)

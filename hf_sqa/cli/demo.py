@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.stopping import stop
+
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
 
@@ -52,7 +54,7 @@ def demo(
         _write(write_space, models)
         return
     if find_spec("gradio") is None:
-        _stop("The page needs gradio: `pip install 'hf-sqa[demo]'`.")
+        stop("The page needs gradio: `pip install 'hf-sqa[demo]'`.")
     try:
         page = _built(models, device)
         _serve(page, port, host, browser and sys.stdout.isatty(), share)
@@ -70,7 +72,7 @@ def _write(folder: Path, models: list[str]) -> None:
     try:
         write_space(folder, models)
     except (OSError, ValueError) as error:
-        _stop(str(error))
+        stop(str(error))
     megabytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     typer.echo(f"written  {folder}, {megabytes:.0f} MB")
     typer.echo(f"try      python {folder / 'app.py'}")
@@ -90,7 +92,7 @@ def _built(models: list[str], device: str | None) -> Any:
         try:
             scorers.load(name)
         except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
-            _stop(f"The model {name!r} cannot be used: {' '.join(str(error).split())}")
+            stop(f"The model {name!r} cannot be used: {' '.join(str(error).split())}")
     from hf_sqa.hub.space.app import build
 
     return build(scorers)
@@ -104,7 +106,7 @@ def _serve(page: Any, port: int | None, host: str, browser: bool, share: bool) -
     try:
         launch(page, server_name=host, server_port=port, inbrowser=browser, share=share, quiet=True, prevent_thread_lock=True)
     except (OSError, ValueError) as error:
-        _stop(f"The page cannot be served on {host}, port {port or '7860 and up'}: {' '.join(str(error).split())}")
+        stop(f"The page cannot be served on {host}, port {port or '7860 and up'}: {' '.join(str(error).split())}")
     try:
         typer.echo(f"Open {page.local_url} (Ctrl-C ends it)")
         if share and not page.share_url:
@@ -112,7 +114,7 @@ def _serve(page: Any, port: int | None, host: str, browser: bool, share: bool) -
         while True:
             page.server.thread.join(1.0)
             if not page.server.thread.is_alive():
-                _stop("The server ended.")
+                stop("The server ended.")
     finally:
         page.close(verbose=False)
         for tunnel in CURRENT_TUNNELS:
@@ -126,8 +128,3 @@ def _quiet() -> None:
     huggingface_hub.logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def _stop(message: str) -> Any:
-    typer.echo(f"hf-sqa: {message}", err=True)
-    raise typer.Exit(EXIT_USAGE)

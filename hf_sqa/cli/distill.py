@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.stopping import stop
+
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 AGREEMENT = "agreement.json"
 #: Recordings that were not used, told one by one; `training_result.json` has all.
@@ -62,7 +64,7 @@ def distill(
         from hf_sqa.compression import distillation
         from hf_sqa.training.run import Interrupted, TrainingError
     except (OSError, ValueError, TypeError, ImportError) as error:
-        _stop(error, EXIT_USAGE)
+        stop(error, EXIT_USAGE)
     try:
         with _progress("windows labelled") as progress:
             if labels_only:
@@ -79,9 +81,9 @@ def distill(
         typer.echo("hf-sqa: interrupted; labels done are kept, and the same command goes on.", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except TrainingError as error:
-        _stop(error, EXIT_FAILED)
+        stop(error, EXIT_FAILED)
     except (OSError, ValueError, TypeError, ImportError) as error:
-        _stop(error, EXIT_USAGE)
+        stop(error, EXIT_USAGE)
     _print_result(result)
     if test:
         _test(loaded, result)
@@ -106,7 +108,7 @@ def _test(recipe: Any, result: Any) -> None:
     from hf_sqa.compression.teacher_labels import WindowCache
 
     if recipe.labels.folder is None:
-        _stop(ValueError("Expected `labels.folder` for --test: windows of the test talkers are kept there."), EXIT_USAGE)
+        stop(ValueError("Expected `labels.folder` for --test: windows of the test talkers are kept there."), EXIT_USAGE)
     student = AutoModelForAudioQuality.from_pretrained(result.output_dir)
     teachers = [load_teacher(one) for one in recipe.teachers]
     found = teacher_agreement(student, WindowCache(recipe.labels.folder), teachers, recipe.teachers)
@@ -173,8 +175,3 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield update
     finally:
         bar.stop()
-
-
-def _stop(error: Exception, code: int) -> Any:
-    typer.echo(f"hf-sqa: {error}", err=True)
-    raise typer.Exit(code)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.stopping import stop
+
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -62,7 +64,7 @@ def evaluate(
             name: RowWriter(path, sys.stdout) for name, path in (("rows", output), ("clips", predictions)) if path is not None
         }
     except (OSError, ValueError) as error:
-        _stop(str(error))
+        stop(str(error))
     from hf_sqa.evaluation.suite import SuiteOptions
 
     try:
@@ -74,7 +76,7 @@ def evaluate(
         )
         results = _evaluated(model, corpora, split, options, batch_size, num_workers, device)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        _stop(" ".join(str(error).split()))
+        stop(" ".join(str(error).split()))
     for result in results:
         identity = {"model": result.identity["id"], "weights": result.identity["weights"], "complete": result.complete}
         for row in result.rows if "rows" in writers else ():
@@ -177,8 +179,3 @@ def _print(results: list[Any], metrics: Any) -> None:
             counts = (str(first["num_clips"]), str(first["num_failed"]), f"{first['num_units']} x {first['unit']}")
             table.add_row(result.test_set, score, level, *values, *counts)
     console.print(table)
-
-
-def _stop(message: str) -> Any:
-    typer.echo(f"hf-sqa: {message}", err=True)
-    raise typer.Exit(EXIT_USAGE)

@@ -8,13 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.audio import AudioError
-
-#: What a folder is searched for. Formats that libsndfile cannot read are in it too: such a file becomes a row with its reason.
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"}
-    | {".voc", ".sph", ".nist", ".m4a", ".aac", ".mp4", ".wma", ".amr", ".awb", ".webm", ".spx"}
-)
+from hf_sqa.audio import AUDIO_SUFFIXES, AudioError
 
 
 def find_recordings(arguments: Iterable[str], standard_input: Any = None) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.stopping import stop
+
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 ORDERS = ("first", "third")
 
@@ -70,7 +72,7 @@ def finetune(
     - `hf-sqa finetune --model org/name --train mine.csv --test others.csv --lora --output adapted`
     """
     if calibrate is not None and calibrate not in ORDERS:
-        _stop(f"Expected --calibrate to be one of {', '.join(ORDERS)}, got {calibrate!r}.")
+        stop(f"Expected --calibrate to be one of {', '.join(ORDERS)}, got {calibrate!r}.")
     trains = {
         "--lora": lora,
         "--epochs": epochs is not None,
@@ -81,13 +83,13 @@ def finetune(
     }
     if calibrate is not None and any(trains.values()):
         useless = ", ".join(option for option, given in trains.items() if given)
-        _stop(f"Expected --calibrate without {useless}: a calibration trains nothing.")
+        stop(f"Expected --calibrate without {useless}: a calibration trains nothing.")
     if lora and freeze is not None:
-        _stop("Expected --lora or --freeze, got both: beside its adapter and head a model stays as it is.")
+        stop("Expected --lora or --freeze, got both: beside its adapter and head a model stays as it is.")
     if test is not None and folds is not None:
-        _stop("Expected --test or --folds, got both: with held-out clips of their own there is nothing to fold.")
+        stop("Expected --test or --folds, got both: with held-out clips of their own there is nothing to fold.")
     if device not in (None, "cpu", "cuda"):
-        _stop(f"Expected --device to be cpu or cuda, got {device!r}.")
+        stop(f"Expected --device to be cpu or cuda, got {device!r}.")
     columns = _columns(column or [])
     base_name = "distill-mos-v7" if model == "default" else Path(model).name if Path(model).is_dir() else model
 
@@ -151,9 +153,9 @@ def finetune(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except FileNotFoundError as error:
         hint = " (`--drop-missing` on the command line)" if "on_missing" in str(error) else ""
-        _stop(f"{error}{hint}")
+        stop(f"{error}{hint}")
     except (OSError, ImportError, TypeError, ValueError, TrainingError, SafetensorError) as error:
-        _stop(str(error))
+        stop(str(error))
     _write_card(output, report, Path(train).name)
     _print(report, output)
 
@@ -163,7 +165,7 @@ def _columns(given: list[str]) -> dict[str, str]:
     for one in given:
         name, equals, column = one.partition("=")
         if not equals or not name or not column:
-            _stop(f"Expected --column as `name=column`, such as `mos=opinion`, got {one!r}.")
+            stop(f"Expected --column as `name=column`, such as `mos=opinion`, got {one!r}.")
         columns[name] = column
     return columns
 
@@ -238,8 +240,3 @@ def _tracked(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
-
-
-def _stop(message: str) -> Any:
-    typer.echo(f"hf-sqa: {message}", err=True)
-    raise typer.Exit(EXIT_USAGE)

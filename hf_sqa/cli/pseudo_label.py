@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.stopping import stop
+
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -53,14 +55,14 @@ def pseudo_label(
     from hf_sqa.training.pseudo_label import SUFFIXES, pseudo_label as label
 
     if output.suffix.lower() not in SUFFIXES:
-        _stop(f"Expected --output to end in {', '.join(SUFFIXES)}, got {str(output)!r}.")
+        stop(f"Expected --output to end in {', '.join(SUFFIXES)}, got {str(output)!r}.")
     try:
         rows = _rows(source, root, column or [])
     except (OSError, ValueError, ImportError) as error:
-        _stop(str(error))
+        stop(str(error))
     rows = rows[:limit]
     if not rows:
-        _stop("There is nothing to label: the list is empty.")
+        stop("There is nothing to label: the list is empty.")
     scorer = _load(teacher, device)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -83,7 +85,7 @@ def pseudo_label(
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except (OSError, ValueError, RuntimeError) as error:
             progress.stop()
-            _stop(str(error))
+            stop(str(error))
     reused = f", {table.num_reused} of them from before" if table.num_reused else ""
     typer.echo(
         f"{len(table.rows) - table.num_failed} of {len(table.rows)} recordings labelled with {', '.join(table.score_names)} by "
@@ -150,9 +152,4 @@ def _load(teacher: str, device: str | None) -> Any:
     try:
         return hf_sqa.pipelines.pipeline(teacher, device=device)
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:
-        _stop(f"The teacher {teacher!r} cannot be used: {' '.join(str(error).split())}")
-
-
-def _stop(message: str) -> Any:
-    typer.echo(f"hf-sqa: {message}", err=True)
-    raise typer.Exit(EXIT_USAGE)
+        stop(f"The teacher {teacher!r} cannot be used: {' '.join(str(error).split())}")

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.stopping import stop
+
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 #: Heading of options in the help.
@@ -137,7 +139,7 @@ def score(
     }
     if output is not None and _is_folder(output):
         if len(audio) != 1:
-            _stop(f"Expected one corpus for the folder {output!r}, got {len(audio)}; list them in a manifest.")
+            stop(f"Expected one corpus for the folder {output!r}, got {len(audio)}; list them in a manifest.")
         file_options = {
             "--sort": sort,
             "--batch-size": batch_size,
@@ -163,24 +165,24 @@ def score(
     from hf_sqa.cli.tables import SORTS, RowWriter, print_table, sort_rows
 
     if sort not in SORTS:
-        _stop(f"Expected --sort to be one of {', '.join(SORTS)}, got {sort!r}.")
+        stop(f"Expected --sort to be one of {', '.join(SORTS)}, got {sort!r}.")
     if channel != "mean" and not channel.isdecimal():
-        _stop(f"Expected --channel to be 'mean' or a channel number from 0, got {channel!r}.")
+        stop(f"Expected --channel to be 'mean' or a channel number from 0, got {channel!r}.")
     try:
         recordings = list(find_recordings(audio))
     except (OSError, ValueError) as error:
-        _stop(str(error))
+        stop(str(error))
     if not recordings:
-        _stop("There is nothing to score: the list is empty.")
+        stop("There is nothing to score: the list is empty.")
     if plot is not None and len(recordings) != 1:
-        _stop(f"--plot draws one recording, got {len(recordings)}; name one file.")
+        stop(f"--plot draws one recording, got {len(recordings)}; name one file.")
     if plot is not None and (plot.suffix.lower() not in PLOT_SUFFIXES or not plot.parent.is_dir()):
-        _stop(f"Expected --plot to end in {', '.join(PLOT_SUFFIXES)} and to lie in a folder that exists, got {str(plot)!r}.")
+        stop(f"Expected --plot to end in {', '.join(PLOT_SUFFIXES)} and to lie in a folder that exists, got {str(plot)!r}.")
     scorer = _load(model, dtype, device, mode, hop_seconds)
     try:
         writer = RowWriter(Path(output), sys.stdout) if output is not None else None
     except (OSError, ValueError) as error:
-        _stop(str(error))
+        stop(str(error))
 
     names = scorer.model.config.score_names
     options = {"channel": int(channel) if channel.isdecimal() else channel, "return_segments": segments or plot is not None}
@@ -231,14 +233,14 @@ def _is_folder(output: str) -> bool:
 def _refuse(options: dict[str, Any], why: str) -> None:
     for option, value in options.items():
         if value is not None:
-            _stop(f"{option} {why}.")
+            stop(f"{option} {why}.")
 
 
 def _load(model: str, dtype: str, device: str | None, mode: str | None, hop_seconds: float | None) -> Any:
     """Load the pipeline, quietly; stop with one readable message if that fails."""
     dtypes = ("float32", "bfloat16", "float16")
     if dtype not in dtypes:
-        _stop(f"Expected --dtype to be one of {', '.join(dtypes)}, got {dtype!r}.")
+        stop(f"Expected --dtype to be one of {', '.join(dtypes)}, got {dtype!r}.")
     import huggingface_hub
     from safetensors import SafetensorError
     from transformers.utils import logging
@@ -252,7 +254,7 @@ def _load(model: str, dtype: str, device: str | None, mode: str | None, hop_seco
     try:
         return hf_sqa.pipelines.pipeline(model, dtype=dtype, device=device, **scoring)
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
-        _stop(f"The model {model!r} cannot be used: {' '.join(str(error).split())}")
+        stop(f"The model {model!r} cannot be used: {' '.join(str(error).split())}")
 
 
 def _scored(
@@ -327,8 +329,3 @@ def _console(stderr: bool) -> Any:
     if not console.is_terminal:
         console.width = 200  # a pipe or a file has no edge to wrap at
     return console
-
-
-def _stop(message: str) -> Any:
-    typer.echo(f"hf-sqa: {message}", err=True)
-    raise typer.Exit(EXIT_USAGE)

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.stopping import stop
+
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 #: What torchrun and accelerate tell their processes. Here they share a study, not a training: each trains alone.
 LAUNCHER_VARIABLES = (
@@ -55,7 +57,7 @@ def study(
     """
     rank = _leave_the_launcher()
     if output is None:
-        raise _usage("Expected --output, the folder for checkpoints, predictions, table and figures; the same again to go on.")
+        stop("Expected --output, the folder for checkpoints, predictions, table and figures; the same again to go on.")
     part = _shard(shard)
     from hf_sqa.evaluation.study import load_study, run_study
 
@@ -71,7 +73,7 @@ def study(
         typer.echo("Interrupted: what is done is kept; the same command goes on from there.", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except (OSError, ValueError, ImportError) as error:
-        _stop(str(error))
+        stop(str(error))
     _tell_report(report, rank)
     if report.failures:
         raise typer.Exit(EXIT_SOME_FAILED)
@@ -93,7 +95,7 @@ def _shard(text: str | None) -> tuple[int, int] | None:
         return None
     first, slash, count = text.partition("/")
     if not slash or not first.isdecimal() or not count.isdecimal() or int(first) >= int(count):
-        _stop(f"Expected --shard to be i/n with i from 0 to n - 1, such as 0/4, got {text!r}.")
+        stop(f"Expected --shard to be i/n with i from 0 to n - 1, such as 0/4, got {text!r}.")
     return int(first), int(count)
 
 
@@ -162,12 +164,3 @@ def _quiet() -> None:
     huggingface_hub.logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def _stop(message: str) -> Any:
-    raise _usage(message)
-
-
-def _usage(message: str) -> typer.Exit:
-    typer.echo(f"hf-sqa: {message}", err=True)
-    return typer.Exit(EXIT_USAGE)

@@ -21,16 +21,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.audio import AUDIO_SUFFIXES
 from hf_sqa.data.corpora.own_table import USUAL_NAMES
 from hf_sqa.scoring.items import Excerpt, Item, Refusal, TarMember
 from hf_sqa.scoring.remote import is_remote, list_remote, open_remote
 from hf_sqa.scoring.shards import need_pyarrow
 
-#: What a folder and a tar are searched for. Formats that cannot be read are in it too: such a file becomes a row with its reason.
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"}
-    | {".voc", ".sph", ".nist", ".m4a", ".aac", ".mp4", ".wma", ".amr", ".awb", ".webm", ".spx"}
-)
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 LIST_SUFFIXES = (".txt", ".lst")
