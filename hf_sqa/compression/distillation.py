@@ -40,6 +40,7 @@ from transformers import TrainingArguments, set_seed
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.compression.teacher_labels import (
     WINDOWS_PER_SHARD,
+    SpeechClip,
     SpeechPool,
     Teacher,
     WindowCache,
@@ -47,7 +48,9 @@ from hf_sqa.compression.teacher_labels import (
     as_waveform,
     bench_speech,
     find_score_head,
+    find_transformer,
     folder_speech,
+    joined_speech,
     label_windows,
     plan_shards,
 )
@@ -55,6 +58,7 @@ from hf_sqa.metrics import agreement, bootstrap_agreement
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import STUDENTS
 from hf_sqa.pipelines import resolve_checkpoint
 from hf_sqa.training.examples import RatedSpeech
+from hf_sqa.training.front_memory import FrontMemory
 from hf_sqa.training.recipe import LossOptions, Model, Source, load_recipe, read_content, read_section
 from hf_sqa.training.run import TrainingResult, build_model, load_rows, run_recipe
 from hf_sqa.training.trainer import AudioQualityTrainer
@@ -62,6 +66,9 @@ from hf_sqa.training.trainer import AudioQualityTrainer
 ALIGNMENTS = ("none", "scale", "moments")
 DTYPES = ("float32", "bfloat16", "float16")
 RECIPE_FILE = "distillation.yaml"
+#: Of the machine's memory, for spectra that are remembered; of the student's frames, so much is added to their variance; and least
+#: deviation of a teacher's frames.
+MEMORY_SHARE, RIDGE, FRAME_FLOOR = 0.4, 1e-3, 1e-3
 #: Fewer windows of another talker than this say nothing about a student.
 MIN_VALIDATION_WINDOWS = 16
 
@@ -99,23 +106,24 @@ class SpeechOptions:
 
     Args:
         bench (`str`, *optional*): Folder of the unpacked Debian packages of the bench corpus; `installed` for those installed here.
-        folder (`str`, *optional*): Folder of recordings, a subfolder for each talker.
+        folder (`str`, *optional*): Folder of recordings, a subfolder for each talker. Beside `bench` they are for training only.
+        folder_share (`float`): Share of the training windows whose speech is from `folder`, where `bench` is given too.
         num_phrases (`int`, *optional*): Phrases of each voice of the bench corpus; all if not given.
         validation_share (`float`): Share of the talkers of a folder that validate.
     """
 
     bench: str | None = None
     folder: str | None = None
+    folder_share: float = 0.5
     num_phrases: int | None = None
     validation_share: float = 0.1
 
     def __post_init__(self) -> None:
-        if (self.bench is None) == (self.folder is None):
-            raise ValueError(
-                "Expected `speech.bench` (folder of unpacked packages, or `installed`) or `speech.folder`, and not both."
-            )
-        if not 0 < self.validation_share < 1:
-            raise ValueError(f"Expected `speech.validation_share` between 0 and 1, got {self.validation_share}.")
+        if self.bench is None and self.folder is None:
+            raise ValueError("Expected `speech.bench` (folder of unpacked packages, or `installed`) or `speech.folder`, or both.")
+        for name in ("folder_share", "validation_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"Expected `speech.{name}` between 0 and 1, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,8 @@ class DistillationRecipe:
     """A distillation run as data. Made by [`load_distillation`]; the keys are those of the sections' classes.
 
     `loss.feature_weight` is the weight of a term that makes windows lie to each other as they do in the pooled features of the
-    first teacher; their widths need not agree.
+    first teacher; their widths need not agree. `loss.frame_weight` is the weight of a term that makes the frames before and after
+    the student's transformer tell those of the first teacher, see [`frame_loss`].
     """
 
     student: Model
@@ -176,6 +185,7 @@ class DistillationRecipe:
     labelled: LabelledOptions = field(default_factory=LabelledOptions)
     loss: LossOptions = field(default_factory=LossOptions)
     feature_weight: float = 0.0
+    frame_weight: float = 0.0
     training: dict[str, Any] = field(default_factory=dict)
     output_dir: str = "student"
     content: dict[str, Any] = field(default_factory=dict)
@@ -211,9 +221,10 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
             raise ValueError("Expected `student.size` without `checkpoint` and another `family`: it makes a new DistilledSQA.")
         student |= {"family": "distilled_sqa", "config": STUDENTS[size] | (student.get("config") or {})}
     loss = dict(sections.pop("loss", None) or {})
-    feature_weight = float(loss.pop("feature_weight", 0.0))
-    if not 0 <= feature_weight < math.inf:
-        raise ValueError(f"Expected `loss.feature_weight` of 0 or more, got {feature_weight}.")
+    weights = {name: float(loss.pop(name, 0.0)) for name in ("feature_weight", "frame_weight")}
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"Expected `loss.{name}` of 0 or more, got {weight}.")
     training = load_recipe(
         {
             "model": student or None,
@@ -251,7 +262,7 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
         degradations=dict(degradations),
         labelled=LabelledOptions(sources, float(labelled.pop("share", 0.2)), **labelled),
         loss=training.loss,
-        feature_weight=feature_weight,
+        **weights,
         training=training.training,
         output_dir=training.output_dir,
         content=written,
@@ -323,7 +334,9 @@ def distill(
         overwrite=overwrite,
         callbacks=callbacks,
         announce=announce,
-        trainer_class=functools.partial(DistillationTrainer, feature_weight=recipe.feature_weight),
+        trainer_class=functools.partial(
+            DistillationTrainer, feature_weight=recipe.feature_weight, frame_weight=recipe.frame_weight
+        ),
     )
     counts = Counter(result.excluded) + Counter(f"recording: {_kind_of(reason)}" for reason in excluded.values())
     result.excluded, result.failures = dict(counts), {**result.failures, **excluded}
@@ -388,7 +401,8 @@ def label(recipe: DistillationRecipe, maker: WindowMaker, teachers: Sequence[Tea
     cache = WindowCache(recipe.labels.folder, maker)
     total = len(plan_shards(maker.pool.splits, recipe.labels.num_windows)) * WINDOWS_PER_SHARD
     done = 0
-    for row in label_windows(cache, teachers, recipe.labels.num_windows, num_workers=recipe.labels.num_workers):
+    workers, with_frames = recipe.labels.num_workers, recipe.frame_weight > 0
+    for row in label_windows(cache, teachers, recipe.labels.num_windows, num_workers=workers, with_frames=with_frames):
         done += row["num_windows"]
         if progress is not None:
             progress(done, total)
@@ -415,12 +429,13 @@ def load_teacher(options: TeacherOptions) -> Teacher:
 def make_windows(recipe: DistillationRecipe, student: Any) -> WindowMaker:
     """What makes the windows of a recipe, for a student."""
     rate = student.config.sampling_rate or 16_000
+    clips: list[SpeechClip] = []
     if recipe.speech.bench is not None:
         packages = None if recipe.speech.bench == "installed" else recipe.speech.bench
         clips = bench_speech(packages, recipe.speech.num_phrases)
-    else:
-        assert recipe.speech.folder is not None
-        clips = folder_speech(recipe.speech.folder, recipe.speech.validation_share)
+    if recipe.speech.folder is not None:
+        found = folder_speech(recipe.speech.folder, recipe.speech.validation_share)
+        clips = joined_speech(clips, found, recipe.speech.folder_share) if clips else found
     own: int | None = getattr(student.config, "window_samples", None)
     samples = own if own and recipe.labels.seconds is None else round((recipe.labels.seconds or 7.68) * rate)
     return WindowMaker(SpeechPool(clips, rate), recipe.degradations, samples, recipe.labels.seed)
@@ -513,11 +528,17 @@ class WindowExamples(RatedSpeech):
     Attributes:
         features (`np.ndarray` of shape `(num_windows, D)`, *optional*): Pooled features of the first teacher, where it has some.
         lines (`list`, *optional*): How the scores of several teachers were mapped, see [`combined_labels`].
+        num_windows (`int`): Rows below it are windows.
     """
 
     features: np.ndarray | None = None
     lines: list[Any] | None = None
+    num_windows: int = 0
     _fingerprint: str = ""
+
+    def frames(self, rows: Sequence[int]) -> np.ndarray | None:
+        """Frames of the first teacher for windows; none unless they were kept."""
+        return None
 
     def _begin(self, name: str, score_names: Sequence[str], sampling_rate: int) -> None:
         self.name, self.score_names, self.sampling_rate = name, list(score_names), sampling_rate
@@ -579,6 +600,7 @@ class CachedWindows(WindowExamples):
     ):
         self._begin(f"{split} windows", student_config.score_names, cache.sampling_rate)
         self.split, self.cache = split, cache
+        self._labels_folder = cache.folder / "labels" / teachers[0].digest
         self._readers: dict[Path, Any] = {}
         paths = self._labelled_shards(teachers, num_windows)
         if not paths:
@@ -615,6 +637,7 @@ class CachedWindows(WindowExamples):
         kept = np.flatnonzero(labelled)
         self.labels = labels[kept]
         self._places, self.facts = [self._places[row] for row in kept], [self.facts[row] for row in kept]
+        self.num_windows = len(kept)
         widths = {one.shape[1:] for one in features}
         self.features = np.concatenate(features)[kept] if len(widths) == 1 and sum(map(len, features)) == len(labels) else None
         self._sign(cache.description, [teacher.digest for teacher in teachers], list(options), len(paths), split)
@@ -639,6 +662,17 @@ class CachedWindows(WindowExamples):
                 "of another teacher, or of the same in another precision, are not used; give `labels.num_windows` to make them."
             )
         return paths
+
+    def frames(self, rows: Sequence[int]) -> np.ndarray | None:
+        """Frames of the first teacher for windows, float16 `(len(rows), F, 2 D)`; none if they were not kept."""
+        found = []
+        for row in rows:
+            path, place = self._places[row]
+            reader = self._reader(self._labels_folder / path.name)
+            if "frames" not in reader.keys():  # noqa: SIM118  # no mapping
+                return None
+            found.append(reader.get_slice("frames")[place : place + 1])
+        return np.concatenate(found) if found else None
 
     def __len__(self) -> int:
         return len(self._places)
@@ -779,9 +813,13 @@ class MixedSpeech(WindowExamples):
         self._num_rated = round(len(windows) * share / (1 - share))
         repeated = rated.labels[np.arange(self._num_rated) % len(rated)]
         self.labels = np.concatenate([windows.labels, repeated])
-        self.features = windows.features
+        self.features, self.num_windows = windows.features, len(windows)
         self.excluded = windows.excluded + rated.excluded
         self._sign(windows._fingerprint, len(rated), share, rated.labels.tolist())
+
+    def frames(self, rows: Sequence[int]) -> np.ndarray | None:
+        """As for the windows; `rows` are theirs."""
+        return self.windows.frames(rows)
 
     def __len__(self) -> int:
         return len(self.windows) + self._num_rated
@@ -818,24 +856,37 @@ class MixedSpeech(WindowExamples):
 class DistillationTrainer(AudioQualityTrainer):
     """Trains a student on [`CachedWindows`], [`FreshWindows`] or [`MixedSpeech`].
 
+    On a CPU, what modules without weights make of a window, such as its spectrum, is remembered from one epoch to the next, in up
+    to `MEMORY_SHARE` of the machine's memory.
+
     Args:
         *args, **kwargs: As for [`AudioQualityTrainer`].
         feature_weight (`float`, *optional*, defaults to 0): Weight of a loss on pooled features: the cosines between the windows of
             a batch shall be those between the teacher's features of the same windows (after removing their mean), whatever the
             widths. Windows without features, and rated recordings, take no part.
+        frame_weight (`float`, *optional*, defaults to 0): Weight of [`frame_loss`] on the frames that go into the transformer and
+            on those that come out, both against the teacher's. Rated recordings take no part.
 
     Raises:
-        ValueError: If `feature_weight` is above 0 and the teacher's labels have no features, or the student does not pool before a
-            layer called `score_head`.
+        ValueError: If a weight is above 0 and the teacher's labels have no features, or no frames, or the student does not pool
+            before a layer called `score_head`, or has no transformer over frames.
     """
 
-    def __init__(self, *args: Any, feature_weight: float = 0.0, **kwargs: Any):
+    def __init__(self, *args: Any, feature_weight: float = 0.0, frame_weight: float = 0.0, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.feature_weight = feature_weight
+        self.feature_weight, self.frame_weight = feature_weight, frame_weight
         self._pooled: list[torch.Tensor] = []
+        self._frames: list[torch.Tensor] = []
+        if self.args.device.type == "cpu":
+            memory = FrontMemory(int(MEMORY_SHARE * _memory_bytes()), weightless=True)
+            memory.attach(self.quality_model)
+        if feature_weight:
+            self._watch_features()
+        if frame_weight:
+            self._watch_frames()
+
+    def _watch_features(self) -> None:
         features = getattr(self.train_dataset, "features", None)
-        if not feature_weight:
-            return
         if features is None:
             raise ValueError(
                 "Expected pooled features among the labels for `loss.feature_weight`, got none: the first teacher has no layer "
@@ -851,12 +902,33 @@ class DistillationTrainer(AudioQualityTrainer):
         self._features = torch.from_numpy(features.astype(np.float32) - known.mean(axis=0))
         head.register_forward_pre_hook(lambda _, inputs: self._pooled.append(inputs[0]))
 
+    def _watch_frames(self) -> None:
+        frames = getattr(self.train_dataset, "frames", None)
+        if frames is None or frames([0]) is None:
+            raise ValueError(
+                "Expected frames among the labels for `loss.frame_weight`, got none: windows are labelled on the fly, or were "
+                "labelled without them. Give `labels.num_windows` to label anew, or set it to 0."
+            )
+        transformer = find_transformer(self.quality_model)
+        if transformer is None:
+            raise ValueError(
+                f"Expected a student with an SQATransformer for `loss.frame_weight`, got {type(self.quality_model).__name__}; set "
+                "it to 0."
+            )
+        for module in (transformer.positions, transformer.pooling):
+            module.register_forward_pre_hook(lambda _, inputs: self._frames.append(inputs[0]))
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         rows = inputs["rows"]
         self._pooled.clear()
+        self._frames.clear()
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if self.feature_weight and model.training:
             loss = loss + self.feature_weight * self._feature_loss(rows)
+        if self.frame_weight and model.training:
+            loss = loss + self.frame_weight * self._frame_loss(rows)
+        self._pooled.clear()
+        self._frames.clear()
         return (loss, outputs) if return_outputs else loss
 
     def _feature_loss(self, rows: torch.Tensor) -> torch.Tensor:
@@ -870,6 +942,44 @@ class DistillationTrainer(AudioQualityTrainer):
             return pooled.sum() * 0
         ours = pooled[known].float()
         return F.mse_loss(_cosines(ours - ours.mean(dim=0)), _cosines(theirs[known]))
+
+    def _frame_loss(self, rows: torch.Tensor) -> torch.Tensor:
+        data: Any = self.train_dataset
+        projected, encoded = self._frames
+        own = (rows >= 0) & (rows < data.num_windows)
+        if not own.any() or len(projected) != len(rows):
+            return projected.sum() * 0
+        theirs = torch.from_numpy(data.frames(rows[own].tolist())).to(projected.device).float()  # (B, F, 2 D)
+        known = torch.isfinite(theirs).all(dim=2).all(dim=1)
+        first, second = theirs[known].chunk(2, dim=2)
+        return frame_loss(projected[own][known], first) + frame_loss(encoded[own][known], second)
+
+
+def frame_loss(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Share of the variance of a teacher's frames that no linear map of the student's frames explains, 0 to 1.
+
+    The map is found anew in every batch, by least squares with a small ridge: no layer to train, to save and to throw away.
+
+    Args:
+        ours (`torch.Tensor` of shape `(B, F, D)`): Frames of the student.
+        theirs (`torch.Tensor` of shape `(B, F', D')`): Frames of the teacher; the longer of the two is averaged in time.
+    """
+    num_frames = min(ours.shape[1], theirs.shape[1])
+    x, y = (
+        F.adaptive_avg_pool1d(one.float().transpose(1, 2), num_frames).transpose(1, 2).flatten(0, 1)
+        if one.shape[1] != num_frames
+        else one.float().flatten(0, 1)
+        for one in (ours, theirs)
+    )
+    if len(x) <= 2 * x.shape[1]:  # anything explains so few frames
+        return x.sum() * 0
+    with torch.autocast(x.device.type, enabled=False):
+        x = x - x.mean(dim=0)
+        y = (y - y.mean(dim=0)) / (y.std(dim=0) + FRAME_FLOOR)
+        gram = x.T @ x
+        ridge = RIDGE * gram.diagonal().mean() + 1e-6
+        mapped = torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=x.device), x.T @ y)
+        return (y - x @ mapped).square().mean()
 
 
 def teacher_agreement(
@@ -950,6 +1060,14 @@ def _with_intervals(ours: np.ndarray, theirs: np.ndarray, seed: int) -> dict[str
 def _cosines(features: torch.Tensor) -> torch.Tensor:
     normalised = F.normalize(features, dim=1)
     return normalised @ normalised.T
+
+
+def _memory_bytes() -> int:
+    """Memory of the machine, in bytes; where the system does not tell, 2 GiB."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**31
 
 
 def _kind_of(reason: str) -> str:

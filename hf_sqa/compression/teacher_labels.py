@@ -10,7 +10,8 @@ A folder holds windows, and labels of any number of teachers:
     labels/<teacher>/teacher.json           identity, score names and scale of the teacher; <teacher> is a digest
                                             of these, names left out
     labels/<teacher>/train-00000.safetensors  scores float32 (W, L), NaN where the teacher abstained; features float16 (W, D), the
-                                            pooled features before its last layer, where it has them
+                                            pooled features before its last layer, where it has them; if asked for, frames float16
+                                            (W, F, 2 D), what goes into its transformer and what comes out, two frames averaged
 
 A waveform is `samples / 32767 * peak`; teachers hear it after this rounding, as students do. Every file appears whole or not at
 all, so a run that was killed loses the shard it was at and goes on from there. A window depends on the seed, its split and its
@@ -27,29 +28,32 @@ import multiprocessing
 import os
 import signal
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from hf_sqa.audio import AudioError, Recording, load_recording, resample
+from hf_sqa.audio import AUDIO_SUFFIXES, AudioError, Recording, load_recording, resample
+from hf_sqa.blocks.sqa_transformer import SQATransformer
 from hf_sqa.data.bench import FORMS, VOICES, Phrase, find_phrases, reference_waveform
 from hf_sqa.degradations import Chain
 from hf_sqa.pipelines import model_identity
 
 SPLITS = ("train", "validation", "test")
-#: Of ten shards, so many belong to each split.
-SHARE_OF_TEN = {"train": 8, "validation": 1, "test": 1}
+#: Splits of twenty shards, in the order in which they are made.
+CYCLE = (*["train"] * 3, "validation", *["train"] * 3, "test", *["train"] * 12)
 WINDOWS_PER_SHARD = 64
 FULL_SCALE = 32767
 #: Goes up when the same seed would give other windows.
-VERSION = 1
+VERSION = 2
 #: Share of the windows that are filled; the others are shorter, uniformly down to `SHORTEST_SECONDS`.
 FULL_SHARE, SHORTEST_SECONDS = 0.7, 1.5
 #: Between two phrases of one talker: seconds, and level of the noise there.
@@ -57,12 +61,11 @@ PAUSE_SECONDS, PAUSE_DBFS = (0.1, 0.9), (-85.0, -65.0)
 #: Degraded and cut off on both sides, so that codecs and filters are under way when the window begins.
 LEAD_SECONDS = 0.25
 #: Share of the training windows played faster or slower, pitch and formants with it: few talkers become many.
-SPEED_SHARE, SPEED = 0.5, (0.85, 1.2)
+SPEED_SHARE, SPEED = 0.6, (0.82, 1.22)
 #: A recording whose level moves less than this between its 10th and 95th percentile of 10 ms frames is a tone or steady noise.
 MIN_LEVEL_RANGE_DB = 8.0
 #: Recordings drawn in vain before all are read to find those that can be used.
 MAX_DRAWS = 200
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class SpeechClip:
         split (`str`): One of `SPLITS`.
         num_bytes (`int`): Size of its file.
         phrase ([`~hf_sqa.data.bench.Phrase`], *optional*): Where it is one of the bench corpus.
+        share (`float`, *optional*, defaults to 1): Weight of its talker when one is drawn, beside the square root of the number of
+            recordings.
     """
 
     name: str
@@ -86,6 +91,7 @@ class SpeechClip:
     split: str
     num_bytes: int
     phrase: Phrase | None = None
+    share: float = 1.0
 
 
 def bench_speech(packages: str | Path | None = None, num_phrases: int | None = None) -> list[SpeechClip]:
@@ -120,7 +126,7 @@ def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[Spe
         raise ValueError(f"Expected a folder of recordings, got {str(folder)!r}, which is none.")
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
     if not files:
-        raise ValueError(f"Expected recordings ({', '.join(AUDIO_SUFFIXES)}) in {str(folder)!r}, got none.")
+        raise ValueError(f"Expected recordings ({', '.join(sorted(AUDIO_SUFFIXES))}) in {str(folder)!r}, got none.")
     names = [path.relative_to(root) for path in files]
     talkers = [name.parts[0] if len(name.parts) > 1 else name.as_posix() for name in names]
     drawn = {talker: int.from_bytes(hashlib.sha256(talker.encode()).digest()[:4], "big") / 2**32 for talker in talkers}
@@ -132,6 +138,22 @@ def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[Spe
         SpeechClip(name.as_posix(), str(path), talker, "", "validation" if talker in validation else "train", path.stat().st_size)
         for path, name, talker in zip(files, names, talkers, strict=True)
     ]
+
+
+def joined_speech(bench: Sequence[SpeechClip], further: Sequence[SpeechClip], further_share: float) -> list[SpeechClip]:
+    """The phrases of the bench corpus and further recordings, all of these for training: validation and test stay what they are.
+
+    Args:
+        bench, further (sequences of [`SpeechClip`]): What to join.
+        further_share (`float`): Share of the training windows whose speech is of the further recordings.
+    """
+
+    def weight(clips: Sequence[SpeechClip]) -> float:
+        return float(sum(count**0.5 for count in Counter(clip.talker for clip in clips).values()))
+
+    own = weight([clip for clip in bench if clip.split == "train"])
+    share = further_share / (1 - further_share) * own / weight(further)
+    return [*bench, *(replace(clip, split="train", share=share) for clip in further)]
 
 
 class SpeechPool:
@@ -162,7 +184,7 @@ class SpeechPool:
     @property
     def digest(self) -> str:
         """Sixteen digits that differ where names, sizes, talkers or splits of the recordings do."""
-        rows = sorted((clip.name, clip.num_bytes, clip.talker, clip.split) for clip in self.clips)
+        rows = sorted((clip.name, clip.num_bytes, clip.talker, clip.split, round(clip.share, 6)) for clip in self.clips)
         return hashlib.sha256(json.dumps([self.sampling_rate, rows]).encode()).hexdigest()[:16]
 
     def draw(self, split: str, rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, list[SpeechClip]]:
@@ -180,7 +202,7 @@ class SpeechPool:
             if not usable:
                 break
             names = sorted(usable)
-            weights = np.sqrt([len(usable[name]) for name in names])
+            weights = np.array([usable[name][0].share * len(usable[name]) ** 0.5 for name in names])
             clips = usable[names[int(rng.choice(len(names), p=weights / weights.sum()))]]
             if self._waveform(first := clips[int(rng.integers(len(clips)))]) is not None:
                 return self._filled(first, clips, rng, num_samples)
@@ -463,12 +485,15 @@ class Teacher:
         content = json.dumps(self.description | {"identity": identity}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def label(self, recordings: Sequence[Recording]) -> tuple[np.ndarray, np.ndarray | None]:
+    def label(
+        self, recordings: Sequence[Recording], frames: list[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Scores float32 `(W, L)` and pooled features float32 `(W, D)` of recordings at its sampling rate.
 
-        A recording at which the model raises [`AudioError`], or that gets a score that is not finite, has NaN.
+        A recording at which the model raises [`AudioError`], or that gets a score that is not finite, has NaN. Where a list is
+        given for `frames`, it gets an array `(W', F, 2 D)` for every call of the network.
         """
-        with pooled_features(self.model) as pooled:
+        with pooled_features(self.model) as pooled, transformer_frames(self.model, frames):
             try:
                 results = self.model.score_recordings(recordings, self.feature_extractor)
             except AudioError:
@@ -500,6 +525,42 @@ def pooled_features(model: Any) -> Iterator[list[np.ndarray]]:
             handle.remove()
 
 
+@contextmanager
+def transformer_frames(model: Any, collected: list[np.ndarray] | None) -> Iterator[None]:
+    """Collects what goes into a model's [`SQATransformer`] after its projection, beside what comes out: `(W, F, 2 D)` float16, two
+    frames averaged.
+
+    Raises:
+        ValueError: If there is a list to fill, and the model has no such transformer.
+    """
+    if collected is None:
+        yield
+        return
+    transformer = find_transformer(model)
+    if transformer is None:
+        raise ValueError(f"Expected a teacher with an SQATransformer for labels of frames, got {type(model).__name__}.")
+    projected: list[torch.Tensor] = []
+
+    def keep(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        both = torch.cat([projected.pop(), inputs[0]], dim=2).detach().float()
+        collected.append(F.avg_pool1d(both.transpose(1, 2), 2).transpose(1, 2).half().cpu().numpy())
+
+    handles = [
+        transformer.positions.register_forward_pre_hook(lambda _, inputs: projected.append(inputs[0])),
+        transformer.pooling.register_forward_pre_hook(keep),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def find_transformer(model: Any) -> SQATransformer | None:
+    """The transformer over frames, of the families that have one."""
+    return next((module for module in model.modules() if isinstance(module, SQATransformer)), None)
+
+
 def find_score_head(model: Any) -> torch.nn.Linear | None:
     """The linear layer named `score_head`, if a model has exactly one."""
     found = [
@@ -508,8 +569,8 @@ def find_score_head(model: Any) -> torch.nn.Linear | None:
     return found[0] if len(found) == 1 else None
 
 
-def label_shard(cache: WindowCache, teacher: Teacher, path: Path) -> Path:
-    """Labels of one file of windows by one teacher, made now if they are not there.
+def label_shard(cache: WindowCache, teacher: Teacher, path: Path, with_frames: bool = False) -> Path:
+    """Labels of one file of windows by one teacher, made now if they are not there, or without the frames asked for.
 
     Raises:
         ValueError: If the labels there are of other windows.
@@ -521,7 +582,9 @@ def label_shard(cache: WindowCache, teacher: Teacher, path: Path) -> Path:
         with safe_open(labels_path, "np") as file:
             if file.metadata()["windows"] != shard.digest:
                 raise ValueError(f"The labels in {str(labels_path)!r} are of other windows than {str(path)!r}; delete them.")
-        return labels_path
+            complete = not with_frames or "frames" in file.keys()  # noqa: SIM118  # no mapping
+        if complete:
+            return labels_path
     if teacher.model.config.sampling_rate not in (None, cache.sampling_rate):
         raise ValueError(
             f"Expected windows at the rate of the teacher, {teacher.model.config.sampling_rate} Hz, got {cache.sampling_rate} Hz."
@@ -532,6 +595,7 @@ def label_shard(cache: WindowCache, teacher: Teacher, path: Path) -> Path:
         _write_whole(folder / "teacher.json", lambda to: to.write_text(text, encoding="utf-8"))
     scores = np.full((len(shard.rows), teacher.model.config.num_labels), np.nan, np.float32)
     features: np.ndarray | None = None
+    frames: np.ndarray | None = None
     reasons: dict[int, str] = {}
     recordings: dict[int, Recording] = {}
     for place, row in enumerate(shard.rows):
@@ -545,28 +609,30 @@ def label_shard(cache: WindowCache, teacher: Teacher, path: Path) -> Path:
     size = 1 if teacher.model.device.type == "cpu" else WINDOWS_PER_SHARD
     for first in range(0, len(places), size):
         together = places[first : first + size]
-        scores[together], own = teacher.label([recordings[place] for place in together])
+        seen: list[np.ndarray] | None = [] if with_frames else None
+        scores[together], own = teacher.label([recordings[place] for place in together], seen)
+        if seen:
+            stacked = np.concatenate(seen)
+            frames = np.full((len(shard.rows), *stacked.shape[1:]), np.nan, np.float16) if frames is None else frames
+            if len(stacked) == len(together):
+                frames[together] = stacked
         if own is not None:
             features = np.full((len(shard.rows), own.shape[1]), np.nan, np.float16) if features is None else features
             features[together] = own
     reasons |= {place: "the teacher gave no score" for place in places if np.isnan(scores[place]).any()}
-    tensors: dict[str, Any] = {"scores": scores} | ({"features": features} if features is not None else {})
+    found = {"scores": scores, "features": features, "frames": frames}
+    tensors: dict[str, Any] = {name: array for name, array in found.items() if array is not None}
     metadata = {"windows": shard.digest, "reasons": json.dumps(reasons)}
     _write_whole(labels_path, lambda to: save_file(tensors, to, metadata=metadata))
     return labels_path
 
 
 def plan_shards(splits: Sequence[str], num_windows: int) -> list[tuple[str, int]]:
-    """`(split, index)` of shards in the order in which they are made: of ten, eight for training and one each for the others.
+    """`(split, index)` of shards in the order in which they are made: of twenty, one each for validation and test.
 
     Stopped anywhere, the shares are about right. `num_windows` counts all splits and is rounded up to whole shards.
     """
-    cycle = [split for split in SPLITS for _ in range(SHARE_OF_TEN[split]) if split in splits]
-    # Spread evenly, training first.
-    places = [
-        ((cycle[:place].count(split) + 0.5) / cycle.count(split), SPLITS.index(split), split) for place, split in enumerate(cycle)
-    ]
-    order = [split for _, _, split in sorted(places)]
+    order = [split for split in CYCLE if split in splits]
     counts = dict.fromkeys(SPLITS, 0)
     plan = []
     for number in range(-(-num_windows // WINDOWS_PER_SHARD)):
@@ -577,7 +643,7 @@ def plan_shards(splits: Sequence[str], num_windows: int) -> list[tuple[str, int]
 
 
 def label_windows(
-    cache: WindowCache, teachers: Sequence[Teacher], num_windows: int, *, num_workers: int = 0
+    cache: WindowCache, teachers: Sequence[Teacher], num_windows: int, *, num_workers: int = 0, with_frames: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Make and label windows, shard by shard; yields a row a shard: `split`, `index`, `num_windows`, `num_labelled`, `num_skipped`.
 
@@ -588,13 +654,14 @@ def label_windows(
         teachers (sequence of [`Teacher`]): Who labels.
         num_windows (`int`): How many, see [`plan_shards`].
         num_workers (`int`, *optional*, defaults to 0): Processes that make windows ahead of the teachers; they change no window.
+        with_frames (`bool`, *optional*, defaults to `False`): Whether to keep the frames of the first teacher, 150 KB a window.
     """
     splits = cache.maker.pool.splits if cache.maker is not None else [split for split in SPLITS if cache.shards(split)]
     plan = plan_shards(splits, num_windows)
     for (split, index), path in zip(plan, _made_shards(cache, plan, num_workers), strict=True):
         labelled = np.ones(WINDOWS_PER_SHARD, bool)
-        for teacher in teachers:
-            with safe_open(label_shard(cache, teacher, path), "np") as file:
+        for number, teacher in enumerate(teachers):
+            with safe_open(label_shard(cache, teacher, path, with_frames and number == 0), "np") as file:
                 labelled &= np.isfinite(file.get_tensor("scores")).all(axis=1)
         counts = {"num_windows": len(labelled), "num_labelled": int(labelled.sum()), "num_skipped": int((~labelled).sum())}
         yield {"split": split, "index": index, **counts}

@@ -22,10 +22,11 @@ class FrontMemory:
     Args:
         max_bytes (`int`, *optional*, defaults to 2**30): What it may hold. All that is frozen in Distill-MOS v7 by
             default makes 3.4 MB of a window.
+        weightless (`bool`, *optional*, defaults to `False`): Whether modules without any weights, such as a spectrum, remember too.
     """
 
-    def __init__(self, max_bytes: int = 2**30):
-        self.max_bytes, self.num_bytes = max_bytes, 0
+    def __init__(self, max_bytes: int = 2**30, weightless: bool = False):
+        self.max_bytes, self.num_bytes, self.weightless = max_bytes, 0, weightless
         self.num_hits = self.num_computed = 0
         self._rows: dict[bytes, np.ndarray] = {}
 
@@ -35,7 +36,7 @@ class FrontMemory:
         Modules of different weights never share what they remember, and one that is thawed later computes as ever.
         """
         names = []
-        for name, module in _frozen_front(model):
+        for name, module in _frozen_front(model, self.weightless):
             identity = f"{name} {_weights_digest(module)}"
             module.forward = self._remembering(identity, module, module.forward)  # type: ignore[method-assign]
             names.append(name)
@@ -49,7 +50,7 @@ class FrontMemory:
                 not isinstance(rows, torch.Tensor)
                 or rows.requires_grad
                 or rows.device.type != "cpu"
-                or module.training
+                or (module.training and any(True for _ in module.parameters()))
                 or any(isinstance(one, torch.Tensor) for one in further)
                 or any(parameter.requires_grad for parameter in module.parameters())
             ):
@@ -80,14 +81,16 @@ class FrontMemory:
             self.num_bytes += size
 
 
-def _frozen_front(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
+def _frozen_front(module: torch.nn.Module, weightless: bool, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
     """Outermost modules of which nothing is trained, in order, up to the first weight that is."""
     for name, child in module.named_children():
         trained = [parameter.requires_grad for parameter in child.parameters()]
-        if trained and not any(trained) and not isinstance(child, torch.nn.ModuleList):
+        if isinstance(child, torch.nn.Dropout):
+            continue
+        if (trained or weightless) and not any(trained) and not isinstance(child, torch.nn.ModuleList | torch.nn.ModuleDict):
             yield f"{prefix}{name}", child
         elif trained:
-            yield from _frozen_front(child, f"{prefix}{name}.")
+            yield from _frozen_front(child, weightless, f"{prefix}{name}.")
             if any(trained):
                 return
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors import safe_open
 
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.compression.distillation import (
@@ -19,6 +20,7 @@ from hf_sqa.compression.distillation import (
     combined_labels,
     distill,
     dry_run_distillation,
+    frame_loss,
     load_distillation,
     mapped_scores,
     teacher_agreement,
@@ -172,6 +174,46 @@ def test_speech_of_one_talker_is_refused(recipe, quiet, tmp_path):
 def test_too_few_windows_to_validate_are_refused(recipe, quiet):
     with pytest.raises(ValueError, match="of the split 'validation' among 64 of all splits together, got none"):
         distill(recipe(labels={"num_windows": 64}), **quiet)
+
+
+def test_frames_of_the_teacher_are_kept_and_taught(recipe, quiet, tmp_path):
+    told = []
+    plain = distill(recipe(output_dir=str(tmp_path / "plain")), **quiet)
+    with pytest.raises(ValueError, match=r"Expected frames among the labels for `loss.frame_weight`, got none.*labels.num_windows"):
+        distill(recipe(loss={"frame_weight": 1.0}, labels={"num_windows": None}), **quiet)
+    taught = distill(recipe(loss={"frame_weight": 1.0}), announce=told.append)
+
+    labels = next((tmp_path / "labels" / "labels").rglob("train-00000.safetensors"))
+    with safe_open(labels, "np") as file:
+        frames = file.get_tensor("frames")
+    assert frames.shape == (64, 16, 24) and frames.dtype == np.float16  # 32 frames of 12 numbers, before and after
+    assert np.isfinite(frames).all() and frames.std(axis=(0, 1)).min() > 0
+    ours, theirs = (AutoModelForAudioQuality.from_pretrained(one.output_dir).state_dict() for one in (taught, plain))
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_frames_that_a_linear_map_tells_cost_nothing_and_others_do():
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.randn(4, 64, 8, generator=generator)
+    told = ours @ torch.randn(8, 20, generator=generator) + 3
+    noise = torch.randn(4, 64, 20, generator=generator)
+
+    assert frame_loss(ours, told) < 0.01
+    assert 0.9 < frame_loss(ours, noise) < 1
+    assert frame_loss(ours[:, ::2].repeat_interleave(2, 1), told[:, ::2]) < 0.01  # half as many frames
+    assert frame_loss(ours[:1, :8], told[:1, :8]) == 0  # too few to tell
+    half = (0.5**0.5 * (told - told.mean((0, 1))) / told.std((0, 1)) + 0.5**0.5 * noise).requires_grad_()
+    assert frame_loss(ours, half).item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_spectra_are_remembered_and_change_nothing(recipe, quiet, tmp_path, monkeypatch):
+    with_memory = distill(recipe(output_dir=str(tmp_path / "with")), **quiet)
+    monkeypatch.setattr("hf_sqa.compression.distillation.MEMORY_SHARE", 0.0)
+    without = distill(recipe(output_dir=str(tmp_path / "without")), **quiet)
+
+    ours, theirs = (AutoModelForAudioQuality.from_pretrained(one.output_dir).state_dict() for one in (with_memory, without))
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
 
 
 def test_labels_of_another_teacher_are_not_used(recipe, quiet, teacher_folder, tmp_path):

@@ -16,7 +16,16 @@ from safetensors.numpy import load_file
 
 from hf_sqa.audio import AudioError
 from hf_sqa.compression import teacher_labels
-from hf_sqa.compression.teacher_labels import Shard, SpeechPool, Teacher, WindowCache, folder_speech, label_windows, plan_shards
+from hf_sqa.compression.teacher_labels import (
+    Shard,
+    SpeechPool,
+    Teacher,
+    WindowCache,
+    folder_speech,
+    joined_speech,
+    label_windows,
+    plan_shards,
+)
 from tests.compression.conftest import RATE, WINDOW, write_talker
 
 
@@ -25,15 +34,15 @@ class CountingTeacher(Teacher):
 
     asked = 0
 
-    def label(self, recordings):
+    def label(self, recordings, frames=None):
         self.asked += len(recordings)
-        return super().label(recordings)
+        return super().label(recordings, frames)
 
 
 class SilentTeacher(Teacher):
     """Gives no score to every second recording."""
 
-    def label(self, recordings):
+    def label(self, recordings, frames=None):
         self.turn = not getattr(self, "turn", False)
         scores, features = super().label(recordings)
         return (scores * np.nan if self.turn else scores), features
@@ -116,11 +125,28 @@ def test_a_folder_without_recordings_is_refused(tmp_path):
 def test_shares_of_the_splits_are_right_wherever_labelling_stops():
     splits = ["train", "validation", "test"]
 
-    for shards in (10, 50, 100):
+    for shards in (20, 60, 100):
         counts = Counter(split for split, _ in plan_shards(splits, shards * 64))
-        assert counts["train"] == 0.8 * shards and counts["validation"] == 0.1 * shards
+        assert counts["train"] == 0.9 * shards and counts["validation"] == 0.05 * shards
+    assert {split for split, _ in plan_shards(splits, 64 * 8)} == set(splits)
     assert plan_shards(splits, 64 * 30)[:10] == plan_shards(splits, 64 * 10)
     assert {split for split, _ in plan_shards(["train", "validation"], 640)} == {"train", "validation"}
+
+
+def test_further_recordings_are_for_training_and_get_their_share(tmp_path):
+    for talker in range(12):
+        write_talker(tmp_path / "own" / f"t{talker}" / "a.wav", talker)
+    for talker in range(3):
+        for number in range(4):
+            write_talker(tmp_path / "more" / f"further{talker}" / f"{number}.wav", 50 + 4 * talker + number)
+    own, further = folder_speech(tmp_path / "own", 0.3), folder_speech(tmp_path / "more", 0.3)
+    pool = SpeechPool(joined_speech(own, further, 0.4), RATE)
+    rng = np.random.default_rng(0)
+
+    drawn = [pool.draw("train", rng, 1000)[1][0].talker.startswith("further") for _ in range(600)]
+    assert np.mean(drawn) == pytest.approx(0.4, abs=0.06)
+    assert not any(pool.draw("validation", rng, 1000)[1][0].talker.startswith("further") for _ in range(50))
+    assert pool.digest != SpeechPool(own, RATE).digest != SpeechPool(joined_speech(own, further, 0.5), RATE).digest
 
 
 def test_what_is_labelled_is_not_labelled_again(make_maker, make_teacher, tmp_path):

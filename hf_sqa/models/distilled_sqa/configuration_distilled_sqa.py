@@ -29,15 +29,12 @@ STUDENTS: dict[str, dict[str, Any]] = {
     },
     "xs": _STUDENT_FORM
     | {
-        "fft_size": 512,
-        "fft_hop_samples": 256,
-        "num_mel_bins": 40,
+        "num_mel_bins": 48,
         "num_conv_layers": 3,
-        "conv_layer_channels": [16, 32, 48],
+        "conv_layer_channels": [24, 32, 32],
         "conv_time_strides": [2, 2, 1],
         "conv_frequency_strides": [2, 2, 2],
-        "separable_convs": True,
-        "hidden_size": 48,
+        "hidden_size": 40,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 96,

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Recorded speech for the students, from Debian packages: the bench corpus, and 48 further talkers in 30 languages.
+#   sh train_scripts/students_speech.sh speech      makes speech/bench and speech/further
+# Then: hf-sqa distill train_scripts/recipes/distilled_sqa-s.yaml speech.bench=speech/bench speech.folder=speech/further
+set -eu
+[ $# -eq 1 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
+mkdir -p "$1/packages" "$1/bench" "$1/unpacked" "$1/further"
+cd "$1"
+(cd packages && apt-get download asterisk-core-sounds-en-g722 asterisk-core-sounds-es-g722 asterisk-core-sounds-fr-g722 \
+  asterisk-core-sounds-it-g722 asterisk-core-sounds-ru-g722 fillets-ng-data-cs klettres-data ktuberling-data fillets-ng-data-nl)
+for package in packages/asterisk-*.deb packages/fillets-ng-data-cs_*.deb; do dpkg-deb -x "$package" bench; done
+for package in packages/klettres-*.deb packages/ktuberling-*.deb packages/fillets-ng-data-nl_*.deb; do dpkg-deb -x "$package" unpacked; done
+# A folder for each talker. The words of both games for children are read by one person in each language.
+cd unpacked/usr/share
+find klettres ktuberling/sounds games/fillets-ng/sound -name '*.ogg' -o -name '*.wav' -o -name '*.opus' | while read -r file; do
+  case "$file" in
+    klettres/*) talker="klettres-$(echo "$file" | cut -d/ -f2)" ;;
+    ktuberling/*) talker="ktuberling-$(echo "$file" | cut -d/ -f3)" ;;
+    *-m-*) talker="fillets-nl-m" ;;
+    *-v-*) talker="fillets-nl-v" ;;
+    *) continue ;;
+  esac
+  mkdir -p "../../../further/$talker"
+  cp "$file" "../../../further/$talker/$(echo "$file" | tr / -)"
+done
+cd ../../..
+rm -r unpacked
+echo "$(find further -type f | wc -l) recordings of $(ls further | wc -l) talkers in $1/further; phrases of the bench corpus in $1/bench"
