@@ -136,6 +136,8 @@ class LabelOptions:
         seconds (`float`, *optional*): Length of a window; that of the student's windows if not given, else 7.68.
         seed (`int`): Of the windows.
         num_workers (`int`): Processes that make windows ahead of the teachers; 0 for none. They change no window.
+        part (`str`, *optional*): `2/3`: of three commands with `--labels-only` that fill one folder, the second; on one machine or
+            on several that share it.
     """
 
     folder: str | None = None
@@ -143,8 +145,13 @@ class LabelOptions:
     seconds: float | None = None
     seed: int = 0
     num_workers: int = 0
+    part: str | None = None
 
     def __post_init__(self) -> None:
+        if self.part is not None:
+            number, _, count = str(self.part).partition("/")
+            if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+                raise ValueError(f"Expected `labels.part` such as 2/3, the second of three, got {self.part!r}.")
         if self.num_windows is not None and self.num_windows < 1:
             raise ValueError(f"Expected `labels.num_windows` of 1 or more, got {self.num_windows}.")
         if self.folder is None and self.num_windows is None:
@@ -296,6 +303,10 @@ def distill(
         Interrupted: After Ctrl-C in training, when a checkpoint is saved. In labelling, `KeyboardInterrupt`: whole shards are kept.
     """
     recipe = recipe if isinstance(recipe, DistillationRecipe) else load_distillation(recipe)
+    if recipe.labels.part is not None:
+        raise ValueError(
+            f"Expected `labels.part` with --labels-only, got {recipe.labels.part!r} in training, which needs all parts."
+        )
     set_seed(int(recipe.training.get("seed", TrainingArguments.seed)))
     student = build_model(recipe.student, recipe.loss, announce=announce)
     teachers = [load_teacher(options) for options in recipe.teachers]
@@ -399,10 +410,11 @@ def label(recipe: DistillationRecipe, maker: WindowMaker, teachers: Sequence[Tea
     if recipe.labels.num_windows is None:
         return WindowCache(recipe.labels.folder)
     cache = WindowCache(recipe.labels.folder, maker)
-    total = len(plan_shards(maker.pool.splits, recipe.labels.num_windows)) * WINDOWS_PER_SHARD
-    done = 0
+    number, count = map(int, recipe.labels.part.split("/")) if recipe.labels.part else (1, 1)
+    plan = plan_shards(maker.pool.splits, recipe.labels.num_windows)[number - 1 :: count]
+    total, done = len(plan) * WINDOWS_PER_SHARD, 0
     workers, with_frames = recipe.labels.num_workers, recipe.frame_weight > 0
-    for row in label_windows(cache, teachers, recipe.labels.num_windows, num_workers=workers, with_frames=with_frames):
+    for row in label_windows(cache, teachers, plan, num_workers=workers, with_frames=with_frames):
         done += row["num_windows"]
         if progress is not None:
             progress(done, total)

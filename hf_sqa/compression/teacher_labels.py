@@ -643,7 +643,12 @@ def plan_shards(splits: Sequence[str], num_windows: int) -> list[tuple[str, int]
 
 
 def label_windows(
-    cache: WindowCache, teachers: Sequence[Teacher], num_windows: int, *, num_workers: int = 0, with_frames: bool = False
+    cache: WindowCache,
+    teachers: Sequence[Teacher],
+    num_windows: int | Sequence[tuple[str, int]],
+    *,
+    num_workers: int = 0,
+    with_frames: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Make and label windows, shard by shard; yields a row a shard: `split`, `index`, `num_windows`, `num_labelled`, `num_skipped`.
 
@@ -652,12 +657,12 @@ def label_windows(
     Args:
         cache ([`WindowCache`]): Where.
         teachers (sequence of [`Teacher`]): Who labels.
-        num_windows (`int`): How many, see [`plan_shards`].
+        num_windows (`int`, or sequence of `(split, index)`): How many, see [`plan_shards`]; or which shards.
         num_workers (`int`, *optional*, defaults to 0): Processes that make windows ahead of the teachers; they change no window.
         with_frames (`bool`, *optional*, defaults to `False`): Whether to keep the frames of the first teacher, 150 KB a window.
     """
     splits = cache.maker.pool.splits if cache.maker is not None else [split for split in SPLITS if cache.shards(split)]
-    plan = plan_shards(splits, num_windows)
+    plan = plan_shards(splits, num_windows) if isinstance(num_windows, int) else list(num_windows)
     for (split, index), path in zip(plan, _made_shards(cache, plan, num_workers), strict=True):
         labelled = np.ones(WINDOWS_PER_SHARD, bool)
         for number, teacher in enumerate(teachers):

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 DIGEST_BYTES = 16
+#: Rows that are kept in one piece: thousands of small arrays among short-lived ones would scatter over three times the memory.
+ROWS_PER_PIECE = 64
 
 
 class FrontMemory:
@@ -29,6 +31,7 @@ class FrontMemory:
         self.max_bytes, self.num_bytes, self.weightless = max_bytes, 0, weightless
         self.num_hits = self.num_computed = 0
         self._rows: dict[bytes, np.ndarray] = {}
+        self._pieces: dict[tuple[int, ...], tuple[np.ndarray, int]] = {}
 
     def attach(self, model: torch.nn.Module) -> list[str]:
         """Let the frozen parts of a model remember, as far as the first that is trained; returns their names.
@@ -77,7 +80,13 @@ class FrontMemory:
     def _keep(self, key: bytes, output: torch.Tensor) -> None:
         size = output.numel() * output.element_size()
         if output.dtype == torch.float32 and self.num_bytes + size <= self.max_bytes:
-            self._rows[key] = output.detach().contiguous().numpy().copy()
+            piece, used = self._pieces.get(tuple(output.shape), (None, ROWS_PER_PIECE))
+            if used == ROWS_PER_PIECE:
+                piece, used = np.empty((ROWS_PER_PIECE, *output.shape), np.float32), 0
+            assert piece is not None
+            piece[used] = output.detach().numpy()
+            self._rows[key] = piece[used]
+            self._pieces[tuple(output.shape)] = piece, used + 1
             self.num_bytes += size
 
 

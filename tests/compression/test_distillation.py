@@ -21,12 +21,15 @@ from hf_sqa.compression.distillation import (
     distill,
     dry_run_distillation,
     frame_loss,
+    label,
     load_distillation,
+    load_teacher,
+    make_windows,
     mapped_scores,
     teacher_agreement,
 )
 from hf_sqa.compression.teacher_labels import WindowCache, label_windows
-from hf_sqa.models.distilled_sqa import DistilledSQAConfig
+from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.models.nisqa import NISQA
 from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS, Wav2Vec2ForMOSConfig
 from hf_sqa.training.examples import RatedSpeech
@@ -190,6 +193,24 @@ def test_frames_of_the_teacher_are_kept_and_taught(recipe, quiet, tmp_path):
     assert np.isfinite(frames).all() and frames.std(axis=(0, 1)).min() > 0
     ours, theirs = (AutoModelForAudioQuality.from_pretrained(one.output_dir).state_dict() for one in (taught, plain))
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_several_commands_label_one_folder(recipe, tmp_path):
+    made = {}
+    for part in ("1/2", "2/2"):
+        loaded = load_distillation(recipe(labels={"part": part}))
+        teachers = [load_teacher(one) for one in loaded.teachers]
+        student = DistilledSQA(DistilledSQAConfig(**STUDENT))
+        before = set((tmp_path / "labels").rglob("*-*.safetensors"))
+        label(loaded, make_windows(loaded, student), teachers)
+        made[part] = set((tmp_path / "labels").rglob("*-*.safetensors")) - before
+
+    assert len(made["1/2"]) == 6 and len(made["2/2"]) == 4  # windows and labels of five shards
+    with pytest.raises(ValueError, match=r"`labels.part` with --labels-only, got '1/2' in training"):
+        distill(recipe(labels={"part": "1/2"}))
+    for wrong in ("3/2", "0/2", "half", "1"):
+        with pytest.raises(ValueError, match=r"`labels.part` such as 2/3"):
+            load_distillation(recipe(labels={"part": wrong}))
 
 
 def test_frames_that_a_linear_map_tells_cost_nothing_and_others_do():
