@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
+from transformers.utils import is_torchdynamo_exporting
 
 
 class SinusoidalPositions(nn.Module):
@@ -162,7 +163,8 @@ class SQATransformer(nn.Module):
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Frames `(B, F, C)` to encoded, normalised frames `(B, F, D)`."""
-        if self.training:
+        # A graph keeps its norms apart: features of one scale survive 8 bits, and the weights behind them do.
+        if self.training or is_torchdynamo_exporting():
             if self.feature_norm is not None:
                 features = batch_norm_over_channels(self.feature_norm, features)
             hidden_states = self.projection(batch_norm_over_channels(self.projection_norm, features))

@@ -18,6 +18,7 @@ from hf_sqa.pipelines.checkpoints import (
     split_revision,
 )
 from hf_sqa.pipelines.identity import model_identity
+from hf_sqa.pipelines.onnx_backend import load_graph
 
 __all__ = [
     "AudioQualityPipeline",
@@ -38,12 +39,14 @@ PIPELINE_REGISTRY.register_pipeline(
 )
 
 
-def pipeline(model: Any = None, **kwargs: Any) -> AudioQualityPipeline:
+def pipeline(model: Any = None, *, backend: Any = None, **kwargs: Any) -> AudioQualityPipeline:
     """`transformers.pipeline("audio-quality", ...)` that also knows short names, revisions, and adapters without their base.
 
     Args:
         model (*optional*): `"default"`, `"distill-mos-v7"`, a folder, a Hub id, `"owner/name@revision"`, or a loaded model (then
             with `feature_extractor`); the default if not given.
+        backend (`str`, *optional*): `"onnx"` runs `model.onnx` of a folder by onnxruntime, `"torch"` its weights; if not given, the
+            graph is run where there are no weights beside it.
         **kwargs: Anything `transformers.pipeline` or [`AudioQualityPipeline`] takes: `device`, `dtype`, `mode`, `hop_seconds`, ...
 
     Raises:
@@ -57,6 +60,10 @@ def pipeline(model: Any = None, **kwargs: Any) -> AudioQualityPipeline:
             if revision is not None:
                 model, kwargs = name, {**kwargs, "revision": revision}
         model = resolve_checkpoint(model)
+        graph = load_graph(model, backend, kwargs)
+        if graph is not None:
+            model = graph.pop("model")
+            kwargs = {**{key: value for key, value in kwargs.items() if key != "dtype"}, **graph}
         if isinstance(model, str):
             adapted = load_adapter(model, kwargs)
             if adapted is not None:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.audio_utils import mel_filter_bank
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, is_torchdynamo_exporting
 
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.sqa_transformer import SinusoidalPositions, SQATransformer
@@ -46,6 +46,11 @@ class CompressedSpectrum(nn.Module):
         # A NumPy attribute: from_pretrained leaves non-persistent buffers and tensors uninitialised. Torch's own window: NumPy's
         # differs in the last bit, which the compression of near-empty bins turns into 1e-4 MOS.
         self._hann = torch.hann_window(self.fft_size, dtype=torch.float32, device="cpu").numpy()
+
+    @property
+    def hann(self) -> np.ndarray:
+        """Window of every spectrum, `(fft_size,)`."""
+        return self._hann
 
     @property
     def margin(self) -> int:
@@ -73,9 +78,20 @@ class CompressedSpectrum(nn.Module):
         pad = [self.margin if side else 0 for side in reflect]
         if any(pad):
             waveform = F.pad(waveform, pad, mode="reflect")
+        if is_torchdynamo_exporting():
+            return self._spectrum_by_convolution(waveform)
         frames = waveform.unfold(1, self.fft_size, self.hop_samples)  # (B, S, T')
         window = torch.from_numpy(self._hann).to(waveform.device)
         return torch.view_as_real(torch.fft.rfft(frames * window))
+
+    def _spectrum_by_convolution(self, waveform: torch.Tensor) -> torch.Tensor:
+        """The same by a fixed convolution, for graphs: there, cutting frames takes a table larger than a small student."""
+        sample, bin_ = np.arange(self.fft_size), np.arange(self.fft_size // 2 + 1)
+        angle = 2 * np.pi / self.fft_size * (bin_[:, None] * sample % self.fft_size)  # (K, T')
+        filters = np.concatenate([np.cos(angle), -np.sin(angle)]) * self._hann.astype(np.float64)
+        kernel = torch.from_numpy(filters[:, None].astype(np.float32)).to(waveform.device)  # (2 * K, 1, T')
+        spectrum = F.conv1d(waveform[:, None], kernel, stride=self.hop_samples)  # (B, 2 * K, S)
+        return spectrum.unflatten(1, (2, len(bin_))).permute(0, 3, 2, 1)
 
 
 class MelSpectrum(CompressedSpectrum):

@@ -1,0 +1,105 @@
+"""An ONNX graph of DistilledSQA in 8 bits: the transformer computes in integers, what comes before it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Weights from this size on that stay out of the integers are stored in half precision, and computed with in single.
+STORED_IN_HALF = 1024
+
+
+def quantize(source: Path, target: Path) -> None:
+    """Write a float32 graph of DistilledSQA in 8 bits.
+
+    Linear layers of transformer and pooling are quantised dynamically by onnxruntime: 8-bit weights, a scale for each output, and
+    activations in 8 bits by the range they have at that moment, so that no calibration recordings are needed. Unsigned weights:
+    with signed ones, processors with AVX2 but without VNNI saturate, and the score would depend on the machine. Spectrum,
+    convolutions and the projection behind them, which 8 bits would ruin, compute in float32 with weights stored in float16; so does
+    the last layer, which is small.
+
+    Args:
+        source (`Path`): The graph as `export_onnx` makes it.
+        target (`Path`): Where to.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    exact = onnx.load(source)
+    graph = exact.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    last_convolution = max(index for index, node in enumerate(graph.node) if node.op_type == "Conv")
+    linear = [node.name for node in graph.node[last_convolution:] if node.op_type == "MatMul" and node.input[1] in constants]
+    quantize_dynamic(exact, target, nodes_to_quantize=linear[1:], per_channel=True, weight_type=QuantType.QUInt8)
+    model = onnx.load(target)
+    _store_in_half(model.graph)
+    onnx.save(model, target)
+
+
+def _store_in_half(graph: Any) -> None:
+    """Replace large float32 constants by float16 ones and a cast, which the runtime does once, when it loads the graph."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= STORED_IN_HALF:
+            name, values = tensor.name, numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+            casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    _prepend(graph, casts)
+
+
+def filters_from_a_wave(model: Any, hann: np.ndarray) -> None:
+    """Replace the filters of the spectrum, which can be larger than a student, by nodes that make them from one period of a wave.
+
+    The runtime runs these once, when it loads the graph.
+
+    Args:
+        model (`onnx.ModelProto`): Changed in place; its first convolution is the spectrum.
+        hann (`np.ndarray` of shape `(fft_size,)`): Window of the spectrum.
+    """
+    from onnx import helper, numpy_helper
+
+    graph, size = model.graph, len(hann)
+    spectrum = next(node for node in graph.node if node.op_type == "Conv")
+    kernel = next(tensor for tensor in graph.initializer if tensor.name == spectrum.input[1])
+    num_bins = size // 2 + 1
+    assert list(kernel.dims) == [2 * num_bins, 1, size], kernel.dims
+    angle = 2 * np.pi / size * np.arange(size)
+    constants = {
+        "bins": np.arange(num_bins)[:, None],
+        "samples": np.arange(size)[None],
+        "size": np.array(size),
+        "cosine": np.cos(angle).astype(np.float32),
+        "minus_sine": -np.sin(angle).astype(np.float32),
+        "window": hann.astype(np.float32),
+        "axis": np.array([1]),
+    }
+    name = kernel.name
+    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
+        ("Mul", ["bins", "samples"], "product", {}),
+        ("Mod", ["product", "size"], "phase", {}),
+        ("Gather", ["cosine", "phase"], "real", {}),
+        ("Gather", ["minus_sine", "phase"], "imaginary", {}),
+        ("Concat", ["real", "imaginary"], "waves", {"axis": 0}),
+        ("Mul", ["waves", "window"], "filters", {}),
+        ("Unsqueeze", ["filters", "axis"], name, {}),
+    ]
+    graph.initializer.remove(kernel)
+    graph.initializer.extend(numpy_helper.from_array(values, f"filters.{key}") for key, values in constants.items())
+    _prepend(
+        graph,
+        [
+            helper.make_node(kind, [f"filters.{one}" for one in inputs], [out if out == name else f"filters.{out}"], **options)
+            for kind, inputs, out, options in steps
+        ],
+    )
+
+
+def _prepend(graph: Any, nodes: list[Any]) -> None:
+    """Put nodes before all others."""
+    others = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *others])

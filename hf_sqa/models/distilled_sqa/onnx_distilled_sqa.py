@@ -1,0 +1,85 @@
+"""DistilledSQA whose network is an ONNX graph; how recordings are checked, cut and averaged is the same code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
+from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
+
+GRAPH_FILE = "model.onnx"
+
+
+class OnnxDistilledSQA(DistilledSQA):
+    """A graph by `hf-sqa export onnx` in the place of the layers, run by onnxruntime on the CPU with as many threads as torch has.
+
+    Only for scoring: it has no weights to train. The bytes of the graph are a buffer, so that the identity of a score names them.
+
+    Args:
+        config ([`DistilledSQAConfig`]): Of the model that was exported.
+        graph (`bytes`): Content of `model.onnx`.
+    """
+
+    modes = ("published",)
+
+    graph: torch.Tensor
+
+    def __init__(self, config: DistilledSQAConfig, graph: bytes):
+        AudioQualityPreTrainedModel.__init__(self, config)
+        self.register_buffer("graph", torch.frombuffer(bytearray(graph), dtype=torch.uint8))
+        self._session: Any = None
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> OnnxDistilledSQA:
+        """Load `model.onnx` and `config.json`.
+
+        Raises:
+            OSError: If there is no such graph, onnxruntime is not installed, or it cannot run the graph.
+        """
+        try:
+            import onnxruntime  # noqa: F401
+        except ImportError:
+            raise OSError(
+                f"{str(folder)!r} is an ONNX graph, which needs the package onnxruntime: `pip install 'hf-sqa[onnx]'`."
+            ) from None
+        file = Path(folder) / GRAPH_FILE
+        if not file.is_file():
+            raise OSError(f"Expected an ONNX graph {str(file)!r}, got none; `hf-sqa export onnx {folder} --model ...` writes it.")
+        model = cls(DistilledSQAConfig.from_pretrained(folder), file.read_bytes())
+        try:
+            model.score_windows(torch.zeros(1, 1))
+        except Exception as error:  # onnxruntime's errors have no common class
+            raise OSError(f"onnxruntime cannot run {str(file)!r}: {error}") from error
+        return model.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def score_windows(self, windows: torch.Tensor) -> torch.Tensor:
+        """Score windows `(W, T)`; as [`DistilledSQA.score_windows`]."""
+        windows = F.pad(windows.float(), (0, self.config.window_samples - windows.shape[1]))
+        if self._session is None:
+            self._session = _session(self.graph.numpy().tobytes())
+        return torch.from_numpy(self._session.run(["logits"], {"input_values": windows.numpy()})[0])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_session": None}  # a session cannot go to another process
+
+
+def _session(graph: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
