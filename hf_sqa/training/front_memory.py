@@ -7,6 +7,7 @@ allowed to; the rest is computed as ever.
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 
 DIGEST_BYTES = 16
-#: Rows that are kept in one piece: thousands of small arrays among short-lived ones would scatter over three times the memory.
+#: Rows that are kept in one piece, mapped on its own. An array for each row, however small, would land where a large short-lived
+#: one was, and the heap would grow to several times what is kept.
 ROWS_PER_PIECE = 64
 
 
@@ -30,8 +32,9 @@ class FrontMemory:
     def __init__(self, max_bytes: int = 2**30, weightless: bool = False):
         self.max_bytes, self.num_bytes, self.weightless = max_bytes, 0, weightless
         self.num_hits = self.num_computed = 0
-        self._rows: dict[bytes, np.ndarray] = {}
-        self._pieces: dict[tuple[int, ...], tuple[np.ndarray, int]] = {}
+        self._rows: dict[bytes, tuple[int, int]] = {}  # number of the piece, and row in it
+        self._pieces: list[np.ndarray] = []
+        self._open: dict[tuple[int, ...], tuple[int, int]] = {}  # by shape: the piece that is being filled, and rows in it
 
     def attach(self, model: torch.nn.Module) -> list[str]:
         """Let the frozen parts of a model remember, as far as the first that is trained; returns their names.
@@ -73,20 +76,25 @@ class FrontMemory:
                 for index, output in computed.items():
                     self._keep(keys[index], output)
             # By way of NumPy: a tensor made while scoring (inference mode) could not take part in training.
-            return torch.stack([computed[i] if i in computed else torch.from_numpy(self._rows[key]) for i, key in enumerate(keys)])
+            return torch.stack([computed[i] if i in computed else self._kept(key) for i, key in enumerate(keys)])
 
         return remembered
+
+    def _kept(self, key: bytes) -> torch.Tensor:
+        number, row = self._rows[key]
+        return torch.from_numpy(self._pieces[number][row])
 
     def _keep(self, key: bytes, output: torch.Tensor) -> None:
         size = output.numel() * output.element_size()
         if output.dtype == torch.float32 and self.num_bytes + size <= self.max_bytes:
-            piece, used = self._pieces.get(tuple(output.shape), (None, ROWS_PER_PIECE))
+            number, used = self._open.get(tuple(output.shape), (-1, ROWS_PER_PIECE))
             if used == ROWS_PER_PIECE:
-                piece, used = np.empty((ROWS_PER_PIECE, *output.shape), np.float32), 0
-            assert piece is not None
-            piece[used] = output.detach().numpy()
-            self._rows[key] = piece[used]
-            self._pieces[tuple(output.shape)] = piece, used + 1
+                mapped = mmap.mmap(-1, ROWS_PER_PIECE * size)
+                self._pieces.append(np.frombuffer(mapped, np.float32).reshape(ROWS_PER_PIECE, *output.shape))
+                number, used = len(self._pieces) - 1, 0
+            self._pieces[number][used] = output.detach().numpy()
+            self._rows[key] = number, used
+            self._open[tuple(output.shape)] = number, used + 1
             self.num_bytes += size
 
 
