@@ -34,12 +34,14 @@ torch.set_num_threads(1)
 
 RATE = 16_000
 NUM_DISTINCT = 40
-#: Ways to run the default model.
+#: Ways to run the default model, and its students.
 VARIANTS: dict[str, dict[str, Any]] = {
     "published": {"mode": "published"},
     "fast": {"mode": "fast"},
     "fast, bfloat16": {"mode": "fast", "dtype": "bfloat16"},
     "fast, bfloat16, no overlap": {"mode": "fast", "dtype": "bfloat16", "hop_seconds": 7.68},
+    "student s": {"model": "distilled-sqa-s"},
+    "student xs": {"model": "distilled-sqa-xs"},
 }
 
 
@@ -77,7 +79,7 @@ def measure_overhead(paths: list[Path], seconds: float, variant: str, rounds: in
     options = dict(VARIANTS[variant])
     settings = Settings(device="cpu", num_workers=1, **options)
     worker = CorpusScorer(settings)
-    scoring = {name: value for name, value in options.items() if name != "dtype"}
+    scoring = {name: value for name, value in options.items() if name not in ("dtype", "model")}
     recordings = [load_recording(str(path), sampling_rate=RATE) for path in paths[:NUM_DISTINCT]]
     bare = corpus = 0.0
     num_bare = num_corpus = 0

@@ -150,6 +150,8 @@ def _opened(audio: Any) -> AudioStream:
             raise AudioError(audio, "missing", "there is no such file; check the address") from None
         except ImportError as error:
             raise AudioError(audio, "unsupported", f"this kind of URL needs another package: {error}") from None
+        except PermissionError as error:
+            raise AudioError(audio, "unreachable", f"it may not be read ({error}); check the credentials") from None
         except AudioError:
             raise
         except Exception as error:  # every file system of fsspec has its own

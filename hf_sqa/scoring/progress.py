@@ -37,7 +37,7 @@ def run_and_tell(
         except KeyboardInterrupt:
             say("Interrupted: the shards that are finished are kept; the same command goes on from there.")
             return EXIT_INTERRUPTED
-        except (OutputError, OutputLocked, OSError, ValueError, RuntimeError) as error:
+        except (OutputError, OutputLocked, OSError, ValueError, RuntimeError, ImportError) as error:
             say(str(error))
             return EXIT_USAGE
         try:

@@ -1,16 +1,19 @@
 """Files behind URLs: http(s) by the standard library, the others (`s3://`, `gs://`, `hf://`, `memory://`, ...) by fsspec.
 
-A server that is busy (429, 5xx) or does not answer is asked again, a few times and ever more slowly.
+A server that is busy (429, 5xx) or does not answer is asked again, a few times and ever more slowly. One that says no (there is no
+such file, it may not be read) is not.
 """
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import io
+import posixpath
 import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 TIMEOUT_SECONDS = 60
@@ -49,9 +52,26 @@ def list_remote(url: str) -> list[str]:
     """Files below a URL that ends in `/`, or that match a glob, sorted."""
     import fsspec
 
-    system, path = fsspec.core.url_to_fs(url)
-    found = system.find(path) if url.endswith("/") else [name for name in system.glob(path) if not system.isdir(name)]
-    return sorted(system.unstrip_protocol(name) for name in found)
+    with naming_failures(url):
+        system, path = fsspec.core.url_to_fs(url)
+        found = system.find(path) if url.endswith("/") else [name for name in system.glob(path) if not system.isdir(name)]
+    # Some tools mark a folder of a bucket by an empty object whose name ends in a slash.
+    return sorted(system.unstrip_protocol(name) for name in found if not name.endswith("/"))
+
+
+@contextlib.contextmanager
+def naming_failures(url: str) -> Iterator[None]:
+    """Context in which whatever goes wrong behind a URL is an `OSError` that names it; every file system of fsspec has its own."""
+    try:
+        yield
+    except (ValueError, ImportError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"Expected recordings or a list of them, but there is no file {url!r}.") from error
+    except Exception as error:
+        if _is_refused(error):
+            raise PermissionError(f"{url!r} may not be read ({error}); check the credentials.") from error
+        raise OSError(f"{url!r} cannot be read ({error}); run the same command again later.") from error
 
 
 def _tried(attempt: Any) -> Any:
@@ -61,13 +81,29 @@ def _tried(attempt: Any) -> Any:
         except urllib.error.HTTPError as error:
             if error.code not in BUSY or seconds is None:
                 raise
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, ImportError, MemoryError):
             raise
-        except (OSError, http.client.HTTPException):
+        except Exception as error:  # those of botocore are no OSError
+            if _is_refused(error):
+                raise PermissionError(str(error)) from error
             if seconds is None:
                 raise
         time.sleep(seconds)
     raise AssertionError
+
+
+def join_remote(folder: str, path: str) -> str:
+    """A relative path below a URL; `..` is resolved here, as buckets know no folders."""
+    joined = posixpath.join(folder, path)
+    if not {".", ".."} & set(path.split("/")):
+        return joined
+    scheme, mark, rest = joined.rpartition("://")
+    return scheme + mark + posixpath.normpath(rest)
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether credentials are wrong or missing: asking again gives the same answer."""
+    return isinstance(error, PermissionError) or "Credential" in type(error).__name__
 
 
 def _open(url: str) -> Any:
@@ -82,5 +118,14 @@ def _read_http(url: str) -> bytes:
 def _read_fsspec(url: str) -> bytes:
     import fsspec
 
-    with fsspec.open(url, "rb") as file:
+    options: dict[str, Any] = {}
+    impatient = url.startswith(("s3://", "s3a://"))
+    if impatient:
+        # s3fs asks five times, botocore under it five times each: with ours a hundred, and minutes for a recording.
+        chosen = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        options = {"config_kwargs": {"retries": {"total_max_attempts": 1}, **chosen}}
+    system, path = fsspec.core.url_to_fs(url, **options)
+    if impatient:
+        system.retries = 1  # of this instance, which the options tell from that of lists and archives
+    with system.open(path, "rb") as file:
         return file.read()

@@ -162,12 +162,22 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON whole or not at all; as ASCII if it holds names that are not UTF-8."""
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+    if not _is_utf8(text):
+        text = json.dumps(content, indent=1, sort_keys=True)
     with writing_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, sort_keys=True, ensure_ascii=False)
-        file.write("\n")
+        file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class RowsDigest:

@@ -24,7 +24,7 @@ from typing import Any
 from hf_sqa.audio import AUDIO_SUFFIXES
 from hf_sqa.data.corpora.own_table import USUAL_NAMES
 from hf_sqa.scoring.items import Excerpt, Item, Refusal, TarMember
-from hf_sqa.scoring.remote import is_remote, list_remote, open_remote
+from hf_sqa.scoring.remote import is_remote, join_remote, list_remote, naming_failures, open_remote
 from hf_sqa.scoring.shards import need_pyarrow
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
@@ -101,6 +101,8 @@ def _open(name: str, columns: _Columns, split: str | None) -> Source:
     names = _expanded(name)
     if len(names) == 1 and not is_remote(name) and Path(name).is_dir():
         return _open_folder(Path(name), columns, split)
+    if names and is_remote(name) and name.endswith("/"):
+        return _open_kind(name, names, columns)
     if not names:
         raise FileNotFoundError(f"Expected recordings or a list of them, but no file matches {name!r}.")
     for one in names:
@@ -112,21 +114,26 @@ def _open(name: str, columns: _Columns, split: str | None) -> Source:
 def _open_folder(folder: Path, columns: _Columns, split: str | None) -> Source:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return SavedDataset(str(folder), columns, split)
+    return _open_kind(str(folder), [str(path) for path in sorted(folder.rglob("*"))], columns)
+
+
+def _open_kind(folder: str, paths: list[str], columns: _Columns) -> Source:
+    """Whatever a folder holds of what is read: recordings, tars or Parquet files."""
     found: dict[str, list[str]] = {"audio": [], "tar": [], "parquet": []}
-    for path in sorted(folder.rglob("*")):
-        lower = path.name.lower()
+    for path in paths:
+        lower = path.lower()
         kind = "tar" if lower.endswith(TAR_SUFFIXES) else "parquet" if lower.endswith(PARQUET_SUFFIXES) else "audio"
-        if (kind != "audio" or path.suffix.lower() in AUDIO_SUFFIXES) and path.is_file():
-            found[kind].append(str(path))
+        if (kind != "audio" or Path(lower).suffix in AUDIO_SUFFIXES) and (is_remote(path) or Path(path).is_file()):
+            found[kind].append(path)
     kinds = [kind for kind, paths in found.items() if paths]
     if not kinds:
         raise FileNotFoundError(
-            f"Expected recordings, tars or Parquet files in the folder {str(folder)!r} or below it, but there are none."
+            f"Expected recordings, tars or Parquet files in the folder {folder!r} or below it, but there are none."
         )
     if len(kinds) > 1:
         counts = ", ".join(f"{len(found[kind])} {kind}" for kind in kinds)
-        raise ValueError(f"Expected one kind of files in {str(folder)!r}, got {counts}; name one kind with a glob.")
-    return _open_files(str(folder), found[kinds[0]], columns)
+        raise ValueError(f"Expected one kind of files in {folder!r}, got {counts}; name one kind with a glob.")
+    return _open_files(folder, found[kinds[0]], columns)
 
 
 def _open_files(name: str, names: list[str], columns: _Columns) -> Source:
@@ -151,7 +158,8 @@ def _open_files(name: str, names: list[str], columns: _Columns) -> Source:
     unknown = [one for one in names if Path(_path_of(one)).suffix.lower() not in AUDIO_SUFFIXES]
     if unknown and len(names) == 1:
         known = ", ".join((*MANIFEST_SUFFIXES[:1], *TABLE_SUFFIXES[:2], *LIST_SUFFIXES[:1], ".parquet", ".tar"))
-        raise ValueError(f"Expected a folder, a recording, or a list ending in {known}, got {name!r}.")
+        hint = "; a folder behind a URL is written with / at its end" if is_remote(name) else ""
+        raise ValueError(f"Expected a folder, a recording, or a list ending in {known}, got {name!r}{hint}.")
     return AudioFiles(name, names)
 
 
@@ -181,9 +189,10 @@ class _FileSource(Source):
     def items(self, wanted: Wanted = everything) -> Iterator[Item]:
         position = 0
         for file in self.files:
-            for item in self._items_of(file, position, wanted):
-                yield item
-                position += 1
+            with naming_failures(file) if is_remote(file) else contextlib.nullcontext():
+                for item in self._items_of(file, position, wanted):
+                    yield item
+                    position += 1
 
     def _items_of(self, file: str, first: int, wanted: Wanted) -> Iterator[Item]:
         raise NotImplementedError
@@ -198,7 +207,7 @@ class Manifests(_FileSource):
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
-                where = f"{_path_of(file).rsplit('/', 1)[-1]}:{number}"
+                where = f"{_shown(file)}:{number}"
                 try:
                     record = json.loads(line.decode("utf-8-sig"))
                 except ValueError as error:
@@ -217,7 +226,7 @@ class Tables(_FileSource):
     """CSV and TSV with a header."""
 
     def _items_of(self, file: str, first: int, wanted: Wanted) -> Iterator[Item]:
-        base = _path_of(file).rsplit("/", 1)[-1]
+        base = _shown(file)
         for offset, (record, line) in enumerate(self._records(file)):
             item = self._columns.item(first + offset, record, f"{base}:{line}", file)
             item.record = record if isinstance(record, dict) else None
@@ -260,11 +269,11 @@ class Lists(_FileSource):
         position = first
         with _open_binary(file) as lines:
             for line in lines:
-                path = os.fsdecode(line.strip())
+                path = line.strip().decode("utf-8", "surrogateescape")
                 if not path or path.startswith("#"):
                     continue
                 audio = self._columns.located(path, file)
-                yield Item(position, printable(path), printable(audio), audio)
+                yield Item(position, printable_text(path), printable(audio), audio)
                 position += 1
 
     def _count(self, file: str) -> int:
@@ -351,7 +360,7 @@ class Tars(_FileSource):
             except (tarfile.TarError, EOFError, OSError, gzip.BadGzipFile) as error:
                 broken = f"the archive cannot be read further ({error})"
         if broken is not None:
-            name = f"{printable(_path_of(file).rsplit('/', 1)[-1])}#rest"
+            name = f"{_shown(file)}#rest"
             yield name, Refusal("failed", "truncated", f"{broken}; what follows is lost. Copy the archive again")
 
     def _grouped(self, file: str, key: str, group: list[tuple[str, Any]], first: int) -> Iterator[Item]:
@@ -398,7 +407,7 @@ class ParquetFiles(_FileSource):
                 chosen = _columns_of(schema, audio, with_bytes=needed)
                 for batch in parquet.iter_batches(ROWS_AT_A_TIME, row_groups=[group], columns=chosen):
                     for record in batch.to_pylist():
-                        where = f"{_path_of(file).rsplit('/', 1)[-1]}:{position - first}"
+                        where = f"{_shown(file)}:{position - first}"
                         yield self._columns.item(position, record, where, file, audio, unread=not needed)
                         position += 1
 
@@ -519,30 +528,30 @@ class _Columns:
 
     def _located_item(self, position: int, key: Any, cell: Any, columns: dict[str, Any], where: str, file: str | None) -> Item:
         if isinstance(cell, (bytes, bytearray, memoryview)):
-            return Item(position, printable(str(key)) if key is not None else where, where, bytes(cell), columns)
+            return Item(position, printable_text(str(key)) if key is not None else where, where, bytes(cell), columns)
         path = cell
         if isinstance(cell, Mapping):
             path = cell.get("path")
             if cell.get("bytes") is not None:
-                name = printable(path) if path else where
-                return Item(position, printable(str(key)) if key is not None else name, name, bytes(cell["bytes"]), columns)
+                name = printable_text(path) if path else where
+                return Item(position, printable_text(str(key)) if key is not None else name, name, bytes(cell["bytes"]), columns)
             if path is None:
-                return Item(position, printable(str(key)) if key is not None else where, where, None, columns)
+                return Item(position, printable_text(str(key)) if key is not None else where, where, None, columns)
         if not isinstance(path, str):
             raise TypeError(f"expected the recording as a path, a URL or bytes, got {type(path).__name__}")
         audio: Any = self.located(path, file)
         # Of a struct the path as it stands there, whether or not its bytes were read.
-        name = printable(path) if isinstance(cell, Mapping) else printable(audio)
-        shown = printable(path)
+        name = printable_text(path) if isinstance(cell, Mapping) else printable(audio)
+        shown = printable_text(path)
         if columns.get("offset") not in (None, ""):  # of NeMo
             start = _seconds(columns["offset"], "offset")
             duration = _seconds(columns["duration"], "duration") if columns.get("duration") not in (None, "") else None
             audio = Excerpt(audio, start, duration)
             name, shown = f"{name}{_stretch(start, duration)}", f"{shown}{_stretch(start, duration)}"
-        return Item(position, printable(str(key)) if key is not None else shown, name, audio, columns)
+        return Item(position, printable_text(str(key)) if key is not None else shown, name, audio, columns)
 
     def _lhotse_cut(self, position: int, record: dict[str, Any], where: str, file: str | None) -> Item:
-        key = printable(str(record.get("id") or where))
+        key = printable_text(str(record.get("id") or where))
         recording = record.get("recording")
         if record.get("type") == "MixedCut" or not isinstance(recording, dict):
             return _bad_row(
@@ -576,15 +585,19 @@ class _Columns:
         return Item(position, key, name, audio, columns)
 
     def located(self, path: str, file: str | None) -> str:
-        """A path of a manifest, from where the manifest lies."""
-        if is_remote(path) or os.path.isabs(path):
+        """A path of a manifest, from where the manifest lies, as the system writes it."""
+        if is_remote(path):
+            return path
+        if not is_remote(self._root or file or ""):
+            path = native(path)
+        if os.path.isabs(path):
             return path
         if self._root is not None:
-            return posixpath.join(self._root, path) if is_remote(self._root) else os.path.join(self._root, path)
+            return join_remote(self._root, path) if is_remote(self._root) else os.path.join(self._root, path)
         if file is None:
             return path
         if is_remote(file):
-            return posixpath.join(posixpath.dirname(file), path)
+            return join_remote(posixpath.dirname(_path_of(file)), path)
         return os.path.join(os.path.dirname(file), path)
 
 
@@ -593,12 +606,36 @@ def _stretch(start: float, duration: float | None) -> str:
 
 
 def printable(name: str) -> str:
-    """A name that any file format can hold: bytes that are not UTF-8 are written as escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A name of a file, or a URL, that any file format can hold: bytes that are not UTF-8 are written as escapes."""
+    try:
+        return printable_text(name) if is_remote(name) else os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return printable_text(name)
+
+
+def printable_text(text: str) -> str:
+    """The same of a text of a manifest, which is UTF-8 whatever names of files are here."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, as JSON can spell it
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def native(path: str) -> str:
+    """A path of a manifest as files are named here: its bytes are UTF-8, whatever the locale says."""
+    try:
+        return os.fsdecode(path.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return path
+
+
+def _shown(file: str) -> str:
+    """A file of rows, for messages."""
+    return printable(_path_of(file).rsplit("/", 1)[-1])
 
 
 def _bad_row(position: int, where: str, reason: str) -> Item:
-    return Item(position, printable(where), "", None, {}, Refusal("failed", "bad_row", printable(reason)))
+    return Item(position, where, "", None, {}, Refusal("failed", "bad_row", printable_text(reason)))
 
 
 def _of_supervision(supervisions: Any) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """`hf-sqa score <corpus> --output <folder>/`, and the processes that share one output folder."""
 
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +90,17 @@ def test_usage_errors_exit_with_2(arguments, message, run, manifest, tmp_path):
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("name", ["m.jsonl", "*.wav", "a.tar"])
+def test_a_url_whose_package_is_missing_is_refused_by_its_name(name, run, tmp_path):
+    if importlib.util.find_spec("gcsfs"):
+        pytest.skip("needs a Python without gcsfs")
+
+    result = run(f"gs://bucket/{name}", "--output", f"{tmp_path}/out/", "--num-workers", 0)
+
+    assert result.exit_code == 2, result.output
+    assert "gcsfs" in result.stderr and "Traceback" not in result.output
+
+
 def test_two_corpora_are_one_too_many(run, clips, tmp_path):
     assert "Expected one corpus" in run(clips, clips, "--output", f"{tmp_path}/out/").stderr
 
@@ -124,13 +137,35 @@ def test_an_interrupt_keeps_the_finished_shards_and_exits_with_130(sent, clips, 
     assert len(rows(tmp_path / "out")) % 10 == 0 and len(rows(tmp_path / "out")) >= 20
 
 
-def run_module(*arguments, timeout=300):
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TQDM_DISABLE": "1"}
+def run_module(*arguments, timeout=300, environment=()):
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TQDM_DISABLE": "1", **dict(environment)}
     return subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=timeout, env=environment)
 
 
 def shards_of(output):
     return {path.name: path.read_bytes() for path in sorted((output / "shards").glob("*.parquet"))}
+
+
+@pytest.mark.slow
+def test_a_locale_and_clock_that_know_no_umlauts_and_no_year_change_nothing(clips, tiny_folder, tmp_path):
+    """ASCII as encoding of names, as in bare containers; names, keys and columns beyond it; recordings of 1970 and 2099."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for index, name in enumerate(["grüße 音.wav", "b.wav", "ça va.wav"]):
+        shutil.copy(clips / f"{index:02d}.wav", folder / name)
+        os.utime(folder / name, (4.1e9 * (index % 2),) * 2)
+    lines = [json.dumps({"id": f"ключ {path.stem}", "path": path.name, "language": "ü"}) for path in sorted(folder.iterdir())]
+    (folder / "m.jsonl").write_text("\n".join([*lines, "{ü"]), encoding="utf-8")
+    score_corpus(folder / "m.jsonl", tmp_path / "plain", model=str(tiny_folder), device="cpu", num_workers=0)
+
+    odd = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "TZ": "Pacific/Kiritimati"}
+    options = ["--output", tmp_path / "odd", "--model", tiny_folder, "--device", "cpu", "--num-workers", 1]
+    result = run_module(sys.executable, "-m", "hf_sqa.scoring", folder / "m.jsonl", *options, environment=odd)
+
+    assert result.returncode == 0, result.stderr
+    assert shards_of(tmp_path / "odd") == shards_of(tmp_path / "plain")
+    assert list(rows(tmp_path / "odd")["status"]) == ["ok", "ok", "ok", "failed"]
+    assert rows(tmp_path / "odd")["key"][1] == "ключ grüße 音"
 
 
 @pytest.mark.slow

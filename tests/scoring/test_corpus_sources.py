@@ -145,6 +145,17 @@ def test_a_broken_line_in_the_middle_is_a_row_of_its_own(bad, clips, tmp_path):
     assert items[1].key == "m.jsonl:2"
 
 
+def test_half_a_character_in_a_name_is_a_row_of_its_own(clips, tmp_path):
+    lhotse = {"id": "b\ud83d", "recording": {"sources": [{"type": "file", "source": "\ud83d.wav"}]}}
+    lines = [json.dumps({"id": "a\ud83d", "path": "\ud83d.wav"}), json.dumps(lhotse)]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+
+    items = list(open_source(tmp_path / "m.jsonl").items())
+
+    assert [item.key for item in items] == ["a\\ud83d", "b\\ud83d"]
+    assert [result.code for result in decoded(items)] == ["missing", "missing"]
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_a_table_with_a_short_row_in_the_middle(delimiter, clips, tmp_path):
     table = tmp_path / "t.csv"
@@ -254,6 +265,19 @@ def test_a_file_system_behind_a_url(clips, tmp_path):
 
     assert is_whole(open_source("memory://corpus/m.jsonl"), clips)
     assert is_whole(open_source("memory://corpus/*.wav"), clips)
+
+
+def test_a_path_beside_a_manifest_behind_a_url_may_go_up(clips):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/up/clips/0.wav", (clips / "00.wav").read_bytes())
+    memory.pipe("/up/lists/m.txt", b"../clips/0.wav\nmemory://up/clips/0.wav\n")
+
+    first, second = open_source("memory://up/lists/m.txt").items()
+
+    assert first.audio == second.audio == "memory://up/clips/0.wav"
+    assert np.array_equal(*decoded([first, second]))
 
 
 def test_excerpts_are_what_a_manifest_asks_for_and_whole_files_are_not(clips, tmp_path):

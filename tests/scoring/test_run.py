@@ -1,5 +1,6 @@
 """A run may stop at any moment in any way; what it leaves is whole, and what comes out in the end is the same."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,6 +9,8 @@ import resource
 import shutil
 import signal
 import time
+import traceback
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -322,6 +325,63 @@ def test_a_disk_that_is_full_stops_the_run_and_keeps_what_is_finished(score, man
     assert checksum(tmp_path / "out") == checksum(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_disk_that_is_full_when_a_shard_is_closed_leaves_no_half_of_it(moment, score, manifest, tmp_path, monkeypatch):
+    """No space left: some file systems say so only when data are flushed, or when the folder needs a block."""
+    score(manifest, tmp_path / "whole")
+    true_call, calls = getattr(os, moment), []
+
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return true_call(*arguments)
+
+    monkeypatch.setattr(os, moment, full)
+    with pytest.raises(OutputError, match=r"No space left on device.*make room"):
+        score(manifest, tmp_path / "out")
+    monkeypatch.undo()
+
+    assert shards(tmp_path / "out") and not list((tmp_path / "out" / "shards").glob(".*"))
+    score(manifest, tmp_path / "out")
+    assert checksum(tmp_path / "out") == checksum(tmp_path / "whole")
+
+
+def children():
+    """Processes that this one started and that run."""
+    return [int(child) for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_a_worker_that_is_killed_and_a_file_that_hangs_do_not_disturb_the_run(score, manifest, tmp_path):
+    os.mkfifo(tmp_path / "hangs.wav")
+    lines = manifest.read_text().splitlines()
+    lines[11] = json.dumps({"path": "hangs.wav", "language": "nl"})
+    manifest.write_text("\n".join(lines))
+    score(manifest, tmp_path / "whole", num_workers=1, timeout_seconds=1.0)
+    others, killed = set(children()), []
+
+    def kill(progress):
+        if progress.rows in (3, 14) and len(killed) < (1 if progress.rows == 3 else 2):
+            killed.extend(set(children()) - others)
+            os.kill(killed[-1], signal.SIGKILL)
+
+    progress = score(manifest, tmp_path / "out", num_workers=1, timeout_seconds=1.0, on_progress=kill)
+
+    assert len(killed) == 2
+    assert {row["row"]: row["code"] for row in table(tmp_path / "out") if row["code"]}[11] == "timed_out"
+    assert progress.statuses["ok"] == 15
+    assert checksum(tmp_path / "out") == checksum(tmp_path / "whole")
+
+
+def test_a_corpus_whose_folder_is_not_utf8_is_scored_and_taken_up(score, clips, tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    shutil.copytree(clips, folder)
+
+    assert dict(score(folder, tmp_path / "out").statuses) == {"ok": 12}
+    assert score(folder, tmp_path / "out").kept == 12
+
+
 def test_a_file_that_vanishes_after_listing_is_a_row(score, clips, tmp_path):
     folder = tmp_path / "clips"
     shutil.copytree(clips, folder)
@@ -380,6 +440,79 @@ def test_a_long_recording_among_short_ones_is_streamed(score, clips, tmp_path, m
         ("ok", True),
         ("ok", False),
     ]
+
+
+@pytest.fixture
+def hours(clips, tmp_path):
+    """A manifest of ten rows: three hours of FLAC, a minute again and again, among clips of a second, as the fifth row."""
+    seconds = np.arange(60 * RATE) / RATE
+    minute = 0.2 * np.sin(2 * np.pi * 200 * seconds) * np.sin(2 * np.pi * (1 + seconds // 10) * seconds)
+    path = tmp_path / "three_hours.flac"
+    with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
+        for _ in range(180):
+            file.write(minute)
+    paths = [*sorted(clips.glob("*.wav"))[:4], path, *sorted(clips.glob("*.wav"))[4:9]]
+    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps({"path": str(path)}) for path in paths))
+    yield tmp_path / "m.jsonl"
+    path.unlink()
+
+
+def in_a_child(work):
+    """Start a copy of this process that does some work; its number."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return child
+
+
+@pytest.mark.slow
+def test_three_hours_among_short_clips_take_no_more_memory_keep_the_order_and_are_taken_up(make_tiny, hours, clips, tmp_path):
+    """They are 691 MB in float32. Killed while they are decoded, killed while they are scored, then left in peace."""
+
+    import hf_sqa
+
+    model = make_tiny(window_samples=122_880, hop_samples=122_880)
+    scorer = hf_sqa.pipeline(model, feature_extractor=model.make_feature_extractor(), device="cpu")
+
+    def score(source, output, **options):
+        return score_corpus(source, tmp_path / output, scorer=scorer, rows_per_shard=3, **{"num_workers": 0, **options})
+
+    def start(*arguments, **options):
+        return in_a_child(lambda: score(*arguments, **options))
+
+    def peak_and_seconds(source, output):
+        began = time.monotonic()
+        _, status, usage = os.wait4(start(source, output), 0)
+        assert status == 0
+        return usage.ru_maxrss / 1024, time.monotonic() - began
+
+    (without, _), (peak, seconds) = peak_and_seconds(clips, "short"), peak_and_seconds(hours, "whole")
+
+    assert peak - without < 150, f"{peak:.0f} MB with three hours, {without:.0f} MB without"
+    rows = table(tmp_path / "whole")
+    assert [row["row"] for row in rows] == list(range(10))
+    assert [row["status"] for row in rows] == ["ok"] * 10
+    assert [row["duration_seconds"] > 1000 for row in rows] == [index == 4 for index in range(10)]
+    assert (rows[4]["duration_seconds"], rows[4]["num_windows"]) == (10_800.0, 1_407)
+
+    for share in (0.15, 0.5):
+        reached = tmp_path / f"reached-{share}"
+        child = start(hours, "out", on_progress=lambda done, to=reached: done.rows + done.kept == 4 and to.touch())
+        while not reached.exists() and not ended(child):
+            time.sleep(0.01)
+        time.sleep(share * seconds)
+        os.kill(child, signal.SIGKILL)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        assert len(shards(tmp_path / "out")) == 1
+
+    progress = score(hours, "out", num_workers=1)
+    assert (progress.kept, progress.rows) == (3, 7)
+    assert checksum(tmp_path / "out") == checksum(tmp_path / "whole")
 
 
 def shards(folder):
