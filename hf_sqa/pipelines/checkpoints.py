@@ -1,4 +1,4 @@
-"""What a user calls a model, and where it is: short names of checkpoints inside PyPI packages, folders, the Hub at a revision."""
+"""What a user calls a model, and where it is: short names of checkpoints inside packages, folders, the Hub at a revision."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,6 +30,11 @@ DEFAULT_MODEL = CHECKPOINT_NAME
 MFCC_HEADS = {
     f"xls-r-{version}-mfcc-{data}": f"{version}/mfcc_{data}" for version in ("sqa", "sqa-v2") for data in ("full", "subset")
 }
+#: Students of the default model, inside this package: a folder each.
+STUDENTS_FOLDER = Path(__file__).parents[1] / "assets" / "students"
+#: The default where the `distillmos` package is absent.
+STAND_IN = "distilled-sqa-s"
+HUB_OWNER = "hf-sqa"
 #: Files of a checkpoint, for a whole snapshot of a repository.
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "README.md", "sample.flac"]
 AT_REVISION = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<revision>[\w./-]+)")
@@ -39,6 +45,29 @@ LAYOUT = 1
 def default_checkpoint() -> str:
     """Folder of the default checkpoint, Distill-MOS v7; converted on first use into the Hugging Face cache.
 
+    Without the `distillmos` package, whose weight file is read, it is a student of it that comes with `hf_sqa`, and a warning says
+    so.
+
+    Raises:
+        OSError: If the cache cannot be written.
+    """
+    try:
+        return published_checkpoint()
+    except FileNotFoundError:
+        if STAND_IN not in students():
+            raise
+        warnings.warn(
+            f"Distill-MOS v7 is not at hand, so the default is its student {STAND_IN!r}, whose scores are close but not the same: "
+            "`pip install --no-deps distillmos` for the published model, or name the student to choose it.",
+            UserWarning,
+            stacklevel=2,
+        )
+        return str(students()[STAND_IN])
+
+
+def published_checkpoint() -> str:
+    """Folder of Distill-MOS v7.
+
     Raises:
         FileNotFoundError: If the `distillmos` package, whose weight file is read, is not installed.
         OSError: If the cache cannot be written.
@@ -46,9 +75,17 @@ def default_checkpoint() -> str:
     return _converted(CHECKPOINT_NAME, lambda: convert())
 
 
+def students() -> dict[str, Path]:
+    """Students of the default model inside this package, smallest first: name to folder."""
+    folders = [path.parent for path in STUDENTS_FOLDER.glob("*/config.json")]
+    return {folder.name: folder for folder in sorted(folders, key=lambda one: (one / "model.safetensors").stat().st_size)}
+
+
 def short_names() -> dict[str, Callable[[], str]]:
-    """Checkpoints that PyPI packages hold, by the name to call them: each a function that returns its folder."""
-    names: dict[str, Callable[[], str]] = {"default": default_checkpoint, DEFAULT_MODEL: default_checkpoint}
+    """Checkpoints that packages hold, by the name to call them: each a function that returns its folder."""
+    names: dict[str, Callable[[], str]] = {"default": default_checkpoint, DEFAULT_MODEL: published_checkpoint}
+    for name, folder in students().items():
+        names[name] = names[f"{HUB_OWNER}/{name}"] = lambda folder=folder: str(folder)  # type: ignore[misc]
     for name, head in MFCC_HEADS.items():
         names[name] = lambda name=name, head=head: _converted(name, lambda: convert_xlsr_sqa(head))  # type: ignore[misc]
     return names
@@ -204,6 +241,8 @@ class DefaultModel(dict):
 def models_at_hand() -> Iterator[tuple[str, str]]:
     """Yield `(name, where it comes from)` for every model that loads without a network."""
     try:
-        yield DEFAULT_MODEL, f"default; {default_checkpoint()}"
+        yield DEFAULT_MODEL, f"default; {published_checkpoint()}"
     except FileNotFoundError:
         yield DEFAULT_MODEL, "not at hand: `pip install --no-deps distillmos`"
+    for name, folder in students().items():
+        yield name, f"student of {DEFAULT_MODEL}; {folder}"

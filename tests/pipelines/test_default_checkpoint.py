@@ -112,7 +112,7 @@ def test_without_distillmos_the_error_says_how_to_get_the_weights(cache, monkeyp
     monkeypatch.setattr(convert_distilled_sqa.importlib.metadata, "distribution", not_installed)
 
     with pytest.raises(FileNotFoundError, match=r"`pip install --no-deps distillmos`, or pass `model="):
-        hf_sqa.pipeline(device="cpu")
+        hf_sqa.pipeline("distill-mos-v7", device="cpu")
     assert dict(hf_sqa.pipelines.models_at_hand())["distill-mos-v7"] == "not at hand: `pip install --no-deps distillmos`"
 
 

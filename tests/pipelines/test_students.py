@@ -1,0 +1,100 @@
+"""Students of the default model that come with the package: by name, without a network, and in place of the default."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+
+import hf_sqa
+from hf_sqa.hub.listing import shipped_models
+from hf_sqa.models.distilled_sqa import convert_distilled_sqa
+from hf_sqa.pipelines import checkpoints
+
+SAMPLE = hf_sqa.__path__[0] + "/assets/sample.flac"
+STUDENTS = checkpoints.students()
+
+
+@pytest.fixture
+def without_distillmos(monkeypatch):
+    def not_installed(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(convert_distilled_sqa.importlib.metadata, "distribution", not_installed)
+    monkeypatch.setattr(checkpoints, "_converted", lambda name, converter: converter())
+
+
+def test_two_students_are_shipped_in_one_megabyte():
+    assert list(STUDENTS) == ["distilled-sqa-xs", "distilled-sqa-s"]
+    assert sum(path.stat().st_size for folder in STUDENTS.values() for path in folder.iterdir()) < 1e6
+    listed = {model.name: model for model in shipped_models()}
+    for name in STUDENTS:
+        assert listed[name].license and "at hand" in listed[name].note
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_student_has_a_name_and_the_score_its_card_promises(name):
+    scorer = hf_sqa.pipeline(f"hf-sqa/{name}", device="cpu")
+    card = ModelCard.load(STUDENTS[name] / "README.md")
+
+    promised = float(re.search(r"# \{'mos': ([\d.]+)\}", card.text)[1])
+    assert scorer(SAMPLE)["mos"] == pytest.approx(promised, abs=0.006)
+    assert scorer.identity()["id"] == name and scorer.identity()["weights"] in card.text
+    assert hf_sqa.pipeline(name, device="cpu").identity() == scorer.identity()
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_student_is_kept_in_half_precision_and_computes_in_single(name):
+    model = hf_sqa.AutoModelForAudioQuality.from_pretrained(STUDENTS[name], dtype="auto")
+
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    with safe_open(STUDENTS[name] / "model.safetensors", "pt") as file:
+        kept = {key: file.get_tensor(key).dtype for key, _ in model.named_parameters()}
+    assert set(kept.values()) == {torch.float16}
+
+
+def test_a_student_needs_no_network_and_no_other_package(tmp_path):
+    program = (
+        "import sys; sys.modules['distillmos'] = None\n"
+        "import hf_sqa\n"
+        f"print(hf_sqa.pipeline('audio-quality', model='hf-sqa/distilled-sqa-s', device='cpu')({SAMPLE!r})['mos'])"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+    child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+
+    assert child.returncode == 0, child.stderr
+    assert 1 <= float(child.stdout) <= 5
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_without_distillmos_a_student_stands_in_and_says_so(without_distillmos):
+    with pytest.warns(UserWarning, match=r"its student 'distilled-sqa-s'.*`pip install --no-deps distillmos`"):
+        scorer = hf_sqa.pipeline(device="cpu")
+
+    assert scorer.identity()["id"] == "distilled-sqa-s"
+    assert checkpoints.resolve_checkpoint("hf-sqa/distilled-sqa-s") == str(STUDENTS["distilled-sqa-s"])
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps distillmos"):
+        checkpoints.resolve_checkpoint("distill-mos-v7")
+
+
+def test_the_task_may_come_first_as_in_transformers():
+    named = hf_sqa.pipeline("audio-quality", model="distilled-sqa-xs", device="cpu")
+    second = hf_sqa.pipeline("audio-quality", "distilled-sqa-xs", device="cpu")
+
+    assert named.identity() == second.identity() == hf_sqa.pipeline("distilled-sqa-xs", device="cpu").identity()
+    with pytest.raises(ValueError, match="Expected the task 'audio-quality' before a model, got 'text-generation'"):
+        hf_sqa.pipeline("text-generation", model="distilled-sqa-xs")
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+    Path(tmp_path, "hf-sqa", "distilled-sqa-s").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    assert checkpoints.resolve_checkpoint("hf-sqa/distilled-sqa-s") == "hf-sqa/distilled-sqa-s"
