@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -60,6 +61,7 @@ app.add_typer(export.app, name="export")
 
 def main() -> None:
     """Entry point of the console script."""
+    warnings.formatwarning = lambda message, *_, **__: f"hf-sqa: {message}\n"  # for users, not for those who read the code
     try:
         app()
     except BrokenPipeError:  # `hf-sqa score ... | head`

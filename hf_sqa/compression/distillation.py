@@ -25,6 +25,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -1091,9 +1092,12 @@ def _kind_of(reason: str) -> str:
 def make_for_study(job: Any) -> dict[str, Any]:
     """What a study calls to train a student: `maker: hf_sqa.compression.distillation:make_for_study`, with a recipe as here.
 
-    The seed of the job is that of the training; windows and labels are those of the recipe, the same for every seed.
+    `set` of the model changes the recipe (`set: {student.size: xs}`). The seed of the job is that of the training; windows and
+    labels are those of the recipe, the same for every seed.
     """
-    content = dict(job.recipe) | {"output_dir": str(job.folder)}
-    content["training"] = dict(content.get("training") or {}) | {"seed": job.seed}
-    result = distill(content)
-    return {"num_train": result.num_train, "num_validation": result.num_validation, "train_seconds": result.seconds}
+    changes = {**job.model.set, "training.seed": job.seed, "output_dir": str(job.folder)}
+    result = distill(
+        load_distillation(job.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()]), announce=lambda line: None
+    )
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    return {"num_train": result.num_train, "num_validation": result.num_validation, "train_seconds": round(result.seconds, 2)}

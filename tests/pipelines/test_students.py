@@ -84,6 +84,26 @@ def test_without_distillmos_a_student_stands_in_and_says_so(without_distillmos):
         checkpoints.resolve_checkpoint("distill-mos-v7")
 
 
+def test_the_command_line_says_so_in_one_sentence(tmp_path):
+    program = (
+        "import importlib.metadata as metadata, sys\n"
+        "def absent(name, found=metadata.distribution):\n"
+        "    if name == 'distillmos':\n"
+        "        raise metadata.PackageNotFoundError(name)\n"
+        "    return found(name)\n"
+        "metadata.distribution = absent\n"
+        f"sys.argv = ['hf-sqa', 'score', {SAMPLE!r}]\n"
+        "from hf_sqa.cli import main; main()"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+    child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+
+    assert child.returncode == 0 and "sample.flac" in child.stdout
+    assert "hf-sqa: Distill-MOS v7 is not at hand, so the default is its student" in child.stderr
+    assert ".py" not in child.stderr
+
+
 def test_the_task_may_come_first_as_in_transformers():
     named = hf_sqa.pipeline("audio-quality", model="distilled-sqa-xs", device="cpu")
     second = hf_sqa.pipeline("audio-quality", "distilled-sqa-xs", device="cpu")
