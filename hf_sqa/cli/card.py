@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-EXIT_INCOMPLETE, EXIT_USAGE = 1, 2
+from hf_sqa.cli.stopping import stop
+
+EXIT_INCOMPLETE = 1
 
 
 def card(
@@ -62,8 +64,7 @@ def card(
             text = path.read_text(encoding="utf-8")
             typer.echo(f"Written: {path}")
     except (OSError, ValueError) as error:
-        typer.echo(f"hf-sqa: {error}", err=True)
-        raise typer.Exit(EXIT_USAGE) from None
+        stop(error)
     if lacking := missing_from_card(text):
         typer.echo("The card is not complete; it lacks " + "; ".join(lacking) + ".", err=True)
         raise typer.Exit(EXIT_INCOMPLETE)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hf_sqa.cli.stopping import stop
+
 app = typer.Typer(help="Write a model in a format that runs without torch.", no_args_is_help=True)
 
 
@@ -41,8 +43,7 @@ def onnx(
             write_page(scorer.model, folder)
         difference = export_onnx(scorer.model, folder, int8=int8)
     except (OSError, ValueError, ImportError) as error:
-        typer.echo(f"hf-sqa: the model {model!r} cannot be exported: {error}", err=True)
-        raise typer.Exit(2) from None
+        stop(f"the model {model!r} cannot be exported: {error}")
     size = (folder / GRAPH_FILE).stat().st_size / 1e6
     typer.echo(f"written   {folder / GRAPH_FILE}, {size:.1f} MB, in {'int8' if int8 else 'float32'}")
     typer.echo(f"verified  in onnxruntime: off torch by at most {difference:.1e} on three sizes of input")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-EXIT_USAGE = 2
+from hf_sqa.cli.stopping import stop
 
 
 def filter_corpus(
@@ -62,8 +62,7 @@ def filter_corpus(
             source = open_source(run["source"], **run["reading"])
         chosen = filter_rows(output, rule, write=write, annotate=annotate, source=source)
     except (OSError, ValueError) as error:
-        typer.echo(f"hf-sqa: {error}", err=True)
-        raise typer.Exit(EXIT_USAGE) from None
+        stop(error)
     total = chosen.kept + sum(chosen.gone.values())
     hours = chosen.kept_seconds / 3600
     all_hours = hours + sum(chosen.gone_seconds.values()) / 3600

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+from hf_sqa.cli.stopping import stop
+
+EXIT_INTERRUPTED = 130
 
 
 def push(
@@ -64,8 +66,7 @@ def push(
             languages=language,
         )
     except (PublishError, FileNotFoundError, ValueError) as error:
-        typer.echo(f"hf-sqa: {error}", err=True)
-        raise typer.Exit(EXIT_USAGE) from None
+        stop(error)
     except KeyboardInterrupt:
         typer.echo("Interrupted: the repository is as before or complete; push again to be sure.", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None

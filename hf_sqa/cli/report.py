@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-EXIT_WORSE, EXIT_USAGE = 1, 2
+from hf_sqa.cli.stopping import stop
+
+EXIT_WORSE = 1
 NUM_ROWS = 12
 
 
@@ -51,8 +53,7 @@ def report(
 
             write_json(as_json, found.as_dict())
     except (OSError, ValueError, json.JSONDecodeError) as error:
-        typer.echo(f"hf-sqa: {error}", err=True)
-        raise typer.Exit(EXIT_USAGE) from None
+        stop(error)
     _print(found)
     typer.echo(f"Page: {path}")
     if comparison is not None:

@@ -17,8 +17,8 @@ from torch import nn
 from hf_sqa.hub.onnx_int8 import filters_from_a_wave, quantize
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.distilled_sqa import DistilledSQA
+from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import GRAPH_FILE
 
-GRAPH_FILE = "model.onnx"
 TOLERANCE = 1e-3  # MOS points between onnxruntime and torch
 INT8_TOLERANCE = 0.1  # the same for a graph in 8 bits, for one window of noise: beyond it something is broken
 OPSET = 20
