@@ -27,7 +27,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from hf_sqa.audio import AudioError, load_recording
@@ -67,9 +68,12 @@ from hf_sqa.training.trainer import AudioQualityTrainer
 ALIGNMENTS = ("none", "scale", "moments")
 DTYPES = ("float32", "bfloat16", "float16")
 RECIPE_FILE = "distillation.yaml"
-#: Of the machine's memory, for spectra that are remembered; of the student's frames, so much is added to their variance; and least
-#: deviation of a teacher's frames.
-MEMORY_SHARE, RIDGE, FRAME_FLOOR = 0.4, 1e-3, 1e-3
+#: In a checkpoint, the maps to the teacher.
+MAPS_FILE = "teacher_maps.pt"
+#: Of the machine's memory, for spectra that are remembered.
+MEMORY_SHARE = 0.4
+#: Windows that tell mean and deviation of bands and of a teacher's frames, and the least deviation of a feature.
+NUM_MEASURED, LEAST_DEVIATION = 256, 1e-3
 #: Fewer windows of another talker than this say nothing about a student.
 MIN_VALIDATION_WINDOWS = 16
 
@@ -147,8 +151,11 @@ class LabelOptions:
     seed: int = 0
     num_workers: int = 0
     part: str | None = None
+    leave_out: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.leave_out and self.folder is None:
+            raise ValueError("Expected `labels.folder` with `labels.leave_out`, got none: it sets aside windows that are kept.")
         if self.part is not None:
             number, _, count = str(self.part).partition("/")
             if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
@@ -180,9 +187,8 @@ class LabelledOptions:
 class DistillationRecipe:
     """A distillation run as data. Made by [`load_distillation`]; the keys are those of the sections' classes.
 
-    `loss.feature_weight` is the weight of a term that makes windows lie to each other as they do in the pooled features of the
-    first teacher; their widths need not agree. `loss.frame_weight` is the weight of a term that makes the frames before and after
-    the student's transformer tell those of the first teacher, see [`frame_loss`].
+    `loss.feature_weight` and `loss.frame_weight` are the weights of terms that make the student's pooled features, and its frames
+    before and after its transformer, tell those of the first teacher by a linear map; their widths need not agree.
     """
 
     student: Model
@@ -324,11 +330,22 @@ def distill(
         excluded = maker.pool.excluded
     else:
         cache = label(recipe, maker, teachers, progress)
-        train = CachedWindows(cache, teachers, recipe.teachers, student.config, "train", recipe.labels.num_windows)
+        train = CachedWindows(
+            cache,
+            teachers,
+            recipe.teachers,
+            student.config,
+            "train",
+            recipe.labels.num_windows,
+            leave_out=recipe.labels.leave_out,
+        )
         validation = CachedWindows(
             cache, teachers, recipe.teachers, student.config, "validation", recipe.labels.num_windows, like=train
         )
         excluded = cache.excluded
+    if recipe.student.checkpoint is None and getattr(student.config, "normalize_bands", False):
+        made = (maker.make("train", number)[0] for number in range(NUM_MEASURED))
+        student.measure_bands(waveform for waveform in made if len(waveform))
     if recipe.labelled.sources and recipe.labelled.share:
         train = MixedSpeech(train, _rated(recipe, student), recipe.labelled.share)
     training = {"metric_for_best_model": "utt_lcc"} | recipe.training
@@ -593,6 +610,7 @@ class CachedWindows(WindowExamples):
         split (`str`): `"train"`, `"validation"` or `"test"`.
         num_windows (`int`, *optional*): Of all splits together, see [`plan_shards`]; all that are labelled if not given.
         like ([`WindowExamples`], *optional*): Windows whose alignment of teachers to use.
+        leave_out (sequence of `str`, *optional*): Talkers whose windows are not taken.
 
     Attributes:
         facts (`list[dict]`): What is known of every window: talker, language, degradations.
@@ -610,6 +628,7 @@ class CachedWindows(WindowExamples):
         split: str,
         num_windows: int | None = None,
         like: WindowExamples | None = None,
+        leave_out: Sequence[str] = (),
     ):
         self._begin(f"{split} windows", student_config.score_names, cache.sampling_rate)
         self.split, self.cache = split, cache
@@ -645,6 +664,15 @@ class CachedWindows(WindowExamples):
         for row, is_labelled in zip(self.facts, labelled, strict=True):
             if not is_labelled:
                 self.excluded["window: no degradation" if row["status"] != "ok" else "window: no teacher gave a score"] += 1
+        own = np.array([row["talker"] not in leave_out for row in self.facts], bool)
+        if unknown := sorted(set(leave_out) - {row["talker"] for row in self.facts}):
+            raise ValueError(
+                f"Expected `labels.leave_out` to name talkers of the {split} windows, got {', '.join(unknown)}; there are "
+                f"{', '.join(sorted({row['talker'] for row in self.facts}))}."
+            )
+        if left_out := int((labelled & ~own).sum()):
+            self.excluded["window: talker left out"] = left_out
+        labelled &= own
         if not labelled.any():
             raise ValueError(f"Expected labelled windows of the split {split!r} in {str(cache.folder)!r}, got none.")
         kept = np.flatnonzero(labelled)
@@ -653,7 +681,9 @@ class CachedWindows(WindowExamples):
         self.num_windows = len(kept)
         widths = {one.shape[1:] for one in features}
         self.features = np.concatenate(features)[kept] if len(widths) == 1 and sum(map(len, features)) == len(labels) else None
-        self._sign(cache.description, [teacher.digest for teacher in teachers], list(options), len(paths), split)
+        self._sign(
+            cache.description, [teacher.digest for teacher in teachers], list(options), len(paths), split, *sorted(leave_out)
+        )
 
     def _labelled_shards(self, teachers: Sequence[Teacher], num_windows: int | None) -> list[Path]:
         if num_windows is not None:
@@ -874,11 +904,10 @@ class DistillationTrainer(AudioQualityTrainer):
 
     Args:
         *args, **kwargs: As for [`AudioQualityTrainer`].
-        feature_weight (`float`, *optional*, defaults to 0): Weight of a loss on pooled features: the cosines between the windows of
-            a batch shall be those between the teacher's features of the same windows (after removing their mean), whatever the
-            widths. Windows without features, and rated recordings, take no part.
-        frame_weight (`float`, *optional*, defaults to 0): Weight of [`frame_loss`] on the frames that go into the transformer and
-            on those that come out, both against the teacher's. Rated recordings take no part.
+        feature_weight (`float`, *optional*, defaults to 0): Weight of a smooth L1 loss between the first teacher's pooled features
+            and a linear map of the student's, see [`TeacherMaps`]. Windows without features, and rated recordings, take no part.
+        frame_weight (`float`, *optional*, defaults to 0): Weight of a squared error, likewise, on the frames that go into the
+            transformer and on those that come out. Rated recordings take no part.
 
     Raises:
         ValueError: If a weight is above 0 and the teacher's labels have no features, or no frames, or the student does not pool
@@ -893,10 +922,12 @@ class DistillationTrainer(AudioQualityTrainer):
         if self.args.device.type == "cpu":
             memory = FrontMemory(int(MEMORY_SHARE * _memory_bytes()), weightless=True)
             memory.attach(self.quality_model)
+        self.teacher_maps = TeacherMaps(self.args.seed)
         if feature_weight:
             self._watch_features()
         if frame_weight:
             self._watch_frames()
+        self.teacher_maps.to(self.args.device)
 
     def _watch_features(self) -> None:
         features = getattr(self.train_dataset, "features", None)
@@ -911,13 +942,15 @@ class DistillationTrainer(AudioQualityTrainer):
                 f"Expected a student with one layer `score_head` for `loss.feature_weight`, got "
                 f"{type(self.quality_model).__name__}; set it to 0."
             )
-        known = features[np.isfinite(features).all(axis=1)].astype(np.float32)
-        self._features = torch.from_numpy(features.astype(np.float32) - known.mean(axis=0))
+        self._features = torch.from_numpy(features.astype(np.float32))
+        self.teacher_maps.add("pooled", head.in_features, self._features[torch.isfinite(self._features).all(dim=1)])
         head.register_forward_pre_hook(lambda _, inputs: self._pooled.append(inputs[0]))
 
     def _watch_frames(self) -> None:
-        frames = getattr(self.train_dataset, "frames", None)
-        if frames is None or frames([0]) is None:
+        data: Any = self.train_dataset
+        sample = range(0, data.num_windows, max(1, data.num_windows // NUM_MEASURED)) if hasattr(data, "frames") else []
+        frames = data.frames(list(sample)) if sample else None
+        if frames is None:
             raise ValueError(
                 "Expected frames among the labels for `loss.frame_weight`, got none: windows are labelled on the fly, or were "
                 "labelled without them. Give `labels.num_windows` to label anew, or set it to 0."
@@ -928,8 +961,33 @@ class DistillationTrainer(AudioQualityTrainer):
                 f"Expected a student with an SQATransformer for `loss.frame_weight`, got {type(self.quality_model).__name__}; set "
                 "it to 0."
             )
+        known = torch.from_numpy(frames[np.isfinite(frames).all(axis=(1, 2))]).float()
+        hidden_size = transformer.projection.out_features
+        for name, theirs in zip(("projected", "encoded"), known.chunk(2, dim=2), strict=True):
+            self.teacher_maps.add(name, hidden_size, theirs.flatten(0, 1))
         for module in (transformer.positions, transformer.pooling):
             module.register_forward_pre_hook(lambda _, inputs: self._frames.append(inputs[0]))
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """See [`AudioQualityTrainer.create_optimizer`]; the maps are trained by AdamW at `learning_rate`."""
+        optimizer = super().create_optimizer(model)
+        if maps := list(self.teacher_maps.parameters()):
+            adam = next(group for group in optimizer.param_groups if "momentum" not in group)
+            optimizer.add_param_group({name: value for name, value in adam.items() if name != "params"} | {"params": maps})
+            # The Trainer clears the gradients of the model, not those of all that the optimiser trains.
+            optimizer.register_step_post_hook(lambda *_: self.teacher_maps.zero_grad())
+        return optimizer
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """See [`Trainer.train`]."""
+        if resume_from_checkpoint:
+            self.teacher_maps.load_state_dict(torch.load(Path(resume_from_checkpoint) / MAPS_FILE, weights_only=True))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            torch.save(self.teacher_maps.state_dict(), Path(output_dir) / MAPS_FILE)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         rows = inputs["rows"]
@@ -951,10 +1009,7 @@ class DistillationTrainer(AudioQualityTrainer):
         known = (rows >= 0) & (rows < len(self._features))
         theirs = self._features[rows.clamp(0, len(self._features) - 1).cpu()].to(pooled.device)
         known &= torch.isfinite(theirs).all(dim=1)
-        if int(known.sum()) < 2:
-            return pooled.sum() * 0
-        ours = pooled[known].float()
-        return F.mse_loss(_cosines(ours - ours.mean(dim=0)), _cosines(theirs[known]))
+        return self.teacher_maps.distance("pooled", pooled[known], theirs[known], F.smooth_l1_loss)
 
     def _frame_loss(self, rows: torch.Tensor) -> torch.Tensor:
         data: Any = self.train_dataset
@@ -965,34 +1020,59 @@ class DistillationTrainer(AudioQualityTrainer):
         theirs = torch.from_numpy(data.frames(rows[own].tolist())).to(projected.device).float()  # (B, F, 2 D)
         known = torch.isfinite(theirs).all(dim=2).all(dim=1)
         first, second = theirs[known].chunk(2, dim=2)
-        return frame_loss(projected[own][known], first) + frame_loss(encoded[own][known], second)
+        before, after = same_length(projected[own][known], first), same_length(encoded[own][known], second)
+        return self.teacher_maps.distance("projected", *before, F.mse_loss) + self.teacher_maps.distance(
+            "encoded", *after, F.mse_loss
+        )
 
 
-def frame_loss(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Share of the variance of a teacher's frames that no linear map of the student's frames explains, 0 to 1.
-
-    The map is found anew in every batch, by least squares with a small ridge: no layer to train, to save and to throw away.
+class TeacherMaps(nn.Module):
+    """Linear maps from what a student computes to what its teacher computes there, trained with the student and then left out.
 
     Args:
-        ours (`torch.Tensor` of shape `(B, F, D)`): Frames of the student.
-        theirs (`torch.Tensor` of shape `(B, F', D')`): Frames of the teacher; the longer of the two is averaged in time.
+        seed (`int`): Of the weights at the start.
     """
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        self.maps = nn.ModuleDict()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def add(self, name: str, size: int, theirs: torch.Tensor) -> None:
+        """A map from vectors of `size` to those of the teacher, of which some are given, `(N, D)`: they say mean and deviation."""
+        linear = nn.Linear(size, theirs.shape[1])
+        nn.init.uniform_(linear.weight, -(size**-0.5), size**-0.5, generator=self._generator)
+        nn.init.zeros_(linear.bias)
+        linear.register_buffer("mean", theirs.mean(dim=0))
+        linear.register_buffer("deviation", theirs.std(dim=0) + LEAST_DEVIATION)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for weight in linear.parameters():
+                weight.register_post_accumulate_grad_hook(_averaged_over_processes)
+        self.maps[name] = linear
+
+    def distance(self, name: str, ours: torch.Tensor, theirs: torch.Tensor, loss: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """A loss between mapped vectors of the student, `(..., D)`, and those of the teacher in deviations from its mean."""
+        linear: Any = self.maps[name]
+        if not len(ours):
+            return (ours.sum() + linear.weight.sum()) * 0
+        with torch.autocast(ours.device.type, enabled=False):
+            return loss(linear(ours.float()), (theirs - linear.mean) / linear.deviation)
+
+
+def same_length(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames `(B, F, D)` and `(B, F', D')`, the longer averaged in time to as many as the shorter."""
     num_frames = min(ours.shape[1], theirs.shape[1])
-    x, y = (
-        F.adaptive_avg_pool1d(one.float().transpose(1, 2), num_frames).transpose(1, 2).flatten(0, 1)
-        if one.shape[1] != num_frames
-        else one.float().flatten(0, 1)
+    first, second = (
+        F.adaptive_avg_pool1d(one.transpose(1, 2), num_frames).transpose(1, 2) if one.shape[1] != num_frames else one
         for one in (ours, theirs)
     )
-    if len(x) <= 2 * x.shape[1]:  # anything explains so few frames
-        return x.sum() * 0
-    with torch.autocast(x.device.type, enabled=False):
-        x = x - x.mean(dim=0)
-        y = (y - y.mean(dim=0)) / (y.std(dim=0) + FRAME_FLOOR)
-        gram = x.T @ x
-        ridge = RIDGE * gram.diagonal().mean() + 1e-6
-        mapped = torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=x.device), x.T @ y)
-        return (y - x @ mapped).square().mean()
+    return first, second
+
+
+def _averaged_over_processes(weight: torch.Tensor) -> None:
+    assert weight.grad is not None
+    torch.distributed.all_reduce(weight.grad)
+    weight.grad.div_(torch.distributed.get_world_size())
 
 
 def teacher_agreement(
@@ -1068,11 +1148,6 @@ def _line_to(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def _with_intervals(ours: np.ndarray, theirs: np.ndarray, seed: int) -> dict[str, Any]:
     drawn = bootstrap_agreement(ours, theirs, metrics=["utt_lcc", "utt_srcc", "utt_rmse"], rng=seed)
     return {name: {"value": one.value, "low": one.low, "high": one.high} for name, one in drawn.items()}
-
-
-def _cosines(features: torch.Tensor) -> torch.Tensor:
-    normalised = F.normalize(features, dim=1)
-    return normalised @ normalised.T
 
 
 def _memory_bytes() -> int:

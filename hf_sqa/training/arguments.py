@@ -25,6 +25,8 @@ class AudioQualityTrainingArguments(TrainingArguments):
             validation.
         early_stopping_patience (`int`, *optional*): Evaluations without a better `metric_for_best_model` after which to stop.
         early_stopping_threshold (`float`, *optional*, defaults to `0.0`): What counts as better.
+        muon_learning_rate (`float`, *optional*): Train weights that are matrices or filters by Muon at this rate, and the rest by
+            AdamW at `learning_rate`. For models trained from scratch; 0.005 to 0.01 halved the steps a student needed.
         metric_for_best_model (`str`, *optional*): A metric of `hf_sqa.metrics.agreement`, such as `"sys_srcc"`, `"utt_mse"` or
             `"utt_mae"`, or `"loss"`. By default `"sys_srcc"` where the validation rows name three systems or more, else
             `"utt_srcc"`. With several scores it is a mean over the scores unless it begins with a score's name:
@@ -39,6 +41,7 @@ class AudioQualityTrainingArguments(TrainingArguments):
     max_seconds: float | None = field(default=None, metadata={"help": "Longer clips are cut at random in training."})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without a better metric."})
     early_stopping_threshold: float = field(default=0.0, metadata={"help": "What counts as better."})
+    muon_learning_rate: float | None = field(default=None, metadata={"help": "Of Muon, for matrices and filters."})
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
@@ -59,6 +62,8 @@ class AudioQualityTrainingArguments(TrainingArguments):
             raise ValueError(f"Expected `max_seconds` above 0, got {self.max_seconds!r}.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(f"Expected `early_stopping_patience` of 1 or more, got {self.early_stopping_patience!r}.")
+        if self.muon_learning_rate is not None and not 0 < self.muon_learning_rate < 1:
+            raise ValueError(f"Expected `muon_learning_rate` between 0 and 1, got {self.muon_learning_rate!r}.")
         if str(getattr(self.hub_strategy, "value", self.hub_strategy)) != "end":
             raise ValueError(
                 f"Expected `hub_strategy` to be 'end', got {self.hub_strategy!r}: checkpoints on the way are not checked, so they "

@@ -31,6 +31,7 @@ from hf_sqa.training.batches import EpochBatches
 from hf_sqa.training.callbacks import Interrupt, StopAtNaN
 from hf_sqa.training.examples import Augmentation, RatedSpeech
 from hf_sqa.training.losses import make_training_loss
+from hf_sqa.training.muon import Muon, muon_groups
 
 logger = logging.getLogger(__name__)
 
@@ -242,6 +243,23 @@ class AudioQualityTrainer(Trainer):
                 logger.warning("Left out of training and validation from now on: %s", message)
 
     # ---- Checkpoints
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """See [`Trainer.create_optimizer`]; [`Muon`] if `args.muon_learning_rate` is given."""
+        if self.args.muon_learning_rate is not None and self.optimizer is None:
+            model = self.model if model is None else model
+            self.optimizer = Muon(
+                muon_groups(
+                    model,
+                    self.args.muon_learning_rate,
+                    self.args.learning_rate,
+                    weight_decay=self.args.weight_decay,
+                    decayed=self.get_decay_parameter_names(model),
+                    betas=(self.args.adam_beta1, self.args.adam_beta2),
+                    eps=self.args.adam_epsilon,
+                )
+            )
+        return super().create_optimizer(model)
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """See [`Trainer.train`]."""

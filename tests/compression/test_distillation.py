@@ -15,17 +15,18 @@ from hf_sqa.compression.distillation import (
     DistillationTrainer,
     FreshWindows,
     MixedSpeech,
+    TeacherMaps,
     TeacherOptions,
     check_teacher,
     combined_labels,
     distill,
     dry_run_distillation,
-    frame_loss,
     label,
     load_distillation,
     load_teacher,
     make_windows,
     mapped_scores,
+    same_length,
     teacher_agreement,
 )
 from hf_sqa.compression.teacher_labels import WindowCache, label_windows
@@ -213,18 +214,85 @@ def test_several_commands_label_one_folder(recipe, tmp_path):
             load_distillation(recipe(labels={"part": wrong}))
 
 
-def test_frames_that_a_linear_map_tells_cost_nothing_and_others_do():
+def test_a_map_to_the_teacher_learns_what_a_linear_map_can_tell_and_no_more():
     generator = torch.Generator().manual_seed(0)
-    ours = torch.randn(4, 64, 8, generator=generator)
+    ours = torch.randn(64, 8, generator=generator)
     told = ours @ torch.randn(8, 20, generator=generator) + 3
-    noise = torch.randn(4, 64, 20, generator=generator)
+    noise = torch.randn(64, 20, generator=generator)
 
-    assert frame_loss(ours, told) < 0.01
-    assert 0.9 < frame_loss(ours, noise) < 1
-    assert frame_loss(ours[:, ::2].repeat_interleave(2, 1), told[:, ::2]) < 0.01  # half as many frames
-    assert frame_loss(ours[:1, :8], told[:1, :8]) == 0  # too few to tell
-    half = (0.5**0.5 * (told - told.mean((0, 1))) / told.std((0, 1)) + 0.5**0.5 * noise).requires_grad_()
-    assert frame_loss(ours, half).item() == pytest.approx(0.5, abs=0.1)
+    def least(theirs):
+        maps = TeacherMaps()
+        maps.add("frames", 8, theirs)
+        optimizer = torch.optim.Adam(maps.parameters(), lr=0.05)
+        for _ in range(200):
+            optimizer.zero_grad()
+            loss = maps.distance("frames", ours, theirs, torch.nn.functional.mse_loss)
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    assert least(told) < 0.01
+    assert 0.75 < least(noise) < 1
+
+
+def test_frames_of_two_lengths_are_compared_at_the_shorter():
+    ours, theirs = torch.randn(2, 12, 4), torch.randn(2, 6, 9)
+    first, second = same_length(ours, theirs)
+    assert first.shape == (2, 6, 4) and second is theirs
+    torch.testing.assert_close(first[:, 0], ours[:, :2].mean(dim=1))
+    assert [tuple(one.shape) for one in same_length(theirs, ours)] == [(2, 6, 9), (2, 6, 4)]
+
+
+def test_a_student_begins_with_its_bands_on_one_scale(recipe, quiet, tmp_path):
+    options = {"student": {"family": "distilled_sqa", "config": STUDENT | {"normalize_bands": True}}}
+    result = distill(recipe(**options), **quiet)
+    student = DistilledSQA.from_pretrained(result.output_dir)
+    assert (student.spectrum.band_mean > 0).all() and (student.spectrum.band_deviation > 0).all()
+    assert student.spectrum.band_mean.unique().numel() > 1
+
+
+def test_maps_to_the_teacher_learn_with_the_student_and_do_not_come_with_it(recipe, quiet, tmp_path, monkeypatch):
+    """The Trainer clears the gradients of the model alone; those of the maps must not pile up from step to step."""
+    trained = []
+    compute_loss = DistillationTrainer.compute_loss
+
+    def watched(self, *args, **kwargs):
+        trained.append(self)
+        assert all(weight.grad is None for weight in self.teacher_maps.parameters())
+        return compute_loss(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", watched)
+    result = distill(
+        recipe(loss={"feature_weight": 1.0, "frame_weight": 1.0}, training={"muon_learning_rate": 0.01, "num_train_epochs": 1}),
+        **quiet,
+    )
+    untrained = TeacherMaps(trained[0].args.seed)
+    untrained.add("pooled", STUDENT["hidden_size"], trained[0]._features)
+    assert list(trained[0].teacher_maps.maps) == ["pooled", "projected", "encoded"]
+    assert not torch.equal(untrained.maps["pooled"].weight, trained[0].teacher_maps.maps["pooled"].weight)
+    with safe_open(result.output_dir / "model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if "maps" in name]  # noqa: SIM118  # no mapping
+
+
+def test_talkers_that_are_left_out_are_not_trained_on(recipe, quiet, tmp_path):
+    content = recipe()
+    distill(content, **quiet)
+    loaded = load_distillation(content)
+    teachers = [load_teacher(one) for one in loaded.teachers]
+    student = DistilledSQAConfig(**STUDENT)
+
+    def windows(*names):
+        return CachedWindows(WindowCache(tmp_path / "labels"), teachers, loaded.teachers, student, "train", leave_out=names)
+
+    everyone = windows()
+    talker = everyone.facts[0]["talker"]
+    others = windows(talker)
+    count = sum(row["talker"] == talker for row in everyone.facts)
+    assert len(others) == len(everyone) - count
+    assert talker not in {row["talker"] for row in others.facts}
+    assert others.excluded["window: talker left out"] == count
+    with pytest.raises(ValueError, match=r"`labels.leave_out` to name talkers.*got nobody; there are .*" + talker):
+        windows("nobody")
 
 
 def test_spectra_are_remembered_and_change_nothing(recipe, quiet, tmp_path, monkeypatch):
@@ -337,7 +405,7 @@ def test_a_recipe_may_label_on_the_fly(recipe, quiet):
     assert result.num_validation == 32
 
 
-def test_features_agree_with_themselves_and_not_with_others(cache, make_tiny, tmp_path):
+def test_features_of_the_teacher_itself_are_told_by_the_map_that_changes_nothing(cache, make_tiny, tmp_path):
     cache_, teacher = cache
     windows = windows_of(cache_, teacher)
     batch = torch.from_numpy(
@@ -346,12 +414,15 @@ def test_features_agree_with_themselves_and_not_with_others(cache, make_tiny, tm
     losses = {}
     for name, student in (("same", teacher.model), ("other", make_tiny(5))):
         trainer = _trainer(student, windows, tmp_path)
+        linear = trainer.teacher_maps.maps["pooled"]
+        with torch.no_grad():
+            linear.weight.copy_(torch.diag(1 / linear.deviation))
+            linear.bias.copy_(-linear.mean / linear.deviation)
         trainer._pooled.clear()
         student.eval()(batch)
         losses[name] = float(trainer._feature_loss(torch.arange(16)).detach())
 
-    # The mean of 16 windows is not that of all, and features are stored in float16.
-    assert losses["same"] < 0.2 * losses["other"]
+    assert losses["same"] < 0.01 * losses["other"]  # features are stored in float16
 
 
 def test_features_are_refused_where_there_are_none(cache, make_tiny, tmp_path):
@@ -379,6 +450,7 @@ def test_agreement_with_a_teacher_is_perfect_for_the_teacher_itself(cache):
         (["speech.foldr=x"], TypeError, "did you mean 'folder'"),
         (["labels.num_windows=0"], ValueError, "of 1 or more, got 0"),
         (["labels.folder=null", "labels.num_windows=null"], ValueError, "the windows of an epoch"),
+        (["labels.folder=null", "labels.leave_out=[a]"], ValueError, "`labels.folder` with `labels.leave_out`, got none"),
         (["student.size=xl", "student.family=null"], ValueError, "one of xxs, xs, s, m, l, got 'xl'"),
         (["teachers.0.align=maybe"], ValueError, "one of none, scale, moments, got 'maybe'"),
         (["loss.feature_weight=-1"], ValueError, "of 0 or more, got -1"),

@@ -10,7 +10,7 @@ from huggingface_hub.dataclasses import strict
 from hf_sqa.configuration import AudioQualityConfig
 
 #: What all students but the largest share, and the ladder.
-_STUDENT_FORM = {"hop_samples": 122_880, "conv_final_channels": 128}
+_STUDENT_FORM = {"hop_samples": 122_880, "conv_final_channels": 128, "normalize_bands": True}
 STUDENTS: dict[str, dict[str, Any]] = {
     "xxs": _STUDENT_FORM
     | {
@@ -32,7 +32,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "num_mel_bins": 48,
         "num_conv_layers": 3,
         "conv_layer_channels": [24, 32, 32],
-        "conv_time_strides": [2, 2, 1],
+        "conv_time_strides": [2, 2, 2],
         "conv_frequency_strides": [2, 2, 2],
         "hidden_size": 40,
         "num_hidden_layers": 2,
@@ -44,7 +44,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "num_mel_bins": 48,
         "num_conv_layers": 3,
         "conv_layer_channels": [32, 48, 64],
-        "conv_time_strides": [2, 2, 1],
+        "conv_time_strides": [2, 2, 2],
         "conv_frequency_strides": [2, 2, 2],
         "hidden_size": 96,
         "num_hidden_layers": 3,
@@ -56,7 +56,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
         "num_mel_bins": 64,
         "num_conv_layers": 4,
         "conv_layer_channels": [32, 64, 96, 128],
-        "conv_time_strides": [2, 1, 2, 1],
+        "conv_time_strides": [2, 2, 2, 1],
         "conv_frequency_strides": [2, 2, 2, 2],
         "hidden_size": 144,
         "num_hidden_layers": 4,
@@ -90,6 +90,8 @@ class DistilledSQAConfig(AudioQualityConfig):
         intermediate_size (`int`, *optional*, defaults to `400`): Width of feed-forward and pooling.
         num_mel_bins (`int`, *optional*, defaults to `0`): Bands on the mel scale whose compressed magnitude the convolutions see; 0
             for the complex spectrum of the published model.
+        normalize_bands (`bool`, *optional*, defaults to `False`): Whether the convolutions see every mel band with the mean and the
+            deviation of [`DistilledSQA.measure_bands`] taken out.
         conv_layer_channels (`list[int]`, *optional*): Channels of every convolution; replaces `conv_initial_channels` and
             `conv_final_channels`.
         conv_time_strides (`list[int]`, *optional*): Step of every convolution in time; 1, in the last 2, if not given.
@@ -122,6 +124,7 @@ class DistilledSQAConfig(AudioQualityConfig):
     intermediate_size: int = 400
     dropout: float | int = 0.0
     num_mel_bins: int = 0
+    normalize_bands: bool = False
     conv_layer_channels: list[int] | None = None
     conv_time_strides: list[int] | None = None
     conv_frequency_strides: list[int] | None = None
@@ -263,3 +266,5 @@ class DistilledSQAConfig(AudioQualityConfig):
                 f"Expected `num_mel_bins` between 0 and a quarter of `fft_size`, {self.fft_size // 4} (narrower bands would be "
                 f"empty), got {self.num_mel_bins}."
             )
+        if self.normalize_bands and not self.num_mel_bins:
+            raise ValueError("Expected `normalize_bands` with `num_mel_bins` above 0: there are no bands in the complex spectrum.")

@@ -1,0 +1,108 @@
+"""Muon: momentum steps whose singular values are all made alike, for weights that are matrices or filters; AdamW for the rest.
+
+Source:   Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, https://kellerjordan.github.io/posts/muon/
+Differs:  the filters of convolutions are trained too, each as one row of a matrix; `torch.optim.Muon` takes matrices only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+#: Of the polynomial that drives singular values to about 1, and how often it is applied.
+COEFFICIENTS, NUM_ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+#: Weights with fewer rows or columns, such as a layer that gives one score or filters over one channel, stay with AdamW.
+SMALLEST_SIDE = 10
+
+
+class Muon(torch.optim.Optimizer):
+    """Trains parameter groups with `momentum` by Muon, those with `betas` by AdamW.
+
+    Args:
+        groups (iterable of `dict`): Of [`muon_groups`].
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]]):
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            update = self._orthogonal_update if "momentum" in group else self._adam_update
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    step = update(weight, weight.grad, group)
+                    weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-group["lr"])
+        return loss
+
+    def _orthogonal_update(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        update = torch.lerp(gradient, momentum, group["momentum"]).flatten(1)
+        rows, columns = update.shape
+        return orthogonalised(update).mul_(max(1.0, rows / columns) ** 0.5).view(weight.shape)
+
+    def _adam_update(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        state = self.state[weight]
+        if not state:
+            state |= {"step": 0, "mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}
+        state["step"] += 1
+        first, second = group["betas"]
+        mean = state["mean"].lerp_(gradient, 1 - first)
+        square = state["square"].lerp_(gradient.square(), 1 - second)
+        deviation = (square / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
+        return mean / deviation / (1 - first ** state["step"])
+
+
+def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
+    """The matrix with its singular values between about 0.7 and 1.2, in bfloat16 on the way: `(R, C)`."""
+    a, b, c = COEFFICIENTS
+    wide = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().T
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(NUM_ITERATIONS):
+        gram = wide @ wide.T
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).to(matrix.dtype).contiguous()
+
+
+def muon_groups(
+    model: nn.Module,
+    learning_rate: float,
+    adam_learning_rate: float,
+    weight_decay: float = 0.0,
+    decayed: Iterable[str] | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    momentum: float = 0.95,
+) -> list[dict[str, Any]]:
+    """Parameter groups of a model: matrices and filters for Muon, everything else for AdamW.
+
+    Args:
+        model (`nn.Module`): Its trainable parameters are taken.
+        learning_rate, adam_learning_rate (`float`): Of Muon, of AdamW.
+        weight_decay (`float`): Of both, for the parameters named in `decayed`; of all if that is not given.
+        betas, eps: Of AdamW.
+        momentum (`float`): Of Muon.
+    """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    decayed = None if decayed is None else set(decayed)
+    muon = {"lr": learning_rate, "momentum": momentum}
+    adam = {"lr": adam_learning_rate, "betas": betas, "eps": eps}
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
+        is_matrix = weight.dim() > 1 and min(len(weight), weight[0].numel()) >= SMALLEST_SIDE and id(weight) not in embeddings
+        decays = decayed is None or name in decayed
+        own = {"params": [], "weight_decay": weight_decay if decays else 0.0} | (muon if is_matrix else adam)
+        groups.setdefault((is_matrix, decays), own)["params"].append(weight)
+    return list(groups.values())
