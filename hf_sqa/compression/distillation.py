@@ -57,7 +57,6 @@ from hf_sqa.compression.teacher_labels import (
     plan_shards,
 )
 from hf_sqa.metrics import agreement, bootstrap_agreement
-from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import STUDENTS
 from hf_sqa.pipelines import resolve_checkpoint
 from hf_sqa.training.examples import RatedSpeech
 from hf_sqa.training.front_memory import FrontMemory
@@ -72,7 +71,7 @@ RECIPE_FILE = "distillation.yaml"
 MAPS_FILE = "teacher_maps.pt"
 #: Of the machine's memory, for spectra that are remembered.
 MEMORY_SHARE = 0.4
-#: Windows that tell mean and deviation of bands and of a teacher's frames, and the least deviation of a feature.
+#: Windows that tell mean and deviation of a teacher's frames, and the least deviation of a feature.
 NUM_MEASURED, LEAST_DEVIATION = 256, 1e-3
 #: Fewer windows of another talker than this say nothing about a student.
 MIN_VALIDATION_WINDOWS = 16
@@ -227,13 +226,8 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
     for about in ("paper", "cites"):
         sections.pop(about, None)
     student = dict(sections.pop("student", None) or {})
-    size = student.pop("size", None)
-    if size is not None:
-        if size not in STUDENTS:
-            raise ValueError(f"Expected `student.size` to be one of {', '.join(STUDENTS)}, got {size!r}.")
-        if student.get("checkpoint") or student.get("family", "distilled_sqa") != "distilled_sqa":
-            raise ValueError("Expected `student.size` without `checkpoint` and another `family`: it makes a new DistilledSQA.")
-        student |= {"family": "distilled_sqa", "config": STUDENTS[size] | (student.get("config") or {})}
+    if student.get("size") is not None and student.get("family") is None:
+        student["family"] = "distilled_sqa"
     loss = dict(sections.pop("loss", None) or {})
     weights = {name: float(loss.pop(name, 0.0)) for name in ("feature_weight", "frame_weight")}
     for name, weight in weights.items():
@@ -343,9 +337,6 @@ def distill(
             cache, teachers, recipe.teachers, student.config, "validation", recipe.labels.num_windows, like=train
         )
         excluded = cache.excluded
-    if recipe.student.checkpoint is None and getattr(student.config, "normalize_bands", False):
-        made = (maker.make("train", number)[0] for number in range(NUM_MEASURED))
-        student.measure_bands(waveform for waveform in made if len(waveform))
     if recipe.labelled.sources and recipe.labelled.share:
         train = MixedSpeech(train, _rated(recipe, student), recipe.labelled.share)
     training = {"metric_for_best_model": "utt_lcc"} | recipe.training

@@ -218,9 +218,12 @@ def explained(model: Any, error: Exception) -> Exception:
             f"trust it, pass `trust_remote_code=True`. ({told})"
         )
     is_missing = "is not a local folder and is not a valid model identifier" in told
+    is_unreachable = "couldn't connect to" in told
+    close = get_close_matches(str(model), list(short_names()), n=1, cutoff=0.8 if is_unreachable else 0.6)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    if is_unreachable and hint:
+        return OSError(f"{model!r} is not at hand, and the Hub cannot be reached.{hint} ({told})")
     if is_missing and isinstance(model, str):
-        close = get_close_matches(model, list(short_names()), n=1, cutoff=0.6)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         return OSError(
             f"{model!r} is neither a folder, nor a short name ({', '.join(short_names())}), nor a repository on the Hub that you "
             f"may see; a private one needs `hf auth login` or HF_TOKEN.{hint}"

@@ -73,6 +73,7 @@ class Model:
     Args:
         checkpoint (`str`, *optional*): `default`, a folder or a Hub id to go on from.
         family (`str`, *optional*): Family of a new model; beside a checkpoint it only says what to expect.
+        size (`str`, *optional*): Of a new `distilled_sqa`, a member of its ladder, see [`DistilledSQAConfig.student`].
         encoder (`str`, *optional*): Pre-trained speech encoder to build a new model on: a folder, a Hub id, or `default`, the
             features of Distill-MOS v7.
         knowledge_from (`str`, *optional*): Folder or Hub id of a MOSANet whose trunk a new MTQNet begins with, and whose encoder
@@ -86,6 +87,7 @@ class Model:
 
     checkpoint: str | None = None
     family: str | None = None
+    size: str | None = None
     encoder: str | None = None
     knowledge_from: str | None = None
     encoder_options: dict[str, Any] | None = None
@@ -95,6 +97,13 @@ class Model:
     lora: Lora | None = None
 
     def __post_init__(self) -> None:
+        if self.size is not None:
+            from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import STUDENTS
+
+            if self.size not in STUDENTS:
+                raise ValueError(f"Expected `size` of a model to be one of {', '.join(STUDENTS)}, got {self.size!r}.")
+            if self.checkpoint is not None or self.family != "distilled_sqa":
+                raise ValueError("Expected `size` with `family: distilled_sqa` and no `checkpoint`: it makes a new DistilledSQA.")
         if self.checkpoint is None and self.family is None:
             raise ValueError("Expected `model.checkpoint` (default, a folder, a Hub id) or `model.family`, got neither.")
         if self.checkpoint is not None and self.encoder is not None:

@@ -23,6 +23,8 @@ from hf_sqa.training.recipe import AugmentationOptions, Model, Recipe, Source, l
 #: What a full disk, or a quota, sounds like from Python, Rust (safetensors) and C++ (torch).
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
 CHECKPOINTS, RESULT, RECIPE = "checkpoints", "training_result.json", "recipe.yaml"
+#: Clips that tell mean and deviation of mel bands.
+NUM_MEASURED = 256
 
 
 class TrainingError(RuntimeError):
@@ -174,6 +176,8 @@ def run_recipe(
             loss=recipe.loss,
             callbacks=[interrupt, progress, *callbacks],
         )
+        if getattr(model, "needs_bands", False):
+            _measure_bands(model, trainer.train_dataset)
         if (longer := trainer.train_dataset.num_longer()) and args.should_save:
             notes.append(
                 f"{longer} of {len(trainer.train_dataset)} training clips are longer than {args.max_seconds:g} s: cut to it at "
@@ -271,6 +275,10 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
     from hf_sqa.training.losses import loss_options
 
     options = dict(section.config)
+    if section.size is not None:
+        from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import STUDENTS
+
+        options = STUDENTS[section.size] | options
     if section.scores is not None:
         options["id2label"] = dict(enumerate(section.scores))
     if section.checkpoint is None:
@@ -398,6 +406,13 @@ def _check_trackers(asked: Any) -> None:
 
 def _validates(recipe: Recipe) -> bool:
     return recipe.data.split is not None or recipe.data.validation is not None
+
+
+def _measure_bands(model: Any, data: Any) -> None:
+    """Let a new student put its mel bands on one scale, that of some training clips."""
+    rows = range(0, len(data), max(1, len(data) // NUM_MEASURED))
+    waveforms = (data[row]["waveform"] for row in rows)
+    model.measure_bands(waveform for waveform in waveforms if waveform is not None)
 
 
 def _digest(recipe: Recipe, train: Any, validation: Any, model: Any) -> str:

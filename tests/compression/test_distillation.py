@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors import safe_open
 
 from hf_sqa.auto import AutoModelForAudioQuality
@@ -34,7 +35,8 @@ from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.models.nisqa import NISQA
 from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS, Wav2Vec2ForMOSConfig
 from hf_sqa.training.examples import RatedSpeech
-from hf_sqa.training.run import Interrupted
+from hf_sqa.training.recipe import load_recipe
+from hf_sqa.training.run import Interrupted, build_model
 from tests.compression.conftest import RATE, WINDOW, write_talker
 
 RECIPES = Path(__file__).parents[2] / "train_scripts" / "recipes"
@@ -249,6 +251,39 @@ def test_a_student_begins_with_its_bands_on_one_scale(recipe, quiet, tmp_path):
     student = DistilledSQA.from_pretrained(result.output_dir)
     assert (student.spectrum.band_mean > 0).all() and (student.spectrum.band_deviation > 0).all()
     assert student.spectrum.band_mean.unique().numel() > 1
+    assert not student.needs_bands
+
+
+def test_bands_are_measured_over_windows_and_taken_out():
+    config = DistilledSQAConfig(**STUDENT | {"normalize_bands": True})
+    student = DistilledSQA(config)
+    assert student.needs_bands
+    generator = torch.Generator().manual_seed(0)
+    windows = 0.1 * torch.randn(6, 2 * WINDOW, generator=generator)
+    student.measure_bands([one.numpy() for one in windows])
+
+    cut = windows[:, :WINDOW]
+    bands = student.spectrum(cut / cut.abs().amax(dim=1, keepdim=True))[:, 0].flatten(0, 1)
+    torch.testing.assert_close(bands.mean(dim=0), torch.zeros(config.num_mel_bins), atol=1e-3, rtol=0)
+    torch.testing.assert_close(bands.std(dim=0), torch.ones(config.num_mel_bins), atol=1e-2, rtol=0)
+    with pytest.raises(ValueError, match="windows to measure, got none"):
+        student.measure_bands([])
+    with pytest.raises(ValueError, match="normalize_bands=True"):
+        DistilledSQA(DistilledSQAConfig(**STUDENT)).measure_bands([])
+    with pytest.raises(StrictDataclassClassValidationError, match="`normalize_bands` with `num_mel_bins` above 0"):
+        DistilledSQAConfig.tiny(normalize_bands=True)
+
+
+def test_a_training_recipe_makes_a_student_by_size():
+    student = build_model(load_recipe({"model": {"family": "distilled_sqa", "size": "xxs"}}).model)
+    assert student.config.to_dict() == DistilledSQAConfig.student("xxs").to_dict()
+    for wrong, message in (
+        ({"family": "distilled_sqa", "size": "xl"}, "one of xxs, xs, s, m, l, got 'xl'"),
+        ({"family": "nisqa", "size": "xs"}, "`size` with `family: distilled_sqa`"),
+        ({"checkpoint": "default", "size": "xs"}, "`size` with `family: distilled_sqa`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_recipe({"model": wrong})
 
 
 def test_maps_to_the_teacher_learn_with_the_student_and_do_not_come_with_it(recipe, quiet, tmp_path, monkeypatch):

@@ -49,6 +49,15 @@ def content(speech, table, teacher_folder, tmp_path):
                 "maker": "hf_sqa.compression.distillation:make_for_study",
                 "set": {"student.config.hidden_size": "{size}", "training.num_train_epochs": 2},
             },
+            "labels-only": {
+                "series": "labels only",
+                "train": "rated",
+                "validation": "rated",
+                "recipe": {
+                    "model": {"family": "distilled_sqa", "config": STUDENT},
+                    "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "use_cpu": True},
+                },
+            },
             "pruned": {
                 "series": "pruned",
                 "maker": "hf_sqa.compression.pruning:make_for_study",
@@ -73,10 +82,10 @@ def content(speech, table, teacher_folder, tmp_path):
 def test_students_pruned_models_and_the_teacher_share_a_table_and_a_figure(content, tmp_path):
     report = run_study(load_study(content), tmp_path / "out")
 
-    assert report.failures == {} and report.num_done == report.num_cells == 3
+    assert report.failures == {} and report.num_done == report.num_cells == 4
     with (tmp_path / "out" / "results.csv").open() as file:
         rows = {row["model"]: row for row in csv.DictReader(file) if row["metric"] == "lcc"}
-    assert set(rows) == {"distilled-8", "pruned", "teacher"}
+    assert set(rows) == {"distilled-8", "labels-only", "pruned", "teacher"}
     weights = {name: int(row["num_parameters"]) for name, row in rows.items()}
     assert weights["distilled-8"] < weights["pruned"] <= 0.8 * weights["teacher"]
     assert float(rows["pruned"]["with_unpruned_lcc"]) <= 1 and int(rows["distilled-8"]["num_train"]) > 200
@@ -94,5 +103,5 @@ def test_pruning_without_speech_is_refused(content, tmp_path):
 def test_the_study_of_paper_three_can_be_planned():
     study = load_study("train_scripts/studies/distillation_size.yaml")
 
-    assert {model.series for model in study.models} == {"distilled", "pruned", "teacher"}
+    assert {model.series for model in study.models} == {"distilled", "labels only", "pruned", "teacher"}
     assert study.seeds == (0, 1, 2) and [figure["kind"] for figure in study.figures] == ["size"]

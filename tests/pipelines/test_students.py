@@ -74,6 +74,16 @@ def test_a_student_needs_no_network_and_no_other_package(tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_mistyped_name_without_a_network_is_answered_with_the_nearest(tmp_path):
+    program = "import hf_sqa; hf_sqa.pipeline('hf-sqa/distilled-sqa-z', device='cpu')"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+    child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+
+    assert child.returncode == 1
+    assert re.search(r"OSError: 'hf-sqa/distilled-sqa-z' is not at hand.* Did you mean 'hf-sqa/distilled-sqa-\w+'\?", child.stderr)
+
+
 def test_without_distillmos_a_student_stands_in_and_says_so(without_distillmos):
     with pytest.warns(UserWarning, match=r"its student 'distilled-sqa-s'.*`pip install --no-deps distillmos`"):
         scorer = hf_sqa.pipeline(device="cpu")

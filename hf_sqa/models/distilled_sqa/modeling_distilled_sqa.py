@@ -328,12 +328,20 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
 
+    @property
+    def needs_bands(self) -> bool:
+        """Whether mean and deviation of the mel bands are still those of a new model, which [`measure_bands`] takes."""
+        spectrum = self.spectrum
+        if not (isinstance(spectrum, MelSpectrum) and spectrum.normalize_bands):
+            return False
+        return not spectrum.band_mean.any() and bool((spectrum.band_deviation == 1).all())
+
     @torch.no_grad()
     def measure_bands(self, windows: Iterable[np.ndarray]) -> None:
         """Take mean and deviation of every mel band from windows, so that training begins with bands on one scale.
 
         Args:
-            windows (iterable of `np.ndarray`): Waveforms `(T,)` up to a window long. Each is scaled to its peak, and counts alike.
+            windows (iterable of `np.ndarray`): Waveforms `(T,)`, longer ones cut after a window. Each is scaled to its peak.
 
         Raises:
             ValueError: If the configuration has no `normalize_bands`, or there are no windows.
@@ -344,7 +352,8 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         self.spectrum.band_deviation.fill_(1)
         moments = []
         for window in windows:
-            row = F.pad(torch.from_numpy(window).float(), (0, self.config.window_samples - len(window)))
+            row = torch.from_numpy(window[: self.config.window_samples]).float()
+            row = F.pad(row, (0, self.config.window_samples - len(row)))
             bands = self.spectrum((row / (row.abs().amax() + 1e-8)).to(self.device)[None])[0, 0].double()  # (S, K)
             moments.append(torch.stack([bands.mean(dim=0), bands.square().mean(dim=0)]))
         if not moments:
