@@ -103,5 +103,5 @@ def test_pruning_without_speech_is_refused(content, tmp_path):
 def test_the_study_of_paper_three_can_be_planned():
     study = load_study("train_scripts/studies/distillation_size.yaml")
 
-    assert {model.series for model in study.models} == {"distilled", "labels only", "pruned", "teacher"}
+    assert {model.series for model in study.models} == {"distilled", "plain shrunk", "labels only", "pruned", "teacher"}
     assert study.seeds == (0, 1, 2) and [figure["kind"] for figure in study.figures] == ["size"]
