@@ -254,6 +254,24 @@ def test_a_student_begins_with_its_bands_on_one_scale(recipe, quiet, tmp_path):
     assert not student.needs_bands
 
 
+def test_what_is_remembered_of_a_window_has_its_bands_on_one_scale(recipe, quiet, monkeypatch):
+    """Bands are measured when the memory is there already: it must not remember them as they were before."""
+    seen = []
+    forward = DistilledSQA.score_windows
+
+    def watched(self, windows):
+        if self.training:
+            peak = windows.abs().amax(dim=1, keepdim=True)
+            remembered = self.spectrum(windows / (peak + 1e-8))[:, 0]
+            bands = self.spectrum.bands(windows / (peak + 1e-8))
+            seen.append(((bands - self.spectrum.band_mean) / self.spectrum.band_deviation - remembered).abs().max().item())
+        return forward(self, windows)
+
+    monkeypatch.setattr(DistilledSQA, "score_windows", watched)
+    distill(recipe(student={"family": "distilled_sqa", "config": STUDENT | {"normalize_bands": True}}), **quiet)
+    assert len(seen) > 8 and max(seen) < 1e-3
+
+
 def test_bands_are_measured_over_windows_and_taken_out():
     config = DistilledSQAConfig(**STUDENT | {"normalize_bands": True})
     student = DistilledSQA(config)

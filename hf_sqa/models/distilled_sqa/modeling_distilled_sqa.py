@@ -119,14 +119,18 @@ class MelSpectrum(CompressedSpectrum):
 
     def forward(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
         """As for [`CompressedSpectrum`], with shape `(B, 1, S, K)`."""
+        bands = self.bands(waveform, reflect)
+        if self.normalize_bands:
+            bands = (bands - self.band_mean) / self.band_deviation
+        return bands[:, None]
+
+    def bands(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
+        """Bands on the scale they come in, `(B, S, K)`."""
         power = self.complex_spectrum(waveform, reflect).square().sum(dim=-1)  # (B, S, K')
         with torch.autocast(power.device.type, enabled=False):
             bands = power @ torch.from_numpy(self._bands).to(power.device)
         # The published compression clips magnitudes at 1e-12; here near silence is silence, and the gradient is finite.
-        bands = (bands + MEL_FLOOR) ** (self.compression / 2)
-        if self.normalize_bands:
-            bands = (bands - self.band_mean) / self.band_deviation
-        return bands[:, None]
+        return (bands + MEL_FLOOR) ** (self.compression / 2)
 
 
 class ConvTrunk(nn.Module):
@@ -348,13 +352,11 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         """
         if not (isinstance(self.spectrum, MelSpectrum) and self.spectrum.normalize_bands):
             raise ValueError("Expected a configuration with `normalize_bands=True`.")
-        self.spectrum.band_mean.zero_()
-        self.spectrum.band_deviation.fill_(1)
         moments = []
         for window in windows:
             row = torch.from_numpy(window[: self.config.window_samples]).float()
             row = F.pad(row, (0, self.config.window_samples - len(row)))
-            bands = self.spectrum((row / (row.abs().amax() + 1e-8)).to(self.device)[None])[0, 0].double()  # (S, K)
+            bands = self.spectrum.bands((row / (row.abs().amax() + 1e-8)).to(self.device)[None])[0].double()  # (S, K)
             moments.append(torch.stack([bands.mean(dim=0), bands.square().mean(dim=0)]))
         if not moments:
             raise ValueError("Expected windows to measure, got none.")
