@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -21,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_sqa.blocks.speech_encoder import last_hidden_state, takes_spectra
+from hf_sqa.whole_files import whole_file
 
 VARIABLE = "HF_SQA_FEATURE_CACHE"
 
@@ -67,13 +67,8 @@ def _features_of_one(encoder: PreTrainedModel, samples: torch.Tensor, folder: Pa
         with torch.no_grad():
             features = last_hidden_state(encoder, samples[None])[0]
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        with unfinished.open("wb") as file:
-            np.save(file, features.float().cpu().numpy())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        np.save(file, features.float().cpu().numpy())
     return features
 
 

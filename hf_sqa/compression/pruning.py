@@ -46,6 +46,7 @@ from hf_sqa.compression.teacher_labels import (
     folder_speech,
 )
 from hf_sqa.metrics import agreement
+from hf_sqa.whole_files import write_whole
 
 CRITERIA = ("gradient", "energy")
 REPORT = "pruning.json"
@@ -977,9 +978,7 @@ class _Journal:
         model.save_pretrained(folder)
         model.make_feature_extractor().save_pretrained(folder)
         self._content["steps"].append(asdict(step))
-        unfinished = self._folder / f".{REPORT}.part"
-        unfinished.write_text(json.dumps(self._content, indent=1), encoding="utf-8")
-        unfinished.replace(self._folder / REPORT)
+        write_whole(self._folder / REPORT, json.dumps(self._content, indent=1))
 
 
 def _kept(tensor: torch.Tensor) -> torch.Tensor:

@@ -21,15 +21,12 @@ number only.
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 import hashlib
 import json
 import multiprocessing
-import os
 import signal
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +43,7 @@ from hf_sqa.blocks.sqa_transformer import SQATransformer
 from hf_sqa.data.bench import FORMS, VOICES, Phrase, find_phrases, reference_waveform
 from hf_sqa.degradations import Chain
 from hf_sqa.pipelines import model_identity
+from hf_sqa.whole_files import whole_file, write_whole
 
 SPLITS = ("train", "validation", "test")
 #: Splits of twenty shards, in the order in which they are made.
@@ -370,7 +368,7 @@ class WindowCache:
             if maker is None:
                 raise ValueError(f"Expected windows in {str(folder)!r}, got none; make them with `hf-sqa distill <recipe>`.")
             (self.folder / "windows").mkdir(parents=True, exist_ok=True)
-            _write_whole(path, lambda to: to.write_text(json.dumps(maker.description, indent=1), encoding="utf-8"))
+            write_whole(path, json.dumps(maker.description, indent=1))
         self.description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if maker is not None and self.description != maker.description:
             differing = [key for key in maker.description if maker.description[key] != self.description.get(key)]
@@ -397,10 +395,11 @@ class WindowCache:
         if not path.exists():
             if self.maker is None:
                 raise ValueError(f"{str(path)!r} is not there, and there is no speech to make it from.")
-            _write_whole(path, functools.partial(self._make_shard, split, index))
+            with whole_file(path) as unfinished:
+                self._make_shard(split, index, unfinished)
             if self.maker.pool.excluded:
                 content = json.dumps(self.excluded | self.maker.pool.excluded, indent=1, ensure_ascii=False)
-                _write_whole(self.folder / "excluded.json", lambda to: to.write_text(content, encoding="utf-8"))
+                write_whole(self.folder / "excluded.json", content)
         return path
 
     @property
@@ -592,7 +591,7 @@ def label_shard(cache: WindowCache, teacher: Teacher, path: Path, with_frames: b
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "teacher.json").exists():
         text = json.dumps(teacher.description, indent=1)
-        _write_whole(folder / "teacher.json", lambda to: to.write_text(text, encoding="utf-8"))
+        write_whole(folder / "teacher.json", text)
     scores = np.full((len(shard.rows), teacher.model.config.num_labels), np.nan, np.float32)
     features: np.ndarray | None = None
     frames: np.ndarray | None = None
@@ -623,7 +622,8 @@ def label_shard(cache: WindowCache, teacher: Teacher, path: Path, with_frames: b
     found = {"scores": scores, "features": features, "frames": frames}
     tensors: dict[str, Any] = {name: array for name, array in found.items() if array is not None}
     metadata = {"windows": shard.digest, "reasons": json.dumps(reasons)}
-    _write_whole(labels_path, lambda to: save_file(tensors, to, metadata=metadata))
+    with whole_file(labels_path) as unfinished:
+        save_file(tensors, unfinished, metadata=metadata)
     return labels_path
 
 
@@ -723,13 +723,3 @@ def _pause(rng: np.random.Generator, sampling_rate: int) -> np.ndarray:
 
 def _stacked(parts: list[tuple[np.ndarray, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray | None]:
     return np.concatenate([scores for scores, _ in parts]), None
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file, then put it in place: readers see all of it or nothing."""
-    unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

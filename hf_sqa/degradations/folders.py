@@ -21,6 +21,7 @@ import soundfile
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.degradations.chain import Chain
 from hf_sqa.degradations.noise import RecordingFolder
+from hf_sqa.whole_files import whole_file, write_whole
 
 #: What is written as it is read. Everything else becomes WAV, with `.wav` added to its name, so that `a.mp3` and `a.wav` both fit.
 WRITTEN_SUFFIXES = (".wav", ".flac")
@@ -107,7 +108,7 @@ def degrade_files(
         yield from _rows([job for job in jobs if job.name not in rows], run, num_workers)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, "".join(_line(row) for row in rows.values()).encode())
+    write_whole(path, "".join(_line(row) for row in rows.values()), sole_writer=True)
     yield from rows.values()
     with path.open("a", encoding="utf-8") as file:
         for row in _rows([job for job in jobs if job.name not in rows], run, num_workers):
@@ -115,7 +116,7 @@ def degrade_files(
             file.write(_line(row))
             file.flush()
             yield row
-    _write_whole(path, "".join(_line(rows[job.name]) for job in jobs).encode())
+    write_whole(path, "".join(_line(rows[job.name]) for job in jobs), sole_writer=True)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -220,21 +221,8 @@ def write_recording(path: Path, waveform: np.ndarray, sampling_rate: int) -> flo
         gain_db = round(PEAK_ROOM_DB - 20 * float(np.log10(peak)), 4)
         waveform = waveform * np.float32(10 ** (gain_db / 20))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        # Rounded here: libsndfile takes 32767 for full scale when it writes floating point, and 32768 when it reads.
-        samples = np.clip(np.rint(waveform * np.float32(32768)), -32768, 32767).astype(np.int16)
-        soundfile.write(temporary, samples, sampling_rate, subtype="PCM_16", format=path.suffix[1:].upper())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Rounded here: libsndfile takes 32767 for full scale when it writes floating point, and 32768 when it reads.
+    samples = np.clip(np.rint(waveform * np.float32(32768)), -32768, 32767).astype(np.int16)
+    with whole_file(path, sole_writer=True) as unfinished:
+        soundfile.write(unfinished, samples, sampling_rate, subtype="PCM_16", format=path.suffix[1:].upper())
     return gain_db
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -20,7 +20,6 @@ import shutil
 import textwrap
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +29,7 @@ from hf_sqa.evaluation.study_data import StudyData, digest_of, find_overlap
 from hf_sqa.evaluation.study_file import ModelSpec, Study, load_study, models_in_order, set_dotted
 from hf_sqa.evaluation.suite import evaluate_checkpoint, load_scorer
 from hf_sqa.metrics import Comparison, compare_models
+from hf_sqa.whole_files import whole_file, write_whole
 
 __all__ = [
     "MAKERS",
@@ -266,7 +266,7 @@ def run_study(
         raise ValueError(f"Expected the shard to be i/n with i from 0 to n - 1, got {shard[0]}/{shard[1]}.")
     data = StudyData(study)
     runs = plan_runs(study, data)
-    _write_atomically(output.root / STUDY_COPY, _as_yaml(study))
+    write_whole(output.root / STUDY_COPY, _as_yaml(study))
     began = time.time()
     processes = [_spawned(study, output.root, makers, shard, began, num_processes) for _ in range(num_processes - 1)]
     if processes:
@@ -531,7 +531,7 @@ def _note_failure(output: _Folder, run: Run, error: Exception) -> None:
     reason = _in_a_line(error)
     trace = "".join(traceback.format_exception(error))
     output.failure(run).parent.mkdir(parents=True, exist_ok=True)
-    _write_atomically(output.failure(run), json.dumps({"reason": reason, "time": time.time(), "trace": trace}, indent=2))
+    write_whole(output.failure(run), json.dumps({"reason": reason, "time": time.time(), "trace": trace}, indent=2))
 
 
 def _in_a_line(error: Exception) -> str:
@@ -664,14 +664,12 @@ def _write_results(rows: list[dict[str, Any]], root: Path) -> None:
         {name: str(row[name]) if len(kinds[name]) > 1 and row.get(name) is not None else row.get(name) for name in columns}
         for row in rows
     ]
-    parquet, text = (root / f".{uuid.uuid4().hex}" for _ in range(2))
-    _write_parquet(full, parquet)
-    os.replace(parquet, root / RESULTS)
-    with text.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(root / RESULTS) as parquet:
+        _write_parquet(full, parquet)
+    with whole_file(root / RESULTS_TEXT) as text, text.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows({name: "" if _is_nan(value) else value for name, value in row.items()} for row in full)
-    os.replace(text, root / RESULTS_TEXT)
 
 
 def _draw(study: Study, rows: list[dict[str, Any]], root: Path) -> tuple[list[Path], list[str]]:
@@ -694,12 +692,6 @@ def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-
-
-def _write_atomically(path: Path, content: str) -> None:
-    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    beside.write_text(content, encoding="utf-8")
-    os.replace(beside, path)
 
 
 def _as_yaml(study: Study) -> str:

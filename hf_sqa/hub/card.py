@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa.auto import families
 from hf_sqa.hub.model_table import provenance
+from hf_sqa.whole_files import write_whole
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 CARD_FILE = "README.md"
@@ -246,9 +247,7 @@ def write_card(folder: str | Path, **options: Any) -> Path:
     """Write [`make_card`] into the folder, whole or not at all; returns the path of the card."""
     path = Path(folder) / CARD_FILE
     card = make_card(folder, **options)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(_clean(str(card)), encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, _clean(str(card)))
     return path
 
 

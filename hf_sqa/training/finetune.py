@@ -36,12 +36,12 @@ from hf_sqa.training.finetune_folder import (
     for_the_card,
     write_checkpoint,
     write_predictions,
-    write_text,
 )
 from hf_sqa.training.front_memory import FrontMemory
 from hf_sqa.training.parts import MIN_CLIPS, Part, Plan, check_labels, choose_groups, make_plan, shared_values, told_few
 from hf_sqa.training.rated_clips import RatedClips, Track, clip_name, rated_scores
 from hf_sqa.training.run import freeze, run_recipe
+from hf_sqa.whole_files import whole_file, write_whole
 
 #: Scores of the original, in the folder of a run that is not finished.
 BEFORE = "before.npz"
@@ -205,7 +205,7 @@ def finetune(
     }
     write_checkpoint(folder, outcome.model, extractor, outcome.mapping, name, (checkpoint, base_name), outcome.adapter)
     write_predictions(folder / PREDICTIONS, run.judged, outcome.predictions, scores, plan, held_out)
-    write_text(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n")
+    write_whole(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n")
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return report
 
@@ -402,9 +402,8 @@ class _Run:
         if self.held_out is not None:
             raw_judged = self._scores_of(self.model, self.held_out, None, "before, held out")
         if kept.parent.is_dir():
-            unfinished = kept.with_name("unfinished.npz")
-            np.savez(unfinished, clips=raw, judged=raw_judged)
-            os.replace(unfinished, kept)
+            with whole_file(kept) as unfinished, unfinished.open("wb") as file:
+                np.savez(file, clips=raw, judged=raw_judged)
         return raw, raw_judged
 
     def _scores_of(self, model: Any, clips: RatedClips, rows: np.ndarray | None, title: str) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 
 from hf_sqa.training.parts import Plan
 from hf_sqa.training.rated_clips import RatedClips
+from hf_sqa.whole_files import write_whole
 
 WORK, STATE, REPORT, PREDICTIONS = ".finetune", "state.json", "report.json", "predictions.csv"
 
@@ -45,7 +46,7 @@ def check_folder(folder: Path, fingerprint: str, resume: bool) -> None:
 def begin(folder: Path, fingerprint: str) -> None:
     """Leave word of whose run this is, for `--resume`."""
     (folder / WORK).mkdir(parents=True, exist_ok=True)
-    write_text(folder / WORK / STATE, json.dumps({"fingerprint": fingerprint}))
+    write_whole(folder / WORK / STATE, json.dumps({"fingerprint": fingerprint}))
 
 
 def write_checkpoint(
@@ -72,7 +73,7 @@ def write_checkpoint(
         config = json.loads(path.read_text(encoding="utf-8"))
         # Whoever loads the adapter looks there for the rest: an id of the Hub, or a folder by its whole path.
         config["base_model_name_or_path"] = str(Path(checkpoint).absolute()) if Path(checkpoint).is_dir() else base_name
-        write_text(path, json.dumps(config, indent=1))
+        write_whole(path, json.dumps(config, indent=1))
     for path in unfinished.iterdir():
         target = folder / path.name
         if target.is_dir():
@@ -130,9 +131,3 @@ def for_the_card(by_score: dict[str, Any], data_name: str, plan: Plan) -> list[d
         for metric, value in told["agreement"]["after"].items()
         if value["value"] is not None
     ]
-
-
-def write_text(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

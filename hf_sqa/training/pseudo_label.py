@@ -13,7 +13,6 @@ import io
 import json
 import math
 import os
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.data.schema import first_few
+from hf_sqa.whole_files import whole_file
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 #: Columns of the table, in order, around those of the scores.
@@ -448,8 +448,7 @@ def _line(row: Mapping[str, Any]) -> str:
 def _write(table: PseudoLabels) -> None:
     header = [*FIRST_COLUMNS, *table.score_names, *LAST_COLUMNS, *TEACHER_COLUMNS]
     rows = [row | table.teacher for row in table.rows]
-    unfinished = table.path.with_name(f".{table.path.name}.{uuid.uuid4().hex}")
-    try:
+    with whole_file(table.path) as unfinished:
         if table.path.suffix.lower() == ".parquet":
             pyarrow = _pyarrow()
             numbers = {*table.score_names, "duration_seconds"}
@@ -467,9 +466,6 @@ def _write(table: PseudoLabels) -> None:
             unfinished.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape", newline="")
         with unfinished.open("rb") as written:
             os.fsync(written.fileno())
-        os.replace(unfinished, table.path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _cell(value: Any) -> Any:

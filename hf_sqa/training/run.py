@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.training.recipe import AugmentationOptions, Model, Recipe, Source, load_recipe
+from hf_sqa.whole_files import write_whole
 
 #: What a full disk, or a quota, sounds like from Python, Rust (safetensors) and C++ (torch).
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
@@ -75,7 +76,7 @@ class TrainingResult:
     def save(self) -> None:
         """Write it into its folder."""
         content = asdict(self) | {"output_dir": None}
-        _write_text(self.output_dir / RESULT, json.dumps(content, indent=1, default=float) + "\n")
+        write_whole(self.output_dir / RESULT, json.dumps(content, indent=1, default=float) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> TrainingResult:
@@ -444,7 +445,7 @@ def _prepare_folder(folder: Path, digest: str, resume: bool, overwrite: bool) ->
     elif other is not None and (folder / RESULT).exists():
         return TrainingResult.load(folder)
     owner.parent.mkdir(parents=True, exist_ok=True)
-    _write_text(owner, json.dumps({"digest": digest}))
+    write_whole(owner, json.dumps({"digest": digest}))
     return None
 
 
@@ -640,12 +641,6 @@ def _explained(error: Exception, args: Any, folder: Path) -> TrainingError | Non
             "same command again: it goes on from the newest complete checkpoint, which is untouched."
         )
     return None
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _tell(line: str) -> None:

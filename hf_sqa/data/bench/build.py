@@ -37,6 +37,7 @@ from hf_sqa.data.bench.speech import (
 from hf_sqa.degradations import Chain
 from hf_sqa.degradations.folders import seed_of, write_recording
 from hf_sqa.metrics import full_reference_scores
+from hf_sqa.whole_files import write_whole
 
 CORPUS = "bench"
 TABLE, CONDITION_TABLE, LADDER_TABLE = "bench.csv", "conditions.csv", "ladders.csv"
@@ -379,14 +380,14 @@ def _end_with_parent() -> None:
 def _journalled(path: Path, earlier: Mapping[str, dict[str, Any]], rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Pass rows on and add them to a journal; at the end the journal is written anew, sorted, a row a clip."""
     latest = dict(earlier)
-    _write_whole(path, "".join(_line(row) for row in latest.values()))
+    write_whole(path, "".join(_line(row) for row in latest.values()), sole_writer=True)
     with path.open("a", encoding="utf-8") as file:
         for row in rows:
             latest[row["audio"]] = row
             file.write(_line(row))
             file.flush()
             yield row
-    _write_whole(path, "".join(_line(latest[name]) for name in sorted(latest)))
+    write_whole(path, "".join(_line(latest[name]) for name in sorted(latest)), sole_writer=True)
 
 
 def _finished(path: Path) -> dict[str, dict[str, Any]]:
@@ -418,13 +419,4 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    _write_whole(path, text.getvalue())
-
-
-def _write_whole(path: Path, content: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, text.getvalue(), sole_writer=True)
