@@ -111,7 +111,8 @@ def _test(recipe: Any, result: Any) -> None:
         stop(ValueError("Expected `labels.folder` for --test: windows of the test talkers are kept there."), EXIT_USAGE)
     student = AutoModelForAudioQuality.from_pretrained(result.output_dir)
     teachers = [load_teacher(one) for one in recipe.teachers]
-    found = teacher_agreement(student, WindowCache(recipe.labels.folder), teachers, recipe.teachers)
+    cache = WindowCache(recipe.labels.folder)
+    found = teacher_agreement(student, cache, teachers, recipe.teachers, num_windows=recipe.labels.num_windows)
     Path(result.output_dir, AGREEMENT).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for name in student.config.score_names:
         lcc, rmse = found[name]["utt_lcc"], found[name]["utt_rmse"]

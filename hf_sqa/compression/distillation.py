@@ -1073,14 +1073,17 @@ def teacher_agreement(
     options: Sequence[TeacherOptions],
     split: str = "test",
     seed: int = 0,
+    num_windows: int | None = None,
 ) -> dict[str, Any]:
-    """Agreement of a student with its teachers on all labelled windows of a split, with intervals over talkers' recordings.
+    """Agreement of a student with its teachers on labelled windows of a split, with intervals over windows.
+
+    `num_windows` counts those of all splits together, as in [`CachedWindows`]; without it, all that are labelled.
 
     Returns:
         `dict`: By score name `utt_lcc`, `utt_srcc` and `utt_rmse` as `{"value", "low", "high"}`, and `num_windows`; the same below
         `talkers` for each talker alone.
     """
-    data = CachedWindows(cache, teachers, options, model.config, split)
+    data = CachedWindows(cache, teachers, options, model.config, split, num_windows)
     predicted = score_windows(model, data)
     found: dict[str, Any] = {"num_windows": len(data), "split": split}
     talkers = np.array([row["talker"] for row in data.facts])
