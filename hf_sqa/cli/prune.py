@@ -29,7 +29,7 @@ def prune(
     num_steps: Annotated[int, typer.Option(help="Steps to the target.")] = 4,
     repair_steps: Annotated[int, typer.Option(help="Optimiser steps after each.")] = 100,
     batch_size: Annotated[int, typer.Option(help="Windows in each of these.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Of the repair.")] = 5e-4,
+    learning_rate: Annotated[float, typer.Option(help="Of the repair.")] = 5e-5,
     num_windows: Annotated[int, typer.Option(help="Calibration windows; a quarter of them measures agreement only.")] = 128,
     bf16: Annotated[bool, typer.Option("--bf16", help="Repair in bfloat16: twice as fast on processors that have it.")] = False,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,

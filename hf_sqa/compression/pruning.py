@@ -34,6 +34,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import get_cosine_schedule_with_warmup
 
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.blocks.sqa_transformer import batch_norm_as_affine
@@ -57,6 +58,8 @@ NOT_OPTIONS = ("architectures", "transformers_version", "model_type", "dtype", "
 #: Of the calibration windows, kept aside to measure agreement.
 HELD_OUT_SHARE = 0.25
 MIN_WINDOWS = 4
+#: Of the repair's steps. A pruned model is close to a minimum, from which full first steps of Adam throw it far.
+WARMUP_SHARE = 0.1
 #: Of a frame's feature, so that one that never changes does not weigh more than the others.
 LEAST_DEVIATION = 1e-3
 
@@ -73,7 +76,7 @@ class PruningOptions:
         num_steps (`int`): Steps to the target, each by the same factor.
         repair_steps (`int`): Optimiser steps after each.
         batch_size (`int`): Windows in one of these.
-        learning_rate (`float`): Of the repair, falling to 0 by a cosine.
+        learning_rate (`float`): Of the repair, rising at first and falling to 0 by a cosine.
         bf16 (`bool`): Whether repair computes in bfloat16 where that is safe; twice as fast on processors that have it.
         kinds (`tuple[str]`): What may go, out of `channels`, `units`, `heads` and `layers`.
         seed (`int`): Of the order in repair.
@@ -85,7 +88,7 @@ class PruningOptions:
     num_steps: int = 4
     repair_steps: int = 100
     batch_size: int = 8
-    learning_rate: float = 5e-4
+    learning_rate: float = 5e-5
     bf16: bool = False
     kinds: tuple[str, ...] = ("channels", "units", "heads", "layers")
     seed: int = 0
@@ -696,7 +699,7 @@ def _choose(layout: Any, measured: _Measured, goal: int, options: PruningOptions
     Raises:
         ValueError: If even the least that must stay is more.
     """
-    candidates = _candidates(layout, measured, options)
+    candidates = _candidates(layout, measured, options, goal / _num_parameters(layout.model))
     fewest, most = 0, len(candidates)
     smallest = _count(layout, _without(layout, measured, candidates))
     if smallest > goal:
@@ -714,8 +717,12 @@ def _choose(layout: Any, measured: _Measured, goal: int, options: PruningOptions
     return _without(layout, measured, candidates[:most])
 
 
-def _candidates(layout: Any, measured: _Measured, options: PruningOptions) -> list[tuple[str, int]]:
-    """Units that may go, as `(group, rank within it by importance)`, in the order in which they go."""
+def _candidates(layout: Any, measured: _Measured, options: PruningOptions, share: float) -> list[tuple[str, int]]:
+    """Units that may go, as `(group, rank within it by importance)`, in the order in which they go.
+
+    What a layer is worth is known for leaving out it alone. So of the layers, no larger part goes than of the weights, of which
+    `share` stay, unless there is nothing else.
+    """
     equal = _equal_groups(layout)
     found: list[tuple[float, str, int]] = []
     for name, group in layout.groups.items():
@@ -725,7 +732,8 @@ def _candidates(layout: Any, measured: _Measured, options: PruningOptions) -> li
         ranked = [np.sort(measured.importance[one]) for one in names]
         for rank in range(group.size - min(LEAST[group.kind], group.size)):
             worth = sum(float(one[rank]) for one in ranked) / (group.weights_each * len(names))
-            found.append((worth, name, rank))
+            is_last_resort = group.kind == "layers" and rank >= max(1, int(group.size * (1 - share)))
+            found.append((math.inf if is_last_resort else worth, name, rank))
     return [(name, rank) for _, name, rank in sorted(found)]
 
 
@@ -814,7 +822,8 @@ def _repair(model: Any, windows: Sequence[np.ndarray], aims: _Aims, options: Pru
         return
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.repair_steps)
+    warmup = math.ceil(WARMUP_SHARE * options.repair_steps)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, options.repair_steps)
     rng = np.random.default_rng([options.seed, number])
     layout = _Scores(model)
     with _frames_of(model) as seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 BATCHING = ("auto", "pad", "crop", "repeat", "equal")
@@ -32,6 +33,7 @@ class AudioQualityTrainingArguments(TrainingArguments):
             `"utt_srcc"`. With several scores it is a mean over the scores unless it begins with a score's name:
             `"noisiness_utt_srcc"`.
         greater_is_better (`bool`, *optional*): Told from the metric if not given.
+        bf16 (`bool`, *optional*, defaults to `False`): As in transformers; without an accelerator it means the processor.
         hub_strategy (`str`, *optional*, defaults to `"end"`): `"end"` alone: what is published is checked first, and only the
             finished model passes.
     """
@@ -77,6 +79,8 @@ class AudioQualityTrainingArguments(TrainingArguments):
             self.metric_for_best_model = "utt_srcc"
         if self.eval_strategy in ("no", None):
             self.load_best_model_at_end = False
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # transformers asks for it by name, and a recipe cannot know the machine
         asked = self.greater_is_better
         super().__post_init__()
         self.greater_is_better = greater_is_better(self.metric_for_best_model) if asked is None else asked

@@ -14,7 +14,9 @@ from hf_sqa.compression.pruning import (
     DistilledLayout,
     EncoderLayout,
     PruningOptions,
+    _candidates,
     _measure,
+    _Measured,
     load_calibration,
     prune,
 )
@@ -280,6 +282,23 @@ def test_blocks_between_which_features_are_taken_do_not_all_go():
     layout = EncoderLayout(make_encoder_model(XLSRSQA, layers=(1, 2)))
 
     assert not layout.may_drop(0, set()) and not layout.may_drop(1, set())
+
+
+def test_no_larger_part_of_the_layers_goes_in_a_step_than_of_the_weights_unless_nothing_else_is_left():
+    """Two layers may each be worth nothing alone, and everything together."""
+    layout = EncoderLayout(make_encoder_model(XLSRSQA, layers=(1, 2)))
+    sizes = {name: group.size for name, group in layout.groups.items()}
+    cheap_layers = {name: np.full(size, 0.0 if name == "layers" else 1.0) for name, size in sizes.items()}
+    measured = _Measured(cheap_layers, {})
+    kinds = PruningOptions(target=0.5)
+
+    order = [name for name, _ in _candidates(layout, measured, kinds, share=0.5)]
+
+    allowed = sizes["layers"] // 2
+    assert allowed < sizes["layers"] - 1
+    assert order[:allowed] == ["layers"] * allowed
+    assert order[-(sizes["layers"] - 1 - allowed) :] == ["layers"] * (sizes["layers"] - 1 - allowed)
+    assert set(order[allowed : -(sizes["layers"] - 1 - allowed)]) == {"units.0"}
 
 
 def test_a_mix_of_layers_keeps_them_all():

@@ -448,3 +448,10 @@ def test_metrics_are_written_to_trackio_without_a_network(recipe, rows, tiny):
     (database,) = folder.rglob("*.db")
     logged = sqlite3.connect(database).execute("select metrics from metrics").fetchall()
     assert any("eval/utt_srcc" in str(metrics) for (metrics,) in logged)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_bfloat16_on_a_machine_without_an_accelerator_is_for_the_processor(tmp_path):
+    """transformers refuses it unless `use_cpu` is said too, and the recipes of the students say bf16 alone."""
+    assert AudioQualityTrainingArguments(output_dir=str(tmp_path), bf16=True).use_cpu
+    assert not AudioQualityTrainingArguments(output_dir=str(tmp_path)).use_cpu
