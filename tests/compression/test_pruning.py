@@ -286,7 +286,7 @@ def test_blocks_between_which_features_are_taken_do_not_all_go():
 
 def test_no_larger_part_of_the_layers_goes_in_a_step_than_of_the_weights_unless_nothing_else_is_left():
     """Two layers may each be worth nothing alone, and everything together."""
-    layout = EncoderLayout(make_encoder_model(XLSRSQA, layers=(1, 2)))
+    layout = EncoderLayout(make_encoder_model(XLSRSQA, layers=(2, 4)))
     sizes = {name: group.size for name, group in layout.groups.items()}
     cheap_layers = {name: np.full(size, 0.0 if name == "layers" else 1.0) for name, size in sizes.items()}
     measured = _Measured(cheap_layers, {})
