@@ -30,7 +30,7 @@ def prune(
     repair_steps: Annotated[int, typer.Option(help="Optimiser steps after each.")] = 100,
     batch_size: Annotated[int, typer.Option(help="Windows in each of these.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Of the repair.")] = 5e-5,
-    num_windows: Annotated[int, typer.Option(help="Calibration windows; a quarter of them measures agreement only.")] = 128,
+    num_windows: Annotated[int, typer.Option(help="Calibration windows; a quarter of them measures agreement only.")] = 400,
     bf16: Annotated[bool, typer.Option("--bf16", help="Repair in bfloat16: twice as fast on processors that have it.")] = False,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
 ) -> None:
