@@ -55,6 +55,8 @@ REPORT = "pruning.json"
 LEAST = {"channels": 4, "units": 4, "heads": 1, "layers": 1}
 #: What a configuration holds beside its options.
 NOT_OPTIONS = ("architectures", "transformers_version", "model_type", "dtype", "label2id", "num_labels", "_name_or_path")
+#: Calibration windows, unless another number is asked for.
+NUM_WINDOWS = 400
 #: Of the calibration windows, kept aside to measure agreement.
 HELD_OUT_SHARE = 0.25
 MIN_WINDOWS = 4
@@ -163,7 +165,7 @@ class Calibration:
     excluded: dict[str, str] = field(default_factory=dict)
 
 
-def load_calibration(source: str | Path, model: Any, num_windows: int = 400, seed: int = 0) -> Calibration:
+def load_calibration(source: str | Path, model: Any, num_windows: int = NUM_WINDOWS, seed: int = 0) -> Calibration:
     """Windows of recordings.
 
     Args:
@@ -793,6 +795,7 @@ class _Aims:
 
 @torch.no_grad()
 def _aims(model: Any, windows: Sequence[np.ndarray]) -> _Aims:
+    """What an unpruned model gives for windows."""
     layout, scores, frames = _Scores(model), [], []
     with _frames_of(model) as seen:
         for batch in _batches(model, windows, 2):
@@ -1024,7 +1027,7 @@ def make_for_study(job: Any) -> dict[str, Any]:
             f"Expected `calibration` among the options of the model {job.model.name!r}, got {', '.join(options) or 'none'}."
         )
     model = AutoModelForAudioQuality.from_pretrained(resolve_checkpoint(options.pop("checkpoint", "default")))
-    speech = load_calibration(options.pop("calibration"), model, options.pop("num_windows", 400))
+    speech = load_calibration(options.pop("calibration"), model, options.pop("num_windows", NUM_WINDOWS))
     result = prune(model, speech, PruningOptions(**options, seed=job.seed), folder=job.folder / "steps")
     result.model.save_pretrained(job.folder)
     result.model.make_feature_extractor().save_pretrained(job.folder)
