@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import types
@@ -76,12 +77,77 @@ def test_spark_gives_frames_of_its_schema(recipe, paths, settings, monkeypatch):
     assert scored["mos"].between(1, 5).all()
 
 
-@pytest.mark.parametrize(
-    "name, package", [("with_data_juicer", "data_juicer"), ("with_nemo_curator", "nemo_curator"), ("with_spark", "pyspark")]
-)
-def test_other_recipes_import_where_their_engine_is_installed(name, package, recipe):
-    pytest.importorskip(package)
-    recipe(name)
+@pytest.mark.slow
+def test_data_juicer_runs_the_recipe_as_a_user_would(paths, tiny_folder, tiny_scorer, tmp_path):
+    pytest.importorskip("data_juicer")
+    rows = [{"text": "<__dj__audio>", "audios": [path]} for path in (paths[0], "gone.wav", paths[1])]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    process = {
+        "dataset_path": str(tmp_path / "in.jsonl"),
+        "export_path": str(tmp_path / "out" / "out.jsonl"),
+        "np": 1,
+        "audio_key": "audios",
+        "custom_operator_paths": [str(RECIPES / "with_data_juicer.py")],
+        "process": [{"speech_quality_mapper": {"model": str(tiny_folder)}}],
+    }
+    (tmp_path / "process.yaml").write_text(json.dumps(process))
+    command = [sys.executable, "-m", "data_juicer.tools.process_data", "--config", str(tmp_path / "process.yaml")]
+
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": os.getcwd()})
+
+    assert result.returncode == 0, result.stderr
+    scored = [json.loads(line) for line in (tmp_path / "out" / "out.jsonl").read_text().splitlines()]
+    assert [row["code"] for row in scored] == [None, "missing", None]
+    scores = [next(value for name, value in row.items() if name.startswith("mos__")) for row in scored]
+    assert scores[0] == pytest.approx(tiny_scorer(paths[0])["mos"], abs=1e-5) and scores[1] is None
+
+
+@pytest.mark.slow
+def test_spark_runs_the_recipe_as_a_user_would(paths, tmp_path):
+    pytest.importorskip("pyspark")
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java")
+    pandas.DataFrame({"id": ["a", "b", "c"], "path": [paths[0], "gone.wav", paths[1]]}).to_parquet(tmp_path / "in.parquet")
+    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    command = [sys.executable, str(RECIPES / "with_spark.py"), str(tmp_path / "in.parquet"), str(tmp_path / "out")]
+
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+    assert result.returncode == 0, result.stderr
+    scored = pandas.read_parquet(tmp_path / "out").set_index("id").sort_index()
+    expected = score_batch({"audio": [paths[0], paths[1]]}, suffix="")["mos"]
+    assert np.allclose(scored.loc[["a", "c"], "mos"], expected, atol=1e-5)
+    assert scored.loc["b", "code"] == "missing" and scored.loc[["a", "c"], "code"].isna().all()
+
+
+@pytest.mark.slow
+def test_nemo_curator_runs_the_stage_and_a_filter_behind_it(paths, tmp_path):
+    pytest.importorskip("nemo_curator")
+    code = f"""
+import json
+from nemo_curator.backends.ray_data import RayDataExecutor
+from nemo_curator.pipeline import Pipeline
+from nemo_curator.stages.audio.common import PreserveByValueStage
+from nemo_curator.tasks import AudioTask
+from with_nemo_curator import SpeechQualityStage
+
+def scored(*filters):
+    pipeline = Pipeline(name="quality")
+    for stage in (SpeechQualityStage(), *filters):
+        pipeline.add_stage(stage)
+    tasks = [AudioTask(data={{"audio_filepath": path}}) for path in {[*paths[:2], "gone.wav"]!r}]
+    return [dict(task.data) for task in pipeline.run(RayDataExecutor(), initial_tasks=tasks)]
+
+print("RESULT", json.dumps([scored(), scored(PreserveByValueStage("mos", 1, "ge"))]))
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{os.getcwd()}:{RECIPES}", "RAY_worker_niceness": "0"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500, env=environment)
+
+    assert result.returncode == 0, result.stderr
+    everything, kept = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("RESULT"))[7:])
+    codes = {row["audio_filepath"]: row["code"] for row in everything}
+    assert codes == {paths[0]: None, paths[1]: None, "gone.wav": "missing"}
+    assert {row["audio_filepath"] for row in kept} == set(paths[:2])
 
 
 @pytest.mark.slow
