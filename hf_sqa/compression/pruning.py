@@ -784,13 +784,34 @@ class _Aims:
 
     Args:
         scores (`torch.Tensor` of shape `(W, L)`): Of the unpruned model.
-        frames (`torch.Tensor` of shape `(W, F, 2 D)`, *optional*): In float16, what goes into its transformer and what comes out.
-        deviation (`torch.Tensor` of shape `(2 D,)`, *optional*): Of the frames.
+        frames (`_FrameAims`, *optional*): Its frames, if every window gives as many.
     """
 
     scores: torch.Tensor
-    frames: torch.Tensor | None = None
-    deviation: torch.Tensor | None = None
+    frames: _FrameAims | None = None
+
+
+@dataclass
+class _FrameAims:
+    """What goes into the transformer of an unpruned model and what comes out, side by side.
+
+    Args:
+        values (`torch.Tensor` of shape `(W, F, 2 D)`): In float16.
+        deviation (`torch.Tensor` of shape `(2 D,)`): Of each channel over all frames.
+    """
+
+    values: torch.Tensor
+    deviation: torch.Tensor
+
+    @classmethod
+    def of(cls, values: torch.Tensor) -> _FrameAims:
+        """Frames with their deviation measured."""
+        return cls(values, values.float().flatten(0, 1).std(dim=0) + LEAST_DEVIATION)
+
+    def distance(self, ours: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Mean square in deviations of the channels; 0 if a pruned model gives frames of another shape."""
+        theirs = self.values[chosen].float()
+        return ((ours - theirs) / self.deviation).square().mean() if ours.shape == theirs.shape else ours.new_zeros(())
 
 
 @torch.no_grad()
@@ -805,8 +826,7 @@ def _aims(model: Any, windows: Sequence[np.ndarray]) -> _Aims:
                 frames.append(torch.cat(seen, dim=2).half())
     if len({one.shape[1:] for one in frames}) != 1:  # none, or an encoder that gives as many as a batch is long
         return _Aims(torch.cat(scores))
-    known = torch.cat(frames)
-    return _Aims(torch.cat(scores), known, known.float().flatten(0, 1).std(dim=0) + LEAST_DEVIATION)
+    return _Aims(torch.cat(scores), _FrameAims.of(torch.cat(frames)))
 
 
 @contextmanager
@@ -840,10 +860,8 @@ def _repair(model: Any, windows: Sequence[np.ndarray], aims: _Aims, options: Pru
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
                 scores = layout(_stacked(model, [windows[place] for place in chosen]))
             loss = F.smooth_l1_loss(scores.float(), aims.scores[chosen], beta=0.1)
-            if aims.frames is not None and aims.deviation is not None and seen:
-                ours, theirs = torch.cat(seen, dim=2), aims.frames[chosen].float()
-                if ours.shape == theirs.shape:
-                    loss = loss + ((ours - theirs) / aims.deviation).square().mean()
+            if aims.frames is not None and seen:
+                loss = loss + aims.frames.distance(torch.cat(seen, dim=2), chosen)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
