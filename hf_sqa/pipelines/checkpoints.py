@@ -33,7 +33,7 @@ MFCC_HEADS = {
 #: Students of the default model, inside this package: a folder each.
 STUDENTS_FOLDER = Path(__file__).parents[1] / "assets" / "students"
 #: The default where the `distillmos` package is absent.
-STAND_IN = "distilled-sqa-s"
+STAND_IN = "distilled-sqa-m"
 HUB_OWNER = "hf-sqa"
 #: Files of a checkpoint, for a whole snapshot of a repository.
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "README.md", "sample.flac"]

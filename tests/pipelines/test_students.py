@@ -85,10 +85,10 @@ def test_a_mistyped_name_without_a_network_is_answered_with_the_nearest(tmp_path
 
 
 def test_without_distillmos_a_student_stands_in_and_says_so(without_distillmos):
-    with pytest.warns(UserWarning, match=r"its student 'distilled-sqa-s'.*`pip install --no-deps distillmos`"):
+    with pytest.warns(UserWarning, match=r"its student 'distilled-sqa-m'.*`pip install --no-deps distillmos`"):
         scorer = hf_sqa.pipeline(device="cpu")
 
-    assert scorer.identity()["id"] == "distilled-sqa-s"
+    assert scorer.identity()["id"] == "distilled-sqa-m"
     assert checkpoints.resolve_checkpoint("hf-sqa/distilled-sqa-s") == str(STUDENTS["distilled-sqa-s"])
     with pytest.raises(FileNotFoundError, match="pip install --no-deps distillmos"):
         checkpoints.resolve_checkpoint("distill-mos-v7")
