@@ -19,7 +19,7 @@ import torch
 
 import hf_sqa
 from hf_sqa.audio import AUDIO_SUFFIXES
-from hf_sqa.hub.onnx_export import GRAPH_FILE, export_onnx
+from hf_sqa.export.onnx import GRAPH_FILE, export_onnx
 
 
 def main() -> None:

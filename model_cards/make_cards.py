@@ -14,8 +14,8 @@ from pathlib import Path
 import yaml
 
 from hf_sqa.auto import AutoModelForAudioQuality, families
+from hf_sqa.checkpoints import students
 from hf_sqa.hub.card import make_card
-from hf_sqa.pipelines.checkpoints import students
 
 HERE = Path(__file__).parent
 METRICS = ("utt_lcc", "utt_srcc", "utt_rmse")

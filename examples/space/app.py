@@ -1,7 +1,7 @@
 """The Space: scores, compares and batches recordings of speech, with hf_sqa."""
 
-from hf_sqa.hub.space.app import build, launch
-from hf_sqa.hub.space.folder import models_beside
+from hf_sqa.demo.app import build, launch
+from hf_sqa.demo.folder import models_beside
 
 demo = build(models_beside(__file__))
 

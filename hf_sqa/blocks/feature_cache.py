@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_sqa.blocks.speech_encoder import last_hidden_state, takes_spectra
-from hf_sqa.whole_files import whole_file
+from hf_sqa.runs import whole_file
 
 VARIABLE = "HF_SQA_FEATURE_CACHE"
 

@@ -60,5 +60,5 @@ def check_score_mapping(name: str, mapping: Sequence[float]) -> None:
     if slopes.min() < -SLOPE_TOLERANCE * max(1.0, float(np.abs(derivative).max())):
         raise ValueError(
             f"Expected the score mapping of {name!r} to rise from {low:g} to {high:g}, got {coefficients}, which falls: better "
-            "recordings would get lower scores. Fit it with `hf_sqa.training.calibration.fit_score_mapping`."
+            "recordings would get lower scores. Fit it with `hf_sqa.finetune.calibration.fit_score_mapping`."
         )

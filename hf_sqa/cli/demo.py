@@ -67,7 +67,7 @@ def demo(
 
 def _write(folder: Path, models: list[str]) -> None:
     _quiet()
-    from hf_sqa.hub.space.folder import write_space
+    from hf_sqa.demo.folder import write_space
 
     try:
         write_space(folder, models)
@@ -84,7 +84,7 @@ def _built(models: list[str], device: str | None) -> Any:
     _quiet()
     from safetensors import SafetensorError
 
-    from hf_sqa.hub.space.scorers import Scorers
+    from hf_sqa.demo.scorers import Scorers
 
     typer.echo("Loading the model ...", err=True)
     scorers = Scorers(models, device=device)
@@ -93,7 +93,7 @@ def _built(models: list[str], device: str | None) -> Any:
             scorers.load(name)
         except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
             stop(f"The model {name!r} cannot be used: {' '.join(str(error).split())}")
-    from hf_sqa.hub.space.app import build
+    from hf_sqa.demo.app import build
 
     return build(scorers)
 
@@ -101,7 +101,7 @@ def _built(models: list[str], device: str | None) -> Any:
 def _serve(page: Any, port: int | None, host: str, browser: bool, share: bool) -> None:
     from gradio.tunneling import CURRENT_TUNNELS
 
-    from hf_sqa.hub.space.app import launch
+    from hf_sqa.demo.app import launch
 
     try:
         launch(page, server_name=host, server_port=port, inbrowser=browser, share=share, quiet=True, prevent_thread_lock=True)

@@ -53,7 +53,7 @@ def distill(
     - `hf-sqa distill train_scripts/recipes/distilled_sqa-xs.yaml speech.bench=null speech.folder=calls/ output_dir=mine`
     """
     from hf_sqa.cli.quiet import quiet
-    from hf_sqa.compression.distillation import load_distillation
+    from hf_sqa.distillation.run import load_distillation
 
     quiet()
     try:
@@ -61,7 +61,7 @@ def distill(
         if dry_run:
             _dry_run(loaded)
             return
-        from hf_sqa.compression import distillation
+        from hf_sqa.distillation import run as distillation
         from hf_sqa.training.run import Interrupted, TrainingError
     except (OSError, ValueError, TypeError, ImportError) as error:
         stop(error, EXIT_USAGE)
@@ -90,7 +90,7 @@ def distill(
 
 
 def _only_label(recipe: Any, progress: Callable[[int, int], None]) -> None:
-    from hf_sqa.compression.distillation import label, load_teacher, make_windows
+    from hf_sqa.distillation.run import label, load_teacher, make_windows
     from hf_sqa.training.run import build_model
 
     if recipe.labels.folder is None or recipe.labels.num_windows is None:
@@ -104,8 +104,8 @@ def _only_label(recipe: Any, progress: Callable[[int, int], None]) -> None:
 
 def _test(recipe: Any, result: Any) -> None:
     from hf_sqa.auto import AutoModelForAudioQuality
-    from hf_sqa.compression.distillation import load_teacher, teacher_agreement
-    from hf_sqa.compression.teacher_labels import WindowCache
+    from hf_sqa.distillation.labels import WindowCache
+    from hf_sqa.distillation.run import load_teacher, teacher_agreement
 
     if recipe.labels.folder is None:
         stop(ValueError("Expected `labels.folder` for --test: windows of the test talkers are kept there."), EXIT_USAGE)
@@ -125,7 +125,7 @@ def _test(recipe: Any, result: Any) -> None:
 def _dry_run(recipe: Any) -> None:
     import yaml
 
-    from hf_sqa.compression.distillation import dry_run_distillation
+    from hf_sqa.distillation.run import dry_run_distillation
 
     print(yaml.safe_dump(recipe.content, sort_keys=False, allow_unicode=True, width=130).rstrip())
     result = dry_run_distillation(recipe)

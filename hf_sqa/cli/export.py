@@ -35,7 +35,7 @@ def onnx(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     import hf_sqa.pipelines
-    from hf_sqa.hub.onnx_export import GRAPH_FILE, export_onnx, write_page
+    from hf_sqa.export.onnx import GRAPH_FILE, export_onnx, write_page
 
     try:
         scorer = hf_sqa.pipelines.pipeline(model, backend="torch", device="cpu")

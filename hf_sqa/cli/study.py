@@ -59,7 +59,7 @@ def study(
     if output is None:
         stop("Expected --output, the folder for checkpoints, predictions, table and figures; the same again to go on.")
     part = _shard(shard)
-    from hf_sqa.evaluation.study import load_study, run_study
+    from hf_sqa.studies.grid import load_study, run_study
 
     _quiet()
     try:
@@ -100,7 +100,7 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 
 def _tell_plan(asked: Any, output: Path) -> None:
-    from hf_sqa.evaluation.study import StudyData, plan_runs
+    from hf_sqa.studies.grid import StudyData, plan_runs
 
     runs = plan_runs(asked, StudyData(asked))
     for run in runs:
@@ -113,8 +113,8 @@ def _tell_plan(asked: Any, output: Path) -> None:
 
 
 def _tell_report(report: Any, rank: int) -> None:
-    from hf_sqa.evaluation.study import RESULTS, read_results
     from hf_sqa.evaluation.suite import markdown_table
+    from hf_sqa.studies.grid import RESULTS, read_results
 
     if (report.folder / RESULTS).is_file():
         rows = read_results(report.folder)

@@ -21,7 +21,7 @@ import soundfile
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.degradations.chain import Chain
 from hf_sqa.degradations.noise import RecordingFolder
-from hf_sqa.whole_files import whole_file, write_whole
+from hf_sqa.runs import whole_file, write_whole
 
 #: What is written as it is read. Everything else becomes WAV, with `.wav` added to its name, so that `a.mp3` and `a.wav` both fit.
 WRITTEN_SUFFIXES = (".wav", ".flac")

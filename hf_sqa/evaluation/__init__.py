@@ -1,24 +1,23 @@
-"""How well does a model agree with listeners. The parts that need `evaluate` or `datasets` import them when they are used."""
+"""How well a model agrees with listeners."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_PUBLIC = {
-    "AudioQualityEvaluator": "hf_sqa.evaluation.evaluator",
-    "SuiteOptions": "hf_sqa.evaluation.suite",
-    "SuiteResult": "hf_sqa.evaluation.suite",
-    "evaluate_checkpoint": "hf_sqa.evaluation.suite",
-    "evaluate_suite": "hf_sqa.evaluation.suite",
-    "MakeJob": "hf_sqa.evaluation.study",
-    "Study": "hf_sqa.evaluation.study",
-    "load_study": "hf_sqa.evaluation.study",
-    "read_results": "hf_sqa.evaluation.study",
-    "run_study": "hf_sqa.evaluation.study",
+if TYPE_CHECKING:
+    from hf_sqa.evaluation.evaluator import AudioQualityEvaluator
+    from hf_sqa.evaluation.suite import SuiteOptions, SuiteResult, evaluate_checkpoint, evaluate_suite
+
+_MODULES = {
+    "AudioQualityEvaluator": "evaluator",
+    "SuiteOptions": "suite",
+    "SuiteResult": "suite",
+    "evaluate_checkpoint": "suite",
+    "evaluate_suite": "suite",
 }
-__all__ = list(_PUBLIC)
+__all__ = ["AudioQualityEvaluator", "SuiteOptions", "SuiteResult", "evaluate_checkpoint", "evaluate_suite"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(f"hf_sqa.evaluation.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'hf_sqa.evaluation' has no attribute {name!r}")

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa.auto import families
 from hf_sqa.hub.model_table import provenance
-from hf_sqa.whole_files import write_whole
+from hf_sqa.runs import write_whole
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 CARD_FILE = "README.md"
@@ -384,7 +384,7 @@ def _public_name(name: Any) -> Any:
 
 
 def _base_of(recipe: Mapping[str, Any]) -> str | None:
-    from hf_sqa.pipelines.checkpoints import DEFAULT_MODEL
+    from hf_sqa.checkpoints import DEFAULT_MODEL
 
     model = recipe.get("model")
     if isinstance(model, Mapping):

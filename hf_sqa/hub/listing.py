@@ -11,9 +11,9 @@ from huggingface_hub import HfApi, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsEnabled
 
 from hf_sqa.auto import families
+from hf_sqa.checkpoints import DEFAULT_MODEL, MFCC_HEADS, students
 from hf_sqa.hub.card import TAGS
 from hf_sqa.hub.conversion import readable_checkpoints
-from hf_sqa.pipelines.checkpoints import DEFAULT_MODEL, MFCC_HEADS, students
 
 HUB_SECONDS = 10
 

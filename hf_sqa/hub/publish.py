@@ -29,10 +29,10 @@ from huggingface_hub.utils import validate_repo_id
 
 import hf_sqa
 from hf_sqa.auto import AutoModelForAudioQuality, families
+from hf_sqa.checkpoints import short_names
 from hf_sqa.hub.bundle import add_code, scores_without_hf_sqa
 from hf_sqa.hub.card import CARD_FILE, RECIPE_FILE, RESULT_FILES, make_card, missing_from_card, read_configs
 from hf_sqa.pipelines import AudioQualityPipeline, pipeline
-from hf_sqa.pipelines.checkpoints import short_names
 from hf_sqa.pipelines.identity import model_identity
 
 SAMPLE_FILE, PARITY_FILE = "sample.flac", "parity.json"

@@ -7,8 +7,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 import hf_sqa.models  # noqa: F401  # a pipeline is of use only with the families registered
 from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
-from hf_sqa.pipelines.checkpoints import (
+from hf_sqa.checkpoints import (
     DefaultModel,
     default_checkpoint,
     explained,
@@ -17,6 +16,7 @@ from hf_sqa.pipelines.checkpoints import (
     resolve_checkpoint,
     split_revision,
 )
+from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
 from hf_sqa.pipelines.identity import model_identity
 from hf_sqa.pipelines.onnx_backend import load_graph
 

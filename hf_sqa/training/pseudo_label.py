@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.data.schema import first_few
-from hf_sqa.whole_files import whole_file
+from hf_sqa.runs import whole_file
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 #: Columns of the table, in order, around those of the scores.

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.runs import write_whole
 from hf_sqa.training.recipe import AugmentationOptions, Model, Recipe, Source, load_recipe
-from hf_sqa.whole_files import write_whole
 
 #: What a full disk, or a quota, sounds like from Python, Rust (safetensors) and C++ (torch).
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import hf_sqa
+from hf_sqa import checkpoints
+from hf_sqa.checkpoints import short_names, split_revision
 from hf_sqa.hub.publish import publish, publish_model
-from hf_sqa.pipelines import checkpoints
-from hf_sqa.pipelines.checkpoints import short_names, split_revision
 from tests.hub.conftest import ALICE, BOB, command
 
 REPO = "alice/tiny-mos"

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 import hf_sqa
 from hf_sqa.audio import load_recording
 from hf_sqa.auto import AutoModelForAudioQuality, families
-from hf_sqa.hub.onnx_export import export_onnx
+from hf_sqa.export.onnx import export_onnx
 
 SECONDS = (1.0, 1.7, 2.3)
 RATE = 16_000

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import hf_sqa
+from hf_sqa import checkpoints
 from hf_sqa.models.distilled_sqa import convert_distilled_sqa
-from hf_sqa.pipelines import checkpoints
 
 USE_DEFAULT = "import hf_sqa; print(hf_sqa.default_checkpoint())"
 

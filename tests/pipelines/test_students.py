@@ -13,9 +13,9 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 import hf_sqa
+from hf_sqa import checkpoints
 from hf_sqa.hub.listing import shipped_models
 from hf_sqa.models.distilled_sqa import convert_distilled_sqa
-from hf_sqa.pipelines import checkpoints
 
 SAMPLE = hf_sqa.__path__[0] + "/assets/sample.flac"
 STUDENTS = checkpoints.students()

@@ -37,7 +37,7 @@ from hf_sqa.data.bench.speech import (
 from hf_sqa.degradations import Chain
 from hf_sqa.degradations.folders import seed_of, write_recording
 from hf_sqa.metrics import full_reference_scores
-from hf_sqa.whole_files import write_whole
+from hf_sqa.runs import write_whole
 
 CORPUS = "bench"
 TABLE, CONDITION_TABLE, LADDER_TABLE = "bench.csv", "conditions.csv", "ladders.csv"

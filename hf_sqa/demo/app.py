@@ -1,0 +1,202 @@
+"""The page itself, in Gradio: score one recording, compare two, score many."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+# Gradio reads it when it is imported: nothing on this page is reported to anyone.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+from safetensors import SafetensorError
+
+from hf_sqa.demo import page
+from hf_sqa.demo.clips import write_clips
+from hf_sqa.demo.scorers import Judgement, Scorers
+
+TITLE = "How good does this speech sound?"
+ABOUT = (
+    "Scores on the five-point scale of listeners, without a reference. They compare recordings rated in one test; they are not "
+    "absolute, and say nothing about languages or defects a model never met."
+)
+MAX_FILE_SIZE = "200mb"
+#: Visitors scored at once; the others wait in a queue.
+CONCURRENCY = 2
+#: Seconds between two looks at a growing table.
+TABLE_SECONDS = 0.5
+#: Uploads are forgotten after this many seconds.
+FORGET_SECONDS = 3600
+#: What `from_pretrained` raises for a model that cannot be had.
+MODEL_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+
+
+def build(models: Scorers | Sequence[str | Path] = ()) -> gr.Blocks:
+    """The page, not yet served.
+
+    Args:
+        models (`Scorers` or `Sequence[str]`, *optional*): What a visitor can pick: short names, folders, Hub ids. The default
+            model if empty.
+    """
+    scorers = models if isinstance(models, Scorers) else Scorers(models)
+    with (
+        tempfile.TemporaryDirectory(prefix="hf-sqa-clips-") as folder,  # Gradio copies the clips into its cache
+        gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(FORGET_SECONDS, FORGET_SECONDS)) as demo,
+    ):
+        clips = write_clips(Path(folder))
+        gr.Markdown(f"# {TITLE}\n{ABOUT}")
+        model = gr.Dropdown(scorers.names, value=scorers.names[0], label="Model", elem_id="model", filterable=False)
+        with gr.Tab("Score"):
+            _score_tab(scorers, model, clips)
+        with gr.Tab("Compare"):
+            _compare_tab(scorers, model, clips)
+        with gr.Tab("Many"):
+            _many_tab(scorers, model)
+    demo.queue(default_concurrency_limit=CONCURRENCY)
+    return demo
+
+
+def launch(demo: gr.Blocks, **options: Any) -> Any:
+    """Serve the page; `**options` as of `gradio.Blocks.launch`. Its fonts are the visitor's own."""
+    fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+    theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=("ui-monospace", "Consolas", "monospace"))
+    settings: dict[str, Any] = {"theme": theme, "css": page.CSS, "footer_links": [], "ssr_mode": False}
+    return demo.launch(**settings | {"max_file_size": MAX_FILE_SIZE} | options)
+
+
+def _score_tab(scorers: Scorers, model: gr.Dropdown, clips: dict[str, str]) -> None:
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            audio = _recorder("Recording: drop a file, or record", "recording")
+            gr.Examples([[path] for path in clips.values()], audio, label="Examples", example_labels=list(clips))
+        with gr.Column(scale=3, min_width=300):
+            result = gr.HTML(page.message("The score appears here."), elem_id="result")
+
+    def score(path: str | None, name: str) -> str:
+        if path is None:
+            return page.message("The score appears here.")
+        return _shown(lambda: page.judged(scorers.judge(name, path)))
+
+    gr.on([audio.change, model.change], score, [audio, model], result, api_name="score", trigger_mode="always_last")
+
+
+def _compare_tab(scorers: Scorers, model: gr.Dropdown, clips: dict[str, str]) -> None:
+    with gr.Row():
+        first = _recorder("Recording A", "first")
+        second = _recorder("Recording B", "second")
+    paths = list(clips.values())
+    gr.Examples([paths[:2], [paths[0], paths[2]]], [first, second], label="Examples", example_labels=[*list(clips)[1:3]])
+    result = gr.HTML(page.message("Two recordings, side by side."), elem_id="comparison")
+
+    def compare(one: str | None, other: str | None, name: str) -> str:
+        if one is None or other is None:
+            missing = " and ".join(label for label, path in (("A", one), ("B", other)) if path is None)
+            return page.message(f"Waiting for recording {missing}.")
+        return _shown(lambda: page.compared(scorers.judge(name, one), scorers.judge(name, other)))
+
+    gr.on(
+        [first.change, second.change, model.change],
+        compare,
+        [first, second, model],
+        result,
+        api_name="compare",
+        trigger_mode="always_last",
+    )
+
+
+def _many_tab(scorers: Scorers, model: gr.Dropdown) -> None:
+    with gr.Row():
+        files = gr.File(label="Recordings: drop files here", file_count="multiple", height=180, elem_id="files")
+        in_folder = gr.File(
+            label="Or a folder: its audio files", file_count="directory", file_types=["audio"], height=180, elem_id="folder"
+        )
+    with gr.Row():
+        start = gr.Button("Score them", variant="primary", elem_id="start")
+        stop = gr.Button("Stop", elem_id="stop")
+        download = gr.DownloadButton("Download CSV", elem_id="download", interactive=False)
+    status = gr.HTML(page.message("A row per recording, those that cannot be scored with their reason."), elem_id="status")
+    table = gr.HTML(elem_id="table")
+
+    def score_many(chosen: list[str] | None, also: list[str] | None, name: str) -> Iterator[tuple[str, Any, Any]]:
+        paths = [*(chosen or []), *(also or [])]
+        if not paths:
+            yield page.message("Choose files or a folder first.", alert=True), gr.skip(), gr.skip()
+            return
+        try:
+            scorers.load(name)
+        except MODEL_ERRORS as error:
+            yield _model_message(error), gr.skip(), gr.skip()
+            return
+        with (
+            tempfile.TemporaryDirectory(prefix="hf-sqa-scores-") as folder,
+            (Path(folder) / "scores.csv").open("w", encoding="utf-8", newline="") as written,
+        ):
+            judged: list[tuple[str, Judgement]] = []
+            writer, shown = csv.writer(written), 0.0
+            for path, label in zip(paths, _distinct_names(paths), strict=True):
+                judgement = scorers.judge(name, path, label)
+                row = table_row(judgement, label)
+                if not judged:
+                    writer.writerow(row)
+                writer.writerow(["" if value is None else value for value in row.values()])
+                written.flush()
+                judged.append((label, judgement))
+                if len(judged) == len(paths) or time.monotonic() - shown > TABLE_SECONDS:
+                    shown = time.monotonic()
+                    yield _counted(judged, len(paths)), page.tabled(judged), gr.DownloadButton(value=written.name, interactive=True)
+
+    run = start.click(
+        score_many, [files, in_folder, model], [status, table, download], api_name="score_many", show_progress="minimal"
+    )
+    stop.click(None, cancels=[run], api_visibility="private")
+
+
+def table_row(judgement: Judgement, label: str) -> dict[str, Any]:
+    """Row of the table and of the CSV, with the columns of `hf-sqa score --output`."""
+    row = judgement.row
+    return {
+        "file": label,
+        **{scale.name: row[scale.name] if judgement.is_scored else None for scale in judgement.scales},
+        "status": row["status"],
+        "code": row["code"],
+        "reason": row["reason"],
+        "warnings": ";".join(finding["code"] for finding in row["warnings"]),
+        "duration_seconds": row["duration_seconds"],
+        "sampling_rate": row["sampling_rate"],
+    }
+
+
+def _recorder(label: str, elem_id: str) -> gr.Audio:
+    return gr.Audio(label=label, sources=["upload", "microphone"], type="filepath", editable=False, buttons=[], elem_id=elem_id)
+
+
+def _shown(show: Callable[[], str]) -> str:
+    try:
+        return show()
+    except MODEL_ERRORS as error:
+        return _model_message(error)
+
+
+def _model_message(error: Exception) -> str:
+    return page.message(f"The model cannot be used: {' '.join(str(error).split())}", alert=True)
+
+
+def _distinct_names(paths: Sequence[str]) -> list[str]:
+    """File names; those met before get a number, as folders may hold equal names."""
+    names: list[str] = []
+    for path in paths:
+        name, number = Path(path).name, 2
+        while name in names:
+            name, number = f"{Path(path).stem} ({number}){Path(path).suffix}", number + 1
+        names.append(name)
+    return names
+
+
+def _counted(judged: Sequence[tuple[str, Judgement]], total: int) -> str:
+    failed = sum(not judgement.is_scored for _, judgement in judged)
+    return page.message(f"{len(judged)} of {total} done" + (f", {failed} without a score: their rows say why." if failed else "."))

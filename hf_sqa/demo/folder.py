@@ -1,0 +1,73 @@
+"""A folder that is a Space: the page, the package and the checkpoints, so that pushing it is all there is to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import hf_sqa
+from hf_sqa.checkpoints import DEFAULT_MODEL
+from hf_sqa.pipelines import resolve_checkpoint
+
+MODEL_LIST = "models.txt"
+LIST_HEADER = "# What a visitor can pick, a line each, the first one picked already: a folder, or <owner>/<name> on the Hub.\n"
+
+
+def write_space(folder: str | Path, models: Sequence[str] = ()) -> Path:
+    """Write everything a Space needs into a new folder; `hf upload <you>/<name> <folder> --repo-type space` publishes it.
+
+    Args:
+        folder (`str` or `Path`): A folder that does not exist yet, or is empty.
+        models (`Sequence[str]`, *optional*): Local folders are copied, Hub ids are loaded by the Space; the default model's
+            weights are copied too. The default model alone if empty.
+
+    Raises:
+        FileExistsError: If there is something in the folder already.
+        FileNotFoundError: If the default model's weights are not at hand.
+        ValueError: If two checkpoints have the same name.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"Expected a new or empty folder to write the Space into, got {str(folder)!r}; name another one.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
+    try:
+        _fill(unfinished, models or [DEFAULT_MODEL])
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def models_beside(script: str | Path) -> list[str]:
+    """Models listed in `models.txt` beside a script, folders as paths from there; none if there is no such list."""
+    folder = Path(script).parent
+    if not (folder / MODEL_LIST).is_file():
+        return []
+    lines = [line.strip() for line in (folder / MODEL_LIST).read_text(encoding="utf-8").splitlines()]
+    names = [line for line in lines if line and not line.startswith("#")]
+    return [str(folder / name) if (folder / name).is_dir() else name for name in names]
+
+
+def _fill(folder: Path, models: Sequence[str]) -> None:
+    (folder / "models").mkdir(parents=True)
+    for file in files("hf_sqa.demo").joinpath("files").iterdir():
+        if file.is_file():
+            (folder / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(Path(hf_sqa.__file__).parent, folder / "hf_sqa", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    listed = []
+    for model in models:
+        checkpoint = Path(resolve_checkpoint(model))
+        if not checkpoint.is_dir():
+            listed.append(str(model))
+            continue
+        name = DEFAULT_MODEL if model in ("default", DEFAULT_MODEL) else checkpoint.resolve().name
+        if (folder / "models" / name).exists():
+            raise ValueError(f"Expected checkpoints of different names, got {name!r} twice; rename one of the folders.")
+        shutil.copytree(checkpoint, folder / "models" / name, ignore=shutil.ignore_patterns(".*", "__pycache__", "checkpoint-*"))
+        listed.append(f"models/{name}")
+    (folder / MODEL_LIST).write_text(LIST_HEADER + "".join(f"{name}\n" for name in listed), encoding="utf-8")

@@ -1,0 +1,132 @@
+"""The models a visitor can pick, and what one of them says about one recording."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.audio import load_recording
+from hf_sqa.checkpoints import DEFAULT_MODEL
+from hf_sqa.pipelines import AudioQualityPipeline, pipeline
+from hf_sqa.pipelines.quality_plot import envelope
+
+#: Columns of a waveform on the page.
+COLUMNS = 480
+#: Judgements kept, so that a second look at a recording (in a comparison, with the model picked before) costs nothing.
+KEPT = 32
+#: Ranges of the scores that are not opinions of listeners; the configuration has one range for all scores of a model.
+RANGES = {"pesq": (-0.5, 4.5), "stoi": (0.0, 1.0), "sdi": (0.0, 1.0)}
+LOWER_IS_BETTER = frozenset({"sdi"})
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where a score lies: `low` and `high` in label units, and whether five-point words (bad to excellent) apply."""
+
+    name: str
+    low: float
+    high: float
+    is_opinion: bool
+
+    def goodness(self, value: float) -> float:
+        """Place of a score between worst (1) and best (5)."""
+        share = (value - self.low) / (self.high - self.low)
+        return 1 + 4 * min(1.0, max(0.0, 1 - share if self.name in LOWER_IS_BETTER else share))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model says about one recording.
+
+    Args:
+        name (`str`): File name, as the visitor knows it.
+        row (`dict`): Result of the pipeline with `on_error="row"`, segments and details.
+        scales (`tuple[Scale]`): One per score, in the model's order.
+        waveform (`tuple`, *optional*): `(seconds, low, high)` of [`envelope`]; `None` where nothing was scored.
+    """
+
+    name: str
+    row: dict[str, Any]
+    scales: tuple[Scale, ...]
+    waveform: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+
+    @property
+    def is_scored(self) -> bool:
+        return self.row["status"] == "ok"
+
+
+class Scorers:
+    """Models by the name a visitor picks, each loaded when it is first picked.
+
+    Args:
+        models (`Iterable[str]`): Short names, folders or Hub ids; the default model if there is none. A folder is shown by its
+            name, never by its path.
+        **options: Passed to [`hf_sqa.pipeline`]: `device`, `dtype`, `mode`, ...
+    """
+
+    def __init__(self, models: Iterable[str | Path] = (), **options: Any):
+        self._models: dict[str, str] = {}
+        for model in list(models) or [DEFAULT_MODEL]:
+            name = self._unused_name(DEFAULT_MODEL if model == "default" else str(model))
+            self._models[name] = str(model)
+        self._options = options
+        self._loaded: dict[str, AudioQualityPipeline] = {}
+        self._kept: OrderedDict[tuple[str, str], Judgement] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """Names a visitor picks from, in the order given."""
+        return list(self._models)
+
+    def load(self, name: str) -> AudioQualityPipeline:
+        """The pipeline of a model; what `from_pretrained` raises if it cannot be loaded."""
+        if name not in self._models:
+            raise ValueError(f"Expected a model out of {', '.join(self._models)}, got {name!r}.")
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = pipeline(self._models[name], **self._options)
+            return self._loaded[name]
+
+    def judge(self, model: str, path: str | Path, name: str | None = None) -> Judgement:
+        """Score one file; a file that cannot be scored is a judgement with its reason."""
+        key = (model, str(path))
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        scorer = self.load(model)
+        name = name or Path(path).name
+        row = scorer(str(path), on_error="row", return_details=True, return_segments=True)
+        if row["reason"]:
+            row["reason"] = row["reason"].replace(str(path), name)
+        waveform = envelope(load_recording(str(path)), COLUMNS) if row["status"] == "ok" else None
+        judgement = Judgement(name, row, scales(scorer.model.config), waveform)
+        with self._lock:
+            self._kept[key] = judgement
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return judgement
+
+    def _unused_name(self, model: str) -> str:
+        name = stem = Path(model).resolve().name if Path(model).is_dir() or Path(model).is_absolute() else model
+        number = 2
+        while name in self._models:
+            name, number = f"{stem} ({number})", number + 1
+        return name
+
+
+def scales(config: Any) -> tuple[Scale, ...]:
+    """Scale of every score of a model."""
+    return tuple(
+        Scale(name, *RANGES[name], is_opinion=False)
+        if name in RANGES
+        else Scale(name, config.score_min, config.score_max, is_opinion=(config.score_min, config.score_max) == (1, 5))
+        for name in config.score_names
+    )

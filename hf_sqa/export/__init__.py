@@ -1,0 +1,1 @@
+"""Graphs and pages that score without torch."""

@@ -1,0 +1,158 @@
+"""A model as an ONNX graph that runs without torch, checked against torch before it is handed over."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_sqa.export.int8 import filters_from_a_wave, quantize
+from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.models.distilled_sqa import DistilledSQA
+from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import GRAPH_FILE
+
+TOLERANCE = 1e-3  # MOS points between onnxruntime and torch
+INT8_TOLERANCE = 0.1  # the same for a graph in 8 bits, for one window of noise: beyond it something is broken
+OPSET = 20
+PAGE_FILES = ("index.html", "score.js")
+
+
+class ScoresOnly(nn.Module):
+    """A model that takes its inputs by position and returns nothing but scores, as a graph does."""
+
+    def __init__(self, model: AudioQualityPreTrainedModel, names: list[str]):
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+
+
+def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8: bool = False) -> float:
+    """Write `model.onnx` with configuration and feature extractor beside it, and check it on three sizes of input.
+
+    The graph takes what `model.onnx_inputs()` names, without padding, and returns `logits`. Cutting a recording into windows, where
+    a family does that, and the mel spectrum of NISQA stay outside; the spectrum of DistilledSQA is inside, as a fixed convolution.
+    Outside is a `score_mapping` of the configuration too, as a warning says: it belongs behind the mean over windows.
+
+    Args:
+        model (`AudioQualityPreTrainedModel`): In float32.
+        folder (`str` or `Path`): Where to; created if missing.
+        int8 (`bool`, *optional*, defaults to `False`): Whether the linear layers compute in 8 bits; for DistilledSQA.
+
+    Returns:
+        `float`: Largest difference from torch over the three sizes, in label units.
+
+    Raises:
+        ImportError: If onnx, onnxscript or onnxruntime is missing.
+        ValueError: If the graph's scores differ from torch's by more than 0.001, in 8 bits 0.1; or if 8 bits are asked for a family
+            other than DistilledSQA.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"Exporting to ONNX needs the extra `onnx`: `pip install 'hf-sqa[onnx]'` ({error}).") from None
+    if int8 and not isinstance(model, DistilledSQA):
+        raise ValueError(f"Expected a DistilledSQA for 8 bits, got {type(model).__name__}, which is exported in float32 only.")
+    if model.config.score_mapping:
+        warnings.warn(
+            "The graph gives scores before the checkpoint's `score_mapping`; apply "
+            "`hf_sqa.blocks.score_mapping.apply_score_mapping` to the score of each recording.",
+            UserWarning,
+            stacklevel=2,
+        )
+    model = model.eval().float().cpu()
+    inputs = model.onnx_inputs()
+    names = list(inputs)
+    graph = ScoresOnly(model, names)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    dynamic = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for _, axes in inputs.values())
+    for chatty in ("torch.onnx", "onnxruntime.quantization"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad(), TemporaryDirectory() as scratch:
+        warnings.simplefilter("ignore")
+        disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # the quantiser warns on the root logger
+        exact = Path(scratch) / GRAPH_FILE
+        try:
+            torch.onnx.export(
+                graph,
+                tuple(tensor for tensor, _ in inputs.values()),
+                exact,
+                input_names=names,
+                output_names=["logits"],
+                dynamic_shapes=(dynamic,),
+                opset_version=OPSET,
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
+            made = onnx.load(exact)
+            _strip(made.graph)
+            if isinstance(model, DistilledSQA):
+                filters_from_a_wave(made, model.spectrum.hann)
+            onnx.save(made, exact)
+            written = Path(scratch) / "quantized.onnx" if int8 else exact
+            if int8:
+                quantize(exact, written)
+        finally:
+            logging.disable(disabled)
+        shutil.move(written, folder / GRAPH_FILE)
+    model.config.save_pretrained(folder)
+    model.make_feature_extractor().save_pretrained(folder)
+
+    session = onnxruntime.InferenceSession(folder / GRAPH_FILE, providers=["CPUExecutionProvider"])
+    difference = max(_difference(graph, session, inputs, scale) for scale in (0.6, 1.0, 1.7))
+    tolerance = INT8_TOLERANCE if int8 else TOLERANCE
+    if difference > tolerance:
+        raise ValueError(
+            f"The ONNX graph's scores differ from torch's by up to {difference:.2g}, more than {tolerance}; report this."
+        )
+    return difference
+
+
+def _strip(graph: Any) -> None:
+    """Remove the exporter's notes, a fifth of a student's file with paths of this machine in it, and shapes that no longer hold."""
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del graph.value_info[:]
+
+
+def write_page(model: AudioQualityPreTrainedModel, folder: str | Path) -> None:
+    """Put the page that scores in a browser where `model.onnx` is to be; docs/onnx.md says how to serve it.
+
+    Raises:
+        ValueError: If the model is no DistilledSQA, or has a `score_mapping`, which the page does not apply.
+    """
+    if not isinstance(model, DistilledSQA) or model.config.score_mapping:
+        what = "one with a `score_mapping`" if isinstance(model, DistilledSQA) else f"a {type(model).__name__}"
+        raise ValueError(f"Expected a DistilledSQA without `score_mapping` for the page, got {what}; leave `--page` out.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PAGE_FILES:
+        (folder / name).write_bytes(files("hf_sqa.export.browser").joinpath(name).read_bytes())
+
+
+def _difference(graph: ScoresOnly, session: Any, inputs: dict[str, Any], scale: float) -> float:
+    """Largest difference between onnxruntime and torch on random inputs, every dynamic axis scaled."""
+    generator = torch.Generator().manual_seed(0)
+    sized = {}
+    for name, (tensor, axes) in inputs.items():
+        shape = [max(1, round(size * scale)) if axis in axes else size for axis, size in enumerate(tensor.shape)]
+        sized[name] = torch.randn(shape, generator=generator) * tensor.std() + tensor.mean()
+    with torch.no_grad():
+        expected = graph(*sized.values()).numpy()
+    found = session.run(["logits"], {name: tensor.numpy() for name, tensor in sized.items()})[0]
+    return float(np.abs(found - expected).max())

@@ -1,0 +1,133 @@
+"""The folder that fine-tuning leaves: checkpoint, adapter, report, and every clip's scores before and after."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.finetune.parts import Plan
+from hf_sqa.finetune.rated_clips import RatedClips
+from hf_sqa.runs import write_whole
+
+WORK, STATE, REPORT, PREDICTIONS = ".finetune", "state.json", "report.json", "predictions.csv"
+
+
+def check_folder(folder: Path, fingerprint: str, resume: bool) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        FileExistsError: If it holds a finished run, one of other options, one cut short without `resume`, or other files.
+    """
+    state = folder / WORK / STATE
+    if (folder / REPORT).exists():
+        raise FileExistsError(f"{str(folder)!r} holds a finished run; read its {REPORT}, or choose another folder.")
+    if state.exists():
+        if not resume:
+            raise FileExistsError(
+                f"{str(folder)!r} holds a run that was cut short: go on with it by `--resume`, delete it, or choose another folder."
+            )
+        if json.loads(state.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
+            raise FileExistsError(
+                f"{str(folder)!r} holds a run of other options, clips or model, which cannot go on with these: give it the same, "
+                "delete it, or choose another folder."
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"Expected an empty or new folder, got {str(folder)!r}, which holds something else.")
+
+
+def begin(folder: Path, fingerprint: str) -> None:
+    """Leave word of whose run this is, for `--resume`."""
+    (folder / WORK).mkdir(parents=True, exist_ok=True)
+    write_whole(folder / WORK / STATE, json.dumps({"fingerprint": fingerprint}))
+
+
+def write_checkpoint(
+    folder: Path,
+    model: Any,
+    extractor: Any,
+    mapping: dict[str, list[float]],
+    name: str,
+    base: tuple[str, str],
+    adapter: Path | None,
+) -> None:
+    """The checkpoint, file by file from a finished copy, so that no half of one is taken for it."""
+    unfinished = folder / WORK / "finished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.config.checkpoint_name = name
+    model.config.score_mapping = mapping or None
+    model.save_pretrained(unfinished)
+    extractor.save_pretrained(unfinished)
+    if adapter is not None:
+        checkpoint, base_name = base
+        shutil.copytree(adapter, unfinished / "adapter", ignore=shutil.ignore_patterns("README.md"))
+        extractor.save_pretrained(unfinished / "adapter")
+        path = unfinished / "adapter" / "adapter_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        # Whoever loads the adapter looks there for the rest: an id of the Hub, or a folder by its whole path.
+        config["base_model_name_or_path"] = str(Path(checkpoint).absolute()) if Path(checkpoint).is_dir() else base_name
+        write_whole(path, json.dumps(config, indent=1))
+    for path in unfinished.iterdir():
+        target = folder / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(path, target)
+
+
+def write_predictions(
+    path: Path,
+    judged: RatedClips,
+    predictions: dict[str, np.ndarray],
+    scores: Sequence[str],
+    plan: Plan,
+    held_out: RatedClips | None,
+) -> None:
+    """A row a clip that was judged, and a row with the reason for one that was left out."""
+    parts = ["held out"] * len(judged)
+    if held_out is None:
+        parts = [""] * len(judged)
+        for part in plan.parts:
+            for row in part.test:
+                parts[row] = part.name
+    columns = [f"{name}_{what}" for name in scores for what in ("label", *predictions)]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "group", "part", *columns, "code", "reason"])
+        for row, name in enumerate(judged.names):
+            if not parts[row]:
+                continue
+            values = []
+            for index in range(len(scores)):
+                values += [judged.labels[row, index], *(values[row, index] for values in predictions.values())]
+            group = "" if judged.groups is None else judged.groups[row]
+            writer.writerow([name, group, parts[row], *("" if math.isnan(one) else f"{one:.6f}" for one in values), "", ""])
+        for one in judged.excluded:
+            writer.writerow([one["file"], "", "", *[""] * len(columns), one["code"], one["reason"]])
+
+
+def for_the_card(by_score: dict[str, Any], data_name: str, plan: Plan) -> list[dict[str, Any]]:
+    """Numbers as a model card takes them."""
+    split = {"crossfit": "cross-fitted", "holdout": "held out", "table": "held out"}[plan.kind]
+    return [
+        {
+            "dataset": data_name,
+            "metric": metric,
+            "value": value["value"],
+            "low": value["low"],
+            "high": value["high"],
+            "num_clips": told["num_clips"],
+            "score": score,
+            "split": split,
+            "before": told["agreement"]["before"][metric]["value"],
+        }
+        for score, told in by_score.items()
+        for metric, value in told["agreement"]["after"].items()
+        if value["value"] is not None
+    ]

@@ -1,0 +1,255 @@
+"""Which clips train, which choose the epoch, which judge: parts of a small listening test without leaks.
+
+A talker, system or source on both sides makes held-out numbers too good. So whole groups are held out; where there are too few
+clips or groups to spare some for good, every clip is judged in its turn by a model that has not met its group (cross-fitting).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.data.corpora.own_table import USUAL_NAMES
+from hf_sqa.data.schema import TEXT_COLUMNS, first_few
+from hf_sqa.data.splits import stratified_split
+from hf_sqa.finetune.calibration import make_folds
+
+#: What clips may have in common, the likeliest leak first.
+GROUP_COLUMNS = ("talker_id", "source_id", "system_id")
+#: Fewer clips teach and judge nothing.
+MIN_CLIPS = 10
+#: From so many clips and groups on, a fifth held out gives an interval worth reading; below, cross-fitting does.
+MIN_CLIPS_TO_HOLD_OUT, MIN_GROUPS_TO_HOLD_OUT = 300, 25
+NUM_FOLDS = 5
+HELD_OUT_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One training: row numbers to train on, to choose the epoch by, and to judge."""
+
+    name: str
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+@dataclass
+class Plan:
+    """How an evaluation goes.
+
+    Args:
+        kind (`str`): `"holdout"`, `"crossfit"` or `"table"` (a table of held-out clips was given).
+        parts (`list[Part]`): A training each.
+        final (`Part`, *optional*): The training of the model that is kept, on all clips; `None` if it is that of the one part.
+        sentence (`str`): What is done, in words.
+        remarks (`list[str]`): What a reader of the numbers must know.
+    """
+
+    kind: str
+    parts: list[Part]
+    final: Part | None
+    sentence: str
+    remarks: list[str] = field(default_factory=list)
+
+
+def schema_column(name: str) -> str | None:
+    """The column of the schema that a user's name for a group means (`talker` is `talker_id`); `None` if it is none."""
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    for column in TEXT_COLUMNS:
+        if plain == column or plain in {one.lower().replace(" ", "_") for one in USUAL_NAMES.get(column, ())}:
+            return column
+    return None
+
+
+def choose_groups(data: Any, asked: str | None) -> tuple[str | None, str]:
+    """The column whose values stay together, and a sentence about it.
+
+    Args:
+        data (`datasets.Dataset`): Rated clips in the schema of `hf_sqa.data`.
+        asked (`str`, *optional*): A column of the schema.
+
+    Raises:
+        ValueError: If the column asked for names fewer than two groups, or not every clip has one.
+    """
+    if asked is not None:
+        values = list(data[asked])
+        unknown = sum(value is None for value in values)
+        if unknown:
+            raise ValueError(
+                f"Expected a {asked} for every clip, got none for {unknown} of {len(values)}; fill them in, or group by another "
+                "column."
+            )
+        names = sorted(set(values))
+        if len(names) < 2:
+            raise ValueError(
+                f"Expected two groups or more in {asked}, got one ({names[0]!r}): nothing could be held out. Group by another "
+                "column, rate clips of another one, or leave `--group` out to split clip by clip, which tells nothing of new ones."
+            )
+        return asked, f"Clips are kept together by {asked}: {len(names)} groups."
+    for column in GROUP_COLUMNS:
+        values = list(data[column])
+        if None not in values and 2 < len(set(values)) < len(values):
+            return (
+                column,
+                f"Clips are kept together by {column}, found in the table: {len(set(values))} groups (`--group` chooses another).",
+            )
+    return None, (
+        "No column of talkers, sources or systems groups the clips, so they are split one by one. If some have one in common, the "
+        "numbers below are too good: name the column with `--group`."
+    )
+
+
+def make_plan(
+    labels: np.ndarray, groups: Sequence[str] | None, *, num_folds: int | None = None, held_out: bool = False, seed: int = 0
+) -> Plan:
+    """Parts of a rated table.
+
+    Args:
+        labels (`np.ndarray` of shape `(num_clips,)`): One score, NaN where unrated.
+        groups (sequence of `str`, *optional*): Group of every clip.
+        num_folds (`int`, *optional*): Folds of a cross-fitting; 0 holds a fifth out instead. Chosen by the number of clips and
+            groups if not given.
+        held_out (`bool`, *optional*, defaults to `False`): Whether held-out clips come from elsewhere: all these train.
+        seed (`int`, *optional*, defaults to 0): The same seed gives the same parts.
+
+    Raises:
+        ValueError: If there are fewer than ten rated clips, all labels are equal, or there are fewer groups than folds.
+    """
+    rated = check_labels(labels)
+    own = None if groups is None else np.asarray(groups, dtype=str)
+    everything = np.arange(len(labels))
+    if held_out:
+        train, validation, remarks = _with_validation(everything, labels, own, seed)
+        part = Part("all", train, validation, np.zeros(0, int))
+        return Plan("table", [part], None, f"Trained on {len(train)} clips, the epoch chosen by {len(validation)}.", remarks)
+    num_groups = None if own is None else len(np.unique(own))
+    few = len(rated) < MIN_CLIPS_TO_HOLD_OUT or (num_groups is not None and num_groups < MIN_GROUPS_TO_HOLD_OUT)
+    if num_folds is None:
+        num_folds = min(NUM_FOLDS, num_groups or NUM_FOLDS) if few else 0
+    units = f"{len(rated)} rated clips" + ("" if num_groups is None else f" of {num_groups} groups")
+    if num_folds == 0:
+        rest, test = _split(everything, labels, own, HELD_OUT_SHARE, seed)
+        train, validation, remarks = _with_validation(rest, labels, own, seed)
+        sentence = (
+            f"{units}: {len(test)} clips are held out, {len(validation)} choose the epoch, {len(train)} train; the numbers are of "
+            "the model that is kept."
+        )
+        return Plan("holdout", [Part("holdout", train, validation, test)], None, sentence, remarks)
+    folds = make_folds(
+        np.nan_to_num(labels, nan=float(np.nanmean(labels))), num_folds, groups=None if own is None else own.tolist(), seed=seed
+    )
+    parts, remarks = [], []
+    for fold in range(num_folds):
+        train, validation, said = _with_validation(np.flatnonzero(folds != fold), labels, own, seed)
+        parts.append(Part(f"fold {fold + 1} of {num_folds}", train, validation, np.flatnonzero(folds == fold)))
+        remarks += [one for one in said if one not in remarks]
+    train, validation, said = _with_validation(everything, labels, own, seed)
+    remarks += [one for one in said if one not in remarks]
+    sentence = (
+        f"{units} are too few to hold some out for good, so the evaluation is cross-fitted: {num_folds} trainings, each judged on "
+        f"the {'groups' if own is not None else 'clips'} it did not meet. The model that is kept is trained once more on all; the "
+        "numbers are of the way it was made, each time from fewer clips."
+    )
+    return Plan("crossfit", parts, Part("all", train, validation, np.zeros(0, int)), sentence, remarks)
+
+
+def check_labels(labels: np.ndarray) -> np.ndarray:
+    """Rows that are rated; refuses labels from which nothing can be learned.
+
+    Raises:
+        ValueError: If there are fewer than ten, or all are equal.
+    """
+    rated = np.flatnonzero(~np.isnan(labels))
+    if len(rated) < MIN_CLIPS:
+        raise ValueError(
+            f"Expected {MIN_CLIPS} rated clips or more, got {len(rated)}: from fewer nothing can be learned and nothing shown. "
+            "Rate more; from 20 on `--calibrate first` is worth a try, from about 100 on fine-tuning."
+        )
+    if np.ptp(labels[rated]) == 0:
+        raise ValueError(
+            f"Expected labels that differ, got {labels[rated][0]:g} for all {len(rated)} clips: there is nothing to learn and no "
+            "correlation to compute. Check that the right column was taken (`--column mos=<column>`)."
+        )
+    return rated
+
+
+def shared_values(data: Any, first: np.ndarray, second: np.ndarray, group: str | None, other: Any = None) -> dict[str, str]:
+    """For each column, other than the group, whose values lie on both sides a sentence; `second` are rows of `other` if given."""
+    told = {}
+    for column in (*GROUP_COLUMNS, "condition_id"):
+        if column == group:
+            continue
+        values, others = list(data[column]), list((other if other is not None else data)[column])
+        one = {values[row] for row in first} - {None}
+        both = one & ({others[row] for row in second} - {None})
+        if both and len(one) > 1:
+            told[column] = (
+                f"{len(both)} of {len(one)} values of {column} are on both sides: the numbers say how the model does on clips that "
+                f"share them, not on new ones (`--group {column}` would)."
+            )
+    return told
+
+
+def content_digest(audio: Any) -> str | None:
+    """Digest of a recording's file as it is; `None` where there is no file to read."""
+    if isinstance(audio, dict):
+        if audio.get("bytes"):
+            return hashlib.blake2b(audio["bytes"], digest_size=16).hexdigest()
+        audio = audio.get("path")
+    try:
+        return hashlib.blake2b(Path(audio).read_bytes(), digest_size=16).hexdigest()
+    except (OSError, TypeError, ValueError):
+        return None
+
+
+def repeated_recordings(digests: Sequence[str | None]) -> list[list[int]]:
+    """Rows whose files have the same content, a list for each such content."""
+    rows: dict[str, list[int]] = {}
+    for row, digest in enumerate(digests):
+        if digest is not None:
+            rows.setdefault(digest, []).append(row)
+    return [found for found in rows.values() if len(found) > 1]
+
+
+def told_few(names: Sequence[str]) -> str:
+    """The first few names, the rest counted."""
+    return first_few(list(names))
+
+
+def _split(
+    rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in two parts, the second with about the share asked for; whole groups where there are any."""
+    data: dict[str, Any] = {"mos": np.nan_to_num(labels[rows], nan=float(np.nanmean(labels)))}
+    if groups is not None:
+        data["group"] = groups[rows]
+    split = stratified_split(
+        data, validation_share=share, group_columns="group" if groups is not None else (), corpus_column=None, seed=seed
+    )
+    return rows[split.train], rows[split.validation]
+
+
+def _with_validation(
+    rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Rows to train on and to choose the epoch by, and what to say about them."""
+    num_groups = 0 if groups is None else len(np.unique(groups[rows]))
+    by_group = groups is not None and num_groups >= 3
+    share = max(HELD_OUT_SHARE, 2 / max(len(rows), 1))
+    train, validation = _split(rows, labels, groups if by_group else None, share, seed)
+    remarks = []
+    if groups is not None and not by_group:
+        remarks.append(
+            f"With {num_groups} groups to train on, none could be spared to choose the epoch: single clips do, and stop later than "
+            "they should."
+        )
+    if not math.isfinite(np.nanmean(labels[validation])):
+        raise ValueError("Expected rated clips to choose the epoch by, got none; rate more clips.")
+    return train, validation, remarks

@@ -1,0 +1,140 @@
+"""Rated clips that can be read: what fine-tuning sees of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.audio import AudioError, load_recording
+from hf_sqa.finetune.parts import MIN_CLIPS, content_digest, repeated_recordings, told_few
+
+#: Wraps an iterable, with a title and a length, in a progress bar.
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+class RatedClips:
+    """Rated clips that can be read: rows of a data set with names, labels `(num_clips, num_scores)` and groups."""
+
+    def __init__(self, data: Any, labels: np.ndarray, groups: list[str] | None, excluded: list[dict[str, str]]):
+        self.data, self.labels, self.groups, self.excluded = data, labels, groups, excluded
+        self.audio = data["audio"][:]
+        self.names = [clip_name(one) for one in self.audio]
+        self.digests = [content_digest(one) for one in self.audio]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def read(
+        cls,
+        data: Any,
+        scores: Sequence[str],
+        group: str | None,
+        sampling_rate: int | None,
+        track: Track,
+        *,
+        at_least: int,
+        name: str = "clips",
+    ) -> RatedClips:
+        """The rows that are rated and can be read; the others are named in `excluded`."""
+        labels = np.array([[math.nan if one is None else one for one in data[score]] for score in scores], np.float64).T
+        kept: list[int] = []
+        excluded: list[dict[str, str]] = []
+        audio = data["audio"][:]
+        for row in track(range(len(audio)), f"reading {name}", len(audio)):
+            if np.isnan(labels[row]).all():
+                excluded.append({"file": clip_name(audio[row]), "code": "unrated", "reason": "no label"})
+                continue
+            try:
+                load_recording(audio[row], sampling_rate=sampling_rate)
+                kept.append(row)
+            except AudioError as error:
+                excluded.append({"file": clip_name(audio[row]), "code": error.code, "reason": error.message})
+        if len(kept) < at_least:
+            causes = told_few([f"{one['file']} ({one['code']})" for one in excluded])
+            raise ValueError(
+                f"Expected {at_least} rated and readable {name} or more, got {len(kept)} of {len(audio)}"
+                + (f"; left out: {causes}" if excluded else "")
+                + ". From fewer nothing can be learned and nothing shown: rate more, or mend the files."
+            )
+        chosen = data.select(kept)
+        groups = None if group is None else list(chosen[group])
+        if groups is not None and None in groups:  # of held-out clips: they need not name what the others are grouped by
+            groups = None
+        return cls(chosen, labels[kept], groups, excluded)
+
+    def select(self, rows: Sequence[int]) -> RatedClips:
+        groups = None if self.groups is None else [self.groups[row] for row in rows]
+        return RatedClips(self.data.select(list(rows)), self.labels[list(rows)], groups, self.excluded)
+
+    def rows(self, numbers: np.ndarray, anchors: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Rows for the trainer, the scores that nobody rated filled with `anchors`, each `(num_clips,)`."""
+        rows = self.data.select(numbers.tolist()).to_list()
+        for row, number in zip(rows, numbers.tolist(), strict=True):
+            row |= {name: float(values[number]) for name, values in anchors.items()}
+        return rows
+
+    def without_those_of(self, other: RatedClips) -> tuple[RatedClips, list[str]]:
+        """These clips less those that are held out too, by the content of their files."""
+        theirs = {one for one in other.digests if one is not None}
+        rows = [row for row, digest in enumerate(self.digests) if digest not in theirs]
+        if len(rows) == len(self):
+            return self, []
+        gone = [name for name, digest in zip(self.names, self.digests, strict=True) if digest in theirs]
+        if len(rows) < MIN_CLIPS:
+            raise ValueError(
+                f"Expected other clips in the two tables, got {len(gone)} of {len(self)} in both ({told_few(gone)}), which leaves "
+                f"{len(rows)} to train on. Give other clips to `--test`, or leave it out."
+            )
+        return self.select(rows), [f"{len(gone)} clips are in both tables and are not trained on: {told_few(gone)}."]
+
+    def told_excluded(self) -> list[str]:
+        """What to say of rows that are left out."""
+        if not self.excluded:
+            return []
+        files = told_few([f"{one['file']} ({one['code']})" for one in self.excluded])
+        return [f"{len(self.excluded)} clips are left out: {files}; report.json names them all."]
+
+    def told_repeated(self) -> list[str]:
+        """What to say of files with the same content in several rows."""
+        found = repeated_recordings(self.digests)
+        across = [rows for rows in found if self.groups is None or len({self.groups[row] for row in rows}) > 1]
+        if not across:
+            return []
+        where = "groups" if self.groups is not None else "rows"
+        return [
+            f"{len(across)} recordings lie in several {where} under different names "
+            f"({told_few([self.names[rows[0]] for rows in across])}): they may be on both sides of the evaluation, and its numbers "
+            "too good."
+        ]
+
+
+def rated_scores(model: Any, data: Any, data_name: str) -> list[str]:
+    """Scores of the model that the table rates, in the model's order."""
+    names = model.config.score_names
+    rated = [
+        name for name in names if name in data.column_names and any(one is not None and not math.isnan(one) for one in data[name])
+    ]
+    if not rated:
+        there = [
+            name
+            for name in data.column_names
+            if name not in ("num_ratings", "mos_std", "mos_ci95", "scale_min", "scale_max")
+            and isinstance(data[name][0], float)
+            and not all(math.isnan(one) for one in data[name])
+        ]
+        raise ValueError(
+            f"The model predicts {', '.join(names)}, of which {data_name} rates none; rated are {', '.join(there) or 'no scores'}. "
+            "Choose another model, or name the column (`--column mos=<column>`)."
+        )
+    return rated
+
+
+def clip_name(audio: Any) -> str:
+    """What to call a recording: the last two parts of its path."""
+    path = audio.get("path") if isinstance(audio, dict) else audio
+    return "/".join(Path(path).parts[-2:]) if path else "a recording in the table"

@@ -1,9 +1,0 @@
-"""The Space: scores, compares and batches recordings of speech, with hf_sqa."""
-
-from hf_sqa.hub.space.app import build, launch
-from hf_sqa.hub.space.folder import models_beside
-
-demo = build(models_beside(__file__))
-
-if __name__ == "__main__":
-    launch(demo)

@@ -1,0 +1,215 @@
+"""The clips of a study: its sets, the draws of its models, and what of a test set a model has met while it was trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.evaluation.suite import OVERLAP_MARKS
+from hf_sqa.studies.study_file import PARTS, ModelSpec, Study
+
+DIGEST_CHARACTERS = 10
+
+
+class StudyData:
+    """The sets of a study: corpora are read when first needed, once a process."""
+
+    def __init__(self, study: Study):
+        self._study = study
+        self._corpora: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
+        self._files = _FileDigests()
+
+    def select(self, name: str) -> Any:
+        """The clips of a set, a `datasets.Dataset`.
+
+        Raises:
+            ValueError: If a column is missing or nothing is left.
+        """
+        entry = self._study.sets[name]
+        dataset = self._corpus(entry["corpus"])
+        keep = np.ones(len(dataset), bool)
+        for column, wanted in (entry.get("where") or {}).items():
+            if column not in dataset.column_names:
+                there = ", ".join(dataset.column_names)
+                raise ValueError(f"Expected a column of {entry['corpus']!r} ({there}) in the set {name!r}, got {column!r}.")
+            values = list(dataset[column])
+            allowed = wanted if isinstance(wanted, list) else [wanted]
+            absent = [value for value in allowed if value not in values]
+            if absent:
+                there = ", ".join(sorted({str(value) for value in values})[:12])
+                raise ValueError(f"Expected {column} of the set {name!r} to be one of {there}, got {absent[0]!r}.")
+            keep &= np.array([value in allowed for value in values])
+        if entry.get("rated"):
+            keep &= ~np.isnan(np.array(dataset[entry["rated"]], dtype=np.float64))
+        if not keep.any():
+            raise ValueError(f"Expected clips in the set {name!r}, got none: its conditions exclude each other.")
+        return dataset.select(np.flatnonzero(keep))
+
+    def for_training(self, model: ModelSpec, seed: int) -> tuple[Any, Any]:
+        """Training and validation clips of a model and seed, `None` for those it does not name."""
+        from hf_sqa.data.splits import nested_subsets, stratified_split
+
+        if model.train is None:
+            return None, None
+        train = self.select(model.train)
+        if model.clips is not None:
+            sizes = sorted({one.clips for one in self._study.models if one.train == model.train and one.clips is not None})
+            train = train.select(nested_subsets(train, sizes, seed=seed)[model.clips])
+        if isinstance(model.validation, str):
+            return train, self.select(model.validation)
+        if model.validation is None:
+            return train, None
+        groups = model.validation_group or ()
+        split = stratified_split(train, validation_share=float(model.validation), group_columns=groups, seed=seed)
+        return train.select(split.train), train.select(split.validation)
+
+    def digest(self, name: str) -> str:
+        """Of what is in a set: recordings by name, and their labels; not where they lie."""
+        if name not in self._digests:
+            self._digests[name] = _dataset_digest(self.select(name))
+        return self._digests[name]
+
+    def overlap(self, trained_on: Sequence[Any], test: Any) -> dict[str, Any]:
+        """How many clips of a test set were trained on; see [`find_overlap`]."""
+        return find_overlap(trained_on, test, self._files)
+
+    def _corpus(self, name: str) -> Any:
+        if name not in self._corpora:
+            from hf_sqa.data import load_corpus
+
+            entry = dict(self._study.corpora[name])
+            source = entry.pop("table", None) or entry.pop("corpus", None) or f"hub:{entry.pop('hub')}"
+            try:
+                dataset = load_corpus(source, **entry)
+            except TypeError as error:
+                raise ValueError(f"Expected options of load_corpus in corpora.{name}, got {', '.join(entry)}: {error}") from None
+            if name in self._study.parts:
+                dataset = dataset.add_column("part", _parts(dataset, name, self._study.parts[name]))
+            self._corpora[name] = dataset
+        return self._corpora[name]
+
+
+def _parts(dataset: Any, name: str, entry: Mapping[str, Any]) -> list[str | None]:
+    from hf_sqa.data.splits import stratified_split
+
+    group, within, score = entry.get("group", "source_id"), entry.get("within", "corpus"), entry.get("score", "mos")
+    groups, scores = list(dataset[group]), np.array(dataset[score], dtype=np.float64)
+    rows = np.flatnonzero(~np.isnan(scores) & np.array([one is not None for one in groups]))
+    if not len(rows):
+        raise ValueError(f"Expected clips of {name!r} with {score} and {group} to cut it into parts, got none.")
+    part_of: dict[Any, str] = {}
+    left, share_left = rows, 1.0
+    shares = {part: entry["shares"][part] for part in reversed(PARTS) if entry["shares"].get(part)}
+    for part in list(shares)[:-1]:
+        columns = {
+            "score": scores[left],
+            "group": [groups[row] for row in left],
+            "within": [dataset[within][int(row)] for row in left],
+        }
+        split = stratified_split(
+            columns,
+            validation_share=shares[part] / share_left,
+            group_columns="group",
+            score_column="score",
+            corpus_column="within",
+            seed=entry.get("seed", 0),
+        )
+        part_of |= {groups[row]: part for row in left[split.validation]}
+        left, share_left = left[split.train], share_left - shares[part]
+    part_of |= {groups[row]: list(shares)[-1] for row in left}
+    return [part_of.get(one) for one in groups]
+
+
+def find_overlap(trained_on: Sequence[Any], test: Any, files: _FileDigests | None = None) -> dict[str, Any]:
+    """How much of a test set a model has met while it was trained or validated.
+
+    A clip is the same if its file is (the same path, or the same bytes), or if corpus, utterance and labels are; a source or talker
+    if its name is the same within the same corpus.
+
+    Args:
+        trained_on (sequence of `datasets.Dataset`): Clips met, validation included.
+        test (`datasets.Dataset`): The test set.
+
+    Returns:
+        `dict`: `overlap` (the gravest kind, a key of `OVERLAP_MARKS`, or None) and, in clips of the test set, `overlap_clips`,
+        `overlap_sources` and `overlap_talkers`.
+    """
+    files = files or _FileDigests()
+    seen: set[Any] = set()
+    sizes: set[int] = set()
+    for dataset in trained_on:
+        for row in _described(dataset):
+            seen |= {row[kind] for kind in ("path", "clip", "source", "talker")}
+            sizes.add(row["size"])
+    tested = list(_described(test))
+    suspects = {row["size"] for row in tested} & sizes - {-1}
+    digests = {files.of(row) for dataset in trained_on for row in _described(dataset) if row["size"] in suspects}
+    seen.discard(None)
+    same_clip = [
+        row["path"] in seen or row["clip"] in seen or (row["size"] in suspects and files.of(row) in digests) for row in tested
+    ]
+    counts = {
+        "overlap_clips": sum(same_clip),
+        "overlap_sources": sum(row["source"] in seen for row in tested),
+        "overlap_talkers": sum(row["talker"] in seen for row in tested),
+    }
+    return {"overlap": next((kind for kind in OVERLAP_MARKS if counts.get(f"overlap_{kind}")), None), **counts}
+
+
+class _FileDigests:
+    """SHA-256 of files, each read once; only files as long as another are ever asked for."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def of(self, row: Mapping[str, Any]) -> str:
+        if row["bytes"] is not None:
+            return hashlib.sha256(row["bytes"]).hexdigest()
+        path = row["path"][1]
+        if path not in self._known:
+            with Path(path).open("rb") as file:
+                self._known[path] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._known[path]
+
+
+def _described(dataset: Any) -> Iterator[dict[str, Any]]:
+    """What identifies each clip, its original and its talker; None where not known."""
+    columns = {
+        name: list(dataset[name]) for name in ("corpus", "utterance_id", "source_id", "talker_id") if name in dataset.column_names
+    }
+    labels = [list(dataset[name]) for name in ("mos", "s_mos", "g_mos", "pesq") if name in dataset.column_names]
+    for index, audio in enumerate(dataset["audio"]):
+        row = {name: values[index] for name, values in columns.items()}
+        corpus, content = row.get("corpus"), audio.get("bytes")
+        path = audio.get("path")
+        there = content is None and path is not None and "://" not in path and os.path.isfile(path)
+        rated = tuple(round(values[index], 9) for values in labels if not math.isnan(values[index]))
+        yield {
+            "path": ("path", os.path.realpath(path)) if there else None,
+            "size": len(content) if content is not None else Path(path).stat().st_size if there else -1,
+            "bytes": content,
+            "clip": ("clip", corpus, row["utterance_id"], rated) if row.get("utterance_id") and rated else None,
+            "source": ("source", corpus, row["source_id"]) if row.get("source_id") else None,
+            "talker": ("talker", corpus, row["talker_id"]) if row.get("talker_id") else None,
+        }
+
+
+def _dataset_digest(dataset: Any) -> str:
+    numbers = [name for name in dataset.column_names if dataset.features[name].dtype == "float64"]
+    columns = [
+        list(dataset[name]) for name in ("utterance_id", "condition_id", "source_id", *numbers) if name in dataset.column_names
+    ]
+    names = [os.path.basename(str(audio.get("path") or "")) for audio in dataset["audio"]]
+    return digest_of([names, *([str(value) for value in column] for column in columns)])
+
+
+def digest_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:DIGEST_CHARACTERS]
