@@ -1,35 +1,349 @@
-"""Files that appear whole or not at all: readers see the old content or the new, and a killed writer leaves neither torn."""
+"""Folders that survive: files are whole or absent, one process writes at a time, and a run that was killed goes on.
+
+| to | use |
+|---|---|
+| write a file or a folder whole or not at all | [`whole_file`], [`write_whole`], [`whole_folder`], [`move_into`] |
+| keep other processes out | [`locked`], which raises [`Locked`] |
+| share jobs among processes | [`claim`] |
+| keep rows as they come and read them after a kill | [`journal`], [`read_journal`], [`write_rows`] |
+| refuse a folder that holds another run | [`check_same_run`], which raises [`RunMismatch`]; [`digest_of`], [`differences`] |
+| run a function in processes | [`in_processes`] |
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import hashlib
+import itertools
+import json
+import multiprocessing
 import os
+import shutil
+import signal
+import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+#: Characters of a value in a message about another run.
+SHOWN_CHARACTERS = 80
 
 
-@contextmanager
-def whole_file(path: Path, sole_writer: bool = False) -> Iterator[Path]:
-    """Gives a temporary name beside a file; what is written there takes its place when the block ends without an error.
+class Locked(RuntimeError):  # noqa: N818
+    """Another process holds the lock."""
+
+
+class RunMismatch(ValueError):  # noqa: N818
+    """A folder holds another run than the one asked for.
+
+    Args:
+        message (`str`): What differs, and what to do.
+        differences (`dict`): Keys that differ, dotted, each with the value there and the value asked for.
+    """
+
+    def __init__(self, message: str, differences: Mapping[str, tuple[Any, Any]] | None = None):
+        super().__init__(message)
+        self.differences = dict(differences or {})
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, sole_writer: bool = False, durable: bool = False) -> Iterator[Path]:
+    """Give a temporary name beside a file; what is written there takes the file's place if the block ends without an error.
 
     Args:
         path (`Path`): The file. Its folder exists.
-        sole_writer (`bool`, *optional*, defaults to `False`): Nobody else writes this file now: what a killed writer left under the
-            temporary name is overwritten. Otherwise every writer has a name of its own.
+        sole_writer (`bool`, *optional*, defaults to `False`): The caller knows that no other process writes this file. The
+            temporary name is then always the same, so that the file of a killed writer is overwritten, not left behind.
+        durable (`bool`, *optional*, defaults to `False`): Wait until the file is on the disk, so that it survives a power cut.
 
     Raises:
-        OSError: If it cannot be put in its place.
+        OSError: If the file cannot be written or put in its place; the old content stays.
     """
     unfinished = path.with_name(f".{path.name}-{'part' if sole_writer else uuid.uuid4().hex[:8]}")
     try:
         yield unfinished
+        if durable:
+            _sync(unfinished)
         os.replace(unfinished, path)
+        if durable and os.name != "nt":
+            _sync(path.parent)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be gone: the error that says so is the one to see
+            unfinished.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str, sole_writer: bool = False) -> None:
+def write_whole(path: Path, text: str, sole_writer: bool = False, durable: bool = False) -> None:
     """Write UTF-8 text; see [`whole_file`]."""
-    with whole_file(path, sole_writer) as unfinished:
+    with whole_file(path, sole_writer, durable) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder beside another; it takes the other's place if the block ends without an error, and is removed if not.
+
+    Args:
+        folder (`Path`): Does not exist, or is empty. Its parents are made.
+
+    Raises:
+        OSError: If it cannot be written, or if there is something in `folder` by then.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Not by tempfile.mkdtemp: a folder of its making is closed to the other users of a shared cache.
+    unfinished = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        if os.name == "nt":  # elsewhere an empty folder is replaced
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def move_into(finished: Path, folder: Path) -> None:
+    """Move everything from a finished folder into another, in the order of names; files and folders there are replaced."""
+    for path in sorted(finished.iterdir()):
+        target = folder / path.name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        os.replace(path, target)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool | float = False, refusal: str | None = None) -> Iterator[None]:
+    """Hold a lock. The system releases it when the process ends, however it ends; the empty file stays.
+
+    Args:
+        path (`Path`): The lock file, such as `folder / ".lock"`; its folder is made.
+        wait (`bool` or `float`, *optional*, defaults to `False`): Whether to wait until the lock is free, or for how many seconds.
+        refusal (`str`, *optional*): The message of [`Locked`]; names the folder if not given.
+
+    Raises:
+        Locked: If another process, or another call in this process, holds it.
+        OSError: If the file cannot be made, or the file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=(-1 if wait else 0) if isinstance(wait, bool) else wait)
+    try:
+        lock.acquire()
+    except Timeout:
+        message = f"Another process is writing into {str(path.parent)!r}; wait until it ends, or choose another folder."
+        raise Locked(refusal or message) from None
+    except NotImplementedError as error:  # filelock's word for a file system without locks
+        raise OSError(
+            f"There are no file locks at {str(path.parent)!r} ({error}); choose a folder on another file system."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Hold the lock of a job if it is free, and say whether it was. A job whose process died is free again; see [`locked`]."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+            is_ours = True
+        except Locked:
+            is_ours = False
+        yield is_ours
+
+
+@contextlib.contextmanager
+def journal(path: Path, rows: Iterable[Mapping[str, Any]] = ()) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Begin a journal, a JSON object a line, and give the function that appends a row to it.
+
+    A row is with the system when the function returns: a process killed afterwards loses none, one killed while it writes leaves a
+    torn last line, which [`read_journal`] leaves out.
+
+    Args:
+        path (`Path`): The file; replaced by `rows`, whole or not at all. The caller keeps other writers out.
+        rows (iterable of mappings, *optional*): Rows known already.
+    """
+    write_rows(path, rows)
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+
+        def append(row: Mapping[str, Any]) -> None:
+            file.write(json_line(row))
+            file.flush()
+
+        yield append
+
+
+def read_journal(path: Path, columns: Sequence[str] = (), remedy: str = "move the file away") -> list[dict[str, Any]]:
+    """Rows of a journal, in order; none if it does not exist. A torn last line is left out.
+
+    Args:
+        path (`Path`): The file.
+        columns (sequence of `str`, *optional*): What every row has.
+        remedy (`str`, *optional*): What to do about a file that is something else, for the message.
+
+    Raises:
+        ValueError: If another line than the last is no row.
+    """
+    rows = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            is_row = isinstance(row, dict) and all(name in row for name in columns)
+        except (ValueError, RecursionError):
+            is_row = False
+        if is_row:
+            rows.append(row)
+        elif number < len(lines):
+            raise ValueError(f"Line {number} of {str(path)!r} is no row of this kind of file; {remedy}.")
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a journal anew, whole or not at all."""
+    with whole_file(path, sole_writer=True) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json_line(row) for row in rows)
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def check_same_run(path: Path, definition: Mapping[str, Any], remedy: str = "choose another folder") -> bool:
+    """Compare what defines a run with what an earlier run wrote; write it if there was none.
+
+    Args:
+        path (`Path`): The JSON file that holds the definition; its folder is made.
+        definition (mapping): Everything that decides on the result, ready for JSON.
+        remedy (`str`, *optional*): What to do about another run, for the message.
+
+    Returns:
+        `bool`: Whether there was an earlier run.
+
+    Raises:
+        RunMismatch: If the earlier run had another definition; the message names the keys that differ.
+        ValueError: If the file is damaged.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(definition, indent=1, default=str) + "\n", durable=True)
+        return False
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}); {remedy}.") from None
+    if found := differences(earlier, definition):
+        message = f"{str(path.parent)!r} holds another run: {describe_differences(found)}. To keep it, {remedy}."
+        raise RunMismatch(message, found)
+    return True
+
+
+def differences(earlier: Any, wanted: Any) -> dict[str, tuple[Any, Any]]:
+    """What differs between two definitions of a run, as JSON sees them: dotted key to `(earlier, wanted)`."""
+    return dict(_differences("", _as_json(earlier), _as_json(wanted)))
+
+
+def describe_differences(found: Mapping[str, tuple[Any, Any]]) -> str:
+    """`"seed was 1, is 2; model was 'a', is 'b'"`."""
+    return "; ".join(f"{key} was {_shown(earlier)}, is {_shown(wanted)}" for key, (earlier, wanted) in found.items())
+
+
+def digest_of(content: Any, num_digits: int = 16) -> str:
+    """Hexadecimal digits that differ where the JSON of two contents does; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:num_digits]
+
+
+def in_processes(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    num_workers: int,
+    *,
+    tasks_per_worker: int = 2,
+    in_order: bool = False,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> Iterator[Result]:
+    """Yield what a function makes of every task, computed in processes that end with this one.
+
+    The processes are started afresh, never forked: a fork copies the threads of torch and of a progress bar in whatever state they
+    are. Ctrl-C is left to this process.
+
+    Args:
+        function (callable): Of a module's top.
+        tasks (iterable): Taken as workers become free.
+        num_workers (`int`): Processes; 1 or fewer computes here.
+        tasks_per_worker (`int`, *optional*, defaults to 2): Tasks in the hands of each: few, so that Ctrl-C is obeyed soon.
+        in_order (`bool`, *optional*, defaults to `False`): Yield in the order of the tasks, not in that in which they end.
+        initializer, initargs (*optional*): Called once in every process, here too where this one computes.
+    """
+    if num_workers <= 1:
+        if initializer is not None:
+            initializer(*initargs)
+        yield from map(function, tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _begin_worker, (initializer, initargs))
+    waiting = iter(tasks)
+    try:
+        pending = [pool.submit(function, task) for task in itertools.islice(waiting, tasks_per_worker * num_workers)]
+        while pending:
+            if in_order:
+                done = {pending[0]}
+            else:
+                done = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED).done
+            pending = [future for future in pending if future not in done]
+            for future in done:
+                result = future.result()
+                pending += [pool.submit(function, task) for task in itertools.islice(waiting, 1)]
+                yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot tell its workers to stop: they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _differences(key: str, earlier: Any, wanted: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(earlier, dict) and isinstance(wanted, dict):
+        for name in {**earlier, **wanted}:
+            yield from _differences(f"{key}.{name}" if key else name, earlier.get(name), wanted.get(name))
+    elif earlier != wanted:
+        yield key, (earlier, wanted)
+
+
+def _as_json(content: Any) -> Any:
+    return json.loads(json.dumps(content, default=str))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
+
+
+def _sync(path: Path) -> None:
+    # Windows syncs only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
