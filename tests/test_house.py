@@ -14,7 +14,7 @@ import pytest
 from hf_sqa.auto import families
 from hf_sqa.data.corpora import table as corpora_table
 from hf_sqa.hub.model_table import HEADER_FIELDS, provenance, updated
-from hf_sqa.training.recipe import parse_yaml
+from hf_sqa.options import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 PYTHON_FILES = sorted((ROOT / "hf_sqa").rglob("*.py"))

@@ -18,11 +18,9 @@ A parameter can also be `{log_uniform: [low, high]}`, `{integers: [low, high]}` 
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,9 @@ import numpy as np
 
 from hf_sqa.degradations.kind import KINDS, REQUIREMENTS, checked_sampling_rate, checked_waveform
 from hf_sqa.degradations.noise import RecordingFolder
+from hf_sqa.options import did_you_mean, load_yaml, refuse_unknown
 
+PRESETS = Path(__file__).parent / "presets"
 #: Parameters that the chain provides; a step cannot set them.
 PROVIDED = ("waveform", "sampling_rate", "rng", "record", "noises", "talkers")
 DISTRIBUTIONS = ("uniform", "log_uniform", "integers", "one_of")
@@ -82,30 +82,22 @@ class Chain:
             sources: `noises` and `talkers`, as for the class.
 
         Raises:
-            ValueError: If there is no such preset or file, or it is not YAML.
+            FileNotFoundError: If there is no such file.
+            ValueError: If there is no such preset, or the file is not YAML.
             TypeError: If it has unknown keys.
         """
-        import yaml
-
-        if str(preset).endswith((".yaml", ".yml")):
-            path = Path(preset)
-            if not path.is_file():
-                raise ValueError(f"Expected a YAML file with a chain, got {str(preset)!r}, which does not exist.")
-            text = path.read_text(encoding="utf-8")
-        elif preset in presets():
-            text = (resources.files("hf_sqa.degradations") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
-        else:
-            raise ValueError(
-                f"Unknown preset {str(preset)!r}{_suggestion(str(preset), presets())} The presets are {', '.join(presets())}; a "
-                "file of your own ends in .yaml."
-            )
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{str(preset)!r} is not YAML: {error}") from None
-        if not isinstance(content, dict) or "steps" not in content:
-            raise ValueError(f"Expected {str(preset)!r} to be a mapping with `steps`, got {type(content).__name__}.")
-        _refuse_unknown(content, ("name", "description", "sources", "steps"), f"the chain {str(preset)!r}")
+        path = Path(preset)
+        if path.suffix not in (".yaml", ".yml"):
+            if str(preset) not in presets():
+                raise ValueError(
+                    f"Unknown preset {str(preset)!r}{did_you_mean(preset, presets())} The presets are {', '.join(presets())}; a "
+                    "file of your own ends in .yaml."
+                )
+            path = PRESETS / f"{preset}.yaml"
+        content = load_yaml(path, "chain")
+        if "steps" not in content:
+            raise ValueError(f"Expected {str(preset)!r} to have `steps`, got {', '.join(content) or 'nothing'}.")
+        refuse_unknown(content, ("name", "description", "sources", "steps"), f"the chain {str(preset)!r}")
         name, description = content.get("name", Path(preset).stem), content.get("description", "")
         return cls(content["steps"], name=name, description=description, **sources)
 
@@ -174,7 +166,7 @@ class Chain:
         names = list(dict.fromkeys(name for step in _nested(self.steps) for name in _branch_names(step)))
         if branch not in names:
             known = f" The names are {', '.join(names)}." if names else f" The chain {self.name!r} has no named branches."
-            raise ValueError(f"Unknown condition {branch!r}{_suggestion(branch, names)}{known}")
+            raise ValueError(f"Unknown condition {branch!r}{did_you_mean(branch, names)}{known}")
         steps = _with_branch(self.steps, branch)
         return Chain(steps, name=self.name, description=self.description, noises=self.noises, talkers=self.talkers)
 
@@ -196,8 +188,7 @@ class Chain:
 
 def presets() -> list[str]:
     """Names of the chains that come with the package."""
-    folder = resources.files("hf_sqa.degradations") / "presets"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def _checked_steps(steps: Any, where: str) -> list[dict[str, Any]]:
@@ -216,17 +207,15 @@ def _checked_step(step: Any, where: str) -> dict[str, Any]:
     if "kind" in step:
         checked["kind"] = kind = step["kind"]
         if kind not in KINDS:
-            raise TypeError(
-                f"Unknown kind {kind!r} in {where}{_suggestion(str(kind), list(KINDS))} The kinds are {', '.join(KINDS)}."
-            )
+            raise TypeError(f"Unknown kind {kind!r} in {where}{did_you_mean(kind, KINDS)} The kinds are {', '.join(KINDS)}.")
         given = {name: value for name, value in step.items() if name not in ("kind", "probability")}
         checked["parameters"] = _checked_parameters(kind, given, where)
         return checked
     if "steps" in step:
-        _refuse_unknown(step, ("steps", "probability"), where)
+        refuse_unknown(step, ("steps", "probability"), where)
         checked["steps"] = _checked_steps(step["steps"], where)
         return checked
-    _refuse_unknown(step, ("one_of", "probability"), where)
+    refuse_unknown(step, ("one_of", "probability"), where)
     if not isinstance(step["one_of"], Sequence) or not step["one_of"]:
         raise ValueError(f"Expected branches in `one_of` of {where}, got {step['one_of']!r}.")
     checked["one_of"] = [_checked_branch(branch, f"branch {n} of {where}") for n, branch in enumerate(step["one_of"], start=1)]
@@ -238,7 +227,7 @@ def _checked_step(step: Any, where: str) -> dict[str, Any]:
 def _checked_branch(branch: Any, where: str) -> dict[str, Any]:
     if not isinstance(branch, Mapping) or "steps" not in branch:
         raise ValueError(f"Expected {where} to be a mapping with `steps`, got {branch!r}.")
-    _refuse_unknown(branch, ("weight", "name", "steps"), where)
+    refuse_unknown(branch, ("weight", "name", "steps"), where)
     weight = branch.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
         raise ValueError(f"Expected a `weight` of 0 or more in {where}, got {weight!r}.")
@@ -247,7 +236,7 @@ def _checked_branch(branch: Any, where: str) -> dict[str, Any]:
 
 def _checked_parameters(kind: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     known = {name: p for name, p in inspect.signature(KINDS[kind]).parameters.items() if name not in PROVIDED}
-    _refuse_unknown(given, tuple(known), f"{where}, {kind!r}")
+    refuse_unknown(given, tuple(known), f"{where}, {kind!r}")
     missing = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in given]
     if missing:
         raise TypeError(f"Expected {', '.join(map(repr, missing))} in {where}, {kind!r}, got {sorted(given) or 'no parameter'}.")
@@ -277,19 +266,6 @@ def _checked_value(value: Any, where: str) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
-
-
-def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for name in given:
-        if name not in known:
-            raise TypeError(
-                f"Unknown key {name!r} in {where}{_suggestion(str(name), known)} It takes {', '.join(known) or 'none'}."
-            )
-
-
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _draw_steps(steps: Sequence[Mapping[str, Any]], rng: np.random.Generator, record: dict[str, Any]) -> None:

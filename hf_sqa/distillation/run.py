@@ -57,10 +57,11 @@ from hf_sqa.distillation.labels import (
     plan_shards,
 )
 from hf_sqa.metrics import agreement, bootstrap_agreement
+from hf_sqa.options import read_options
 from hf_sqa.pipelines import resolve_checkpoint
 from hf_sqa.training.examples import RatedSpeech
 from hf_sqa.training.front_memory import FrontMemory
-from hf_sqa.training.recipe import LossOptions, Model, Source, load_recipe, read_content, read_section
+from hf_sqa.training.recipe import LossOptions, Model, Source, load_recipe, read_content
 from hf_sqa.training.run import TrainingResult, build_model, load_rows, run_recipe
 from hf_sqa.training.trainer import AudioQualityTrainer
 
@@ -220,7 +221,7 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
     Raises:
         FileNotFoundError, TypeError, ValueError: As for [`~hf_sqa.training.load_recipe`].
     """
-    content = read_content(recipe, overrides)
+    content, source = read_content(recipe, overrides)
     written = json.loads(json.dumps(content, default=str))
     sections = dict(content)
     for about in ("paper", "cites"):
@@ -256,7 +257,7 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
     if not isinstance(teachers, list):
         teachers = [teachers]
     labelled = dict(sections.get("labelled") or {})
-    sources = [read_section(Source, one, "`labelled.sources`") for one in labelled.pop("sources", None) or []]
+    sources = [read_options(Source, one, source, "labelled.sources") for one in labelled.pop("sources", None) or []]
     degradations = sections.get("degradations") or {"distillation": 0.9, "none": 0.1}
     if not isinstance(degradations, Mapping):
         raise ValueError(
@@ -264,9 +265,9 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
         )
     return DistillationRecipe(
         student=training.model,
-        speech=read_section(SpeechOptions, sections.get("speech") or {}, "`speech`"),
-        labels=read_section(LabelOptions, sections.get("labels") or {}, "`labels`"),
-        teachers=[read_section(TeacherOptions, one, f"`teachers.{number}`") for number, one in enumerate(teachers)],
+        speech=read_options(SpeechOptions, sections.get("speech") or {}, source, "speech"),
+        labels=read_options(LabelOptions, sections.get("labels") or {}, source, "labels"),
+        teachers=[read_options(TeacherOptions, one, source, f"teachers.{number}") for number, one in enumerate(teachers)],
         degradations=dict(degradations),
         labelled=LabelledOptions(sources, float(labelled.pop("share", 0.2)), **labelled),
         loss=training.loss,

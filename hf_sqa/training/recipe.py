@@ -12,21 +12,16 @@ output_dir: trained
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
-import re
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-LOSS_KINDS = ("mse", "l1", "huber", "clipped", "gaussian", "bias_aware")
+from hf_sqa.options import apply_overrides, did_you_mean, dump_yaml, load_yaml, read_options, written
 
 
 @dataclass(frozen=True)
@@ -200,21 +195,15 @@ class LossOptions:
         anchor_corpus, min_correlation: Of `bias_aware`; see `hf_sqa.models.nisqa.bias_aware_loss`.
     """
 
-    kind: str | None = None
+    kind: Literal["mse", "l1", "huber", "clipped", "gaussian", "bias_aware"] | None = None
     huber_delta: float | None = None
     margin: float | None = None
     ranking_weight: float | None = None
     ranking_margin: float | None = None
-    variance: str = "learned"
+    variance: Literal["learned", "ratings"] = "learned"
     residual_std: float = 0.3
     anchor_corpus: str | None = None
     min_correlation: float = 0.7
-
-    def __post_init__(self) -> None:
-        if self.kind is not None and self.kind not in LOSS_KINDS:
-            raise ValueError(f"Expected `loss.kind` to be one of {', '.join(LOSS_KINDS)}, got {self.kind!r}.")
-        if self.variance not in ("learned", "ratings"):
-            raise ValueError(f"Expected `loss.variance` to be 'learned' or 'ratings', got {self.variance!r}.")
 
 
 @dataclass(frozen=True)
@@ -233,14 +222,11 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as written, without what was left at its default."""
-        return _written(self)
+        return written(self)
 
     def save(self, path: str | Path) -> None:
         """Write it as YAML."""
-        import yaml
-
-        text = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=130)
-        Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_text(dump_yaml(self.to_dict()) + "\n", encoding="utf-8")
 
     def digest(self) -> str:
         """16 characters that change with anything that changes the run; not with its folder, or what is said about it."""
@@ -259,7 +245,7 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, ove
 
     Args:
         recipe (path, `dict` or [`Recipe`]): A YAML file, or its content.
-        overrides (sequence of `str`): Changes to it, `dotted.key=value` with the value in YAML: `training.learning_rate=1e-4`,
+        overrides (sequence of `str`): Changes to it, see [`~hf_sqa.options.apply_overrides`]: `training.learning_rate=1e-4`,
             `data.train.0.root=/data/NISQA`, `model.lora.r=4`; `+=` adds to a list.
 
     Raises:
@@ -269,185 +255,43 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, ove
     """
     if isinstance(recipe, Recipe) and not overrides:
         return recipe
-    content = read_content(recipe, overrides)
-    for name, value in (content.get("training") or {}).items() if isinstance(content.get("training"), dict) else ():
+    content, source = read_content(recipe, overrides)
+    training: Any = content.get("training")
+    for name, value in training.items() if isinstance(training, dict) else ():
         if name.endswith("_strategy") and value is False:
-            content["training"] = content["training"] | {name: "no"}  # YAML takes `no` for false
-    checked = _section(Recipe, content, "the recipe")
-    _check_training(checked.training)
+            training[name] = "no"  # YAML takes `no` for false
+    checked = read_options(Recipe, content, source)
+    _check_training(checked.training, source)
     everything = dataclasses.asdict(checked)
     for key in checked.cites:
         if not _has(everything, key):
-            raise ValueError(f"Expected `cites` to name keys of the recipe, got {key!r}, which it does not set.")
+            raise ValueError(f"Expected `cites` of {source} to name keys that it sets, got {key!r}.")
     return checked
 
 
-def read_content(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A recipe of any kind with its changes made, keys unchecked; see [`load_recipe`]."""
-    content = _read(recipe)
-    for override in overrides:
-        _override(content, override)
-    return content
-
-
-def read_section(kind: type, content: Any, where: str) -> Any:
-    """A section of a recipe as the dataclass that describes it; refuses unknown keys and values of another type."""
-    return _section(kind, content, where)
-
-
-def parse_yaml(text: str) -> Any:
-    """YAML in which `1e-4` is a number; the standard reader takes it for text."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
-    return yaml.load(text, Loader)  # a subclass of SafeLoader
-
-
-def _read(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe) -> dict[str, Any]:
+def read_content(
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, overrides: Sequence[str] = (), what: str = "recipe"
+) -> tuple[dict[str, Any], str]:
+    """A recipe of any kind with its changes made, keys unchecked, and what errors call it; see [`load_recipe`]."""
     if isinstance(recipe, Recipe):
-        return recipe.to_dict()
+        recipe = recipe.to_dict()
     if isinstance(recipe, Mapping):
-        return copy.deepcopy(dict(recipe))
-    import yaml
-
-    path = Path(recipe)
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a recipe, a YAML file, but there is no file {str(path)!r}.")
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a recipe with sections in {str(path)!r}, got {type(content).__name__}.")
-    return content
+        return apply_overrides(recipe, overrides), f"the {what}"
+    return apply_overrides(load_yaml(recipe, what), overrides), f"the {what} {str(recipe)!r}"
 
 
-def _override(content: dict[str, Any], override: str) -> None:
-    """Change one value, making sections on the way where the recipe has none."""
-    key, equals, text = override.partition("=")
-    adds = key.endswith("+")
-    names = key.removesuffix("+").split(".")
-    if not equals or not all(names):
-        raise ValueError(f"Expected a change of the recipe as dotted.key=value, such as training.seed=1, got {override!r}.")
-    import yaml
-
-    try:
-        value = parse_yaml(text)
-    except yaml.YAMLError:
-        raise ValueError(f"Expected a value in YAML in {override!r}.") from None
-    place: Any = content
-    for index, name in enumerate(names):
-        last = index == len(names) - 1
-        if isinstance(place, list):
-            if not name.isdigit() or int(name) >= len(place):
-                raise ValueError(
-                    f"Expected a number below {len(place)} for {'.'.join(names[:index])!r} in {override!r}, got {name!r}."
-                )
-            slot: Any = int(name)
-        elif isinstance(place, dict):
-            slot = name
-            if not last and place.get(name) is None:
-                place[name] = {}
-        else:
-            raise ValueError(f"Expected a section at {'.'.join(names[:index])!r} for {override!r}, got {place!r}.")
-        if last:
-            if adds:
-                old = place.get(slot) if isinstance(place, dict) else place[slot]
-                value = [*(old or []), *(value if isinstance(value, list) else [value])]
-            place[slot] = value
-        else:
-            place = place[slot]
-
-
-#: Sections inside sections: what a value is checked as.
-_NESTED: dict[tuple[type, str], tuple[type, bool]] = {
-    (Recipe, "model"): (Model, False),
-    (Recipe, "data"): (Data, False),
-    (Recipe, "augmentation"): (AugmentationOptions, False),
-    (Recipe, "loss"): (LossOptions, False),
-    (Recipe, "evaluation"): (Source, True),
-    (Model, "lora"): (Lora, False),
-    (Data, "train"): (Source, True),
-    (Data, "validation"): (Source, True),
-    (Data, "split"): (Split, False),
-}
-
-
-def _section(kind: type, content: Any, where: str) -> Any:
-    if not isinstance(content, Mapping):
-        raise ValueError(f"Expected {where} to be a mapping, got {content!r}.")
-    known = {one.name: one for one in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for name, value in content.items():
-        if name not in known:
-            raise TypeError(f"Unknown key {name!r} in {where}{suggestion(str(name), list(known))} It takes {', '.join(known)}.")
-        nested = _NESTED.get((kind, name))
-        if value is not None and nested is not None:
-            inner, many = nested
-            path = f"`{name}`" if where == "the recipe" else f"{where[:-1]}.{name}`"
-            if many:
-                value = [_section(inner, one, f"{path[:-1]}.{number}`") for number, one in enumerate(_list(value, path))]
-            else:
-                value = _section(inner, value, path)
-        elif value is not None:
-            value = _checked(hints[name], value, name, where)
-        values[name] = value
-    required = [one.name for one in known.values() if one.default is one.default_factory is dataclasses.MISSING]
-    if missing := [name for name in required if values.get(name) is None]:
-        raise ValueError(f"Expected {', '.join(f'`{name}`' for name in missing)} in {where}, got {', '.join(values) or 'nothing'}.")
-    for name in [name for name, value in values.items() if value is None and name not in required]:
-        del values[name]  # an empty section is one left out
-    return kind(**values)
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if isinstance(value, Mapping):
-        return [value]
-    if not isinstance(value, list):
-        raise ValueError(
-            f"Expected {where} to be a list of sources such as [{{corpus: nisqa/TRAIN_SIM, root: ...}}], got {value!r}."
-        )
-    return value
-
-
-def _checked(hint: Any, value: Any, name: str, where: str) -> Any:
-    """A value of a simple type, or an error that names its key."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    allowed = tuple(typing.get_origin(one) or one for one in options if one is not type(None))
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if list in allowed and (isinstance(value, tuple) or (isinstance(value, str) and str not in allowed)):
-        return [value] if isinstance(value, str) else list(value)
-    if isinstance(value, bool) or not isinstance(value, allowed):
-        names = " or ".join(one.__name__ for one in allowed)
-        raise ValueError(f"Expected `{name}` in {where} to be {names}, got {value!r}.")
-    return value
-
-
-def _check_training(options: Mapping[str, Any]) -> None:
+def _check_training(options: Mapping[str, Any], source: str) -> None:
     from hf_sqa.training.arguments import AudioQualityTrainingArguments
 
-    known = [one.name for one in dataclasses.fields(AudioQualityTrainingArguments) if one.init]
+    if "output_dir" in options:
+        raise ValueError(f"Expected `output_dir` at the top of {source}, got it in `training`.")
+    known = [field.name for field in dataclasses.fields(AudioQualityTrainingArguments) if field.init]
     for name in options:
-        if name == "output_dir":
-            raise ValueError("Expected `output_dir` at the top of the recipe, got it in `training`.")
         if name not in known:
             raise TypeError(
-                f"Unknown key {name!r} in `training`{suggestion(str(name), known)} It takes the options of transformers' "
+                f"Unknown key {name!r} in `training` of {source}{did_you_mean(name, known)} It takes the options of transformers' "
                 "TrainingArguments and of AudioQualityTrainingArguments."
             )
-
-
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?`, or a full stop."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _has(content: Any, key: str) -> bool:
@@ -459,19 +303,3 @@ def _has(content: Any, key: str) -> bool:
         else:
             return False
     return True
-
-
-def _written(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        written = {}
-        for one in dataclasses.fields(value):
-            default = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
-            own = getattr(value, one.name)
-            if own != default:
-                written[one.name] = _written(own)
-        return written
-    if isinstance(value, list | tuple):
-        return [_written(one) for one in value]
-    if isinstance(value, Mapping):
-        return {name: _written(one) for name, one in value.items()}
-    return value

@@ -192,11 +192,11 @@ def test_an_unknown_preset_is_refused_with_a_suggestion():
 
 
 def test_a_missing_file_is_refused():
-    with pytest.raises(ValueError, match=r"'mine\.yaml', which does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file 'mine\.yaml'"):
         Chain.load("mine.yaml")
 
 
-@pytest.mark.parametrize(("text", "message"), [("steps: [", "is not YAML"), ("- kind: gsm", "mapping with `steps`")])
+@pytest.mark.parametrize(("text", "message"), [("steps: [", "is not YAML"), ("- kind: gsm", "to hold a chain, a mapping")])
 def test_a_file_that_is_no_chain_is_refused(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):

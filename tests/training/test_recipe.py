@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from hf_sqa.data.splits import TRAINING_SETS
+from hf_sqa.options import parse_yaml
 from hf_sqa.training import dry_run_recipe, load_recipe, run_recipe
-from hf_sqa.training.recipe import parse_yaml
 from hf_sqa.training.run import load_rows
 
 ROOT = Path(__file__).parents[2]
@@ -67,10 +67,10 @@ def test_sentences_in_quotes_are_in_the_paper(path, shared):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"training": {"learning_rat": 1e-4}}, "Unknown key 'learning_rat' in `training`; did you mean 'learning_rate'"),
+        ({"training": {"learning_rat": 1e-4}}, "Unknown key 'learning_rat' in `training` of the recipe; did you mean 'learning_r"),
         ({"trainig": {}}, "Unknown key 'trainig' in the recipe; did you mean 'training'"),
-        ({"model": {"family": "nisqa", "freezes": []}}, "Unknown key 'freezes' in `model`; did you mean 'freeze'"),
-        ({"data": {"train": [{"tabel": "x.csv"}]}}, "Unknown key 'tabel' in `data.train.0`; did you mean 'table'"),
+        ({"model": {"family": "nisqa", "freezes": []}}, "Unknown key 'freezes' in `model` of the recipe; did you mean 'freeze'"),
+        ({"data": {"train": [{"tabel": "x.csv"}]}}, "Unknown key 'tabel' in `data.train.0` of the recipe; did you mean 'table'"),
         ({"loss": {"kind": "mse", "huberdelta": 1}}, "did you mean 'huber_delta'"),
         ({"model": {"family": "nisqa", "lora": {"rank": 4}}}, "Unknown key 'rank' in `model.lora`"),
     ],
@@ -83,14 +83,14 @@ def test_unknown_keys_are_refused_with_the_nearest(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"loss": {"kind": "mae"}}, "Expected `loss.kind` to be one of mse, l1"),
+        ({"loss": {"kind": "mae"}}, "Expected `loss.kind` of the recipe to be one of mse, l1"),
         ({"model": {}}, "Expected `model.checkpoint` .* or `model.family`, got neither"),
         ({"model": {"checkpoint": "default", "encoder": "x"}}, "got both"),
         ({"data": {"train": [{"corpus": "pstn", "table": "x.csv"}]}}, "Expected one of `corpus`, `table` and `hub`"),
-        ({"data": {"split": {"share": "some"}}}, "Expected `share` in `data.split` to be float, got 'some'"),
-        ({"data": {"limit": 1.5}}, "Expected `limit` in `data` to be int, got 1.5"),
+        ({"data": {"split": {"share": "some"}}}, "Expected `data.split.share` of the recipe to be a number, got 'some'"),
+        ({"data": {"limit": 1.5}}, "Expected `data.limit` of the recipe to be a whole number, got 1.5"),
         ({"training": {"output_dir": "x"}}, "`output_dir` at the top of the recipe"),
-        ({"cites": {"training.seed": "Section 1"}}, "Expected `cites` to name keys of the recipe, got 'training.seed'"),
+        ({"cites": {"training.seed": "Section 1"}}, "Expected `cites` of the recipe to name keys that it sets, got 'training.se"),
         ({"augmentation": {"probability": 0.5}}, "Expected `augmentation.preset` or `augmentation.steps`"),
         ({"data": {"split": {}, "training_set": "w2v_cn"}}, "Expected one of `data.validation`, `data.split`"),
     ],

@@ -1,0 +1,258 @@
+"""Options as data: YAML or a mapping becomes a dataclass, and a mistake is named with its file, its key and the nearest known word.
+
+content = apply_overrides(load_yaml("mine.yaml"), ["training.seed=1", "data.train.0.root=/data"])
+recipe = read_options(Recipe, content, "the recipe 'mine.yaml'")
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import os
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+Options = TypeVar("Options")
+
+#: What users call the types of values.
+TYPE_NAMES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    tuple: "a list",
+    Sequence: "a list",
+}
+
+
+def read_options(cls: type[Options], content: Any, source: str = "the options", section: str = "") -> Options:
+    """Make a dataclass of a mapping, and check every key and type.
+
+    Fields may be `str`, `int`, `float`, `bool`, `Any`, `Literal`, other dataclasses, lists, tuples and mappings of these, and
+    unions. A whole number is accepted as a `float`, a path as a `str`, and one text or mapping as a list of one. A field that is
+    given as `None` keeps its default.
+
+    Args:
+        cls (`type`): The dataclass.
+        content (`Mapping`): A value by field.
+        source (`str`): What it was read from, as errors name it: `"the recipe 'mine.yaml'"`.
+        section (`str`): Dotted key of the place in the source, as errors name it; empty for the whole.
+
+    Raises:
+        TypeError: If a key is unknown; the message suggests the nearest.
+        ValueError: If a value is missing, is of another type, or is refused by the dataclass.
+    """
+    place = f"`{section}` of {source}" if section else source
+    if not isinstance(content, Mapping):
+        raise ValueError(f"Expected {place} to be a mapping, got {content!r}.")
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    refuse_unknown(content, fields, place)
+    hints = typing.get_type_hints(cls)
+    values = {
+        name: _converted(hints[name], value, source, f"{section}.{name}" if section else name)
+        for name, value in content.items()
+        if value is not None
+    }
+    required = [name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING]
+    if missing := [f"`{name}`" for name in required if name not in values]:
+        raise ValueError(f"Expected {', '.join(missing)} in {place}, got {', '.join(values) or 'nothing'}.")
+    try:
+        return cls(**values)
+    except ValueError as error:  # of its own checks, which do not know where they are
+        raise ValueError(f"In {place}: {error}") from None
+
+
+def _converted(hint: Any, value: Any, source: str, key: str) -> Any:
+    """The value as its type hint says, or an error that names its key."""
+    if hint is Any:
+        return value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    choices = tuple(choice for choice in choices if choice is not type(None))
+    for choice in choices:
+        kind: Any = typing.get_origin(choice) or choice
+        arguments, is_only = typing.get_args(choice), len(choices) == 1
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            if isinstance(value, kind):
+                return value
+            if isinstance(value, Mapping) or is_only:
+                return read_options(kind, value, source, key)
+        elif kind is typing.Literal:
+            if value in arguments:
+                return value
+        elif kind in (list, tuple, Sequence):
+            if isinstance(value, list | tuple) or (isinstance(value, str | Mapping) and is_only):
+                items = value if isinstance(value, list | tuple) else [value]
+                items = [_converted(arguments[0], item, source, f"{key}.{number}") for number, item in enumerate(items)]
+                return tuple(items) if kind is tuple else items
+        elif kind in (dict, Mapping):
+            if isinstance(value, Mapping):
+                return {name: _converted(arguments[1], item, source, f"{key}.{name}") for name, item in value.items()}
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+    raise ValueError(f"Expected `{key}` of {source} to be {' or '.join(map(_named, choices))}, got {value!r}.")
+
+
+def _named(hint: Any) -> str:
+    kind = typing.get_origin(hint) or hint
+    return f"one of {', '.join(map(str, typing.get_args(hint)))}" if kind is typing.Literal else TYPE_NAMES.get(kind, "a mapping")
+
+
+def written(options: Any) -> Any:
+    """A dataclass as it would be written in a file: without the values left at their defaults, sections included."""
+    if dataclasses.is_dataclass(options) and not isinstance(options, type):
+        content = {}
+        for field in dataclasses.fields(options):
+            default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+            if (value := getattr(options, field.name)) != default:
+                content[field.name] = written(value)
+        return content
+    if isinstance(options, list | tuple):
+        return [written(item) for item in options]
+    if isinstance(options, Mapping):
+        return {name: written(item) for name, item in options.items()}
+    return options
+
+
+# ---- YAML
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only. `1e-4` is a number, dates stay text, and a key that stands twice is an error."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def fetch_tag(self) -> None:
+        raise yaml.MarkedYAMLError(problem="expected plain values, got a tag", problem_mark=self.get_mark())
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return node
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+def parse_yaml(text: str, source: str = "the text") -> Any:
+    """The value of a YAML text of plain values, in which `1e-4` is a number.
+
+    Raises:
+        ValueError: If it is not YAML, holds a tag such as `!!python/object`, or a key stands twice.
+    """
+    try:
+        return yaml.load(text, _Loader)  # a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(f"Expected YAML, but {source} is not YAML: {error}") from None
+
+
+def load_yaml(path: str | os.PathLike[str], what: str = "options") -> dict[str, Any]:
+    """The mapping in a YAML file; `what` is what errors call it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not YAML, or no mapping; see [`parse_yaml`].
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a YAML file of a {what}, but there is no file {str(path)!r}.")
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"), repr(str(path)))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected YAML, but {str(path)!r} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected {str(path)!r} to hold a {what}, a mapping of keys, got {type(content).__name__}.")
+    return content
+
+
+def dump_yaml(content: Any) -> str:
+    """Plain values as YAML, keys in their order, without a line end."""
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=130)).rstrip()
+
+
+# ---- Changes
+
+
+def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `content` with changes made.
+
+    Args:
+        content (`Mapping`): Sections and values.
+        overrides (iterable of `str`): `dotted.key=value` with the value in YAML: `training.learning_rate=1e-4`,
+            `data.train.0.root=/data/NISQA`, `model.lora=null`; `+=` adds to a list. Missing sections are made.
+
+    Raises:
+        ValueError: If an override is no such text, or its key leads through something that is no section.
+    """
+    changed = copy.deepcopy(dict(content))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.removesuffix("+"):
+            raise ValueError(f"Expected a change as dotted.key=value, such as training.seed=1, got {override!r}.")
+        set_dotted(changed, key.removesuffix("+"), parse_yaml(text, f"the value of {override!r}"), add=key.endswith("+"))
+    return changed
+
+
+def set_dotted(content: dict[str, Any], key: str, value: Any, *, add: bool = False) -> None:
+    """Set one value in place by its dotted key, or add it to the list there; missing sections are made.
+
+    Raises:
+        ValueError: If the key leads through something that is neither a section nor a list that is long enough.
+    """
+    names = key.split(".")
+    if not all(names):
+        raise ValueError(f"Expected a dotted key, such as training.seed, got {key!r}.")
+    place: Any = content
+    for depth, name in enumerate(names):
+        slot: Any = name
+        if isinstance(place, list):
+            if not name.isdigit() or int(name) >= len(place):
+                raise ValueError(
+                    f"Expected a number below {len(place)} after {'.'.join(names[:depth])!r}, got {name!r} in {key!r}."
+                )
+            slot = int(name)
+        elif not isinstance(place, dict):
+            raise ValueError(f"Expected a section at {'.'.join(names[:depth])!r} to set {key!r}, got {place!r} there.")
+        old = place[slot] if isinstance(place, list) else place.get(slot)
+        if depth < len(names) - 1:
+            place[slot] = {} if old is None else old
+            place = place[slot]
+        elif add:
+            place[slot] = [*(old or []), *(value if isinstance(value, list) else [value])]
+        else:
+            place[slot] = copy.deepcopy(value)  # a later key may change it
+
+
+# ---- Words
+
+
+def refuse_unknown(given: Iterable[Any], known: Iterable[str], place: str) -> None:
+    """Raise a `TypeError` for the first key that is not known, with the nearest that is."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise TypeError(f"Unknown key {name!r} in {place}{did_you_mean(name, known)} It takes {', '.join(known) or 'none'}.")
+
+
+def did_you_mean(word: Any, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word: `; did you mean 'mos'?`, or a full stop where nothing is near."""
+    near = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."
