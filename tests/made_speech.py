@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_sqa.distillation.labels import SpeechPool, Teacher, WindowMaker, folder_speech
+from hf_sqa.data.speech import SpeechPool, folder_speech
+from hf_sqa.data.windows import WindowMaker
+from hf_sqa.distillation.teacher import Teacher
 
 RATE = 16_000
 WINDOW = 10_240

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -233,3 +234,8 @@ def published_name(name: str) -> str:
             rest = theirs + rest.removeprefix(ours)
             break
     return f"transformer.transformer_encoder.layers.{index}.{rest}"
+
+
+def find_transformer(model: Any) -> SQATransformer | None:
+    """The transformer over frames, of the families that have one."""
+    return next((module for module in model.modules() if isinstance(module, SQATransformer)), None)

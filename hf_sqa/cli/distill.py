@@ -53,7 +53,7 @@ def distill(
     - `hf-sqa distill train_scripts/recipes/distilled_sqa-xs.yaml speech.bench=null speech.folder=calls/ output_dir=mine`
     """
     from hf_sqa.cli.quiet import quiet
-    from hf_sqa.distillation.run import load_distillation
+    from hf_sqa.distillation.recipe import load_distillation
 
     quiet()
     try:
@@ -90,7 +90,8 @@ def distill(
 
 
 def _only_label(recipe: Any, progress: Callable[[int, int], None]) -> None:
-    from hf_sqa.distillation.run import label, load_teacher, make_windows
+    from hf_sqa.distillation.run import label, make_windows
+    from hf_sqa.distillation.teacher import load_teacher
     from hf_sqa.training.run import build_model
 
     if recipe.labels.folder is None or recipe.labels.num_windows is None:
@@ -104,8 +105,9 @@ def _only_label(recipe: Any, progress: Callable[[int, int], None]) -> None:
 
 def _test(recipe: Any, result: Any) -> None:
     from hf_sqa.auto import AutoModelForAudioQuality
-    from hf_sqa.distillation.labels import WindowCache
-    from hf_sqa.distillation.run import load_teacher, teacher_agreement
+    from hf_sqa.data.windows import WindowCache
+    from hf_sqa.distillation.agreement import teacher_agreement
+    from hf_sqa.distillation.teacher import load_teacher
 
     if recipe.labels.folder is None:
         stop(ValueError("Expected `labels.folder` for --test: windows of the test talkers are kept there."), EXIT_USAGE)

@@ -45,7 +45,7 @@ def prune(
 
     quiet()
     try:
-        from hf_sqa.pruning.prune import PruningOptions, load_calibration, prune as run
+        from hf_sqa.pruning import PruningOptions, load_calibration, prune as run
 
         options = PruningOptions(
             target=target,

@@ -11,26 +11,14 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors import safe_open
 
 from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.distillation.labels import WindowCache, label_windows
-from hf_sqa.distillation.run import (
-    CachedWindows,
-    DistillationTrainer,
-    FreshWindows,
-    MixedSpeech,
-    TeacherMaps,
-    TeacherOptions,
-    check_teacher,
-    combined_labels,
-    distill,
-    dry_run_distillation,
-    label,
-    load_distillation,
-    load_teacher,
-    make_windows,
-    mapped_scores,
-    same_length,
-    teacher_agreement,
-)
+from hf_sqa.data.windows import WindowCache
+from hf_sqa.distillation.agreement import teacher_agreement
+from hf_sqa.distillation.examples import CachedWindows, FreshWindows, MixedSpeech
+from hf_sqa.distillation.labels import combined_labels, label_windows, mapped_scores
+from hf_sqa.distillation.recipe import TeacherOptions, load_distillation
+from hf_sqa.distillation.run import distill, dry_run_distillation, label, make_windows
+from hf_sqa.distillation.teacher import check_teacher, load_teacher
+from hf_sqa.distillation.trainer import DistillationTrainer, TeacherMaps, same_length
 from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.models.nisqa import NISQA
 from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS, Wav2Vec2ForMOSConfig
@@ -350,7 +338,7 @@ def test_talkers_that_are_left_out_are_not_trained_on(recipe, quiet, tmp_path):
 
 def test_spectra_are_remembered_and_change_nothing(recipe, quiet, tmp_path, monkeypatch):
     with_memory = distill(recipe(output_dir=str(tmp_path / "with")), **quiet)
-    monkeypatch.setattr("hf_sqa.distillation.run.MEMORY_SHARE", 0.0)
+    monkeypatch.setattr("hf_sqa.distillation.trainer.MEMORY_SHARE", 0.0)
     without = distill(recipe(output_dir=str(tmp_path / "without")), **quiet)
 
     ours, theirs = (AutoModelForAudioQuality.from_pretrained(one.output_dir).state_dict() for one in (with_memory, without))

@@ -14,18 +14,11 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file
 
-from hf_sqa.audio import AudioError
-from hf_sqa.distillation import labels as teacher_labels
-from hf_sqa.distillation.labels import (
-    Shard,
-    SpeechPool,
-    Teacher,
-    WindowCache,
-    folder_speech,
-    joined_speech,
-    label_windows,
-    plan_shards,
-)
+from hf_sqa.audio import AudioError, load_recording
+from hf_sqa.data.speech import SpeechPool, folder_speech, joined_speech
+from hf_sqa.data.windows import Shard, WindowCache
+from hf_sqa.distillation.labels import label_shard, label_windows, plan_shards
+from hf_sqa.distillation.teacher import Teacher
 from tests.made_speech import RATE, WINDOW, write_talker
 
 
@@ -180,7 +173,7 @@ def test_labels_are_the_teachers_scores_and_features_of_the_windows_as_stored(ma
     labels = load_file(tmp_path / "labels" / teacher.digest / "train-00000.safetensors")
 
     for place in (0, 13, 63):
-        recording = teacher_labels.load_recording({"array": shard.waveform(place), "sampling_rate": RATE})
+        recording = load_recording({"array": shard.waveform(place), "sampling_rate": RATE})
         scores, features = teacher.label([recording])
         assert labels["scores"][place] == pytest.approx(scores[0], abs=1e-6)
         assert labels["features"][place] == pytest.approx(features[0], abs=1e-3)
@@ -213,7 +206,7 @@ def test_labels_of_other_windows_are_refused(make_maker, make_teacher, tmp_path)
     os.rename(tmp_path / "a" / "labels" / teacher.digest, tmp_path / "b" / "labels" / teacher.digest)
 
     with pytest.raises(ValueError, match="are of other windows"):
-        teacher_labels.label_shard(other, teacher, path)
+        label_shard(other, teacher, path)
 
 
 def test_another_teacher_has_labels_of_its_own(make_maker, make_teacher, tmp_path):
@@ -230,7 +223,10 @@ def test_another_teacher_has_labels_of_its_own(make_maker, make_teacher, tmp_pat
 def test_a_run_that_is_killed_leaves_whole_files_only_and_goes_on(speech, make_maker, make_teacher, tmp_path):
     make_teacher().model.save_pretrained(tmp_path / "teacher")
     code = f"""
-from hf_sqa.distillation.labels import *
+from hf_sqa.data.speech import SpeechPool, folder_speech
+from hf_sqa.data.windows import WindowCache, WindowMaker
+from hf_sqa.distillation.labels import label_windows
+from hf_sqa.distillation.teacher import Teacher
 from hf_sqa.models.distilled_sqa import DistilledSQA
 model = DistilledSQA.from_pretrained({str(tmp_path / "teacher")!r}).eval()
 pool = SpeechPool(folder_speech({str(speech)!r}, validation_share=0.3), {RATE})
@@ -265,7 +261,7 @@ def test_a_teacher_that_refuses_one_recording_still_labels_the_others(make_teach
 
     monkeypatch.setattr(teacher.model, "score_recordings", refuse_the_quiet)
     waveforms = [speech_like(0.6), 1e-3 * speech_like(0.6), speech_like(0.5)]
-    recordings = [teacher_labels.load_recording({"array": one, "sampling_rate": RATE}) for one in waveforms]
+    recordings = [load_recording({"array": one, "sampling_rate": RATE}) for one in waveforms]
 
     scores, _ = teacher.label(recordings)
 

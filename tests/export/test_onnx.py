@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tests.demo.test_space import BROWSER_FLAGS, CHROMEDRIVER, CHROMIUM
 from typer.testing import CliRunner
 
 import hf_sqa
 from hf_sqa.audio import AudioError
 from hf_sqa.cli import app
 from hf_sqa.export.onnx import GRAPH_FILE, export_onnx, write_page
+from tests.demo.test_space import BROWSER_FLAGS, CHROMEDRIVER, CHROMIUM
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx: pip install 'hf-sqa[onnx]'")
 pytest.importorskip("onnxscript", reason="needs the extra onnx: pip install 'hf-sqa[onnx]'")

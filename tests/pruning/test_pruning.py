@@ -9,22 +9,18 @@ import soundfile
 import torch
 
 from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.distillation.labels import WindowCache, label_windows
+from hf_sqa.blocks.pruning_layout import EncoderLayout
+from hf_sqa.data.windows import WindowCache
+from hf_sqa.distillation.labels import label_windows
 from hf_sqa.models.distilled_sqa import DistilledSQAConfig
+from hf_sqa.models.distilled_sqa.pruning_distilled_sqa import DistilledLayout
 from hf_sqa.models.nisqa import NISQA, NISQAConfig
 from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS, Wav2Vec2ForMOSConfig
 from hf_sqa.models.xlsr_sqa import XLSRSQA, XLSRSQAConfig
-from hf_sqa.pruning.prune import (
-    Calibration,
-    DistilledLayout,
-    EncoderLayout,
-    PruningOptions,
-    _candidates,
-    _measure,
-    _Measured,
-    load_calibration,
-    prune,
-)
+from hf_sqa.pruning.calibration import Calibration, load_calibration
+from hf_sqa.pruning.importance import Measured, _candidates, measure
+from hf_sqa.pruning.options import PruningOptions
+from hf_sqa.pruning.prune import prune
 from tests.made_speech import RATE, WINDOW, write_talker
 
 OPTIONS = PruningOptions(target=0.7, num_steps=2, repair_steps=4, batch_size=4)
@@ -100,7 +96,7 @@ def num_parameters(model):
 
 def test_with_everything_kept_the_scores_are_the_same(model, calibration):
     layout = DistilledLayout(model)
-    same = layout.pruned(everything(layout), _measure(layout, calibration.repair, OPTIONS).means)
+    same = layout.pruned(everything(layout), measure(layout, calibration.repair, OPTIONS).means)
 
     torch.testing.assert_close(scores_of(same, calibration.held_out), scores_of(model, calibration.held_out), rtol=0, atol=1e-5)
 
@@ -111,7 +107,7 @@ def test_units_that_always_give_the_same_can_go_without_a_trace(model, calibrati
         layer.fc1.weight[[2, 5, 7]] = 0
         layer.fc1.bias[[2, 5, 7]] = torch.tensor([0.7, -1.0, 0.2])
     layout = DistilledLayout(model)
-    measured = _measure(layout, calibration.repair, OPTIONS)
+    measured = measure(layout, calibration.repair, OPTIONS)
     keep = everything(layout)
     keep["units.1"] = np.delete(keep["units.1"], [2, 5, 7])
 
@@ -130,7 +126,7 @@ def test_a_channel_that_always_gives_the_same_can_go_from_the_last_convolution(m
     keep = everything(layout)
     keep[f"trunk.{last}"] = np.delete(keep[f"trunk.{last}"], [1, 4])
 
-    smaller = layout.pruned(keep, _measure(layout, calibration.repair, OPTIONS).means)
+    smaller = layout.pruned(keep, measure(layout, calibration.repair, OPTIONS).means)
 
     torch.testing.assert_close(scores_of(smaller, calibration.held_out), scores_of(model, calibration.held_out), rtol=0, atol=1e-5)
 
@@ -140,14 +136,14 @@ def test_units_nobody_listens_to_are_worth_nothing(model, calibration, criterion
     with torch.no_grad():
         model.transformer.layers[0].fc2.weight[:, [3, 8]] = 0
         model.transformer.layers[1].self_attn.out_proj.weight[:, :6] = 0
-    importance = _measure(DistilledLayout(model), calibration.repair, replace(OPTIONS, criterion=criterion)).importance
+    importance = measure(DistilledLayout(model), calibration.repair, replace(OPTIONS, criterion=criterion)).importance
 
     assert {3, 8} <= set(np.flatnonzero(importance["units.0"] < 1e-9))
     assert importance["heads.1"][0] < 1e-9 < importance["heads.1"][1]
 
 
 def test_a_layer_is_worth_what_the_score_moves_without_it(model, calibration):
-    importance = _measure(DistilledLayout(model), calibration.repair, OPTIONS).importance["layers"]
+    importance = measure(DistilledLayout(model), calibration.repair, OPTIONS).importance["layers"]
     before = scores_of(model, calibration.repair)
     model.transformer.layers[0] = torch.nn.Identity()
 
@@ -289,7 +285,7 @@ def test_no_larger_part_of_the_layers_goes_in_a_step_than_of_the_weights_unless_
     layout = EncoderLayout(make_encoder_model(XLSRSQA, layers=(2, 4)))
     sizes = {name: group.size for name, group in layout.groups.items()}
     cheap_layers = {name: np.full(size, 0.0 if name == "layers" else 1.0) for name, size in sizes.items()}
-    measured = _Measured(cheap_layers, {})
+    measured = Measured(cheap_layers, {})
     kinds = PruningOptions(target=0.5)
 
     order = [name for name, _ in _candidates(layout, measured, kinds, share=0.5)]

@@ -1,0 +1,221 @@
+"""Speech that nobody rated: recordings by talker, split by talker, read once and kept in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hf_sqa.audio import AUDIO_SUFFIXES, AudioError, load_recording
+from hf_sqa.data.bench import VOICES, Phrase, find_phrases, reference_waveform
+
+SPLITS = ("train", "validation", "test")
+FULL_SCALE = 32767
+#: Between two phrases of one talker: seconds, and level of the noise there.
+PAUSE_SECONDS, PAUSE_DBFS = (0.1, 0.9), (-85.0, -65.0)
+#: A recording whose level moves less than this between its 10th and 95th percentile of 10 ms frames is a tone or steady noise.
+MIN_LEVEL_RANGE_DB = 8.0
+#: Recordings drawn in vain before all are read to find those that can be used.
+MAX_DRAWS = 200
+
+
+@dataclass(frozen=True)
+class SpeechClip:
+    """A recording of speech to make windows of.
+
+    Args:
+        name (`str`): Its name, unique.
+        path (`str`): Where it is.
+        talker (`str`): Who speaks: phrases of one talker are joined to fill a window, and a talker is in one split only.
+        language (`str`): As far as known, or `""`.
+        split (`str`): One of `SPLITS`.
+        num_bytes (`int`): Size of its file.
+        phrase ([`~hf_sqa.data.bench.Phrase`], *optional*): Where it is one of the bench corpus.
+        share (`float`, *optional*, defaults to 1): Weight of its talker when one is drawn, beside the square root of the number of
+            recordings.
+    """
+
+    name: str
+    path: str
+    talker: str
+    language: str
+    split: str
+    num_bytes: int
+    phrase: Phrase | None = None
+    share: float = 1.0
+
+
+def bench_speech(packages: str | Path | None = None, num_phrases: int | None = None) -> list[SpeechClip]:
+    """The recorded phrases of the bench corpus, seven voices in six languages, split by talker as there.
+
+    Args:
+        packages (`str` or `Path`, *optional*): Folder of unpacked Debian packages; those installed if not given.
+        num_phrases (`int`, *optional*): Phrases of each voice; all if not given.
+
+    Raises:
+        MissingPackagesError: If packages are missing; it names them.
+    """
+    clips = []
+    for phrase in find_phrases("training", packages, num_phrases):
+        voice = VOICES[phrase.voice]
+        name = f"{phrase.voice}/{phrase.name}"
+        clips.append(SpeechClip(name, phrase.path, voice.talker, voice.language, voice.split, phrase.num_bytes, phrase))
+    return clips
+
+
+def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[SpeechClip]:
+    """Recordings in a folder, in depth. A subfolder counts as a talker; without any, each file does.
+
+    Talkers go to `"validation"` with the probability given, by a hash of their name: adding files moves none of the others. Of two
+    talkers or more, one goes there in any case.
+
+    Raises:
+        ValueError: If there is no such folder, or no recording in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"Expected a folder of recordings, got {str(folder)!r}, which is none.")
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    if not files:
+        raise ValueError(f"Expected recordings ({', '.join(sorted(AUDIO_SUFFIXES))}) in {str(folder)!r}, got none.")
+    names = [path.relative_to(root) for path in files]
+    talkers = [name.parts[0] if len(name.parts) > 1 else name.as_posix() for name in names]
+    drawn = {talker: int.from_bytes(hashlib.sha256(talker.encode()).digest()[:4], "big") / 2**32 for talker in talkers}
+    validation = {talker for talker, share in drawn.items() if share < validation_share}
+    if len(drawn) > 1:
+        validation |= {min(drawn, key=drawn.__getitem__)}
+        validation -= {max(drawn, key=drawn.__getitem__)}
+    return [
+        SpeechClip(name.as_posix(), str(path), talker, "", "validation" if talker in validation else "train", path.stat().st_size)
+        for path, name, talker in zip(files, names, talkers, strict=True)
+    ]
+
+
+def joined_speech(bench: Sequence[SpeechClip], further: Sequence[SpeechClip], further_share: float) -> list[SpeechClip]:
+    """The phrases of the bench corpus and further recordings, all of these for training: validation and test stay what they are.
+
+    Args:
+        bench, further (sequences of [`SpeechClip`]): What to join.
+        further_share (`float`): Share of the training windows whose speech is of the further recordings.
+    """
+
+    def weight(clips: Sequence[SpeechClip]) -> float:
+        return float(sum(count**0.5 for count in Counter(clip.talker for clip in clips).values()))
+
+    own = weight([clip for clip in bench if clip.split == "train"])
+    share = further_share / (1 - further_share) * own / weight(further)
+    return [*bench, *(replace(clip, split="train", share=share) for clip in further)]
+
+
+class SpeechPool:
+    """Speech in memory as 16-bit samples, and the reason for every recording that is left out.
+
+    Args:
+        clips (sequence of [`SpeechClip`]): What there is.
+        sampling_rate (`int`): Rate to bring everything to, in Hz.
+
+    Attributes:
+        excluded (`dict[str, str]`): Name of a recording to `"code: reason"` why it is not used. Filled as recordings are read.
+    """
+
+    def __init__(self, clips: Sequence[SpeechClip], sampling_rate: int):
+        self.clips = tuple(clips)
+        self.sampling_rate = sampling_rate
+        self.excluded: dict[str, str] = {}
+        self._waveforms: dict[str, np.ndarray] = {}
+        self._talkers: dict[str, dict[str, list[SpeechClip]]] = {}
+        for clip in self.clips:
+            self._talkers.setdefault(clip.split, {}).setdefault(clip.talker, []).append(clip)
+
+    @property
+    def splits(self) -> list[str]:
+        """Splits with speech, in the order of `SPLITS`."""
+        return [split for split in SPLITS if self._talkers.get(split)]
+
+    @property
+    def digest(self) -> str:
+        """Sixteen digits that differ where names, sizes, talkers or splits of the recordings do."""
+        rows = sorted((clip.name, clip.num_bytes, clip.talker, clip.split, round(clip.share, 6)) for clip in self.clips)
+        return hashlib.sha256(json.dumps([self.sampling_rate, rows]).encode()).hexdigest()[:16]
+
+    def draw(self, split: str, rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, list[SpeechClip]]:
+        """Speech of one talker, phrases joined by pauses or a piece of a long recording, and what it was made of.
+
+        Raises:
+            ValueError: If no recording of the split can be used.
+        """
+        usable = {name: clips for name, clips in self._talkers.get(split, {}).items() if clips}
+        for attempt in range(MAX_DRAWS + 1):
+            if attempt == MAX_DRAWS:  # nearly everything is unusable: look at all of it
+                usable = {
+                    name: kept for name, clips in usable.items() if (kept := [c for c in clips if self._waveform(c) is not None])
+                }
+            if not usable:
+                break
+            names = sorted(usable)
+            weights = np.array([usable[name][0].share * len(usable[name]) ** 0.5 for name in names])
+            clips = usable[names[int(rng.choice(len(names), p=weights / weights.sum()))]]
+            if self._waveform(first := clips[int(rng.integers(len(clips)))]) is not None:
+                return self._filled(first, clips, rng, num_samples)
+        reasons = sorted(set(self.excluded.values()))
+        raise ValueError(
+            f"Expected recordings of speech for the split {split!r}, got none that can be used: {'; '.join(reasons[:3]) or 'none'}."
+        )
+
+    def _filled(
+        self, first: SpeechClip, clips: Sequence[SpeechClip], rng: np.random.Generator, num_samples: int
+    ) -> tuple[np.ndarray, list[SpeechClip]]:
+        """A piece of the first recording, or if it is too short, others of the same talker after it."""
+        waveform = self._waveform(first)
+        assert waveform is not None
+        pieces, used = [_as_float(waveform)], [first]
+        for _ in range(MAX_DRAWS):
+            if sum(map(len, pieces)) >= num_samples:
+                break
+            clip = clips[int(rng.integers(len(clips)))]
+            if (waveform := self._waveform(clip)) is not None:
+                pieces += [_pause(rng, self.sampling_rate), _as_float(waveform)]
+                used.append(clip)
+        joined = np.concatenate(pieces)
+        start = int(rng.integers(max(0, len(joined) - num_samples) + 1))
+        return joined[start : start + num_samples], used
+
+    def _waveform(self, clip: SpeechClip) -> np.ndarray | None:
+        if clip.name in self.excluded:
+            return None
+        if clip.name not in self._waveforms:
+            try:
+                waveform = self._read(clip)
+            except (AudioError, ValueError, RuntimeError, OSError) as error:
+                self.excluded[clip.name] = f"{error.code}: {error.message}" if isinstance(error, AudioError) else str(error)
+                return None
+            self._waveforms[clip.name] = np.round(waveform.clip(-1, 1) * FULL_SCALE).astype(np.int16)
+        return self._waveforms[clip.name]
+
+    def _read(self, clip: SpeechClip) -> np.ndarray:
+        if clip.phrase is not None:
+            return reference_waveform(clip.phrase)
+        recording = load_recording(clip.path, sampling_rate=self.sampling_rate)
+        if any(finding.code == "little_speech" for finding in recording.warnings):
+            raise ValueError(f"little_speech: {recording.speech_seconds:.2f} s of activity are too little")
+        waveform = recording.waveform
+        frames = waveform[: len(waveform) // 160 * 160].reshape(-1, 160)
+        levels = 10 * np.log10(np.maximum(np.square(frames).mean(axis=1), 1e-12))
+        low, high = np.percentile(levels, [10, 95])
+        if high - low < MIN_LEVEL_RANGE_DB:
+            raise ValueError(f"no_speech: its level moves by {high - low:.1f} dB only, a tone or steady noise")
+        return waveform
+
+
+def _as_float(samples: np.ndarray) -> np.ndarray:
+    return samples.astype(np.float32) / np.float32(FULL_SCALE)
+
+
+def _pause(rng: np.random.Generator, sampling_rate: int) -> np.ndarray:
+    length = int(sampling_rate * rng.uniform(*PAUSE_SECONDS))
+    return (10 ** (rng.uniform(*PAUSE_DBFS) / 20) * rng.standard_normal(length)).astype(np.float32)

@@ -1,0 +1,248 @@
+"""Windows of degraded speech, made once and kept on disk, where `hf_sqa.distillation.labels` puts what teachers say of them.
+
+A folder holds windows, and labels of any number of teachers:
+
+    speech.json                             what the windows are made from; windows made from something else are refused
+    excluded.json                           recordings that are not used, and why
+    windows/train-00000.safetensors         samples int16 (W, T), zeros after the end; num_samples int32 (W,); peak float32 (W,);
+                                            in the metadata a row of JSON a window: digest, talker, language, clips, degradations
+    windows/validation-00000.safetensors    other talkers, likewise `test-`
+    labels/<teacher>/teacher.json           identity, score names and scale of the teacher; <teacher> is a digest
+                                            of these, names left out
+    labels/<teacher>/train-00000.safetensors  scores float32 (W, L), NaN where the teacher abstained; features float16 (W, D), the
+                                            pooled features before its last layer, where it has them; if asked for, frames float16
+                                            (W, F, 2 D), what goes into its transformer and what comes out, two frames averaged
+
+A waveform is `samples / 32767 * peak`; teachers hear it after this rounding, as students do. Every file appears whole or not at
+all, so a run that was killed loses the shard it was at and goes on from there. A window depends on the seed, its split and its
+number only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from hf_sqa.audio import resample
+from hf_sqa.data.bench import FORMS
+from hf_sqa.data.speech import FULL_SCALE, SPLITS, SpeechPool
+from hf_sqa.degradations import Chain
+from hf_sqa.runs import whole_file, write_whole
+
+WINDOWS_PER_SHARD = 64
+#: Goes up when the same seed would give other windows.
+VERSION = 2
+#: Share of the windows that are filled; the others are shorter, uniformly down to `SHORTEST_SECONDS`.
+FULL_SHARE, SHORTEST_SECONDS = 0.7, 1.5
+#: Degraded and cut off on both sides, so that codecs and filters are under way when the window begins.
+LEAD_SECONDS = 0.25
+#: Share of the training windows played faster or slower, pitch and formants with it: few talkers become many.
+SPEED_SHARE, SPEED = 0.6, (0.82, 1.22)
+
+
+def load_degradations(mix: Mapping[str, float]) -> list[tuple[float, list[Chain]]]:
+    """Chains to draw from with weights.
+
+    Args:
+        mix (mapping of `str` to `float`): `"none"`: as recorded; `"bench"`: one of the 42 conditions of the bench corpus;
+            anything else: a preset or YAML file of [`~hf_sqa.degradations.Chain`].
+
+    Raises:
+        ValueError: If a name is no preset, or no weight is above 0.
+    """
+    chains: list[tuple[float, list[Chain]]] = []
+    for name, weight in mix.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise ValueError(f"Expected a weight of 0 or more for the degradations {name!r}, got {weight!r}.")
+        if name == "none":
+            chains.append((weight, [Chain([], name="none")]))
+        elif name == "bench":
+            chains.append((weight, [condition.chain() for condition in FORMS["training"]]))
+        else:
+            chains.append((weight, [Chain.load(name)]))
+    if not sum(weight for weight, _ in chains) > 0:
+        raise ValueError(f"Expected a weight above 0 for some degradation, got {dict(mix)!r}; `none: 1` keeps speech as it is.")
+    for weight, several in chains:
+        for chain in several if weight else ():
+            chain.check_requirements()
+    return chains
+
+
+class WindowMaker:
+    """Makes windows of degraded speech; the same number always gives the same window.
+
+    Args:
+        pool ([`SpeechPool`]): The speech.
+        degradations (mapping, *optional*): See [`load_degradations`].
+        window_samples (`int`): Length of a full window.
+        seed (`int`, *optional*, defaults to 0): Seed of everything drawn.
+    """
+
+    def __init__(self, pool: SpeechPool, degradations: Mapping[str, float], window_samples: int, seed: int = 0):
+        self.pool, self.window_samples, self.seed = pool, window_samples, seed
+        self.degradations = dict(degradations)
+        self._chains = load_degradations(degradations)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What decides on the windows, ready for JSON."""
+        steps = [[chain.steps for chain in chains] for _, chains in self._chains]
+        return {
+            "version": VERSION,
+            "seed": self.seed,
+            "window_samples": self.window_samples,
+            "sampling_rate": self.pool.sampling_rate,
+            "speech": self.pool.digest,
+            "degradations": self.degradations,
+            "chains": hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()[:16],
+        }
+
+    def make(self, split: str, number: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """One window: float32 samples `(num_samples,)`, and a row about it.
+
+        The row has `status`: `"ok"`, or `"failed"` with a `reason` where the degradation refused the speech or left silence.
+        """
+        rng = np.random.default_rng([self.seed, SPLITS.index(split), number])
+        rate = self.pool.sampling_rate
+        seconds = self.window_samples / rate
+        shortest = min(SHORTEST_SECONDS, seconds / 2)
+        length = self.window_samples if rng.random() < FULL_SHARE else int(rate * rng.uniform(shortest, seconds))
+        lead = int(LEAD_SECONDS * rate)
+        speed = float(rng.uniform(*SPEED)) if split == "train" and rng.random() < SPEED_SHARE else 1.0
+        speech, clips = self.pool.draw(split, rng, int((length + 2 * lead) * speed))
+        speech = resample(speech, rate * speed, rate) if speed != 1 else speech  # type: ignore[arg-type]
+        weights = np.array([weight for weight, _ in self._chains])
+        chains = self._chains[int(rng.choice(len(weights), p=weights / weights.sum()))][1]
+        chain = chains[int(rng.integers(len(chains)))]
+        row: dict[str, Any] = {
+            "split": split,
+            "number": number,
+            "talker": clips[0].talker,
+            "language": clips[0].language,
+            "clips": [clip.name for clip in clips],
+            "speed": round(speed, 4),
+            "chain": chain.name,
+            "status": "ok",
+            "reason": None,
+        }
+        try:
+            degraded, record = chain(speech, rate, rng)
+        except (ValueError, RuntimeError, OSError) as error:
+            return np.zeros(0, np.float32), row | {"status": "failed", "reason": str(error)}
+        row["degradations"] = [{"kind": step["kind"], **step["parameters"]} for step in record["steps"]]
+        window = degraded[lead : lead + length] if len(degraded) > lead + shortest * rate else degraded[:length]
+        if not np.isfinite(window).all() or np.abs(window).max(initial=0) < 1e-4:
+            return np.zeros(0, np.float32), row | {"status": "failed", "reason": "the degradation left silence"}
+        return window.astype(np.float32), row
+
+
+class WindowCache:
+    """The folder described at the top of this module.
+
+    Args:
+        folder (`str` or `Path`): Where.
+        maker ([`WindowMaker`], *optional*): What makes windows; to read what is there, none is needed.
+
+    Raises:
+        ValueError: If the folder has windows made from other speech, degradations or seed, or is empty and there is no maker.
+    """
+
+    def __init__(self, folder: str | Path, maker: WindowMaker | None = None):
+        self.folder, self.maker = Path(folder), maker
+        path = self.folder / "speech.json"
+        if not path.exists():
+            if maker is None:
+                raise ValueError(f"Expected windows in {str(folder)!r}, got none; make them with `hf-sqa distill <recipe>`.")
+            (self.folder / "windows").mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(maker.description, indent=1))
+        self.description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if maker is not None and self.description != maker.description:
+            differing = [key for key in maker.description if maker.description[key] != self.description.get(key)]
+            raise ValueError(
+                f"The windows in {str(folder)!r} were made from something else; different: {', '.join(differing)}. Choose another "
+                "folder, or delete this one."
+            )
+
+    @property
+    def sampling_rate(self) -> int:
+        return int(self.description["sampling_rate"])
+
+    @property
+    def window_samples(self) -> int:
+        return int(self.description["window_samples"])
+
+    def shards(self, split: str) -> list[Path]:
+        """Files of windows of a split, in order."""
+        return sorted((self.folder / "windows").glob(f"{split}-*.safetensors"))
+
+    def ensure_shard(self, split: str, index: int) -> Path:
+        """File of a shard, made now if it is not there."""
+        path = self.folder / "windows" / f"{split}-{index:05}.safetensors"
+        if not path.exists():
+            if self.maker is None:
+                raise ValueError(f"{str(path)!r} is not there, and there is no speech to make it from.")
+            with whole_file(path) as unfinished:
+                self._make_shard(split, index, unfinished)
+            if self.maker.pool.excluded:
+                content = json.dumps(self.excluded | self.maker.pool.excluded, indent=1, ensure_ascii=False)
+                write_whole(self.folder / "excluded.json", content)
+        return path
+
+    @property
+    def excluded(self) -> dict[str, str]:
+        """Recordings met so far that are not used, and why."""
+        path = self.folder / "excluded.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def _make_shard(self, split: str, index: int, path: Path) -> None:
+        assert self.maker is not None
+        samples = np.zeros((WINDOWS_PER_SHARD, self.window_samples), np.int16)
+        num_samples, peaks = np.zeros(WINDOWS_PER_SHARD, np.int32), np.zeros(WINDOWS_PER_SHARD, np.float32)
+        rows = []
+        for place in range(WINDOWS_PER_SHARD):
+            window, row = self.maker.make(split, index * WINDOWS_PER_SHARD + place)
+            if len(window):
+                peaks[place] = np.abs(window).max()
+                num_samples[place] = len(window)
+                samples[place, : len(window)] = np.round(window / peaks[place] * FULL_SCALE)
+            row["digest"] = hashlib.sha256(samples[place].tobytes() + peaks[place].tobytes()).hexdigest()[:16]
+            rows.append(row)
+        tensors: dict[str, Any] = {"samples": samples, "num_samples": num_samples, "peak": peaks}
+        save_file(tensors, path, metadata={"rows": json.dumps(rows)})
+
+
+@dataclass
+class Shard:
+    """Windows in memory: `samples` int16 `(W, T)`, `num_samples` `(W,)`, `peak` `(W,)`, and a row of facts for each."""
+
+    samples: np.ndarray
+    num_samples: np.ndarray
+    peak: np.ndarray
+    rows: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> Shard:
+        with safe_open(path, "np") as file:
+            rows = json.loads(file.metadata()["rows"])
+            return cls(file.get_tensor("samples"), file.get_tensor("num_samples"), file.get_tensor("peak"), rows)
+
+    def waveform(self, place: int) -> np.ndarray:
+        """Float32 samples of a window, without the zeros after its end."""
+        return as_waveform(self.samples[place, : self.num_samples[place]], self.peak[place])
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("".join(row["digest"] for row in self.rows).encode()).hexdigest()[:16]
+
+
+def as_waveform(samples: np.ndarray, peak: float) -> np.ndarray:
+    """Float32 waveform of stored samples."""
+    return samples.astype(np.float32) * np.float32(float(peak) / FULL_SCALE)
