@@ -109,9 +109,9 @@ def test_without_distillmos_the_error_says_how_to_get_the_weights(cache, monkeyp
     def not_installed(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(convert_distilled_sqa.importlib.metadata, "distribution", not_installed)
+    monkeypatch.setattr(importlib.metadata, "distribution", not_installed)
 
-    with pytest.raises(FileNotFoundError, match=r"`pip install --no-deps distillmos`, or pass `model="):
+    with pytest.raises(FileNotFoundError, match=r"`hf-sqa download` fetches them; so does `pip install --no-deps distillmos"):
         hf_sqa.pipeline("distill-mos-v7", device="cpu")
     assert dict(hf_sqa.pipelines.models_at_hand())["distill-mos-v7"] == "not at hand: `pip install --no-deps distillmos`"
 

@@ -26,7 +26,7 @@ def without_distillmos(monkeypatch):
     def not_installed(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(convert_distilled_sqa.importlib.metadata, "distribution", not_installed)
+    monkeypatch.setattr(importlib.metadata, "distribution", not_installed)
     monkeypatch.setattr(checkpoints, "_converted", lambda name, converter: converter())
 
 

