@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -19,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock
 from huggingface_hub import cached_assets_path, constants
 from huggingface_hub.utils import tqdm
 from packaging.version import Version
+
+from hf_sqa.runs import locked, whole_folder
 
 #: Seconds that pip waits for an answer, and how often it asks again: a laptop without a network falls back soon.
 TIMEOUT_SECONDS, RETRIES = 15, 1
@@ -90,12 +90,10 @@ class Wheel:
         """
         try:
             folder = self.folder
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_name(folder.name + ".lock")):
+            with locked(folder.with_name(f".{folder.name}.lock"), wait=True):
                 if not any(path.is_file() for path in folder.rglob("*")):
-                    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-                        self._unpack(self._download(Path(made)), unpacked := Path(made) / "unpacked")
-                        os.replace(unpacked, folder)  # an empty folder may be replaced; a full one is as good as ours
+                    with tempfile.TemporaryDirectory() as downloads, whole_folder(folder) as unpacked:
+                        self._unpack(self._download(Path(downloads)), unpacked)
         except WheelError:
             raise
         except (OSError, zipfile.BadZipFile) as error:
