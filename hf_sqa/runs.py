@@ -241,7 +241,7 @@ def check_same_run(path: Path, definition: Mapping[str, Any], remedy: str = "cho
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); {remedy}.") from None
     if found := differences(earlier, definition):
-        message = f"{str(path.parent)!r} holds another run: {describe_differences(found)}. To keep it, {remedy}."
+        message = f"{str(path.parent)!r} holds another run ({describe_differences(found)}): {remedy}."
         raise RunMismatch(message, found)
     return True
 
@@ -324,6 +324,8 @@ def _end_with_parent() -> None:
 
 
 def _differences(key: str, earlier: Any, wanted: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(earlier, list) and isinstance(wanted, list) and len(earlier) == len(wanted):
+        earlier, wanted = (dict(zip(map(str, range(len(values))), values, strict=True)) for values in (earlier, wanted))
     if isinstance(earlier, dict) and isinstance(wanted, dict):
         for name in {**earlier, **wanted}:
             yield from _differences(f"{key}.{name}" if key else name, earlier.get(name), wanted.get(name))

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
-import itertools
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +15,18 @@ import soundfile
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.degradations.chain import Chain
 from hf_sqa.degradations.noise import RecordingFolder
-from hf_sqa.runs import whole_file, write_whole
+from hf_sqa.runs import (
+    RunMismatch,
+    check_same_run,
+    digest_of,
+    in_processes,
+    journal,
+    locked,
+    read_journal,
+    whole_file,
+    write_rows,
+    write_whole,
+)
 
 #: What is written as it is read. Everything else becomes WAV, with `.wav` added to its name, so that `a.mp3` and `a.wav` both fit.
 WRITTEN_SUFFIXES = (".wav", ".flac")
@@ -63,14 +68,18 @@ class Run:
     sampling_rate: int | None = None
 
     @property
-    def digest(self) -> str:
-        """Twelve digits that differ where chain, seed, rate or the names of the noise recordings differ."""
+    def definition(self) -> dict[str, Any]:
+        """Chain, seed, rate and the names of the noise recordings: what decides on the outputs, ready for JSON."""
         sources = [
             source.names if isinstance(source, RecordingFolder) else source is not None
             for source in (self.chain.noises, self.chain.talkers)
         ]
-        content = json.dumps([self.chain.steps, self.seed, self.sampling_rate, sources], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+        return {"steps": self.chain.steps, "seed": self.seed, "sampling_rate": self.sampling_rate, "recordings": sources}
+
+    @property
+    def digest(self) -> str:
+        """Twelve digits that differ where the definition does."""
+        return digest_of(list(self.definition.values()), 12)
 
 
 def degrade_files(
@@ -93,7 +102,9 @@ def degrade_files(
         overwrite (`bool`, *optional*, defaults to `False`): Begin anew even if the manifest is that of another run.
 
     Raises:
-        ValueError: If the manifest is that of another run, or two jobs write the same file.
+        RunMismatch: If the manifest is that of another run.
+        ValueError: If it is no manifest, or if two jobs write the same file.
+        Locked: If another process is writing the manifest.
         CodecUnavailableError, ModuleNotFoundError: If the chain needs a library that is not installed.
     """
     targets = [job.target for job in jobs]
@@ -101,88 +112,49 @@ def degrade_files(
         twice = next(target for target in targets if targets.count(target) > 1)
         raise ValueError(f"Expected one recording for each file to write, got two for {twice!r}; rename one of them.")
     run.chain.check_requirements()
-    path = Path(manifest) if manifest is not None else None
-    rows = {} if path is None or overwrite else _finished(path, run.digest)
-    rows = {job.name: rows[job.name] for job in jobs if job.name in rows and Path(job.target).is_file()}
-    if path is None:
-        yield from _rows([job for job in jobs if job.name not in rows], run, num_workers)
+    if manifest is None:
+        yield from _rows(jobs, run, num_workers)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "".join(_line(row) for row in rows.values()), sole_writer=True)
-    yield from rows.values()
-    with path.open("a", encoding="utf-8") as file:
-        for row in _rows([job for job in jobs if job.name not in rows], run, num_workers):
-            rows[row["input"]] = row
-            file.write(_line(row))
-            file.flush()
-            yield row
-    write_whole(path, "".join(_line(rows[job.name]) for job in jobs), sole_writer=True)
+    path = Path(manifest)
+    with locked(path.with_name(f".{path.name}-lock")):
+        earlier = [] if overwrite else read_journal(path, ("run", "input", "status"), "move the file away, or overwrite it")
+        _check_run(path, earlier, run)
+        good = {row["input"]: row for row in earlier if row["status"] == "ok"}
+        rows = {job.name: good[job.name] for job in jobs if job.name in good and Path(job.target).is_file()}
+        missing = [job for job in jobs if job.name not in rows]
+        with journal(path, rows.values()) as append:
+            yield from list(rows.values())
+            for row in _rows(missing, run, num_workers):
+                rows[row["input"]] = row
+                append(row)
+                yield row
+        write_rows(path, (rows[job.name] for job in jobs))
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _finished(path: Path, digest: str) -> dict[str, dict[str, Any]]:
-    """Good rows of an earlier run by input; a last line that was cut short is left out."""
-    rows = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            made_by, name, status = row["run"], row["input"], row["status"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            if number == len(lines):
-                continue
-            raise ValueError(
-                f"Line {number} of {str(path)!r} is not a row of a manifest; move the file away, or overwrite it."
-            ) from None
-        if made_by != digest:
-            raise ValueError(
-                f"The manifest {str(path)!r} was made with other options (run {made_by}, now {digest}). Its files would be mixed "
-                "with new ones: choose another folder, repeat the options, or overwrite."
-            )
-        if status == "ok":
-            rows[name] = row
-    return rows
+def _check_run(path: Path, earlier: Sequence[dict[str, Any]], run: Run) -> None:
+    """Refuse the manifest of another run; beside it lies what defines its run, to say what differs."""
+    definition = path.with_name(f".{path.name}-run")
+    others = {row["run"] for row in earlier} - {run.digest}
+    if not others:
+        write_whole(definition, json.dumps(run.definition))
+        return
+    remedy = "choose another folder, repeat the options, or overwrite"
+    if definition.is_file():
+        check_same_run(definition, run.definition, remedy)
+    raise RunMismatch(f"The manifest {str(path)!r} was made with other options (run {others.pop()}, now {run.digest}): {remedy}.")
 
 
 def _rows(jobs: Sequence[Job], run: Run, num_workers: int) -> Iterator[dict[str, Any]]:
-    if num_workers <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield degrade_file(job, run)
-        return
-    # Started afresh, not forked: a fork copies the threads of a progress bar in whatever state they are.
-    context = multiprocessing.get_context("spawn")
+    # The run travels once, not with every job: a folder of noises has many names, and keeps what it has read.
     workers = min(num_workers, len(jobs))
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(run,))
-    try:
-        waiting = iter(jobs)
-        pending = {pool.submit(_in_worker, job) for job in itertools.islice(waiting, QUEUE_PER_WORKER * workers)}
-        while pending:
-            done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                pending |= {pool.submit(_in_worker, job) for job in itertools.islice(waiting, 1)}
-                yield future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    return in_processes(_in_worker, jobs, workers, tasks_per_worker=QUEUE_PER_WORKER, initializer=_begin_worker, initargs=(run,))
 
 
 _run_of_worker: list[Run] = []
 
 
 def _begin_worker(run: Run) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _run_of_worker[:] = [run]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot tell its workers to stop: they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _in_worker(job: Job) -> dict[str, Any]:

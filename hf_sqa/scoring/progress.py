@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.scoring.run import OutputLocked, Progress, Settings, score_corpus
-from hf_sqa.scoring.shards import OutputError
+from hf_sqa.scoring.run import Progress, Settings, score_corpus
 from hf_sqa.scoring.sinks import export
 from hf_sqa.scoring.sources import Source
 
@@ -37,7 +36,7 @@ def run_and_tell(
         except KeyboardInterrupt:
             say("Interrupted: the shards that are finished are kept; the same command goes on from there.")
             return EXIT_INTERRUPTED
-        except (OutputError, OutputLocked, OSError, ValueError, RuntimeError, ImportError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
             say(str(error))
             return EXIT_USAGE
         try:

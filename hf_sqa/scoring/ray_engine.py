@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.scoring.run import CorpusScorer, Part, Progress, RunOfPart, Settings, finish, locked, prepare
+from hf_sqa.scoring.run import CorpusScorer, Part, Progress, RunOfPart, Settings, finish, hold_output, prepare
 from hf_sqa.scoring.shards import read_run
 from hf_sqa.scoring.sources import Source, open_source
 
@@ -50,7 +50,7 @@ def score_with_ray(
     except ImportError:
         raise ImportError("The Ray engine needs Ray: `pip install 'hf-sqa[scale]'`.") from None
     output = Path(output).absolute()
-    with locked(output):
+    with hold_output(output):
         worker = CorpusScorer(settings)  # here too: its identity decides whether the output may be used
         run = prepare(output, source, worker, rows_per_shard=rows_per_shard, keep=keep, rescore=rescore)
         num_rows = source.total if source.total is not None else sum(1 for _ in source.items(lambda position: False))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sqa.audio import Recording
+from hf_sqa.runs import RunMismatch, describe_differences, differences, locked
 from hf_sqa.scoring.decoding import DEFAULT_TIMEOUT_SECONDS, Decoder, Decoding
 from hf_sqa.scoring.items import Item, Refusal
 from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedScorer, Packing
@@ -40,14 +41,6 @@ KEPT_COLUMNS = ("source", "corpus", "language", "lang", "system_id", "system", "
 ROWS_LOOKED_AT = 100
 LOCK_SECONDS = 10.0
 FORMAT = 1
-
-
-class RunMismatch(ValueError):  # noqa: N818
-    """The output folder holds something else than what is asked for."""
-
-
-class OutputLocked(RuntimeError):  # noqa: N818
-    """Another process writes into the output folder."""
 
 
 Decoded = tuple[Item, Recording | Refusal | None]
@@ -257,7 +250,7 @@ def score_corpus(
         source = open_source(source)
     output = Path(output)
     worker = CorpusScorer(settings, scorer)
-    with locked(output, part):
+    with hold_output(output, part):
         run = prepare(output, source, worker, rows_per_shard=rows_per_shard, keep=keep, rescore=rescore)
         run_of_part = RunOfPart(output, run, source, worker, Part(*part), retry_failed=retry_failed, on_progress=on_progress)
         progress = run_of_part.go()
@@ -275,9 +268,7 @@ def prepare(
     rescore: bool = False,
 ) -> dict[str, Any]:
     """Make, or check, `run.json` of an output folder; see [`score_corpus`]."""
-    from filelock import FileLock
-
-    with FileLock(output / ".lock-run"):
+    with locked(output / ".lock-run", wait=True):
         return _prepared(output, source, worker, rows_per_shard, keep, rescore)
 
 
@@ -305,16 +296,15 @@ def _prepared(
         rows_per_shard or run["rows_per_shard"],
         run["kept_columns"] if keep is None else _kept(source, keep),
     )
-    differences = [
-        name for name in ("source", "identity", "columns", "rows_per_shard", "kept_columns") if run[name] != wanted[name]
-    ]
-    if not differences:
+    keys = ("source", "identity", "columns", "rows_per_shard", "kept_columns")
+    found = differences({key: run[key] for key in keys}, {key: wanted[key] for key in keys})
+    if not found:
         return run
     if not rescore:
-        name = differences[0]
         raise RunMismatch(
-            f"{str(output)!r} holds an earlier run whose {name.replace('_', ' ')} differs: {_differing(run[name], wanted[name])}. "
-            "Choose another output folder, or --rescore to score again what differs."
+            f"{str(output)!r} holds another run ({describe_differences(found)}): choose another output folder, or --rescore to "
+            "score again what differs.",
+            found,
         )
     write_json(path, wanted)
     return wanted
@@ -331,13 +321,6 @@ def _described(source: Source, worker: CorpusScorer, rows_per_shard: int, kept: 
         "rows_per_shard": rows_per_shard,
         "kept_columns": list(kept),
     }
-
-
-def _differing(old: Any, new: Any) -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-        return "; ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names)
-    return f"was {old!r}, is {new!r}"
 
 
 def _kept(source: Source, keep: Sequence[str] | None) -> list[str]:
@@ -407,9 +390,6 @@ class RunOfPart:
     def go(self) -> Progress:
         """Score what is not finished."""
         self._started = time.monotonic()
-        for index in self._shards.unfinished():
-            if index in self._part:
-                self._shards.remove_unfinished(index)
         digests = {index: self._finished_digest(index) for index in self._shards.indices() if index in self._part}
         finished = {index: digest for index, digest in digests.items() if digest is not None}
         retried = {index for index in finished if self._retry_failed and self._has_failed(index)}
@@ -532,39 +512,27 @@ def finish(output: Path, run: dict[str, Any], num_rows: int, part: Part) -> bool
 
 
 @contextlib.contextmanager
-def locked(output: Path, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
+def hold_output(output: Path, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
     """Hold the lock of an output folder, or of one part of it; released when the process ends, however it ends.
 
     Raises:
         OutputLocked: If another process holds it, or one that overlaps.
     """
-    from filelock import FileLock, Timeout
-
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(output, error) from error
-    message = f"Another process is writing into {str(output)!r}; wait until it ends, or choose another folder."
-    whole = FileLock(output / ".lock")
-    try:
-        whole.acquire(timeout=0 if part == (0, 1) else LOCK_SECONDS)
-    except Timeout:
-        raise OutputLocked(message) from None
-    try:
-        if part == (0, 1):
-            for path in output.glob(".lock-*-of-*"):
-                with FileLock(path).acquire(timeout=0):
-                    pass
-            yield
-            return
-        own = FileLock(output / f".lock-{part[0]}-of-{part[1]}")
-        with own.acquire(timeout=0):
-            whole.release()
-            yield
-    except Timeout:
-        raise OutputLocked(message) from None
-    finally:
-        whole.release()
+    with contextlib.ExitStack() as held:
+        # Parts wait for each other here, for the moment that it takes.
+        with locked(output / ".lock", wait=part != (0, 1) and LOCK_SECONDS):
+            if part == (0, 1):
+                for path in output.glob(".lock-*-of-*"):
+                    with locked(path):
+                        pass
+                yield
+                return
+            held.enter_context(locked(output / f".lock-{part[0]}-of-{part[1]}"))
+        yield
 
 
 def score_batch(batch: Mapping[str, Sequence[Any]], audio_column: str = "audio", **settings: Any) -> dict[str, list[Any]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.runs import whole_file
 from hf_sqa.scoring.items import Item
 
 #: Key of the JSON in a shard's schema metadata.
@@ -87,21 +88,11 @@ class ShardFolder:
         schema = self._schema().with_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
         columns = [pyarrow.array([_cell(row.get(field.name)) for row in rows], type=field.type) for field in schema]
         table = pyarrow.Table.from_arrays(columns, schema=schema)
-        with writing_whole(self.path(index)) as temporary, temporary.open("wb") as file:
-            pyarrow.parquet.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
+        with writing_whole(self.path(index), sole_writer=True) as unfinished:
+            pyarrow.parquet.write_table(table, unfinished, compression="zstd")
 
     def remove(self, index: int) -> None:
         self.path(index).unlink(missing_ok=True)
-
-    def unfinished(self) -> set[int]:
-        """Of the shards that a writer left unfinished when it was killed."""
-        return {int(path.name.split(".")[1]) for path in self.folder.glob(".[0-9]*.tmp")}
-
-    def remove_unfinished(self, index: int) -> None:
-        for path in self.folder.glob(f".{index:06d}.parquet.*.tmp"):
-            path.unlink(missing_ok=True)
 
     def _schema(self) -> Any:
         import pyarrow
@@ -126,32 +117,17 @@ def need_pyarrow() -> None:
         raise ValueError("Corpora and Parquet need pyarrow: `pip install pyarrow`.") from None
 
 
-class writing_whole:  # noqa: N801  # reads like the statement it is used in
-    """Context that gives a temporary name and, if all went well, puts the file in its place, safe from a power cut."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-
-    def __enter__(self) -> Path:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
-        return self._temporary
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if error is None:
-            try:
-                os.replace(self._temporary, self._path)
-                _sync_folder(self._path.parent)
-            except OSError as failure:
-                self._temporary.unlink(missing_ok=True)
-                raise cannot_write(self._path, failure) from failure
-            return
-        self._temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cannot_write(self._path, error) from error
+@contextlib.contextmanager
+def writing_whole(path: Path, sole_writer: bool = False) -> Iterator[Path]:
+    """As [`whole_file`], safe from a power cut; the folder is made, and what goes wrong is an [`OutputError`]."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path, sole_writer, durable=True) as unfinished:
+            yield unfinished
+    except OutputError:
+        raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
@@ -166,10 +142,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
     if not _is_utf8(text):
         text = json.dumps(content, indent=1, sort_keys=True)
-    with writing_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with writing_whole(path) as unfinished:
+        unfinished.write_text(text + "\n", encoding="utf-8")
 
 
 def _is_utf8(text: str) -> bool:
@@ -212,16 +186,6 @@ def kept_text(value: Any) -> str | None:
 
 def _cell(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_run(output: str | os.PathLike) -> dict[str, Any]:

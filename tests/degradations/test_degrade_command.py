@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from hf_sqa.cli.degrade import degrade
 from hf_sqa.degradations import Chain, Job, Run, degrade_files
 from hf_sqa.degradations.folders import seed_of, write_recording
+from hf_sqa.runs import locked
 
 RATE = 16_000
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -336,7 +337,11 @@ def test_a_folder_of_another_run_is_refused_unless_overwritten(clean, tmp_path):
     run(clean, tmp_path / "out", "--snr-db", 5)
     refused = run(clean, tmp_path / "out", "--snr-db", 6)
 
-    assert refused.exit_code == 2 and "made with other options" in refused.output
+    assert refused.exit_code == 2 and "snr_db was 5.0, is 6.0" in " ".join(refused.output.split()), refused.output
+    (tmp_path / "out" / ".manifest.jsonl-run").unlink()  # as folders of before it was written
+    assert "made with other options" in run(clean, tmp_path / "out", "--snr-db", 6).output
+    with locked(tmp_path / "out" / ".manifest.jsonl-lock"):
+        assert "Another process is writing" in run(clean, tmp_path / "out", "--snr-db", 5).output
     assert run(clean, tmp_path / "out", "--snr-db", 6, "--overwrite").exit_code == 0
     run(clean, tmp_path / "new", "--snr-db", 6)
     assert contents(tmp_path / "out") == contents(tmp_path / "new")

@@ -204,7 +204,7 @@ class TestComparison:
         assert result.exit_code == 1
         assert "of system 's2' fell by" in result.stdout
         assert comparison.lost == ["k5"]
-        assert "fell by" in (tmp_path / "r.html").read_text()
+        assert "fell by" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
     def test_a_loss_within_the_tolerance_is_none(self, output, worse):
         comparison = compare_runs(worse, output, tolerance=10.0)

@@ -20,7 +20,7 @@ import soundfile
 from made_clips import RATE, make_clip
 
 from hf_sqa.scoring import OutputError, OutputLocked, RunMismatch, score_corpus
-from hf_sqa.scoring.run import locked
+from hf_sqa.scoring.run import hold_output
 
 
 def table(output):
@@ -201,10 +201,10 @@ def test_failed_rows_are_retried_on_request_and_the_others_are_kept(score, manif
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"mode": "fast"}, "identity differs: .*mode was 'published', is 'fast'"),
-        ({"channel": 0}, "channel was 'mean', is 0"),
-        ({"rows_per_shard": 4}, "rows per shard differs: was 3, is 4"),
-        ({"suffix": "x"}, "columns differs"),
+        ({"mode": "fast"}, "identity.mode was 'published', is 'fast'"),
+        ({"channel": 0}, "identity.channel was 'mean', is 0"),
+        ({"rows_per_shard": 4}, "rows_per_shard was 3, is 4"),
+        ({"suffix": "x"}, "columns.mos was .*is .mos__x"),
     ],
 )
 def test_an_output_of_other_scores_is_refused_unless_it_may_be_rescored(options, message, score, manifest, tmp_path):
@@ -228,7 +228,7 @@ def test_an_output_of_another_model_or_source_is_refused(score, manifest, clips,
 
     with pytest.raises(RunMismatch, match="weights was"):
         score_corpus(manifest, tmp_path / "out", scorer=other_scorer, num_workers=0)
-    with pytest.raises(RunMismatch, match="source differs"):
+    with pytest.raises(RunMismatch, match="source was"):
         score(clips, tmp_path / "out")
 
 
@@ -241,16 +241,16 @@ def test_a_folder_with_other_things_in_it_is_refused(score, manifest, tmp_path):
 
 
 def test_two_runs_on_one_output_do_not_meet(score, manifest, tmp_path):
-    with locked(tmp_path / "out"), pytest.raises(OutputLocked, match="Another process is writing"):
+    with hold_output(tmp_path / "out"), pytest.raises(OutputLocked, match="Another process is writing"):
         score(manifest, tmp_path / "out")
 
 
 def test_parts_may_share_an_output_but_not_with_the_whole_or_themselves(tmp_path):
-    with locked(tmp_path, (0, 2)):
-        with locked(tmp_path, (1, 2)):
+    with hold_output(tmp_path, (0, 2)):
+        with hold_output(tmp_path, (1, 2)):
             pass
         for part in ((0, 2), (0, 1)):
-            with pytest.raises(OutputLocked), locked(tmp_path, part):
+            with pytest.raises(OutputLocked), hold_output(tmp_path, part):
                 pass
 
 

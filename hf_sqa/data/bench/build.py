@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import csv
 import hashlib
 import io
 import itertools
 import json
 import math
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +32,11 @@ from hf_sqa.data.bench.speech import (
 from hf_sqa.degradations import Chain
 from hf_sqa.degradations.folders import seed_of, write_recording
 from hf_sqa.metrics import full_reference_scores
-from hf_sqa.runs import write_whole
+from hf_sqa.runs import in_processes, journal, locked, read_journal, write_rows, write_whole
 
 CORPUS = "bench"
 TABLE, CONDITION_TABLE, LADDER_TABLE = "bench.csv", "conditions.csv", "ladders.csv"
-MANIFEST, LABEL_MANIFEST = "manifest.jsonl", "labels.jsonl"
+MANIFEST, LABEL_MANIFEST, LOCK = "manifest.jsonl", "labels.jsonl", ".lock"
 SUFFIXES = (".flac", ".wav")
 LABELS = ("pesq", "stoi", "sdi")
 #: Phrases of each voice in the small form: 25 phrases x 25 conditions.
@@ -50,8 +45,6 @@ CI_PHRASES = 5
 SCALE = (1, 5)
 #: Goes up when the same phrase and condition would give other samples.
 VERSION = 1
-#: Tasks in the hands of each worker at a time: few, so that Ctrl-C is obeyed soon.
-TASKS_PER_WORKER = 2
 COLUMNS = (
     *(
         "audio",
@@ -173,21 +166,25 @@ def build_clips(plan: BenchPlan, *, num_workers: int = 1) -> Iterator[dict[str, 
     Args:
         plan ([`BenchPlan`]): From [`plan_bench`].
         num_workers (`int`, *optional*, defaults to `1`): Processes; they change nothing in the results.
+
+    Raises:
+        Locked: If another process is building or labelling there.
+        ValueError: If the manifest in the folder is something else.
     """
-    done = _finished(plan.folder / MANIFEST)
-    rows = {}
-    for clip in plan.clips:
-        row = done.get(clip.name)
-        if row is not None and row["status"] == "ok" and row["digest"] == clip.digest and (plan.folder / clip.name).is_file():
-            rows[clip.name] = row
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    yield from rows.values()
-    missing = [clip for clip in plan.clips if clip.name not in rows]
-    tasks = [(plan.folder, tuple(clips)) for _, clips in itertools.groupby(missing, key=lambda clip: clip.phrase)]
-    for row in _journalled(plan.folder / MANIFEST, done, _in_processes(_make_clips, tasks, num_workers)):
-        rows[row["audio"]] = row
-        yield row
-    _write_tables(plan, rows)
+    with locked(plan.folder / LOCK):
+        done = _finished(plan.folder / MANIFEST)
+        rows = {}
+        for clip in plan.clips:
+            row = done.get(clip.name)
+            if row is not None and row["status"] == "ok" and row["digest"] == clip.digest and (plan.folder / clip.name).is_file():
+                rows[clip.name] = row
+        yield from list(rows.values())
+        missing = [clip for clip in plan.clips if clip.name not in rows]
+        tasks = [(plan.folder, tuple(clips)) for _, clips in itertools.groupby(missing, key=lambda clip: clip.phrase)]
+        for row in _done(_make_clips, tasks, num_workers, plan.folder / MANIFEST, done):
+            rows[row["audio"]] = row
+            yield row
+        _write_tables(plan, rows)
 
 
 def label_clips(plan: BenchPlan, labels: Sequence[str], *, num_workers: int = 1) -> Iterator[dict[str, Any]]:
@@ -212,23 +209,24 @@ def label_clips(plan: BenchPlan, labels: Sequence[str], *, num_workers: int = 1)
     hashes = {name: row["sha256"] for name, row in _finished(plan.folder / MANIFEST).items() if row["status"] == "ok"}
     if not any(clip.name in hashes for clip in plan.clips):
         raise ValueError(f"Expected a corpus in {str(plan.folder)!r} to label, got none; build it first.")
-    done = _finished(plan.folder / LABEL_MANIFEST)
-    rows, tasks = {}, []
-    for clip in plan.clips:
-        if clip.name not in hashes:
-            continue
-        row = done.get(clip.name)
-        known = row["labels"] if row is not None and row["sha256"] == hashes[clip.name] else {}
-        if all(label in known for label in labels):
-            assert row is not None
-            rows[clip.name] = row
-        else:
-            tasks.append((plan.folder, clip.name, _reference(clip), hashes[clip.name], tuple(labels), row if known else None))
-    yield from rows.values()
-    for row in _journalled(plan.folder / LABEL_MANIFEST, done, _in_processes(_measure, tasks, num_workers)):
-        rows[row["audio"]] = row
-        yield row
-    _write_tables(plan, _finished(plan.folder / MANIFEST))
+    with locked(plan.folder / LOCK):
+        done = _finished(plan.folder / LABEL_MANIFEST)
+        rows, tasks = {}, []
+        for clip in plan.clips:
+            if clip.name not in hashes:
+                continue
+            row = done.get(clip.name)
+            known = row["labels"] if row is not None and row["sha256"] == hashes[clip.name] else {}
+            if all(label in known for label in labels):
+                assert row is not None
+                rows[clip.name] = row
+            else:
+                tasks.append((plan.folder, clip.name, _reference(clip), hashes[clip.name], tuple(labels), row if known else None))
+        yield from list(rows.values())
+        for row in _done(_measure, tasks, num_workers, plan.folder / LABEL_MANIFEST, done):
+            rows[row["audio"]] = row
+            yield row
+        _write_tables(plan, _finished(plan.folder / MANIFEST))
 
 
 def ladder_pairs(rows: Sequence[Mapping[str, Any]], form: str) -> list[tuple[str, int, int]]:
@@ -341,77 +339,32 @@ def _human_scores(condition_id: str) -> tuple[float | None, float | None, float 
     return CONDITIONS[condition_id].human_scores or (None, None, None)
 
 
-def _in_processes(
-    function: Callable[[Any], list[dict[str, Any]]], tasks: Sequence[Any], num_workers: int
+def _done(
+    function: Callable[[Any], list[dict[str, Any]]],
+    tasks: Sequence[Any],
+    num_workers: int,
+    path: Path,
+    earlier: Mapping[str, dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
-    if num_workers <= 1 or len(tasks) <= 1:
-        for task in tasks:
-            yield from function(task)
-        return
-    # Started afresh, not forked: a fork copies the threads of a progress bar in whatever state they are.
-    context = multiprocessing.get_context("spawn")
-    workers = min(num_workers, len(tasks))
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-    try:
-        waiting = iter(tasks)
-        pending = {pool.submit(function, task) for task in itertools.islice(waiting, TASKS_PER_WORKER * workers)}
-        while pending:
-            done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                pending |= {pool.submit(function, task) for task in itertools.islice(waiting, 1)}
-                yield from future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot tell its workers to stop: they would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _journalled(path: Path, earlier: Mapping[str, dict[str, Any]], rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Pass rows on and add them to a journal; at the end the journal is written anew, sorted, a row a clip."""
+    """Rows of tasks as they are done, each added to a journal; at the end the journal is written anew, sorted, a row a clip."""
     latest = dict(earlier)
-    write_whole(path, "".join(_line(row) for row in latest.values()), sole_writer=True)
-    with path.open("a", encoding="utf-8") as file:
-        for row in rows:
-            latest[row["audio"]] = row
-            file.write(_line(row))
-            file.flush()
-            yield row
-    write_whole(path, "".join(_line(latest[name]) for name in sorted(latest)), sole_writer=True)
+    with journal(path, latest.values()) as append:
+        for rows in in_processes(function, tasks, min(num_workers, len(tasks))):
+            for row in rows:
+                latest[row["audio"]] = row
+                append(row)
+                yield row
+    write_rows(path, (latest[name] for name in sorted(latest)))
 
 
 def _finished(path: Path) -> dict[str, dict[str, Any]]:
-    """Rows of a journal by clip, the last of each; a last line that was cut short is left out.
+    """Rows of a journal by clip, the last of each.
 
     Raises:
         ValueError: If it is no journal of a bench corpus.
     """
-    rows = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            rows[row["audio"]] = row | {"sha256": row["sha256"]}
-        except (json.JSONDecodeError, KeyError, TypeError):
-            if number < len(lines):
-                raise ValueError(
-                    f"Line {number} of {str(path)!r} is not a row of a bench corpus; choose another folder, or move the file away."
-                ) from None
-    return rows
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    rows = read_journal(path, ("audio", "sha256"), "choose another folder, or move the file away")
+    return {row["audio"]: row for row in rows}
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
