@@ -73,8 +73,7 @@ def cpu_seconds() -> float:
 def measure_overhead(paths: list[Path], seconds: float, variant: str, rounds: int) -> None:
     """Corpus scoring beside the bare model, in turns over pieces of the clips."""
     from hf_sqa.audio import load_recording
-    from hf_sqa.scoring import Settings, score_corpus
-    from hf_sqa.scoring.run import CorpusScorer
+    from hf_sqa.scoring import CorpusScorer, Settings, score_corpus
 
     options = dict(VARIANTS[variant])
     settings = Settings(device="cpu", num_workers=1, **options)

@@ -27,7 +27,7 @@ def score_corpus(corpus: str, output: Path, settings: dict[str, Any], options: d
         return _stopped(f"Expected --channel to be 'mean' or a channel number from 0, got {channel!r}.")
     from hf_sqa.scoring.__main__ import parse_part
     from hf_sqa.scoring.progress import run_and_tell
-    from hf_sqa.scoring.run import Settings
+    from hf_sqa.scoring.scorer import Settings
     from hf_sqa.scoring.sinks import FORMATS
     from hf_sqa.scoring.sources import open_source
 

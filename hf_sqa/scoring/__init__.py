@@ -2,7 +2,9 @@
 
 from hf_sqa.runs import Locked as OutputLocked, RunMismatch
 from hf_sqa.scoring.items import Item
-from hf_sqa.scoring.run import CorpusScorer, Progress, Settings, score_batch, score_corpus
+from hf_sqa.scoring.run import score_corpus
+from hf_sqa.scoring.run_part import Progress
+from hf_sqa.scoring.scorer import CorpusScorer, Settings, score_batch
 from hf_sqa.scoring.shards import OutputError
 from hf_sqa.scoring.sources import Source, open_source
 

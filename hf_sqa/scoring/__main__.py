@@ -15,7 +15,7 @@ from typing import Any
 
 from hf_sqa.scoring.decoding import DEFAULT_TIMEOUT_SECONDS
 from hf_sqa.scoring.progress import EXIT_USAGE, run_and_tell
-from hf_sqa.scoring.run import Settings
+from hf_sqa.scoring.scorer import Settings
 from hf_sqa.scoring.sinks import FORMATS
 from hf_sqa.scoring.sources import open_source
 

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.scoring.run import Progress, Settings, score_corpus
+from hf_sqa.scoring.run import score_corpus
+from hf_sqa.scoring.run_part import Progress
+from hf_sqa.scoring.scorer import Settings
 from hf_sqa.scoring.sinks import export
 from hf_sqa.scoring.sources import Source
 

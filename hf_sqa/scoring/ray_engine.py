@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.scoring.run import CorpusScorer, Part, Progress, RunOfPart, Settings, finish, hold_output, prepare
+from hf_sqa.scoring.folder import finish, hold_output, prepare
+from hf_sqa.scoring.run_part import Part, Progress, RunOfPart
+from hf_sqa.scoring.scorer import CorpusScorer, Settings
 from hf_sqa.scoring.shards import read_run
 from hf_sqa.scoring.sources import Source, open_source
 

@@ -20,7 +20,7 @@ import soundfile
 from made_clips import RATE, make_clip
 
 from hf_sqa.scoring import OutputError, OutputLocked, RunMismatch, score_corpus
-from hf_sqa.scoring.run import hold_output
+from hf_sqa.scoring.folder import hold_output
 
 
 def table(output):

@@ -1,0 +1,149 @@
+"""The output folder of a corpus: what run it holds, and who may write into it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_sqa.runs import RunMismatch, describe_differences, differences, locked
+from hf_sqa.scoring.run_part import Part
+from hf_sqa.scoring.scorer import CorpusScorer
+from hf_sqa.scoring.shards import (
+    RUN_FILE,
+    ShardFolder,
+    cannot_write,
+    read_run,
+    write_json,
+)
+from hf_sqa.scoring.sources import Source
+
+ROWS_PER_SHARD = 500
+#: Columns of the source that go along because a report divides by them.
+KEPT_COLUMNS = ("source", "corpus", "language", "lang", "system_id", "system", "speaker", "speaker_id", "split", "condition_id")
+#: Columns are looked for in this many rows of the source.
+ROWS_LOOKED_AT = 100
+LOCK_SECONDS = 10.0
+FORMAT = 1
+
+
+def prepare(
+    output: Path,
+    source: Source,
+    worker: CorpusScorer,
+    *,
+    rows_per_shard: int | None = None,
+    keep: Sequence[str] | None = None,
+    rescore: bool = False,
+) -> dict[str, Any]:
+    """Make, or check, `run.json` of an output folder; see [`score_corpus`]."""
+    with locked(output / ".lock-run", wait=True):
+        return _prepared(output, source, worker, rows_per_shard, keep, rescore)
+
+
+def _prepared(
+    output: Path,
+    source: Source,
+    worker: CorpusScorer,
+    rows_per_shard: int | None,
+    keep: Sequence[str] | None,
+    rescore: bool,
+) -> dict[str, Any]:
+    path = output / RUN_FILE
+    if rows_per_shard is not None and rows_per_shard < 1:
+        raise ValueError(f"Expected at least one row per shard, got {rows_per_shard}.")
+    if not path.exists():
+        if output.is_dir() and any(not name.name.startswith(".") for name in output.iterdir()):
+            raise RunMismatch(f"{str(output)!r} is not empty and not the output of an earlier run; choose another folder.")
+        run = _described(source, worker, rows_per_shard or ROWS_PER_SHARD, _kept(source, keep))
+        write_json(path, run)
+        return run
+    run = read_run(output)
+    wanted = _described(
+        source,
+        worker,
+        rows_per_shard or run["rows_per_shard"],
+        run["kept_columns"] if keep is None else _kept(source, keep),
+    )
+    keys = ("source", "identity", "columns", "rows_per_shard", "kept_columns")
+    found = differences({key: run[key] for key in keys}, {key: wanted[key] for key in keys})
+    if not found:
+        return run
+    if not rescore:
+        raise RunMismatch(
+            f"{str(output)!r} holds another run ({describe_differences(found)}): choose another output folder, or --rescore to "
+            "score again what differs.",
+            found,
+        )
+    write_json(path, wanted)
+    return wanted
+
+
+def _described(source: Source, worker: CorpusScorer, rows_per_shard: int, kept: Sequence[str]) -> dict[str, Any]:
+    name = source.name
+    return {
+        "format": FORMAT,
+        "source": name if "://" in name or name.startswith("hub:") else os.path.abspath(name),
+        "reading": dict(source.reading),
+        "identity": worker.identity,
+        "columns": worker.columns,
+        "rows_per_shard": rows_per_shard,
+        "kept_columns": list(kept),
+    }
+
+
+def _kept(source: Source, keep: Sequence[str] | None) -> list[str]:
+    """Columns that go along: those named, or the usual ones that the first rows have."""
+    found: dict[str, None] = {}
+    for item in source.items(lambda position: False):
+        if item.position >= ROWS_LOOKED_AT:
+            break
+        found |= dict.fromkeys(item.columns)
+    if keep is None:
+        return [name for name in KEPT_COLUMNS if name in found]
+    if list(keep) == ["all"]:
+        return list(found)
+    missing = [name for name in keep if name not in found]
+    if missing:
+        raise ValueError(
+            f"Expected --keep to name columns of the source ({', '.join(found) or 'it has none'}), got {missing[0]!r}."
+        )
+    return list(dict.fromkeys(keep))
+
+
+def finish(output: Path, run: dict[str, Any], num_rows: int, part: Part) -> bool:
+    """Note how many rows the source has, remove shards beyond its end, and say whether every shard is there."""
+    shards = ShardFolder(output, [], [])
+    num_shards = math.ceil(num_rows / run["rows_per_shard"])
+    for index in shards.indices():
+        if index >= num_shards and index in part:
+            shards.remove(index)
+    write_json(output / RUN_FILE, {**run, "rows": num_rows})
+    return shards.indices() == list(range(num_shards))
+
+
+@contextlib.contextmanager
+def hold_output(output: Path, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
+    """Hold the lock of an output folder, or of one part of it; released when the process ends, however it ends.
+
+    Raises:
+        OutputLocked: If another process holds it, or one that overlaps.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(output, error) from error
+    with contextlib.ExitStack() as held:
+        # Parts wait for each other here, for the moment that it takes.
+        with locked(output / ".lock", wait=part != (0, 1) and LOCK_SECONDS):
+            if part == (0, 1):
+                for path in output.glob(".lock-*-of-*"):
+                    with locked(path):
+                        pass
+                yield
+                return
+            held.enter_context(locked(output / f".lock-{part[0]}-of-{part[1]}"))
+        yield

@@ -1,0 +1,196 @@
+"""A model ready to score items, in packs: what every engine runs, in every process."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from hf_sqa.audio import Recording
+from hf_sqa.scoring.decoding import DEFAULT_TIMEOUT_SECONDS, Decoder, Decoding
+from hf_sqa.scoring.items import Item, Refusal
+from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedScorer, Packing
+from hf_sqa.scoring.shards import (
+    OWN_COLUMNS,
+    TRAILING,
+    kept_name,
+    kept_text,
+)
+
+Decoded = tuple[Item, Recording | Refusal | None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How recordings are scored: everything a process needs to become a worker.
+
+    Args:
+        model (`str`, *optional*): As in `hf_sqa.pipeline`; the default if not given.
+        mode (`str`, *optional*): One of the model's modes.
+        hop_seconds (`float`, *optional*): Distance of windows.
+        dtype (`str`, *optional*, defaults to `"float32"`): `float32`, `bfloat16` or `float16`.
+        device (`str`, *optional*): The first accelerator, else the processor, if not given.
+        channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
+        max_seconds (`float`, *optional*): Longer recordings are rows with the status `skipped`.
+        timeout_seconds (`float`, *optional*, defaults to 300): Time limit for decoding one recording.
+        num_workers (`int`, *optional*): Processes that decode; one for a processor, up to eight for an accelerator if not given.
+        pack_seconds (`float`, *optional*): Seconds of audio given to the model together; never changes a score.
+        suffix (`str`, *optional*): What the columns of scores end in after two underscores, the model's name if not given; empty
+            for bare names.
+    """
+
+    model: str | None = None
+    mode: str | None = None
+    hop_seconds: float | None = None
+    dtype: str = "float32"
+    device: str | None = None
+    channel: str | int = "mean"
+    max_seconds: float | None = None
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    num_workers: int | None = None
+    pack_seconds: float | None = None
+    suffix: str | None = None
+
+
+class CorpusScorer:
+    """A model ready to score items: what every engine runs, in every process.
+
+    Args:
+        settings ([`Settings`]): How.
+        scorer (`AudioQualityPipeline`, *optional*): The pipeline, if it is loaded already.
+    """
+
+    def __init__(self, settings: Settings, scorer: Any = None):
+        chosen = {"mode": settings.mode, "hop_seconds": settings.hop_seconds}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        if scorer is None:
+            scorer = _loaded(settings, chosen)
+        else:
+            chosen = {**scorer._forward_params, **chosen}  # what the pipeline was made with holds here too
+            scorer._sanitize_parameters(**chosen)
+        self.settings, self.scorer, self._chosen = settings, scorer, chosen
+        self.model = scorer.model
+        device = self.model.device.type
+        pack_seconds = settings.pack_seconds
+        if pack_seconds is None:
+            pack_seconds = PACK_SECONDS.get(device, PACK_SECONDS_ELSEWHERE)
+        self.packing = Packing(pack_seconds, by_length=not hasattr(self.model, "window_starts"))
+        self.num_workers = settings.num_workers
+        if self.num_workers is None:
+            self.num_workers = 0 if os.name == "nt" else 1 if device == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
+        self.decoding = Decoding(self.model.config.sampling_rate, settings.channel, settings.max_seconds, settings.timeout_seconds)
+        mode, hop_seconds = chosen.get("mode") or self.model.modes[0], chosen.get("hop_seconds")
+        self.identity = {
+            **scorer.identity(mode, hop_seconds),
+            "mode": mode,
+            "hop_seconds": hop_seconds,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "channel": settings.channel,
+            "max_seconds": settings.max_seconds,
+        }
+        suffix = settings.suffix if settings.suffix is not None else _slug(str(self.identity["id"]))
+        #: Name of the column of every score of the model.
+        self.columns = {name: f"{name}__{suffix}" if suffix else name for name in self.model.config.score_names}
+        clash = OWN_COLUMNS & set(self.columns.values())
+        if clash:
+            raise ValueError(f"Expected columns of scores that differ from {', '.join(sorted(clash))}; give a suffix.")
+
+    def decoder(self) -> Decoder:
+        return Decoder(self.decoding, self.num_workers or 0)
+
+    def rows(self, decoded: Iterable[Decoded], kept_columns: Sequence[str] = ()) -> Iterator[dict[str, Any] | Item]:
+        """Yield a row for everything decoded, in packs, hence not in order; items that brought no audio come back as they are.
+
+        What is packed together depends on the items alone, so that it is the same whenever they are scored.
+        """
+        packed = PackedScorer(self._score, self.packing)
+        waiting: dict[int, Item] = {}
+        for item, result in decoded:
+            if result is None:
+                yield item
+            elif isinstance(result, Refusal):
+                yield self._row(item, result, kept_columns)
+            else:
+                item.audio = None  # the bytes can go
+                waiting[item.position] = item
+                for position, scored in packed.add(item.position, result):
+                    yield self._row(waiting.pop(position), scored, kept_columns)
+        for position, scored in packed.flush():
+            yield self._row(waiting.pop(position), scored, kept_columns)
+
+    def _score(self, recordings: list[Recording]) -> list[dict[str, Any]]:
+        items = [{"recording": recording, "error": None} for recording in recordings]
+        scored = self.scorer.forward(items, **self._chosen)
+        return [self.scorer.postprocess(item, return_details=True, on_error="row") for item in scored]
+
+    def _row(self, item: Item, result: dict[str, Any] | Refusal, kept_columns: Sequence[str]) -> dict[str, Any]:
+        row: dict[str, Any] = {"row": item.position, "key": item.key, "audio": item.name}
+        if isinstance(result, Refusal):
+            row |= dict.fromkeys(self.columns.values())
+            row |= {"status": result.status, "code": result.code, "reason": result.reason, "warnings": []}
+        else:
+            row |= {column: result[name] for name, column in self.columns.items()}
+            row |= {name: result[name] for name in ("status", "code", "reason", "duration_seconds", "sampling_rate")}
+            row["num_windows"] = result["num_segments"]
+            row["warnings"] = [warning["code"] for warning in result["warnings"]]
+            row["speech_ratio"] = round(min(1.0, result["speech_seconds"] / max(result["duration_seconds"], 1e-9)), 4)
+            row |= {name: result[name] for name in ("level_dbfs", "clipped_share")}
+        return row | self.kept(item, kept_columns)
+
+    def kept(self, item: Item, kept_columns: Sequence[str]) -> dict[str, str | None]:
+        """Columns of the source that go along."""
+        scores = list(self.columns.values())
+        return {kept_name(name, scores): kept_text(item.columns.get(name)) for name in kept_columns}
+
+
+def score_batch(batch: Mapping[str, Sequence[Any]], audio_column: str = "audio", **settings: Any) -> dict[str, list[Any]]:
+    """Score a batch of recordings: the function for `datasets.map`, Ray, Spark and pipelines of one's own.
+
+    The model is loaded once in a process and kept. Audio is left out of what is returned.
+
+    Args:
+        batch (mapping of column to values): Whatever `hf_sqa.load_recording` accepts under `audio_column`: paths, bytes, dicts of
+            `datasets`, ...; the other columns are passed through.
+        audio_column (`str`, *optional*, defaults to `"audio"`): Column of recordings.
+        **settings: Fields of [`Settings`].
+
+    Returns:
+        `dict[str, list]`: The other columns, and those of a row: scores, `status`, `code`, `reason`, `duration_seconds`, ...
+    """
+    if audio_column not in batch:
+        raise ValueError(f"Expected a column {audio_column!r} of recordings, got {', '.join(batch)}; name it by `audio_column`.")
+    settings.setdefault("num_workers", 0)
+    worker = _cached_worker(Settings(**settings))
+    items = [Item(position, str(position), "", audio) for position, audio in enumerate(batch[audio_column])]
+    for item in items:
+        if item.audio is None:
+            item.refusal = Refusal("failed", "bad_row", "there is no recording in this row")
+    with worker.decoder() as decoder:
+        rows = [row for row in worker.rows(decoder.decode(items)) if isinstance(row, dict)]
+    rows.sort(key=lambda row: row["row"])
+    names = [*worker.columns.values(), *(name for name, _ in TRAILING)]
+    others = {name: list(values) for name, values in batch.items() if name != audio_column}
+    return others | {name: [row.get(name) for row in rows] for name in names}
+
+
+@lru_cache(maxsize=2)
+def _cached_worker(settings: Settings) -> CorpusScorer:
+    return CorpusScorer(settings)
+
+
+def _loaded(settings: Settings, chosen: dict[str, Any]) -> Any:
+    from safetensors import SafetensorError
+
+    import hf_sqa.pipelines
+
+    try:
+        return hf_sqa.pipelines.pipeline(settings.model, dtype=settings.dtype, device=settings.device, **chosen)
+    except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
+        raise ValueError(f"The model {settings.model or 'default'!r} cannot be used: {' '.join(str(error).split())}") from error
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "model"

@@ -1,0 +1,6 @@
+"""Where recordings come from: a module a kind."""
+
+from hf_sqa.scoring.sources.opening import MANIFEST_SUFFIXES, TABLE_SUFFIXES, open_source
+from hf_sqa.scoring.sources.source import Source
+
+__all__ = ["MANIFEST_SUFFIXES", "TABLE_SUFFIXES", "Source", "open_source"]
