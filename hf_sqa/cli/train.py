@@ -33,6 +33,7 @@ def train(
     checkpoint and exits with 130; the same command goes on from the newest complete one. Several processes:
     `torchrun --nproc_per_node 2 train_scripts/train.py recipe.yaml`.
     """
+    from hf_sqa.runs import Locked
     from hf_sqa.training.recipe import load_recipe
 
     try:
@@ -56,7 +57,7 @@ def train(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except TrainingError as error:
         _stop(error, EXIT_FAILED)
-    except (OSError, ValueError, TypeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError, Locked) as error:
         _stop(error, EXIT_USAGE)
     if _is_first_process():
         _print_result(result)

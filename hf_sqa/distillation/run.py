@@ -43,7 +43,8 @@ from hf_sqa.distillation.teacher import Teacher, check_teacher, load_teacher
 from hf_sqa.distillation.trainer import DistillationTrainer
 from hf_sqa.training.examples import RatedSpeech
 from hf_sqa.training.recipe import load_recipe
-from hf_sqa.training.run import TrainingResult, build_model, load_rows, run_recipe
+from hf_sqa.training.rows import load_rows
+from hf_sqa.training.run import TrainingResult, build_model, run_recipe
 
 RECIPE_FILE = "distillation.yaml"
 #: Fewer windows of another talker than this say nothing about a student.

@@ -13,8 +13,6 @@ output_dir: trained
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,12 +39,12 @@ class Source:
     root: str | None = None
     columns: dict[str, str] | None = None
     scale: list[float] | None = None
-    ratings: str | None = None
+    ratings: Literal["mean", "each"] | None = None
     join: str | None = None
     language: str | None = None
     split: str | None = None
     revision: str | None = None
-    on_missing: str = "raise"
+    on_missing: Literal["raise", "drop"] = "raise"
     filter: dict[str, Any] | None = None
     limit: int | None = None
 
@@ -228,16 +226,10 @@ class Recipe:
         """Write it as YAML."""
         Path(path).write_text(dump_yaml(self.to_dict()) + "\n", encoding="utf-8")
 
-    def digest(self) -> str:
-        """16 characters that change with anything that changes the run; not with its folder, or what is said about it."""
-        content = {
-            name: value for name, value in self.to_dict().items() if name not in ("output_dir", "paper", "cites", "evaluation")
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-    def replace(self, **sections: Any) -> Recipe:
-        """A copy with other sections; mappings are checked as in a file."""
-        return load_recipe(self.to_dict() | sections)
+    def definition(self) -> dict[str, Any]:
+        """What decides on the weights: the recipe without its folder, its evaluation, and what is said about it."""
+        about = ("output_dir", "paper", "cites", "evaluation")
+        return {name: value for name, value in self.to_dict().items() if name not in about}
 
 
 def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Recipe:

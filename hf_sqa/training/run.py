@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_sqa.runs import write_whole
-from hf_sqa.training.recipe import AugmentationOptions, Model, Recipe, Source, load_recipe
+from hf_sqa.runs import RunMismatch, check_same_run, digest_of, locked, move_into, write_whole
+from hf_sqa.training.recipe import AugmentationOptions, Model, Recipe, load_recipe
 
 #: What a full disk, or a quota, sounds like from Python, Rust (safetensors) and C++ (torch).
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
@@ -56,7 +56,7 @@ class TrainingResult:
         failures (`dict[str, str]`): Recordings that could not be read, and why.
         notes (`list[str]`): What else was said: clips cut, splits made.
         history (`list[dict]`): What was logged: losses and metrics by step.
-        recipe_digest (`str`): Of the recipe, see [`Recipe.digest`].
+        recipe_digest (`str`): Digits that differ where the recipe or the data of the run do.
     """
 
     output_dir: Path
@@ -116,151 +116,149 @@ def run_recipe(
 
     Raises:
         TypeError, ValueError: If the recipe, a label or an option cannot be used.
-        FileExistsError: If `output_dir` holds another run.
+        RunMismatch: If `output_dir` holds another run; names what differs.
+        Locked: If another process trains into it.
         TrainingError: If memory or disk runs out, or the loss is no number.
         Interrupted: After Ctrl-C, when a checkpoint is saved.
     """
-    from transformers import set_seed
     from transformers.utils import logging
 
     from hf_sqa.training.arguments import AudioQualityTrainingArguments
     from hf_sqa.training.callbacks import Interrupt, Progress
-    from hf_sqa.training.checkpoints import find_resumable_checkpoint
-    from hf_sqa.training.examples import Augmentation
-    from hf_sqa.training.trainer import AudioQualityTrainer, excluded_rows
+    from hf_sqa.training.trainer import AudioQualityTrainer
 
     recipe = load_recipe(recipe)
-    announce = announce or _tell
+    announce = announce or _announce
     _check_trackers(recipe.training.get("report_to"))
     folder = Path(recipe.output_dir)
-    digest = _digest(recipe, train_dataset, validation_dataset, model)
-    options = _training_options(
-        recipe, has_validation=validation_dataset is not None or train_dataset is None or _validates(recipe)
-    )
-    args = AudioQualityTrainingArguments(output_dir=str(folder / CHECKPOINTS), **options)
-    with args.main_process_first(local=False, desc="preparing the folder"):
-        finished = _prepare_folder(folder, digest, resume, overwrite) if args.should_save else None
-    if (folder / RESULT).exists() and resume:
-        finished = finished or TrainingResult.load(folder)
-    if finished is not None:
-        announce(f"{folder} holds the finished run of this recipe; nothing to do.")
-        return finished
-
-    logging.disable_progress_bar()
-    notes: list[str] = []
-    set_seed(args.seed)
-    excluded: Counter[str] = Counter()
-    if train_dataset is None:
-        train_dataset, validation_dataset, excluded = load_rows(recipe, notes)
-    elif validation_dataset is None and recipe.data.split is not None:
-        train_dataset, validation_dataset = _split_rows(train_dataset, recipe, notes)
-    if recipe.data.pseudo_labels is not None:
-        train_dataset, validation_dataset = _with_pseudo_labels(train_dataset, validation_dataset, recipe, notes)
-    set_seed(args.seed)
-    model = build_model(recipe.model, recipe.loss, announce=announce) if model is None else model
-    adapted = _adapted(model, recipe.model) if recipe.model.lora is not None else model
-    freeze(adapted, recipe.model.freeze)
-    augmentation = None
-    if recipe.augmentation is not None:
-        augmentation = Augmentation(_chain(recipe.augmentation, noises), recipe.augmentation.probability)
-
-    started = time.monotonic()
-    progress = Progress(announce)
-    checkpoints = folder / CHECKPOINTS
-    with Interrupt(announce) as interrupt:
-        trainer: Any = (trainer_class or AudioQualityTrainer)(
-            adapted,
-            args,
-            train_dataset=train_dataset,
-            eval_dataset=validation_dataset,
-            augmentation=augmentation,
-            loss=recipe.loss,
-            callbacks=[interrupt, progress, *callbacks],
-        )
-        if getattr(model, "needs_bands", False):
-            _measure_bands(model, trainer.train_dataset)
-        if (longer := trainer.train_dataset.num_longer()) and args.should_save:
-            notes.append(
-                f"{longer} of {len(trainer.train_dataset)} training clips are longer than {args.max_seconds:g} s: cut to it at "
-                "random, elsewhere every epoch"
+    definition = _definition(recipe, train_dataset, validation_dataset, model)
+    args = AudioQualityTrainingArguments(output_dir=str(folder / CHECKPOINTS), **_training_options(recipe))
+    with contextlib.ExitStack() as held:
+        with args.main_process_first(local=False, desc="preparing the folder"):
+            if args.should_save:
+                held.enter_context(locked(folder / CHECKPOINTS / ".lock", refusal=f"Another process trains into {str(folder)!r}."))
+                _begin(folder, definition, resume, overwrite)
+        if (folder / RESULT).exists():
+            announce(f"{folder} holds the finished run of this recipe; nothing to do.")
+            return TrainingResult.load(folder)
+        logging.disable_progress_bar()
+        notes: list[str] = []
+        train_dataset, validation_dataset, excluded = _rows(recipe, train_dataset, validation_dataset, args.seed, notes)
+        model, adapted = _model(recipe, model, args.seed, announce)
+        started = time.monotonic()
+        with Interrupt(announce) as interrupt, contextlib.closing(Progress(announce)) as progress:
+            trainer: Any = (trainer_class or AudioQualityTrainer)(
+                adapted,
+                args,
+                train_dataset=train_dataset,
+                eval_dataset=validation_dataset,
+                augmentation=_augmentation(recipe.augmentation, noises),
+                loss=recipe.loss,
+                callbacks=[interrupt, progress, *callbacks],
             )
-        checkpoint, torn = find_resumable_checkpoint(checkpoints, args.world_size) if resume else (None, [])
-        for line in [*notes, *torn]:
-            announce(line)
-        if checkpoint is not None:
-            announce(f"Going on from {checkpoint}.")
-        try:
-            output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-        except Exception as error:
-            if (explained := _explained(error, args, folder)) is None:
-                raise
-            raise explained from error
-        finally:
-            progress.close()
+            if getattr(model, "needs_bands", False):
+                _measure_bands(model, trainer.train_dataset)
+            _train(trainer, interrupt, resume, notes, announce)
+        result = _result(trainer, folder, excluded, notes)
+        result.recipe_digest, result.seconds = digest_of(definition), time.monotonic() - started
+        if args.should_save:
+            _save_finished(trainer, recipe, result)
+        trainer.accelerator.wait_for_everyone()
+        return result
+
+
+def _rows(recipe: Recipe, train: Any, validation: Any, seed: int, notes: list[str]) -> tuple[Any, Any, Counter[str]]:
+    """Rows to train and to validate on, from the recipe where they are not given, and how many were left out."""
+    from transformers import set_seed
+
+    from hf_sqa.training.rows import add_pseudo_labels, load_rows, split_rows
+
+    set_seed(seed)
+    excluded: Counter[str] = Counter()
+    if train is None:
+        train, validation, excluded = load_rows(recipe, notes)
+    elif validation is None and recipe.data.split is not None:
+        train, validation = split_rows(train, recipe, notes)
+    if recipe.data.pseudo_labels is not None:
+        train, validation = add_pseudo_labels(train, validation, recipe, notes)
+    return train, validation, excluded
+
+
+def _model(recipe: Recipe, model: Any, seed: int, announce: Any) -> tuple[Any, Any]:
+    """The model, from the recipe where it is not given, and what is trained: the model, or an adapter around it."""
+    from transformers import set_seed
+
+    set_seed(seed)
+    model = build_model(recipe.model, recipe.loss, announce=announce) if model is None else model
+    adapted = model
+    if recipe.model.lora is not None:
+        from hf_sqa.training.adapters import add_adapter
+
+        adapted = add_adapter(model, recipe.model.lora)
+    freeze(adapted, recipe.model.freeze)
+    return model, adapted
+
+
+def _train(trainer: Any, interrupt: Any, resume: bool, notes: list[str], announce: Any) -> None:
+    """Train, from the newest complete checkpoint where there is one.
+
+    Raises:
+        TrainingError: If memory or disk runs out, or the loss is no number.
+        Interrupted: After Ctrl-C, when a checkpoint is saved.
+    """
+    from hf_sqa.training.checkpoints import find_resumable_checkpoint
+
+    args, data = trainer.args, trainer.train_dataset
+    if (num_longer := data.num_longer()) and args.should_save:
+        notes.append(
+            f"{num_longer} of {len(data)} training clips are longer than {args.max_seconds:g} s: a stretch of that length is drawn "
+            "from each in every epoch"
+        )
+    checkpoint, torn = find_resumable_checkpoint(args.output_dir, args.world_size) if resume else (None, [])
+    for line in [*notes, *torn]:
+        announce(line)
+    if checkpoint is not None:
+        announce(f"Going on from {checkpoint}.")
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    except Exception as error:
+        if (explained := _explained(error, args)) is None:
+            raise
+        raise explained from error
     if interrupt.requested and trainer.state.global_step < trainer.state.max_steps:
-        saved, _ = find_resumable_checkpoint(checkpoints, args.world_size)
-        raise Interrupted(saved)
-    metrics = _best_metrics(trainer)
+        raise Interrupted(find_resumable_checkpoint(args.output_dir, args.world_size)[0])
     if any(not np.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry):
         raise TrainingError(
             "The training loss is not a number any more: lower `training.learning_rate`, set `training.max_grad_norm`, or train in "
             f"float32. The checkpoints before are in {args.output_dir}."
         )
-    failures = _gathered_failures(trainer)
-    counts = Counter(excluded_rows(trainer)) if args.world_size == 1 else Counter(code for code, _ in failures.values())
-    result = TrainingResult(
+
+
+def _result(trainer: Any, folder: Path, excluded: Counter[str], notes: list[str]) -> TrainingResult:
+    from hf_sqa.training.examples import RatedSpeech
+
+    args, state, failures = trainer.args, trainer.state, trainer.failures
+    if args.world_size > 1:
+        from accelerate.utils import gather_object
+
+        failures = dict(gather_object(list(failures.items())))
+    excluded = excluded + Counter(code for code, _ in failures.values())
+    for data in (trainer.train_dataset, trainer.eval_dataset):
+        if isinstance(data, RatedSpeech):
+            excluded += data.excluded
+    return TrainingResult(
         output_dir=folder,
-        metrics=metrics,
+        metrics=_best_metrics(trainer),
         num_train=len(trainer.train_dataset),
         num_validation=len(trainer.eval_dataset) if trainer.eval_dataset is not None else 0,
-        best_step=trainer.state.best_global_step if args.load_best_model_at_end else trainer.state.global_step,
-        num_steps=trainer.state.global_step,
+        best_step=state.best_global_step if args.load_best_model_at_end else state.global_step,
+        num_steps=state.global_step,
         num_processes=args.world_size,
-        seconds=time.monotonic() - started,
-        excluded=dict(counts + excluded),
+        excluded=dict(excluded),
         failures={source: message for source, (_, message) in failures.items()},
         notes=notes,
-        history=trainer.state.log_history,
-        recipe_digest=digest,
+        history=state.log_history,
     )
-    assert output.global_step == result.num_steps
-    if args.should_save:
-        _save_finished(trainer, recipe, result)
-    trainer.accelerator.wait_for_everyone()
-    return result
-
-
-def load_rows(recipe: Recipe, notes: list[str] | None = None) -> tuple[Any, Any, Counter[str]]:
-    """Training and validation rows of a recipe, and how many were left out, by reason; what was drawn is added to `notes`."""
-    notes = notes if notes is not None else []
-    data = recipe.data
-    excluded: Counter[str] = Counter()
-    if not data.train:
-        raise ValueError("Expected `data.train` to name the training rows, such as [{table: mine.csv}], got none.")
-    rows = _filtered(_load_sources(data.train, excluded), data.filter, "data.filter", excluded)
-    validation = None
-    if data.validation is not None:
-        validation = _load_sources(data.validation, excluded)
-    elif data.split is not None:
-        rows, validation = _split_rows(rows, recipe, notes)
-    elif data.training_set is not None:
-        from hf_sqa.data.splits import training_set
-
-        drawn = training_set(data.training_set, rows, seed=data.seed)
-        notes.append(f"{data.training_set}: {drawn}")
-        rows, validation = rows.select(drawn.train), rows.select(drawn.validation)
-    else:
-        parts = np.array([one or "train" for one in rows["split"]])
-        if (parts == "test").any():
-            excluded["test split"] += int((parts == "test").sum())
-        validation = rows.select(np.flatnonzero(parts == "validation"))
-        rows = rows.select(np.flatnonzero((parts != "validation") & (parts != "test")))
-        validation = validation if len(validation) else None
-    if not len(rows):
-        raise ValueError("Expected training rows, got none: all rows of `data.train` are set aside for validation or tests.")
-    if data.limit is not None:
-        rows = _limited(rows, data.limit, data.seed)
-    return rows, validation, excluded
 
 
 def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> Any:
@@ -351,16 +349,6 @@ def _encoder_at_hand(name: str | None) -> Iterator[str | None]:
         yield folder
 
 
-def _with_pseudo_labels(train: Any, validation: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
-    from hf_sqa.training.pseudo_label import read_pseudo_labels, with_pseudo_labels
-
-    table = read_pseudo_labels(str(recipe.data.pseudo_labels))
-    names = [name for name in table.score_names if recipe.model.scores is None or name in recipe.model.scores]
-    notes.append(f"pseudo-labels {', '.join(names)} by {table.teacher['teacher_id']}, weights {table.teacher['teacher_weights']}")
-    train = with_pseudo_labels(train, table, score_names=names)
-    return train, None if validation is None else with_pseudo_labels(validation, table, score_names=names)
-
-
 def freeze(model: Any, patterns: Sequence[str]) -> None:
     """Leave the parameters of modules as they are.
 
@@ -380,11 +368,11 @@ def freeze(model: Any, patterns: Sequence[str]) -> None:
         raise ValueError(f"Expected something to train, got `model.freeze` of everything: {', '.join(patterns)}.")
 
 
-def _training_options(recipe: Recipe, has_validation: bool) -> dict[str, Any]:
+def _training_options(recipe: Recipe) -> dict[str, Any]:
     options = dict(recipe.training)
-    for name, value in options.items():
-        if isinstance(value, str) and name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps"):
-            options[name] = float(value)
+    for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps"):
+        if isinstance(options.get(name), str):
+            options[name] = float(options[name])
     if options.get("push_to_hub"):
         raise ValueError(
             "Expected no `training.push_to_hub`: a finished run is published by `hf-sqa push "
@@ -405,10 +393,6 @@ def _check_trackers(asked: Any) -> None:
                 ) from None
 
 
-def _validates(recipe: Recipe) -> bool:
-    return recipe.data.split is not None or recipe.data.validation is not None
-
-
 def _measure_bands(model: Any, data: Any) -> None:
     """Let a new student put its mel bands on one scale, that of some training clips."""
     rows = range(0, len(data), max(1, len(data) // NUM_MEASURED))
@@ -416,140 +400,48 @@ def _measure_bands(model: Any, data: Any) -> None:
     model.measure_bands(waveform for waveform in waveforms if waveform is not None)
 
 
-def _digest(recipe: Recipe, train: Any, validation: Any, model: Any) -> str:
-    parts = [recipe.digest()]
-    for data in (train, validation):
-        if data is not None:
-            parts.append(str(getattr(data, "_fingerprint", len(data))))
-    if model is not None:
-        parts.append(type(model).__name__)
-    return "-".join(parts)
+def _definition(recipe: Recipe, train: Any, validation: Any, model: Any) -> dict[str, Any]:
+    """What decides on the weights of a run, ready for JSON."""
+    given = {"train": train, "validation": validation}
+    data = {name: str(getattr(rows, "_fingerprint", len(rows))) for name, rows in given.items() if rows is not None}
+    return {"recipe": recipe.definition(), "given data": data, "given model": type(model).__name__ if model is not None else None}
 
 
-def _prepare_folder(folder: Path, digest: str, resume: bool, overwrite: bool) -> TrainingResult | None:
-    """Make the folder, or find what a run of the same recipe left in it."""
-    owner = folder / CHECKPOINTS / "run.json"
-    other = None
-    if owner.exists():
-        other = json.loads(owner.read_text(encoding="utf-8"))["digest"]
-    elif (folder / RESULT).exists():
-        other = TrainingResult.load(folder).recipe_digest
-    if other is not None and (other != digest or not resume):
+def _begin(folder: Path, definition: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    """Refuse, or with `overwrite` remove, what another run left in the folder."""
+    run_file, result_file = folder / CHECKPOINTS / "run.json", folder / RESULT
+    remedy = "choose another `output_dir`, delete the folder, or pass `overwrite=True` (`--overwrite`)"
+    try:
+        if not resume and (run_file.exists() or result_file.exists()):
+            raise RunMismatch(f"{str(folder)!r} holds a run, and `resume` is off; {remedy}.")
+        if not run_file.exists() and result_file.exists() and TrainingResult.load(folder).recipe_digest != digest_of(definition):
+            raise RunMismatch(f"{str(folder)!r} holds the result of another recipe or other data; {remedy}.")
+        check_same_run(run_file, definition, remedy)
+    except RunMismatch:
         if not overwrite:
-            raise FileExistsError(
-                f"Expected {str(folder)!r} to be empty or to hold this run, got another recipe's or data's. Choose another "
-                "`output_dir`, delete the folder, or pass `overwrite=True` (`--overwrite`)."
-            )
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        (folder / RESULT).unlink(missing_ok=True)
-    elif other is not None and (folder / RESULT).exists():
-        return TrainingResult.load(folder)
-    owner.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(owner, json.dumps({"digest": digest}))
-    return None
+            raise
+        for path in (folder / CHECKPOINTS).glob("checkpoint-*"):
+            shutil.rmtree(path)
+        for path in (run_file, result_file):
+            path.unlink(missing_ok=True)
+        check_same_run(run_file, definition)
 
 
-def _load_sources(sources: Sequence[Source], excluded: Counter[str]) -> Any:
-    from hf_sqa.data import load_corpus
-    from hf_sqa.data.schema import import_datasets
-
-    parts = []
-    for source in sources:
-        rows = load_corpus(
-            source.name,
-            source.root,
-            columns=source.columns,
-            scale=None if source.scale is None else (source.scale[0], source.scale[1]),
-            ratings=source.ratings,  # type: ignore[arg-type]
-            join=source.join,
-            language=source.language,
-            split=source.split,
-            revision=source.revision,
-            on_missing=source.on_missing,  # type: ignore[arg-type]
-        )
-        if source.on_missing == "drop":
-            number = int(rows.info.description.rsplit("dropped ", 1)[-1].split(", whose")[0].replace(",", ""))
-            if number:
-                excluded["missing"] += number
-        rows = _filtered(rows, source.filter, f"the filter of {source.name}", excluded)
-        if source.limit is not None:
-            rows = _limited(rows, source.limit, 0)
-        parts.append(rows)
-    return parts[0] if len(parts) == 1 else import_datasets().concatenate_datasets(parts)
-
-
-def _filtered(rows: Any, wanted: Mapping[str, Any] | None, where: str, excluded: Counter[str]) -> Any:
-    keep = np.ones(len(rows), bool)
-    for column, value in (wanted or {}).items():
-        if column not in rows.column_names:
-            raise ValueError(f"Expected {where} to name a column ({', '.join(rows.column_names)}), got {column!r}.")
-        own = list(rows[column])
-        if isinstance(value, Mapping):
-            if not value or set(value) - {"min", "max"}:
-                raise ValueError(f"Expected `min` and `max` for {column!r} in {where}, got {dict(value)!r}.")
-            numbers = np.array([np.nan if one is None else one for one in own], float)
-            keep &= (numbers >= value.get("min", -np.inf)) & (numbers <= value.get("max", np.inf))
-        else:
-            allowed = value if isinstance(value, list) else [value]
-            keep &= np.array([one in allowed for one in own], bool)
-    if not keep.any():
-        raise ValueError(f"Expected rows that meet {where}, {dict(wanted or {})}, got none of {len(rows)}.")
-    if not keep.all():
-        excluded["filter"] += int((~keep).sum())
-    return rows if keep.all() else rows.select(np.flatnonzero(keep))
-
-
-def _limited(rows: Any, limit: int, seed: int) -> Any:
-    if limit >= len(rows):
-        return rows
-    from hf_sqa.data.splits import subset
-
-    if any(one is None or one != one for one in rows["mos"]):
-        return rows.select(np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False)))
-    return rows.select(subset(rows, limit, corpus_column=_corpus_column(rows), seed=seed))
-
-
-def _split_rows(rows: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
-    from hf_sqa.data.splits import stratified_split
-
-    split = recipe.data.split
-    assert split is not None
-    score = "mos"
-    for name in [*(recipe.model.scores or []), "mos"]:
-        if name in rows.column_names and any(one is not None and one == one for one in rows[name]):
-            score = name
-            break
-    rated = np.array([one is not None and one == one for one in rows[score]])
-    rows = rows if rated.all() else rows.select(np.flatnonzero(rated))
-    parts = stratified_split(
-        rows,
-        validation_share=split.share,
-        group_columns=split.group or (),
-        score_column=score,
-        corpus_column=_corpus_column(rows),
-        seed=split.seed,
-    )
-    notes.append(f"split: {parts}")
-    return rows.select(parts.train), rows.select(parts.validation)
-
-
-def _corpus_column(rows: Any) -> str | None:
-    return "corpus" if "corpus" in rows.column_names and all(rows["corpus"]) else None
-
-
-def _chain(options: AugmentationOptions, noises: Any) -> Any:
+def _augmentation(options: AugmentationOptions | None, noises: Any) -> Any:
+    if options is None:
+        return None
     from hf_sqa.degradations import Chain, RecordingFolder
+    from hf_sqa.training.examples import Augmentation
 
-    sources: dict[str, Any] = {
-        name: RecordingFolder(folder)
-        for name, folder in (("noises", options.noises), ("talkers", options.talkers))
-        if folder is not None
-    }
+    folders = {"noises": options.noises, "talkers": options.talkers}
+    sources: dict[str, Any] = {name: RecordingFolder(folder) for name, folder in folders.items() if folder is not None}
     if noises is not None:
         sources["noises"] = noises
     if options.preset is not None:
-        return Chain.load(options.preset, **sources)
-    return Chain(options.steps or [], name="augmentation", **sources)
+        chain = Chain.load(options.preset, **sources)
+    else:
+        chain = Chain(options.steps or [], name="augmentation", **sources)
+    return Augmentation(chain, options.probability)
 
 
 def _with_new_head(model: Any, id2label: dict[int, str], announce: Any) -> Any:
@@ -566,36 +458,20 @@ def _with_new_head(model: Any, id2label: dict[int, str], announce: Any) -> Any:
     return new
 
 
-def _adapted(model: Any, section: Model) -> Any:
-    from hf_sqa.training.adapters import add_adapter
-
-    assert section.lora is not None
-    return add_adapter(model, section.lora)
-
-
 def _best_metrics(trainer: Any) -> dict[str, float]:
     """Metrics of the weights that are kept: those of the best step, or of the last evaluation."""
-    wanted = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
-    found: dict[str, float] = {}
+    best_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    best: dict[str, float] = {}
     for entry in trainer.state.log_history:
         metrics = {name: value for name, value in entry.items() if name.startswith("eval_")}
-        if metrics and (wanted is None or entry["step"] == wanted):
-            found = metrics
-    return found
-
-
-def _gathered_failures(trainer: Any) -> dict[str, tuple[str, str]]:
-    if trainer.args.world_size == 1:
-        return trainer.failures
-    from accelerate.utils import gather_object
-
-    return dict(gather_object(list(trainer.failures.items())))
+        if metrics and (best_step is None or entry["step"] == best_step):
+            best = metrics
+    return best
 
 
 def _save_finished(trainer: Any, recipe: Recipe, result: TrainingResult) -> None:
-    """Write everything beside the checkpoints first, then put it in place; the result, which says that all is there, is last."""
-    folder = result.output_dir
-    unfinished = folder / ".unfinished"
+    """Write everything aside first, then move it into the folder; the result, which says that all is there, comes last."""
+    unfinished = result.output_dir / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
@@ -609,21 +485,17 @@ def _save_finished(trainer: Any, recipe: Recipe, result: TrainingResult) -> None
         getattr(model, "save_for_inference", model.save_pretrained)(unfinished)
         trainer.processing_class.save_pretrained(unfinished)
         recipe.save(unfinished / RECIPE)
-        for path in sorted(unfinished.iterdir()):
-            target = folder / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(path, target)
+        move_into(unfinished, result.output_dir)
         result.save()
     except Exception as error:
-        if (explained := _explained(error, trainer.args, folder)) is None:
+        if (explained := _explained(error, trainer.args)) is None:
             raise
         raise explained from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _explained(error: Exception, args: Any, folder: Path) -> TrainingError | None:
+def _explained(error: Exception, args: Any) -> TrainingError | None:
     """What to try, where there is something to try."""
     import torch
 
@@ -635,14 +507,15 @@ def _explained(error: Exception, args: Any, folder: Path) -> TrainingError | Non
             f"training.gradient_accumulation_steps={args.gradient_accumulation_steps * (2 if size > 1 else 1)} (the same optimiser "
             "step), training.max_seconds=10, training.bf16=true, or training.activation_checkpointing=true."
         )
-    if any(one in text for one in FULL_DISK):
+    if any(message in text for message in FULL_DISK):
         return TrainingError(
-            f"The disk of {str(folder)!r} is full ({text}). Free some space, or set training.save_total_limit=1, and start the "
-            "same command again: it goes on from the newest complete checkpoint, which is untouched."
+            f"The disk of {str(Path(args.output_dir).parent)!r} is full ({text}). Free some space, or set "
+            "training.save_total_limit=1, and start the same command again: it goes on from the newest complete checkpoint, which "
+            "is untouched."
         )
     return None
 
 
-def _tell(line: str) -> None:
+def _announce(line: str) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         print(line, file=sys.stderr)  # noqa: T201

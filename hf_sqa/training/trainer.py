@@ -12,7 +12,6 @@ import math
 import signal
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -466,13 +465,3 @@ def _ignore_interrupts(worker: int) -> None:
     """Ctrl-C is for the process that trains, which stops its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-
-
-def excluded_rows(trainer: AudioQualityTrainer) -> dict[str, int]:
-    """Rows and recordings that training went without, counted by reason."""
-    counts: Counter[str] = Counter()
-    for data in (trainer.train_dataset, trainer.eval_dataset):
-        if isinstance(data, RatedSpeech):
-            counts.update(data.excluded)
-    counts.update(code for code, _ in trainer.failures.values())
-    return dict(counts)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from hf_sqa.runs import Locked, RunMismatch, locked
 from hf_sqa.training import Interrupted, TrainingError, find_resumable_checkpoint, run_recipe
 from hf_sqa.training.checkpoints import what_is_torn
 
@@ -44,7 +45,7 @@ def assert_same_weights(first, second):
 def train(recipe, rows, with_dropout, tmp_path):
     """`train(name, callbacks, **training)`: the same run in a folder of that name."""
 
-    def make(name, callbacks=(), loss=None, model=None, resume=True, **training):
+    def make(name, callbacks=(), loss=None, model=None, overwrite=False, **training):
         content = recipe(loss=loss, **training) | {"output_dir": str(tmp_path / name)}
         data = rows(22, corpora=("first", "second"))
         return run_recipe(
@@ -53,7 +54,7 @@ def train(recipe, rows, with_dropout, tmp_path):
             validation_dataset=data[16:],
             model=model or with_dropout(),
             callbacks=callbacks,
-            resume=resume,
+            overwrite=overwrite,
             announce=lambda line: None,
         )
 
@@ -195,8 +196,25 @@ def test_a_finished_run_is_not_repeated(train, tmp_path):
 def test_a_folder_with_another_run_is_refused(train):
     train("run", max_steps=2)
 
-    with pytest.raises(FileExistsError, match="another recipe's or data's"):
+    with pytest.raises(RunMismatch, match=r"another run: recipe\.training\.max_steps was 2, is 3\. .*choose another `output_dir`"):
         train("run", max_steps=3)
+    assert train("run", max_steps=3, overwrite=True).num_steps == 3
+
+
+def test_a_result_whose_checkpoints_are_gone_is_that_of_its_run_only(train, tmp_path):
+    train("run", max_steps=2)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+
+    assert train("run", max_steps=2).num_steps == 2
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(RunMismatch, match="the result of another recipe or other data"):
+        train("run", max_steps=3)
+
+
+def test_a_second_process_may_not_train_into_the_same_folder(train, tmp_path):
+    lock = tmp_path / "run" / "checkpoints" / ".lock"
+    with locked(lock), pytest.raises(Locked, match=r"Another process trains into .*run'"):
+        train("run", max_steps=2)
 
 
 def test_checkpoints_are_kept_apart_from_the_result(train, tmp_path):

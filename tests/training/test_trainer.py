@@ -300,7 +300,9 @@ def test_clips_longer_than_the_limit_are_told_once_with_their_number(recipe, row
         recipe(max_steps=2, max_seconds=1.05), train_dataset=rows(9), validation_dataset=rows(6), model=tiny(), announce=told.append
     )
 
-    assert result.notes == ["6 of 9 training clips are longer than 1.05 s: cut to it at random, elsewhere every epoch"]
+    assert result.notes == [
+        "6 of 9 training clips are longer than 1.05 s: a stretch of that length is drawn from each in every epoch"
+    ]
     assert sum("longer than" in line for line in told) == 1
 
 

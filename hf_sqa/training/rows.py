@@ -1,0 +1,163 @@
+"""The rows of a recipe: loaded, filtered, drawn and split, and how many were left out for which reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.training.recipe import Recipe, Source
+
+
+def load_rows(recipe: Recipe, notes: list[str] | None = None) -> tuple[Any, Any, Counter[str]]:
+    """Load the rows that a recipe names.
+
+    Args:
+        recipe ([`Recipe`]): Its section `data` is read.
+        notes (`list[str]`, *optional*): Gets a line for every draw and split.
+
+    Returns:
+        `(train, validation, excluded)`: Rows in the schema of `hf_sqa.data`, `None` for `validation` where there are none, and the
+        number of rows left out by reason: `filter`, `missing`, `test split`.
+
+    Raises:
+        FileNotFoundError, ValueError: As [`~hf_sqa.data.load_corpus`], or if no row is left to train on.
+    """
+    notes = notes if notes is not None else []
+    data = recipe.data
+    excluded: Counter[str] = Counter()
+    if not data.train:
+        raise ValueError("Expected `data.train` to name the training rows, such as [{table: mine.csv}], got none.")
+    rows = _filtered(_load_sources(data.train, excluded), data.filter, "data.filter", excluded)
+    validation = None
+    if data.validation is not None:
+        validation = _load_sources(data.validation, excluded)
+    elif data.split is not None:
+        rows, validation = split_rows(rows, recipe, notes)
+    elif data.training_set is not None:
+        from hf_sqa.data.splits import training_set
+
+        drawn = training_set(data.training_set, rows, seed=data.seed)
+        notes.append(f"{data.training_set}: {drawn}")
+        rows, validation = rows.select(drawn.train), rows.select(drawn.validation)
+    else:
+        rows, validation = _by_own_split(rows, excluded)
+    if not len(rows):
+        raise ValueError("Expected training rows, got none: all rows of `data.train` are set aside for validation or tests.")
+    if data.limit is not None:
+        rows = _limited(rows, data.limit, data.seed)
+    return rows, validation, excluded
+
+
+def split_rows(rows: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
+    """Rated rows in two, to train and to validate on, as `data.split` of a recipe says."""
+    from hf_sqa.data.splits import stratified_split
+
+    split = recipe.data.split
+    assert split is not None
+    score, is_rated = "mos", np.zeros(len(rows), bool)
+    for name in [*(recipe.model.scores or []), "mos"]:
+        if name in rows.column_names and (rated := _is_rated(rows[name])).any():
+            score, is_rated = name, rated
+            break
+    rows = rows if is_rated.all() else rows.select(np.flatnonzero(is_rated))
+    parts = stratified_split(
+        rows,
+        validation_share=split.share,
+        group_columns=split.group or (),
+        score_column=score,
+        corpus_column=_corpus_column(rows),
+        seed=split.seed,
+    )
+    notes.append(f"split: {parts}")
+    return rows.select(parts.train), rows.select(parts.validation)
+
+
+def add_pseudo_labels(train: Any, validation: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
+    """The rows with the labels of the table `data.pseudo_labels` of a recipe."""
+    from hf_sqa.training.pseudo_label import read_pseudo_labels, with_pseudo_labels
+
+    table = read_pseudo_labels(str(recipe.data.pseudo_labels))
+    names = [name for name in table.score_names if recipe.model.scores is None or name in recipe.model.scores]
+    notes.append(f"pseudo-labels {', '.join(names)} by {table.teacher['teacher_id']}, weights {table.teacher['teacher_weights']}")
+    train = with_pseudo_labels(train, table, score_names=names)
+    return train, None if validation is None else with_pseudo_labels(validation, table, score_names=names)
+
+
+def _load_sources(sources: Sequence[Source], excluded: Counter[str]) -> Any:
+    from hf_sqa.data.corpora.loading import read_corpus
+    from hf_sqa.data.schema import build_dataset, import_datasets
+
+    datasets = import_datasets()
+    parts = []
+    for source in sources:
+        examined, score_names, note = read_corpus(
+            source.name,
+            source.root,
+            columns=source.columns,
+            scale=None if source.scale is None else (source.scale[0], source.scale[1]),
+            ratings=source.ratings,
+            join=source.join,
+            language=source.language,
+            split=source.split,
+            revision=source.revision,
+        )
+        rows = build_dataset(examined, name=source.name, on_missing=source.on_missing, score_names=score_names, note=note)
+        if examined.missing:
+            excluded["missing"] += examined.missing
+        rows = _filtered(rows, source.filter, f"the filter of {source.name}", excluded)
+        parts.append(rows if source.limit is None else _limited(rows, source.limit, 0))
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def _by_own_split(rows: Any, excluded: Counter[str]) -> tuple[Any, Any]:
+    """Rows that a corpus itself calls validation are validated on; those it calls test are left out."""
+    parts = np.array([part or "train" for part in rows["split"]])
+    if num_test := int((parts == "test").sum()):
+        excluded["test split"] += num_test
+    validation = rows.select(np.flatnonzero(parts == "validation"))
+    rows = rows.select(np.flatnonzero((parts != "validation") & (parts != "test")))
+    return rows, validation if len(validation) else None
+
+
+def _filtered(rows: Any, wanted: Mapping[str, Any] | None, place: str, excluded: Counter[str]) -> Any:
+    keep = np.ones(len(rows), bool)
+    for column, condition in (wanted or {}).items():
+        if column not in rows.column_names:
+            raise ValueError(f"Expected {place} to name a column ({', '.join(rows.column_names)}), got {column!r}.")
+        values = list(rows[column])
+        if isinstance(condition, Mapping):
+            if not condition or set(condition) - {"min", "max"}:
+                raise ValueError(f"Expected `min` and `max` for {column!r} in {place}, got {dict(condition)!r}.")
+            numbers = np.array([np.nan if value is None else value for value in values], float)
+            keep &= (numbers >= condition.get("min", -np.inf)) & (numbers <= condition.get("max", np.inf))
+        else:
+            allowed = condition if isinstance(condition, list) else [condition]
+            keep &= np.array([value in allowed for value in values], bool)
+    if not keep.any():
+        raise ValueError(f"Expected rows that meet {place}, {dict(wanted or {})}, got none of {len(rows)}.")
+    if keep.all():
+        return rows
+    excluded["filter"] += int((~keep).sum())
+    return rows.select(np.flatnonzero(keep))
+
+
+def _limited(rows: Any, limit: int, seed: int) -> Any:
+    """So many of the rows, with the score distribution of all where all are rated."""
+    if limit >= len(rows):
+        return rows
+    from hf_sqa.data.splits import subset
+
+    if not _is_rated(rows["mos"]).all():
+        return rows.select(np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False)))
+    return rows.select(subset(rows, limit, corpus_column=_corpus_column(rows), seed=seed))
+
+
+def _is_rated(scores: Any) -> np.ndarray:
+    return ~np.isnan(np.array([np.nan if score is None else score for score in scores], float))
+
+
+def _corpus_column(rows: Any) -> str | None:
+    return "corpus" if "corpus" in rows.column_names and all(rows["corpus"]) else None
