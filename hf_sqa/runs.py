@@ -172,7 +172,7 @@ def journal(path: Path, rows: Iterable[Mapping[str, Any]] = ()) -> Iterator[Call
         rows (iterable of mappings, *optional*): Rows known already.
     """
     write_rows(path, rows)
-    with path.open("a", encoding="utf-8", newline="\n") as file:
+    with path.open("a", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
 
         def append(row: Mapping[str, Any]) -> None:
             file.write(json_line(row))
@@ -193,7 +193,8 @@ def read_journal(path: Path, columns: Sequence[str] = (), remedy: str = "move th
         ValueError: If another line than the last is no row.
     """
     rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    # Not by splitlines: names of files may hold the other ends of lines that Unicode has.
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").removesuffix("\n").split("\n") if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
@@ -209,7 +210,10 @@ def read_journal(path: Path, columns: Sequence[str] = (), remedy: str = "move th
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a journal anew, whole or not at all."""
-    with whole_file(path, sole_writer=True) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
+    with (
+        whole_file(path, sole_writer=True) as unfinished,
+        unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
+    ):
         file.writelines(json_line(row) for row in rows)
 
 

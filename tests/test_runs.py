@@ -196,3 +196,13 @@ def test_processes_compute_every_task_once(num_workers, in_order):
     squares = [square for square, _ in results]
     assert (squares if in_order else sorted(squares)) == [number * number for number in range(7)]
     assert (os.getpid() in {process for _, process in results}) == (num_workers == 1)
+
+
+def test_a_journal_keeps_names_that_are_no_text_or_hold_the_ends_of_lines(tmp_path):
+    rows = [{"audio": os.fsdecode(b"caf\xe9.wav")}, {"audio": "a\u2028b\x85c.wav"}, {"audio": "plain.wav"}]
+
+    with journal(tmp_path / "rows.jsonl", rows[:1]) as append:
+        for row in rows[1:]:
+            append(row)
+
+    assert read_journal(tmp_path / "rows.jsonl", ("audio",)) == rows

@@ -196,7 +196,7 @@ def test_a_finished_run_is_not_repeated(train, tmp_path):
 def test_a_folder_with_another_run_is_refused(train):
     train("run", max_steps=2)
 
-    with pytest.raises(RunMismatch, match=r"another run: recipe\.training\.max_steps was 2, is 3\. .*choose another `output_dir`"):
+    with pytest.raises(RunMismatch, match=r"another run.*recipe\.training\.max_steps was 2, is 3.*choose another `output_dir`"):
         train("run", max_steps=3)
     assert train("run", max_steps=3, overwrite=True).num_steps == 3
 
