@@ -11,19 +11,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel
 
 from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.blocks import mosa_trunk
-from hf_sqa.blocks.mosa_trunk import (
-    Frames,
-    MagnitudeSpectrum,
-    Scores,
-    TaskHead,
-    lay_end_to_end,
-    peak_normalize,
-    reverse_rows,
-    utterance_and_frame_loss,
-)
-from hf_sqa.blocks.sincnet import sinc_band_edges, sinc_filters
-from hf_sqa.models.mosa_net import MOSANet, MOSANetConfig
+from hf_sqa.models.mosa_net import MOSANet, MOSANetConfig, trunk_mosa_net
+from hf_sqa.models.mosa_net.heads_mosa_net import Scores, TaskHead, utterance_and_frame_loss
+from hf_sqa.models.mosa_net.sincnet import sinc_band_edges, sinc_filters
+from hf_sqa.models.mosa_net.trunk_mosa_net import Frames, MagnitudeSpectrum, lay_end_to_end, peak_normalize, reverse_rows
 
 SHARED = Path(__file__).parents[3] / "shared"
 REFERENCE = SHARED / "checkpoints" / "layout_faithful" / "mosa_net"
@@ -155,7 +146,7 @@ def test_the_last_band_starts_where_the_integer_division_puts_it():
 def test_a_batch_gives_the_scores_of_one_by_one_at_both_levels(model, waveforms, monkeypatch, convolve_together):
     alone = [model(waveform[None]) for waveform in waveforms]
     if convolve_together:
-        monkeypatch.setattr(mosa_trunk, "ROWS_PER_CALL", {})
+        monkeypatch.setattr(trunk_mosa_net, "ROWS_PER_CALL", {})
 
     together = model(*padded(waveforms))
 

@@ -8,8 +8,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel
 
 from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.blocks.mosa_trunk import Scores, utterance_and_frame_loss
 from hf_sqa.blocks.speech_encoder import AdaptableWavLMAttention
+from hf_sqa.models.mosa_net.heads_mosa_net import Scores, utterance_and_frame_loss
 from hf_sqa.models.mtq_net import MTQNet, MTQNetConfig
 
 LENGTHS = (16_000, 9_001, 27_200)

@@ -4,21 +4,309 @@ Paper:    Zezario et al., "Deep Learning-Based Non-Intrusive Multi-Objective Spe
           IEEE/ACM TASLP 31, 2023, arXiv:2111.02363
 Code:     https://github.com/dhimasryan/MOSA-Net-Cross-Domain, MOSA-Net_Cross_Domain.py and its VoiceMOS variant
 Weights:  Keras files in the authors' repository, no licence stated; converted from the file
-Differs:  see `hf_sqa.blocks.mosa_trunk`, which holds the layers; the self-supervised features are computed in the model instead of
+Differs:  see `trunk_mosa_net.py`, which holds the layers; the self-supervised features are computed in the model instead of
           beforehand; a score that is not rated adds nothing to the loss, and the attention's penalty belongs to training only.
 Shapes:   B batch, T samples, F frames, F3 self-supervised frames, D feature size, L labels
 """
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
-from hf_sqa.blocks.mosa_trunk import CrossDomainScoring, Scores, init_trunk_weights, mark_padding
+from hf_sqa.blocks.feature_cache import encoder_features
+from hf_sqa.blocks.speech_encoder import (
+    FINE_TUNING_OPTIONS,
+    build_encoder,
+    freeze_idle_parameters,
+    is_quality_model,
+    load_encoder,
+    load_encoder_config,
+    min_num_samples,
+    num_frames_of,
+    num_frames_of_quality_model,
+    output_size,
+    pads_safely,
+    published_sampling_rate,
+    takes_spectra,
+)
 from hf_sqa.modeling import AudioQualityPreTrainedModel
-from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
+from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig, check_encoder_options
+from hf_sqa.models.mosa_net.heads_mosa_net import Scores, TaskHead, TaskHeads, mark_padding, utterance_and_frame_loss
+from hf_sqa.models.mosa_net.trunk_mosa_net import Frames, MOSATrunk, peak_normalize
 from hf_sqa.outputs import AudioQualityOutput
+
+
+class CrossDomainScoring:
+    """What [`MOSANet`] and [`MTQNet`] share beyond their layers: the encoder, the inputs, and their way to the scores.
+
+    Mixed into a model, before its base class. Of `score_min` and `score_max` nothing here makes use: scores come in label units.
+    """
+
+    def build_network(self, config: Any) -> None:
+        """Add `trunk`, `score_heads` and, unless features are precomputed, `encoder` to the model."""
+        self.trunk = MOSATrunk(config, output_size(config.encoder_config))
+        self.score_heads = TaskHeads(config.score_names, config.hidden_size, config.score_activations, config.score_scales)
+        if not config.precomputed_features:
+            self.attach_encoder(build_encoder(config.encoder_config, config.encoder_layer))
+
+    @classmethod
+    def from_encoder(
+        cls,
+        name_or_path: str,
+        config: Any = None,
+        *,
+        encoder_options: dict[str, Any] | None = None,
+        hub_options: dict[str, Any] | None = None,
+        **options: Any,
+    ):
+        """Build a model around a pre-trained speech encoder; trunk and heads are randomly initialised.
+
+        Args:
+            name_or_path (`str`): Hub id or folder of the encoder, with or without a head for CTC or pre-training.
+            config (*optional*): Configuration to take all but the encoder from; the family's defaults if not given.
+            encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
+                Frames are not masked in training unless asked for here.
+            hub_options (`dict[str, Any]`, *optional*): `revision`, `token`, `cache_dir`, ... of `from_pretrained`.
+            **options: Options of the configuration, if none is given.
+
+        Raises:
+            ValueError: If the encoder is not known, lacks tensors or is for another sampling rate, or if both `config` and options
+                are given.
+        """
+        if config is not None and options:
+            raise ValueError(f"Expected `config` or options, got both: {', '.join(options)}; set them in the configuration.")
+        encoder_config = cls.pretrained_encoder_config(name_or_path, encoder_options, hub_options)
+        if config is None:
+            config = cls.config_class(**options, encoder_config=encoder_config)
+        else:
+            config = copy.deepcopy(config)
+            config.encoder_config = encoder_config
+            check_encoder_options(config)
+        model = cls(config)
+        if not config.precomputed_features:
+            model.load_pretrained_encoder(name_or_path, hub_options)
+        return model.eval()
+
+    @staticmethod
+    def pretrained_encoder_config(
+        name_or_path: str, encoder_options: dict[str, Any] | None = None, hub_options: dict[str, Any] | None = None
+    ) -> Any:
+        """Configuration of a pre-trained encoder that masks no frames in training unless the options say so."""
+        return load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | (encoder_options or {}), **(hub_options or {}))
+
+    def load_pretrained_encoder(self, name_or_path: str, hub_options: dict[str, Any] | None = None) -> None:
+        """Replace the encoder by the pre-trained one that the configuration describes.
+
+        Raises:
+            ValueError: If it lacks tensors, or its feature extractor asks for another sampling rate.
+        """
+        published_rate = published_sampling_rate(name_or_path, **(hub_options or {}))
+        if published_rate not in (None, self.config.sampling_rate):
+            raise ValueError(
+                f"Expected an encoder for audio sampled at {self.config.sampling_rate} Hz, got {name_or_path}, whose feature "
+                f"extractor asks for {published_rate} Hz; pass `sampling_rate={published_rate}`."
+            )
+        config = self.config
+        self.attach_encoder(load_encoder(name_or_path, config.encoder_config, config.encoder_layer, **(hub_options or {})))
+
+    def attach_encoder(self, encoder: nn.Module) -> None:
+        """Make an encoder of the configuration's kind, up to its layer, the model's own; frozen if the configuration says so."""
+        self.encoder = encoder
+        self._freeze()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any):
+        """Load a checkpoint as transformers does; what is frozen stays frozen, which loading alone would undo."""
+        loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
+        return loaded
+
+    @property
+    def pads_safely(self) -> bool:
+        """Whether padding leaves scores as they are: true unless the encoder averages over time before any mask is seen."""
+        return self.config.precomputed_features or pads_safely(self.config.encoder_config)
+
+    @property
+    def min_samples(self) -> int:
+        """Samples of the shortest waveform that gives a frame of every feature."""
+        encoder_config = self.config.encoder_config
+        return (
+            self.trunk.min_samples
+            if takes_spectra(encoder_config)
+            else max(self.trunk.min_samples, min_num_samples(encoder_config))
+        )
+
+    def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
+        """Example inputs of the ONNX graph; short ones, since tracing walks through the recurrence frame by frame."""
+        generator = torch.Generator().manual_seed(0)
+        waveforms = 0.1 * torch.randn(2, self.config.sampling_rate // 4, generator=generator)
+        inputs: dict[str, tuple[torch.Tensor, tuple[int, ...]]] = {"input_values": (waveforms, (0, 1))}
+        if self.config.precomputed_features:
+            features = torch.randn(2, 12, output_size(self.config.encoder_config), generator=generator)
+            inputs["ssl_features"] = (features, (0, 1))
+        return inputs
+
+    def train(self, mode: bool = True):
+        """Set training mode; a frozen encoder stays in evaluation, its features are constants."""
+        super().train(mode)  # type: ignore[misc]
+        if self.config.freeze_encoder and not self.config.precomputed_features:
+            self.encoder.eval()
+        return self
+
+    def _freeze(self) -> None:
+        if self.config.precomputed_features:
+            return
+        freeze_idle_parameters(self.encoder)
+        if self.config.freeze_encoder:
+            self.encoder.requires_grad_(False).eval()
+
+    def cross_domain_frames(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        ssl_features: torch.Tensor | None,
+        ssl_attention_mask: torch.Tensor | None,
+    ) -> Frames:
+        """Waveforms, and features if they are precomputed, to frames; the arguments are those of `forward`."""
+        lengths = self._lengths(input_values, attention_mask)
+        normalized = peak_normalize(input_values, lengths)
+        if ssl_features is None:
+            ssl_features = self._encode(input_values, normalized, lengths)
+            ssl_lengths = None if lengths is None else num_frames_of(self.encoder, lengths)
+        else:
+            ssl_lengths = self._ssl_lengths(ssl_features, input_values, lengths, ssl_attention_mask)
+            if ssl_lengths is not None and lengths is None:
+                lengths = torch.full((input_values.shape[0],), input_values.shape[1], device=input_values.device)
+        return self.trunk(normalized, ssl_features, lengths, ssl_lengths)
+
+    def _lengths(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Samples of each row, or `None` if no row has padding."""
+        if input_values.dim() != 2:
+            raise ValueError(f"Expected `input_values` of shape (batch_size, num_samples), got {tuple(input_values.shape)}.")
+        lengths = None if attention_mask is None else attention_mask.sum(dim=1)
+        if torch.compiler.is_exporting():
+            return lengths
+        shortest = input_values.shape[1] if lengths is None else int(lengths.min())
+        if shortest < self.min_samples:
+            rate = self.config.sampling_rate
+            raise ValueError(
+                f"Expected at least {self.min_samples} samples ({1000 * self.min_samples / rate:.1f} ms at {rate} Hz) in every "
+                f"recording, got {shortest}: shorter audio gives no frame. Leave such recordings out."
+            )
+        return None if lengths is None or shortest == input_values.shape[1] else lengths
+
+    def _encode(self, input_values: torch.Tensor, normalized: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        if self.config.precomputed_features:
+            raise ValueError(
+                "Expected `ssl_features`, got none: this model was built with `precomputed_features=True` and has no encoder. Pass "
+                f"features of shape (batch_size, num_frames, {output_size(self.config.encoder_config)}), or convert the checkpoint "
+                "again with an encoder."
+            )
+        mask = None
+        if lengths is not None:
+            mask = (torch.arange(input_values.shape[1], device=input_values.device) < lengths[:, None]).long()
+        waveform = {"peak": normalized, "raw": input_values.float(), "standardized": None}[self.config.encoder_input]
+        if waveform is None:
+            waveform = standardize(input_values, mask)
+        elif mask is not None:
+            waveform = waveform * mask
+        dtype = next(self.encoder.parameters()).dtype
+        return encoder_features(self.encoder, waveform.to(dtype), mask)
+
+    def _ssl_lengths(
+        self,
+        ssl_features: torch.Tensor,
+        input_values: torch.Tensor,
+        lengths: torch.Tensor | None,
+        ssl_attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """Frames of each row of precomputed features, or `None` if no row of anything has padding."""
+        expected = (input_values.shape[0], output_size(self.config.encoder_config))
+        if ssl_features.dim() != 3 or (ssl_features.shape[0], ssl_features.shape[2]) != expected:
+            raise ValueError(
+                f"Expected `ssl_features` of shape ({expected[0]}, num_frames, {expected[1]}), got {tuple(ssl_features.shape)}; "
+                "their width is the `hidden_size` of `encoder_config`."
+            )
+        if ssl_attention_mask is not None:
+            ssl_lengths = ssl_attention_mask.sum(dim=1)
+            if lengths is None and not torch.compiler.is_exporting() and bool((ssl_lengths == ssl_features.shape[1]).all()):
+                return None
+            return ssl_lengths
+        if lengths is None:
+            return None
+        ssl_lengths = num_encoder_frames(self.config.encoder_config, lengths)
+        if not torch.compiler.is_exporting() and int(ssl_lengths.max()) > ssl_features.shape[1]:
+            raise ValueError(
+                f"Expected `ssl_features` with {int(ssl_lengths.max())} frames for {int(lengths.max())} samples, got "
+                f"{ssl_features.shape[1]}; if they come at another rate, tell their padding by `ssl_attention_mask`."
+            )
+        return ssl_lengths
+
+    def cross_domain_loss(self, scores: Scores, frames: Frames, labels: torch.Tensor | None) -> torch.Tensor | None:
+        """Loss of the configuration's kind at both levels; `None` without labels."""
+        if labels is None:
+            return None
+        config = self.config
+        return utterance_and_frame_loss(
+            scores,
+            frames.mask,
+            labels,
+            kind=config.score_loss,
+            huber_delta=config.huber_delta,
+            frame_loss_weight=config.frame_loss_weight,
+            penalty_weight=config.attention_penalty_weight,
+            scales=config.score_scales,
+        )
+
+
+def num_encoder_frames(encoder_config: Any, num_samples: Any) -> Any:
+    """Frames that the convolutions of a speech encoder make of so many samples (`int` or integer tensor).
+
+    Raises:
+        ValueError: If the encoder takes spectra or ends in an adapter: its frames cannot be told from samples here.
+    """
+    if takes_spectra(encoder_config) or getattr(encoder_config, "add_adapter", False):
+        raise ValueError(
+            f"Expected `ssl_attention_mask` beside the `ssl_features` of a {encoder_config.model_type} encoder in a padded batch, "
+            "got none: how many frames it makes of a recording is not known here. Pass 1 on frames, 0 on padding."
+        )
+    if is_quality_model(encoder_config):
+        return num_frames_of_quality_model(encoder_config, num_samples)
+    for kernel, stride in zip(encoder_config.conv_kernel, encoder_config.conv_stride, strict=True):
+        num_samples = (num_samples - kernel) // stride + 1
+    return num_samples
+
+
+def standardize(waveform: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Zero mean and unit variance per row of `(B, T)`, as `Wav2Vec2FeatureExtractor(do_normalize=True)` does; padding becomes 0."""
+    waveform = waveform.float()
+    real = torch.ones_like(waveform) if mask is None else mask.float()
+    count = real.sum(dim=1, keepdim=True)
+    centered = (waveform - (waveform * real).sum(dim=1, keepdim=True) / count) * real
+    return centered / (centered.square().sum(dim=1, keepdim=True) / count + 1e-7).sqrt()
+
+
+def init_trunk_weights(module: nn.Module) -> None:
+    """Keras's initial values, for `_init_weights`: Glorot, orthogonal recurrences, a forget bias of 1."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            init.zeros_(module.bias)
+    elif isinstance(module, nn.LSTM):
+        init.xavier_uniform_(module.weight_ih_l0)
+        init.orthogonal_(module.weight_hh_l0)
+        forget_bias = torch.zeros(4, module.hidden_size, dtype=torch.float32, device="cpu")
+        forget_bias[1] = 1
+        init.copy_(module.bias_ih_l0, forget_bias.flatten())
+        init.zeros_(module.bias_hh_l0)
+    elif isinstance(module, TaskHead):
+        init.xavier_normal_(module.attention.weight)
 
 
 class MOSANet(CrossDomainScoring, AudioQualityPreTrainedModel):

@@ -9,8 +9,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_sqa.blocks.mosa_trunk import check_encoder_options, check_trunk_options, default_score_activations
 from hf_sqa.configuration import AudioQualityConfig
+from hf_sqa.models.mosa_net.configuration_mosa_net import check_encoder_options, check_trunk_options, default_score_activations
 
 #: What 3QUEST measures: quality of the speech, of the background noise, and of both together.
 TARGET_SCORES = ("s_mos", "n_mos", "g_mos")

@@ -2,7 +2,7 @@
 
 Paper:    Zezario et al., "Multi-Task Pseudo-Label Learning for Non-Intrusive Speech Quality Assessment Model", ICASSP 2024,
           arXiv:2308.09262
-Code:     none published; the layers are MOSA-Net's (`hf_sqa.blocks.mosa_trunk`)
+Code:     none published; the layers are MOSA-Net's (`hf_sqa.models.mosa_net`)
 Weights:  none published; train it from scratch or from a MOSA-Net
 Differs:  the paper does not state what `MTQNetConfig` says it does not; the filter bank is fixed, as in MOSA-Net's code, though the
           paper calls it learnable.
@@ -20,8 +20,10 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.blocks.mosa_trunk import ENCODER_OPTIONS, TRUNK_OPTIONS, CrossDomainScoring, init_trunk_weights, mark_padding
 from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.models.mosa_net.configuration_mosa_net import ENCODER_OPTIONS, TRUNK_OPTIONS
+from hf_sqa.models.mosa_net.heads_mosa_net import mark_padding
+from hf_sqa.models.mosa_net.modeling_mosa_net import CrossDomainScoring, init_trunk_weights
 from hf_sqa.models.mtq_net.configuration_mtq_net import MTQNetConfig
 from hf_sqa.outputs import AudioQualityOutput
 

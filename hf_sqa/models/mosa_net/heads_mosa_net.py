@@ -1,0 +1,163 @@
+"""The task heads of MOSA-Net and their loss.
+
+Shapes:   B batch, F frames, D hidden size, L labels
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hf_sqa.models.mosa_net.trunk_mosa_net import Frames
+
+
+class TaskHead(nn.Module):
+    """Frames to one score: multiplicative self-attention, a linear layer per frame, the mean over frames."""
+
+    def __init__(self, hidden_size: int, activation: str, scale: float):
+        super().__init__()
+        self.attention = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.frame_score = nn.Linear(hidden_size, 1)
+        self.activation, self.scale = activation, scale
+
+    def forward(self, frames: Frames, keep_attention: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor | None]`: Frame scores `(B, F)` in label units, float32, and, if kept, the attention
+            weights `(B, F, F)`, zero in the rows and columns of padding.
+        """
+        hidden_states, mask = frames
+        query = self.attention(hidden_states)
+        attention = None
+        # The fused attention below would fix the number of frames in an export.
+        if keep_attention or torch.compiler.is_exporting():
+            weights = query @ hidden_states.transpose(1, 2)  # (B, F, F)
+            if mask is not None:
+                weights = weights.masked_fill(~mask[:, None], float("-inf"))
+            attention = weights.float().softmax(dim=-1)
+            context = attention.to(hidden_states.dtype) @ hidden_states
+            if mask is not None:
+                attention = attention * mask[..., None]
+        else:
+            keys, key_mask = hidden_states[:, None], None if mask is None else mask[:, None, None]
+            context = F.scaled_dot_product_attention(query[:, None], keys, keys, attn_mask=key_mask, scale=1.0)[:, 0]
+        scores = self.frame_score(context)[..., 0].float()
+        return (torch.sigmoid(scores) if self.activation == "sigmoid" else scores) * self.scale, attention
+
+    def penalty(self, attention: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """How far attention rows are from orthogonal, `||A A' - I||²` per recording `(B,)`, plus `||W||²` of the weights."""
+        products = attention @ attention.transpose(1, 2)
+        num_frames = attention.shape[1] if frame_mask is None else frame_mask.sum(dim=1)
+        # ||P - I||² = ||P||² - 2 tr P + F, and tr(A A') = ||A||²: no identity matrix per row's length is needed.
+        distance = products.square().sum(dim=(1, 2)) - 2 * attention.square().sum(dim=(1, 2)) + num_frames
+        return distance + self.attention.weight.float().square().sum()
+
+
+class Scores(NamedTuple):
+    """What the heads return.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, L)`): Scores of the recordings, label units.
+        frame_logits (`torch.Tensor` of shape `(B, F, L)`): Scores of the frames, label units, 0 on padding.
+        penalties (`torch.Tensor` of shape `(B, L)` or `None`): Attention penalties, if asked for.
+    """
+
+    logits: torch.Tensor
+    frame_logits: torch.Tensor
+    penalties: torch.Tensor | None
+
+
+class TaskHeads(nn.ModuleDict):
+    """One [`TaskHead`] per score name, in column order."""
+
+    def __init__(self, score_names: list[str], hidden_size: int, activations: Any, scales: Any):
+        super().__init__(
+            {
+                name: TaskHead(hidden_size, activation, scale)
+                for name, activation, scale in zip(score_names, activations, scales, strict=True)
+            }
+        )
+
+    def forward(self, frames: Frames, with_penalties: bool = False) -> Scores:
+        mask = frames.mask
+        logits, frame_logits, penalties = [], [], []
+        for head in self.values():  # each on its own, to the last bit: dropping a head leaves the others' scores
+            scores, attention = head(frames, keep_attention=with_penalties)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, 0.0)
+            frame_logits.append(scores)
+            logits.append(scores.mean(dim=1) if mask is None else scores.sum(dim=1) / mask.sum(dim=1))
+            if with_penalties:
+                penalties.append(head.penalty(attention, mask))
+        stacked_penalties = torch.stack(penalties, dim=-1) if with_penalties else None
+        return Scores(torch.stack(logits, dim=-1), torch.stack(frame_logits, dim=-1), stacked_penalties)
+
+
+def utterance_and_frame_loss(
+    scores: Scores,
+    frame_mask: torch.Tensor | None,
+    labels: torch.Tensor,
+    *,
+    kind: str,
+    huber_delta: float = 1.0,
+    frame_loss_weight: float = 1.0,
+    penalty_weight: float = 0.0,
+    scales: Any = None,
+) -> torch.Tensor:
+    """Sum over the scores of the loss of the recording plus the mean loss of its frames against the same label.
+
+    Equations 1 to 3 of the MTQ-Net paper, with the linear branch of the frame loss as `delta * (|e| - delta / 2)` (its bracket is
+    misprinted). Both levels are means over the recordings that are rated for the score.
+
+    Args:
+        scores ([`Scores`]): Predictions.
+        frame_mask (`torch.Tensor` of shape `(B, F)`, *optional*): `True` on real frames; all of them if not given.
+        labels (`torch.Tensor` of shape `(B, L)`): Target scores in label units, NaN if not rated.
+        kind (`str`): `"mse"` (error squared), `"l1"`, or `"huber"` (half the error squared up to `huber_delta`).
+        huber_delta (`float`, *optional*, defaults to `1.0`): Error from which `"huber"` grows linearly.
+        frame_loss_weight (`float`, *optional*, defaults to `1.0`): Weight of the frame level, alpha of the papers.
+        penalty_weight (`float`, *optional*, defaults to `0.0`): Weight of the attention penalties of rated recordings.
+        scales (`Sequence[float]`, *optional*): Errors of each score are divided by these; 1 if not given.
+
+    Returns:
+        `torch.Tensor` of shape `()`: 0 with a zero gradient if nothing is rated.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    logits = scores.logits
+    if logits.shape != labels.shape:
+        raise ValueError(
+            f"Expected labels of shape {tuple(logits.shape)} (batch_size, num_labels), got {tuple(labels.shape)}; give one column "
+            "per score name of the configuration's `id2label`, NaN where a score was not rated."
+        )
+    labels = labels.to(logits)
+    rated = ~torch.isnan(labels)
+    divisor = 1.0 if scales is None else torch.tensor(scales, dtype=logits.dtype, device=logits.device)
+    # where() before the subtraction: NaN times zero is NaN in the backward pass.
+    targets = torch.where(rated, labels, logits.detach())
+    utterance_losses = _errors(logits / divisor, targets / divisor, kind, huber_delta)  # (B, L)
+    frame_targets = torch.where(rated[:, None], labels[:, None], scores.frame_logits.detach())
+    frame_losses = _errors(scores.frame_logits / divisor, frame_targets / divisor, kind, huber_delta)  # (B, F, L)
+    if frame_mask is None:
+        frame_losses = frame_losses.mean(dim=1)
+    else:
+        frame_losses = torch.where(frame_mask[..., None], frame_losses, 0.0).sum(dim=1) / frame_mask.sum(dim=1, keepdim=True)
+    losses = utterance_losses + frame_loss_weight * frame_losses
+    if scores.penalties is not None:
+        losses = losses + penalty_weight * torch.where(rated, scores.penalties, 0.0)
+    return (losses.sum(dim=0) / rated.sum(dim=0).clamp(min=1)).sum()
+
+
+def _errors(predictions: torch.Tensor, targets: torch.Tensor, kind: str, huber_delta: float) -> torch.Tensor:
+    if kind == "huber":
+        return F.huber_loss(predictions, targets, reduction="none", delta=huber_delta)
+    return {"mse": F.mse_loss, "l1": F.l1_loss}[kind](predictions, targets, reduction="none")
+
+
+def mark_padding(frame_logits: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+    """Frame scores `(B, F, L)` with NaN where there is no frame."""
+    return frame_logits if frame_mask is None else frame_logits.masked_fill(~frame_mask[..., None], float("nan"))

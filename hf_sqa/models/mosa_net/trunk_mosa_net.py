@@ -1,0 +1,304 @@
+"""The cross-domain trunk of MOSA-Net.
+
+Paper:    Zezario et al., "Deep Learning-Based Non-Intrusive Multi-Objective Speech Assessment Model With Cross-Domain Features",
+          IEEE/ACM TASLP 31, 2023, arXiv:2111.02363
+Code:     https://github.com/dhimasryan/MOSA-Net-Cross-Domain, MOSA-Net_Cross_Domain.py, SincNet.py, Generate_PS_Feature.py
+Differs:  any batch, where the original takes one recording at a time: every row is computed as if it were alone, with its own
+          length in the padding of the spectra, of every convolution and of the recurrence, in the attention and in the mean.
+          The attention's scalar bias is left out: it adds the same number to every logit of a softmax and changes no score.
+Shapes:   B batch, T samples, F frames, K frequency bins (and filters), C channels, D hidden size, L labels
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hf_sqa.models.mosa_net.sincnet import sinc_filters
+
+#: Recordings that go through the convolutions together, each without padding. A processor's caches hold one; an accelerator wants
+#: all of them, padded.
+ROWS_PER_CALL = {"cpu": 1}
+#: Convolutions in a block; the last of them keeps every third frequency bin.
+CONVS_PER_BLOCK = 3
+FREQUENCY_STRIDE = 3
+
+
+class MagnitudeSpectrum(nn.Module):
+    """Magnitude of the short-time spectrum, symmetric Hamming window, mirrored at both ends: what the original calls PS."""
+
+    def __init__(self, fft_size: int, hop_samples: int):
+        super().__init__()
+        self.fft_size, self.hop_samples = fft_size, hop_samples
+        # A NumPy attribute: from_pretrained leaves non-persistent buffers and tensors uninitialised.
+        self._window = np.hamming(fft_size).astype(np.float32)
+
+    def num_frames(self, num_samples: Any) -> Any:
+        """Spectra of so many samples: `1 + num_samples // hop_samples`."""
+        return 1 + num_samples // self.hop_samples
+
+    def forward(self, waveform: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            waveform (`torch.Tensor` of shape `(B, T)`): In float32.
+            lengths (`torch.Tensor` of shape `(B,)`, *optional*): Samples of each row; all of them if not given.
+
+        Returns:
+            `torch.Tensor` of shape `(B, F, K)`; frames beyond a row's own are padding.
+        """
+        margin = self.fft_size // 2
+        if lengths is None:
+            padded = F.pad(waveform, (margin, margin), mode="reflect")
+        else:
+            position = torch.arange(-margin, waveform.shape[1] + margin, device=waveform.device).abs()
+            last = lengths[:, None] - 1
+            padded = waveform.gather(1, torch.where(position > last, 2 * last - position, position).clamp(min=0))
+        frames = padded.unfold(1, self.fft_size, self.hop_samples)  # (B, F, fft_size)
+        window = torch.from_numpy(self._window).to(waveform.device)
+        return torch.view_as_real(torch.fft.rfft(frames * window)).square().sum(dim=-1).sqrt()
+
+
+class SincFilterBank(nn.Module):
+    """Waveform through fixed band-pass filters, one value per filter and hop, padded as TensorFlow pads `"same"`: the LFB."""
+
+    def __init__(self, num_filters: int, kernel_size: int, hop_samples: int, sampling_rate: int, edges: str):
+        super().__init__()
+        self.kernel_size, self.hop_samples = kernel_size, hop_samples
+        self._filters = sinc_filters(num_filters, kernel_size, sampling_rate, edges)  # NumPy, for the same reason as above
+
+    def num_frames(self, num_samples: Any) -> Any:
+        """Frames of so many samples: `num_samples / hop_samples`, rounded up."""
+        return (num_samples + self.hop_samples - 1) // self.hop_samples
+
+    def forward(self, waveform: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            waveform (`torch.Tensor` of shape `(B, T)`): In float32.
+            lengths (`torch.Tensor` of shape `(B,)`, *optional*): Samples of each row; all of them if not given.
+
+        Returns:
+            `torch.Tensor` of shape `(B, F, K)`; frames beyond a row's own are padding.
+        """
+        num_samples = waveform.shape[1]
+        num_frames = self.num_frames(num_samples)
+        spanned = (num_frames - 1) * self.hop_samples + self.kernel_size
+        if lengths is None:
+            total = max(spanned - num_samples, 0)
+            padded = F.pad(waveform, (total // 2, total - total // 2))
+        else:
+            # The padding on the left depends on the length: each row is shifted by its own.
+            total = (self.num_frames(lengths) - 1) * self.hop_samples + self.kernel_size - lengths
+            position = torch.arange(spanned, device=waveform.device) - total.clamp(min=0)[:, None] // 2
+            inside = (position >= 0) & (position < lengths[:, None])
+            padded = waveform.gather(1, position.clamp(0, num_samples - 1)) * inside
+        frames = padded.unfold(1, self.kernel_size, self.hop_samples)[:, :num_frames]  # (B, F, kernel_size)
+        return frames @ torch.from_numpy(self._filters).to(waveform.device).T
+
+
+class ConvStack(nn.Module):
+    """Blocks of three 3×3 convolutions with ReLU, padded as TensorFlow pads `"same"`; each block keeps a third of the bins."""
+
+    def __init__(self, channels: list[int] | tuple[int, ...], num_bins: int):
+        super().__init__()
+        sizes = [1, *(size for size in channels for _ in range(CONVS_PER_BLOCK))]
+        self.layers = nn.ModuleList(nn.Conv2d(sizes[i], sizes[i + 1], 3) for i in range(len(sizes) - 1))
+        self.frame_size = channels[-1] * num_bins_after(num_bins, len(channels))
+
+    def forward(self, frames: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            frames (`torch.Tensor` of shape `(B, F, K)`): Spectra. With `lengths`, the last one of every row must be padding.
+            lengths (`torch.Tensor` of shape `(B,)`, *optional*): Real frames of each row; all of them if not given.
+
+        Returns:
+            `torch.Tensor` of shape `(B, F, K' * C)`, bins first.
+        """
+        batch_size = frames.shape[0]
+        if not torch.compiler.is_exporting() and batch_size > ROWS_PER_CALL.get(frames.device.type, batch_size):
+            row_lengths = [frames.shape[1]] * batch_size if lengths is None else lengths.tolist()
+            rows = [self._one_call(row[None, :length]) for row, length in zip(frames, row_lengths, strict=True)]
+            return torch.cat([F.pad(row, (0, 0, 0, frames.shape[1] - row.shape[1])) for row in rows])
+        return self._one_call(frames, lengths)
+
+    def _one_call(self, frames: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        hidden_states = _end_rows(frames[:, None], lengths)  # (B, 1, F, K)
+        for index, layer in enumerate(self.layers):
+            strided = index % CONVS_PER_BLOCK == CONVS_PER_BLOCK - 1
+            hidden_states = F.relu(_end_rows(self._convolve(layer, hidden_states, strided), lengths), inplace=True)
+        return hidden_states.permute(0, 2, 3, 1).flatten(2)
+
+    @staticmethod
+    def _convolve(layer: nn.Conv2d, hidden_states: torch.Tensor, strided: bool) -> torch.Tensor:
+        if not strided:
+            return F.conv2d(hidden_states, layer.weight, layer.bias, padding=1)
+        num_bins = hidden_states.shape[3]
+        total = max((-(-num_bins // FREQUENCY_STRIDE) - 1) * FREQUENCY_STRIDE + 3 - num_bins, 0)
+        hidden_states = F.pad(hidden_states, (total // 2, total - total // 2))  # TensorFlow pads the odd bin on the right
+        return F.conv2d(hidden_states, layer.weight, layer.bias, stride=(1, FREQUENCY_STRIDE), padding=(1, 0))
+
+
+class Frames(NamedTuple):
+    """Frames of a padded batch.
+
+    Args:
+        hidden_states (`torch.Tensor` of shape `(B, F, D)`): Features; those of padding mean nothing.
+        mask (`torch.Tensor` of shape `(B, F)` or `None`): `True` on real frames; `None` if all are real.
+    """
+
+    hidden_states: torch.Tensor
+    mask: torch.Tensor | None
+
+
+class MOSATrunk(nn.Module):
+    """Spectrum, filter bank and self-supervised features to one sequence of frames.
+
+    The three are laid one behind the other in time, not aligned: the spectrum and the filter bank go through the convolutions
+    as one image, the self-supervised features through a linear layer, and one recurrence runs over all of them.
+
+    Args:
+        config: A configuration with the options that [`check_trunk_options`] names.
+        ssl_feature_size (`int`): Width of the self-supervised features.
+    """
+
+    def __init__(self, config: Any, ssl_feature_size: int):
+        super().__init__()
+        num_bins = config.fft_size // 2 + 1
+        self.spectrum = MagnitudeSpectrum(config.fft_size, config.hop_samples)
+        self.filter_bank = SincFilterBank(
+            num_bins, config.sinc_kernel_size, config.hop_samples, config.sampling_rate, config.sinc_edges
+        )
+        self.convolutions = ConvStack(config.conv_channels, num_bins)
+        self.bottleneck = nn.Linear(ssl_feature_size, self.convolutions.frame_size)
+        self.bottleneck_relu, self.smooth_ssl_features = config.bottleneck_relu, config.smooth_ssl_features
+        # One module per direction: reversing each row by its own length replaces packing, and exports to ONNX.
+        self.forward_lstm = nn.LSTM(self.convolutions.frame_size, config.lstm_hidden_size, batch_first=True)
+        self.backward_lstm = nn.LSTM(self.convolutions.frame_size, config.lstm_hidden_size, batch_first=True)
+        self.dense = nn.Linear(2 * config.lstm_hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    @property
+    def min_samples(self) -> int:
+        """Samples the spectrum needs: one more than it mirrors."""
+        return self.spectrum.fft_size // 2 + 1
+
+    def forward(
+        self,
+        waveform: torch.Tensor,
+        ssl_features: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        ssl_lengths: torch.Tensor | None = None,
+    ) -> Frames:
+        """
+        Args:
+            waveform (`torch.Tensor` of shape `(B, T)`): Float32, scaled as the spectrum should see it.
+            ssl_features (`torch.Tensor` of shape `(B, F, D)`): Self-supervised features.
+            lengths (`torch.Tensor` of shape `(B,)`, *optional*): Samples of each row; all of them if not given.
+            ssl_lengths (`torch.Tensor` of shape `(B,)`, *optional*): Frames of each row of `ssl_features`; goes with `lengths`.
+        """
+        spectrum, filter_bank = self.spectrum(waveform, lengths), self.filter_bank(waveform, lengths)
+        if lengths is None:
+            return self.join(spectrum, filter_bank, ssl_features)
+        frame_lengths = (self.spectrum.num_frames(lengths), self.filter_bank.num_frames(lengths), ssl_lengths)
+        return self.join(spectrum, filter_bank, ssl_features, frame_lengths)
+
+    def join(
+        self,
+        spectrum: torch.Tensor,
+        filter_bank: torch.Tensor,
+        ssl_features: torch.Tensor,
+        lengths: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    ) -> Frames:
+        """From the three features to the frames.
+
+        Args:
+            spectrum (`torch.Tensor` of shape `(B, F1, K)`): Magnitudes.
+            filter_bank (`torch.Tensor` of shape `(B, F2, K)`): Filter outputs.
+            ssl_features (`torch.Tensor` of shape `(B, F3, D)`): Self-supervised features.
+            lengths (`tuple` of three `torch.Tensor` of shape `(B,)`, *optional*): Real frames of each; all if not given.
+
+        Returns:
+            [`Frames`] with `F1 + F2 + F3` frames (and padding), real ones first: spectrum, filter bank, features.
+        """
+        spectrum_lengths, filter_bank_lengths, ssl_lengths = lengths or (None, None, None)
+        image = lay_end_to_end(spectrum, filter_bank, spectrum_lengths)  # (B, F1 + F2, K)
+        image_lengths = None
+        if lengths is not None:
+            image = F.pad(image, (0, 0, 0, 1))
+            image_lengths = spectrum_lengths + filter_bank_lengths
+        conv_frames = self.convolutions(image.to(self.dense.weight.dtype), image_lengths)  # (B, F1 + F2, C')
+        ssl_frames = self._narrow(ssl_features.to(self.dense.weight.dtype), ssl_lengths)  # (B, F3, C')
+        sequence = lay_end_to_end(conv_frames, ssl_frames, image_lengths)  # (B, F, C')
+        sequence_lengths = None if lengths is None else image_lengths + ssl_lengths
+        mask = None
+        if lengths is not None:
+            mask = torch.arange(sequence.shape[1], device=sequence.device) < sequence_lengths[:, None]
+        recurrent = torch.cat(
+            [
+                self.forward_lstm(sequence)[0],
+                reverse_rows(self.backward_lstm(reverse_rows(sequence, sequence_lengths))[0], sequence_lengths),
+            ],
+            dim=-1,
+        )
+        return Frames(self.dropout(F.relu(self.dense(recurrent))), mask)
+
+    def _narrow(self, ssl_features: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        if self.smooth_ssl_features:
+            # Mean of a frame and the next; the last one of a row has no next.
+            following = torch.cat([ssl_features[:, 1:], ssl_features[:, -1:]], dim=1)
+            if lengths is not None:
+                position = torch.arange(ssl_features.shape[1], device=ssl_features.device)
+                following = torch.where((position == lengths[:, None] - 1)[..., None], ssl_features, following)
+            ssl_features = (ssl_features + following) / 2
+        narrowed = self.bottleneck(ssl_features)
+        return F.relu(narrowed) if self.bottleneck_relu else narrowed
+
+
+def num_bins_after(num_bins: int, num_blocks: int) -> int:
+    """Frequency bins left after so many blocks of convolutions."""
+    for _ in range(num_blocks):
+        num_bins = -(-num_bins // FREQUENCY_STRIDE)
+    return num_bins
+
+
+def peak_normalize(waveform: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    """Divide every row of `(B, T)` by its largest magnitude, in float32; digital silence stays as it is, padding becomes 0."""
+    waveform = waveform.float()
+    if lengths is not None:
+        waveform = torch.where(torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None], waveform, 0.0)
+    peak = waveform.abs().amax(dim=1, keepdim=True)
+    return waveform / torch.where(peak > 0, peak, 1.0)
+
+
+def lay_end_to_end(first: torch.Tensor, second: torch.Tensor, first_lengths: torch.Tensor | None) -> torch.Tensor:
+    """`first` `(B, F1, D)` and right behind each row's `first_lengths` real frames all of `second` `(B, F2, D)`.
+
+    Returns:
+        `torch.Tensor` of shape `(B, F1 + F2, D)`; what follows the frames of `second` is padding.
+    """
+    both = torch.cat([first, second], dim=1)
+    if first_lengths is None:
+        return both
+    position = torch.arange(both.shape[1], device=both.device)
+    behind = (position - first_lengths[:, None] + first.shape[1]).clamp(max=both.shape[1] - 1)
+    index = torch.where(position < first_lengths[:, None], position, behind)
+    return both.gather(1, index[..., None].expand(-1, -1, both.shape[2]))
+
+
+def reverse_rows(frames: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """Each row of `(B, F, D)` backwards within its own length; padding stays at the end."""
+    if lengths is None:
+        return frames.flip(1)
+    position = torch.arange(frames.shape[1], device=frames.device)
+    index = torch.where(position < lengths[:, None], lengths[:, None] - 1 - position, position)
+    return frames.gather(1, index[..., None].expand(-1, -1, frames.shape[2]))
+
+
+def _end_rows(image: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """Zero the frame behind each row's last in `(B, C, F, K)`: all that a kernel of three frames sees beyond the end."""
+    if lengths is not None:
+        image[torch.arange(image.shape[0], device=image.device), :, lengths] = 0.0
+    return image
