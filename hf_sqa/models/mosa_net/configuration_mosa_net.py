@@ -9,14 +9,29 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_sqa.blocks.speech_encoder import (
-    check_encoder_config,
-    check_layer,
-    takes_spectra,
-)
+from hf_sqa.blocks.speech_encoder import check_encoder_config, check_layer, takes_spectra
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.models.mosa_net.sincnet import SINC_EDGES
 
+SCORE_ACTIVATIONS = ("linear", "sigmoid")
+#: What the encoder sees: the waveform divided by its peak, as it is, or with zero mean and unit variance.
+ENCODER_INPUTS = ("peak", "raw", "standardized")
+#: Options that the trunk is built from.
+TRUNK_OPTIONS = (
+    "sampling_rate",
+    "fft_size",
+    "hop_samples",
+    "sinc_kernel_size",
+    "sinc_edges",
+    "conv_channels",
+    "smooth_ssl_features",
+    "bottleneck_relu",
+    "lstm_hidden_size",
+    "hidden_size",
+    "dropout",
+)
+#: Options that say which self-supervised features the trunk gets.
+ENCODER_OPTIONS = ("encoder_config", "encoder_layer", "encoder_input", "precomputed_features")
 #: `facebook/hubert-large-ll60k`, without SpecAugment: the encoder is not trained.
 HUBERT_LARGE = {
     "model_type": "hubert",
@@ -98,7 +113,8 @@ class MOSANetConfig(AudioQualityConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        self.score_activations = self.score_activations or default_score_activations(self.score_names)
+        if not self.score_activations:  # STOI lies between 0 and 1
+            self.score_activations = ["sigmoid" if name == "stoi" else "linear" for name in self.score_names]
         self.score_scales = self.score_scales or [1.0] * len(self.score_names)
 
     def default_id2label(self) -> dict[int, str]:
@@ -144,94 +160,43 @@ class MOSANetConfig(AudioQualityConfig):
         return cls(**{"encoder_config": encoder_config} | sizes | kwargs)
 
     def validate_encoder(self) -> None:
-        check_encoder_options(self)
+        check_encoder_config(self.encoder_config, with_quality_models=True)
+        check_layer(self.encoder_config, self.encoder_layer, "encoder_layer")
+        if takes_spectra(self.encoder_config) and not self.precomputed_features:
+            raise ValueError(
+                f"Expected an encoder that takes waveforms, got {self.encoder_config.model_type!r}, which takes mel spectra; "
+                "compute its features beforehand and set `precomputed_features=True`."
+            )
+        if self.encoder_input not in ENCODER_INPUTS:
+            raise ValueError(f"Expected `encoder_input` to be one of {', '.join(ENCODER_INPUTS)}, got {self.encoder_input!r}.")
 
     def validate_trunk(self) -> None:
-        check_trunk_options(self)
-
-
-SCORE_ACTIVATIONS = ("linear", "sigmoid")
-
-
-#: What the encoder sees: the waveform divided by its peak, as it is, or with zero mean and unit variance.
-ENCODER_INPUTS = ("peak", "raw", "standardized")
-
-
-def default_score_activations(score_names: list[str]) -> list[str]:
-    """The published output of a score: sigmoid for STOI, which lies between 0 and 1, linear for the others."""
-    return ["sigmoid" if name == "stoi" else "linear" for name in score_names]
-
-
-#: Options of a configuration that the trunk is built from, in both families.
-TRUNK_OPTIONS = (
-    "sampling_rate",
-    "fft_size",
-    "hop_samples",
-    "sinc_kernel_size",
-    "sinc_edges",
-    "conv_channels",
-    "smooth_ssl_features",
-    "bottleneck_relu",
-    "lstm_hidden_size",
-    "hidden_size",
-    "dropout",
-)
-
-
-#: Options that say which self-supervised features the trunk gets.
-ENCODER_OPTIONS = ("encoder_config", "encoder_layer", "encoder_input", "precomputed_features")
-
-
-def check_encoder_options(config: Any) -> None:
-    """Refuse an encoder, a layer or an encoder's input that cannot be used.
-
-    Raises:
-        ValueError: If `encoder_config` is not that of a known speech encoder that takes waveforms (precomputed features may come
-            from one that takes spectra), `encoder_layer` is beyond it, or `encoder_input` is unknown.
-    """
-    check_encoder_config(config.encoder_config, with_quality_models=True)
-    check_layer(config.encoder_config, config.encoder_layer, "encoder_layer")
-    if takes_spectra(config.encoder_config) and not config.precomputed_features:
-        raise ValueError(
-            f"Expected an encoder that takes waveforms, got {config.encoder_config.model_type!r}, which takes mel spectra; compute "
-            "its features beforehand and set `precomputed_features=True`."
-        )
-    if config.encoder_input not in ENCODER_INPUTS:
-        raise ValueError(f"Expected `encoder_input` to be one of {', '.join(ENCODER_INPUTS)}, got {config.encoder_input!r}.")
-
-
-def check_trunk_options(config: Any) -> None:
-    """Refuse sizes that the trunk cannot be built with.
-
-    Raises:
-        ValueError: If an option of the trunk, of the scores or of the loss is out of range; the message names it.
-    """
-    if config.sampling_rate is None:
-        raise ValueError("Expected `sampling_rate` in Hz, got None: the filter bank is built for one rate.")
-    if config.sinc_edges not in SINC_EDGES:
-        raise ValueError(f"Expected `sinc_edges` to be one of {', '.join(SINC_EDGES)}, got {config.sinc_edges!r}.")
-    for option in ("fft_size", "hop_samples", "lstm_hidden_size", "hidden_size", "sinc_kernel_size"):
-        if getattr(config, option) < 1:
-            raise ValueError(f"Expected `{option}` of at least 1, got {getattr(config, option)}.")
-    if config.fft_size % 2 or config.fft_size < 4:
-        raise ValueError(f"Expected `fft_size` to be even and at least 4, got {config.fft_size}.")
-    if config.sinc_kernel_size % 2 == 0 or config.sinc_kernel_size < 3:
-        raise ValueError(f"Expected `sinc_kernel_size` to be odd and at least 3, got {config.sinc_kernel_size}.")
-    if not config.conv_channels or min(config.conv_channels) < 1:
-        raise ValueError(f"Expected `conv_channels` to hold one positive size per block, got {config.conv_channels}.")
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"Expected `dropout` in [0, 1), got {config.dropout}.")
-    for option in ("frame_loss_weight", "attention_penalty_weight"):
-        if not (math.isfinite(getattr(config, option)) and getattr(config, option) >= 0):
-            raise ValueError(f"Expected `{option}` of at least 0, got {getattr(config, option)}.")
-    if config.huber_delta <= 0:
-        raise ValueError(f"Expected `huber_delta` above 0, got {config.huber_delta}.")
-    for option in ("score_activations", "score_scales"):
-        if len(getattr(config, option)) != len(config.id2label):
-            raise ValueError(
-                f"Expected one entry of `{option}` per score {', '.join(config.id2label.values())}, got {getattr(config, option)}."
-            )
-    if unknown := set(config.score_activations) - set(SCORE_ACTIVATIONS):
-        raise ValueError(f"Expected `score_activations` among {', '.join(SCORE_ACTIVATIONS)}, got {unknown.pop()!r}.")
-    if min(config.score_scales) <= 0:
-        raise ValueError(f"Expected positive `score_scales`, got {config.score_scales}.")
+        if self.sampling_rate is None:
+            raise ValueError("Expected `sampling_rate` in Hz, got None: the filter bank is built for one rate.")
+        if self.sinc_edges not in SINC_EDGES:
+            raise ValueError(f"Expected `sinc_edges` to be one of {', '.join(SINC_EDGES)}, got {self.sinc_edges!r}.")
+        for option in ("fft_size", "hop_samples", "lstm_hidden_size", "hidden_size", "sinc_kernel_size"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"Expected `{option}` of at least 1, got {getattr(self, option)}.")
+        if self.fft_size % 2 or self.fft_size < 4:
+            raise ValueError(f"Expected `fft_size` to be even and at least 4, got {self.fft_size}.")
+        if self.sinc_kernel_size % 2 == 0 or self.sinc_kernel_size < 3:
+            raise ValueError(f"Expected `sinc_kernel_size` to be odd and at least 3, got {self.sinc_kernel_size}.")
+        if not self.conv_channels or min(self.conv_channels) < 1:
+            raise ValueError(f"Expected `conv_channels` to hold one positive size per block, got {self.conv_channels}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"Expected `dropout` in [0, 1), got {self.dropout}.")
+        for option in ("frame_loss_weight", "attention_penalty_weight"):
+            if not (math.isfinite(getattr(self, option)) and getattr(self, option) >= 0):
+                raise ValueError(f"Expected `{option}` of at least 0, got {getattr(self, option)}.")
+        if self.huber_delta <= 0:
+            raise ValueError(f"Expected `huber_delta` above 0, got {self.huber_delta}.")
+        for option in ("score_activations", "score_scales"):
+            if len(getattr(self, option)) != len(self.id2label):
+                raise ValueError(
+                    f"Expected one entry of `{option}` per score {', '.join(self.id2label.values())}, got {getattr(self, option)}."
+                )
+        if unknown := set(self.score_activations) - set(SCORE_ACTIVATIONS):
+            raise ValueError(f"Expected `score_activations` among {', '.join(SCORE_ACTIVATIONS)}, got {unknown.pop()!r}.")
+        if min(self.score_scales) <= 0:
+            raise ValueError(f"Expected positive `score_scales`, got {self.score_scales}.")

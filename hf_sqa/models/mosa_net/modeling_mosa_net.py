@@ -36,24 +36,86 @@ from hf_sqa.blocks.speech_encoder import (
     takes_spectra,
 )
 from hf_sqa.modeling import AudioQualityPreTrainedModel
-from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig, check_encoder_options
+from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
 from hf_sqa.models.mosa_net.heads_mosa_net import Scores, TaskHead, TaskHeads, mark_padding, utterance_and_frame_loss
 from hf_sqa.models.mosa_net.trunk_mosa_net import Frames, MOSATrunk, peak_normalize
 from hf_sqa.outputs import AudioQualityOutput
 
 
-class CrossDomainScoring:
-    """What [`MOSANet`] and [`MTQNet`] share beyond their layers: the encoder, the inputs, and their way to the scores.
+class MOSANet(AudioQualityPreTrainedModel):
+    """MOSA-Net: objective scores that usually take a clean reference (PESQ, STOI, SDI), or MOS, of a recording alone."""
 
-    Mixed into a model, before its base class. Of `score_min` and `score_max` nothing here makes use: scores come in label units.
-    """
+    config: MOSANetConfig
+    config_class = MOSANetConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    # The trunk is a two-hundredth of the encoder's work, and its spectra span six decades.
+    _keep_in_fp32_modules_strict = ["trunk", "score_heads"]
 
-    def build_network(self, config: Any) -> None:
-        """Add `trunk`, `score_heads` and, unless features are precomputed, `encoder` to the model."""
+    def __init__(self, config: MOSANetConfig):
+        super().__init__(config)
         self.trunk = MOSATrunk(config, output_size(config.encoder_config))
         self.score_heads = TaskHeads(config.score_names, config.hidden_size, config.score_activations, config.score_scales)
         if not config.precomputed_features:
             self.attach_encoder(build_encoder(config.encoder_config, config.encoder_layer))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        init_weights(module)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        ssl_features: torch.Tensor | None = None,
+        ssl_attention_mask: torch.Tensor | None = None,
+    ) -> AudioQualityOutput:
+        """
+        Args:
+            input_values (`torch.Tensor` of shape `(B, T)`): Mono waveforms at 16 kHz, any gain.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
+            labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
+            ssl_features (`torch.Tensor` of shape `(B, F3, D)`, *optional*): The encoder's features, computed beforehand.
+            ssl_attention_mask (`torch.Tensor` of shape `(B, F3)`, *optional*): 1 on features, 0 on padding at the end; told from
+                `attention_mask` if not given.
+
+        Returns:
+            [`AudioQualityOutput`], with `logits` `(B, L)` and `frame_logits` `(B, F, L)` in label units. The frames of a recording
+            are those of the spectrum (62.5 a second), then the filter bank's (62.5), then the encoder's (50), then NaN.
+
+        Raises:
+            ValueError: If a recording is too short for one frame, shapes do not fit, or a model without encoder gets no features.
+        """
+        frames = self.cross_domain_frames(input_values, attention_mask, ssl_features, ssl_attention_mask)
+        with_penalties = self.training and labels is not None and self.config.attention_penalty_weight > 0
+        scores = self.score_heads(frames, with_penalties)
+        loss = self.cross_domain_loss(scores, frames, labels)
+        frame_logits = mark_padding(scores.frame_logits, frames.mask)
+        return AudioQualityOutput(loss=loss, logits=scores.logits, frame_logits=frame_logits)
+
+    def score_features(
+        self,
+        power_spectrum: torch.Tensor,
+        filter_bank: torch.Tensor,
+        ssl_features: torch.Tensor,
+        lengths: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    ) -> Scores:
+        """Score the three features themselves, as the authors' files hold them.
+
+        Args:
+            power_spectrum (`torch.Tensor` of shape `(B, F1, K)`): What the authors call so: magnitudes of `trunk.spectrum`.
+            filter_bank (`torch.Tensor` of shape `(B, F2, K)`): Outputs of `trunk.filter_bank`.
+            ssl_features (`torch.Tensor` of shape `(B, F3, D)`): Features of the encoder.
+            lengths (`tuple` of three `torch.Tensor` of shape `(B,)`, *optional*): Real frames of each; all if not given.
+
+        Returns:
+            [`Scores`] with `logits` `(B, L)` and `frame_logits` `(B, F, L)` in label units.
+        """
+        return self.score_heads(self.trunk.join(power_spectrum, filter_bank, ssl_features, lengths))
 
     @classmethod
     def from_encoder(
@@ -87,7 +149,7 @@ class CrossDomainScoring:
         else:
             config = copy.deepcopy(config)
             config.encoder_config = encoder_config
-            check_encoder_options(config)
+            config.validate_encoder()
         model = cls(config)
         if not config.precomputed_features:
             model.load_pretrained_encoder(name_or_path, hub_options)
@@ -123,7 +185,7 @@ class CrossDomainScoring:
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any):
         """Load a checkpoint as transformers does; what is frozen stays frozen, which loading alone would undo."""
-        loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
+        loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
         return loaded
 
@@ -154,7 +216,7 @@ class CrossDomainScoring:
 
     def train(self, mode: bool = True):
         """Set training mode; a frozen encoder stays in evaluation, its features are constants."""
-        super().train(mode)  # type: ignore[misc]
+        super().train(mode)
         if self.config.freeze_encoder and not self.config.precomputed_features:
             self.encoder.eval()
         return self
@@ -292,7 +354,7 @@ def standardize(waveform: torch.Tensor, mask: torch.Tensor | None = None) -> tor
     return centered / (centered.square().sum(dim=1, keepdim=True) / count + 1e-7).sqrt()
 
 
-def init_trunk_weights(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     """Keras's initial values, for `_init_weights`: Glorot, orthogonal recurrences, a forget bias of 1."""
     if isinstance(module, nn.Linear | nn.Conv2d):
         init.xavier_uniform_(module.weight)
@@ -307,76 +369,3 @@ def init_trunk_weights(module: nn.Module) -> None:
         init.zeros_(module.bias_hh_l0)
     elif isinstance(module, TaskHead):
         init.xavier_normal_(module.attention.weight)
-
-
-class MOSANet(CrossDomainScoring, AudioQualityPreTrainedModel):
-    """MOSA-Net: objective scores that usually take a clean reference (PESQ, STOI, SDI), or MOS, of a recording alone."""
-
-    config: MOSANetConfig
-    config_class = MOSANetConfig
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    # The trunk is a two-hundredth of the encoder's work, and its spectra span six decades.
-    _keep_in_fp32_modules_strict = ["trunk", "score_heads"]
-
-    def __init__(self, config: MOSANetConfig):
-        super().__init__(config)
-        self.build_network(config)
-        self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        init_trunk_weights(module)
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_values: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        ssl_features: torch.Tensor | None = None,
-        ssl_attention_mask: torch.Tensor | None = None,
-    ) -> AudioQualityOutput:
-        """
-        Args:
-            input_values (`torch.Tensor` of shape `(B, T)`): Mono waveforms at 16 kHz, any gain.
-            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
-            labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
-            ssl_features (`torch.Tensor` of shape `(B, F3, D)`, *optional*): The encoder's features, computed beforehand.
-            ssl_attention_mask (`torch.Tensor` of shape `(B, F3)`, *optional*): 1 on features, 0 on padding at the end; told from
-                `attention_mask` if not given.
-
-        Returns:
-            [`AudioQualityOutput`], with `logits` `(B, L)` and `frame_logits` `(B, F, L)` in label units. The frames of a recording
-            are those of the spectrum (62.5 a second), then the filter bank's (62.5), then the encoder's (50), then NaN.
-
-        Raises:
-            ValueError: If a recording is too short for one frame, shapes do not fit, or a model without encoder gets no features.
-        """
-        frames = self.cross_domain_frames(input_values, attention_mask, ssl_features, ssl_attention_mask)
-        with_penalties = self.training and labels is not None and self.config.attention_penalty_weight > 0
-        scores = self.score_heads(frames, with_penalties)
-        loss = self.cross_domain_loss(scores, frames, labels)
-        frame_logits = mark_padding(scores.frame_logits, frames.mask)
-        return AudioQualityOutput(loss=loss, logits=scores.logits, frame_logits=frame_logits)
-
-    def score_features(
-        self,
-        power_spectrum: torch.Tensor,
-        filter_bank: torch.Tensor,
-        ssl_features: torch.Tensor,
-        lengths: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
-    ) -> Scores:
-        """Score the three features themselves, as the authors' files hold them.
-
-        Args:
-            power_spectrum (`torch.Tensor` of shape `(B, F1, K)`): What the authors call so: magnitudes of `trunk.spectrum`.
-            filter_bank (`torch.Tensor` of shape `(B, F2, K)`): Outputs of `trunk.filter_bank`.
-            ssl_features (`torch.Tensor` of shape `(B, F3, D)`): Features of the encoder.
-            lengths (`tuple` of three `torch.Tensor` of shape `(B,)`, *optional*): Real frames of each; all if not given.
-
-        Returns:
-            [`Scores`] with `logits` `(B, L)` and `frame_logits` `(B, F, L)` in label units.
-        """
-        return self.score_heads(self.trunk.join(power_spectrum, filter_bank, ssl_features, lengths))

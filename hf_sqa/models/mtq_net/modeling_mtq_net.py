@@ -16,21 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers.utils import can_return_tuple
 
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.mosa_net.configuration_mosa_net import ENCODER_OPTIONS, TRUNK_OPTIONS
-from hf_sqa.models.mosa_net.heads_mosa_net import mark_padding
-from hf_sqa.models.mosa_net.modeling_mosa_net import CrossDomainScoring, init_trunk_weights
+from hf_sqa.models.mosa_net.modeling_mosa_net import MOSANet
 from hf_sqa.models.mtq_net.configuration_mtq_net import MTQNetConfig
-from hf_sqa.outputs import AudioQualityOutput
 
 TEACHER_FAMILY = "mosa_net"
 
 
-class MTQNet(CrossDomainScoring, AudioQualityPreTrainedModel):
+class MTQNet(MOSANet):
     """MTQ-Net: S-MOS, N-MOS and G-MOS of a recording alone.
 
     While training it has three more heads, for PESQ, STOI and SDI: columns of `logits` and `labels` like the others, labelled with
@@ -39,53 +35,6 @@ class MTQNet(CrossDomainScoring, AudioQualityPreTrainedModel):
 
     config: MTQNetConfig
     config_class = MTQNetConfig
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    # The trunk is a two-hundredth of the encoder's work, and its spectra span six decades.
-    _keep_in_fp32_modules_strict = ["trunk", "score_heads"]
-
-    def __init__(self, config: MTQNetConfig):
-        super().__init__(config)
-        self.build_network(config)
-        self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        init_trunk_weights(module)
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_values: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        ssl_features: torch.Tensor | None = None,
-        ssl_attention_mask: torch.Tensor | None = None,
-    ) -> AudioQualityOutput:
-        """
-        Args:
-            input_values (`torch.Tensor` of shape `(B, T)`): Mono waveforms at 16 kHz, any gain.
-            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
-            labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated; columns of
-                auxiliary scores hold the teacher's.
-            ssl_features (`torch.Tensor` of shape `(B, F3, D)`, *optional*): The encoder's features, computed beforehand.
-            ssl_attention_mask (`torch.Tensor` of shape `(B, F3)`, *optional*): 1 on features, 0 on padding at the end; told from
-                `attention_mask` if not given.
-
-        Returns:
-            [`AudioQualityOutput`], with `logits` `(B, L)` and `frame_logits` `(B, F, L)` in label units. The frames of a recording
-            are those of the spectrum (62.5 a second), then the filter bank's (62.5), then the encoder's (50), then NaN.
-
-        Raises:
-            ValueError: If a recording is too short for one frame, shapes do not fit, or a model without encoder gets no features.
-        """
-        frames = self.cross_domain_frames(input_values, attention_mask, ssl_features, ssl_attention_mask)
-        with_penalties = self.training and labels is not None and self.config.attention_penalty_weight > 0
-        scores = self.score_heads(frames, with_penalties)
-        loss = self.cross_domain_loss(scores, frames, labels)
-        frame_logits = mark_padding(scores.frame_logits, frames.mask)
-        return AudioQualityOutput(loss=loss, logits=scores.logits, frame_logits=frame_logits)
 
     def drop_auxiliary_heads(self) -> MTQNet:
         """Take the auxiliary heads, and their names in the configuration, away; the targets keep their scores and columns.
