@@ -54,7 +54,7 @@ clean:  ## remove what make made
 	@touch $@
 
 .venv/dev: .venv/demo
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,peft,onnx,demo,s3]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,peft,onnx,demo,s3,xlsx]" --group dev
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[labels,rooms]" \
 		|| echo "No compiler for pesq or pyroomacoustics: the tests that need them are skipped."
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[scale]" \

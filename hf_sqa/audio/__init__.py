@@ -3,7 +3,8 @@
 from hf_sqa.audio.findings import REFUSALS, WARNINGS, AudioError, Finding
 from hf_sqa.audio.gate import active_level
 from hf_sqa.audio.recording import Recording, load_recording, resample
-from hf_sqa.audio.sources import AUDIO_SUFFIXES, open_stream
+from hf_sqa.audio.sources import open_stream
+from hf_sqa.folders import AUDIO_SUFFIXES
 
 __all__ = [
     "AUDIO_SUFFIXES",

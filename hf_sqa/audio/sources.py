@@ -28,12 +28,6 @@ URL_TIMEOUT_SECONDS = 60
 #: libsndfile gives a FLAC that does not state its length the largest number there is.
 UNKNOWN_FRAMES = 1 << 62
 
-#: What folders and tars are searched for. Formats that cannot be read are in it too: such a file becomes a row with its reason.
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"}
-    | {".voc", ".sph", ".nist", ".m4a", ".aac", ".mp4", ".wma", ".amr", ".awb", ".webm", ".spx"}
-)
-
 ACCEPTED = (
     "a path, a URL, bytes, a binary file object, an array or tensor together with `sampling_rate`, "
     '{"array": ..., "sampling_rate": ...}, {"path": ...}, {"bytes": ...} or an AudioDecoder of datasets'

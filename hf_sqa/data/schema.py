@@ -8,12 +8,14 @@ neither torchcodec nor torch is needed and nothing is opened.
 from __future__ import annotations
 
 import math
-import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from hf_sqa.data.tables import read_number
+from hf_sqa.folders import AudioFolders
 
 #: Scores of the schema and the range a value must lie in. `mos` lies on its own scale until `examine` has brought it to 1-5.
 SCORE_RANGES: dict[str, tuple[float, float]] = {
@@ -58,7 +60,6 @@ SPLITS = {
     "eval": "test",
     "evaluation": "test",
 }
-AUDIO_SUFFIXES = (".wav", ".flac", ".WAV", ".mp3", ".ogg", ".opus")
 NUM_LISTED = 5
 
 Row = dict[str, Any]
@@ -89,33 +90,6 @@ class Examined:
     missing: int = 0
     missing_references: int = 0
     unrated: int = 0
-
-
-class AudioFolders:
-    """Says whether a recording is there, listing each folder once: a hundred thousand calls of `stat` would take far longer."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, frozenset[str]] = {}
-
-    def find(self, path: str) -> str | None:
-        """The path of a recording that exists, completed by its suffix if the label file leaves it out, else `None`."""
-        folder, name = os.path.split(path)
-        names = self.names(folder)
-        if name in names:
-            return path
-        return next((path + suffix for suffix in AUDIO_SUFFIXES if name + suffix in names), None)
-
-    def names(self, folder: str) -> frozenset[str]:
-        if folder not in self._names:
-            try:
-                with os.scandir(folder or ".") as entries:
-                    self._names[folder] = frozenset(entry.name for entry in entries)
-            except (FileNotFoundError, NotADirectoryError):
-                self._names[folder] = frozenset()
-        return self._names[folder]
-
-    def listed(self) -> list[str]:
-        return list(self._names)
 
 
 def first_few(items: Sequence[str]) -> str:
@@ -153,7 +127,7 @@ def examine(
     """
     problems, folders = Problems(), folders or AudioFolders()
     names = (*SCORE_RANGES, *score_names)
-    kept = [_converted(row, names, scale, problems) for row in rows]
+    kept = [_converted(row, names, scale, problems, folders) for row in rows]
     num_label_rows = len(kept)
     unrated = sum(all(math.isnan(row[name]) for name in names) for row in kept)
     if rows_are_ratings:
@@ -179,7 +153,7 @@ def _key(row: Row) -> str:
     return row["audio"] if isinstance(row["audio"], str) else str(row["audio"].get("path"))
 
 
-def _converted(row: Row, names: Sequence[str], scale: tuple[float, float], problems: Problems) -> Row:
+def _converted(row: Row, names: Sequence[str], scale: tuple[float, float], problems: Problems, folders: AudioFolders) -> Row:
     where = row.get("where", "")
     out: Row = {"audio": row["audio"], "reference_audio": row.get("reference_audio") or None, "where": where}
     out["embedded"] = row.get("embedded")
@@ -200,7 +174,9 @@ def _converted(row: Row, names: Sequence[str], scale: tuple[float, float], probl
         value = row.get(name)
         out[name] = None if value is None or value == "" else str(value)
     if isinstance(out["audio"], str):
-        out["audio"] = posixpath.normpath(out["audio"])
+        if "://" not in out["audio"]:
+            name = posixpath.normpath(out["audio"])
+            out["audio"] = folders.find(name) or name
         if out["utterance_id"] is None:
             out["utterance_id"] = posixpath.splitext(posixpath.basename(out["audio"]))[0]
     return out
@@ -210,9 +186,9 @@ def _number(value: Any, name: str, where: str, problems: Problems) -> float:
     if value is None or value == "":
         return math.nan
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        if isinstance(value, str) and value.strip().lower() in {"", "na", "n/a", "null", "none"}:
+        number = read_number(value)
+    except ValueError:
+        if isinstance(value, str) and value.strip().lower() in {"", "na", "n/a", "#n/a", "null", "none"}:
             return math.nan
         problems.add("text", f"{name} {value!r} ({where})")
         return math.nan

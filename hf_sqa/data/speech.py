@@ -13,6 +13,7 @@ import numpy as np
 
 from hf_sqa.audio import AUDIO_SUFFIXES, AudioError, load_recording
 from hf_sqa.data.bench import VOICES, Phrase, find_phrases, reference_waveform
+from hf_sqa.folders import find_recordings
 
 SPLITS = ("train", "validation", "test")
 FULL_SCALE = 32767
@@ -80,7 +81,7 @@ def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[Spe
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"Expected a folder of recordings, got {str(folder)!r}, which is none.")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    files = [Path(path) for path in find_recordings(root)]
     if not files:
         raise ValueError(f"Expected recordings ({', '.join(sorted(AUDIO_SUFFIXES))}) in {str(folder)!r}, got none.")
     names = [path.relative_to(root) for path in files]
@@ -90,10 +91,10 @@ def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[Spe
     if len(drawn) > 1:
         validation |= {min(drawn, key=drawn.__getitem__)}
         validation -= {max(drawn, key=drawn.__getitem__)}
-    return [
-        SpeechClip(name.as_posix(), str(path), talker, "", "validation" if talker in validation else "train", path.stat().st_size)
-        for path, name, talker in zip(files, names, talkers, strict=True)
-    ]
+    splits = ["validation" if talker in validation else "train" for talker in talkers]
+    sizes = [path.stat().st_size if path.exists() else 0 for path in files]
+    clips = zip(names, files, talkers, splits, sizes, strict=True)
+    return [SpeechClip(name.as_posix(), str(path), talker, "", split, size) for name, path, talker, split, size in clips]
 
 
 def joined_speech(bench: Sequence[SpeechClip], further: Sequence[SpeechClip], further_share: float) -> list[SpeechClip]:

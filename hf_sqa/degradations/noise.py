@@ -17,9 +17,9 @@ import scipy.fft
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.degradations.kind import check_choice, check_range, degradation, note
 from hf_sqa.degradations.level import level_dbfs
+from hf_sqa.folders import find_recordings
 
 SpeechLevel = Literal["whole_file", "active"]
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"})
 LOWEST_PINK_HZ = 20.0
 
 
@@ -40,8 +40,7 @@ class RecordingFolder:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise ValueError(f"Expected a folder of recordings, got {str(folder)!r}, which is none.")
-        found = (path for path in self.folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-        self.names = sorted(path.relative_to(self.folder).as_posix() for path in found)
+        self.names = sorted(Path(path).relative_to(self.folder).as_posix() for path in find_recordings(self.folder))
         if not self.names:
             raise ValueError(
                 f"Expected recordings in {str(folder)!r} or below it, found none ending in .wav, .flac, .ogg or the like."

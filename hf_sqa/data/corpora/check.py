@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_sqa.data.corpora.loading import find_corpus, read_corpus
-from hf_sqa.data.schema import AUDIO_SUFFIXES, SCORE_RANGES, AudioFolders, Ratings, Row, first_few
+from hf_sqa.data.schema import SCORE_RANGES, Ratings, Row, first_few
+from hf_sqa.folders import AUDIO_SUFFIXES, AudioFolders
 
 #: Kinds of faults, in the order of the report, and what each is called.
 FAULTS = {
@@ -179,5 +180,5 @@ def _count_unlabelled(report: CheckReport, rows: list[Row], folders: AudioFolder
     named |= {row["reference_audio"] for row in rows if isinstance(row["reference_audio"], str)}
     labelled = Counter(folder for path in named if (folder := os.path.split(path)[0]) in beside)
     for folder, count in labelled.items():
-        audio = sum(name.endswith(AUDIO_SUFFIXES) for name in folders.names(folder))
+        audio = sum(os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES for name in folders.names(folder))
         report.unlabelled += max(0, audio - count)

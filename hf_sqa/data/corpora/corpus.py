@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_sqa.data import tables
 from hf_sqa.data.schema import Row
+from hf_sqa.folders import find_recordings
 
 
 @dataclass(frozen=True)
@@ -89,26 +90,23 @@ def locate(root: Path, corpus: str, *label_files: str) -> list[Path]:
     )
 
 
-def read_csv(path: Path, required: Sequence[str], corpus: str, *, delimiter: str = ",") -> Iterator[tuple[dict[str, str], str]]:
+def read_csv(path: Path, required: Sequence[str], corpus: str, sheet: str | None = None) -> Iterator[tuple[dict[str, str], str]]:
     """Rows of a label file with a header, by column, each with its file and line for messages.
 
     Raises:
-        ValueError: If the header lacks a required column, as in the label file of another corpus.
+        ValueError: If the header lacks a required column, as in the label file of another corpus, or a row cannot be read.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        header = [name.strip() for name in next(reader, [])]
-        missing = [name for name in required if name not in header]
-        if missing:
-            raise ValueError(
-                f"Expected the label file of {corpus} with the columns {', '.join(required)}, got {str(path)!r} with "
-                f"{', '.join(header[:12]) or 'no header'}: {', '.join(missing)} lacks. Is it the label file of another corpus?"
-            )
-        width = len(header)
-        for cells in reader:
-            if cells:
-                cells += [""] * (width - len(cells))
-                yield dict(zip(header, cells, strict=False)), f"{path.name} line {reader.line_num}"
+    header, records = tables.read_table(path, sheet)
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise ValueError(
+            f"Expected the label file of {corpus} with the columns {', '.join(required)}, got {str(path)!r} with "
+            f"{', '.join(header[:12]) or 'no header'}: {', '.join(missing)} lacks. Is it the label file of another corpus?"
+        )
+    for record, line in records:
+        if isinstance(record, ValueError):
+            raise ValueError(f"Expected a row of the label file of {corpus} in {str(path)!r} line {line}, got another: {record}.")
+        yield record, f"{path.name} line {line}"
 
 
 def read_headerless(path: Path, num_columns: int, corpus: str) -> Iterator[tuple[list[str], str]]:
@@ -117,25 +115,20 @@ def read_headerless(path: Path, num_columns: int, corpus: str) -> Iterator[tuple
     Raises:
         ValueError: If a row has fewer columns.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) < num_columns:
+    with path.open("rb") as file:
+        for cells, line in tables.delimited_cells(tables.text_lines(file), has_header=False):
+            if isinstance(cells, ValueError) or len(cells) < num_columns:
+                got = cells if isinstance(cells, ValueError) else repr(",".join(cells))
                 raise ValueError(
                     f"Expected the label file of {corpus} with at least {num_columns} columns separated by commas, got "
-                    f"{','.join(cells)!r} in {str(path)!r} line {reader.line_num}. Is it the label file of another corpus?"
+                    f"{got} in {str(path)!r} line {line}. Is it the label file of another corpus?"
                 )
-            yield cells, f"{path.name} line {reader.line_num}"
+            yield cells, f"{path.name} line {line}"
 
 
 def index_audio(root: Path) -> dict[str, str]:
     """Every file below a folder by name without suffix, for corpora whose labels give names but no folders."""
     index: dict[str, str] = {}
-    for folder, _, names in os.walk(root):
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in {".wav", ".flac"}:
-                index.setdefault(stem, f"{folder}/{name}")
+    for path in find_recordings(root, (".wav", ".flac")):
+        index.setdefault(os.path.splitext(os.path.basename(path))[0], path)
     return index

@@ -10,11 +10,11 @@ Scale:  ratings of 0-100, released normalised to 0-10. `mos = 1 + 4 * score / 10
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hf_sqa.data.corpora.corpus import Corpus, locate
+from hf_sqa.data import tables
+from hf_sqa.data.corpora.corpus import Corpus, locate, read_csv
 from hf_sqa.data.corpora.own_table import find_columns
 from hf_sqa.data.schema import Row
 
@@ -23,26 +23,25 @@ PARTS = ("cosine", "voices")
 
 def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
     for path in locate(root, "IU Bloomington", "*.csv"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = find_columns(list(reader.fieldnames or []), {}, str(path))
-            for cells in reader:
-                name = cells[columns["audio"]]
-                text = f"{path.stem}/{name}".lower()
-                part = next((part for part in PARTS if part in text), None)
-                if part is None:
-                    raise ValueError(
-                        f"Expected 'cosine' or 'voices' in the paths or the name of the label file of IU Bloomington, got {name!r} "
-                        f"in {str(path)!r}; rename the file to tell the parts apart."
-                    )
-                if part in parts:
-                    yield {
-                        "audio": f"{path.parent}/{name}",
-                        "mos": cells[columns["mos"]],
-                        "corpus": f"iub/{part}",
-                        "language": "en",
-                        "where": f"{path.name} line {reader.line_num}",
-                    }
+        header, _ = tables.read_table(path)
+        columns = find_columns(header, {}, str(path))
+        for cells, where in read_csv(path, (), "IU Bloomington"):
+            name = cells[columns["audio"]]
+            text = f"{path.stem}/{name}".lower()
+            part = next((part for part in PARTS if part in text), None)
+            if part is None:
+                raise ValueError(
+                    f"Expected 'cosine' or 'voices' in the paths or the name of the label file of IU Bloomington, got {name!r} "
+                    f"in {str(path)!r}; rename the file to tell the parts apart."
+                )
+            if part in parts:
+                yield {
+                    "audio": f"{path.parent}/{name}",
+                    "mos": cells[columns["mos"]],
+                    "corpus": f"iub/{part}",
+                    "language": "en",
+                    "where": where,
+                }
 
 
 def detect_scale(scores: Sequence[float]) -> tuple[float, float]:

@@ -12,7 +12,9 @@ from typing import Any, Literal
 from hf_sqa.data.corpora.corpus import Corpus
 from hf_sqa.data.corpora.hub_dataset import read_hub
 from hf_sqa.data.corpora.own_table import SUFFIXES, read_table
-from hf_sqa.data.schema import SCORE_RANGES, AudioFolders, Examined, Ratings, Row, build_dataset, examine, import_datasets
+from hf_sqa.data.schema import SCORE_RANGES, Examined, Ratings, Row, build_dataset, examine, import_datasets
+from hf_sqa.data.tables import read_number
+from hf_sqa.folders import AudioFolders
 
 
 def load_corpus(
@@ -184,8 +186,8 @@ def _floats(values: Iterable[Any]) -> list[float]:
     found = []
     for value in values:
         try:
-            found.append(float(value))
-        except (TypeError, ValueError):
+            found.append(read_number(value))
+        except ValueError:
             continue
     return [value for value in found if math.isfinite(value)]
 

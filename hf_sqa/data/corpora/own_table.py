@@ -1,20 +1,18 @@
 """One's own listening test: a table with a column of recordings and one of scores, found by their usual names.
 
-CSV (commas, semicolons, tabs or bars; a byte order mark does no harm), `.tsv`, `.xlsx` and JSON lines. The tables that SHEET
+Delimited text, Excel and JSON lines, as `hf_sqa.data.tables` reads them. The tables that SHEET
 (`wav_path,system_id,sample_id,score,listener_id`) and the URGENT 2026 challenge (JSON lines whose scores lie in `metrics`) write
 are read as they are; SHEET's `sample_id` is a sentence that several systems speak, so the file's name identifies a recording.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.data.corpora.xlsx import read_xlsx
+from hf_sqa.data import tables
 from hf_sqa.data.schema import SPLITS, Row
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx")
@@ -93,8 +91,9 @@ def read_table(
     rows = []
     for record, where in records:
         row: Row = {name: record.get(column) for name, column in found.items()}
-        if not row["audio"]:
-            raise ValueError(f"Expected a recording in the column {found['audio']!r} of every row, got none in {where}.")
+        if not row["audio"] or not isinstance(row["audio"], str):
+            got = "none" if row["audio"] in (None, "") else repr(row["audio"])
+            raise ValueError(f"Expected a recording in the column {found['audio']!r} of every row, got {got} in {where}.")
         row["audio"] = _joined(base, row["audio"])
         if row.get("reference_audio"):
             row["reference_audio"] = _joined(base, row["reference_audio"])
@@ -158,55 +157,32 @@ def _records(path: Path) -> tuple[list[str], Iterator[tuple[dict[str, Any], str]
     if suffix not in SUFFIXES:
         raise ValueError(f"Expected a table ending in {', '.join(SUFFIXES)}, got {str(path)!r}.")
     if suffix == ".jsonl":
-        records = list(_json_lines(path))
-        header = list(dict.fromkeys(name for record, _ in records for name in record))
-        return header, iter(records)
-    table = read_xlsx(path) if suffix == ".xlsx" else _delimited(path)
-    header_cells, _ = next(table, ([], 0))
-    header = [name.strip() for name in header_cells]
-    if len(set(header)) != len(header):
-        raise ValueError(f"Expected columns of different names in {str(path)!r}, got {', '.join(header)}.")
-    return header, _by_column(path.name, header, table)
+        with path.open("rb") as file:
+            rows = [
+                (_flat(record), where) for record, where in _understood(tables.json_records(tables.text_lines(file)), path.name)
+            ]
+        return list(dict.fromkeys(name for record, _ in rows for name in record)), iter(rows)
+    header, records = tables.read_table(path)
+    return header, _understood(records, path.name)
 
 
-def _by_column(name: str, header: Sequence[str], table: Iterator[tuple[list[str], int]]) -> Iterator[tuple[dict[str, Any], str]]:
-    for cells, line in table:
-        if len(cells) > len(header):
-            raise ValueError(f"Expected {len(header)} columns in {name} line {line}, got {len(cells)}: quote cells with commas.")
-        yield dict(zip(header, cells, strict=False)), f"{name} line {line}"
+def _understood(records: Iterable[tables.Record], name: str) -> Iterator[tuple[dict[str, Any], str]]:
+    for record, line in records:
+        if isinstance(record, ValueError):
+            raise ValueError(f"Expected a row of the table in {name} line {line}, got something else: {record}.")
+        try:
+            "".join(value for value in record.values() if isinstance(value, str)).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"Expected a table in UTF-8, got other bytes in {name} line {line}. Save it as UTF-8.") from None
+        yield record, f"{name} line {line}"
 
 
-def _delimited(path: Path) -> Iterator[tuple[list[str], int]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            delimiter = max(",;\t|", key=first.count)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter)
-            for cells in reader:
-                if cells:
-                    yield cells, reader.line_num
-    except UnicodeDecodeError as error:
-        raise ValueError(f"Expected a table in UTF-8, got other bytes in {str(path)!r}: {error}. Save it as UTF-8.") from None
-
-
-def _json_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            try:
-                record = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"Expected a JSON object a line, got {text[:60]!r} in {str(path)!r} line {line}: {error}."
-                ) from None
-            if not isinstance(record, dict):
-                raise ValueError(f"Expected a JSON object a line, got {text[:60]!r} in {str(path)!r} line {line}.")
-            flat: dict[str, Any] = {}
-            for name, value in record.items():
-                if isinstance(value, dict) and "path" in value and name in ("audio", "reference_audio"):
-                    flat[name] = value["path"]
-                else:
-                    flat.update(value if isinstance(value, dict) else {name: value})
-            yield flat, f"{path.name} line {line}"
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object whose scores may lie in objects of their own."""
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict) and "path" in value and name in ("audio", "reference_audio"):
+            flat[name] = value["path"]
+        else:
+            flat.update(value if isinstance(value, dict) else {name: value})
+    return flat

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from hf_sqa.data.corpora.corpus import Corpus, index_audio, locate, read_csv
-from hf_sqa.data.corpora.xlsx import read_xlsx
 from hf_sqa.data.schema import Row
 
 SHEET = "Subjective Test Scores"
@@ -25,7 +23,7 @@ SPREADS = ("sample STD", "sampleSTD")
 def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
     path = locate(root, "TCD-VoIP", "*.xlsx", "*.csv")[0]
     index = index_audio(root)
-    for cells, where in _cells(path):
+    for cells, where in read_csv(path, ("Filename", "ConditionID"), "TCD-VoIP", SHEET):
         stem = cells["Filename"].removesuffix(".wav")
         fields = stem.split("_")
         reference = index.get("R" + stem[1:]) if stem.startswith("C_") else None
@@ -43,26 +41,6 @@ def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
             "split": "test",
             "where": where,
         }
-
-
-def _cells(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    if path.suffix != ".xlsx":
-        yield from read_csv(path, ("Filename", "ConditionID"), "TCD-VoIP")
-        return
-    header: list[str] = []
-    for cells, number in read_xlsx(path, SHEET):
-        if not header:
-            if "Filename" in cells and "ConditionID" in cells:
-                header = cells
-            continue
-        row = dict(zip(header, cells, strict=False))
-        if row.get("Filename"):
-            yield row, f"{path.name} row {number}"
-    if not header or not any(name in header for name in SCORES):
-        raise ValueError(
-            f"Expected the sheet {SHEET!r} of TCD-VoIP with the columns Filename, ConditionID and {SCORES[0]}, got "
-            f"{', '.join(header) or 'none of them'} in {str(path)!r}. Is it the table of another corpus?"
-        )
 
 
 CORPUS = Corpus(

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hf_sqa.data.corpora.corpus import Corpus, locate, read_csv
-from hf_sqa.data.schema import AudioFolders, Row
+from hf_sqa.data.schema import Row
+from hf_sqa.folders import AudioFolders
 
 COLUMNS = ("method", "uttr", "snr", "noise", "quality_score", "intelligibility_score", "file_name")
 

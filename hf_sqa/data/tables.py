@@ -1,0 +1,233 @@
+"""Tables as people have them: delimited text of any program, Excel, JSON lines. Every table of labels or recordings is read here.
+
+Rows come one by one with their lines, as dicts by column. A row that cannot be understood is a `ValueError` in its place, which the
+caller raises or turns into a row of its own. Cells are stripped; blank rows, columns without a name and cells beside the table are
+left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import itertools
+import json
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+DELIMITERS = ",;\t|"
+#: The line with which Excel is told how a table is delimited.
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+
+#: The cells of a row, or what is wrong with it, and its line from 1.
+Cells = tuple[list[str] | ValueError, int]
+#: The same by column.
+Record = tuple[dict[str, Any] | ValueError, int]
+
+
+def read_table(path: Path, sheet: str | None = None) -> tuple[list[str], Iterator[Record]]:
+    """Names of the columns of an Excel table (`.xlsx`) or of a delimited text, and its rows.
+
+    Args:
+        path (`Path`): The table.
+        sheet (`str`, *optional*): Sheet of an Excel table; its first, if there is none of that name.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no table, or two columns have one name.
+        ImportError: If it is an Excel table, and openpyxl is not installed.
+    """
+    if path.suffix.lower() == ".xlsx":
+        return _by_column(sheet_cells(path, sheet), path.name)
+    return _by_column(delimited_cells(_lines_of(path)), path.name)
+
+
+def read_delimited(binary: Any, name: str) -> tuple[list[str], Iterator[Record]]:
+    """The same of a binary file that holds delimited text.
+
+    Raises:
+        ValueError: If two columns have one name.
+    """
+    return _by_column(delimited_cells(text_lines(binary)), name)
+
+
+def delimited_cells(lines: Iterable[str], has_header: bool = True) -> Iterator[Cells]:
+    """Rows of delimited text that are not blank.
+
+    Args:
+        lines (iterable of `str`): With their ends.
+        has_header (`bool`, *optional*, defaults to `True`): Whether the first row says how many cells the others have. A row of
+            more or fewer is a `ValueError`; empty cells at its end do not count.
+    """
+    source = iter(lines)
+    number, first = next(((number, line) for number, line in enumerate(source, 1) if line.strip()), (0, ""))
+    if not number:
+        return
+    waiting: deque[str] = deque()
+    if separator := SEPARATOR_LINE.fullmatch(first):
+        delimiter = separator[1]
+    else:
+        delimiter = max(DELIMITERS, key=QUOTED.sub("", first).count)
+        waiting.append(first)
+        number -= 1
+    widths: tuple[int, int] | None = None
+
+    def fed(taken: list[str]) -> Iterator[str]:
+        """Lines, as long as the row needs them, also put down in `taken`."""
+        while line := waiting.popleft() if waiting else next(source, ""):
+            taken.append(line)
+            yield line
+
+    while True:
+        taken: list[str] = []
+        cells: list[str] | ValueError
+        try:
+            cells = [cell.strip() for cell in next(csv.reader(fed(taken), delimiter=delimiter), [])]
+        except csv.Error as error:
+            cells = ValueError(str(error))
+        if not taken:
+            return
+        if isinstance(cells, list) and any(cells) and has_header:
+            widths = widths or (max(place for place, cell in enumerate(cells, 1) if cell), len(cells))
+            cells = _fitted(cells, *widths, delimiter)
+        if isinstance(cells, ValueError) and len(taken) > 1:  # a quote that nobody closed must not eat the rows that follow
+            waiting.extendleft(reversed(taken[1:]))
+            del taken[1:]
+            cells = ValueError("a quote begins here that does not end; double a quote that belongs to a cell")
+        if isinstance(cells, ValueError) or any(cells):
+            yield cells, number + 1
+        number += len(taken)
+
+
+def _fitted(cells: list[str], named: int, most: int, delimiter: str) -> list[str] | ValueError:
+    if len(cells) < named or any(cells[most:]):
+        return ValueError(f"expected {named} cells, got {len(cells)}; quote cells that hold a {delimiter!r}")
+    return cells[:most]
+
+
+def text_lines(binary: Any) -> Iterator[str]:
+    """Lines of a binary file in UTF-8 or, after its mark, UTF-16. A byte that is neither stays in its cell, as a lone surrogate."""
+    peekable = binary if hasattr(binary, "peek") else io.BufferedReader(binary)
+    wide = peekable.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
+    # newline="": a line end within quotes belongs to its cell.
+    text = io.TextIOWrapper(peekable, "utf-16" if wide else "utf-8-sig", errors="surrogateescape", newline="")
+    try:
+        for line in text:
+            yield line.replace("\0", "\N{REPLACEMENT CHARACTER}")  # csv before Python 3.12 stops there
+    finally:
+        text.detach()
+
+
+def sheet_cells(path: Path, sheet: str | None = None) -> Iterator[Cells]:
+    """Rows of a sheet of an Excel table that are not blank, as Excel shows them; dates as ISO 8601.
+
+    A formula has the value that was last saved. Where none was, as in tables that programs write, its row is a `ValueError`.
+
+    Raises:
+        ValueError: If the file is no such table.
+        ImportError: If openpyxl is not installed.
+    """
+    try:
+        import openpyxl
+    except ImportError:
+        raise ImportError(
+            f"Expected the package openpyxl for {str(path)!r}; install it with `pip install 'hf-sqa[xlsx]'`, or save it as CSV."
+        ) from None
+    try:
+        # Once with the values that formulas had, once with the formulas.
+        books = [openpyxl.load_workbook(path, read_only=True, data_only=values) for values in (True, False)]
+        sheets = [book[sheet] if sheet in book.sheetnames else book.worksheets[0] for book in books]
+        for each in sheets:
+            each.reset_dimensions()  # what the file says of them may be wrong by a million cells
+        for line, rows in enumerate(zip(*(each.iter_rows(values_only=True) for each in sheets), strict=True), 1):
+            shown, written = rows
+            if any(value is not None for value in written):
+                unsaved = next((formula for value, formula in zip(shown, written, strict=True) if value is None and formula), None)
+                if unsaved is not None:
+                    yield ValueError(f"the formula {unsaved} has no saved value; open the table in Excel and save it"), line
+                elif any(cells := [_shown(value) for value in shown]):
+                    yield cells, line
+        for book in books:
+            book.close()
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive or XML raises a dozen kinds
+        raise ValueError(f"Expected an Excel table (.xlsx), got {str(path)!r}: {error}. Save it as CSV.") from None
+
+
+def json_records(lines: Iterable[str]) -> Iterator[Record]:
+    """Objects of JSON lines; blank lines are left out."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield parse_json(line), number
+
+
+def parse_json(text: str | bytes) -> dict[str, Any] | ValueError:
+    """One JSON object, or what is wrong with it."""
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        return ValueError(str(error))
+    except RecursionError:
+        return ValueError("it is nested too deeply")
+    return record if isinstance(record, dict) else ValueError(f"expected a JSON object, got {type(record).__name__}")
+
+
+def read_number(value: Any) -> float:
+    """A number as people write it: `3.5`, `"3,5"` (a decimal comma), `" 3.5 "`.
+
+    Raises:
+        ValueError: If it is none: text, `"1,234.5"`, `"1_0"`, or true and false, which Python takes for 1 and 0.
+    """
+    text = value.strip() if isinstance(value, str) else value
+    if isinstance(text, bool) or (isinstance(text, str) and "_" in text):
+        raise ValueError(f"expected a number, got {value!r}")
+    if isinstance(text, str) and DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
+    try:
+        return float(text)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"expected a number, got {value!r}") from None
+
+
+def _by_column(rows: Iterator[Cells], name: str) -> tuple[list[str], Iterator[Record]]:
+    header, _ = next(rows, ([], 0))
+    if isinstance(header, ValueError):
+        raise ValueError(f"Expected a header in {name}, got a row that cannot be read: {header}.")
+    names = [column for column in header if column]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Expected columns of different names in {name}, got {', '.join(names)}.")
+
+    def records() -> Iterator[Record]:
+        for cells, line in rows:
+            if isinstance(cells, ValueError):
+                yield cells, line
+                continue
+            record = {column: cell for column, cell in itertools.zip_longest(header, cells[: len(header)], fillvalue="") if column}
+            if any(record.values()):
+                yield record, line
+
+    return names, records()
+
+
+def _lines_of(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        yield from text_lines(file)
+
+
+def _shown(value: Any) -> str:
+    """A cell of Excel as text."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    if isinstance(value, datetime.datetime):
+        return value.date().isoformat() if value.time() == datetime.time() else value.isoformat(" ")
+    return str(value).strip()
