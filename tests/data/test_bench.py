@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from hf_sqa.data.bench import (
     plan_bench,
 )
 from hf_sqa.degradations import CodecUnavailableError, level_dbfs, opus
+from tests.processes import PATIENCE, heed_interrupts, wait_until
 
 #: A folder of unpacked packages for the tests that need the real recordings.
 PACKAGES = os.environ.get("HF_SQA_BENCH_PACKAGES")
@@ -272,11 +272,6 @@ def test_options_that_cannot_be_are_refused(packages, tmp_path):
         assert result.exit_code == 2 and told in result.stderr, result.stderr
 
 
-def heed_interrupts():
-    """A test run in the background ignores Ctrl-C, and its children with it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(packages, tmp_path):
@@ -290,11 +285,9 @@ def test_ctrl_c_keeps_what_is_done(packages, tmp_path):
     )
     try:
         manifest = folder / "manifest.jsonl"
-        until = time.monotonic() + 60
-        while time.monotonic() < until and not (manifest.is_file() and manifest.stat().st_size):
-            time.sleep(0.05)
+        wait_until(lambda: manifest.is_file() and manifest.stat().st_size, process)
         os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     if process.returncode == 2:
@@ -309,11 +302,9 @@ def test_ctrl_c_keeps_what_is_done(packages, tmp_path):
 @pytest.mark.skipif(
     PACKAGES is None or not Path(PACKAGES).is_dir(), reason="needs HF_SQA_BENCH_PACKAGES, a folder of unpacked packages"
 )
-def test_the_real_corpus_has_its_625_clips_in_a_minute(tmp_path):
-    began = time.monotonic()
+def test_the_real_corpus_has_its_625_clips(tmp_path):
     plan = plan_bench(tmp_path, packages=PACKAGES)
     rows = list(build_clips(plan, num_workers=2))
-    assert time.monotonic() - began < 60
     assert len(rows) == 625 and all(row["status"] == "ok" for row in rows)
     counts = {}
     for phrase in find_phrases("training", PACKAGES):

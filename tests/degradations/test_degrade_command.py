@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from hf_sqa.cli.degrade import degrade
 from hf_sqa.degradations import Chain, Job, Run, degrade_files
 from hf_sqa.degradations.folders import seed_of, write_recording
 from hf_sqa.runs import locked
+from tests.processes import PATIENCE, heed_interrupts, wait_until
 
 RATE = 16_000
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -30,11 +30,6 @@ COMMAND = [
     "import sys; sys.argv[0] = 'hf-sqa'; import typer; from hf_sqa.cli.degrade import degrade; app = typer.Typer(); "
     "app.command()(degrade); app() if __name__ == '__main__' else None",
 ]
-
-
-def heed_interrupts():
-    """A test run in the background ignores Ctrl-C, and its children with it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(*arguments):
@@ -368,14 +363,9 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(num_workers, tmp
     target = tmp_path / "killed"
     command = [*COMMAND, str(source), str(target), *options[:-1], str(num_workers)]
     with subprocess.Popen(command, start_new_session=True) as process:
-        patience = time.monotonic() + 60
-        while len(list(target.glob("*.wav"))) < 5 and process.poll() is None and time.monotonic() < patience:
-            time.sleep(0.01)
+        wait_until(lambda: len(list(target.glob("*.wav"))) >= 5, process)
         process.kill()
-    deadline = time.monotonic() + 10
-    while _living(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _living(process.pid), "workers outlived the run"
+    wait_until(lambda: not _living(process.pid))  # workers do not outlive the run
     done = len(list(target.glob("*.wav")))
     assert 0 < done < 24, "killed too early or too late to show anything"
     for path in target.glob("*.wav"):  # whole, or not there
@@ -401,11 +391,9 @@ def test_ctrl_c_keeps_what_is_done_and_is_exit_code_130(tmp_path, speech_like):
         soundfile.write(source / f"{number:02}.wav", speech_like(2.0), RATE)
     command = [*COMMAND, str(source), str(target), "--step", "mel_vocoder num_iterations=40", "--num-workers", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
-        patience = time.monotonic() + 60
-        while len(list(target.glob("*.wav"))) < 2 and process.poll() is None and time.monotonic() < patience:
-            time.sleep(0.01)
+        wait_until(lambda: len(list(target.glob("*.wav"))) >= 2, process)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 130, told
     assert "Interrupted" in told

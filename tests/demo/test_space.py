@@ -24,6 +24,7 @@ from hf_sqa.demo import page
 from hf_sqa.demo.clips import write_clips
 from hf_sqa.demo.folder import models_beside, write_space
 from hf_sqa.demo.scorers import Scale, Scorers
+from tests.processes import PATIENCE, heed_interrupts
 
 ROOT = Path(__file__).parents[2]
 RATE = 16_000
@@ -34,7 +35,6 @@ BROWSER_FLAGS = (
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars"),
     *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),
 )
-SECONDS = 120
 
 needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio: pip install 'hf-sqa[demo]'")
 needs_browser = pytest.mark.skipif(
@@ -213,7 +213,7 @@ def test_without_gradio_the_command_says_what_to_install(tmp_path):
     code = "import sys; sys.modules['gradio'] = None; sys.argv = ['hf-sqa', 'demo']; from hf_sqa.cli import main; main()"
     code = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'gradio' else f(n, *a); " + code
 
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
 
     assert (result.returncode, result.stderr) == (2, "hf-sqa: The page needs gradio: `pip install 'hf-sqa[demo]'`.\n")
 
@@ -225,7 +225,7 @@ def served(tiny_folder, tmp_path_factory):
     address = _address(process)
     yield address
     process.kill()
-    process.wait(SECONDS)
+    process.wait(PATIENCE)
 
 
 @needs_gradio
@@ -242,7 +242,7 @@ def test_ctrl_c_closes_the_page_with_130_even_while_it_scores(tiny_folder, tmp_p
     time.sleep(1)
 
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=SECONDS)
+    _, errors = process.communicate(timeout=PATIENCE)
 
     assert not job.done() or job.exception() is not None, "scored too fast to prove anything: make it longer"
     assert process.returncode == 130
@@ -394,18 +394,18 @@ def _start(arguments: list[str], folder: Path) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"GRADIO_TEMP_DIR": str(folder / "gradio"), "TMPDIR": str(folder)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_interrupts,
     )
 
 
 def _address(process: subprocess.Popen) -> str:
     line = process.stdout.readline()
-    assert line.startswith("Open http://127.0.0.1:"), process.communicate(timeout=SECONDS)
+    assert line.startswith("Open http://127.0.0.1:"), process.communicate(timeout=PATIENCE)
     return line.split()[1]
 
 
 def _until(condition) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "the page did not get there"
         time.sleep(0.1)

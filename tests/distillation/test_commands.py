@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,9 @@ from typer.testing import CliRunner
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.cli import app
 from tests.made_speech import WINDOW
+from tests.processes import PATIENCE, heed_interrupts, wait_until
 
 ROOT = Path(__file__).parents[2]
-
-
-def heed_interrupts():
-    """A test run in the background ignores Ctrl-C, and its children with it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(*arguments):
@@ -66,11 +61,9 @@ def test_what_cannot_be_distilled_is_a_usage_error(recipe):
 def test_ctrl_c_while_labelling_keeps_what_is_done(recipe, tmp_path):
     command = [sys.executable, "-m", "hf_sqa", "distill", str(recipe), "labels.num_windows=64000", "--labels-only"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("labels/labels/*/*.safetensors")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
+    wait_until(lambda: list(tmp_path.glob("labels/labels/*/*.safetensors")), process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 130, errors
     assert "labels done are kept" in errors

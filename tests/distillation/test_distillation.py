@@ -9,6 +9,7 @@ import soundfile
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.data.windows import WindowCache
@@ -94,13 +95,29 @@ def windows_of(cache, teacher, split="train", **options):
 
 
 @pytest.mark.slow
-def test_a_student_comes_close_to_its_teacher_on_other_talkers(recipe, quiet):
-    training = {"num_train_epochs": 20, "lr_scheduler_type": "cosine", "warmup_steps": 20}
-    result = distill(recipe(training=training, labels={"num_windows": 640}), **quiet)
+def test_a_student_comes_close_to_its_teacher_on_other_talkers(recipe, quiet, tmp_path):
+    for talker in range(200):
+        write_talker(tmp_path / "talkers" / f"talker{talker:03}" / "a.wav", talker)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        teacher = DistilledSQA(DistilledSQAConfig.tiny()).eval()
+    teacher.save_pretrained(tmp_path / "teacher")
+    teacher.make_feature_extractor().save_pretrained(tmp_path / "teacher")
 
-    begin = next(entry["eval_utt_rmse"] for entry in result.history if "eval_utt_rmse" in entry)
-    assert result.metrics["eval_utt_lcc"] > 0.55
-    assert result.metrics["eval_utt_rmse"] < 0.8 * begin
+    result = distill(
+        recipe(
+            teachers=[{"checkpoint": str(tmp_path / "teacher")}],
+            speech={"folder": str(tmp_path / "talkers")},
+            labels={"num_windows": 960},
+            training={"num_train_epochs": 4, "lr_scheduler_type": "cosine"},
+        ),
+        **quiet,
+    )
+
+    scores = [load_file(path)["scores"] for path in (tmp_path / "labels" / "labels").rglob("validation-*.safetensors")]
+    # With seven seeds LCC was 0.71 to 0.82 and an untrained student's below 0.45; the best constant answer is off by the deviation.
+    assert result.metrics["eval_utt_lcc"] > 0.5
+    assert result.metrics["eval_utt_rmse"] < np.concatenate(scores).std()
     student = AutoModelForAudioQuality.from_pretrained(result.output_dir)
     assert student.config.num_mel_bins == 16
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants, hf_api
 
+from tests.processes import PATIENCE
+
 HERE = Path(__file__).parent
 ALICE, BOB = "hf_" + "a" * 34, "hf_" + "b" * 34
 
@@ -57,7 +59,7 @@ class LoopbackHub:
 
     def control(self, **order):
         request = urllib.request.Request(f"{self.address}/_control", data=json.dumps(order).encode(), method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.load(answer)["requests"]
 
     def requests(self):
@@ -104,7 +106,7 @@ def nursery(hub_process, tmp_path_factory):
     assert process.stdout.readline().strip() == "ready"
     yield process, home
     process.stdin.close()
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE)
 
 
 @pytest.fixture

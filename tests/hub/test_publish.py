@@ -50,7 +50,7 @@ def test_the_sample_that_travels_has_the_scores_of_the_model(hub, checkpoint, tm
 
     scored = hf_sqa.pipeline(str(checkpoint), device="cpu")(sample, return_details=True)
 
-    assert scored["mos"] == pytest.approx(parity["scores"]["mos"], abs=1e-6)
+    assert scored["mos"] == pytest.approx(parity["scores"]["mos"], abs=1e-5)
     assert parity["weights"] == scored["model"]["weights"]
     assert parity["preprocessing"] == scored["model"]["preprocessing"]
 

@@ -1,4 +1,8 @@
-"""Pulling: from branches, tags, commits, private repositories and adapters, by name, in fresh processes; and what is refused."""
+"""Pulling: from branches, tags, commits, private repositories and adapters, by name, in fresh processes; and what is refused.
+
+Weights read from a file lie elsewhere in memory than weights just made, and processors round products by where they lie:
+scores of two processes agree to 1e-5, not to the last bit.
+"""
 
 import json
 import os
@@ -13,6 +17,7 @@ from hf_sqa import checkpoints
 from hf_sqa.checkpoints import short_names, split_revision
 from hf_sqa.hub.publish import publish, publish_model
 from tests.hub.conftest import ALICE, BOB, command
+from tests.processes import PATIENCE
 
 REPO = "alice/tiny-mos"
 SCORE = """
@@ -35,6 +40,10 @@ def local_score(model, audio):
     return pipe(audio)["mos"]
 
 
+def approx(score):
+    return pytest.approx(score, abs=1e-5, rel=0)
+
+
 def last_line(result):
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
@@ -45,7 +54,7 @@ def test_a_checkpoint_is_pulled_by_name_in_another_process_with_the_same_score(h
 
     pulled = last_line(fresh(SCORE.format(model=REPO, audio=audio)))
 
-    assert pulled["mos"] == local_score(make_tiny(), audio)
+    assert pulled["mos"] == approx(local_score(make_tiny(), audio))
     assert (pulled["model"]["id"], pulled["model"]["revision"]) == (REPO, done.commit)
 
 
@@ -62,7 +71,9 @@ def test_branches_tags_and_commits_are_named_after_an_at_sign(hub, fresh, make_t
     result = fresh(code)
 
     assert result.returncode == 0, result.stderr
-    assert [float(line) for line in result.stdout.split()] == [local_score(make_tiny(seed), audio) for seed in expected.values()]
+    assert [float(line) for line in result.stdout.split()] == approx(
+        [local_score(make_tiny(seed), audio) for seed in expected.values()]
+    )
 
 
 def test_the_command_line_scores_with_a_model_at_a_revision(hub, fresh, make_tiny, audio):
@@ -71,7 +82,7 @@ def test_the_command_line_scores_with_a_model_at_a_revision(hub, fresh, make_tin
 
     result = fresh(command("score", audio, "--model", f"{REPO}@next", "--output", "-"))
 
-    assert json.loads(result.stdout.splitlines()[0])["mos"] == local_score(make_tiny(2), audio), result.stderr
+    assert json.loads(result.stdout.splitlines()[0])["mos"] == approx(local_score(make_tiny(2), audio)), result.stderr
 
 
 def test_every_auto_class_and_the_stock_pipeline_pull_it(hub, fresh, make_tiny, audio):
@@ -85,14 +96,15 @@ print(transformers.pipeline("audio-quality", model="{REPO}", device="cpu")({audi
     result = fresh(code)
 
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["DistilledSQA"] * 3 + [str(local_score(make_tiny(), audio))]
+    *classes, score = result.stdout.split()
+    assert classes == ["DistilledSQA"] * 3 and float(score) == approx(local_score(make_tiny(), audio))
 
 
 def test_a_private_repository_needs_the_token_of_somebody_who_may(hub, fresh, make_tiny, audio):
     publish_model(make_tiny(), REPO, license="mit", private=True)
     code = SCORE.format(model=REPO, audio=audio)
 
-    assert last_line(fresh(code, token=ALICE))["mos"] == local_score(make_tiny(), audio)
+    assert last_line(fresh(code, token=ALICE))["mos"] == approx(local_score(make_tiny(), audio))
     for token in ("", BOB):
         refused = fresh(code, token=token)
         assert refused.returncode == 1
@@ -107,9 +119,10 @@ def test_what_was_pulled_once_scores_offline(hub, fresh, nursery, make_tiny, aud
     environment = os.environ | {"HF_HOME": str(nursery[1]), "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": hub.address}
     code = SCORE.format(model=REPO, audio=audio)
 
-    offline = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    offline = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=PATIENCE)
 
-    assert last_line(offline) == once
+    again = last_line(offline)
+    assert again["mos"] == approx(once["mos"]) and again["model"] == once["model"]
     assert hub.requests() == []
 
 
@@ -146,7 +159,7 @@ def test_an_adapter_over_its_base_scores_as_it_did_when_trained(hub, fresh, make
 
     pulled = last_line(fresh(SCORE.format(model=f"alice/adapter{at}", audio=audio)))
 
-    assert pulled["mos"] == local_score(adapted, audio) != base
+    assert pulled["mos"] == approx(local_score(adapted, audio)) != approx(base)
     assert pulled["model"]["id"] == "alice/adapter"
     assert pulled["model"]["revision"] == hub.api().model_info("alice/adapter").sha
 
@@ -161,7 +174,7 @@ def test_an_adapter_over_a_shipped_model_finds_it_by_its_short_name(default_scor
 
     scored = hf_sqa.pipeline(str(tmp_path / "adapter"), device="cpu")(audio)["mos"]
 
-    assert scored == local_score(adapted.base_model.model, audio)
+    assert scored == approx(local_score(adapted.base_model.model, audio))
 
 
 def test_an_adapter_without_peft_says_how_to_get_it(adapter, monkeypatch):
@@ -362,7 +375,7 @@ def test_fine_tuned_pushed_and_pulled_in_three_processes_the_score_is_the_same(h
 
     assert pushed.returncode == 0, pushed.stderr
     assert "recipe.yaml" in pushed.stdout
-    assert number(pulled) == trained != hf_sqa.pipeline(str(tiny_folder), device="cpu")(audio)["mos"]
+    assert number(pulled) == approx(trained) != approx(hf_sqa.pipeline(str(tiny_folder), device="cpu")(audio)["mos"])
 
 
 @pytest.mark.slow
@@ -375,7 +388,7 @@ def test_an_adapter_goes_the_same_way(hub, fresh, make_tiny, audio, tmp_path):
     pulled = fresh(f"import hf_sqa; print(hf_sqa.pipeline('alice/adapter', device='cpu')({audio!r})['mos'])", folder="/")
 
     assert pushed.returncode == 0, pushed.stderr
-    assert number(pulled) == trained != local_score(make_tiny(), audio)
+    assert number(pulled) == approx(trained) != approx(local_score(make_tiny(), audio))
 
 
 @pytest.mark.slow
@@ -395,7 +408,7 @@ transformers.Trainer(model, arguments, train_dataset=rows, processing_class=extr
     code += f"print(pipe({audio!r})['mos'])"
     trained = number(fresh(code, token=ALICE))
 
-    assert number(fresh(f"import hf_sqa; print(hf_sqa.pipeline({REPO!r}, device='cpu')({audio!r})['mos'])")) == trained
+    assert number(fresh(f"import hf_sqa; print(hf_sqa.pipeline({REPO!r}, device='cpu')({audio!r})['mos'])")) == approx(trained)
 
 
 @pytest.mark.slow
@@ -421,4 +434,4 @@ trainer.train()
     code += f"print(pipe({audio!r})['mos'])"
     trained = number(fresh(code, token=ALICE))
 
-    assert number(fresh(f"import hf_sqa; print(hf_sqa.pipeline({REPO!r}, device='cpu')({audio!r})['mos'])")) == trained
+    assert number(fresh(f"import hf_sqa; print(hf_sqa.pipeline({REPO!r}, device='cpu')({audio!r})['mos'])")) == approx(trained)

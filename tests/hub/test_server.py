@@ -14,6 +14,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from tests.processes import PATIENCE
+
 ALICE, BOB = "hf_" + "a" * 34, "hf_" + "b" * 34
 REPO = "alice/model"
 
@@ -199,7 +201,7 @@ def test_the_killed_client_leaves_the_request_undone_or_done(hub, api, repo):
             [sys.executable, "-c", code, f"{hub.address}/api/models/{repo}/branch/{when}"], stdin=subprocess.PIPE, text=True
         )
         hub.control(forget=True, kill={"at": 1, "when": when, "pid": child.pid})
-        child.communicate("go\n", timeout=30)
+        child.communicate("go\n", timeout=PATIENCE)
 
         assert child.returncode == -9
         hub.control(forget=True)

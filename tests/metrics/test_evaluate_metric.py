@@ -17,6 +17,7 @@ from hf_sqa.evaluation import AudioQualityEvaluator
 from hf_sqa.metrics import agreement, bootstrap_agreement
 from hf_sqa.metrics.hub.speech_quality_agreement import SpeechQualityAgreement
 from hf_sqa.models import DistilledSQA, DistilledSQAConfig
+from tests.processes import PATIENCE
 
 FOLDER = Path(hf_sqa.metrics.__file__).parent / "hub" / "speech_quality_agreement"
 
@@ -68,7 +69,7 @@ def test_the_folder_loads_in_a_process_that_has_not_imported_us():
         f"import evaluate; metric = evaluate.load({str(FOLDER)!r}); "
         "assert metric.compute(predictions=[1, 2, 4], references=[1, 3, 4])['utt_srcc'] == 1.0"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 def test_the_evaluator_scores_a_data_set_and_reports_agreement(model, rated):
@@ -136,4 +137,4 @@ def test_measuring_imports_neither_torch_nor_evaluate():
         "import sys; sys.argv[0] = 'hf-sqa'; import hf_sqa.metrics; "
         "assert not {'torch', 'transformers', 'evaluate', 'datasets'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

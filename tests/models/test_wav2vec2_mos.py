@@ -278,12 +278,11 @@ def saved(tensors: object, folder: Path) -> Path:
 
 def test_a_checkpoint_from_parallel_training_is_converted_too(ssl_mos_tensors, tmp_path):
     prefixed = {f"module.{name}": tensor for name, tensor in ssl_mos_tensors.items()}
-    waveform = torch.from_numpy(noise(4000, 0))[None]
 
     first = convert(saved(ssl_mos_tensors, tmp_path), {"num_attention_heads": 2})
     second = convert(saved(prefixed, tmp_path), {"num_attention_heads": 2})
 
-    assert torch.equal(first(waveform).logits, second(waveform).logits)
+    torch.testing.assert_close(first.state_dict(), second.state_dict(), rtol=0, atol=0)
 
 
 def test_a_checkpoint_in_the_old_file_format_is_converted_too(ssl_mos_tensors, tmp_path):
@@ -496,11 +495,11 @@ def test_a_truncated_encoder_gives_the_layer_of_the_whole_one(kind):
             cut.load_state_dict(whole.state_dict(), strict=False)
 
             assert len(cut.encoder.layers) == layer
-            assert torch.equal(cut(inputs).last_hidden_state, layers[layer])
+            torch.testing.assert_close(cut(inputs).last_hidden_state, layers[layer], rtol=0, atol=1e-6)
 
 
 @every_encoder
-def test_saved_models_load_through_the_auto_class_with_identical_scores(kind, tmp_path):
+def test_saved_models_load_through_the_auto_class_with_their_scores(kind, tmp_path):
     model = new_model(kind, layer=2, mix_layers=True, pooling="attention", id2label={0: "mos", 1: "noisiness"})
     model.save_pretrained(tmp_path)
     inputs = inputs_of(model, 6000, 4000)
@@ -509,7 +508,7 @@ def test_saved_models_load_through_the_auto_class_with_identical_scores(kind, tm
 
     assert type(loaded) is Wav2Vec2ForMOS
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    assert torch.equal(score(loaded, **inputs), score(model, **inputs))
+    torch.testing.assert_close(score(loaded, **inputs), score(model, **inputs), rtol=0, atol=1e-5)
     assert str(tmp_path) not in (tmp_path / "config.json").read_text()
 
 
@@ -530,7 +529,7 @@ def test_training_starts_from_bare_ctc_and_pre_training_checkpoints(auto_class, 
     with torch.no_grad():
         outputs = encoder(waveform, output_hidden_states=True)
         expected = outputs.last_hidden_state if layer is None else outputs.hidden_states[layer]
-        assert torch.equal(model.encoder(waveform).last_hidden_state, expected)
+        torch.testing.assert_close(model.encoder(waveform).last_hidden_state, expected, rtol=0, atol=1e-5)
     assert model.config.encoder_config.num_hidden_layers == 3
     assert model.config.encoder_config.mask_time_prob == 0.0
     assert not hasattr(model.encoder, "masked_spec_embed")
@@ -785,7 +784,8 @@ def test_the_multiplier_holds_after_loading_and_copying(tmp_path):
         gradients.append(each.encoder.feature_extractor.conv_layers[0].conv.weight.grad)
 
     assert model.config.feature_grad_mult == 0.1
-    assert torch.equal(gradients[0], gradients[1]) and torch.equal(gradients[0], gradients[2])
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-3, atol=1e-6)  # a second multiplier would make it ten times less
 
 
 def test_bfloat16_moves_no_score_by_more_than_two_hundredths(tmp_path):
@@ -978,7 +978,7 @@ def test_lora_attaches_trains_saves_reloads_and_merges(tmp_path):
     assert {name.split(".")[2] for name in names} == {"encoder", "score_head", "layer_mix", "pooling"}
     assert len([name for name in names if "lora_" in name]) == 3 * 2 * 2
     assert not torch.equal(before, trained)
-    assert torch.equal(score(loaded, **inputs), trained)
+    torch.testing.assert_close(score(loaded, **inputs), trained, rtol=0, atol=1e-5)
     merged = loaded.merge_and_unload()
     assert set(merged.state_dict()) == set(base.state_dict())
     torch.testing.assert_close(score(merged, **inputs), trained, rtol=0, atol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 import hf_sqa
 from hf_sqa import checkpoints
 from hf_sqa.models.distilled_sqa import convert_distilled_sqa
+from tests.processes import PATIENCE
 
 USE_DEFAULT = "import hf_sqa; print(hf_sqa.default_checkpoint())"
 
@@ -39,7 +40,7 @@ def start(code, home):
 def test_two_processes_at_once_make_one_whole_checkpoint_and_import_nothing_of_distillmos(weights, tmp_path):
     code = USE_DEFAULT + "; import sys; print([name for name in sys.modules if name.split('.')[0] in ('distillmos', 'torchaudio')])"
     processes = [start(code, tmp_path) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE) for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0], outputs
     (folder, modules), other = (output[0].split("\n")[:2] for output in outputs)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.processes import PATIENCE
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory of a process from /proc")
 RATE = 16_000
 SCORE = """
@@ -29,7 +31,7 @@ def score(model, file, mode, hop_seconds):
         capture_output=True,
         text=True,
         check=True,
-        timeout=590,
+        timeout=PATIENCE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     ).stdout
     return [float(number) for number in output.split("\n")[-2].split()]

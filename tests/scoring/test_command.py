@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas
@@ -17,6 +16,7 @@ from typer.testing import CliRunner
 from hf_sqa.cli import app
 from hf_sqa.scoring import open_source, score_corpus
 from hf_sqa.scoring.__main__ import parse_part
+from tests.processes import PATIENCE, heed_interrupts, wait_until
 
 
 @pytest.fixture
@@ -112,11 +112,6 @@ def test_a_part_is_i_of_n():
             parse_part(text)
 
 
-def heed_interrupts():
-    """A test run in the background ignores Ctrl-C, and its children with it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_the_finished_shards_and_exits_with_130(sent, clips, tiny_folder, tmp_path):
@@ -125,11 +120,9 @@ def test_an_interrupt_keeps_the_finished_shards_and_exits_with_130(sent, clips, 
     command = [Path(sys.executable).with_name("hf-sqa"), "score", tmp_path / "m.jsonl", "--output", tmp_path / "out"]
     options = ["--model", tiny_folder, "--device", "cpu", "--rows-per-shard", "10", "--hop-seconds", "0.05"]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None and len(list(tmp_path.glob("out/shards/0*"))) < 2:
-        time.sleep(0.02)
+    wait_until(lambda: len(list(tmp_path.glob("out/shards/0*"))) >= 2, process)
     process.send_signal(sent)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 130, errors
     assert "Interrupted: the shards that are finished are kept" in errors
@@ -137,9 +130,9 @@ def test_an_interrupt_keeps_the_finished_shards_and_exits_with_130(sent, clips, 
     assert len(rows(tmp_path / "out")) % 10 == 0 and len(rows(tmp_path / "out")) >= 20
 
 
-def run_module(*arguments, timeout=300, environment=()):
+def run_module(*arguments, environment=()):
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TQDM_DISABLE": "1", **dict(environment)}
-    return subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=timeout, env=environment)
+    return subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=PATIENCE, env=environment)
 
 
 def shards_of(output):

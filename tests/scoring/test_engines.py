@@ -14,6 +14,7 @@ import pandas
 import pytest
 
 from hf_sqa.scoring import score_batch
+from tests.processes import PATIENCE
 
 RECIPES = Path(__file__).parents[2] / "examples" / "engines"
 
@@ -93,7 +94,9 @@ def test_data_juicer_runs_the_recipe_as_a_user_would(paths, tiny_folder, tiny_sc
     (tmp_path / "process.yaml").write_text(json.dumps(process))
     command = [sys.executable, "-m", "data_juicer.tools.process_data", "--config", str(tmp_path / "process.yaml")]
 
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
 
     assert result.returncode == 0, result.stderr
     scored = [json.loads(line) for line in (tmp_path / "out" / "out.jsonl").read_text().splitlines()]
@@ -111,7 +114,7 @@ def test_spark_runs_the_recipe_as_a_user_would(paths, tmp_path):
     environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
     command = [sys.executable, str(RECIPES / "with_spark.py"), str(tmp_path / "in.parquet"), str(tmp_path / "out")]
 
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
 
     assert result.returncode == 0, result.stderr
     scored = pandas.read_parquet(tmp_path / "out").set_index("id").sort_index()
@@ -141,7 +144,7 @@ def scored(*filters):
 print("RESULT", json.dumps([scored(), scored(PreserveByValueStage("mos", 1, "ge"))]))
 """
     environment = {**os.environ, "PYTHONPATH": f"{os.getcwd()}:{RECIPES}", "RAY_worker_niceness": "0"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500, env=environment)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, env=environment)
 
     assert result.returncode == 0, result.stderr
     everything, kept = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("RESULT"))[7:])
@@ -161,7 +164,7 @@ recipe = runpy.run_path({str(RECIPES / "with_ray.py")!r})
 recipe["add_scores"](ray.data.read_json({str(tmp_path / "m.jsonl")!r}), **{settings!r}).write_parquet({str(tmp_path / "out")!r})
 """
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, env=environment)
 
     assert result.returncode == 0, result.stderr
     scored = pandas.read_parquet(tmp_path / "out")

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,7 @@ from hf_sqa.studies.grid import (
     read_results,
     run_study,
 )
+from tests.processes import PATIENCE, wait_until
 
 RATE = 16_000
 SIZES = {
@@ -84,9 +84,7 @@ def make_together(job):
     folder = Path(job.options["log"]) / "processes"
     folder.mkdir(exist_ok=True)
     (folder / str(os.getpid())).touch()
-    until = time.time() + 240
-    while len(list(folder.iterdir())) < 2 and time.time() < until:
-        time.sleep(0.1)
+    wait_until(lambda: len(list(folder.iterdir())) >= 2)
     return make_random(job)
 
 
@@ -441,11 +439,9 @@ def test_a_run_that_another_process_holds_is_left_to_it(content, tmp_path):
         fcntl.flock(held, fcntl.LOCK_EX)
         thread = threading.Thread(target=run_study, args=(study, tmp_path / "out"), kwargs={"makers": MAKERS})
         thread.start()
-        until = time.time() + 60
-        while not (tmp_path / "out" / "models" / second.name).exists() and time.time() < until:
-            time.sleep(0.05)
+        wait_until((tmp_path / "out" / "models" / second.name).exists)
         while_held = made(tmp_path)
-    thread.join(60)
+    thread.join(PATIENCE)
 
     assert while_held == ["fr 0"]
     assert made(tmp_path) == ["fr 0", "en 0"]
@@ -506,7 +502,7 @@ def test_a_killed_study_goes_on_where_it_was(content, tmp_path):
     script += "folder = Path(sys.argv[2]); study = t.load_study(json.loads((folder / 'study.json').read_text())); "
     script += "t.run_study(study, folder / 'out', makers=t.MAKERS)"
 
-    killed = subprocess.run([sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)], timeout=300)
+    killed = subprocess.run([sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)], timeout=PATIENCE)
     before = made(tmp_path)
     left = [path.name for path in (tmp_path / "out" / "models").iterdir()]
     report = run_study(load_study(content), tmp_path / "out", makers={**MAKERS, "make_and_die": make_random})

@@ -1,17 +1,18 @@
 """`hf-sqa train`, as a user types it."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from hf_sqa.cli import app
+from tests.processes import PATIENCE, heed_interrupts
 
 runner = CliRunner()
 
@@ -98,29 +99,21 @@ def test_another_run_in_the_folder_is_refused_until_told_to_overwrite(written):
     assert overwritten.exit_code == 0, overwritten.output
 
 
-def heed_interrupts():
-    """A test runner in the background ignores SIGINT, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.slow
 def test_ctrl_c_exits_with_130_and_says_where_it_was_saved(written, tmp_path):
-    command = [sys.executable, "-m", "hf_sqa", "train", str(written), "training.max_steps=100000", "training.eval_strategy=no"]
+    command = [sys.executable, "-m", "hf_sqa", "train", str(written), "training.max_steps=100000"]
     child = subprocess.Popen(
-        [*command, "training.save_steps=1000000"],
+        [*command, "training.eval_strategy=steps", "training.eval_steps=1", "training.save_steps=1000000"],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=heed_interrupts,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    folder = tmp_path / "run" / "checkpoints" / "run.json"
-    while not folder.exists() and child.poll() is None:
-        time.sleep(0.1)
-    time.sleep(5)  # into the steps
+    before = list(itertools.takewhile(lambda line: "step 1:" not in line, child.stderr))
     child.send_signal(signal.SIGINT)
-    _, told = child.communicate(timeout=60)
+    _, told = child.communicate(timeout=PATIENCE)
 
-    assert child.returncode == 130, told
+    assert child.returncode == 130, [*before, told]
     assert "interrupted: saved in" in told
     checkpoint = next((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
     steps = int(checkpoint.name.split("-")[1])
