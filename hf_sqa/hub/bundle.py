@@ -29,7 +29,7 @@ TASK = "audio-quality"
 PIPELINE = ("hf_sqa.pipelines.audio_quality", "AudioQualityPipeline")
 #: What someone has who installed the four packages below; `numpy` and the like come with them.
 NEEDED = ("torch", "transformers", "soundfile", "soxr")
-ALLOWED_IMPORTS = {*NEEDED, "numpy", "huggingface_hub", "safetensors", "packaging", *sys.stdlib_module_names}
+ALLOWED_IMPORTS = {*NEEDED, "numpy", "huggingface_hub", "safetensors", "packaging", "filelock", *sys.stdlib_module_names}
 HEADER = "# Copied from hf_sqa {version}, {module}; Apache-2.0. Change it there: this file is written anew by every push.\n"
 
 
