@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import venv
 from importlib.resources import files
@@ -13,7 +14,7 @@ import torch
 
 import hf_sqa
 from hf_sqa.auto import families
-from hf_sqa.hub import bundle
+from hf_sqa.hub import bundle, publish as publish_module
 from hf_sqa.hub.bundle import BundleError, add_code, bundled_sources, scores_without_hf_sqa, visible_modules
 from hf_sqa.hub.publish import publish
 from tests.hub.conftest import ALICE
@@ -126,6 +127,17 @@ def test_a_push_with_code_says_in_its_card_how_to_use_it(hub, tmp_path):
     assert 'pipeline("audio-quality", model="alice/with-code", trust_remote_code=True)' in done.card
     assert "modeling_distilled_sqa.py" in done.files
     assert set(bundled_sources("distilled_sqa")) < set(done.files)
+
+
+@pytest.mark.slow
+def test_a_copy_may_round_otherwise_but_not_score_otherwise(tmp_path):
+    folder = tiny("distilled_sqa", tmp_path / "model")
+    shutil.copy(SAMPLE, folder / publish_module.SAMPLE_FILE)
+    scores = exact_scores(folder)
+
+    publish_module._add_code(folder, {name: score + 2e-6 for name, score in scores.items()})
+    with pytest.raises(publish_module.PublishError, match=r"The code beside the weights scores the sample .* report this"):
+        publish_module._add_code(folder, {name: score + 1e-3 for name, score in scores.items()})
 
 
 @pytest.fixture
