@@ -6,66 +6,34 @@ table at once, so a run that was killed goes on where it stopped; the table itse
 
 from __future__ import annotations
 
-import csv
-import fcntl
 import hashlib
-import io
-import json
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hf_sqa.data.schema import first_few
-from hf_sqa.runs import whole_file
+from hf_sqa.runs import journal, locked, read_journal
+from hf_sqa.training.pseudo_label_table import (
+    FIRST_COLUMNS,
+    LAST_COLUMNS,
+    SAME_TEACHER,
+    SUFFIXES,
+    TEACHER_COLUMNS,
+    PseudoLabels,
+    Row,
+    import_pyarrow,
+    journal_of,
+    read_pseudo_labels,
+    write_pseudo_labels,
+)
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
-#: Columns of the table, in order, around those of the scores.
-FIRST_COLUMNS = ("audio", "utterance_id", "corpus")
-LAST_COLUMNS = ("status", "code", "reason", "duration_seconds", "content")
-TEACHER_COLUMNS = ("teacher_id", "teacher_revision", "teacher_weights", "teacher_preprocessing")
-#: What makes a teacher another one; its name and its revision may change without.
-SAME_TEACHER = ("teacher_weights", "teacher_preprocessing")
 JOURNAL_VERSION = 1
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class PseudoLabels:
-    """A table of pseudo-labels.
-
-    Args:
-        path (`Path`): Where it is.
-        score_names (`list[str]`): The teacher's scores.
-        teacher (`dict`): `teacher_id`, `teacher_revision`, `teacher_weights` and `teacher_preprocessing`, as by
-            `hf_sqa.pipelines.model_identity`.
-        rows (`list[dict]`): A row a recording: `audio` (relative to the table's folder, a URL, or `None`), `utterance_id`,
-            `corpus`, the scores (NaN where there is none), `status` (`"ok"` or that of the error), `code`, `reason`,
-            `duration_seconds` and `content` (SHA-256 of the file or the samples, first 16 characters).
-        num_reused (`int`): Rows of an earlier run that were not scored again.
-    """
-
-    path: Path
-    score_names: list[str]
-    teacher: dict[str, str | None]
-    rows: list[Row]
-    num_reused: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self.reasons.update(str(row["code"]) for row in self.rows if row["status"] != "ok")
-
-    @property
-    def num_failed(self) -> int:
-        """Recordings without a score; `reasons` counts them by code."""
-        return sum(self.reasons.values())
 
 
 def pseudo_label(
@@ -90,7 +58,7 @@ def pseudo_label(
         output (path): Table to write, `.csv`, `.jsonl` or `.parquet`. Until it is complete the journal lies beside it, named
             `.<name>.journal`.
         batch_size, num_workers (`int`, *optional*): Recordings scored together, and processes that decode; they change no score.
-        overwrite (`bool`, *optional*, defaults to `False`): Leave an earlier table and journal out of account.
+        overwrite (`bool`, *optional*, defaults to `False`): Begin anew, whatever an earlier run left.
         progress (callable, *optional*): Called with the numbers done, failed, and in all, after every recording.
 
     Returns:
@@ -100,81 +68,48 @@ def pseudo_label(
         ValueError: If `output` is a table of another teacher or of something else, or a recording has neither path nor
             `utterance_id`.
         OSError: If it cannot be written.
-        RuntimeError: If another process is writing it.
+        Locked: If another process is writing it.
     """
     path = Path(output)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"Expected `output` to end in {', '.join(SUFFIXES)}, got {str(path)!r}.")
     if path.suffix.lower() == ".parquet":
-        _pyarrow()
-    identity = _teacher_columns(teacher.identity())
+        import_pyarrow()
+    identity = {f"teacher_{name}": value for name, value in teacher.identity().items()}
+    identity = {name: identity[name] for name in TEACHER_COLUMNS}
     names = list(teacher.model.config.score_names)
     if clash := sorted(set(names) & {*FIRST_COLUMNS, *LAST_COLUMNS, *TEACHER_COLUMNS}):
         raise ValueError(f"Expected scores named unlike the columns of the table, got {', '.join(clash)} from the teacher.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows_given = _Rows(data)
     entries = _entries(rows_given, path.parent)
-    journal = path.with_name(f".{path.name}.journal")
-    with _alone(journal) as file:
-        known = {} if overwrite else _known(path, journal, identity, names)
+    refusal = f"Another process is writing {str(path)!r}; wait for it, or choose another `output`."
+    with locked(path.with_name(f".{path.name}.lock"), refusal=refusal):
+        known = {} if overwrite else _known_rows(path, identity, names)
         done: dict[str, Row] = {}
-        waiting = []
         for key, entry in entries.items():
             row = known.get(key)
             if row is not None and row["status"] == "ok" and row["content"] == entry["content"]:
                 done[key] = {**row, "utterance_id": entry["utterance_id"], "corpus": entry["corpus"]}
-            else:
-                waiting.append(key)
-        _begin_journal(file, identity, names, known)
+        waiting = [key for key in entries if key not in done]
         num_reused, num_failed = len(done), 0
-        if progress is not None:
-            progress(len(done), 0, len(entries))
+        show = progress or (lambda num_done, num_failed, total: None)
+        show(num_reused, 0, len(entries))
         audio = _Recordings(rows_given, [entries[key] for key in waiting])
-        rows = teacher(audio, on_error="row", return_details=True, batch_size=batch_size, num_workers=num_workers)
-        for key, scored in zip(waiting, rows, strict=True):
-            row = {name: entries[key][name] for name in (*FIRST_COLUMNS, "content")}
-            row |= {name: scored[name] for name in (*names, "status", "code", "reason", "duration_seconds")}
-            done[key] = row
-            file.write(_line(row))
-            file.flush()
-            num_failed += row["status"] != "ok"
-            if progress is not None:
-                progress(len(done), num_failed, len(entries))
+        header = {"version": JOURNAL_VERSION, "teacher": identity, "scores": names}
+        with journal(journal_of(path), [header, *known.values()]) as append:
+            rows = teacher(audio, on_error="row", return_details=True, batch_size=batch_size, num_workers=num_workers)
+            for key, scored in zip(waiting, rows, strict=True):
+                row = {name: entries[key][name] for name in (*FIRST_COLUMNS, "content")}
+                row |= {name: scored[name] for name in (*names, "status", "code", "reason", "duration_seconds")}
+                append(row)
+                done[key] = row
+                num_failed += row["status"] != "ok"
+                show(len(done), num_failed, len(entries))
         others = [row for key, row in known.items() if key not in entries]
         table = PseudoLabels(path, names, identity, [*(done[key] for key in entries), *others], num_reused + len(others))
-        _write(table)
-        journal.unlink()
+        write_pseudo_labels(table)
+        journal_of(path).unlink()
     return table
-
-
-def read_pseudo_labels(path: str | os.PathLike[str]) -> PseudoLabels:
-    """Read a table that [`pseudo_label`] wrote.
-
-    Raises:
-        FileNotFoundError: If there is none; says so if a run has not finished it.
-        ValueError: If it is another table, or holds scores of several teachers.
-    """
-    path = Path(path)
-    if not path.is_file():
-        if path.with_name(f".{path.name}.journal").is_file():
-            raise FileNotFoundError(
-                f"{str(path)!r} is not finished: run `hf-sqa pseudo-label` with its options again to complete it."
-            )
-        raise FileNotFoundError(f"Expected pseudo-labels at {str(path)!r}, found none; `hf-sqa pseudo-label` makes them.")
-    header, rows = _table(path)
-    wanted = (*FIRST_COLUMNS, *LAST_COLUMNS, *TEACHER_COLUMNS)
-    if missing := [name for name in wanted if name not in header]:
-        raise ValueError(
-            f"Expected a table of pseudo-labels in {str(path)!r}, got one without {', '.join(missing)}; "
-            "`hf-sqa pseudo-label` makes it."
-        )
-    names = [name for name in header if name not in wanted]
-    teachers = {tuple(row[name] for name in TEACHER_COLUMNS) for row in rows}
-    if len({tuple(one[TEACHER_COLUMNS.index(name)] for name in SAME_TEACHER) for one in teachers}) > 1:
-        raise ValueError(f"Expected scores of one teacher in {str(path)!r}, got several; label again into another file.")
-    teacher = dict(zip(TEACHER_COLUMNS, next(iter(teachers), (None,) * len(TEACHER_COLUMNS)), strict=True))
-    kept = [{name: row[name] for name in (*FIRST_COLUMNS, *names, *LAST_COLUMNS)} for row in rows]
-    return PseudoLabels(path, names, teacher, kept)
 
 
 def with_pseudo_labels(data: Any, table: str | os.PathLike[str] | PseudoLabels, *, score_names: Sequence[str] | None = None) -> Any:
@@ -201,39 +136,48 @@ def with_pseudo_labels(data: Any, table: str | os.PathLike[str] | PseudoLabels, 
             f"Expected pseudo-labels {', '.join(missing)} in {str(labels.path)!r}, got {', '.join(labels.score_names)}; label with "
             "a teacher that has these scores."
         )
-    folder = labels.path.parent
-    by_place = {_place(row["audio"], folder): row for row in labels.rows if row["audio"]}
-    by_name = _unique([((row["corpus"], row["utterance_id"]), row) for row in labels.rows])
-    own = [_named(row) for row in _Rows(data)]
-    own_names = Counter((row["corpus"], row["utterance_id"]) for row in own)
-    found: list[Row | None] = []
-    for row in own:
-        match = by_place.get(row["place"]) if row["place"] else None
-        called = (row["corpus"], row["utterance_id"])
-        if match is None and row["utterance_id"] is not None and own_names[called] == 1:
-            match = by_name.get(called)
-        found.append(match)
-    num_labelled = sum(row is not None and row["status"] == "ok" for row in found)
+    rows = [_named(row) for row in _Rows(data)]
+    matches = _matches(rows, labels)
+    num_labelled = sum(match is not None and match["status"] == "ok" for match in matches)
     if not num_labelled:
-        examples = first_few([str(row["place"] or row["utterance_id"]) for row in own])
+        examples = first_few([str(row["place"] or row["utterance_id"]) for row in rows])
         raise ValueError(
-            f"None of the {len(own):,} rows ({examples}) has a pseudo-label in {str(labels.path)!r} ({len(labels.rows):,} "
+            f"None of the {len(rows):,} rows ({examples}) has a pseudo-label in {str(labels.path)!r} ({len(labels.rows):,} "
             f"recordings, {labels.num_failed:,} of them failed); label these recordings first."
         )
-    columns = {name: [math.nan if row is None else float(row[name]) for row in found] for name in names}
-    told = (
-        f"pseudo-labels {', '.join(names)} of {labels.teacher['teacher_id']} (weights {labels.teacher['teacher_weights']}) for "
-        f"{num_labelled:,} of {len(own):,} rows"
-    )
+    columns = {name: [math.nan if match is None else float(match[name]) for match in matches] for name in names}
     if not hasattr(data, "add_column"):
         return [{**row, **{name: columns[name][index] for name in names}} for index, row in enumerate(data)]
-    description = data.info.description
+    description = (
+        f"pseudo-labels {', '.join(names)} of {labels.teacher['teacher_id']} (weights {labels.teacher['teacher_weights']}) for "
+        f"{num_labelled:,} of {len(rows):,} rows"
+    )
+    description = "; ".join(filter(None, (data.info.description, description)))
     with _without_bars():
         data = data.remove_columns([name for name in names if name in data.column_names]).flatten_indices()
         for name in names:
             data = data.add_column(name, columns[name])
-    data.info.description = "; ".join(filter(None, (description, told)))
+    data.info.description = description
     return data
+
+
+def _matches(rows: Sequence[Row], labels: PseudoLabels) -> list[Row | None]:
+    """For every row its row of the table: by the place of the audio, else by a name that is unique on both sides."""
+    by_place = {_place(row["audio"], labels.path.parent): row for row in labels.rows if row["audio"]}
+    by_name = {_name(row): row for row in labels.rows}
+    counts, own_counts = Counter(map(_name, labels.rows)), Counter(map(_name, rows))
+    matches = []
+    for row in rows:
+        match = by_place.get(row["place"]) if row["place"] else None
+        name = _name(row)
+        if match is None and row["utterance_id"] is not None and own_counts[name] == counts[name] == 1:
+            match = by_name[name]
+        matches.append(match)
+    return matches
+
+
+def _name(row: Row) -> tuple[Any, Any]:
+    return row["corpus"], row["utterance_id"]
 
 
 @contextmanager
@@ -303,11 +247,6 @@ def _place(path: Any, folder: str | os.PathLike[str]) -> str:
     return text if "://" in text else os.path.abspath(os.path.join(os.fspath(folder), text))
 
 
-def _unique(pairs: Sequence[tuple[tuple[Any, Any], Row]]) -> dict[tuple[Any, Any], Row]:
-    counts = Counter(name for name, _ in pairs)
-    return {name: row for name, row in pairs if counts[name] == 1 and name[1] is not None}
-
-
 def _entries(rows: _Rows, folder: Path) -> dict[str, Row]:
     """What to score, by a key that stays the same from run to run, in order."""
     entries: dict[str, Row] = {}
@@ -352,48 +291,22 @@ def _content(recording: Any) -> str | None:
     return digest.hexdigest()[:16]
 
 
-@contextmanager
-def _alone(journal: Path) -> Iterator[Any]:
-    """The journal, open and locked: two processes would score the same recordings and mix their rows."""
-    with journal.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RuntimeError(f"Another process is writing {str(journal)!r}; wait for it, or choose another `output`.") from None
-        try:
-            yield file
-        finally:
-            # Nothing was kept in it: a run that was refused leaves no trace.
-            if journal.exists() and not journal.stat().st_size:
-                journal.unlink()
-
-
-def _known(path: Path, journal: Path, teacher: Mapping[str, Any], names: Sequence[str]) -> dict[str, Row]:
+def _known_rows(path: Path, teacher: Mapping[str, Any], names: Sequence[str]) -> dict[str, Row]:
     """Rows of earlier runs by key; those of the journal win."""
-    rows: dict[str, Row] = {}
+    rows: list[Row] = []
     if path.is_file():
         table = read_pseudo_labels(path)
         if table.rows:
             _check_teacher(path, len(table.rows), table.teacher, table.score_names, teacher, names)
-        rows = {_key(row): row for row in table.rows}
-    lines = journal.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines):
-        try:
-            content = json.loads(line)
-        except json.JSONDecodeError:
-            if number == len(lines) - 1:
-                break  # cut short by a kill
-            raise ValueError(
-                f"Line {number + 1} of {str(journal)!r} is damaged; remove the file, or pass `overwrite=True`."
-            ) from None
-        if number == 0:
-            if not isinstance(content, dict) or content.get("version") != JOURNAL_VERSION:
-                raise ValueError(f"{str(journal)!r} is no journal of pseudo-labels that this version reads; remove the file.")
-            _check_teacher(path, len(lines) - 1, content["teacher"], content["scores"], teacher, names)
-        else:
-            row = {name: math.nan if name in names and value is None else value for name, value in content.items()}
-            rows[_key(row)] = row
-    return rows
+        rows += table.rows
+    remedy = "remove the file, or pass `overwrite=True`"
+    if records := read_journal(journal_of(path), remedy=remedy):
+        header, *kept = records
+        if header.get("version") != JOURNAL_VERSION:
+            raise ValueError(f"{str(journal_of(path))!r} is no journal of pseudo-labels that this version reads; {remedy}.")
+        _check_teacher(path, len(kept), header["teacher"], header["scores"], teacher, names)
+        rows += kept
+    return {_key(row): row for row in rows}
 
 
 def _check_teacher(
@@ -407,110 +320,11 @@ def _check_teacher(
     if list(earlier_names) == list(names) and all(earlier.get(name) == teacher[name] for name in SAME_TEACHER):
         return
     was, now = (
-        f"{one.get('teacher_id')} ({', '.join(scores)}; weights {one.get('teacher_weights')}, preprocessing "
-        f"{one.get('teacher_preprocessing')})"
-        for one, scores in ((earlier, earlier_names), (teacher, names))
+        f"{identity.get('teacher_id')} ({', '.join(scores)}; weights {identity.get('teacher_weights')}, preprocessing "
+        f"{identity.get('teacher_preprocessing')})"
+        for identity, scores in ((earlier, earlier_names), (teacher, names))
     )
     raise ValueError(
         f"Expected the teacher that gave the {num_rows:,} rows of {str(path)!r}, {was}, got {now}. Scores of two teachers do not "
         "belong in one table: choose another `output`, or begin it anew with `overwrite=True` (`--overwrite`)."
     )
-
-
-def _teacher_columns(identity: Mapping[str, Any]) -> dict[str, str | None]:
-    return {f"teacher_{name}": identity[name] for name in ("id", "revision", "weights", "preprocessing")}
-
-
-def _begin_journal(file: Any, teacher: Mapping[str, Any], names: Sequence[str], known: Mapping[str, Row]) -> None:
-    """Write header and known rows anew: the last line may be cut short. In place, since the lock hangs on the file."""
-    if os.fstat(file.fileno()).st_size and known:
-        _repair(file)
-        return
-    file.truncate(0)
-    file.write(json.dumps({"version": JOURNAL_VERSION, "teacher": dict(teacher), "scores": list(names)}) + "\n")
-    file.flush()
-
-
-def _repair(file: Any) -> None:
-    """Cut off a last line without an end."""
-    file.seek(0)
-    text = file.read()
-    if not text.endswith("\n"):
-        file.truncate(len((text[: text.rfind("\n") + 1]).encode("utf-8")))
-    file.seek(0, os.SEEK_END)
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    plain = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-    return json.dumps(plain, ensure_ascii=True) + "\n"
-
-
-def _write(table: PseudoLabels) -> None:
-    header = [*FIRST_COLUMNS, *table.score_names, *LAST_COLUMNS, *TEACHER_COLUMNS]
-    rows = [row | table.teacher for row in table.rows]
-    with whole_file(table.path) as unfinished:
-        if table.path.suffix.lower() == ".parquet":
-            pyarrow = _pyarrow()
-            numbers = {*table.score_names, "duration_seconds"}
-            types = [(name, pyarrow.float64() if name in numbers else pyarrow.string()) for name in header]
-            content = pyarrow.Table.from_pylist([{name: row[name] for name in header} for row in rows], pyarrow.schema(types))
-            pyarrow.parquet.write_table(content, unfinished)
-        else:
-            text = io.StringIO(newline="")
-            if table.path.suffix.lower() == ".jsonl":
-                text.writelines(_line({name: row[name] for name in header}) for row in rows)
-            else:
-                writer = csv.writer(text, lineterminator="\n")
-                writer.writerow(header)
-                writer.writerows([[_cell(row[name]) for name in header] for row in rows])
-            unfinished.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape", newline="")
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
-
-
-def _table(path: Path) -> tuple[list[str], list[Row]]:
-    """Header and rows of a table of any kind; scores and durations as numbers."""
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"Expected pseudo-labels in a file ending in {', '.join(SUFFIXES)}, got {str(path)!r}.")
-    try:
-        if suffix == ".parquet":
-            records = _pyarrow().parquet.read_table(path).to_pylist()
-        elif suffix == ".jsonl":
-            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        else:
-            with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                records = [{name: cell or None for name, cell in row.items() if name} for row in csv.DictReader(file)]
-    except (ValueError, OSError, AttributeError) as error:
-        raise ValueError(f"Expected a table of pseudo-labels in {str(path)!r}, got something else ({error}).") from None
-    if not records:
-        if suffix == ".csv":
-            return next(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))), []), []
-        return [*FIRST_COLUMNS, *LAST_COLUMNS, *TEACHER_COLUMNS], []
-    header = list(records[0])
-    text = {*FIRST_COLUMNS, *LAST_COLUMNS, *TEACHER_COLUMNS} - {"duration_seconds"}
-    for number, record in enumerate(records, start=1):
-        for name in header:
-            if name not in text:
-                try:
-                    record[name] = math.nan if record.get(name) is None else float(record[name])
-                except (TypeError, ValueError):
-                    raise ValueError(
-                        f"Expected numbers in the column {name!r} of {str(path)!r}, got {record[name]!r} in row {number}."
-                    ) from None
-        if math.isnan(record.get("duration_seconds", 0.0)):
-            record["duration_seconds"] = None
-    return header, records
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError("A Parquet table needs pyarrow: `pip install pyarrow`, or take .csv or .jsonl.") from None
-    return pyarrow

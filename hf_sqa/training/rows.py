@@ -77,7 +77,8 @@ def split_rows(rows: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
 
 def add_pseudo_labels(train: Any, validation: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
     """The rows with the labels of the table `data.pseudo_labels` of a recipe."""
-    from hf_sqa.training.pseudo_label import read_pseudo_labels, with_pseudo_labels
+    from hf_sqa.training.pseudo_label import with_pseudo_labels
+    from hf_sqa.training.pseudo_label_table import read_pseudo_labels
 
     table = read_pseudo_labels(str(recipe.data.pseudo_labels))
     names = [name for name in table.score_names if recipe.model.scores is None or name in recipe.model.scores]

@@ -1,7 +1,6 @@
 """Pseudo-labels: what is stored, what survives a kill, what is refused, and how they join rated rows."""
 
 import csv
-import fcntl
 import json
 import math
 import os
@@ -17,7 +16,9 @@ from typer.testing import CliRunner
 
 import hf_sqa
 from hf_sqa.data import load_corpus
-from hf_sqa.training.pseudo_label import pseudo_label, read_pseudo_labels, with_pseudo_labels
+from hf_sqa.runs import Locked, locked
+from hf_sqa.training.pseudo_label import pseudo_label, with_pseudo_labels
+from hf_sqa.training.pseudo_label_table import read_pseudo_labels
 from tests.processes import PATIENCE, heed_interrupts, wait_until
 
 RATE = 16_000
@@ -68,7 +69,7 @@ def test_the_table_holds_the_teachers_scores_and_who_it_is(paths, folder, tiny_s
     assert [row["audio"] for row in read.rows] == [f"{index}.wav" for index in range(6)]
     assert read.teacher == table.teacher and table.teacher["teacher_weights"] == tiny_scorer.identity()["weights"]
     assert read.rows == table.rows and read.num_failed == 0
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [f".labels.{suffix}.lock"]
 
 
 def test_the_table_is_one_that_corpora_are_loaded_from(paths, folder, tiny_scorer):
@@ -173,10 +174,8 @@ def test_a_table_of_something_else_is_not_overwritten(paths, folder, tiny_scorer
 
 
 def test_a_second_process_is_refused(paths, folder, tiny_scorer):
-    with (folder / ".labels.csv.journal").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(RuntimeError, match="Another process is writing"):
-            pseudo_label(paths, tiny_scorer, folder / "labels.csv")
+    with locked(folder / ".labels.csv.lock"), pytest.raises(Locked, match="Another process is writing"):
+        pseudo_label(paths, tiny_scorer, folder / "labels.csv")
 
 
 @pytest.fixture
