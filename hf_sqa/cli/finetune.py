@@ -101,7 +101,7 @@ def finetune(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     from hf_sqa.data import load_corpus
-    from hf_sqa.finetune.parts import schema_column
+    from hf_sqa.finetune.plan import schema_column
     from hf_sqa.finetune.run import FinetuneOptions, finetune as run
     from hf_sqa.pipelines import resolve_checkpoint
     from hf_sqa.training.run import TrainingError

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_sqa.finetune.parts import Plan
+from hf_sqa.finetune.plan import Plan
 from hf_sqa.finetune.rated_clips import RatedClips
 from hf_sqa.runs import write_whole
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.audio import AudioError, load_recording
-from hf_sqa.finetune.parts import MIN_CLIPS, content_digest, repeated_recordings, told_few
+from hf_sqa.finetune.plan import MIN_CLIPS, content_digest, repeated_recordings, told_few
 
 #: Wraps an iterable, with a title and a length, in a progress bar.
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]

@@ -37,7 +37,7 @@ from hf_sqa.finetune.folder import (
     write_checkpoint,
     write_predictions,
 )
-from hf_sqa.finetune.parts import MIN_CLIPS, Part, Plan, check_labels, choose_groups, make_plan, shared_values, told_few
+from hf_sqa.finetune.plan import MIN_CLIPS, Part, Plan, check_labels, choose_groups, make_plan, shared_values, told_few
 from hf_sqa.finetune.rated_clips import RatedClips, Track, clip_name, rated_scores
 from hf_sqa.runs import whole_file, write_whole
 from hf_sqa.training.front_memory import FrontMemory

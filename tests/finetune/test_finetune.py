@@ -19,7 +19,7 @@ from hf_sqa.cli import app
 from hf_sqa.data import load_corpus
 from hf_sqa.finetune import run as finetune_module
 from hf_sqa.finetune.before_after import compare_before_after
-from hf_sqa.finetune.parts import choose_groups, make_plan, schema_column, shared_values
+from hf_sqa.finetune.plan import choose_groups, make_plan, schema_column, shared_values
 from hf_sqa.finetune.run import FinetuneOptions, finetune, load_base, trains_only
 from hf_sqa.metrics import agreement
 from hf_sqa.training.front_memory import FrontMemory
