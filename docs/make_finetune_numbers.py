@@ -63,7 +63,7 @@ def draw(folder: Path) -> None:
     models = [
         ("Distill-MOS v7", calibrated["before"], "#4d4d4d"),
         ("English model", russian["before"], "#2166ac"),
-        ("English model, behind a line", russian["calibrated"], "#67a9cf"),
+        ("English model, calibrated", russian["calibrated"], "#67a9cf"),
         ("adapted to Russian", russian["after"], "#b2182b"),
     ]
     figure = Figure(figsize=(10, 2.4), dpi=150, layout="constrained")

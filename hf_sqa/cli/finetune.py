@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.bars import tracked
 from hf_sqa.cli.stopping import stop
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
-ORDERS = ("first", "third")
 
 
 def finetune(
@@ -34,7 +32,6 @@ def finetune(
         typer.Option(help="Do not train: fit a mapping of `first` or `third` order behind the model (from 20 clips on)."),
     ] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train a low-rank adapter instead of the weights.")] = False,
-    lora_rank: Annotated[int, typer.Option(min=1, help="Its rank.")] = 8,
     epochs: Annotated[float | None, typer.Option(help="At most so many times over the clips; stops early by itself.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest; chosen by the family if not given.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 8,
@@ -56,7 +53,6 @@ def finetune(
     drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Go on without recordings that are not there.")] = False,
     seed: Annotated[int, typer.Option(help="Of parts, order, cuts and draws.")] = 0,
     device: Annotated[str | None, typer.Option(help="`cpu` stays off the accelerator that is otherwise used.")] = None,
-    name: Annotated[str | None, typer.Option(help="What to call the new checkpoint.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut short.")] = False,
 ) -> None:
     """Fine-tune a model on rated clips, and say honestly what it brought.
@@ -71,64 +67,48 @@ def finetune(
     - `hf-sqa finetune --train mine.csv --calibrate first --output calibrated`
     - `hf-sqa finetune --model org/name --train mine.csv --test others.csv --lora --output adapted`
     """
-    if calibrate is not None and calibrate not in ORDERS:
-        stop(f"Expected --calibrate to be one of {', '.join(ORDERS)}, got {calibrate!r}.")
-    trains = {
-        "--lora": lora,
-        "--epochs": epochs is not None,
-        "--learning-rate": learning_rate is not None,
-        "--freeze": freeze is not None,
-        "--limit-seconds": limit_seconds is not None,
-        "--folds": folds is not None,
-    }
-    if calibrate is not None and any(trains.values()):
-        useless = ", ".join(option for option, given in trains.items() if given)
-        stop(f"Expected --calibrate without {useless}: a calibration trains nothing.")
-    if lora and freeze is not None:
-        stop("Expected --lora or --freeze, got both: beside its adapter and head a model stays as it is.")
-    if test is not None and folds is not None:
-        stop("Expected --test or --folds, got both: with held-out clips of their own there is nothing to fold.")
-    if device not in (None, "cpu", "cuda"):
-        stop(f"Expected --device to be cpu or cuda, got {device!r}.")
     columns = _columns(column or [])
-    base_name = "distill-mos-v7" if model == "default" else Path(model).name if Path(model).is_dir() else model
 
-    import warnings
-
-    from safetensors import SafetensorError
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    from hf_sqa.data import load_corpus
     from hf_sqa.finetune.plan import schema_column
-    from hf_sqa.finetune.run import FinetuneOptions, finetune as run
-    from hf_sqa.pipelines import resolve_checkpoint
-    from hf_sqa.training.run import TrainingError
+    from hf_sqa.finetune.settings import FinetuneOptions
 
     group_column = schema_column(group) if group is not None else None
     if group is not None and group_column is None:
         group_column = "talker_id"  # a column of any other name takes the place of the talkers
         columns["talker_id"] = group
-    options = FinetuneOptions(
-        group=group_column,
-        calibrate=calibrate,
-        lora=lora,
-        lora_rank=lora_rank,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        freeze=None if freeze is None else () if freeze == ["none"] else tuple(freeze),
-        folds=folds,
-        limit_seconds=limit_seconds,
-        seed=seed,
-        device=device,
-        checkpoint_name=name,
-    )
+    try:
+        options = FinetuneOptions(
+            group=group_column,
+            calibrate=calibrate,
+            lora=lora,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            freeze=None if freeze is None else () if freeze == ["none"] else tuple(freeze),
+            folds=folds,
+            limit_seconds=limit_seconds,
+            seed=seed,
+            device=device,
+        )
+    except ValueError as error:
+        stop(error)
+    import warnings
+
+    from safetensors import SafetensorError
+
+    from hf_sqa.cli.quiet import quiet
+
+    quiet()
+    from hf_sqa.data import load_corpus
+    from hf_sqa.finetune.run import finetune as run
+    from hf_sqa.pipelines import resolve_checkpoint
+    from hf_sqa.runs import Locked
+    from hf_sqa.training.run import TrainingError
+
     on_missing: Any = "drop" if drop_missing else "raise"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # told by the report in its own words
+            warnings.simplefilter("ignore", UserWarning)  # the report says it in its own words
             rated, held_out = (
                 None if table is None else load_corpus(table, root, columns=columns, scale=scale, on_missing=on_missing)
                 for table in (train, test)
@@ -142,11 +122,11 @@ def finetune(
                 output,
                 options=options,
                 test=held_out,
-                base_name=base_name,
+                base_name="distill-mos-v7" if model == "default" else Path(model).name if Path(model).is_dir() else model,
                 data_name=Path(test or train).name,
                 resume=resume,
                 announce=_say,
-                track=_tracked,
+                track=tracked,
             )
     except KeyboardInterrupt:
         _say("Interrupted: what is done is kept; the same command with --resume goes on from there.")
@@ -154,7 +134,7 @@ def finetune(
     except FileNotFoundError as error:
         hint = " (`--drop-missing` on the command line)" if "on_missing" in str(error) else ""
         stop(f"{error}{hint}")
-    except (OSError, ImportError, TypeError, ValueError, TrainingError, SafetensorError) as error:
+    except (OSError, ImportError, TypeError, ValueError, TrainingError, Locked, SafetensorError) as error:
         stop(str(error))
     _write_card(output, report, Path(train).name)
     _print(report, output)
@@ -162,10 +142,10 @@ def finetune(
 
 def _columns(given: list[str]) -> dict[str, str]:
     columns = {}
-    for one in given:
-        name, equals, column = one.partition("=")
+    for text in given:
+        name, equals, column = text.partition("=")
         if not equals or not name or not column:
-            stop(f"Expected --column as `name=column`, such as `mos=opinion`, got {one!r}.")
+            stop(f"Expected --column as `name=column`, such as `mos=opinion`, got {text!r}.")
         columns[name] = column
     return columns
 
@@ -203,39 +183,25 @@ def _print(report: dict[str, Any], folder: Path) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
-    titles = {"before": "before", "calibrated": "before, behind a line", "after": "after"}
-    for score, told in report["scores"].items():
+    titles = {"before": "before", "calibrated": "before, calibrated", "after": "after"}
+    for score, compared in report["scores"].items():
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column(f"{score}, {told['num_clips']} held-out clips")
+        table.add_column(f"{score}, {compared['num_clips']} held-out clips")
         for metric in ("LCC", "SRCC", "RMSE"):
             table.add_column(metric, justify="right")
-        for what, metrics in told["agreement"].items():
-            table.add_row(titles[what], *[_interval(one) for one in metrics.values()])
+        for model, metrics in compared["agreement"].items():
+            table.add_row(titles[model], *map(_interval, metrics.values()))
         console.print(table)
     console.print()
     console.print(report["verdict"], soft_wrap=True)
     console.print(f"Written: {folder} ({report['seconds']:.0f} s); {folder}/README.md is its card.", soft_wrap=True)
 
 
-def _interval(one: dict[str, float | None]) -> str:
-    if one["value"] is None:
+def _interval(interval: dict[str, float | None]) -> str:
+    value, low, high = interval["value"], interval["low"], interval["high"]
+    if value is None:
         return "undefined"
-    if one["low"] is None:
-        return f"{one['value']:.3f}"
-    return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-
-
-def _tracked(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
-    """The items, with a progress bar on standard error if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(title), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("", total=total)
-        for item in items:
-            yield item
-            progress.advance(task)
+    return f"{value:.3f}" if low is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _say(line: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +14,17 @@ import numpy as np
 
 from hf_sqa.finetune.plan import Plan
 from hf_sqa.finetune.rated_clips import RatedClips
-from hf_sqa.runs import write_whole
+from hf_sqa.runs import check_same_run, move_into, whole_file, write_whole
 
 WORK, STATE, REPORT, PREDICTIONS = ".finetune", "state.json", "report.json", "predictions.csv"
 
 
-def check_folder(folder: Path, fingerprint: str, resume: bool) -> None:
+def check_folder(folder: Path, definition: dict[str, Any], resume: bool) -> None:
     """Refuse a folder that holds something else.
 
     Raises:
-        FileExistsError: If it holds a finished run, one of other options, one cut short without `resume`, or other files.
+        FileExistsError: If it holds a finished run, one that was cut short and `resume` is off, or other files.
+        RunMismatch: If it holds a run of other options, clips or model; names what differs.
     """
     state = folder / WORK / STATE
     if (folder / REPORT).exists():
@@ -34,19 +34,14 @@ def check_folder(folder: Path, fingerprint: str, resume: bool) -> None:
             raise FileExistsError(
                 f"{str(folder)!r} holds a run that was cut short: go on with it by `--resume`, delete it, or choose another folder."
             )
-        if json.loads(state.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
-            raise FileExistsError(
-                f"{str(folder)!r} holds a run of other options, clips or model, which cannot go on with these: give it the same, "
-                "delete it, or choose another folder."
-            )
+        begin(folder, definition)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"Expected an empty or new folder, got {str(folder)!r}, which holds something else.")
 
 
-def begin(folder: Path, fingerprint: str) -> None:
-    """Leave word of whose run this is, for `--resume`."""
-    (folder / WORK).mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WORK / STATE, json.dumps({"fingerprint": fingerprint}))
+def begin(folder: Path, definition: dict[str, Any]) -> None:
+    """Note what decides on this run, or compare it with what is noted, for `--resume`."""
+    check_same_run(folder / WORK / STATE, definition, "give it the same, delete the folder, or choose another one")
 
 
 def write_checkpoint(
@@ -58,7 +53,7 @@ def write_checkpoint(
     base: tuple[str, str],
     adapter: Path | None,
 ) -> None:
-    """The checkpoint, file by file from a finished copy, so that no half of one is taken for it."""
+    """Write the checkpoint, each file whole: they are moved from a finished copy."""
     unfinished = folder / WORK / "finished"
     shutil.rmtree(unfinished, ignore_errors=True)
     model.config.checkpoint_name = name
@@ -74,11 +69,7 @@ def write_checkpoint(
         # Whoever loads the adapter looks there for the rest: an id of the Hub, or a folder by its whole path.
         config["base_model_name_or_path"] = str(Path(checkpoint).absolute()) if Path(checkpoint).is_dir() else base_name
         write_whole(path, json.dumps(config, indent=1))
-    for path in unfinished.iterdir():
-        target = folder / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(path, target)
+    move_into(unfinished, folder)
 
 
 def write_predictions(
@@ -89,7 +80,7 @@ def write_predictions(
     plan: Plan,
     held_out: RatedClips | None,
 ) -> None:
-    """A row a clip that was judged, and a row with the reason for one that was left out."""
+    """Write a row for every clip that was judged, and one with the reason for every clip that was left out."""
     parts = ["held out"] * len(judged)
     if held_out is None:
         parts = [""] * len(judged)
@@ -97,7 +88,7 @@ def write_predictions(
             for row in part.test:
                 parts[row] = part.name
     columns = [f"{name}_{what}" for name in scores for what in ("label", *predictions)]
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "group", "part", *columns, "code", "reason"])
         for row, name in enumerate(judged.names):
@@ -105,11 +96,12 @@ def write_predictions(
                 continue
             values = []
             for index in range(len(scores)):
-                values += [judged.labels[row, index], *(values[row, index] for values in predictions.values())]
+                values += [judged.labels[row, index], *(scored[row, index] for scored in predictions.values())]
             group = "" if judged.groups is None else judged.groups[row]
-            writer.writerow([name, group, parts[row], *("" if math.isnan(one) else f"{one:.6f}" for one in values), "", ""])
-        for one in judged.excluded:
-            writer.writerow([one["file"], "", "", *[""] * len(columns), one["code"], one["reason"]])
+            cells = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
+            writer.writerow([name, group, parts[row], *cells, "", ""])
+        for clip in judged.excluded:
+            writer.writerow([clip["file"], "", "", *[""] * len(columns), clip["code"], clip["reason"]])
 
 
 def for_the_card(by_score: dict[str, Any], data_name: str, plan: Plan) -> list[dict[str, Any]]:
@@ -119,15 +111,13 @@ def for_the_card(by_score: dict[str, Any], data_name: str, plan: Plan) -> list[d
         {
             "dataset": data_name,
             "metric": metric,
-            "value": value["value"],
-            "low": value["low"],
-            "high": value["high"],
-            "num_clips": told["num_clips"],
+            **{end: interval[end] for end in ("value", "low", "high")},
+            "num_clips": compared["num_clips"],
             "score": score,
             "split": split,
-            "before": told["agreement"]["before"][metric]["value"],
+            "before": compared["agreement"]["before"][metric]["value"],
         }
-        for score, told in by_score.items()
-        for metric, value in told["agreement"]["after"].items()
-        if value["value"] is not None
+        for score, compared in by_score.items()
+        for metric, interval in compared["agreement"]["after"].items()
+        if interval["value"] is not None
     ]

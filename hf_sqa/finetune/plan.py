@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.data.corpora.own_table import USUAL_NAMES
-from hf_sqa.data.schema import TEXT_COLUMNS, first_few
+from hf_sqa.data.schema import TEXT_COLUMNS
 from hf_sqa.data.splits import stratified_split
-from hf_sqa.finetune.calibration import make_folds
+from hf_sqa.finetune.calibration import MIN_CLIPS as MIN_CLIPS_TO_CALIBRATE, make_folds
 
 #: What clips may have in common, the likeliest leak first.
 GROUP_COLUMNS = ("talker_id", "source_id", "system_id")
@@ -26,7 +26,7 @@ GROUP_COLUMNS = ("talker_id", "source_id", "system_id")
 MIN_CLIPS = 10
 #: From so many clips and groups on, a fifth held out gives an interval worth reading; below, cross-fitting does.
 MIN_CLIPS_TO_HOLD_OUT, MIN_GROUPS_TO_HOLD_OUT = 300, 25
-NUM_FOLDS = 5
+NUM_FOLDS, CALIBRATION_FOLDS = 5, 10
 HELD_OUT_SHARE = 0.2
 
 
@@ -60,10 +60,10 @@ class Plan:
 
 
 def schema_column(name: str) -> str | None:
-    """The column of the schema that a user's name for a group means (`talker` is `talker_id`); `None` if it is none."""
+    """The column of the schema that a user's name for a group means (`talker` is `talker_id`); `None` if there is none."""
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     for column in TEXT_COLUMNS:
-        if plain == column or plain in {one.lower().replace(" ", "_") for one in USUAL_NAMES.get(column, ())}:
+        if plain == column or plain in {name.lower().replace(" ", "_") for name in USUAL_NAMES.get(column, ())}:
             return column
     return None
 
@@ -106,6 +106,45 @@ def choose_groups(data: Any, asked: str | None) -> tuple[str | None, str]:
     )
 
 
+def plan_for(clips: Any, held_out: Any, *, num_folds: int | None, calibrate: str | None, seed: int) -> Plan:
+    """How rated clips are parted, to train or to calibrate.
+
+    Args:
+        clips ([`RatedClips`]): The clips.
+        held_out ([`RatedClips`], *optional*): Clips of a table of their own, to judge by.
+        num_folds (`int`, *optional*): As for [`make_plan`].
+        calibrate (`str`, *optional*): Order of the mapping that is fitted instead of training.
+        seed (`int`): The same seed gives the same parts.
+
+    Raises:
+        ValueError: As [`make_plan`]; if too few clips lie outside a fold to fit the mapping.
+    """
+    labels = clips.labels[:, 0]
+    if calibrate is None:
+        return make_plan(labels, clips.groups, num_folds=num_folds, held_out=held_out is not None, seed=seed)
+    check_labels(labels)
+    needed, everything, none = MIN_CLIPS_TO_CALIBRATE.get(calibrate, MIN_CLIPS), np.arange(len(clips)), np.zeros(0, int)
+    if held_out is not None:
+        return Plan("table", [Part("all", everything, none, none)], None, f"The mapping is fitted on {len(clips)} clips.")
+    most = CALIBRATION_FOLDS if clips.groups is None else len(set(clips.groups))
+    num_folds = min(CALIBRATION_FOLDS, most, len(clips))
+    folds = make_folds(np.nan_to_num(labels, nan=3.0), num_folds, groups=clips.groups, seed=seed)
+    if np.bincount(folds).max() > len(clips) - needed:
+        raise ValueError(
+            f"Expected {needed} clips or more outside every fold to fit a mapping of the {calibrate} order, got fewer of "
+            f"{len(clips)}: rate more, or give held-out clips by `--test`."
+        )
+    parts = [
+        Part(f"fold {fold + 1}", np.flatnonzero(folds != fold), none, np.flatnonzero(folds == fold)) for fold in range(num_folds)
+    ]
+    unit = "group" if clips.groups is not None else "fold"
+    sentence = (
+        f"The mapping is fitted on all {len(clips)} clips; the numbers are cross-fitted: each clip is mapped by a fit without its "
+        f"{unit}, {num_folds} in all. One mapping keeps ranks; correlations differ here only because several are pooled."
+    )
+    return Plan("crossfit", parts, None, sentence)
+
+
 def make_plan(
     labels: np.ndarray, groups: Sequence[str] | None, *, num_folds: int | None = None, held_out: bool = False, seed: int = 0
 ) -> Plan:
@@ -124,15 +163,15 @@ def make_plan(
     """
     rated = check_labels(labels)
     own = None if groups is None else np.asarray(groups, dtype=str)
-    everything = np.arange(len(labels))
+    everything, nothing = np.arange(len(labels)), np.zeros(0, int)
     if held_out:
         train, validation, remarks = _with_validation(everything, labels, own, seed)
-        part = Part("all", train, validation, np.zeros(0, int))
-        return Plan("table", [part], None, f"Trained on {len(train)} clips, the epoch chosen by {len(validation)}.", remarks)
+        sentence = f"Trained on {len(train)} clips, the epoch chosen by {len(validation)}."
+        return Plan("table", [Part("all", train, validation, nothing)], None, sentence, remarks)
     num_groups = None if own is None else len(np.unique(own))
-    few = len(rated) < MIN_CLIPS_TO_HOLD_OUT or (num_groups is not None and num_groups < MIN_GROUPS_TO_HOLD_OUT)
+    is_small = len(rated) < MIN_CLIPS_TO_HOLD_OUT or (num_groups is not None and num_groups < MIN_GROUPS_TO_HOLD_OUT)
     if num_folds is None:
-        num_folds = min(NUM_FOLDS, num_groups or NUM_FOLDS) if few else 0
+        num_folds = min(NUM_FOLDS, num_groups or NUM_FOLDS) if is_small else 0
     units = f"{len(rated)} rated clips" + ("" if num_groups is None else f" of {num_groups} groups")
     if num_folds == 0:
         rest, test = _split(everything, labels, own, HELD_OUT_SHARE, seed)
@@ -142,22 +181,21 @@ def make_plan(
             "the model that is kept."
         )
         return Plan("holdout", [Part("holdout", train, validation, test)], None, sentence, remarks)
-    folds = make_folds(
-        np.nan_to_num(labels, nan=float(np.nanmean(labels))), num_folds, groups=None if own is None else own.tolist(), seed=seed
-    )
+    filled = np.nan_to_num(labels, nan=float(np.nanmean(labels)))
+    folds = make_folds(filled, num_folds, groups=None if own is None else own.tolist(), seed=seed)
     parts, remarks = [], []
     for fold in range(num_folds):
-        train, validation, said = _with_validation(np.flatnonzero(folds != fold), labels, own, seed)
+        train, validation, more = _with_validation(np.flatnonzero(folds != fold), labels, own, seed)
         parts.append(Part(f"fold {fold + 1} of {num_folds}", train, validation, np.flatnonzero(folds == fold)))
-        remarks += [one for one in said if one not in remarks]
-    train, validation, said = _with_validation(everything, labels, own, seed)
-    remarks += [one for one in said if one not in remarks]
+        remarks += more
+    train, validation, more = _with_validation(everything, labels, own, seed)
+    remarks = list(dict.fromkeys([*remarks, *more]))
     sentence = (
         f"{units} are too few to hold some out for good, so the evaluation is cross-fitted: {num_folds} trainings, each judged on "
         f"the {'groups' if own is not None else 'clips'} it did not meet. The model that is kept is trained once more on all; the "
         "numbers are of the way it was made, each time from fewer clips."
     )
-    return Plan("crossfit", parts, Part("all", train, validation, np.zeros(0, int)), sentence, remarks)
+    return Plan("crossfit", parts, Part("all", train, validation, nothing), sentence, remarks)
 
 
 def check_labels(labels: np.ndarray) -> np.ndarray:
@@ -181,20 +219,20 @@ def check_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def shared_values(data: Any, first: np.ndarray, second: np.ndarray, group: str | None, other: Any = None) -> dict[str, str]:
-    """For each column, other than the group, whose values lie on both sides a sentence; `second` are rows of `other` if given."""
-    told = {}
+    """A sentence for each column, other than the group, that has values on both sides; `second` are rows of `other` if given."""
+    sentences = {}
     for column in (*GROUP_COLUMNS, "condition_id"):
         if column == group:
             continue
         values, others = list(data[column]), list((other if other is not None else data)[column])
-        one = {values[row] for row in first} - {None}
-        both = one & ({others[row] for row in second} - {None})
-        if both and len(one) > 1:
-            told[column] = (
-                f"{len(both)} of {len(one)} values of {column} are on both sides: the numbers say how the model does on clips that "
-                f"share them, not on new ones (`--group {column}` would)."
+        mine = {values[row] for row in first} - {None}
+        both = mine & {others[row] for row in second}
+        if both and len(mine) > 1:
+            sentences[column] = (
+                f"{len(both)} of {len(mine)} values of {column} are on both sides: the numbers say how the model does on clips "
+                f"that share them, not on new ones (`--group {column}` would)."
             )
-    return told
+    return sentences
 
 
 def content_digest(audio: Any) -> str | None:
@@ -216,11 +254,6 @@ def repeated_recordings(digests: Sequence[str | None]) -> list[list[int]]:
         if digest is not None:
             rows.setdefault(digest, []).append(row)
     return [found for found in rows.values() if len(found) > 1]
-
-
-def told_few(names: Sequence[str]) -> str:
-    """The first few names, the rest counted."""
-    return first_few(list(names))
 
 
 def _split(

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.audio import AudioError, load_recording
-from hf_sqa.finetune.plan import MIN_CLIPS, content_digest, repeated_recordings, told_few
+from hf_sqa.data.schema import first_few
+from hf_sqa.finetune.plan import MIN_CLIPS, content_digest, repeated_recordings
 
 #: Wraps an iterable, with a title and a length, in a progress bar.
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -22,8 +23,8 @@ class RatedClips:
     def __init__(self, data: Any, labels: np.ndarray, groups: list[str] | None, excluded: list[dict[str, str]]):
         self.data, self.labels, self.groups, self.excluded = data, labels, groups, excluded
         self.audio = data["audio"][:]
-        self.names = [clip_name(one) for one in self.audio]
-        self.digests = [content_digest(one) for one in self.audio]
+        self.names = [clip_name(audio) for audio in self.audio]
+        self.digests = [content_digest(audio) for audio in self.audio]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -41,7 +42,7 @@ class RatedClips:
         name: str = "clips",
     ) -> RatedClips:
         """The rows that are rated and can be read; the others are named in `excluded`."""
-        labels = np.array([[math.nan if one is None else one for one in data[score]] for score in scores], np.float64).T
+        labels = np.array([[math.nan if label is None else label for label in data[score]] for score in scores], np.float64).T
         kept: list[int] = []
         excluded: list[dict[str, str]] = []
         audio = data["audio"][:]
@@ -55,7 +56,7 @@ class RatedClips:
             except AudioError as error:
                 excluded.append({"file": clip_name(audio[row]), "code": error.code, "reason": error.message})
         if len(kept) < at_least:
-            causes = told_few([f"{one['file']} ({one['code']})" for one in excluded])
+            causes = first_few([f"{clip['file']} ({clip['code']})" for clip in excluded])
             raise ValueError(
                 f"Expected {at_least} rated and readable {name} or more, got {len(kept)} of {len(audio)}"
                 + (f"; left out: {causes}" if excluded else "")
@@ -63,7 +64,7 @@ class RatedClips:
             )
         chosen = data.select(kept)
         groups = None if group is None else list(chosen[group])
-        if groups is not None and None in groups:  # of held-out clips: they need not name what the others are grouped by
+        if groups is not None and None in groups:  # held-out clips need not name what the others are grouped by
             groups = None
         return cls(chosen, labels[kept], groups, excluded)
 
@@ -80,58 +81,57 @@ class RatedClips:
 
     def without_those_of(self, other: RatedClips) -> tuple[RatedClips, list[str]]:
         """These clips less those that are held out too, by the content of their files."""
-        theirs = {one for one in other.digests if one is not None}
+        theirs = set(other.digests) - {None}
         rows = [row for row, digest in enumerate(self.digests) if digest not in theirs]
         if len(rows) == len(self):
             return self, []
         gone = [name for name, digest in zip(self.names, self.digests, strict=True) if digest in theirs]
         if len(rows) < MIN_CLIPS:
             raise ValueError(
-                f"Expected other clips in the two tables, got {len(gone)} of {len(self)} in both ({told_few(gone)}), which leaves "
+                f"Expected other clips in the two tables, got {len(gone)} of {len(self)} in both ({first_few(gone)}), which leaves "
                 f"{len(rows)} to train on. Give other clips to `--test`, or leave it out."
             )
-        return self.select(rows), [f"{len(gone)} clips are in both tables and are not trained on: {told_few(gone)}."]
+        return self.select(rows), [f"{len(gone)} clips are in both tables and are not trained on: {first_few(gone)}."]
 
-    def told_excluded(self) -> list[str]:
-        """What to say of rows that are left out."""
+    def about_excluded(self) -> list[str]:
+        """What to say about clips that are left out."""
         if not self.excluded:
             return []
-        files = told_few([f"{one['file']} ({one['code']})" for one in self.excluded])
+        files = first_few([f"{clip['file']} ({clip['code']})" for clip in self.excluded])
         return [f"{len(self.excluded)} clips are left out: {files}; report.json names them all."]
 
-    def told_repeated(self) -> list[str]:
-        """What to say of files with the same content in several rows."""
-        found = repeated_recordings(self.digests)
-        across = [rows for rows in found if self.groups is None or len({self.groups[row] for row in rows}) > 1]
+    def about_repeated(self) -> list[str]:
+        """What to say about files with the same content in several rows."""
+        repeated = repeated_recordings(self.digests)
+        across = [rows for rows in repeated if self.groups is None or len({self.groups[row] for row in rows}) > 1]
         if not across:
             return []
         where = "groups" if self.groups is not None else "rows"
         return [
             f"{len(across)} recordings lie in several {where} under different names "
-            f"({told_few([self.names[rows[0]] for rows in across])}): they may be on both sides of the evaluation, and its numbers "
-            "too good."
+            f"({first_few([self.names[rows[0]] for rows in across])}): they may be on both sides of the evaluation, and its "
+            "numbers too good."
         ]
 
 
 def rated_scores(model: Any, data: Any, data_name: str) -> list[str]:
     """Scores of the model that the table rates, in the model's order."""
     names = model.config.score_names
-    rated = [
-        name for name in names if name in data.column_names and any(one is not None and not math.isnan(one) for one in data[name])
-    ]
+    rated = [name for name in names if name in data.column_names and _any_label(data[name])]
     if not rated:
-        there = [
-            name
-            for name in data.column_names
-            if name not in ("num_ratings", "mos_std", "mos_ci95", "scale_min", "scale_max")
-            and isinstance(data[name][0], float)
-            and not all(math.isnan(one) for one in data[name])
+        about = ("num_ratings", "mos_std", "mos_ci95", "scale_min", "scale_max")
+        others = [
+            name for name in data.column_names if name not in about and isinstance(data[name][0], float) and _any_label(data[name])
         ]
         raise ValueError(
-            f"The model predicts {', '.join(names)}, of which {data_name} rates none; rated are {', '.join(there) or 'no scores'}. "
-            "Choose another model, or name the column (`--column mos=<column>`)."
+            f"The model predicts {', '.join(names)}, of which {data_name} rates none; rated are "
+            f"{', '.join(others) or 'no scores'}. Choose another model, or name the column (`--column mos=<column>`)."
         )
     return rated
+
+
+def _any_label(labels: Any) -> bool:
+    return any(label is not None and not math.isnan(label) for label in labels)
 
 
 def clip_name(audio: Any) -> str:

@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 import hf_sqa
 from hf_sqa.cli import app
 from hf_sqa.data import load_corpus
-from hf_sqa.finetune import run as finetune_module
 from hf_sqa.finetune.before_after import compare_before_after
 from hf_sqa.finetune.plan import choose_groups, make_plan, schema_column, shared_values
-from hf_sqa.finetune.run import FinetuneOptions, finetune, load_base, trains_only
+from hf_sqa.finetune.run import finetune, load_base
+from hf_sqa.finetune.settings import FinetuneOptions, family_defaults, trains_only
 from hf_sqa.metrics import agreement
+from hf_sqa.runs import RunMismatch
 from hf_sqa.training.front_memory import FrontMemory
 from tests.processes import PATIENCE, heed_interrupts, wait_until
 
@@ -223,7 +224,7 @@ def test_a_run_that_was_cut_short_is_not_overwritten_nor_continued_by_another(in
 
     with pytest.raises(FileExistsError, match="go on with it by `--resume`"):
         finetune(str(tiny_folder), data, folder, options=options)
-    with pytest.raises(FileExistsError, match="a run of other options"):
+    with pytest.raises(RunMismatch, match=r"another run.*options\.epochs was 2, is 3.*choose another"):
         finetune(str(tiny_folder), data, folder, options=FinetuneOptions(folds=2, epochs=3, device="cpu"), resume=True)
 
 
@@ -364,9 +365,9 @@ def test_clips_of_both_tables_are_not_trained_on(scored, tiny_folder, tmp_path):
         pytest.param(lambda n, row: row, ("--column", "mos"), "--column as `name=column`", id="column-option"),
         pytest.param(lambda n, row: row, ("--calibrate", "second"), "one of first, third, got 'second'", id="order"),
         pytest.param(
-            lambda n, row: row, ("--calibrate", "first", "--lora"), "--calibrate without --lora: a calibration trains", id="both"
+            lambda n, row: row, ("--calibrate", "first", "--lora"), "`calibrate` without `lora`: it trains nothing", id="both"
         ),
-        pytest.param(lambda n, row: row, ("--lora", "--freeze", "trunk"), "--lora or --freeze, got both", id="lora-freeze"),
+        pytest.param(lambda n, row: row, ("--lora", "--freeze", "trunk"), "`lora` or `freeze`, got both", id="lora-freeze"),
         pytest.param(lambda n, row: row, ("--freeze", "trunc"), "got 'trunc'; the outer ones are", id="freeze"),
     ],
 )
@@ -564,7 +565,7 @@ def test_the_defaults_of_every_family_name_modules_it_has():
     for config_class, model_class in families().values():
         model = model_class(config_class.tiny())
         for device in ("cpu", "cuda"):
-            freeze(model.requires_grad_(True), finetune_module.family_defaults(model, device).freeze)
+            freeze(model.requires_grad_(True), family_defaults(model, device).freeze)
             assert any(parameter.requires_grad for parameter in model.parameters())
 
 

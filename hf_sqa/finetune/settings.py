@@ -1,0 +1,168 @@
+"""How a model is fine-tuned: the user's options, what suits each family, the training recipe, and what stays frozen."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_sqa.data.schema import first_few
+from hf_sqa.training.run import freeze
+
+#: For low-rank adapters, whatever the family: they start at zero and need more.
+LORA_LEARNING_RATE, LORA_RANK = 1e-3, 8
+#: Epochs without a better validation score after which a training ends.
+PATIENCE = 3
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """How to fine-tune.
+
+    Args:
+        group (`str`, *optional*): Column of the schema whose values stay together; found in the table if not given.
+        calibrate (`str`, *optional*): `"first"` or `"third"`: fit a mapping of that order instead of training.
+        lora (`bool`, *optional*, defaults to `False`): Train a low-rank adapter instead of the weights.
+        epochs (`float`, *optional*): Most passes over the clips; the family's default if not given.
+        learning_rate (`float`, *optional*): The highest; the family's default if not given.
+        batch_size (`int`, *optional*, defaults to 8): Clips in a step.
+        freeze (`tuple[str, ...]`, *optional*): Modules, by name or pattern, that stay as they are; the family's default if not
+            given, nothing if empty.
+        folds (`int`, *optional*): Folds of the evaluation; 0 holds a fifth out. Chosen by the number of clips if not given.
+        limit_seconds (`float`, *optional*): Longer clips are cut at random in training; never where they are judged.
+        seed (`int`, *optional*, defaults to 0): Seed of parts, order, cuts and draws.
+        device (`str`, *optional*): `"cpu"` or `"cuda"`; the accelerator if there is one and this is not given.
+    """
+
+    group: str | None = None
+    calibrate: str | None = None
+    lora: bool = False
+    epochs: float | None = None
+    learning_rate: float | None = None
+    batch_size: int = 8
+    freeze: tuple[str, ...] | None = None
+    folds: int | None = None
+    limit_seconds: float | None = None
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.calibrate not in (None, "first", "third"):
+            raise ValueError(f"Expected `calibrate` to be one of first, third, got {self.calibrate!r}.")
+        if self.device not in (None, "cpu", "cuda"):
+            raise ValueError(f"Expected `device` to be cpu or cuda, got {self.device!r}.")
+        training = ("epochs", "learning_rate", "freeze", "limit_seconds", "folds")
+        useless = [name for name in training if getattr(self, name) is not None] + ["lora"] * self.lora
+        if self.calibrate is not None and useless:
+            raise ValueError(f"Expected `calibrate` without {', '.join(f'`{name}`' for name in useless)}: it trains nothing.")
+        if self.lora and self.freeze is not None:
+            raise ValueError("Expected `lora` or `freeze`, got both: beside its adapter and head a model stays as it is.")
+
+    @property
+    def method(self) -> str:
+        """What is done to the model, in words."""
+        if self.calibrate is not None:
+            return f"calibration, {self.calibrate} order"
+        return "low-rank adapter" if self.lora else "fine-tuning"
+
+
+@dataclass(frozen=True)
+class FamilyDefaults:
+    """What suits a few hundred clips: modules that stay as they are, learning rate, epochs."""
+
+    freeze: tuple[str, ...]
+    learning_rate: float
+    epochs: float
+
+
+def family_defaults(model: Any, device: str) -> FamilyDefaults:
+    """Defaults of a model's family. For Distill-MOS v7 by the experiments in `docs/finetune.md`; for the others by analogy."""
+    family = model.config.model_type
+    if family == "distilled_sqa":
+        frozen_layers = range(max(model.config.num_hidden_layers - 2, 0))
+        norms = ("feature_norm", "projection_norm", "projection", "pooling_norm")
+        names = [*norms, *(f"layers.{layer}" for layer in frozen_layers)]
+        return FamilyDefaults(("trunk", *(f"transformer.{name}" for name in names)), 3e-4, 6)
+    if family == "nisqa":
+        return FamilyDefaults(("segment_encoder",), 1e-4, 10)
+    if family == "wav2vec2_mos" and device != "cpu":
+        return FamilyDefaults(("encoder.*feature_extractor", "encoder.*feature_projection"), 1e-5, 10)
+    if getattr(model, "encoder", None) is not None:
+        return FamilyDefaults(("encoder",), 3e-4, 10)
+    return FamilyDefaults((), 1e-4, 10)
+
+
+def training_recipe(checkpoint: str, model: Any, options: FinetuneOptions, score: str, device: str) -> dict[str, Any]:
+    """The sections `model` and `training` of the recipe of every training; `score` chooses the best epoch."""
+    defaults = family_defaults(model, device)
+    training: dict[str, Any] = {
+        "learning_rate": options.learning_rate or (LORA_LEARNING_RATE if options.lora else defaults.learning_rate),
+        "num_train_epochs": options.epochs or defaults.epochs,
+        "per_device_train_batch_size": options.batch_size,
+        "per_device_eval_batch_size": options.batch_size,
+        "warmup_steps": 0.1,
+        "weight_decay": 0.01,
+        "early_stopping_patience": PATIENCE,
+        "metric_for_best_model": "utt_mse" if len(model.config.score_names) == 1 else f"{score}_utt_mse",
+        "seed": options.seed,
+    }
+    if device == "cpu":
+        training["use_cpu"] = True
+    if options.limit_seconds is not None:
+        training["max_seconds"] = options.limit_seconds
+    section: dict[str, Any] = {"checkpoint": checkpoint}
+    frozen = options.freeze if options.freeze is not None else defaults.freeze
+    if options.lora:
+        section["lora"] = {"r": LORA_RANK, "alpha": 2 * LORA_RANK}
+    elif frozen:
+        section["freeze"] = list(frozen)
+    return {"model": section, "training": training}
+
+
+def freeze_by_recipe(model: Any, recipe: dict[str, Any]) -> None:
+    """Freeze what the training leaves as it is; for an adapter, the parts that no adapter goes to."""
+    if "lora" not in recipe["model"]:
+        freeze(model, recipe["model"].get("freeze", ()))
+        return
+    import torch
+
+    for child in model.children():
+        if not any(isinstance(module, torch.nn.Linear) for module in child.modules()):
+            child.requires_grad_(False)
+
+
+def trains_only(section: dict[str, Any]) -> Any:
+    """A callback that stops a training whose trainable weights are not those meant: peft ignores wrong names silently.
+
+    Args:
+        section (`dict`): The section `model` of the recipe.
+    """
+    from transformers import TrainerCallback
+
+    frozen = section.get("freeze", ())
+
+    class TrainableSet(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+            if not names:
+                raise ValueError("Expected something to train, got nothing.")
+            if "lora" in section:
+                strays = [name for name in names if "lora_" not in name and ".modules_to_save." not in name]
+                missing = [kind for kind in ("lora_", ".modules_to_save.") if not any(kind in name for name in names)]
+            else:
+                strays = [name for name in names if any(_is_inside(name, pattern) for pattern in frozen)]
+                missing = []
+            if strays or missing:
+                raise ValueError(
+                    f"Expected other weights to be trained: {first_few(strays or missing)} "
+                    + ("should stay as they are." if strays else "are missing among those that are trained.")
+                )
+
+    return TrainableSet()
+
+
+def _is_inside(parameter: str, pattern: str) -> bool:
+    """Whether a parameter belongs to a module whose name matches."""
+    parts: Sequence[str] = parameter.split(".")
+    return any(fnmatch.fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts)))

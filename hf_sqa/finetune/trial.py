@@ -1,0 +1,235 @@
+"""A trial: the original, and what calibration or training makes of it, both scored on clips that were held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_sqa.audio import AudioError, load_recording
+from hf_sqa.blocks.score_mapping import apply_score_mapping
+from hf_sqa.finetune.calibration import cross_fitted_mapping, fit_score_mapping
+from hf_sqa.finetune.folder import WORK
+from hf_sqa.finetune.plan import Part, Plan
+from hf_sqa.finetune.rated_clips import RatedClips, Track
+from hf_sqa.finetune.settings import FinetuneOptions, freeze_by_recipe, training_recipe, trains_only
+from hf_sqa.runs import whole_file
+from hf_sqa.training.front_memory import FrontMemory
+from hf_sqa.training.run import run_recipe
+
+#: Scores of the original, in the folder of a run that is not finished.
+BEFORE = "before.npz"
+#: Up to so many clips that train are scored before training too: the line that maps the original is fitted on them.
+MAX_TRAIN_CLIPS_SCORED = 500
+
+
+@dataclass
+class Outcome:
+    """What calibration or training gave.
+
+    Args:
+        model: The model to keep.
+        predictions (`dict[str, np.ndarray]`): `"before"`, `"after"` and perhaps `"calibrated"`, each `(num_judged, num_scores)`,
+            NaN where a clip was not judged.
+        mapping (`dict[str, list[float]]`): The score mapping, of a calibration.
+        training (`dict`): Facts about the training of the model to keep.
+        adapter (`Path`, *optional*): Folder of the adapter alone.
+        remarks (`list[str]`): What a reader must know.
+    """
+
+    model: Any
+    predictions: dict[str, np.ndarray]
+    mapping: dict[str, list[float]] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    adapter: Path | None = None
+    remarks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Trial:
+    """The clips, their plan, the original, and what is remembered of its front.
+
+    Args:
+        options ([`FinetuneOptions`]): How.
+        checkpoint (`str`): What the original is loaded by.
+        load (callable): Loads a model by such a name.
+        folder (`Path`): Folder of the run.
+        model: The original.
+        extractor: Its feature extractor.
+        scores (`list[str]`): Scores that are rated.
+        clips, held_out ([`RatedClips`]): Clips to train on, and those of a table of their own to judge by.
+        plan ([`Plan`]): How the clips are parted.
+        announce (callable): Takes lines about what happens.
+        track (callable): Wraps an iterable, with a title and a length, in a progress bar.
+    """
+
+    options: FinetuneOptions
+    checkpoint: str
+    load: Callable[[str], Any]
+    folder: Path
+    model: Any
+    extractor: Any
+    scores: list[str]
+    clips: RatedClips
+    held_out: RatedClips | None
+    plan: Plan
+    announce: Callable[[str], None]
+    track: Track
+
+    def __post_init__(self) -> None:
+        self.judged = self.clips if self.held_out is None else self.held_out
+        self.memory = FrontMemory()
+        self.device = self.options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.recipe = training_recipe(self.checkpoint, self.model, self.options, self.scores[0], self.device)
+        self.columns = [self.model.config.label2id[name] for name in self.scores]
+        self.model = self._ready(self.model)
+
+    def calibrate(self, order: str) -> Outcome:
+        """A mapping fitted on all clips, judged on clips that its fit did not see."""
+        raw, raw_judged = self._scores_before(None)
+        folds = np.zeros(len(self.clips), int)
+        for number, part in enumerate(self.plan.parts):
+            folds[part.test] = number
+        mapped, mapping, remarks = [], {}, []
+        for index, (name, column) in enumerate(zip(self.scores, self.columns, strict=True)):
+            labels = self.clips.labels[:, index]
+            try:
+                mapping[name] = fit_score_mapping(raw[:, column], labels, order)
+                mapped.append(
+                    cross_fitted_mapping(raw[:, column], labels, folds, order)
+                    if self.held_out is None
+                    else apply_score_mapping(raw_judged[:, column], mapping[name])
+                )
+            except ValueError as error:
+                if index == 0:
+                    raise
+                mapping.pop(name, None)
+                remarks.append(f"{name} is not calibrated: {error}")
+                mapped.append(raw_judged[:, column])
+        predictions = {"before": self._as_given(raw_judged), "after": np.stack(mapped, axis=1)}
+        return Outcome(self.model, predictions, mapping, remarks=remarks)
+
+    def train(self) -> Outcome:
+        """Train for every part of the plan, judge, and train the model to keep."""
+        config = self.model.config
+        unrated = [name for name in config.score_names if name not in self.scores]
+        raw, raw_judged = self._scores_before(None if unrated else self._needed_before())
+        anchors = {name: raw[:, config.label2id[name]] for name in unrated}
+        predictions = {"before": self._as_given(raw_judged)}
+        calibrated = self._calibrated(raw, raw_judged)
+        if calibrated is not None:
+            predictions["calibrated"] = calibrated
+        after = np.full((len(self.judged), len(self.scores)), np.nan)
+        remarks = []
+        if unrated:
+            remarks.append(f"Nobody rated {', '.join(unrated)}: training holds these scores to what the original gives.")
+        for part in self.plan.parts:
+            model, result = self._trained(part, anchors)
+            rows = self._judged_rows(part)
+            scored = self._scores_of(model, self.judged, rows, f"after, {part.name}")
+            after[rows] = scored[np.ix_(rows, self.columns)]
+            remarks += [note for note in result.notes if note not in remarks]
+        if self.plan.final is not None:
+            model, result = self._trained(self.plan.final, anchors)
+        training = {
+            "num_train": result.num_train,
+            "num_validation": result.num_validation,
+            "best_step": result.best_step,
+            "num_steps": result.num_steps,
+            "unreadable": result.failures,
+            "settings": self.recipe,
+        }
+        adapter = self._work(self.plan.final or self.plan.parts[0]) / "adapter" if self.options.lora else None
+        return Outcome(model, predictions | {"after": after}, training=training, adapter=adapter, remarks=remarks)
+
+    def _trained(self, part: Part, anchors: dict[str, np.ndarray]) -> tuple[Any, Any]:
+        """The model of a part, trained now or before it was cut short, and the result of its training."""
+        self.announce(f"Training, {part.name}: {len(part.train)} clips, {len(part.validation)} choose the epoch.")
+        model = self.load(self.checkpoint)
+        model.config.score_mapping = None
+        result = run_recipe(
+            self.recipe | {"output_dir": str(self._work(part))},
+            train_dataset=self.clips.rows(part.train, anchors),
+            validation_dataset=self.clips.rows(part.validation, anchors),
+            model=self._ready(model, move=False),
+            callbacks=[trains_only(self.recipe["model"])],
+            announce=self.announce,
+        )
+        return self._ready(self.load(str(self._work(part)))), result
+
+    def _ready(self, model: Any, *, move: bool = True) -> Any:
+        """The model with its front frozen and, on a CPU, remembered."""
+        if self.options.calibrate is None:
+            freeze_by_recipe(model, self.recipe)
+        if self.device == "cpu":
+            self.memory.attach(model)
+        return model.to(self.device) if move else model
+
+    def _needed_before(self) -> np.ndarray | None:
+        """Rows to score before training; `None` for all."""
+        if self.plan.kind == "crossfit" or len(self.clips) <= MAX_TRAIN_CLIPS_SCORED:
+            return None
+        part = self.plan.parts[0]
+        return np.union1d(part.validation, part.test)
+
+    def _scores_before(self, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the original for its clips and for those that are judged, as the model gives them; kept for `--resume`."""
+        kept = self.folder / WORK / BEFORE
+        if kept.is_file():
+            with np.load(kept) as arrays:
+                return arrays["clips"], arrays["judged"]
+        raw = raw_judged = self._scores_of(self.model, self.clips, rows, "before")
+        if self.held_out is not None:
+            raw_judged = self._scores_of(self.model, self.held_out, None, "before, held out")
+        if kept.parent.is_dir():
+            with whole_file(kept) as unfinished, unfinished.open("wb") as file:
+                np.savez(file, clips=raw, judged=raw_judged)
+        return raw, raw_judged
+
+    def _scores_of(self, model: Any, clips: RatedClips, rows: np.ndarray | None, title: str) -> np.ndarray:
+        """Scores `(num_clips, num_labels)`, unmapped; NaN for rows not asked for, and for what the model refuses."""
+        scores = np.full((len(clips), len(model.config.score_names)), np.nan)
+        numbers = np.arange(len(clips)) if rows is None else rows
+        for row in self.track(numbers.tolist(), title, len(numbers)):
+            try:
+                recording = load_recording(clips.audio[row], sampling_rate=model.config.sampling_rate)
+                scores[row] = model.score_recordings([recording], self.extractor)[0].scores
+            except AudioError:
+                continue
+        return scores
+
+    def _as_given(self, raw: np.ndarray) -> np.ndarray:
+        """Scores `(num_clips, num_scores)` as the pipeline gives them: mapped, if the original has a mapping."""
+        mappings = self.model.config.score_mapping or {}
+        given = raw[:, self.columns].copy()
+        for index, name in enumerate(self.scores):
+            if name in mappings:
+                given[:, index] = apply_score_mapping(given[:, index], mappings[name])
+        return given
+
+    def _calibrated(self, raw: np.ndarray, raw_judged: np.ndarray) -> np.ndarray | None:
+        """Scores of the original mapped by a line that is fitted on what the training sees, `(num_judged, num_scores)`.
+
+        `None` if no line can be fitted.
+        """
+        mapped = np.full((len(raw_judged), len(self.columns)), np.nan)
+        try:
+            for index, column in enumerate(self.columns):
+                for part in self.plan.parts:
+                    seen = np.concatenate([part.train, part.validation])
+                    line = fit_score_mapping(raw[seen, column], self.clips.labels[seen, index], "first")
+                    rows = self._judged_rows(part)
+                    mapped[rows, index] = apply_score_mapping(raw_judged[rows, column], line)
+        except ValueError:
+            return None
+        return mapped
+
+    def _judged_rows(self, part: Part) -> np.ndarray:
+        return part.test if self.held_out is None else np.arange(len(self.judged))
+
+    def _work(self, part: Part) -> Path:
+        return self.folder / WORK / part.name.replace(" ", "-")
