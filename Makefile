@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The published weights alone: their packages declare dependencies that hf-sqa never imports.
 WEIGHTS := distillmos==0.9.1 xls-r-sqa==0.1.0
+# A worker a core; each holds about a gigabyte.
+WORKERS := -n logical --maxprocesses 16 --dist loadgroup
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -18,10 +20,10 @@ demo: .venv/demo  ## score the example recordings: a table, and a plot in demo-o
 	@echo "The plot is demo-out/quality.png"
 
 test: .venv/dev  ## everything CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-fast: .venv/dev  ## without the slow tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 check: .venv/dev  ## style, imports, types
 	$(BIN)/ruff check .
@@ -39,6 +41,7 @@ bench: .venv/dev  ## speed and memory beside the original, in one run
 	$(BIN)/python benchmarks/student_speed.py
 	$(BIN)/python benchmarks/training_speed.py
 	$(BIN)/python benchmarks/corpus_speed.py
+	$(BIN)/python benchmarks/tools_speed.py
 
 clean:  ## remove what make made
 	rm -rf .venv demo-out
