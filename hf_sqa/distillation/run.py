@@ -214,14 +214,14 @@ def make_windows(recipe: DistillationRecipe, student: Any) -> WindowMaker:
     if recipe.speech.folder is not None:
         found = folder_speech(recipe.speech.folder, recipe.speech.validation_share)
         clips = joined_speech(clips, found, recipe.speech.folder_share) if clips else found
-    own: int | None = getattr(student.config, "window_samples", None)
+    own = student.window_samples
     samples = own if own and recipe.labels.seconds is None else round((recipe.labels.seconds or 7.68) * rate)
     return WindowMaker(SpeechPool(clips, rate), recipe.degradations, samples, recipe.labels.seed)
 
 
 def _check_windows(maker: WindowMaker, student: Any) -> None:
     """Refuse windows of another length than the student's, and speech that leaves nobody to train or to validate on."""
-    own = getattr(student.config, "window_samples", None)
+    own = student.window_samples
     if own is not None and own != maker.window_samples:
         raise ValueError(
             f"Expected windows as long as the student's, {own} samples, so that teacher and student hear the same, got "
@@ -250,7 +250,7 @@ def _rated(recipe: DistillationRecipe, student: Any) -> RatedSpeech:
         rows,
         student.config.score_names,
         student.config.sampling_rate,
-        window_samples=getattr(student.config, "window_samples", None),
+        window_samples=student.window_samples,
     )
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sqa.pruning.calibration import NUM_WINDOWS, Calibration, load_calibration
-from hf_sqa.pruning.importance import choose, layout_of, measure, num_parameters
+from hf_sqa.pruning.importance import choose, measure, num_parameters
 from hf_sqa.pruning.options import PruningOptions
 from hf_sqa.pruning.repair import agreement_with, aims_of, repair, targets_of
 from hf_sqa.runs import write_whole
@@ -98,7 +98,7 @@ def prune(
     Raises:
         ValueError: If the model cannot be pruned, or not so far; the message says how far.
     """
-    layout_class = layout_of(model)
+    model.pruning_layout()  # refuses before anything is copied
     unpruned = copy.deepcopy(model).float().eval()
     total = num_parameters(unpruned)
     aims = aims_of(unpruned, calibration.repair)
@@ -112,7 +112,7 @@ def prune(
         number = len(result.steps)
         began = time.monotonic()
         goal = math.floor(total * options.target ** ((number + 1) / options.num_steps))
-        layout = layout_class(result.model)
+        layout = result.model.pruning_layout()
         every = max(1, len(calibration.repair) // options.num_measured)
         measured = measure(layout, calibration.repair[::every][: options.num_measured], options)
         keep = choose(layout, measured, goal, options)

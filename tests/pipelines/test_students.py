@@ -15,7 +15,6 @@ from safetensors import safe_open
 import hf_sqa
 from hf_sqa import checkpoints
 from hf_sqa.hub.listing import shipped_models
-from hf_sqa.models.distilled_sqa import convert_distilled_sqa
 
 SAMPLE = hf_sqa.__path__[0] + "/assets/sample.flac"
 STUDENTS = checkpoints.students()
