@@ -21,9 +21,7 @@ windows and labels are kept on disk is told in `hf_sqa.data.windows`.
 from __future__ import annotations
 
 import functools
-import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -258,17 +256,3 @@ def _kind_of(reason: str) -> str:
     """The code in front of a reason, to count by."""
     code = reason.split(":")[0]
     return code if code.isidentifier() else "failed"
-
-
-def make_for_study(job: Any) -> dict[str, Any]:
-    """What a study calls to train a student: `maker: hf_sqa.distillation.run:make_for_study`, with a recipe as here.
-
-    `set` of the model changes the recipe (`set: {student.size: xs}`). The seed of the job is that of the training; windows and
-    labels are those of the recipe, the same for every seed.
-    """
-    changes = {**job.model.set, "training.seed": job.seed, "output_dir": str(job.folder)}
-    result = distill(
-        load_distillation(job.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()]), announce=lambda line: None
-    )
-    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
-    return {"num_train": result.num_train, "num_validation": result.num_validation, "train_seconds": round(result.seconds, 2)}

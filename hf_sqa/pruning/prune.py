@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.pruning.calibration import NUM_WINDOWS, Calibration, load_calibration
+from hf_sqa.pruning.calibration import Calibration
 from hf_sqa.pruning.importance import choose, measure, num_parameters
 from hf_sqa.pruning.options import PruningOptions
 from hf_sqa.pruning.repair import agreement_with, aims_of, repair, targets_of
@@ -184,33 +183,3 @@ class _Journal:
         model.make_feature_extractor().save_pretrained(folder)
         self._content["steps"].append(asdict(step))
         write_whole(self._folder / REPORT, json.dumps(self._content, indent=1))
-
-
-def make_for_study(job: Any) -> dict[str, Any]:
-    """What a study calls to prune: `maker: hf_sqa.pruning.prune:make_for_study`.
-
-    `options` of the model are those of [`PruningOptions`] and `checkpoint` (the default model if not given), `calibration` and
-    `num_windows` of [`load_calibration`]. The seed of the job is that of the repair.
-    """
-    from hf_sqa.auto import AutoModelForAudioQuality
-    from hf_sqa.pipelines import resolve_checkpoint
-
-    options = dict(job.options)
-    if "calibration" not in options:
-        raise ValueError(
-            f"Expected `calibration` among the options of the model {job.model.name!r}, got {', '.join(options) or 'none'}."
-        )
-    model = AutoModelForAudioQuality.from_pretrained(resolve_checkpoint(options.pop("checkpoint", "default")))
-    speech = load_calibration(options.pop("calibration"), model, options.pop("num_windows", NUM_WINDOWS))
-    result = prune(model, speech, PruningOptions(**options, seed=job.seed), folder=job.folder / "steps")
-    result.model.save_pretrained(job.folder)
-    result.model.make_feature_extractor().save_pretrained(job.folder)
-    (job.folder / REPORT).write_text(json.dumps(result.report(), indent=1), encoding="utf-8")
-    shutil.rmtree(job.folder / "steps")
-    last = result.steps[-1].after_repair if result.steps else {}
-    return {
-        "num_train": len(speech.repair),
-        "num_validation": len(speech.held_out),
-        "train_seconds": round(sum(step.seconds for step in result.steps), 2),
-        **{f"with_unpruned_{name}": value for name, value in last.items()},
-    }

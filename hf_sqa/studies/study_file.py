@@ -244,6 +244,23 @@ def models_in_order(study: Study) -> list[ModelSpec]:
     return list(ordered.values())
 
 
+def study_as_yaml(study: Study) -> str:
+    """A study as text that [`load_study`] reads, with its models written out."""
+    import yaml
+
+    models = {
+        model.name: {key: value for key, value in as_dict(model).items() if value and key not in ("name", "variables")}
+        for model in study.models
+    }
+    content = {**as_dict(study), "models": models, "evaluation": as_dict(study.evaluation)}
+    return str(yaml.safe_dump(json.loads(json.dumps(content, default=list)), sort_keys=False, allow_unicode=True))
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """Fields of a dataclass, nested ones untouched."""
+    return {option.name: getattr(settings, option.name) for option in fields(settings)}
+
+
 def _refuse_unknown(entry: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     if not isinstance(entry, Mapping):
         raise ValueError(f"Expected keys and values in {where}, got {entry!r}.")

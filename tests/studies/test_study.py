@@ -21,7 +21,7 @@ from hf_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.cli import app
 from hf_sqa.data import load_corpus
 from hf_sqa.metrics import agreement
-from hf_sqa.studies.grid import (
+from hf_sqa.studies import (
     StudyData,
     collect_results,
     compare_cells,
@@ -32,6 +32,7 @@ from hf_sqa.studies.grid import (
     read_results,
     run_study,
 )
+from hf_sqa.studies.makers import find_maker
 from tests.processes import PATIENCE, wait_until
 
 RATE = 16_000
@@ -328,7 +329,7 @@ def test_a_new_test_set_needs_no_new_training(content, tmp_path):
     assert len(made(tmp_path)) == 4 and report.num_done == 8
 
 
-def test_a_changed_model_is_made_again_and_the_old_one_is_told(content, tmp_path):
+def test_a_changed_model_is_made_again_and_the_old_one_is_reported(content, tmp_path):
     run_study(load_study(content, ["seeds=[0]"]), tmp_path / "out", makers=MAKERS)
     content["sets"]["en-train"]["where"]["language"] = "fr"
 
@@ -338,7 +339,7 @@ def test_a_changed_model_is_made_again_and_the_old_one_is_told(content, tmp_path
     assert [name.rpartition("-")[0] for name in report.stale] == ["en-s0"]
 
 
-def test_a_failure_is_told_and_does_not_stop_the_others(content, tmp_path):
+def test_a_failure_is_reported_and_does_not_stop_the_others(content, tmp_path):
     content["models"]["bad"] = {**content["models"]["{language}"], "maker": "make_unless_broken", "train": "en-train"}
     content["models"]["bad"].pop("for")
     content["models"] = dict(reversed(content["models"].items()))
@@ -399,6 +400,19 @@ def test_a_variable_may_be_a_number_here_and_a_word_there(content, tmp_path):
     run_study(load_study(content, ["seeds=[0]"]), tmp_path / "out", makers=MAKERS)
 
     assert {row["variable_amount"] for row in read_results(tmp_path / "out")} == {"5", "all"}
+
+
+@pytest.mark.parametrize(
+    ("former", "name"),
+    [
+        ("hf_sqa.evaluation.pseudo_label_maker:with_pseudo_labels", "pseudo_labels"),
+        ("hf_sqa.evaluation.pseudo_label_maker:with_knowledge", "knowledge_transfer"),
+        ("hf_sqa.compression.distillation:make_for_study", "distill"),
+        ("hf_sqa.compression.pruning:make_for_study", "prune"),
+    ],
+)
+def test_makers_are_found_under_the_names_of_older_study_files(former, name):
+    assert find_maker(former) is find_maker(name)
 
 
 def test_a_maker_outside_the_package_is_refused(content, tmp_path):
@@ -483,14 +497,14 @@ def test_other_weights_to_start_from_are_another_run(content, tiny_folder, tmp_p
 
 
 def test_ctrl_c_keeps_what_is_done_and_exits_with_130(content, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_sqa.studies.grid.MAKERS", MAKERS)
+    monkeypatch.setattr("hf_sqa.studies.makers.MAKERS", MAKERS)
     content["models"]["{language}"]["maker"] = "make_and_interrupt"
     (tmp_path / "study.yaml").write_text(json.dumps(content))
     command = ["study", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out")]
 
     stopped = CliRunner().invoke(app, command)
 
-    assert stopped.exit_code == 130 and "the same command goes on from there" in stopped.stderr
+    assert stopped.exit_code == 130 and "the same command resumes from there" in stopped.stderr
     assert collect_results(load_study(content), tmp_path / "out").num_done == 2
 
 
@@ -537,7 +551,7 @@ def test_the_command_tells_what_is_left_without_doing_it(content, tmp_path):
 
 
 def test_the_command_writes_tables_and_figures_and_exits_with_1_after_a_failure(content, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_sqa.studies.grid.MAKERS", MAKERS)
+    monkeypatch.setattr("hf_sqa.studies.makers.MAKERS", MAKERS)
     content["models"]["bad"] = {**content["models"]["{language}"], "maker": "make_unless_broken", "train": "en-train"}
     content["models"]["bad"].pop("for")
     content["figures"] = [{"kind": "transfer_matrix", "file": "matrix.png"}, {"kind": "learning_curve"}]
@@ -574,7 +588,7 @@ def test_the_command_exits_with_2_for_what_it_cannot_do(arguments, told, content
 
 
 def test_processes_of_a_launcher_train_alone(content, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_sqa.studies.grid.MAKERS", MAKERS)
+    monkeypatch.setattr("hf_sqa.studies.makers.MAKERS", MAKERS)
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
