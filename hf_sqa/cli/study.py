@@ -124,7 +124,7 @@ def _print_report(report: Any, rank: int) -> None:
     for remark in report.remarks:
         typer.echo(f"Not drawn: {remark}", err=True)
     if report.stale:
-        typer.echo(f"Kept, but not in the table, because the study now defines them otherwise: {', '.join(report.stale)}.", err=True)
+        typer.echo(f"Kept, but not in the table, since the study now defines them otherwise: {', '.join(report.stale)}.", err=True)
     typer.echo(f"{report.num_done} of {report.num_cells} cells in {report.folder / RESULTS}.", err=True)
 
 

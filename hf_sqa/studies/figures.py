@@ -264,7 +264,9 @@ def draw_sweep(
     for axis, metric in zip(axes, metrics, strict=True):
         for number, (label, (table, test_set)) in enumerate(lines.items()):
             shift = (number - (len(lines) - 1) / 2) * gap
-            points = [(place + shift, point) for value, place in places.items() for point in _at(table, test_set, metric, column, value)]
+            points = [
+                (place + shift, point) for value, place in places.items() for point in _at(table, test_set, metric, column, value)
+            ]
             for x, point in points:
                 draw_point(axis, x, point, number)
             style = f"{'-' if numeric else ''}{marker(number)}"
@@ -336,7 +338,9 @@ def draw_size(
     near = [model for model, value in values.items() if abs(value - values[best]) <= margin]
     weights = {model: table.mean_of(model, first, "num_parameters") or math.inf for model in near}
     smallest = min(near, key=lambda model: weights[model])
-    title = f"{smallest} ({weights[smallest]:,.0f} weights, {NAMES[metric]} {values[smallest]:.3f} on {first}) is the smallest within "
+    title = (
+        f"{smallest} ({weights[smallest]:,.0f} weights, {NAMES[metric]} {values[smallest]:.3f} on {first}) is the smallest within "
+    )
     title += f"{margin:g} of the best, " + ("which it is itself" if smallest == best else f"{best} ({values[best]:.3f})")
     return save_figure(figure, path, title)
 

@@ -1,8 +1,8 @@
 """Runs a study, models x seeds x test sets: resumable cell by cell, shared by any number of processes.
 
 The output folder holds everything, each part written whole or not at all: `models/<run>/` (the checkpoint of one model and seed),
-`cells/<run>/<test set>/` (its clips and its agreement there), `failures/`, and the tables made from them. A run is claimed by a lock
-in `claims/` that the system releases when the process ends, so several processes, ranks or jobs may work in the same folder.
+`cells/<run>/<test set>/` (its clips and its agreement there), `failures/`, and the tables made from them. A run is claimed by a
+lock in `claims/` that the system releases when the process ends, so several processes, ranks or jobs may work in the same folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sqa.evaluation.suite import SuiteResult, evaluate_checkpoint, load_scorer
-from hf_sqa.runs import write_whole
+from hf_sqa.runs import claim, write_whole
 from hf_sqa.studies.makers import MakeJob, Maker, find_maker
 from hf_sqa.studies.plan import Run, StudyFolder, needed_run, plan_runs
 from hf_sqa.studies.results import (
@@ -27,7 +27,6 @@ from hf_sqa.studies.results import (
     RESERVED_COLUMNS,
     StudyReport,
     collect_results,
-    folder_lock,
     write_parquet,
 )
 from hf_sqa.studies.study_data import StudyData
@@ -158,8 +157,8 @@ class _Worker:
                     continue
                 if not all(self.output.is_made(other) for other in needed.values()):
                     continue
-                with folder_lock(self.output.lock(run.name), wait=False, required=self.shard is None) as claimed:
-                    if not claimed or self._is_over(run):
+                with contextlib.ExitStack() as stack:
+                    if not self._claims(run, stack) or self._is_over(run):
                         continue
                     waits = False
                     try:
@@ -170,6 +169,16 @@ class _Worker:
                     pending.remove(run)
             if pending and waits:
                 time.sleep(WAIT_SECONDS)
+
+    def _claims(self, run: Run, stack: contextlib.ExitStack) -> bool:
+        """Whether the run is this process's to do."""
+        try:
+            return stack.enter_context(claim(self.output.lock(run.name)))
+        except OSError as error:
+            if self.shard is None:
+                place = str(self.output.lock(run.name).parent)
+                raise OSError(f"There are no file locks at {place!r} ({error}); share the study by --shard i/n.") from error
+            return True
 
     def _is_over(self, run: Run) -> bool:
         return self.output.is_done(run) or self.output.failed_since(run, self.began) is not None

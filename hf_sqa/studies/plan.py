@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.runs import write_whole
-from hf_sqa.studies.study_data import StudyData, digest_of
+from hf_sqa.runs import digest_of, write_whole
+from hf_sqa.studies.study_data import StudyData
 from hf_sqa.studies.study_file import ModelSpec, Study, as_dict, models_in_order, set_dotted
 
 

@@ -8,13 +8,13 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_sqa.metrics import Comparison, compare_models
-from hf_sqa.runs import whole_file
+from hf_sqa.runs import locked, whole_file
 from hf_sqa.studies.plan import Run, StudyFolder, plan_runs
 from hf_sqa.studies.study_data import StudyData
 from hf_sqa.studies.study_file import Study
@@ -62,7 +62,9 @@ def collect_results(
     """
     output = StudyFolder(Path(folder))
     runs = plan_runs(study, data or StudyData(study))
-    with folder_lock(output.lock("results"), wait=True, required=False):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # without locks, the last writer wins
+            stack.enter_context(locked(output.lock("results"), wait=True))
         rows = [row for run in runs for row in _rows_of(study, run, output)]
         if rows:
             _write_results(rows, output.root)
@@ -183,30 +185,6 @@ def _draw(study: Study, rows: list[dict[str, Any]], root: Path) -> tuple[list[Pa
         except (ValueError, TypeError) as error:
             remarks.append(f"{path.name}: {error}")
     return drawn, remarks
-
-
-@contextlib.contextmanager
-def folder_lock(path: Path, *, wait: bool, required: bool) -> Iterator[bool]:
-    """Hold a lock; gives false if another process holds it. The system releases it when the process ends in any way.
-
-    Raises:
-        OSError: If it is `required` and the file system has no locks.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        except (ImportError, OSError) as error:
-            if required:
-                raise OSError(
-                    f"There are no file locks at {str(path.parent)!r} ({error}); share the study by --shard i/n."
-                ) from error
-        yield True
 
 
 def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.evaluation.suite import OVERLAP_MARKS
+from hf_sqa.runs import digest_of
 from hf_sqa.studies.study_file import PARTS, ModelSpec, Study
-
-DIGEST_CHARACTERS = 10
 
 
 class StudyData:
@@ -209,7 +207,3 @@ def _dataset_digest(dataset: Any) -> str:
     ]
     names = [os.path.basename(str(audio.get("path") or "")) for audio in dataset["audio"]]
     return digest_of([names, *([str(value) for value in column] for column in columns)])
-
-
-def digest_of(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:DIGEST_CHARACTERS]
