@@ -15,7 +15,8 @@ import yaml
 
 from hf_sqa.auto import AutoModelForAudioQuality, families
 from hf_sqa.checkpoints import students
-from hf_sqa.hub.card import make_card
+from hf_sqa.hub.card import make_card, tidy
+from hf_sqa.hub.card_facts import CardFacts
 
 HERE = Path(__file__).parent
 METRICS = ("utt_lcc", "utt_srcc", "utt_rmse")
@@ -89,8 +90,7 @@ def card(name: str, fact: dict, result: dict) -> str:
     options = {"id2label": dict(enumerate(fact["scores"]))} if "scores" in fact else {}
     with tempfile.TemporaryDirectory() as folder:
         config_class(checkpoint_name=name, **options).save_pretrained(folder)
-        made = make_card(
-            folder,
+        facts = CardFacts(
             title=fact["title"],
             summary=fact["summary"],
             results=result.get("teacher", []) + result.get("evaluation", []),
@@ -110,7 +110,7 @@ def card(name: str, fact: dict, result: dict) -> str:
             evaluation_note=fact.get("evaluation"),
             score_meanings={"mos": fact["meaning"]} if "meaning" in fact else None,
         )
-    return str(made).rstrip() + "\n"
+        return tidy(make_card(folder, facts))
 
 
 def use(name: str, fact: dict, result: dict) -> str:
