@@ -67,7 +67,7 @@ def study(
     except KeyboardInterrupt:
         typer.echo("Interrupted: what is done is kept; the same command resumes from there.", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, TypeError, ValueError, ImportError) as error:
         stop(str(error))
     _print_report(report, rank)
     if report.failures:

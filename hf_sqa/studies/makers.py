@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.studies.study_file import ModelSpec, set_dotted
+from hf_sqa.options import set_dotted
+from hf_sqa.studies.study_file import ModelSpec
 
 PSEUDO_LABELS_FILE = "pseudo_labels.csv"
 

@@ -13,13 +13,14 @@ import os
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.options import parse_yaml, set_dotted
 from hf_sqa.runs import digest_of, write_whole
 from hf_sqa.studies.study_data import StudyData
-from hf_sqa.studies.study_file import ModelSpec, Study, as_dict, models_in_order, set_dotted
+from hf_sqa.studies.study_file import ModelSpec, Study, models_in_order
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def plan_runs(study: Study, data: StudyData) -> list[Run]:
     """All runs of a study: needed models before the models that need them, and all models of one seed before the next seed, so that
     an interrupted study can compare all its models. Reads the labels of the corpora."""
     runs: dict[tuple[str, int | None], Run] = {}
-    evaluation = as_dict(study.evaluation)
+    evaluation = asdict(study.evaluation)
     for model in models_in_order(study):
         for seed in study.seeds_of(model):
             digest = digest_of(_definition(study, data, runs, model, seed))
@@ -67,7 +68,7 @@ def _definition(
 ) -> dict[str, Any]:
     """What makes a run what it is; any change gives it another name."""
     unnamed = dict.fromkeys(("name", "series", "test_sets", "seeds"))
-    defined: dict[str, Any] = {"model": {**as_dict(model), **unnamed}}
+    defined: dict[str, Any] = {"model": {**asdict(model), **unnamed}}
     if model.checkpoint is not None:
         return {**defined, "weights": _weights_digest(model.checkpoint)}
     recipe = _recipe_content(model.recipe if model.recipe is not None else study.recipe)
@@ -94,9 +95,7 @@ def _recipe_content(recipe: Any) -> Any:
 
 def _starting_weights(recipe: Any, changes: Mapping[str, Any]) -> str | None:
     """Digest of the local checkpoint that a recipe starts from, if there is one."""
-    import yaml
-
-    content = yaml.safe_load(recipe) if isinstance(recipe, str) else copy.deepcopy(recipe or {})
+    content = parse_yaml(recipe, "the study's recipe") if isinstance(recipe, str) else copy.deepcopy(recipe or {})
     for key, value in changes.items():
         set_dotted(content, key, value)
     model = content.get("model") if isinstance(content, dict) else None
