@@ -81,11 +81,7 @@ def make_by_recipe(job: MakeJob) -> dict[str, Any]:
     for key, value in {**job.model.set, "training.seed": job.seed, "output_dir": str(job.folder / "run")}.items():
         set_dotted(content, key, value)
     sets = {"train_dataset": job.train, "validation_dataset": job.validation, "announce": lambda line: None}
-    try:
-        result = run_recipe(content, **sets)
-    except FileExistsError:  # an interrupted attempt with other data
-        shutil.rmtree(job.folder / "run")
-        result = run_recipe(content, **sets)
+    result = run_recipe(content, **sets, overwrite=True)  # an interrupted attempt may have had other data
     shutil.rmtree(job.folder / "run" / "checkpoints", ignore_errors=True)
     for path in Path(result.output_dir).iterdir():
         os.replace(path, job.folder / path.name)
