@@ -1,7 +1,7 @@
 """The API reference: a page for each room of the package, made from its docstrings without importing it.
 
-Docstrings are Markdown with the sections of Hugging Face (`Args:`, `Returns:`, `Raises:`). Sections become lists. References such as
-[`pipeline`] or [`~hf_sqa.data.load_corpus`] become links; a reference that leads nowhere is a warning, which fails the build.
+Docstrings are Markdown with the sections of Hugging Face (`Args:`, `Returns:`, `Raises:`). Sections become lists. References
+such as [`pipeline`] or [`~hf_sqa.data.load_corpus`] become links; one that leads nowhere is a warning, which fails the build.
 """
 
 import logging
