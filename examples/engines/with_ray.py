@@ -1,6 +1,6 @@
 """Scores inside a Ray Data pipeline: `python with_ray.py <manifest.jsonl> <output folder>`.
 
-To score a corpus and nothing else, `python -m hf_sqa.scoring <corpus> --output out/ --engine ray` also resumes.
+To score a corpus and nothing else, `hf-sqa score <corpus> --output out/ --engine ray` also resumes.
 """
 
 import sys

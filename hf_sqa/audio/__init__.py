@@ -2,7 +2,7 @@
 
 from hf_sqa.audio.findings import REFUSALS, WARNINGS, AudioError, Finding
 from hf_sqa.audio.gate import active_level
-from hf_sqa.audio.recording import Recording, load_recording, resample
+from hf_sqa.audio.recording import Recording, load_or_refuse, load_recording, resample
 from hf_sqa.audio.sources import open_stream
 from hf_sqa.folders import AUDIO_SUFFIXES
 
@@ -14,6 +14,7 @@ __all__ = [
     "Finding",
     "Recording",
     "active_level",
+    "load_or_refuse",
     "load_recording",
     "open_stream",
     "resample",

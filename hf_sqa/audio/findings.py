@@ -21,6 +21,9 @@ REFUSALS = {
     "channels_cancel": "abstained",
     "no_audio": "failed",
     "score_not_finite": "failed",
+    "out_of_memory": "failed",
+    "timed_out": "failed",
+    "decoder_died": "failed",
 }
 
 #: Findings that make a score doubtful: the score is given, with the warning beside it.

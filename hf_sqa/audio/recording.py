@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -133,7 +134,24 @@ def load_recording(
     Raises:
         AudioError: If it cannot be read, or holds nothing that can be judged; the code says which.
     """
-    return Recording(open_stream(audio, input_sampling_rate), sampling_rate, channel)
+    _check_channel_option(channel)
+    try:
+        return Recording(open_stream(audio, input_sampling_rate), sampling_rate, channel)
+    except AudioError:
+        raise
+    except MemoryError:
+        raise AudioError(_name_of(audio), "out_of_memory", "the recording does not fit into memory; cut it into pieces") from None
+    except Exception as error:  # what is wrong with a recording is one kind of error, whatever its decoder raises
+        message = f"it cannot be decoded ({type(error).__name__}: {error}); check the file, or convert it to WAV"
+        raise AudioError(_name_of(audio), "undecodable", message) from error
+
+
+def load_or_refuse(audio: tuple[Any], **options: Any) -> Recording | AudioError:
+    """[`load_recording`] of the audio in a tuple, for processes of their own: what is wrong with the recording is returned."""
+    try:
+        return load_recording(audio[0], **options)
+    except AudioError as error:
+        return error
 
 
 def resample(waveform: np.ndarray, source_sampling_rate: int, sampling_rate: int) -> np.ndarray:
@@ -144,10 +162,10 @@ def resample(waveform: np.ndarray, source_sampling_rate: int, sampling_rate: int
 
 
 def _checked_channel(channel: str | int, stream: AudioStream) -> Any:
+    _check_channel_option(channel)
     if channel == "mean":
         return channel
-    if isinstance(channel, bool) or not isinstance(channel, int):
-        raise TypeError(f"Expected `channel` to be 'mean' or a channel number from 0, got {channel!r}.")
+    assert isinstance(channel, int)
     if not 0 <= channel < stream.num_channels:
         raise AudioError(
             stream.source,
@@ -156,3 +174,12 @@ def _checked_channel(channel: str | int, stream: AudioStream) -> Any:
             f"{stream.num_channels} channel(s)",
         )
     return channel
+
+
+def _check_channel_option(channel: str | int) -> None:
+    if channel != "mean" and (isinstance(channel, bool) or not isinstance(channel, int)):
+        raise TypeError(f"Expected `channel` to be 'mean' or a channel number from 0, got {channel!r}.")
+
+
+def _name_of(audio: Any) -> str:
+    return str(audio) if isinstance(audio, (str, os.PathLike)) else f"<{type(audio).__name__}>"

@@ -18,7 +18,7 @@ def bar(description: str = "") -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(description, total=None, visible=False)
 
-        def update(done: int, total: int, description: str = description) -> None:
+        def update(done: int, total: int | None, description: str = description) -> None:
             progress.update(task, completed=done, total=total, description=description, visible=True)
 
         yield update

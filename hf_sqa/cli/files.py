@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.audio import AUDIO_SUFFIXES, AudioError
+from hf_sqa import folders
+from hf_sqa.audio import AudioError
 
 
 def find_recordings(arguments: Iterable[str], standard_input: Any = None) -> Iterator[tuple[str, Any]]:
@@ -38,28 +39,35 @@ def _expand(arguments: Iterable[str], stream: Any, in_list: bool = False) -> Ite
         elif argument.startswith(("http://", "https://")):
             yield argument, argument
         elif Path(argument).is_dir():
-            yield from _in_folder(Path(argument))
+            yield from _in_folder(argument)
         elif not Path(argument).exists() and glob.has_magic(argument):
-            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
-            if not matches:
-                message = f"no file matches this pattern (looked in {str(Path.cwd())!r}); check it"
-                yield argument, AudioError(argument, "missing", message)
-            files = [match for match in matches if not Path(match).is_dir()]
-            if matches and not files:
-                message = "this pattern matches folders only; name the folders themselves to search them"
-                yield argument, AudioError(argument, "no_audio", message)
-            yield from ((match, match) for match in files)
+            yield from _matching(argument)
         else:
             yield argument, argument
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[str, Any]]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-    if not found:
+def _matching(pattern: str) -> Iterator[tuple[str, Any]]:
+    files = folders.expand_pattern(pattern)
+    if files:
+        yield from ((file, file) for file in files)
+    elif next(glob.iglob(pattern), None) is not None:  # noqa: PTH207  # Path.glob takes no absolute pattern
+        message = "this pattern matches folders only; name the folders themselves to search them"
+        yield pattern, AudioError(pattern, "no_audio", message)
+    else:
+        message = f"no file matches this pattern (looked in {str(Path.cwd())!r}); check it"
+        yield pattern, AudioError(pattern, "missing", message)
+
+
+def _in_folder(folder: str) -> Iterator[tuple[str, Any]]:
+    unlisted: list[OSError] = []
+    found = folders.find_recordings(folder, unlisted=unlisted)
+    for error in unlisted:
+        name = str(error.filename)
+        yield name, AudioError(name, "unreachable", f"the folder cannot be searched ({error.strerror}); check its permissions")
+    if not found and not unlisted:
         message = "no audio file in this folder or below it; expected names ending in .wav, .flac, .ogg, .opus, .mp3 or the like"
-        yield str(folder), AudioError(str(folder), "no_audio", message)
-    for path in found:
-        yield str(path), str(path)
+        yield folder, AudioError(folder, "no_audio", message)
+    yield from ((path, path) for path in found)
 
 
 def _listed(name: str, stream: Any) -> list[str]:

@@ -1,81 +1,182 @@
-"""`hf-sqa score <corpus> --output <folder>`: from what is typed to a run over a corpus."""
+"""`hf-sqa score <corpus> --output <folder>`: a bar on a terminal, a line a minute in a log, one sentence at the end."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from hf_sqa.cli.bars import bar
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.stopping import EXIT_USAGE, say, stop
 
-EXIT_USAGE = 2
+if TYPE_CHECKING:
+    from hf_sqa.scoring import Progress, Settings
+
+ENGINES = ("local", "ray")
+#: Seconds between two lines of a log, and between two states of a bar.
+LOG_SECONDS, REFRESH_SECONDS = 60.0, 0.2
+EXIT_INCOMPLETE, EXIT_INTERRUPTED = 1, 130
 
 
-def score_corpus(corpus: str, output: Path, settings: dict[str, Any], options: dict[str, Any]) -> int:
-    """Score a corpus into a folder and return the exit code.
+@dataclass(frozen=True)
+class CorpusOptions:
+    """What was typed about the corpus and its run; see `hf-sqa score --help`."""
 
-    Args:
-        corpus (`str`): What `hf_sqa.scoring.open_source` opens.
-        output (`Path`): The folder.
-        settings (`dict`): Options of the model as typed.
-        options (`dict`): Options of the corpus as typed, by name, `None` where left out.
+    reading: dict[str, Any]
+    formats: list[str]
+    shards: str
+    rows_per_shard: int | None
+    keep: list[str] | None
+    retry_failed: bool
+    rescore: bool
+    engine: str
+    actors: int
+    gpus: float
+
+
+def score_corpus(corpus: str, output: Path, settings: Settings, options: CorpusOptions) -> int:
+    """Score a corpus into a folder, and return the exit code.
+
+    0: every row was scored or has its reason. 1: rows are left. 2: it could not begin or go on. 130: interrupted by Ctrl-C, or told
+    to end by SIGTERM, as Slurm does; what is finished is kept.
     """
-    dtypes = ("float32", "bfloat16", "float16")
-    if settings["dtype"] not in dtypes:
-        return _stopped(f"Expected --dtype to be one of {', '.join(dtypes)}, got {settings['dtype']!r}.")
-    channel = settings["channel"]
-    if channel != "mean" and not channel.isdecimal():
-        return _stopped(f"Expected --channel to be 'mean' or a channel number from 0, got {channel!r}.")
-    from hf_sqa.scoring.__main__ import parse_part
-    from hf_sqa.scoring.progress import run_and_tell
-    from hf_sqa.scoring.scorer import Settings
-    from hf_sqa.scoring.sinks import FORMATS
-    from hf_sqa.scoring.sources import open_source
+    from hf_sqa.scoring import open_source, run
+    from hf_sqa.scoring.sinks import FORMATS, export
 
-    unknown = [kind for kind in options["--format"] or () if kind not in FORMATS]
-    if unknown:
-        return _stopped(f"Expected --format to be one of {', '.join(FORMATS)}, got {unknown[0]!r}.")
-    for name in ("--max-seconds", "--timeout"):
-        if options[name] is not None and not options[name] > 0:
-            return _stopped(f"Expected {name} above 0, got {options[name]:g}.")
+    for option, values, known in (("--format", options.formats, FORMATS), ("--engine", [options.engine], ENGINES)):
+        if unknown := [value for value in values if value not in known]:
+            stop(f"Expected {option} to be one of {', '.join(known)}, got {unknown[0]!r}.")
+    for name, seconds in (("--max-seconds", settings.max_seconds), ("--timeout", settings.timeout_seconds)):
+        if seconds is not None and not seconds > 0:
+            stop(f"Expected {name} above 0, got {seconds:g}.")
+    more: dict[str, Any] = {"rows_per_shard": options.rows_per_shard, "keep": options.keep}
+    more |= {"retry_failed": options.retry_failed, "rescore": options.rescore}
+    rank, num_ranks = _rank()
+    tell = say if num_ranks == 1 else lambda text: say(f"rank {rank} of {num_ranks}: {text}")
+    with _ending_by_sigterm():
+        try:
+            part = parse_part(options.shards)
+            source = open_source(corpus, **options.reading)
+            quiet()
+            if options.engine == "ray":
+                from hf_sqa.scoring.ray_engine import score_with_ray
+
+                progress = score_with_ray(source, output, settings, num_actors=options.actors, num_gpus=options.gpus, **more)
+            else:
+                if num_ranks > 1:
+                    # Each rank takes every n-th of the shards of this part: rank r of part i of n takes i + n * r.
+                    part = (part[0] + part[1] * rank, part[1] * num_ranks)
+                    settings = replace(settings, device=settings.device or _device_of_rank())
+                with bar("reading the list") as update:
+                    update(0, None)
+                    teller = _Teller(update, tell)
+                    progress = run.score_corpus(source, output, settings, on_progress=teller, part=part, **more)
+            for kind in options.formats if progress.complete else ():
+                tell(f"Written: {export(output, kind, source)}")
+        except KeyboardInterrupt:
+            tell("Interrupted: the shards that are finished are kept; the same command goes on from there.")
+            return EXIT_INTERRUPTED
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            tell(str(error))
+            return EXIT_USAGE
+    tell(summary(progress, output))
+    if progress.complete or part != (0, 1):
+        return 0
+    tell("Some shards are not there; the same command makes them.")
+    return EXIT_INCOMPLETE
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """`"3/8"` to `(3, 8)`.
+
+    Raises:
+        ValueError: If it is no part.
+    """
+    first, slash, second = text.partition("/")
+    if not slash or not first.isdecimal() or not second.isdecimal() or not int(first) < int(second):
+        raise ValueError(f"Expected --shards as i/n with i from 0 to n - 1, such as 0/8, got {text!r}.")
+    return int(first), int(second)
+
+
+def summary(progress: Progress, output: Path) -> str:
+    """One sentence on what a run did."""
+    earlier = f"{progress.kept:,} rows were there already" if progress.kept else ""
+    if not progress.rows:
+        return f"Nothing to do: {earlier or 'the source is empty'}."
+    counts = ", ".join(f"{number:,} {status}" for status, number in progress.statuses.most_common())
+    hours = f", {progress.audio_seconds / 3600:.2f} hours of audio, in {_clock(progress.seconds)} " if progress.seconds else ""
+    rate = f"({progress.hours_per_hour:.1f} audio-hours per hour)" if progress.seconds else f" in {progress.shards:,} shards"
+    text = f"Scored {progress.rows:,} rows{hours}{rate}" + (f": {counts}." if counts else ".")
+    return f"{text}{f' {earlier}.' if earlier else ''} `hf-sqa report {output}` tells more."
+
+
+class _Teller:
+    """Shows progress, a few times a second at most."""
+
+    def __init__(self, update: Callable[..., None], tell: Callable[[str], None]):
+        self._update, self._tell = update, tell
+        self._is_terminal, self._last = sys.stderr.isatty(), time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._last < (REFRESH_SECONDS if self._is_terminal else LOG_SECONDS):
+            return
+        self._last = now
+        done = progress.rows + progress.kept
+        failed = sum(progress.statuses.values()) - progress.statuses["ok"]
+        text = f"{progress.hours_per_hour:.1f} audio-hours per hour, {failed:,} without a score"
+        if self._is_terminal:
+            self._update(done, progress.total, text)
+            return
+        left = ""
+        if progress.total and progress.rows:
+            remaining = (progress.total - done) * progress.seconds / progress.rows
+            left = f" of {progress.total:,}, {_clock(remaining)} left"
+        self._tell(f"{done:,} rows{left}; {text}")
+
+
+def _rank() -> tuple[int, int]:
+    """Rank and number of the processes that torchrun or accelerate started. A cluster that sets `WORLD_SIZE` alone is neither."""
+    if "LOCAL_RANK" not in os.environ:
+        return 0, 1
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _device_of_rank() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return "cpu"
+
+
+@contextlib.contextmanager
+def _ending_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
-        part = parse_part(options["--shards"] or "0/1")
-        source = open_source(
-            corpus,
-            audio_column=options["--audio-column"],
-            key_column=options["--key-column"],
-            root=options["--root"],
-            split=options["--split"],
-        )
-    except (OSError, ValueError, ImportError) as error:
-        return _stopped(str(error))
-    _quiet()
-    chosen = {**settings, "channel": int(channel) if channel.isdecimal() else channel, "suffix": options["--suffix"]}
-    chosen["max_seconds"] = options["--max-seconds"]
-    if options["--timeout"] is not None:
-        chosen["timeout_seconds"] = options["--timeout"]
-    return run_and_tell(
-        source,
-        output,
-        Settings(**chosen),
-        formats=options["--format"] or (),
-        say=lambda text: typer.echo(f"hf-sqa: {text}", err=True),
-        part=part,
-        rows_per_shard=options["--rows-per-shard"],
-        keep=options["--keep"],
-        retry_failed=bool(options["--retry-failed"]),
-        rescore=bool(options["--rescore"]),
-    )
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _quiet() -> None:
-    import huggingface_hub
-    from transformers.utils import logging
-
-    huggingface_hub.logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-def _stopped(message: str) -> int:
-    typer.echo(f"hf-sqa: {message}", err=True)
-    return EXIT_USAGE
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min" if whole >= 3600 else f"{whole // 60} min"

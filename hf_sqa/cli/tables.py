@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from hf_sqa.cells import csv_cell, finite, visible
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SORTS = ("worst", "best", "name", "input")
@@ -49,16 +52,20 @@ class RowWriter:
             return
         assert self._file is not None
         if self._kind == ".jsonl":
-            self._file.write(json.dumps(_nan_to_none(row), ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n")
         else:
             writer = csv.writer(self._file)
             if self._columns is None:
                 self._columns = list(row)
-                writer.writerow(self._columns)
-            writer.writerow([_csv_cell(row[column]) for column in self._columns])
+                writer.writerow([csv_cell(column) for column in self._columns])
+            writer.writerow([csv_cell(row[column]) for column in self._columns])
         self._file.flush()
 
     def close(self) -> None:
+        """
+        Raises:
+            OSError: If the rows are not all in the file: a full disk, or a file that was removed meanwhile.
+        """
         if self._kind == ".parquet":
             import pyarrow
             import pyarrow.parquet
@@ -66,18 +73,8 @@ class RowWriter:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(self._rows), self._path)
         elif self._file is not None and str(self._path) != "-":
             self._file.close()
-
-
-def _nan_to_none(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, float) and math.isnan(value):
-        return ""
-    if isinstance(value, list):
-        return ";".join(value) if all(isinstance(one, str) for one in value) else json.dumps(value)
-    return "" if value is None else value
+            if not self._path.exists():
+                raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(self._path))
 
 
 def sort_rows(rows: Sequence[dict[str, Any]], score: str, sort: str) -> list[dict[str, Any]]:
@@ -87,7 +84,7 @@ def sort_rows(rows: Sequence[dict[str, Any]], score: str, sort: str) -> list[dic
     if sort == "name":
         return sorted(rows, key=lambda row: row["file"])
     sign = 1 if sort == "worst" else -1
-    return sorted(rows, key=lambda row: (math.isnan(row[score]), sign * row[score] if not math.isnan(row[score]) else 0))
+    return sorted(rows, key=lambda row: (row[score] is None, sign * (row[score] or 0)))
 
 
 def print_table(rows: Sequence[dict[str, Any]], score_names: Sequence[str], console: Any) -> None:
@@ -106,11 +103,11 @@ def print_table(rows: Sequence[dict[str, Any]], score_names: Sequence[str], cons
         scored = row["status"] == "ok"
         remarks = ", ".join(row["warnings"]) if scored else f"{row['code']}: {row['reason']}"
         table.add_row(
-            Text(row["file"]),
+            Text(visible(row["file"])),
             *[Text(f"{row[name]:.2f}", style=colour(row[name])) if scored else Text(row["status"], "red") for name in score_names],
             f"{row['duration_seconds']:.1f}" if row["duration_seconds"] is not None else "",
             str(row["sampling_rate"] or ""),
-            Text(remarks, style="" if not remarks else "yellow" if scored else "red"),
+            Text(visible(remarks), style="" if not remarks else "yellow" if scored else "red"),
         )
         for segment in row.get("segments") or []:
             table.add_row(
@@ -123,3 +120,13 @@ def print_table(rows: Sequence[dict[str, Any]], score_names: Sequence[str], cons
 def colour(score: float) -> str:
     """Colour of a score on the five-point scale."""
     return next(name for lowest, name in COLOURS if score >= lowest)
+
+
+def make_console(stderr: bool = False) -> Any:
+    """A console that wraps lines on a terminal only: a pipe or a file has no edge."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    return console

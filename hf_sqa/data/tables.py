@@ -7,6 +7,7 @@ left out.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import io
@@ -120,7 +121,8 @@ def text_lines(binary: Any) -> Iterator[str]:
         for line in text:
             yield line.replace("\0", "\N{REPLACEMENT CHARACTER}")  # csv before Python 3.12 stops there
     finally:
-        text.detach()
+        with contextlib.suppress(ValueError):  # closed already by its owner
+            text.detach()
 
 
 def sheet_cells(path: Path, sheet: str | None = None) -> Iterator[Cells]:

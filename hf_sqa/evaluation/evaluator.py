@@ -6,6 +6,7 @@ metric once per draw and key and knows no systems; the methods concerned are rep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
@@ -152,18 +153,18 @@ class AudioQualityEvaluator(Evaluator):
         return SpeechQualityAgreement() if metric is None else super().prepare_metric(metric)
 
     def call_pipeline(self, pipe: Any, recordings: DatasetColumn) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        """Score every recording; one that cannot be scored becomes a row of NaN."""
+        """Score every recording; one that cannot be scored becomes a row without scores."""
         options = {"on_error": "row"} if isinstance(pipe, hf_sqa.pipelines.AudioQualityPipeline) else {}
         start = perf_counter()
         rows = list(pipe(recordings, **options))
         return rows, self._compute_time_perf(start, perf_counter(), len(rows)) if rows else {}
 
     def predictions_processor(self, rows: list[dict[str, Any]], score: str) -> dict[str, list[float]]:
-        """The score of that name of every row."""
+        """The score of that name of every row; NaN where there is none."""
         if rows and score not in rows[0]:
-            names = [name for name, value in rows[0].items() if isinstance(value, float)]
+            names = [name for name in rows[0] if name not in ("status", "code", "reason")]
             raise ValueError(f"Expected a model that predicts {score!r}, got one for {', '.join(names)}; choose with `score=`.")
-        return {"predictions": [row[score] for row in rows]}
+        return {"predictions": [math.nan if row[score] is None else row[score] for row in rows]}
 
 
 def _intervals(

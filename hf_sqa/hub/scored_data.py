@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -45,8 +44,7 @@ def add_scores(dataset: Any, scorer: Any, *, name: str | None = None, audio_colu
         undecoded = dataset.cast_column(audio_column, datasets.Audio(decode=False))
     rows = list(scorer(_recordings(undecoded, audio_column), on_error="row", batch_size=batch_size))
     for score in scores:
-        values = [None if math.isnan(row[score]) else row[score] for row in rows]
-        dataset = dataset.add_column(f"{score}__{name}", values, feature=datasets.Value("float32"))
+        dataset = dataset.add_column(f"{score}__{name}", [row[score] for row in rows], feature=datasets.Value("float32"))
     for key in ("status", "reason"):
         dataset = dataset.add_column(f"{key}__{name}", [row[key] for row in rows], feature=datasets.Value("string"))
     return name_scores(dataset, {f"{score}__{name}": identity for score in scores})

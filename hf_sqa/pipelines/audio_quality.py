@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from transformers import Pipeline
-from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
-from hf_sqa.audio import AudioError, Recording, load_recording
+from hf_sqa.audio import AudioError, Recording, load_or_refuse
 from hf_sqa.blocks.score_mapping import apply_score_mapping
+from hf_sqa.isolation import Isolated, Lost
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.outputs import RecordingScores
 from hf_sqa.pipelines.identity import model_identity
@@ -54,9 +56,12 @@ class AudioQualityPipeline(Pipeline):
             in seconds.
         return_details (`bool`, *optional*, defaults to `False`): Adds duration, rate, level, `warnings`, and the model's identity.
         on_error (`str`, *optional*, defaults to `"raise"`): `"raise"` raises [`AudioError`] for a recording that cannot be scored;
-            `"row"` returns NaN scores with `status`, `code` and `reason` instead, and adds these keys to every result.
+            `"row"` returns `None` for its scores with `status`, `code` and `reason`, and adds these keys to every result. No value
+            of a row is NaN or infinite, so that it is JSON.
         batch_size (`int`, *optional*, defaults to 1): Recordings handed to the model together. It never changes a score.
-        num_workers (`int`, *optional*, defaults to 0): Processes that decode and resample.
+        num_workers (`int`, *optional*, defaults to 0): Processes that decode and resample. With one or more, a recording at which
+            a decoder dies or hangs for five minutes is an error of its own; with none, it takes this process with it. Windows
+            decodes in this process.
     """
 
     model: AudioQualityPreTrainedModel
@@ -116,33 +121,41 @@ class AudioQualityPipeline(Pipeline):
         forward_params: dict,
         postprocess_params: dict,
     ) -> ScoredRows:
-        if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
-            dataset: Any = PipelineDataset(inputs, self.preprocess, preprocess_params)
-        else:
-            # More workers would each go through the whole iterable.
-            dataset, num_workers = PipelineIterator(inputs, self.preprocess, preprocess_params), min(num_workers, 1)
-        loader = DataLoader(dataset, num_workers=num_workers, batch_size=batch_size, collate_fn=list)
         length = len(inputs) if hasattr(inputs, "__len__") else None
-        return ScoredRows(self._rows(loader, forward_params, postprocess_params), length)
+        audio = iter(inputs)
+        if length is not None and hasattr(inputs, "__getitem__"):
+            audio = (inputs[index] for index in range(length))
+        items = self._preprocessed(audio, num_workers if os.name != "nt" else 0, preprocess_params)
+        return ScoredRows(self._rows(items, batch_size, forward_params, postprocess_params), length)
 
-    def _rows(self, loader: Iterable, forward_params: dict, postprocess_params: dict) -> Iterator[dict[str, Any]]:
-        for items in loader:
-            for scored in self.forward(items, **forward_params):
+    def _preprocessed(self, inputs: Iterator[Any], num_workers: int, options: dict) -> Iterator[dict[str, Any]]:
+        if not num_workers:
+            yield from (self.preprocess(audio, **options) for audio in inputs)
+            return
+        names = {"sampling_rate": "input_sampling_rate"}
+        options = {names.get(option, option): value for option, value in options.items()}
+        load = partial(load_or_refuse, sampling_rate=self.model.config.sampling_rate, **options)
+        with Isolated(load, num_workers) as isolated:
+            for (audio,), result in isolated.map((audio,) for audio in inputs):
+                if isinstance(result, Lost):
+                    name = str(audio) if isinstance(audio, (str, Path)) else "<recording>"
+                    result = AudioError(name, result.code, result.message)
+                is_error = isinstance(result, AudioError)
+                yield {"recording": None if is_error else result, "error": result if is_error else None}
+
+    def _rows(
+        self, items: Iterator[dict[str, Any]], batch_size: int, forward_params: dict, postprocess_params: dict
+    ) -> Iterator[dict[str, Any]]:
+        while batch := list(itertools.islice(items, batch_size)):
+            for scored in self.forward(batch, **forward_params):
                 yield self.postprocess(scored, **postprocess_params)
 
     def preprocess(self, audio: Any, sampling_rate: int | None = None, channel: str | int = "mean") -> dict[str, Any]:
         """Read and check one recording; what is wrong with it travels along instead of stopping the others."""
-        recording = error = None
-        try:
-            recording = load_recording(
-                audio,
-                sampling_rate=self.model.config.sampling_rate,
-                channel=channel,
-                input_sampling_rate=sampling_rate,
-            )
-        except AudioError as caught:
-            error = caught
-        return {"recording": recording, "error": error}
+        options = {"sampling_rate": self.model.config.sampling_rate, "channel": channel, "input_sampling_rate": sampling_rate}
+        result = load_or_refuse((audio,), **options)
+        is_error = isinstance(result, AudioError)
+        return {"recording": None if is_error else result, "error": result if is_error else None}
 
     def _forward(
         self, items: list[dict[str, Any]], mode: str | None = None, hop_seconds: float | None = None
@@ -202,7 +215,7 @@ class AudioQualityPipeline(Pipeline):
         if error is not None and on_error == "raise":
             raise error
         names = self.model.config.score_names
-        row: dict[str, Any] = _named(names, item["scores"].scores if error is None else [math.nan] * len(names))
+        row: dict[str, Any] = _named(names, item["scores"].scores) if error is None else dict.fromkeys(names)
         if on_error == "row":
             row["status"] = "ok" if error is None else error.status
             row["code"] = None if error is None else error.code
@@ -214,7 +227,7 @@ class AudioQualityPipeline(Pipeline):
             row["num_segments"] = len(item["scores"].segment_starts) if error is None else 0
             row["mode"], row["hop_seconds"] = item.get("mode"), item.get("hop_seconds")
             row["model"] = self.identity(item.get("mode"), item.get("hop_seconds"))
-        return row
+        return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
 
     def identity(self, mode: str | None = None, hop_seconds: float | None = None) -> dict[str, str | None]:
         """Identity of the scores this pipeline gives; see [`model_identity`]."""

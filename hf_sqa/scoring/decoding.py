@@ -1,19 +1,11 @@
-"""From an item to a checked recording, in processes of their own: a decoder that hangs or dies costs one row, not the run.
-
-The workers import neither torch nor transformers, and end with the process that started them.
-"""
+"""From an item to a checked recording, in processes of their own: a decoder that hangs or dies costs one row, not the run."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-import sys
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, Pipe, wait
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,18 +13,13 @@ import soundfile
 
 from hf_sqa.audio import AudioError, Recording, open_stream
 from hf_sqa.audio.sources import BLOCK_SECONDS, AudioStream, FileStream
+from hf_sqa.folders import find_named
+from hf_sqa.isolation import DEFAULT_TIMEOUT_SECONDS, Isolated, Lost
 from hf_sqa.scoring.items import Excerpt, Item, Refusal, TarMember
 from hf_sqa.scoring.remote import is_remote, read_remote
 
-DEFAULT_TIMEOUT_SECONDS = 300.0
-#: Items given to one worker ahead of the one it is at.
-AHEAD_PER_WORKER = 2
-#: Finished and waiting items in all: what bounds the memory of a run.
-AHEAD_IN_ALL = 4
-STARTING_SECONDS = 120.0
 #: Formats in which the frame asked for is the frame found; in others a stretch is reached by reading up to it.
 SEEKS_EXACTLY = frozenset({"WAV", "WAVEX", "FLAC", "AIFF", "AU", "CAF", "RF64", "W64"})
-TRIES = 2
 #: Manifests round.
 STRETCH_TOLERANCE_SECONDS = 0.05
 
@@ -156,6 +143,8 @@ def _opened(audio: Any) -> AudioStream:
             raise
         except Exception as error:  # every file system of fsspec has its own
             raise AudioError(audio, "unreachable", f"the download failed ({error}); try again later") from None
+    if isinstance(audio, str) and not os.path.exists(audio):
+        audio = find_named(audio) or audio
     return open_stream(audio)
 
 
@@ -175,7 +164,7 @@ def _member_bytes(member: TarMember) -> bytes:
 
 
 class Decoder:
-    """Decodes items in order, ahead of whoever takes them.
+    """Decodes items in order, ahead of whoever takes them; see [`Isolated`].
 
     Args:
         decoding ([`Decoding`]): How.
@@ -185,205 +174,29 @@ class Decoder:
     """
 
     def __init__(self, decoding: Decoding, num_workers: int = 0):
-        if num_workers and sys.platform == "win32":
-            raise ValueError("Decoding in processes of its own is not available on Windows; use num_workers=0.")
-        self._decoding = decoding
-        self._num_workers = num_workers
-        self._workers: list[_Worker] = []
-        self._starts_in_vain = 0
+        self._isolated = Isolated(partial(load, decoding=decoding), num_workers, decoding.timeout_seconds)
 
     def __enter__(self) -> Decoder:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.stop()
-        self._workers.clear()
+    def __exit__(self, *error: object) -> None:
+        self._isolated.__exit__(*error)
 
     @property
     def process_ids(self) -> list[int]:
         """Of the workers that run now."""
-        return [worker.process.pid for worker in self._workers]
+        return self._isolated.process_ids
 
     def decode(self, items: Iterable[Item]) -> Iterator[tuple[Item, Recording | Refusal | None]]:
         """Yield every item in order with its recording or the reason why there is none; `None` where an item brings no audio."""
-        if not self._num_workers:
-            for item in items:
-                yield item, self._known(item) if item.refusal is not None or item.audio is None else load(item, self._decoding)
-            return
-        yield from self._decode_in_workers(iter(items))
-
-    @staticmethod
-    def _known(item: Item) -> Refusal | None:
-        return item.refusal
-
-    def _decode_in_workers(self, items: Iterator[Item]) -> Iterator[tuple[Item, Recording | Refusal | None]]:
-        order: deque[_Job] = deque()
-        queued: deque[_Job] = deque()
-        most = self._num_workers * AHEAD_PER_WORKER + AHEAD_IN_ALL
-        exhausted = False
-        while True:
-            while not exhausted and len(order) < most:
-                item = next(items, None)
-                if item is None:
-                    exhausted = True
-                    break
-                job = _Job(item)
-                order.append(job)
-                if item.refusal is not None or item.audio is None:
-                    job.finish(item.refusal)
-                else:
-                    queued.append(job)
-            self._hand_out(queued)
-            while order and order[0].done:
-                job = order.popleft()
-                yield job.item, job.result
-                break
-            else:
-                if exhausted and not order:
-                    return
-                self._collect(queued)
-
-    def _hand_out(self, queued: deque[_Job]) -> None:
-        while len(self._workers) < self._num_workers and len(queued) > sum(worker.room for worker in self._workers):
-            self._workers.append(_Worker(self._decoding))
-        for _ in range(AHEAD_PER_WORKER):
-            for worker in self._workers:
-                if queued and worker.room:
-                    worker.give(queued.popleft())
-
-    def _collect(self, queued: deque[_Job]) -> None:
-        """Wait for one result, death or overrun of the time limit."""
-        now = time.monotonic()
-        deadline = min((worker.deadline for worker in self._workers if worker.jobs), default=now + 1.0)
-        ready = wait([worker.connection for worker in self._workers], timeout=max(0.0, deadline - now))
-        for worker in [worker for worker in self._workers if worker.connection in ready]:
-            try:
-                message = worker.connection.recv()
-            except (EOFError, OSError):
-                self._bury(worker, queued)
-            else:
-                self._starts_in_vain = 0
-                worker.take(message)
-        now = time.monotonic()
-        for worker in [worker for worker in self._workers if worker.jobs and worker.deadline <= now]:
-            if not worker.started:
-                raise RuntimeError(f"A decoder process did not start within {STARTING_SECONDS:g} s; use fewer workers.")
-            limit = self._decoding.timeout_seconds
-            reason = f"decoding took longer than {limit:g} s and was stopped; check the file, or raise the time limit"
-            worker.jobs.popleft().finish(Refusal("failed", "timed_out", reason))
-            self._replace(worker, queued)
-
-    def _bury(self, worker: _Worker, queued: deque[_Job]) -> None:
-        if not worker.started:
-            self._starts_in_vain += 1
-            if self._starts_in_vain > 2 * self._num_workers:
-                raise RuntimeError("The decoder processes end as soon as they start; see the messages above, or use num_workers=0.")
-        elif worker.jobs:
-            job = worker.jobs[0]
-            job.tries += 1
-            if job.tries >= TRIES:
-                worker.jobs.popleft()
-                reason = (
-                    "the decoding process died twice at this recording (out of memory, or a fault in the decoder); check the file"
-                )
-                job.finish(Refusal("failed", "decoder_died", reason))
-        self._replace(worker, queued)
-
-    def _replace(self, worker: _Worker, queued: deque[_Job]) -> None:
-        queued.extendleft(reversed(worker.jobs))
-        self._workers.remove(worker)
-        worker.stop(at_once=True)
+        for item, result in self._isolated.map(items, _to_decode):
+            if result is None:
+                result = item.audio if isinstance(item.audio, Refusal) else item.refusal
+            yield item, Refusal("failed", result.code, result.message) if isinstance(result, Lost) else result
 
 
-@dataclass
-class _Job:
-    item: Item
-    done: bool = False
-    result: Any = None
-    tries: int = 0
-
-    def finish(self, result: Any) -> None:
-        self.done, self.result = True, result
-
-
-class _Worker:
-    """A process that decodes, seen from the one that asks."""
-
-    def __init__(self, decoding: Decoding):
-        self.connection, theirs = Pipe()
-        self._timeout_seconds = decoding.timeout_seconds
-        # Called `hf-sqa`, so that importing hf_sqa does not load torch; see the end of hf_sqa/__init__.py.
-        code = "import sys; sys.argv[0] = 'hf-sqa'; from hf_sqa.scoring.decoding import serve; serve(int(sys.argv[1]))"
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env=environment,
-        )
-        theirs.close()
-        self.jobs: deque[_Job] = deque()
-        self.started = False
-        self.deadline = time.monotonic() + STARTING_SECONDS
-        self._decoding = decoding
-
-    @property
-    def room(self) -> int:
-        return AHEAD_PER_WORKER - len(self.jobs)
-
-    def give(self, job: _Job) -> None:
-        if self.started and not self.jobs:
-            self.deadline = time.monotonic() + self._timeout_seconds
-        self.jobs.append(job)
-        with contextlib.suppress(OSError):  # it died: the next look at its connection will tell
-            self.connection.send((replace(job.item, columns={}, record=None), self._decoding))
-
-    def take(self, message: Any) -> None:
-        if not self.started:
-            self.started = True
-        else:
-            self.jobs.popleft().finish(message)
-        self.deadline = time.monotonic() + self._timeout_seconds
-
-    def stop(self, at_once: bool = False) -> None:
-        self.connection.close()
-        if at_once:
-            self.process.kill()
-        try:
-            self.process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-def serve(descriptor: int) -> None:
-    """Decode what comes through a connection until it closes: the main loop of a worker."""
-    import queue
-    import signal
-    import threading
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
-    connection = Connection(descriptor)
-    received: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def receive() -> None:
-        # Always taken at once: two processes that both wait to be read would wait for ever.
-        try:
-            while True:
-                received.put(connection.recv())
-        except (EOFError, OSError):
-            os._exit(0)
-
-    threading.Thread(target=receive, daemon=True).start()
-    try:
-        connection.send("ready")
-        while True:
-            item, decoding = received.get()
-            connection.send(load(item, decoding))
-    except OSError:  # nobody waits for us any more
-        os._exit(0)
+def _to_decode(item: Item) -> Item | None:
+    """What a worker needs of an item; `None` where there is nothing to decode."""
+    if item.refusal is not None or item.audio is None or isinstance(item.audio, Refusal):
+        return None
+    return replace(item, columns={}, record=None)

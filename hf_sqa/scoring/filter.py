@@ -103,5 +103,5 @@ def filter_rows(
     for path, only_kept in ((write, True), (annotate, False)):
         if path is not None:
             found = rows(only_kept)
-            write_rows(path, with_manifest(found, source, run) if source is not None else found)
+            write_rows(path, with_manifest(found, source, run) if source is not None else found, as_text=source is None)
     return chosen

@@ -60,8 +60,8 @@ class Item:
         position (`int`): Number of the row in the source, from 0: what tells rows apart, as keys may occur twice.
         key (`str`): Name of the recording for people and for joining tables.
         name (`str`): Path, URL or member name of the audio, for people.
-        audio: What the decoder opens: path, URL, bytes, [`TarMember`] or [`Excerpt`]; `None` where the source was told that it is
-            not wanted.
+        audio: What the decoder opens: path, URL, bytes, [`TarMember`] or [`Excerpt`]; a [`Refusal`] where the row holds no
+            recording; `None` where the source was told that it is not wanted.
         columns (`dict`): What the source says about the recording.
         refusal ([`Refusal`], *optional*): Set where the source itself is broken at this row.
         record (`dict`, *optional*): The row as it stands in a manifest or table of text, to be written again with scores beside it.

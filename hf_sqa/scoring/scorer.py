@@ -54,6 +54,12 @@ class Settings:
     pack_seconds: float | None = None
     suffix: str | None = None
 
+    @property
+    def windows(self) -> dict[str, Any]:
+        """The options of the pipeline that say how recordings are cut, as far as they are given."""
+        options = {"mode": self.mode, "hop_seconds": self.hop_seconds}
+        return {name: value for name, value in options.items() if value is not None}
+
 
 class CorpusScorer:
     """A model ready to score items: what every engine runs, in every process.
@@ -64,10 +70,9 @@ class CorpusScorer:
     """
 
     def __init__(self, settings: Settings, scorer: Any = None):
-        chosen = {"mode": settings.mode, "hop_seconds": settings.hop_seconds}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
+        chosen = settings.windows
         if scorer is None:
-            scorer = _loaded(settings, chosen)
+            scorer = load_pipeline(settings)
         else:
             chosen = {**scorer._forward_params, **chosen}  # what the pipeline was made with holds here too
             scorer._sanitize_parameters(**chosen)
@@ -77,7 +82,7 @@ class CorpusScorer:
         pack_seconds = settings.pack_seconds
         if pack_seconds is None:
             pack_seconds = PACK_SECONDS.get(device, PACK_SECONDS_ELSEWHERE)
-        self.packing = Packing(pack_seconds, by_length=self.model.window_samples is None)
+        self.packing = Packing(pack_seconds, by_length=not hasattr(self.model, "window_starts"))
         self.num_workers = settings.num_workers
         if self.num_workers is None:
             self.num_workers = 0 if os.name == "nt" else 1 if device == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
@@ -181,13 +186,18 @@ def _cached_worker(settings: Settings) -> CorpusScorer:
     return CorpusScorer(settings)
 
 
-def _loaded(settings: Settings, chosen: dict[str, Any]) -> Any:
+def load_pipeline(settings: Settings) -> Any:
+    """The pipeline of the settings.
+
+    Raises:
+        ValueError: If the model cannot be loaded or has no such mode; the message says why.
+    """
     from safetensors import SafetensorError
 
     import hf_sqa.pipelines
 
     try:
-        return hf_sqa.pipelines.pipeline(settings.model, dtype=settings.dtype, device=settings.device, **chosen)
+        return hf_sqa.pipelines.pipeline(settings.model, dtype=settings.dtype, device=settings.device, **settings.windows)
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
         raise ValueError(f"The model {settings.model or 'default'!r} cannot be used: {' '.join(str(error).split())}") from error
 

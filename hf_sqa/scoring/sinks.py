@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.cells import csv_cell, finite
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.shards import (
     OWN_COLUMNS,
@@ -55,15 +55,24 @@ def export(output: Path, kind: str, source: Source | None = None) -> Path:
             raise ValueError("The format 'manifest' needs the source that was scored.")
         suffix = ".csv" if Path(run["source"]).name.lower().endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")) else ".jsonl"
         path = output / f"manifest{suffix}"
-        write_rows(path, with_manifest(iterate_rows(output, run), source, run))
+        write_rows(path, with_manifest(iterate_rows(output, run), source, run), as_text=False)
         return path
     path = output / f"scores.{kind}"
     write_rows(path, iterate_rows(output, run))
     return path
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> int:
-    """Write rows to `.jsonl`, `.csv`, `.tsv` or `.parquet`, whole or not at all; returns how many."""
+def write_rows(path: Path, rows: Iterable[Row], as_text: bool = True) -> int:
+    """Write rows to `.jsonl`, `.csv`, `.tsv` or `.parquet`, whole or not at all.
+
+    Args:
+        path (`Path`): The file.
+        rows (iterable of `dict`): The rows.
+        as_text (`bool`, *optional*, defaults to `True`): In CSV, put an apostrophe before texts that spreadsheets would compute.
+
+    Returns:
+        `int`: How many rows.
+    """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"Expected a file ending in {', '.join(SUFFIXES)}, got {str(path)!r}.")
@@ -72,7 +81,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> int:
             return _write_jsonl(temporary, rows)
         if suffix == ".parquet":
             return _write_parquet(temporary, rows)
-        return _write_csv(temporary, rows, "\t" if suffix == ".tsv" else ",")
+        return _write_csv(temporary, rows, "\t" if suffix == ".tsv" else ",", as_text)
 
 
 def with_manifest(rows: Iterable[Row], source: Source, run: dict[str, Any]) -> Iterator[Row]:
@@ -105,16 +114,12 @@ def _write_jsonl(path: Path, rows: Iterable[Row]) -> int:
     count = 0
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for row in rows:
-            file.write(json.dumps(_plain(row), ensure_ascii=False, default=str) + "\n")
+            file.write(json.dumps(finite(row), ensure_ascii=False, default=str) + "\n")
             count += 1
     return count
 
 
-def _plain(row: Row) -> Row:
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
-
-
-def _write_csv(path: Path, rows: Iterable[Row], delimiter: str) -> int:
+def _write_csv(path: Path, rows: Iterable[Row], delimiter: str, as_text: bool) -> int:
     count = 0
     header: list[str] | None = None
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
@@ -122,19 +127,11 @@ def _write_csv(path: Path, rows: Iterable[Row], delimiter: str) -> int:
         for row in rows:
             if header is None:
                 header = list(row)
-                writer.writerow(header)
+                writer.writerow([csv_cell(name, as_text) for name in header])
             # A row that could not be read has fewer fields than the others, never other ones.
-            writer.writerow([_csv_cell(row.get(name)) for name in header])
+            writer.writerow([csv_cell(row.get(name), as_text) for name in header])
             count += 1
     return count
-
-
-def _csv_cell(value: Any) -> Any:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return ";".join(value)
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else value
 
 
 def _write_parquet(path: Path, rows: Iterable[Row]) -> int:

@@ -100,7 +100,8 @@ def pseudo_label(
             rows = teacher(audio, on_error="row", return_details=True, batch_size=batch_size, num_workers=num_workers)
             for key, scored in zip(waiting, rows, strict=True):
                 row = {name: entries[key][name] for name in (*FIRST_COLUMNS, "content")}
-                row |= {name: scored[name] for name in (*names, "status", "code", "reason", "duration_seconds")}
+                row |= {name: math.nan if scored[name] is None else scored[name] for name in names}
+                row |= {name: scored[name] for name in ("status", "code", "reason", "duration_seconds")}
                 append(row)
                 done[key] = row
                 num_failed += row["status"] != "ok"

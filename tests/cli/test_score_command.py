@@ -42,7 +42,8 @@ def run(tiny_folder):
     """`run(*arguments, input=b"")`: the command with the tiny model."""
 
     def invoke(*arguments, model=tiny_folder, input=None):
-        return CliRunner().invoke(app, ["score", "--model", str(model), "--device", "cpu", *map(str, arguments)], input=input)
+        options = ["--model", str(model), "--device", "cpu", "--num-workers", "0"]  # a process of its own takes a second to start
+        return CliRunner().invoke(app, ["score", *options, *map(str, arguments)], input=input)
 
     return invoke
 

@@ -48,7 +48,7 @@ def test_predictions_are_those_of_the_pipeline(result, rated, tiny_scorer):
 def test_a_clip_that_cannot_be_scored_is_a_row_with_its_reason(result):
     bad = result.clips[12]
 
-    assert np.isnan(bad["predicted_mos"]) and bad["status"] == "failed" and "libsndfile cannot read it" in bad["reason"]
+    assert bad["predicted_mos"] is None and bad["status"] == "failed" and "libsndfile cannot read it" in bad["reason"]
     assert result.num_failed == 1
 
 

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hf_sqa.cli import app
+from hf_sqa.cli.score_corpus import parse_part
 from hf_sqa.scoring import open_source, score_corpus
-from hf_sqa.scoring.__main__ import parse_part
 from tests.processes import PATIENCE, heed_interrupts, wait_until
 
 
@@ -153,7 +153,7 @@ def test_a_locale_and_clock_that_know_no_umlauts_and_no_year_change_nothing(clip
 
     odd = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "TZ": "Pacific/Kiritimati"}
     options = ["--output", tmp_path / "odd", "--model", tiny_folder, "--device", "cpu", "--num-workers", 1]
-    result = run_module(sys.executable, "-m", "hf_sqa.scoring", folder / "m.jsonl", *options, environment=odd)
+    result = run_module(sys.executable, "-m", "hf_sqa", "score", folder / "m.jsonl", *options, environment=odd)
 
     assert result.returncode == 0, result.stderr
     assert shards_of(tmp_path / "odd") == shards_of(tmp_path / "plain")
@@ -169,12 +169,12 @@ def test_accelerate_launch_with_two_processes_gives_the_same_table(manifest, tin
     score_corpus(manifest, tmp_path / "one", model=str(tiny_folder), device="cpu", rows_per_shard=3, num_workers=0)
 
     launched = [launcher, "launch", "--multi_gpu", "--num_machines", 1, "--num_processes", 2]
-    launched += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "hf_sqa.scoring", manifest]
+    launched += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "hf_sqa", "score", manifest]
     options = ["--output", tmp_path / "two", "--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 3, "--num-workers", 0]
     result = run_module(*launched, *options)
 
     assert result.returncode == 0, result.stderr
-    assert "rank 0: Scored" in result.stderr and "rank 1: Scored" in result.stderr
+    assert "rank 0 of 2: Scored" in result.stderr and "rank 1 of 2: Scored" in result.stderr
     assert shards_of(tmp_path / "two") == shards_of(tmp_path / "one")
 
 
@@ -184,7 +184,7 @@ def test_ray_with_two_actors_gives_the_same_table(manifest, tiny_folder, tmp_pat
     score_corpus(manifest, tmp_path / "one", model=str(tiny_folder), device="cpu", rows_per_shard=3, num_workers=0)
 
     options = ["--output", tmp_path / "two", "--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 3, "--num-workers", 0]
-    result = run_module(sys.executable, "-m", "hf_sqa.scoring", manifest, *options, "--engine", "ray", "--actors", 2)
+    result = run_module(sys.executable, "-m", "hf_sqa", "score", manifest, *options, "--engine", "ray", "--actors", 2)
 
     assert result.returncode == 0, result.stderr
     assert shards_of(tmp_path / "two") == shards_of(tmp_path / "one")

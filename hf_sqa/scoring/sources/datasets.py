@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.sources.columns import Columns
-from hf_sqa.scoring.sources.parquet import ROWS_AT_A_TIME, _paths_only, is_struct
+from hf_sqa.scoring.sources.parquet import ROWS_AT_A_TIME, is_struct, paths_only
 from hf_sqa.scoring.sources.source import Source, Wanted, everything
 
 
@@ -34,7 +34,7 @@ class SavedDataset(Source):
             table = dataset.with_format("arrow")[start:stop]
             if not needed and is_struct(table.schema.field(audio).type):
                 table = table.set_column(
-                    table.schema.get_field_index(audio), audio, _paths_only(table.column(audio).combine_chunks())
+                    table.schema.get_field_index(audio), audio, paths_only(table.column(audio).combine_chunks())
                 )
             for offset, record in enumerate(table.to_pylist()):
                 yield self._columns.item(start + offset, record, f"row {start + offset}", None, audio, unread=not needed)

@@ -1,10 +1,10 @@
-"""Manifests of JSON lines, and lists of paths."""
+"""Manifests of JSON lines, tables of text, and lists of paths."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
+from hf_sqa.data.tables import Record, parse_json, read_delimited, text_lines
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.sources.names import printable, printable_text, shown
 from hf_sqa.scoring.sources.source import FileSource, Wanted, open_binary
@@ -17,37 +17,45 @@ class Manifests(FileSource):
         position = first
         with open_binary(file) as lines:
             for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                where = f"{shown(file)}:{number}"
-                try:
-                    record = json.loads(line.decode("utf-8-sig"))
-                except ValueError as error:
-                    record = error
-                item = self._columns.item(position, record, where, file)
-                item.record = record if isinstance(record, dict) else None
-                yield item
-                position += 1
+                if line.strip():
+                    yield self._columns.item_of_text(position, parse_json(line), f"{shown(file)}:{number}", file)
+                    position += 1
 
     def _count(self, file: str) -> int:
         with open_binary(file) as lines:
             return sum(1 for line in lines if line.strip())
 
 
+class Tables(FileSource):
+    """CSV and TSV with a header."""
+
+    def _items_of(self, file: str, first: int, wanted: Wanted) -> Iterator[Item]:
+        for offset, (record, line) in enumerate(self._records(file)):
+            yield self._columns.item_of_text(first + offset, record, f"{shown(file)}:{line}", file)
+
+    def _count(self, file: str) -> int:
+        return sum(1 for _ in self._records(file))
+
+    def _records(self, file: str) -> Iterator[Record]:
+        with open_binary(file) as binary:
+            header, records = read_delimited(binary, shown(file))
+            self._columns.check_header(header, file)
+            yield from records
+
+
 class Lists(FileSource):
     """A path or URL a line; `#` begins a comment."""
 
     def _items_of(self, file: str, first: int, wanted: Wanted) -> Iterator[Item]:
-        position = first
-        with open_binary(file) as lines:
-            for line in lines:
-                path = line.strip().decode("utf-8", "surrogateescape")
-                if not path or path.startswith("#"):
-                    continue
-                audio = self._columns.located(path, file)
-                yield Item(position, printable_text(path), printable(audio), audio)
-                position += 1
+        for offset, path in enumerate(self._paths(file)):
+            audio = self._columns.located(path, file)
+            yield Item(first + offset, printable_text(path), printable(audio), audio)
 
     def _count(self, file: str) -> int:
-        with open_binary(file) as lines:
-            return sum(1 for line in lines if line.strip() and not line.strip().startswith(b"#"))
+        return sum(1 for _ in self._paths(file))
+
+    def _paths(self, file: str) -> Iterator[str]:
+        with open_binary(file) as binary:
+            for line in text_lines(binary):
+                if (path := line.strip()) and not path.startswith("#"):
+                    yield path

@@ -1,4 +1,4 @@
-"""Names of files and rows as any file format can hold them."""
+"""Names of files and rows, as any file format can hold them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hf_sqa.scoring.remote import is_remote
 
 
 def printable(name: str) -> str:
-    """A name of a file, or a URL, that any file format can hold: bytes that are not UTF-8 are written as escapes."""
+    """A file name or URL; bytes that are not UTF-8 are written as escapes."""
     try:
         return printable_text(name) if is_remote(name) else os.fsencode(name).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
@@ -16,7 +16,7 @@ def printable(name: str) -> str:
 
 
 def printable_text(text: str) -> str:
-    """The same of a text of a manifest, which is UTF-8 whatever names of files are here."""
+    """A text of a manifest, which is UTF-8 whatever the encoding of file names is here."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half of a pair, as JSON can spell it
@@ -24,7 +24,7 @@ def printable_text(text: str) -> str:
 
 
 def native(path: str) -> str:
-    """A path of a manifest as files are named here: its bytes are UTF-8, whatever the locale says."""
+    """A path of a manifest as file names are encoded here: its bytes are UTF-8, whatever the locale says."""
     try:
         return os.fsdecode(path.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
@@ -32,9 +32,10 @@ def native(path: str) -> str:
 
 
 def shown(file: str) -> str:
-    """A file of rows, for messages."""
+    """The last part of a file's name, for messages."""
     return printable(path_of(file).rsplit("/", 1)[-1])
 
 
 def path_of(name: str) -> str:
+    """A name without the query of its URL."""
     return name.split("?", 1)[0] if is_remote(name) else name

@@ -1,8 +1,4 @@
-"""Where recordings come from: folders, globs, manifests, tables, tars, data sets, on a disk or behind a URL, as one iterator.
-
-Every source yields [`Item`]s in an order that is the same each time. A row that cannot be understood is an item with its reason:
-nothing is dropped, and what follows keeps its number.
-"""
+"""From what a user calls a corpus to its source: a folder, a glob, a list of any kind or a data set, on a disk or behind a URL."""
 
 from __future__ import annotations
 
@@ -12,16 +8,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hf_sqa.audio import AUDIO_SUFFIXES
+from hf_sqa.folders import AUDIO_SUFFIXES, expand_pattern, find_recordings
 from hf_sqa.scoring.remote import is_remote, list_remote
 from hf_sqa.scoring.sources.columns import Columns
 from hf_sqa.scoring.sources.datasets import HubDataset, SavedDataset
 from hf_sqa.scoring.sources.files import AudioFiles
-from hf_sqa.scoring.sources.manifests import Lists, Manifests
+from hf_sqa.scoring.sources.manifests import Lists, Manifests, Tables
 from hf_sqa.scoring.sources.names import path_of
 from hf_sqa.scoring.sources.parquet import ParquetFiles
 from hf_sqa.scoring.sources.source import FileSource, Source
-from hf_sqa.scoring.sources.tables import Tables
 from hf_sqa.scoring.sources.tars import Tars
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
@@ -29,6 +24,14 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 LIST_SUFFIXES = (".txt", ".lst")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PARQUET_SUFFIXES = (".parquet",)
+#: What reads files that end so.
+KINDS: dict[tuple[str, ...], type[FileSource]] = {
+    MANIFEST_SUFFIXES: Manifests,
+    TABLE_SUFFIXES: Tables,
+    LIST_SUFFIXES: Lists,
+    TAR_SUFFIXES: Tars,
+    PARQUET_SUFFIXES: ParquetFiles,
+}
 
 
 def open_source(
@@ -66,31 +69,28 @@ def _open(name: str, columns: Columns, split: str | None) -> Source:
     if name.startswith("hub:"):
         return HubDataset(name, columns, split or "train")
     names = _expanded(name)
-    if len(names) == 1 and not is_remote(name) and Path(name).is_dir():
-        return _open_folder(Path(name), columns, split)
+    if len(names) == 1 and not is_remote(name) and os.path.isdir(names[0]):
+        if any(os.path.isfile(os.path.join(names[0], file)) for file in ("dataset_dict.json", "state.json")):
+            return SavedDataset(names[0], columns, split)
+        suffixes = (*AUDIO_SUFFIXES, *TAR_SUFFIXES, *PARQUET_SUFFIXES)
+        return _open_folder(names[0], find_recordings(names[0], suffixes), columns)
     if names and is_remote(name) and name.endswith("/"):
-        return _open_kind(name, names, columns)
+        return _open_folder(name, names, columns)
     if not names:
         raise FileNotFoundError(f"Expected recordings or a list of them, but no file matches {name!r}.")
-    for one in names:
-        if not is_remote(one) and not Path(one).exists():
-            raise FileNotFoundError(f"Expected recordings or a list of them, but there is no file {one!r}.")
+    for file in names:
+        if not is_remote(file) and not os.path.exists(file):
+            raise FileNotFoundError(f"Expected recordings or a list of them, but there is no file {file!r}.")
     return _open_files(name, names, columns)
 
 
-def _open_folder(folder: Path, columns: Columns, split: str | None) -> Source:
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return SavedDataset(str(folder), columns, split)
-    return _open_kind(str(folder), [str(path) for path in sorted(folder.rglob("*"))], columns)
-
-
-def _open_kind(folder: str, paths: list[str], columns: Columns) -> Source:
+def _open_folder(folder: str, paths: list[str], columns: Columns) -> Source:
     """Whatever a folder holds of what is read: recordings, tars or Parquet files."""
     found: dict[str, list[str]] = {"audio": [], "tar": [], "parquet": []}
     for path in paths:
         lower = path.lower()
         kind = "tar" if lower.endswith(TAR_SUFFIXES) else "parquet" if lower.endswith(PARQUET_SUFFIXES) else "audio"
-        if (kind != "audio" or Path(lower).suffix in AUDIO_SUFFIXES) and (is_remote(path) or Path(path).is_file()):
+        if kind != "audio" or Path(lower).suffix in AUDIO_SUFFIXES:
             found[kind].append(path)
     kinds = [kind for kind, paths in found.items() if paths]
     if not kinds:
@@ -103,44 +103,30 @@ def _open_kind(folder: str, paths: list[str], columns: Columns) -> Source:
     return _open_files(folder, found[kinds[0]], columns)
 
 
-def _open_files(name: str, names: list[str], columns: Columns) -> Source:
-    kinds: dict[str, type[FileSource]] = {}
-    for suffixes, kind in (
-        (MANIFEST_SUFFIXES, Manifests),
-        (TABLE_SUFFIXES, Tables),
-        (LIST_SUFFIXES, Lists),
-        (TAR_SUFFIXES, Tars),
-        (PARQUET_SUFFIXES, ParquetFiles),
-    ):
-        kinds |= dict.fromkeys(suffixes, kind)
-    found = {
-        next((kinds[suffix] for suffix in sorted(kinds, key=len, reverse=True) if path_of(one).lower().endswith(suffix)), None)
-        for one in names
-    }
-    if len(found) > 1:
+def _open_files(name: str, files: list[str], columns: Columns) -> Source:
+    kinds = {next((kind for suffixes, kind in KINDS.items() if path_of(file).lower().endswith(suffixes)), None) for file in files}
+    if len(kinds) > 1:
         raise ValueError(f"Expected files of one kind behind {name!r}, got several; name one kind with a glob.")
-    (kind_found,) = found
-    if kind_found is not None:
-        return kind_found(name, names, columns)
-    unknown = [one for one in names if Path(path_of(one)).suffix.lower() not in AUDIO_SUFFIXES]
-    if unknown and len(names) == 1:
+    (kind,) = kinds
+    if kind is not None:
+        return kind(name, files, columns)
+    if len(files) == 1 and Path(path_of(files[0])).suffix.lower() not in AUDIO_SUFFIXES:
         known = ", ".join((*MANIFEST_SUFFIXES[:1], *TABLE_SUFFIXES[:2], *LIST_SUFFIXES[:1], ".parquet", ".tar"))
         hint = "; a folder behind a URL is written with / at its end" if is_remote(name) else ""
         raise ValueError(f"Expected a folder, a recording, or a list ending in {known}, got {name!r}{hint}.")
-    return AudioFiles(name, names)
+    return AudioFiles(name, files)
 
 
 def _expanded(name: str) -> list[str]:
     """The files a name stands for: braces and globs."""
-    names = list(_unbraced(name))
     found: list[str] = []
-    for one in names:
-        if is_remote(one):
-            found += list_remote(one) if glob.has_magic(one) or one.endswith("/") else [one]
-        elif not os.path.exists(one) and glob.has_magic(one):
-            found += sorted(path for path in glob.glob(one, recursive=True) if not os.path.isdir(path))  # noqa: PTH207
+    for pattern in _unbraced(name):
+        if is_remote(pattern):
+            found += list_remote(pattern) if glob.has_magic(pattern) or pattern.endswith("/") else [pattern]
+        elif not os.path.exists(pattern) and glob.has_magic(pattern):
+            found += expand_pattern(pattern)
         else:
-            found.append(one)
+            found.append(pattern)
     return found
 
 

@@ -75,7 +75,7 @@ def _columns_of(schema: Any, audio: str, with_bytes: bool) -> list[str]:
     return chosen
 
 
-def _paths_only(column: Any) -> Any:
+def paths_only(column: Any) -> Any:
     import pyarrow
 
     return pyarrow.StructArray.from_arrays([column.field("path")], names=["path"])

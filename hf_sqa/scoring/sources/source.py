@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hf_sqa.scoring.remote import is_remote, naming_failures, open_remote
 from hf_sqa.scoring.sources.columns import Columns
 from hf_sqa.scoring.sources.names import path_of
 
+#: Says of the number of a row whether its audio is needed.
 Wanted = Callable[[int], bool]
 
 
@@ -21,8 +23,13 @@ def everything(position: int) -> bool:
     return True
 
 
+def nothing(position: int) -> bool:
+    """Wants no audio: what the rows are called is enough."""
+    return False
+
+
 class Source:
-    """A list of recordings in a fixed order.
+    """A list of recordings in a fixed order. A row that cannot be understood is an item with the reason; none is left out.
 
     Attributes:
         name (`str`): What the user called it.
@@ -54,7 +61,7 @@ class FileSource(Source):
     def items(self, wanted: Wanted = everything) -> Iterator[Item]:
         position = 0
         for file in self.files:
-            with naming_failures(file) if is_remote(file) else contextlib.nullcontext():
+            with naming_failures(file) if is_remote(file) else _naming_damage(file):
                 for item in self._items_of(file, position, wanted):
                     yield item
                     position += 1
@@ -64,7 +71,16 @@ class FileSource(Source):
 
 
 def open_binary(file: str, raw: bool = False) -> contextlib.AbstractContextManager[Any]:
+    """A file or URL, decompressed unless `raw`."""
     opened = open_remote(file) if is_remote(file) else Path(file).open("rb")  # noqa: SIM115  # the caller closes it
     if not raw and path_of(file).lower().endswith(".gz"):
         return gzip.open(opened, "rb")
     return opened
+
+
+@contextlib.contextmanager
+def _naming_damage(file: str) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise OSError(f"{file!r} cannot be read to its end ({error}); copy or compress it again.") from error

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
-import json
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.audio import AUDIO_SUFFIXES
+from hf_sqa.data.tables import parse_json
+from hf_sqa.folders import AUDIO_SUFFIXES
 from hf_sqa.scoring.items import Item, Refusal, TarMember
 from hf_sqa.scoring.remote import is_remote
+from hf_sqa.scoring.sources.columns import MAX_DEPTH, depth_of
 from hf_sqa.scoring.sources.names import printable, shown
 from hf_sqa.scoring.sources.source import FileSource, Wanted, open_binary
+
+#: Members that are held in memory: more than a day of speech, and far less than what a few kilobytes of gzip can become.
+MAX_MEMBER_BYTES = 1 << 32
+MAX_JSON_BYTES = 1 << 24
 
 
 class Tars(FileSource):
@@ -48,72 +53,80 @@ class Tars(FileSource):
 
     def _members(self, file: str, local: bool, needed: Callable[[], bool]) -> Iterator[tuple[str, Any]]:
         """Name and content of every member; the content is bytes, a place to read them from, or a refusal."""
-        broken: str | None = None
-        end = 0
         with contextlib.ExitStack() as stack:
             try:
                 if local:
-                    size = Path(file).stat().st_size
                     archive = stack.enter_context(tarfile.open(file, "r:"))
                 else:
-                    archive = stack.enter_context(
-                        tarfile.open(fileobj=stack.enter_context(open_binary(file, raw=True)), mode="r|*")
-                    )
+                    opened = stack.enter_context(open_binary(file, raw=True))
+                    archive = stack.enter_context(tarfile.open(fileobj=opened, mode="r|*"))
+                size = Path(file).stat().st_size if local else None
+                end = 0
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # it would keep every header
                     if not member.isfile():
                         continue
                     end = member.offset_data + member.size
-                    suffix = Path(member.name).suffix.lower()
-                    if suffix not in AUDIO_SUFFIXES and suffix != ".json":
+                    if Path(member.name).suffix.lower() not in (*AUDIO_SUFFIXES, ".json"):
                         continue
-                    if local and end > size:
-                        broken = (
-                            f"the archive ends after {size - member.offset_data:,} of the {member.size:,} bytes of this member; "
-                            "copy the archive again"
-                        )
-                        yield member.name, Refusal("failed", "truncated", broken)
+                    content = _content(archive, member, file, size, needed)
+                    yield member.name, content
+                    if isinstance(content, Refusal) and content.code == "truncated":
                         return
-                    if local and suffix != ".json":
-                        yield member.name, TarMember(file, member.offset_data, member.size, member.name)
-                    else:
-                        stream = archive.extractfile(member)
-                        assert stream is not None
-                        try:
-                            content = stream.read() if suffix == ".json" or needed() else None
-                        except (tarfile.TarError, OSError, EOFError) as error:
-                            yield (
-                                member.name,
-                                Refusal("failed", "truncated", f"the archive breaks off here ({error}); copy it again"),
-                            )
-                            return
-                        if content is not None and len(content) < member.size:
-                            yield member.name, Refusal("failed", "truncated", "the archive ends inside this member; copy it again")
-                            return
-                        yield member.name, content
-                if local and end < size and not _is_blank_from(file, end):
+                broken = None
+                if size is not None and end < size and not _is_blank_from(file, end):
                     broken = "the archive goes on after its last readable member, with something that is not a member"
-            except (tarfile.TarError, EOFError, OSError, gzip.BadGzipFile) as error:
+            # ValueError and OverflowError: sizes that no file can have
+            except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
                 broken = f"the archive cannot be read further ({error})"
         if broken is not None:
-            name = f"{shown(file)}#rest"
-            yield name, Refusal("failed", "truncated", f"{broken}; what follows is lost. Copy the archive again")
+            reason = f"{broken}; what follows is lost. Copy the archive again"
+            yield f"{shown(file)}#rest", Refusal("failed", "truncated", reason)
 
     def _grouped(self, file: str, key: str, group: list[tuple[str, Any]], first: int) -> Iterator[Item]:
         columns: dict[str, Any] = {}
+        refusal: Refusal | None = None
         for name, content in group:
             if name.lower().endswith(".json") and isinstance(content, bytes):
-                with contextlib.suppress(ValueError):
-                    record = json.loads(content)
-                    columns |= record if isinstance(record, dict) else {}
+                record = parse_json(content)
+                if isinstance(record, dict) and depth_of(record) <= MAX_DEPTH:
+                    columns |= record
+                else:
+                    cause = record if isinstance(record, ValueError) else "it is nested too deeply"
+                    refusal = Refusal("failed", "bad_row", f"the {printable(name)!r} beside it cannot be read ({cause}); repair it")
+            elif name.lower().endswith(".json") and isinstance(content, Refusal):
+                refusal = content
         audio = [(name, content) for name, content in group if not name.lower().endswith(".json")]
         for offset, (name, content) in enumerate(audio):
-            shown = f"{printable(file)}#{printable(name)}"
+            own_refusal = content if isinstance(content, Refusal) else refusal
             own_key = printable(key if len(audio) == 1 else name)
-            if isinstance(content, Refusal):
-                yield Item(first + offset, own_key, shown, None, dict(columns), content)
-            else:
-                yield Item(first + offset, own_key, shown, content, dict(columns))
+            given = None if own_refusal else content
+            yield Item(first + offset, own_key, f"{printable(file)}#{printable(name)}", given, dict(columns), own_refusal)
+
+
+def _content(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, file: str, size: int | None, needed: Callable[[], bool]
+) -> bytes | TarMember | Refusal | None:
+    """What a member holds; `None` where nobody needs it."""
+    if size is not None and member.offset_data + member.size > size:
+        present = f"{size - member.offset_data:,} of the {member.size:,} bytes"
+        return Refusal("failed", "truncated", f"the archive ends after {present} of this member; copy the archive again")
+    is_json = member.name.lower().endswith(".json")
+    if size is not None and not is_json:
+        return TarMember(file, member.offset_data, member.size, member.name)
+    if member.size > (MAX_JSON_BYTES if is_json else MAX_MEMBER_BYTES):
+        return Refusal("failed", "bad_row", f"the member has {member.size:,} bytes, which is too many to hold; unpack the archive")
+    if not is_json and not needed():
+        return None
+    stream = archive.extractfile(member)
+    assert stream is not None
+    try:
+        content = stream.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        return Refusal("failed", "truncated", f"the archive breaks off here ({error}); copy it again")
+    if len(content) < member.size:
+        return Refusal("failed", "truncated", "the archive ends inside this member; copy it again")
+    return content
 
 
 def _tar_key(name: str) -> str:

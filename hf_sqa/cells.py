@@ -1,0 +1,47 @@
+"""Values on their way out: into JSON, which has no NaN; into CSV, which spreadsheets take for formulas; onto a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+#: A cell of a CSV that begins so is computed by spreadsheets, unless it is a number.
+FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with `None` for every number that is NaN or infinite, which JSON does not have."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+
+
+def csv_cell(value: Any, as_text: bool = True) -> Any:
+    """A value as a cell of CSV: nothing for `None` and NaN, texts of a list joined by `;`, JSON for what is nested.
+
+    Args:
+        value: The value.
+        as_text (`bool`, *optional*, defaults to `True`): Put an apostrophe before a text that spreadsheets would compute.
+    """
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        value = ";".join(value)
+    elif isinstance(value, (list, dict)):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    if as_text and isinstance(value, str) and value.startswith(FORMULA_MARKS) and not _is_number(value):
+        return f"'{value}"
+    return value
+
+
+def visible(text: str) -> str:
+    """Text for a terminal: what moves the cursor, rings the bell or hides something is shown as an escape."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,157 @@
+"""`hf-sqa score <files>`: from names to rows, a table and a plot."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hf_sqa.cli.bars import bar
+from hf_sqa.cli.files import find_recordings
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.stopping import say, stop
+from hf_sqa.cli.tables import SORTS, RowWriter, make_console, print_table, sort_rows
+
+if TYPE_CHECKING:
+    from hf_sqa.scoring.scorer import Settings
+
+PLOT_SUFFIXES = (".png", ".pdf", ".svg")
+EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
+
+
+def score_files(
+    names: Sequence[str],
+    settings: Settings,
+    output: str | None,
+    *,
+    sort: str,
+    batch_size: int,
+    with_segments: bool,
+    plot: Path | None,
+) -> None:
+    """Score, print and write; see `hf-sqa score --help`."""
+    if sort not in SORTS:
+        stop(f"Expected --sort to be one of {', '.join(SORTS)}, got {sort!r}.")
+    try:
+        recordings = list(find_recordings(names))
+    except (OSError, ValueError) as error:
+        stop(error)
+    if not recordings:
+        stop("There is nothing to score: the list is empty.")
+    _check_plot(plot, len(recordings))
+    scorer = _load(settings)
+    try:
+        writer = RowWriter(Path(output), sys.stdout) if output is not None else None
+    except (OSError, ValueError) as error:
+        stop(error)
+    score_names = scorer.model.config.score_names
+    rows: list[dict[str, Any]] = []
+    segments: list[dict[str, Any]] = []
+    interrupted, unwritten = False, None
+    results = _scored(scorer, recordings, settings, batch_size, with_segments or plot is not None)
+    try:
+        for row in results:
+            segments = row["segments"] if with_segments else row.pop("segments")
+            rows.append(row)
+            if writer:
+                writer.write(row)
+        if writer:
+            writer.close()
+    except KeyboardInterrupt:
+        interrupted = True
+        if writer:
+            writer.close()
+    except OSError as error:
+        unwritten = error
+    finally:
+        results.close()
+    if output != "-":
+        print_table(sort_rows(rows, score_names[0], sort), score_names, make_console())
+    if plot is not None and rows and rows[0]["status"] == "ok":
+        _draw(plot, recordings[0][1], settings, rows[0], segments, score_names[0])
+    if unwritten is not None:
+        stop(f"{output!r} cannot be written to its end ({unwritten.strerror or unwritten}); {len(rows)} recordings were scored.")
+    if interrupted:
+        say(f"Interrupted: {len(rows)} of {len(recordings)} recordings are done and kept.")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if failed := sum(row["status"] != "ok" for row in rows):
+        say(f"{failed} of {len(rows)} recordings could not be scored; the rows say why.")
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _check_plot(plot: Path | None, num_recordings: int) -> None:
+    if plot is None:
+        return
+    if num_recordings != 1:
+        stop(f"--plot draws one recording, got {num_recordings}; name one file.")
+    if plot.suffix.lower() not in PLOT_SUFFIXES or not plot.parent.is_dir():
+        stop(f"Expected --plot to end in {', '.join(PLOT_SUFFIXES)} and to lie in a folder that exists, got {str(plot)!r}.")
+
+
+def _load(settings: Settings) -> Any:
+    from hf_sqa.scoring.scorer import load_pipeline
+
+    quiet()
+    try:
+        return load_pipeline(settings)
+    except ValueError as error:
+        stop(error)
+
+
+def _scored(
+    scorer: Any, recordings: list[tuple[str, Any]], settings: Settings, batch_size: int, with_segments: bool
+) -> Generator[dict[str, Any], None, None]:
+    """Yield a row a recording, in order."""
+    from hf_sqa.audio import AudioError
+
+    num_workers = settings.num_workers
+    if num_workers is None:
+        num_workers = 0 if os.name == "nt" else 1  # a decoder that crashes must not take the scores along
+    results = scorer(
+        (audio for _, audio in recordings if not isinstance(audio, AudioError)),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        on_error="row",
+        return_details=True,
+        return_segments=with_segments,
+        channel=settings.channel,
+    )
+    with bar() as update:
+        started, audio_seconds, failed = time.monotonic(), 0.0, 0
+        for done, (name, audio) in enumerate(recordings, 1):
+            if isinstance(audio, AudioError):
+                result = {"status": audio.status, "code": audio.code, "reason": audio.message}
+            else:
+                result = next(results)
+            row = _row(name, scorer.model.config.score_names, result)
+            audio_seconds += row["duration_seconds"] or 0.0
+            failed += row["status"] != "ok"
+            rate = audio_seconds / max(time.monotonic() - started, 1e-3)
+            update(done, len(recordings), f"{rate:.1f} audio-hours per hour, {failed} failed")
+            yield row
+
+
+def _row(name: str, score_names: list[str], result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        # A file name that is not UTF-8 can be opened but not written to a table.
+        "file": os.fsencode(name).decode("utf-8", "backslashreplace"),
+        **{score: result.get(score) for score in score_names},
+        **{key: result[key] for key in ("status", "code", "reason")},
+        "warnings": [finding["code"] for finding in result.get("warnings", [])],
+        **{key: result.get(key) for key in ("duration_seconds", "sampling_rate")},
+        "segments": result.get("segments", []),
+    }
+
+
+def _draw(plot: Path, audio: Any, settings: Settings, row: dict[str, Any], segments: list[dict[str, Any]], score: str) -> None:
+    from hf_sqa.audio import load_recording
+    from hf_sqa.pipelines.quality_plot import plot_quality
+
+    recording = load_recording(audio, channel=settings.channel)
+    plot_quality(recording, segments, row[score], plot, title=row["file"], score=score)
+    say(f"Drawn: {plot}")

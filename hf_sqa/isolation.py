@@ -1,0 +1,266 @@
+"""A function applied in processes of its own: an item at which it hangs, or kills its process, costs that item and no other.
+
+For decoders, which are libraries in C. The processes are started afresh, so that nothing is forked, import neither torch nor
+transformers, and end with the process that started them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+DEFAULT_TIMEOUT_SECONDS = 300.0
+#: Items given to one worker ahead of the one it is at.
+AHEAD_PER_WORKER = 2
+#: Finished and waiting items in all: what bounds the memory.
+AHEAD_IN_ALL = 4
+STARTING_SECONDS = 120.0
+TRIES = 2
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Stands for the result of an item that has none.
+
+    Args:
+        code (`str`): `"timed_out"` or `"decoder_died"`.
+        message (`str`): What happened, and what to do.
+    """
+
+    code: str
+    message: str
+
+
+class Isolated:
+    """Applies a function to items, in order, ahead of whoever takes the results.
+
+    Args:
+        function (callable): Of a module's top, or a `functools.partial` of one; takes an item.
+        num_workers (`int`): Processes; 0 computes here, without a time limit. Windows has no other choice.
+        timeout_seconds (`float`, *optional*, defaults to 300): Time limit for one item.
+
+    Use as a context manager: leaving it ends the workers.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], num_workers: int, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS):
+        if num_workers and sys.platform == "win32":
+            raise ValueError("Decoding in processes of its own is not available on Windows; use num_workers=0.")
+        self._function, self._num_workers, self._timeout_seconds = function, num_workers, timeout_seconds
+        self._workers: list[_Worker] = []
+        self._queued: deque[_Job] = deque()
+        self._starts_in_vain = 0
+
+    def __enter__(self) -> Isolated:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
+        self._queued.clear()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the workers that run now."""
+        return [worker.process.pid for worker in self._workers]
+
+    def map(self, items: Iterable[Item], argument: Callable[[Item], Any] = lambda item: item) -> Iterator[tuple[Item, Any]]:
+        """Yield every item in order with the function's result, or with [`Lost`].
+
+        Args:
+            items (iterable): Taken as workers become free.
+            argument (callable, *optional*): Gives what the function gets of an item. Where that is `None` there is no work, and the
+                result is `None`. What cannot be pickled is computed in this process.
+        """
+        if not self._num_workers:
+            for item in items:
+                given = argument(item)
+                yield item, None if given is None else self._function(given)
+            return
+        waiting = iter(items)
+        order: deque[_Job] = deque()
+        exhausted = False
+        while True:
+            while not exhausted and len(order) < self._num_workers * AHEAD_PER_WORKER + AHEAD_IN_ALL:
+                try:
+                    item = next(waiting)
+                except StopIteration:
+                    exhausted = True
+                    break
+                order.append(self._job(item, argument(item)))
+            self._hand_out()
+            if order and order[0].done:
+                job = order.popleft()
+                yield job.item, job.result
+            elif exhausted and not order:
+                return
+            else:
+                self._collect()
+
+    def _job(self, item: Any, argument: Any) -> _Job:
+        job = _Job(item)
+        if argument is None:
+            job.done = True
+            return job
+        try:
+            job.message = pickle.dumps(argument, pickle.HIGHEST_PROTOCOL)
+        except Exception:  # whatever a class raises that does not travel: a decoder, an open file
+            job.finish(self._function(argument))
+        else:
+            self._queued.append(job)
+        return job
+
+    def _hand_out(self) -> None:
+        while len(self._workers) < self._num_workers and len(self._queued) > sum(worker.room for worker in self._workers):
+            self._workers.append(_Worker(self._function, self._timeout_seconds))
+        for _ in range(AHEAD_PER_WORKER):
+            for worker in self._workers:
+                if self._queued and worker.room:
+                    worker.give(self._queued.popleft())
+
+    def _collect(self) -> None:
+        """Wait for one result, death or overrun of the time limit."""
+        now = time.monotonic()
+        deadline = min((worker.deadline for worker in self._workers if worker.jobs), default=now + 1.0)
+        ready = wait([worker.connection for worker in self._workers], timeout=max(0.0, deadline - now))
+        for worker in [worker for worker in self._workers if worker.connection in ready]:
+            try:
+                result = worker.connection.recv()
+            except (EOFError, OSError):
+                self._bury(worker)
+            else:
+                self._starts_in_vain = 0
+                worker.take(result)
+        now = time.monotonic()
+        for worker in [worker for worker in self._workers if worker.jobs and worker.deadline <= now]:
+            if not worker.started:
+                raise RuntimeError(f"A decoder process did not start within {STARTING_SECONDS:g} s; use fewer workers.")
+            message = (
+                f"decoding took longer than {self._timeout_seconds:g} s and was stopped; check the file, or raise the time limit"
+            )
+            worker.jobs.popleft().finish(Lost("timed_out", message))
+            self._replace(worker)
+
+    def _bury(self, worker: _Worker) -> None:
+        if not worker.started:
+            self._starts_in_vain += 1
+            if self._starts_in_vain > 2 * self._num_workers:
+                raise RuntimeError("The decoder processes end as soon as they start; see the messages above, or use num_workers=0.")
+        elif worker.jobs:
+            job = worker.jobs[0]
+            job.tries += 1
+            if job.tries >= TRIES:
+                worker.jobs.popleft()
+                message = (
+                    "the decoding process died twice at this recording (out of memory, or a fault in the decoder); check the file"
+                )
+                job.finish(Lost("decoder_died", message))
+        self._replace(worker)
+
+    def _replace(self, worker: _Worker) -> None:
+        self._queued.extendleft(reversed(worker.jobs))
+        self._workers.remove(worker)
+        worker.stop(at_once=True)
+
+
+@dataclass(eq=False)
+class _Job:
+    item: Any
+    done: bool = False
+    result: Any = None
+    message: bytes = b""
+    tries: int = 0
+
+    def finish(self, result: Any) -> None:
+        self.done, self.result, self.message = True, result, b""
+
+
+class _Worker:
+    """A process that computes, seen from the one that asks."""
+
+    def __init__(self, function: Callable[[Any], Any], timeout_seconds: float):
+        self.connection, theirs = Pipe()
+        self._timeout_seconds = timeout_seconds
+        # Called `hf-sqa`, so that importing hf_sqa does not load torch; see the end of hf_sqa/__init__.py.
+        code = "import sys; sys.argv[0] = 'hf-sqa'; sys.modules['hf_sqa_command'] = sys; from hf_sqa.isolation import serve; "
+        code += "serve(int(sys.argv[1]))"
+        search_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search_path},
+        )
+        theirs.close()
+        with contextlib.suppress(OSError):  # it died: the next look at its connection will tell
+            self.connection.send(function)
+        self.jobs: deque[_Job] = deque()
+        self.started = False
+        self.deadline = time.monotonic() + STARTING_SECONDS
+
+    @property
+    def room(self) -> int:
+        return AHEAD_PER_WORKER - len(self.jobs)
+
+    def give(self, job: _Job) -> None:
+        if self.started and not self.jobs:
+            self.deadline = time.monotonic() + self._timeout_seconds
+        self.jobs.append(job)
+        with contextlib.suppress(OSError):
+            self.connection.send_bytes(job.message)
+
+    def take(self, result: Any) -> None:
+        if not self.started:
+            self.started = True
+        else:
+            self.jobs.popleft().finish(result)
+        self.deadline = time.monotonic() + self._timeout_seconds
+
+    def stop(self, at_once: bool = False) -> None:
+        self.connection.close()
+        if at_once:
+            self.process.kill()
+        try:
+            self.process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def serve(descriptor: int) -> None:
+    """Compute what comes through a connection until it closes: the main loop of a worker."""
+    import queue
+    import signal
+    import threading
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
+    connection = Connection(descriptor)
+    received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def receive() -> None:
+        # Always taken at once: two processes that both wait to be read would wait for ever.
+        try:
+            while True:
+                received.put(connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)
+
+    function = connection.recv()
+    threading.Thread(target=receive, daemon=True).start()
+    try:
+        connection.send("ready")
+        while True:
+            connection.send(function(pickle.loads(received.get())))
+    except OSError:  # nobody waits for us any more
+        os._exit(0)
