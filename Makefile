@@ -8,7 +8,7 @@ WORKERS := -n logical --maxprocesses 16 --dist loadgroup
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast check format bench clean
+.PHONY: help demo test test-fast check docs format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,11 +25,14 @@ test: .venv/dev  ## everything CI runs
 test-fast: .venv/dev  ## without the slow tests
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
-check: .venv/dev  ## style, imports, types
+check: .venv/dev docs  ## style, imports, types, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+docs: .venv/dev  ## pages and API reference, into site/; a reference or link that leads nowhere is an error
+	$(BIN)/mkdocs build --strict
 
 format: .venv/dev  ## rewrite files in the house style
 	$(BIN)/ruff check --fix .
@@ -44,7 +47,7 @@ bench: .venv/dev  ## speed and memory beside the original, in one run
 	$(BIN)/python benchmarks/tools_speed.py
 
 clean:  ## remove what make made
-	rm -rf .venv demo-out
+	rm -rf .venv demo-out site
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf-sqa needs Python 3.11 or newer")'

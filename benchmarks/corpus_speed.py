@@ -186,7 +186,19 @@ def measure_processes(folder: Path, clips: Path, num_processes: int) -> None:
 
     def seconds(count: int) -> float:
         output = folder / f"processes{count}"
-        command = [sys.executable, "-m", "hf_sqa", "score", str(clips), "--output", str(output), "--device", "cpu", "--mode", "fast"]
+        command = [
+            sys.executable,
+            "-m",
+            "hf_sqa",
+            "score",
+            str(clips),
+            "--output",
+            str(output),
+            "--device",
+            "cpu",
+            "--mode",
+            "fast",
+        ]
         command += ["--rows-per-shard", "5", "--num-workers", "0"]
         started = time.monotonic()
         children = [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -50,6 +51,8 @@ class AudioQualityConfig(PreTrainedConfig):
     score_mapping: dict[str, list[float | int]] | None = None
 
     keys_to_ignore_at_inference = ["frame_logits", "hidden_states", "attentions"]
+    #: Options of the sizes in which the family comes, by name; empty for a family of one size.
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
         ours = {field.name for field in fields(self)} - {field.name for field in fields(PreTrainedConfig)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +21,23 @@ from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.outputs import RecordingScores
 
 
+@dataclass(frozen=True)
+class FineTuningDefaults:
+    """What suits fine-tuning on a few hundred clips.
+
+    Args:
+        freeze (`tuple[str, ...]`): Modules that stay as they are, by name or pattern.
+        learning_rate (`float`): The highest.
+        epochs (`float`): At most so many times over the clips.
+    """
+
+    freeze: tuple[str, ...] = ()
+    learning_rate: float = 1e-4
+    epochs: float = 10
+
+
 class AudioQualityPreTrainedModel(PreTrainedModel):
-    """Base of all families.
+    """Base of all families, with every hook that training, pruning, export and scoring ask; a family overrides those it needs.
 
     Class attributes:
         pads_safely (`bool`): Whether padding, told by `attention_mask`, leaves every score as it is. If not, recordings are
@@ -88,6 +104,80 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         except ModuleNotFoundError:
             return super().push_to_hub(repo_id, commit_message=commit_message, **options)
         return publish_model(self, repo_id, message=commit_message, **options)
+
+    @classmethod
+    def from_encoder(cls, name_or_path: str, *, encoder_options: dict[str, Any] | None = None, **options: Any) -> Any:
+        """A new model on a pre-trained speech encoder, in evaluation mode.
+
+        Args:
+            name_or_path (`str`): Hub id or folder of the encoder.
+            encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change.
+            **options: Options of the family's configuration.
+
+        Raises:
+            ValueError: If the family is not built on an encoder.
+        """
+        family = cls.config_class.model_type
+        raise ValueError(f"Expected no `model.encoder` for {family}, which is built on none, got {name_or_path!r}.")
+
+    @classmethod
+    def with_knowledge_from(cls, name_or_path: str, **options: Any) -> tuple[Any, dict[str, list[str]]]:
+        """A new model that begins with what a model of another family has learned.
+
+        Args:
+            name_or_path (`str`): Hub id or folder of the other model.
+            **options: `encoder`, `encoder_options`, and options of the family's configuration.
+
+        Returns:
+            `(model, dict)`: The names of its tensors that were `"copied"` and of those that were `"initialized"`.
+
+        Raises:
+            ValueError: If the family takes over nothing, or not from such a model.
+        """
+        family = cls.config_class.model_type
+        raise ValueError(f"Expected no `model.knowledge_from` for {family}, which takes over no trunk; it is for mtq_net.")
+
+    @property
+    def window_samples(self) -> int | None:
+        """Length of the windows that the network scores, in samples; `None` if it takes recordings of any length at once."""
+        return None
+
+    @property
+    def scores_waveforms(self) -> bool:
+        """Whether the model scores recordings; `False` if it must be given features that something else has computed."""
+        return True
+
+    @property
+    def needs_bands(self) -> bool:
+        """Whether [`measure_bands`] must see training speech before the first step."""
+        return False
+
+    def measure_bands(self, windows: Iterable[np.ndarray]) -> None:
+        """Measure mean and deviation of the frequency bands of the input, for families that normalise it by these.
+
+        Raises:
+            ValueError: If this model does not.
+        """
+        raise ValueError(f"Expected a model that normalises its input by measured bands, got {type(self).__name__}.")
+
+    def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
+        """What `hf-sqa finetune` does unless told otherwise, on a device such as `"cpu"`."""
+        return FineTuningDefaults()
+
+    def pruning_layout(self) -> Any:
+        """The units that pruning can remove, a [`~hf_sqa.blocks.pruning_layout.PruningLayout`].
+
+        Raises:
+            ValueError: If the model cannot be pruned.
+        """
+        raise ValueError(
+            f"Expected a DistilledSQA, or a model with a transformer encoder (XLSRSQA, Wav2Vec2ForMOS), got {type(self).__name__}: "
+            "it is not known how to prune it."
+        )
+
+    def save_for_inference(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save a trained model without what served training only; see [`save_pretrained`]."""
+        self.save_pretrained(save_directory, **kwargs)
 
     def make_feature_extractor(self) -> Any:
         """Feature extractor with the settings this checkpoint needs, ready to be saved beside it."""

@@ -15,7 +15,8 @@ import yaml
 
 from hf_sqa.auto import AutoModelForAudioQuality, families
 from hf_sqa.checkpoints import students
-from hf_sqa.hub.card import make_card
+from hf_sqa.hub.card import make_card, tidy
+from hf_sqa.hub.card_facts import CardFacts
 
 HERE = Path(__file__).parent
 METRICS = ("utt_lcc", "utt_srcc", "utt_rmse")
@@ -56,7 +57,9 @@ def measure(facts: dict, shared: Path, results: dict) -> None:
         evaluation = []
         for study in sorted(set(labels["study"])):
             chosen = (labels["study"] == study).to_numpy()
-            predicted = [float("nan") if row["mos"] is None else row["mos"] for row, is_chosen in zip(rows, chosen, strict=True) if is_chosen]
+            predicted = [
+                float("nan") if row["mos"] is None else row["mos"] for row, is_chosen in zip(rows, chosen, strict=True) if is_chosen
+            ]
             truth = labels.loc[chosen, "mos"].to_numpy()
             intervals = bootstrap_agreement(
                 predicted, truth, metrics=METRICS, clusters=list(labels.loc[chosen, "condition_id"]), num_draws=5000, rng=0
@@ -89,8 +92,7 @@ def card(name: str, fact: dict, result: dict) -> str:
     options = {"id2label": dict(enumerate(fact["scores"]))} if "scores" in fact else {}
     with tempfile.TemporaryDirectory() as folder:
         config_class(checkpoint_name=name, **options).save_pretrained(folder)
-        made = make_card(
-            folder,
+        facts = CardFacts(
             title=fact["title"],
             summary=fact["summary"],
             results=result.get("teacher", []) + result.get("evaluation", []),
@@ -110,7 +112,7 @@ def card(name: str, fact: dict, result: dict) -> str:
             evaluation_note=fact.get("evaluation"),
             score_meanings={"mos": fact["meaning"]} if "meaning" in fact else None,
         )
-    return str(made).rstrip() + "\n"
+        return tidy(make_card(folder, facts))
 
 
 def use(name: str, fact: dict, result: dict) -> str:

@@ -9,19 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import stop
 
-EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-#: What torchrun and accelerate tell their processes. Here they share a study, not a training: each trains alone.
+EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
+#: Set by torchrun and accelerate. Their processes share a study here, not a training: each trains alone.
 LAUNCHER_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "GROUP_RANK",
-    "ROLE_RANK",
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK"),
 )
 MARKDOWN_TABLE = "results.md"
 
@@ -44,11 +39,11 @@ def study(
 ) -> None:
     """Run a study: train what it asks for, test everything, write one table and the figures.
 
-    Started again it goes on: what is done is never done again, what was changed in the file is. Several processes may be given the
-    same folder; under `torchrun` or `accelerate launch` every process takes its share. The folder gets `results.parquet`,
+    The same command resumes: what is done is never done again, what was changed in the file is. Several processes may share the
+    folder; under `torchrun` or `accelerate launch` every process takes its part. The folder gets `results.parquet`,
     `results.csv`, `results.md` and the figures, `models/` and `cells/` with the predictions for each clip.
 
-    Exit code 1: some runs failed, each with its reason. Exit code 2: nothing could be done. Ctrl-C loses the run under way only.
+    Exit code 1: some runs failed, each with its reason. Exit code 2: nothing could be done. Ctrl-C loses only the run in progress.
 
     Examples:
 
@@ -57,24 +52,24 @@ def study(
     """
     rank = _leave_the_launcher()
     if output is None:
-        stop("Expected --output, the folder for checkpoints, predictions, table and figures; the same again to go on.")
+        stop("Expected --output, the folder for checkpoints, predictions, table and figures; name the same folder to resume.")
     part = _shard(shard)
-    from hf_sqa.studies.grid import load_study, run_study
+    from hf_sqa.studies import load_study, run_study
 
-    _quiet()
+    quiet()
     try:
         asked = load_study(file, overrides or [])
         if dry_run:
-            _tell_plan(asked, output)
+            _print_plan(asked, output)
             return
-        with _Told(rank) as told:
-            report = run_study(asked, output, shard=part, num_processes=num_processes, progress=told)
+        with _Progress(rank) as progress:
+            report = run_study(asked, output, shard=part, num_processes=num_processes, progress=progress)
     except KeyboardInterrupt:
-        typer.echo("Interrupted: what is done is kept; the same command goes on from there.", err=True)
+        typer.echo("Interrupted: what is done is kept; the same command resumes from there.", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, TypeError, ValueError, ImportError) as error:
         stop(str(error))
-    _tell_report(report, rank)
+    _print_report(report, rank)
     if report.failures:
         raise typer.Exit(EXIT_SOME_FAILED)
 
@@ -83,7 +78,7 @@ def _leave_the_launcher() -> int:
     """Which process of a launcher this is, 0 without one; each gets a GPU of its own if there are any."""
     rank, local = int(os.environ.get("RANK", 0)), os.environ.get("LOCAL_RANK")
     if local is not None:
-        visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+        visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(local) % len(visible)] if visible else local
     for name in (*LAUNCHER_VARIABLES, *[name for name in os.environ if name.startswith("TORCHELASTIC_")]):
         os.environ.pop(name, None)
@@ -99,22 +94,23 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     return int(first), int(count)
 
 
-def _tell_plan(asked: Any, output: Path) -> None:
-    from hf_sqa.studies.grid import StudyData, plan_runs
+def _print_plan(asked: Any, folder: Path) -> None:
+    from hf_sqa.studies.plan import StudyFolder, plan_runs
+    from hf_sqa.studies.study_data import StudyData
 
-    runs = plan_runs(asked, StudyData(asked))
+    runs, output = plan_runs(asked, StudyData(asked)), StudyFolder(folder)
     for run in runs:
-        done = [one for one, cell in run.cells.items() if (output / "cells" / run.name / cell / "cell.json").is_file()]
-        left = [one for one in run.cells if one not in done]
-        made = "published" if run.model.checkpoint else "made" if (output / "models" / run.name).is_dir() else "to make"
-        told = f"tested on {', '.join(done)}" if done else "not tested"
-        typer.echo(f"{run.name}: {made}; {told}" + (f"; left: {', '.join(left)}" if left else ""))
-    typer.echo(f"{len(runs)} runs, {sum(len(run.cells) for run in runs)} cells in {output}.")
+        done = [test_set for test_set in run.cells if output.is_tested(run, test_set)]
+        left = [test_set for test_set in run.cells if test_set not in done]
+        made = "published" if run.model.checkpoint else "made" if output.is_made(run) else "to make"
+        tested = f"tested on {', '.join(done)}" if done else "not tested"
+        typer.echo(f"{run.name}: {made}; {tested}" + (f"; left: {', '.join(left)}" if left else ""))
+    typer.echo(f"{len(runs)} runs, {sum(len(run.cells) for run in runs)} cells in {folder}.")
 
 
-def _tell_report(report: Any, rank: int) -> None:
+def _print_report(report: Any, rank: int) -> None:
     from hf_sqa.evaluation.suite import markdown_table
-    from hf_sqa.studies.grid import RESULTS, read_results
+    from hf_sqa.studies.results import RESULTS, read_results
 
     if (report.folder / RESULTS).is_file():
         rows = read_results(report.folder)
@@ -128,17 +124,17 @@ def _tell_report(report: Any, rank: int) -> None:
     for remark in report.remarks:
         typer.echo(f"Not drawn: {remark}", err=True)
     if report.stale:
-        typer.echo(f"Left alone, not in the table, of other definitions: {', '.join(report.stale)}.", err=True)
+        typer.echo(f"Kept, but not in the table, since the study now defines them otherwise: {', '.join(report.stale)}.", err=True)
     typer.echo(f"{report.num_done} of {report.num_cells} cells in {report.folder / RESULTS}.", err=True)
 
 
-class _Told:
-    """Tells events on standard error: under a progress bar if that is a terminal."""
+class _Progress:
+    """Prints events on standard error: above a progress bar if that is a terminal."""
 
     def __init__(self, rank: int):
         self._rank = rank
 
-    def __enter__(self) -> _Told:
+    def __enter__(self) -> _Progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -151,16 +147,7 @@ class _Told:
 
     def __call__(self, event: Any) -> None:
         self._progress.update(self._task, completed=event.done, total=event.total)
-        self._progress.console.print(f"{event.run} {event.kind}: {event.told}", markup=False, soft_wrap=True)
+        self._progress.console.print(f"{event.run} {event.kind}: {event.message}", markup=False, soft_wrap=True)
 
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
-
-
-def _quiet() -> None:
-    import huggingface_hub
-    from transformers.utils import logging
-
-    huggingface_hub.logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

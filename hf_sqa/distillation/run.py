@@ -21,9 +21,7 @@ windows and labels are kept on disk is told in `hf_sqa.data.windows`.
 from __future__ import annotations
 
 import functools
-import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -214,14 +212,14 @@ def make_windows(recipe: DistillationRecipe, student: Any) -> WindowMaker:
     if recipe.speech.folder is not None:
         found = folder_speech(recipe.speech.folder, recipe.speech.validation_share)
         clips = joined_speech(clips, found, recipe.speech.folder_share) if clips else found
-    own: int | None = getattr(student.config, "window_samples", None)
+    own = student.window_samples
     samples = own if own and recipe.labels.seconds is None else round((recipe.labels.seconds or 7.68) * rate)
     return WindowMaker(SpeechPool(clips, rate), recipe.degradations, samples, recipe.labels.seed)
 
 
 def _check_windows(maker: WindowMaker, student: Any) -> None:
     """Refuse windows of another length than the student's, and speech that leaves nobody to train or to validate on."""
-    own = getattr(student.config, "window_samples", None)
+    own = student.window_samples
     if own is not None and own != maker.window_samples:
         raise ValueError(
             f"Expected windows as long as the student's, {own} samples, so that teacher and student hear the same, got "
@@ -250,7 +248,7 @@ def _rated(recipe: DistillationRecipe, student: Any) -> RatedSpeech:
         rows,
         student.config.score_names,
         student.config.sampling_rate,
-        window_samples=getattr(student.config, "window_samples", None),
+        window_samples=student.window_samples,
     )
 
 
@@ -258,17 +256,3 @@ def _kind_of(reason: str) -> str:
     """The code in front of a reason, to count by."""
     code = reason.split(":")[0]
     return code if code.isidentifier() else "failed"
-
-
-def make_for_study(job: Any) -> dict[str, Any]:
-    """What a study calls to train a student: `maker: hf_sqa.distillation.run:make_for_study`, with a recipe as here.
-
-    `set` of the model changes the recipe (`set: {student.size: xs}`). The seed of the job is that of the training; windows and
-    labels are those of the recipe, the same for every seed.
-    """
-    changes = {**job.model.set, "training.seed": job.seed, "output_dir": str(job.folder)}
-    result = distill(
-        load_distillation(job.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()]), announce=lambda line: None
-    )
-    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
-    return {"num_train": result.num_train, "num_validation": result.num_validation, "train_seconds": round(result.seconds, 2)}

@@ -108,7 +108,7 @@ class DistillationTrainer(AudioQualityTrainer):
         return optimizer
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """See [`Trainer.train`]."""
+        """See `Trainer.train`."""
         if resume_from_checkpoint:
             self.teacher_maps.load_state_dict(torch.load(Path(resume_from_checkpoint) / MAPS_FILE, weights_only=True))
         return super().train(resume_from_checkpoint, *args, **kwargs)

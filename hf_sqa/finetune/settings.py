@@ -1,4 +1,4 @@
-"""How a model is fine-tuned: the user's options, what suits each family, the training recipe, and what stays frozen."""
+"""How a model is fine-tuned: the user's options, the training recipe, and what stays frozen."""
 
 from __future__ import annotations
 
@@ -67,35 +67,9 @@ class FinetuneOptions:
         return "low-rank adapter" if self.lora else "fine-tuning"
 
 
-@dataclass(frozen=True)
-class FamilyDefaults:
-    """What suits a few hundred clips: modules that stay as they are, learning rate, epochs."""
-
-    freeze: tuple[str, ...]
-    learning_rate: float
-    epochs: float
-
-
-def family_defaults(model: Any, device: str) -> FamilyDefaults:
-    """Defaults of a model's family. For Distill-MOS v7 by the experiments in `docs/finetune.md`; for the others by analogy."""
-    family = model.config.model_type
-    if family == "distilled_sqa":
-        frozen_layers = range(max(model.config.num_hidden_layers - 2, 0))
-        norms = ("feature_norm", "projection_norm", "projection", "pooling_norm")
-        names = [*norms, *(f"layers.{layer}" for layer in frozen_layers)]
-        return FamilyDefaults(("trunk", *(f"transformer.{name}" for name in names)), 3e-4, 6)
-    if family == "nisqa":
-        return FamilyDefaults(("segment_encoder",), 1e-4, 10)
-    if family == "wav2vec2_mos" and device != "cpu":
-        return FamilyDefaults(("encoder.*feature_extractor", "encoder.*feature_projection"), 1e-5, 10)
-    if getattr(model, "encoder", None) is not None:
-        return FamilyDefaults(("encoder",), 3e-4, 10)
-    return FamilyDefaults((), 1e-4, 10)
-
-
 def training_recipe(checkpoint: str, model: Any, options: FinetuneOptions, score: str, device: str) -> dict[str, Any]:
     """The sections `model` and `training` of the recipe of every training; `score` chooses the best epoch."""
-    defaults = family_defaults(model, device)
+    defaults = model.fine_tuning_defaults(device)
     training: dict[str, Any] = {
         "learning_rate": options.learning_rate or (LORA_LEARNING_RATE if options.lora else defaults.learning_rate),
         "num_train_epochs": options.epochs or defaults.epochs,

@@ -71,7 +71,7 @@ def convert_checkpoint(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"Expected a new or an empty folder, got {str(folder)!r}, which is in use; choose another name.")
     model = _converter(family).convert(**_arguments(family, checkpoint, encoder, encoder_config)).eval()
-    if getattr(model.config, "precomputed_features", False):
+    if not model.scores_waveforms:
         raise ValueError(
             f"The checkpoint of {family!r} holds no speech encoder, without which it cannot score a recording; name the folder or "
             "Hub id of the one that made its features by `--encoder`."

@@ -53,7 +53,7 @@ def load_calibration(source: str | Path, model: Any, num_windows: int = NUM_WIND
         ValueError: If there are fewer than two recordings, or too few windows.
     """
     rate = model.config.sampling_rate or 16_000
-    samples = getattr(model.config, "window_samples", None) or round(7.68 * rate)
+    samples = model.window_samples or round(7.68 * rate)
     if (Path(source) / "speech.json").exists():
         calibration = _windows_of_cache(WindowCache(source), rate, num_windows)
     else:
@@ -73,10 +73,9 @@ def batches_of(model: Any, windows: Sequence[np.ndarray], batch_size: int) -> It
 
 def stacked(model: Any, windows: Sequence[np.ndarray]) -> torch.Tensor:
     """Windows as `(B, T)`; a short one is followed by zeros, as DistilledSQA pads, or begins again for an encoder."""
-    longest = getattr(model.config, "window_samples", None) or max(map(len, windows))
-    if getattr(model.config, "window_samples", None):
-        return torch.from_numpy(np.stack([np.pad(one, (0, longest - len(one))) for one in windows]))
-    return torch.from_numpy(np.stack([np.resize(one, longest) for one in windows]))
+    if length := model.window_samples:
+        return torch.from_numpy(np.stack([np.pad(window, (0, length - len(window))) for window in windows]))
+    return torch.from_numpy(np.stack([np.resize(window, max(map(len, windows))) for window in windows]))
 
 
 def _windows_of_cache(cache: WindowCache, rate: int, num_windows: int) -> Calibration:

@@ -11,22 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_sqa.blocks.pruning_layout import EncoderLayout
-from hf_sqa.models.distilled_sqa.pruning_distilled_sqa import DistilledLayout
 from hf_sqa.pruning.calibration import batches_of
 from hf_sqa.pruning.options import LEAST, PruningOptions
-
-
-def layout_of(model: Any) -> type[Any]:
-    if model.config.model_type == "distilled_sqa":
-        return DistilledLayout
-    encoder = getattr(model, "encoder", None)
-    if encoder is not None and hasattr(getattr(encoder, "encoder", None), "layers"):
-        return EncoderLayout
-    raise ValueError(
-        f"Expected a DistilledSQA, or a model with a transformer encoder (XLSRSQA, Wav2Vec2ForMOS), got {type(model).__name__}: "
-        "it is not known how to prune it."
-    )
 
 
 @dataclass

@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,8 +28,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.pruning.calibration import NUM_WINDOWS, Calibration, load_calibration
-from hf_sqa.pruning.importance import choose, layout_of, measure, num_parameters
+from hf_sqa.pruning.calibration import Calibration
+from hf_sqa.pruning.importance import choose, measure, num_parameters
 from hf_sqa.pruning.options import PruningOptions
 from hf_sqa.pruning.repair import agreement_with, aims_of, repair, targets_of
 from hf_sqa.runs import write_whole
@@ -98,7 +97,7 @@ def prune(
     Raises:
         ValueError: If the model cannot be pruned, or not so far; the message says how far.
     """
-    layout_class = layout_of(model)
+    model.pruning_layout()  # refuses before anything is copied
     unpruned = copy.deepcopy(model).float().eval()
     total = num_parameters(unpruned)
     aims = aims_of(unpruned, calibration.repair)
@@ -112,7 +111,7 @@ def prune(
         number = len(result.steps)
         began = time.monotonic()
         goal = math.floor(total * options.target ** ((number + 1) / options.num_steps))
-        layout = layout_class(result.model)
+        layout = result.model.pruning_layout()
         every = max(1, len(calibration.repair) // options.num_measured)
         measured = measure(layout, calibration.repair[::every][: options.num_measured], options)
         keep = choose(layout, measured, goal, options)
@@ -184,33 +183,3 @@ class _Journal:
         model.make_feature_extractor().save_pretrained(folder)
         self._content["steps"].append(asdict(step))
         write_whole(self._folder / REPORT, json.dumps(self._content, indent=1))
-
-
-def make_for_study(job: Any) -> dict[str, Any]:
-    """What a study calls to prune: `maker: hf_sqa.pruning.prune:make_for_study`.
-
-    `options` of the model are those of [`PruningOptions`] and `checkpoint` (the default model if not given), `calibration` and
-    `num_windows` of [`load_calibration`]. The seed of the job is that of the repair.
-    """
-    from hf_sqa.auto import AutoModelForAudioQuality
-    from hf_sqa.pipelines import resolve_checkpoint
-
-    options = dict(job.options)
-    if "calibration" not in options:
-        raise ValueError(
-            f"Expected `calibration` among the options of the model {job.model.name!r}, got {', '.join(options) or 'none'}."
-        )
-    model = AutoModelForAudioQuality.from_pretrained(resolve_checkpoint(options.pop("checkpoint", "default")))
-    speech = load_calibration(options.pop("calibration"), model, options.pop("num_windows", NUM_WINDOWS))
-    result = prune(model, speech, PruningOptions(**options, seed=job.seed), folder=job.folder / "steps")
-    result.model.save_pretrained(job.folder)
-    result.model.make_feature_extractor().save_pretrained(job.folder)
-    (job.folder / REPORT).write_text(json.dumps(result.report(), indent=1), encoding="utf-8")
-    shutil.rmtree(job.folder / "steps")
-    last = result.steps[-1].after_repair if result.steps else {}
-    return {
-        "num_train": len(speech.repair),
-        "num_validation": len(speech.held_out),
-        "train_seconds": round(sum(step.seconds for step in result.steps), 2),
-        **{f"with_unpruned_{name}": value for name, value in last.items()},
-    }

@@ -17,7 +17,6 @@ from transformers import get_cosine_schedule_with_warmup
 from hf_sqa.blocks.sqa_transformer import find_transformer
 from hf_sqa.metrics import agreement
 from hf_sqa.pruning.calibration import batches_of, stacked
-from hf_sqa.pruning.importance import layout_of
 from hf_sqa.pruning.options import PruningOptions
 
 #: Of the repair's steps. A pruned model is close to a minimum, from which full first steps of Adam throw it far.
@@ -121,7 +120,7 @@ class _Scores:
     """Scores of stacked windows by any model that can be pruned."""
 
     def __init__(self, model: Any):
-        self._layout = layout_of(model)(model)
+        self._layout = model.pruning_layout()
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         return self._layout.scores(batch)

@@ -82,7 +82,7 @@ class CorpusScorer:
         pack_seconds = settings.pack_seconds
         if pack_seconds is None:
             pack_seconds = PACK_SECONDS.get(device, PACK_SECONDS_ELSEWHERE)
-        self.packing = Packing(pack_seconds, by_length=not hasattr(self.model, "window_starts"))
+        self.packing = Packing(pack_seconds, by_length=self.model.window_samples is None)
         self.num_workers = settings.num_workers
         if self.num_workers is None:
             self.num_workers = 0 if os.name == "nt" else 1 if device == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))

@@ -1,9 +1,8 @@
-"""The clips of a study: its sets, the draws of its models, and what of a test set a model has met while it was trained."""
+"""The clips of a study: its sets, the draws of its models, and what a model has seen of a test set in training."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.evaluation.suite import OVERLAP_MARKS
-from hf_sqa.studies.study_file import PARTS, ModelSpec, Study
-
-DIGEST_CHARACTERS = 10
+from hf_sqa.runs import digest_of
+from hf_sqa.studies.study_file import PARTS, ModelSpec, PartsSpec, Study
 
 
 class StudyData:
-    """The sets of a study: corpora are read when first needed, once a process."""
+    """The sets of a study; a corpus is read when first needed, once in a process."""
 
     def __init__(self, study: Study):
         self._study = study
@@ -34,12 +32,12 @@ class StudyData:
             ValueError: If a column is missing or nothing is left.
         """
         entry = self._study.sets[name]
-        dataset = self._corpus(entry["corpus"])
+        dataset = self._corpus(entry.corpus)
         keep = np.ones(len(dataset), bool)
-        for column, wanted in (entry.get("where") or {}).items():
+        for column, wanted in entry.where.items():
             if column not in dataset.column_names:
                 there = ", ".join(dataset.column_names)
-                raise ValueError(f"Expected a column of {entry['corpus']!r} ({there}) in the set {name!r}, got {column!r}.")
+                raise ValueError(f"Expected a column of {entry.corpus!r} ({there}) in the set {name!r}, got {column!r}.")
             values = list(dataset[column])
             allowed = wanted if isinstance(wanted, list) else [wanted]
             absent = [value for value in allowed if value not in values]
@@ -47,8 +45,8 @@ class StudyData:
                 there = ", ".join(sorted({str(value) for value in values})[:12])
                 raise ValueError(f"Expected {column} of the set {name!r} to be one of {there}, got {absent[0]!r}.")
             keep &= np.array([value in allowed for value in values])
-        if entry.get("rated"):
-            keep &= ~np.isnan(np.array(dataset[entry["rated"]], dtype=np.float64))
+        if entry.rated:
+            keep &= ~np.isnan(np.array(dataset[entry.rated], dtype=np.float64))
         if not keep.any():
             raise ValueError(f"Expected clips in the set {name!r}, got none: its conditions exclude each other.")
         return dataset.select(np.flatnonzero(keep))
@@ -61,7 +59,7 @@ class StudyData:
             return None, None
         train = self.select(model.train)
         if model.clips is not None:
-            sizes = sorted({one.clips for one in self._study.models if one.train == model.train and one.clips is not None})
+            sizes = sorted({other.clips for other in self._study.models if other.train == model.train and other.clips is not None})
             train = train.select(nested_subsets(train, sizes, seed=seed)[model.clips])
         if isinstance(model.validation, str):
             return train, self.select(model.validation)
@@ -72,7 +70,7 @@ class StudyData:
         return train.select(split.train), train.select(split.validation)
 
     def digest(self, name: str) -> str:
-        """Of what is in a set: recordings by name, and their labels; not where they lie."""
+        """Digest of the clips of a set: recordings by file name, and their labels; not their folder."""
         if name not in self._digests:
             self._digests[name] = _dataset_digest(self.select(name))
         return self._digests[name]
@@ -97,22 +95,22 @@ class StudyData:
         return self._corpora[name]
 
 
-def _parts(dataset: Any, name: str, entry: Mapping[str, Any]) -> list[str | None]:
+def _parts(dataset: Any, name: str, spec: PartsSpec) -> list[str | None]:
+    """The part of every clip; None for one without a group."""
     from hf_sqa.data.splits import stratified_split
 
-    group, within, score = entry.get("group", "source_id"), entry.get("within", "corpus"), entry.get("score", "mos")
-    groups, scores = list(dataset[group]), np.array(dataset[score], dtype=np.float64)
-    rows = np.flatnonzero(~np.isnan(scores) & np.array([one is not None for one in groups]))
+    groups, scores = list(dataset[spec.group]), np.array(dataset[spec.score], dtype=np.float64)
+    rows = np.flatnonzero(~np.isnan(scores) & np.array([group is not None for group in groups]))
     if not len(rows):
-        raise ValueError(f"Expected clips of {name!r} with {score} and {group} to cut it into parts, got none.")
+        raise ValueError(f"Expected clips of {name!r} with {spec.score} and {spec.group} to divide it into parts, got none.")
     part_of: dict[Any, str] = {}
     left, share_left = rows, 1.0
-    shares = {part: entry["shares"][part] for part in reversed(PARTS) if entry["shares"].get(part)}
+    shares = {part: spec.shares[part] for part in reversed(PARTS) if spec.shares.get(part)}
     for part in list(shares)[:-1]:
         columns = {
             "score": scores[left],
             "group": [groups[row] for row in left],
-            "within": [dataset[within][int(row)] for row in left],
+            "within": [dataset[spec.within][int(row)] for row in left],
         }
         split = stratified_split(
             columns,
@@ -120,26 +118,26 @@ def _parts(dataset: Any, name: str, entry: Mapping[str, Any]) -> list[str | None
             group_columns="group",
             score_column="score",
             corpus_column="within",
-            seed=entry.get("seed", 0),
+            seed=spec.seed,
         )
         part_of |= {groups[row]: part for row in left[split.validation]}
         left, share_left = left[split.train], share_left - shares[part]
     part_of |= {groups[row]: list(shares)[-1] for row in left}
-    return [part_of.get(one) for one in groups]
+    return [part_of.get(group) for group in groups]
 
 
 def find_overlap(trained_on: Sequence[Any], test: Any, files: _FileDigests | None = None) -> dict[str, Any]:
-    """How much of a test set a model has met while it was trained or validated.
+    """How much of a test set a model has seen in training or validation.
 
-    A clip is the same if its file is (the same path, or the same bytes), or if corpus, utterance and labels are; a source or talker
-    if its name is the same within the same corpus.
+    Clips are the same if they have the same file (path or bytes), or the same corpus, utterance and labels; sources and talkers if
+    they have the same name within the same corpus.
 
     Args:
-        trained_on (sequence of `datasets.Dataset`): Clips met, validation included.
+        trained_on (sequence of `datasets.Dataset`): Clips seen, validation included.
         test (`datasets.Dataset`): The test set.
 
     Returns:
-        `dict`: `overlap` (the gravest kind, a key of `OVERLAP_MARKS`, or None) and, in clips of the test set, `overlap_clips`,
+        `dict`: `overlap` (the most serious kind, a key of `OVERLAP_MARKS`, or None) and, in clips of the test set, `overlap_clips`,
         `overlap_sources` and `overlap_talkers`.
     """
     files = files or _FileDigests()
@@ -165,7 +163,7 @@ def find_overlap(trained_on: Sequence[Any], test: Any, files: _FileDigests | Non
 
 
 class _FileDigests:
-    """SHA-256 of files, each read once; only files as long as another are ever asked for."""
+    """SHA-256 of files, each read once; only files of equal length are compared."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
@@ -181,7 +179,7 @@ class _FileDigests:
 
 
 def _described(dataset: Any) -> Iterator[dict[str, Any]]:
-    """What identifies each clip, its original and its talker; None where not known."""
+    """What identifies each clip, its source and its talker; None where unknown."""
     columns = {
         name: list(dataset[name]) for name in ("corpus", "utterance_id", "source_id", "talker_id") if name in dataset.column_names
     }
@@ -209,7 +207,3 @@ def _dataset_digest(dataset: Any) -> str:
     ]
     names = [os.path.basename(str(audio.get("path") or "")) for audio in dataset["audio"]]
     return digest_of([names, *([str(value) for value in column] for column in columns)])
-
-
-def digest_of(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:DIGEST_CHARACTERS]

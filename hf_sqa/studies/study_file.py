@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
 import itertools
-import json
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from hf_sqa.evaluation.suite import SuiteOptions
+from hf_sqa.options import apply_overrides, did_you_mean, dump_yaml, load_yaml, read_options, refuse_unknown, written
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 PARTS = ("train", "validation", "test")
@@ -25,24 +22,24 @@ class ModelSpec:
     """A column of the grid.
 
     Args:
-        name (`str`): Of letters, digits, `.`, `_`, `+` and `-`. In the file it may hold `{variable}`, see `for`.
-        checkpoint (`str`, *optional*): A model that is there already, `default` or a folder or a Hub id: not trained, no seed.
-        maker (`str`): What makes it otherwise: `train` (a recipe of `hf_sqa.training`), a name given to [`run_study`], or
-            `module:function` inside hf_sqa.
-        train (`str`, *optional*): Set to train on. Without, the recipe's own data.
-        validation (`str` or `float`, *optional*): Set to validate on, or a share of `train` to hold out, with scores alike.
-        validation_group (`str`, *optional*): Column whose values a held-out share does not divide.
-        clips (`int`, *optional*): Train on so many clips of `train`, drawn anew by each seed, smaller draws part of larger ones. A
-            held-out share is taken from these.
-        recipe (`dict` or `str`, *optional*): Instead of the study's.
+        name (`str`): Letters, digits, `.`, `_`, `+` and `-`. In the file it may hold `{variable}`, see `for`.
+        checkpoint (`str`, *optional*): An existing model, `default` or a folder or a Hub id; it is not trained and has no seed.
+        maker (`str`, *optional*, defaults to `"train"`): How it is made otherwise: `train` (a recipe of `hf_sqa.training`),
+            `distill`, `prune`, `pseudo_labels`, `knowledge_transfer`, or a name given to [`run_study`].
+        train (`str`, *optional*): Set to train on; the recipe's own data if not given.
+        validation (`str` or `float`, *optional*): Set to validate on, or a share of `train` to hold out, with similar scores.
+        validation_group (`str`, *optional*): Column whose groups a held-out share keeps whole.
+        clips (`int`, *optional*): Train on this many clips of `train`, drawn anew for each seed; smaller draws are part of larger
+            ones. A held-out share is taken from these.
+        recipe (`dict` or `str`, *optional*): In place of the study's.
         set (`dict`): Changes to the recipe by dotted key: `{"training.learning_rate": 0.001}`.
-        options (`dict`): For makers other than `train`.
+        options (`dict`): Options of the maker; `train` has none.
         needs (sequence of `str`): Models whose checkpoints it is made from; they are made first.
-        trained_on (sequence of `str`, *optional*): For a `checkpoint`: sets it was trained on, for the marks of overlap.
-        series (`str`, *optional*): What figures group it under.
-        seeds (sequence of `int`, *optional*): Instead of the study's.
-        test_sets (sequence of `str`, *optional*): Instead of the study's; empty for one that others only need.
-        variables (`dict`): The values of `for` that this one stands for; columns `variable_<name>` of the results.
+        trained_on (sequence of `str`, *optional*): For a `checkpoint`: sets it was trained on, to mark overlap.
+        series (`str`, *optional*): Group in the figures.
+        seeds (sequence of `int`, *optional*): In place of the study's.
+        test_sets (sequence of `str`, *optional*): In place of the study's; empty for a model that only others need.
+        variables (`dict`): Its values of `for`; columns `variable_<name>` of the results.
     """
 
     name: str
@@ -62,39 +59,84 @@ class ModelSpec:
     test_sets: Sequence[str] | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and (self.train or self.set or self.options or self.clips):
+            raise ValueError("Expected either a checkpoint or something to train with, got both.")
+        if isinstance(self.validation, float) and not 0 < self.validation < 1:
+            raise ValueError(f"Expected a set, or a share between 0 and 1, as `validation`, got {self.validation}.")
+        if self.clips is not None and (self.clips < 1 or self.train is None):
+            raise ValueError(f"Expected `clips` to be 1 or more, and a set `train`; got {self.clips!r}.")
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """A set of clips.
+
+    Args:
+        corpus (`str`): Name of the corpus.
+        where (`dict`): Values that a column must have, one or a list, by column.
+        rated (`str`, *optional*): Keep only clips with this label.
+    """
+
+    corpus: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+    rated: str | None = None
+
+
+@dataclass(frozen=True)
+class PartsSpec:
+    """How to divide a corpus; its clips get a column `part`.
+
+    Args:
+        shares (`dict[str, float]`): Shares of `train`, `validation` and `test`, two or all three; they add up to 1.
+        group (`str`, *optional*, defaults to `"source_id"`): Column whose groups stay whole.
+        within (`str`, *optional*, defaults to `"corpus"`): Column within whose values every share is taken.
+        score (`str`, *optional*, defaults to `"mos"`): Score that has a similar distribution in every part.
+        seed (`int`, *optional*, defaults to 0): Seed of the draw.
+    """
+
+    shares: Mapping[str, float]
+    group: str = "source_id"
+    within: str = "corpus"
+    score: str = "mos"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        total = sum(self.shares.values())
+        if set(self.shares) - set(PARTS) or len(self.shares) < 2 or not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise ValueError(f"Expected shares of two or three of {', '.join(PARTS)} that add up to 1, got {dict(self.shares)}.")
+
 
 @dataclass(frozen=True)
 class Study:
     """A study as read from its file; see `train_scripts/studies/` for examples.
 
     Args:
-        name (`str`): Of the study.
-        about (`str`): What it asks, in words.
-        cites (`dict`): The sentence each number comes from.
-        corpora (`dict`): Rated speech by name, `{table: mine.csv}`, `{corpus: nisqa/TEST_FOR, root: ...}` or `{hub: <repo>}`, with
-            any other option of [`~hf_sqa.data.load_corpus`]. Paths begin in the current folder.
-        parts (`dict`): By corpus, how to cut it: `{group: source_id, within: language, shares: {train: 0.6, test: 0.4}, seed: 0}`;
-            its clips get a `part`, and clips of one group the same.
-        sets (`dict`): By name, what to train or test on: `{corpus: ..., where: {<column>: <value or values>}, rated: mos}`; `rated`
-            keeps only clips with that label.
-        recipe (`dict` or `str`, *optional*): Of `hf_sqa.training`, or a path; what models have in common.
+        name (`str`): Name of the study.
         models (tuple of [`ModelSpec`]): Columns of the grid.
-        seeds (tuple of `int`): Each trained model is made once for each.
         test_sets (tuple of `str`): Names out of `sets`.
-        evaluation ([`SuiteOptions`]): How they are evaluated.
+        about (`str`): The question, in words.
+        cites (`dict`): The sentence that each number comes from.
+        corpora (`dict`): Rated speech by name, `{table: mine.csv}`, `{corpus: nisqa/TEST_FOR, root: ...}` or `{hub: <repo>}`, with
+            any other option of [`~hf_sqa.data.load_corpus`]. Relative paths start in the current folder.
+        parts (`dict` of [`PartsSpec`]): How to divide a corpus, by corpus.
+        sets (`dict` of [`SetSpec`]): What to train or test on, by name.
+        recipe (`dict` or `str`, *optional*): A recipe of `hf_sqa.training`, or its path: what the models have in common.
+        seeds (tuple of `int`): Every trained model is made once for each.
+        evaluation ([`SuiteOptions`]): How the models are evaluated.
         figures (tuple of `dict`): `{kind: ..., file: ...}` and options of [`hf_sqa.studies.figures.draw`].
     """
 
     name: str
+    models: tuple[ModelSpec, ...]
+    test_sets: tuple[str, ...]
     about: str = ""
     cites: Mapping[str, Any] = field(default_factory=dict)
-    corpora: Mapping[str, Any] = field(default_factory=dict)
-    parts: Mapping[str, Any] = field(default_factory=dict)
-    sets: Mapping[str, Any] = field(default_factory=dict)
+    corpora: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    parts: Mapping[str, PartsSpec] = field(default_factory=dict)
+    sets: Mapping[str, SetSpec] = field(default_factory=dict)
     recipe: Any = None
-    models: tuple[ModelSpec, ...] = ()
     seeds: tuple[int, ...] = (0,)
-    test_sets: tuple[str, ...] = ()
     evaluation: SuiteOptions = field(default_factory=SuiteOptions)
     figures: tuple[Mapping[str, Any], ...] = ()
 
@@ -115,50 +157,22 @@ def load_study(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Se
     """Read a study and check all that can be checked without its data.
 
     Args:
-        source (path or `dict`): The file, or what is in it.
+        source (path or `dict`): The file, or its content.
         overrides (sequence of `str`, *optional*): `dotted.key=value` with a value as in YAML: `"seeds=[0]"`,
-            `"corpora.bench.table=bench.csv"`. New keys are accepted only where names are free: below `corpora`, `sets`, `models`,
-            `recipe`, ...
+            `"corpora.bench.table=bench.csv"`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a key is unknown (with a suggestion), a name not defined, or nothing is to be done.
+        TypeError: If a key is unknown; the message suggests the nearest.
+        ValueError: If a value is of another type, or a name is not defined.
     """
-    import yaml
-
-    if isinstance(source, Mapping):
-        content = json.loads(json.dumps(source))
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"Expected a study in YAML, but there is no file {str(path)!r}.")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"Expected a study in YAML, got {str(path)!r}, which cannot be parsed: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a study to be a mapping with name, models and test_sets, got {type(content).__name__}.")
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ValueError(f"Expected key=value, such as seeds=[0], got {override!r}.")
-        set_dotted(content, key, yaml.safe_load(text))
-    return _study(content)
-
-
-def _study(content: dict[str, Any]) -> Study:
-    _refuse_unknown(content, [one.name for one in fields(Study)], "a study")
-    for key in ("name", "models", "test_sets"):
-        if not content.get(key):
-            raise ValueError(f"Expected {key!r} in the study, got none.")
-    evaluation = dict(content.get("evaluation") or {})
-    _refuse_unknown(evaluation, [one.name for one in fields(SuiteOptions)], "evaluation")
-    models = tuple(model for name, entry in content["models"].items() for model in _models(str(name), dict(entry or {})))
-    values = {**content, "models": models, "evaluation": SuiteOptions(**evaluation)}
-    for key in ("seeds", "test_sets", "figures"):
-        if key in content:
-            values[key] = tuple(content[key] if isinstance(content[key], list) else [content[key]])
-    study = Study(**{key: value for key, value in values.items() if value is not None})
+    content = apply_overrides(source if isinstance(source, Mapping) else load_yaml(source, "study"), overrides)
+    if isinstance(content.get("seeds"), int):
+        content["seeds"] = [content["seeds"]]
+    models = content.get("models")
+    if isinstance(models, Mapping):
+        content["models"] = [model for name, entry in models.items() for model in _models(str(name), dict(entry or {}))]
+    study = read_options(Study, content, "the study" if isinstance(source, Mapping) else f"the study {str(source)!r}")
     _check(study)
     return study
 
@@ -169,17 +183,22 @@ def _models(name: str, entry: dict[str, Any]) -> list[ModelSpec]:
     if isinstance(combinations, dict):
         values = [value if isinstance(value, list) else [value] for value in combinations.values()]
         combinations = [dict(zip(combinations, chosen, strict=True)) for chosen in itertools.product(*values)]
-    known = [one.name for one in fields(ModelSpec) if one.name not in ("name", "variables")]
-    _refuse_unknown(entry, [*known, "for"], f"the model {name!r}")
-    return [ModelSpec(name=str(_filled(name, chosen)), **_filled(entry, chosen), variables=chosen) for chosen in combinations]
+    place = f"the model {name!r}"
+    refuse_unknown(
+        entry, ["for", *(option.name for option in fields(ModelSpec) if option.name not in ("name", "variables"))], place
+    )
+    return [
+        read_options(ModelSpec, {**_filled(entry, chosen), "name": str(_filled(name, chosen)), "variables": chosen}, place)
+        for chosen in combinations
+    ]
 
 
 def _filled(value: Any, variables: Mapping[str, Any]) -> Any:
-    """`{variable}` replaced; a text that is nothing else becomes the value itself, a number stays a number."""
+    """`{variable}` replaced; a text that is nothing else becomes the value itself, so that a number stays a number."""
     if isinstance(value, dict):
-        return {_filled(key, variables): _filled(one, variables) for key, one in value.items()}
+        return {_filled(key, variables): _filled(item, variables) for key, item in value.items()}
     if isinstance(value, list):
-        return [_filled(one, variables) for one in value]
+        return [_filled(item, variables) for item in value]
     if isinstance(value, str):
         for name, chosen in variables.items():
             if value == f"{{{name}}}":
@@ -189,9 +208,12 @@ def _filled(value: Any, variables: Mapping[str, Any]) -> Any:
 
 
 def _check(study: Study) -> None:
+    """Refuse names that are not defined, or stand for two things."""
     names = [model.name for model in study.models]
+    if not names or not study.test_sets:
+        raise ValueError("Expected `models` and `test_sets` in the study, got none.")
     for name in (study.name, *names, *study.sets, *study.test_sets):
-        if not NAME.fullmatch(str(name)):
+        if not NAME.fullmatch(name):
             raise ValueError(f"Expected names of letters, digits and . _ + -, for they become folders, got {name!r}.")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -199,37 +221,24 @@ def _check(study: Study) -> None:
     for corpus, entry in study.corpora.items():
         if sum(key in entry for key in ("corpus", "table", "hub")) != 1:
             raise ValueError(f"Expected one of corpus, table and hub in corpora.{corpus}, got {', '.join(entry) or 'nothing'}.")
-    for name, entry in study.sets.items():
-        _refuse_unknown(entry, ["corpus", "where", "rated"], f"the set {name!r}")
-        _among(entry.get("corpus"), study.corpora, f"corpus of the set {name!r}")
-    for corpus, entry in study.parts.items():
-        _among(corpus, study.corpora, "corpus of parts")
-        _refuse_unknown(entry, ["group", "within", "shares", "seed", "score"], f"parts.{corpus}")
-        shares = entry.get("shares") or {}
-        if set(shares) - set(PARTS) or len(shares) < 2 or not math.isclose(sum(shares.values()), 1.0, abs_tol=1e-6):
-            raise ValueError(f"Expected shares of two or three of {', '.join(PARTS)} that add up to 1, got {shares}.")
+    for name, clips in study.sets.items():
+        _check_defined(clips.corpus, study.corpora, f"corpus of the set {name!r}")
+    for corpus in study.parts:
+        _check_defined(corpus, study.corpora, "corpus of parts")
     for model in study.models:
         for test_set in study.test_sets_of(model):
-            _among(test_set, study.sets, f"test set of {model.name!r}")
+            _check_defined(test_set, study.sets, f"test set of {model.name!r}")
         for used in filter(None, (model.train, model.validation if isinstance(model.validation, str) else None)):
-            _among(used, study.sets, f"set of the model {model.name!r}")
+            _check_defined(used, study.sets, f"set of the model {model.name!r}")
         for needed in model.needs:
-            _among(needed, names, f"need of the model {model.name!r}")
+            _check_defined(needed, names, f"need of the model {model.name!r}")
         for used in model.trained_on or ():
-            _among(used, study.sets, f"trained_on of the model {model.name!r}")
-        if model.checkpoint is not None and (model.train or model.set or model.options or model.clips):
-            raise ValueError(f"Expected either a checkpoint or something to train with for the model {model.name!r}, got both.")
-        if isinstance(model.validation, (int, float)) and not 0 < model.validation < 1:
-            raise ValueError(
-                f"Expected a set, or a share between 0 and 1, as validation of {model.name!r}, got {model.validation}."
-            )
-        if model.clips is not None and (not isinstance(model.clips, int) or model.clips < 1 or model.train is None):
-            raise ValueError(f"Expected `clips` of {model.name!r} to be a whole number, and a set `train`; got {model.clips!r}.")
+            _check_defined(used, study.sets, f"trained_on of the model {model.name!r}")
     models_in_order(study)
 
 
 def models_in_order(study: Study) -> list[ModelSpec]:
-    """Models with those they need before them."""
+    """Models, each after those it needs."""
     ordered: dict[str, ModelSpec] = {}
 
     def visit(model: ModelSpec, path: tuple[str, ...]) -> None:
@@ -244,28 +253,17 @@ def models_in_order(study: Study) -> list[ModelSpec]:
     return list(ordered.values())
 
 
-def _refuse_unknown(entry: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    if not isinstance(entry, Mapping):
-        raise ValueError(f"Expected keys and values in {where}, got {entry!r}.")
-    for key in entry:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}."
-            raise ValueError(f"Unknown key {key!r} in {where}; {hint}")
+def study_as_yaml(study: Study) -> str:
+    """A study as text that [`load_study`] reads, with its models written out."""
+    models = {model.name: {**written(model)} for model in study.models}
+    for entry in models.values():
+        entry.pop("name")
+        entry.pop("variables", None)
+    return dump_yaml({**written(study), "models": models}) + "\n"
 
 
-def _among(name: Any, known: Any, what: str) -> None:
+def _check_defined(name: str, known: Any, what: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(str(name), list(known), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known) or 'none'}."
-        raise ValueError(f"Expected the {what} to be defined, got {name!r}{hint}")
-
-
-def set_dotted(content: dict[str, Any], key: str, value: Any) -> None:
-    *outer, last = key.split(".")
-    at = content
-    for depth, name in enumerate(outer):
-        if not isinstance(at.setdefault(name, {}), dict):
-            raise ValueError(f"Expected keys below {'.'.join(outer[: depth + 1])!r} to set {key!r}, got {at[name]!r} there.")
-        at = at[name]
-    at[last] = copy.deepcopy(value)  # a later key may change it
+        hint = did_you_mean(name, known)
+        there = f" There are {', '.join(known) or 'none'}." if hint == "." else ""
+        raise ValueError(f"Expected the {what} to be defined, got {name!r}{hint}{there}")

@@ -91,12 +91,14 @@ class Model:
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import STUDENTS
+            import hf_sqa.models  # noqa: F401  # registers the families
+            from hf_sqa.auto import families
 
-            if self.size not in STUDENTS:
-                raise ValueError(f"Expected `size` of a model to be one of {', '.join(STUDENTS)}, got {self.size!r}.")
-            if self.checkpoint is not None or self.family != "distilled_sqa":
+            sizes = families()[self.family][0].sizes if self.family in families() else {}
+            if self.checkpoint is not None or not sizes:
                 raise ValueError("Expected `size` with `family: distilled_sqa` and no `checkpoint`: it makes a new DistilledSQA.")
+            if self.size not in sizes:
+                raise ValueError(f"Expected `size` of a model to be one of {', '.join(sizes)}, got {self.size!r}.")
         if self.checkpoint is None and self.family is None:
             raise ValueError("Expected `model.checkpoint` (default, a folder, a Hub id) or `model.family`, got neither.")
         if self.checkpoint is not None and self.encoder is not None:

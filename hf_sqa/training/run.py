@@ -156,7 +156,7 @@ def run_recipe(
                 loss=recipe.loss,
                 callbacks=[interrupt, progress, *callbacks],
             )
-            if getattr(model, "needs_bands", False):
+            if model.needs_bands:
                 _measure_bands(model, trainer.train_dataset)
             _train(trainer, interrupt, resume, notes, announce)
         result = _result(trainer, folder, excluded, notes)
@@ -275,9 +275,7 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
 
     options = dict(section.config)
     if section.size is not None:
-        from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import STUDENTS
-
-        options = STUDENTS[section.size] | options
+        options = dict(families()[str(section.family)][0].sizes[section.size]) | options
     if section.scores is not None:
         options["id2label"] = dict(enumerate(section.scores))
     if section.checkpoint is None:
@@ -289,8 +287,6 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
             return _with_knowledge(model_class, section, options, announce)
         if section.encoder is None:
             return model_class(config_class(**options))
-        if not hasattr(model_class, "from_encoder"):
-            raise ValueError(f"Expected no `model.encoder` for {section.family}, which is built on none, got {section.encoder!r}.")
         with _encoder_at_hand(section.encoder) as encoder:
             return model_class.from_encoder(encoder, encoder_options=section.encoder_options, **options)
     if section.checkpoint in ("default", "distill-mos-v7"):
@@ -323,11 +319,9 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
 
 def _with_knowledge(model_class: Any, section: Model, options: dict[str, Any], announce: Any) -> Any:
     """A new model that begins with what another family's model has learned."""
-    if not hasattr(model_class, "from_mosa_net"):
-        raise ValueError(f"Expected no `model.knowledge_from` for {section.family}, which takes over no trunk; it is for mtq_net.")
     with _encoder_at_hand(section.encoder) as encoder:
-        model, info = model_class.from_mosa_net(
-            section.knowledge_from, encoder=encoder, encoder_options=section.encoder_options, output_loading_info=True, **options
+        model, info = model_class.with_knowledge_from(
+            section.knowledge_from, encoder=encoder, encoder_options=section.encoder_options, **options
         )
     if announce:
         announce(f"From {section.knowledge_from}: {len(info['copied'])} tensors. New: {', '.join(info['initialized'])}.")
@@ -481,8 +475,7 @@ def _save_finished(trainer: Any, recipe: Recipe, result: TrainingResult) -> None
 
             model = save_adapter(model, unfinished)
         model.config.checkpoint_name = None  # these are not the published weights any more
-        # MTQNet leaves the heads behind that served training only.
-        getattr(model, "save_for_inference", model.save_pretrained)(unfinished)
+        model.save_for_inference(unfinished)
         trainer.processing_class.save_pretrained(unfinished)
         recipe.save(unfinished / RECIPE)
         move_into(unfinished, result.output_dir)

@@ -75,7 +75,7 @@ class AudioQualityTrainer(Trainer):
         self.quality_model = base_model(model)
         config = self.quality_model.config
         self.score_names: list[str] = config.score_names
-        self.window_samples: int | None = getattr(config, "window_samples", None)
+        self.window_samples: int | None = self.quality_model.window_samples
         self.batching = self._batching(args.batching)
         self.failures: dict[str, tuple[str, str]] = {}
         train = train_dataset

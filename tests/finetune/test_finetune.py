@@ -20,7 +20,7 @@ from hf_sqa.data import load_corpus
 from hf_sqa.finetune.before_after import compare_before_after
 from hf_sqa.finetune.plan import choose_groups, make_plan, schema_column, shared_values
 from hf_sqa.finetune.run import finetune, load_base
-from hf_sqa.finetune.settings import FinetuneOptions, family_defaults, trains_only
+from hf_sqa.finetune.settings import FinetuneOptions, trains_only
 from hf_sqa.metrics import agreement
 from hf_sqa.runs import RunMismatch
 from hf_sqa.training.front_memory import FrontMemory
@@ -565,7 +565,7 @@ def test_the_defaults_of_every_family_name_modules_it_has():
     for config_class, model_class in families().values():
         model = model_class(config_class.tiny())
         for device in ("cpu", "cuda"):
-            freeze(model.requires_grad_(True), family_defaults(model, device).freeze)
+            freeze(model.requires_grad_(True), model.fine_tuning_defaults(device).freeze)
             assert any(parameter.requires_grad for parameter in model.parameters())
 
 

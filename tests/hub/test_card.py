@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import hf_sqa
 from hf_sqa.cli import app
-from hf_sqa.hub.card import RELATIVE_SENTENCE, SECTIONS, Evaluation, make_card, missing_from_card, write_card
+from hf_sqa.hub.card import RELATIVE_SENTENCE, SECTIONS, make_card, missing_from_card, write_card
+from hf_sqa.hub.card_facts import CardFacts, Evaluation
 from hf_sqa.metrics import bootstrap_agreement
 from hf_sqa.pipelines import AudioQualityPipeline
 from tests.hub.conftest import ALICE
@@ -56,8 +57,8 @@ def test_a_card_says_what_a_stranger_must_know(complete):
         "`swahili.csv`: sw; licence not stated",
         "Licence of the code (`hf_sqa`): Apache-2.0",
         "Licence of the weights: mit",
-        "The weights derive from `distill-mos-v7`, whose terms hold too",
-        "Training took 5 min on one core. Energy: was not measured.",
+        "The weights derive from `distill-mos-v7`, whose terms apply too",
+        "Training took 5 min on one core. Energy: not measured.",
         "Stahl & Gamper",
     ):
         assert sentence in text, sentence
@@ -111,13 +112,25 @@ def test_what_was_written_by_hand_stays_and_the_rest_is_renewed(complete):
     text = text.replace("- mean-opinion-score", "- mean-opinion-score\n- swahili")
     (complete / "README.md").write_text(text)
 
-    write_card(complete, results=[Evaluation("Swahili calls", "utt_srcc", 0.9, 0.85, 0.95)])
+    write_card(complete, CardFacts(results=[Evaluation("Swahili calls", "utt_srcc", 0.9, 0.85, 0.95)]))
 
     renewed = text_of(complete)
     assert "We thank the listeners." in renewed and "- swahili" in renewed
     assert "0.850 to 0.950" in renewed and "0.710 to 0.880" not in renewed
     assert ModelCard(renewed).data.license == "cc0-1.0"
     assert "`swahili.csv`: sw" in renewed and "Training took 5 min" in renewed
+
+
+def test_a_base_with_a_short_name_is_remembered_when_the_recipe_is_gone(complete):
+    write_card(complete)
+
+    assert "The weights derive from `distill-mos-v7`" in text_of(complete)
+    assert "base_model" not in ModelCard(text_of(complete)).data.to_dict()  # the Hub takes only its own ids there
+
+
+def test_a_misspelt_fact_is_refused(checkpoint):
+    with pytest.raises(TypeError, match="licence"):
+        make_card(checkpoint, licence="mit")
 
 
 def test_writing_again_changes_nothing(complete):

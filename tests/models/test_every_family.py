@@ -13,6 +13,7 @@ import hf_sqa
 from hf_sqa.audio import load_recording
 from hf_sqa.auto import AutoModelForAudioQuality, families
 from hf_sqa.export.onnx import export_onnx
+from hf_sqa.modeling import AudioQualityPreTrainedModel
 
 SECONDS = (1.0, 1.7, 2.3)
 RATE = 16_000
@@ -71,6 +72,16 @@ def test_logits_have_one_column_per_named_score(model, waveforms):
 
     assert logits.shape == (1, len(model.config.score_names))
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("hook", ["from_encoder", "with_knowledge_from"])
+def test_what_a_family_cannot_be_made_from_is_refused_by_its_name(family, hook):
+    config_class, model_class = family
+    if getattr(model_class, hook).__func__ is not getattr(AudioQualityPreTrainedModel, hook).__func__:
+        pytest.skip("the family can be made so")
+
+    with pytest.raises(ValueError, match=f"for {config_class.model_type}"):
+        getattr(model_class, hook)("elsewhere")
 
 
 def test_saved_and_reloaded_weights_are_identical_and_so_are_the_scores(model, folder, waveforms):

@@ -9,11 +9,10 @@ import soundfile
 import torch
 
 from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.data.windows import WindowCache
 from hf_sqa.distillation.labels import label_windows
 from hf_sqa.models.distilled_sqa import DistilledSQAConfig
-from hf_sqa.models.distilled_sqa.pruning_distilled_sqa import DistilledLayout
+from hf_sqa.models.mosa_net import MOSANet, MOSANetConfig
 from hf_sqa.models.nisqa import NISQA, NISQAConfig
 from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS, Wav2Vec2ForMOSConfig
 from hf_sqa.models.xlsr_sqa import XLSRSQA, XLSRSQAConfig
@@ -95,7 +94,7 @@ def num_parameters(model):
 
 
 def test_with_everything_kept_the_scores_are_the_same(model, calibration):
-    layout = DistilledLayout(model)
+    layout = model.pruning_layout()
     same = layout.pruned(everything(layout), measure(layout, calibration.repair, OPTIONS).means)
 
     torch.testing.assert_close(scores_of(same, calibration.held_out), scores_of(model, calibration.held_out), rtol=0, atol=1e-5)
@@ -106,7 +105,7 @@ def test_units_that_always_give_the_same_can_go_without_a_trace(model, calibrati
     with torch.no_grad():
         layer.fc1.weight[[2, 5, 7]] = 0
         layer.fc1.bias[[2, 5, 7]] = torch.tensor([0.7, -1.0, 0.2])
-    layout = DistilledLayout(model)
+    layout = model.pruning_layout()
     measured = measure(layout, calibration.repair, OPTIONS)
     keep = everything(layout)
     keep["units.1"] = np.delete(keep["units.1"], [2, 5, 7])
@@ -122,7 +121,7 @@ def test_a_channel_that_always_gives_the_same_can_go_from_the_last_convolution(m
     with torch.no_grad():
         produced = trunk.mixes[str(last)] if str(last) in trunk.mixes else trunk.layers[last]
         produced.weight[[1, 4]] = 0
-    layout = DistilledLayout(model)
+    layout = model.pruning_layout()
     keep = everything(layout)
     keep[f"trunk.{last}"] = np.delete(keep[f"trunk.{last}"], [1, 4])
 
@@ -136,14 +135,14 @@ def test_units_nobody_listens_to_are_worth_nothing(model, calibration, criterion
     with torch.no_grad():
         model.transformer.layers[0].fc2.weight[:, [3, 8]] = 0
         model.transformer.layers[1].self_attn.out_proj.weight[:, :6] = 0
-    importance = measure(DistilledLayout(model), calibration.repair, replace(OPTIONS, criterion=criterion)).importance
+    importance = measure(model.pruning_layout(), calibration.repair, replace(OPTIONS, criterion=criterion)).importance
 
     assert {3, 8} <= set(np.flatnonzero(importance["units.0"] < 1e-9))
     assert importance["heads.1"][0] < 1e-9 < importance["heads.1"][1]
 
 
 def test_a_layer_is_worth_what_the_score_moves_without_it(model, calibration):
-    importance = measure(DistilledLayout(model), calibration.repair, OPTIONS).importance["layers"]
+    importance = measure(model.pruning_layout(), calibration.repair, OPTIONS).importance["layers"]
     before = scores_of(model, calibration.repair)
     model.transformer.layers[0] = torch.nn.Identity()
 
@@ -262,7 +261,7 @@ def test_an_encoder_loses_layers_and_equally_many_units_in_each(calibration, tmp
 
 def test_features_are_taken_behind_the_same_block_after_others_in_front_are_gone():
     model = make_encoder_model(XLSRSQA, layers=(2, 4))
-    layout = EncoderLayout(model)
+    layout = model.pruning_layout()
 
     keep = everything(layout) | {"layers": np.array([1, 2, 3])}
     pruned = layout.pruned(keep, {name: torch.zeros(24) for name in layout.groups})
@@ -274,15 +273,28 @@ def test_features_are_taken_behind_the_same_block_after_others_in_front_are_gone
     )
 
 
+def test_the_layer_that_a_mosa_net_reads_stays_the_same_block():
+    model = MOSANet(MOSANetConfig.tiny(encoder_layer=2)).eval()
+    layout = model.pruning_layout()
+
+    keep = everything(layout) | {"layers": np.array([1])}
+    pruned = layout.pruned(keep, {name: torch.zeros(24) for name in layout.groups})
+
+    assert pruned.config.encoder_layer == pruned.config.encoder_config.num_hidden_layers == 1
+    assert torch.equal(
+        pruned.encoder.encoder.layers[0].attention.k_proj.weight, model.encoder.encoder.layers[1].attention.k_proj.weight
+    )
+
+
 def test_blocks_between_which_features_are_taken_do_not_all_go():
-    layout = EncoderLayout(make_encoder_model(XLSRSQA, layers=(1, 2)))
+    layout = make_encoder_model(XLSRSQA, layers=(1, 2)).pruning_layout()
 
     assert not layout.may_drop(0, set()) and not layout.may_drop(1, set())
 
 
 def test_no_larger_part_of_the_layers_goes_in_a_step_than_of_the_weights_unless_nothing_else_is_left():
     """Two layers may each be worth nothing alone, and everything together."""
-    layout = EncoderLayout(make_encoder_model(XLSRSQA, layers=(2, 4)))
+    layout = make_encoder_model(XLSRSQA, layers=(2, 4)).pruning_layout()
     sizes = {name: group.size for name, group in layout.groups.items()}
     cheap_layers = {name: np.full(size, 0.0 if name == "layers" else 1.0) for name, size in sizes.items()}
     measured = Measured(cheap_layers, {})
@@ -298,7 +310,7 @@ def test_no_larger_part_of_the_layers_goes_in_a_step_than_of_the_weights_unless_
 
 
 def test_a_mix_of_layers_keeps_them_all():
-    assert "layers" not in EncoderLayout(make_encoder_model(Wav2Vec2ForMOS, mix_layers=True)).groups
+    assert "layers" not in make_encoder_model(Wav2Vec2ForMOS, mix_layers=True).pruning_layout().groups
 
 
 def test_recordings_are_cut_into_windows_and_talkers_kept_apart(speech, make_tiny):
@@ -334,7 +346,7 @@ def test_too_short_a_calibration_is_refused(make_tiny, tmp_path):
 
 
 def test_the_configuration_of_a_pruned_model_says_every_size(make_model):
-    layout = DistilledLayout(make_model())
+    layout = make_model().pruning_layout()
     keep = everything(layout)
     keep["heads.0"], keep["layers"], keep["units.1"] = np.array([1]), np.array([0, 1]), np.arange(5)
 

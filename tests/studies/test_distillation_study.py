@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_sqa.studies.grid import load_study, run_study
+from hf_sqa.studies import load_study, run_study
 from tests.distillation.test_distillation import STUDENT
 from tests.made_speech import RATE, write_talker
 
@@ -46,7 +46,7 @@ def content(speech, table, teacher_folder, tmp_path):
             "distilled-{size}": {
                 "for": {"size": [8]},
                 "series": "distilled",
-                "maker": "hf_sqa.distillation.run:make_for_study",
+                "maker": "distill",
                 "set": {"student.config.hidden_size": "{size}", "training.num_train_epochs": 2},
             },
             "labels-only": {
@@ -60,7 +60,7 @@ def content(speech, table, teacher_folder, tmp_path):
             },
             "pruned": {
                 "series": "pruned",
-                "maker": "hf_sqa.pruning.prune:make_for_study",
+                "maker": "prune",
                 "options": {
                     "checkpoint": teacher,
                     "target": 0.8,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hf_sqa.studies import figures
+from hf_sqa.studies import plotting
 from hf_sqa.studies.figures import draw, growth
 
 VALUES = {("a", "x"): 0.9, ("a", "y"): 0.5, ("b", "x"): 0.6, ("b", "y"): 0.8, ("c", "x"): 0.7, ("c", "y"): 0.7}
@@ -251,7 +251,7 @@ def test_what_cannot_be_drawn_is_refused(kind, options, error, told, rows, tmp_p
 
 
 def test_colours_and_markers_do_not_repeat_within_ten():
-    assert len(set(figures.COLOURS)) == len(set(figures.MARKERS)) == 10
+    assert len(set(plotting.COLOURS)) == len(set(plotting.MARKERS)) == 10
 
 
 def test_an_empty_table_is_refused(tmp_path):

@@ -21,7 +21,7 @@ from hf_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.cli import app
 from hf_sqa.data import load_corpus
 from hf_sqa.metrics import agreement
-from hf_sqa.studies.grid import (
+from hf_sqa.studies import (
     StudyData,
     collect_results,
     compare_cells,
@@ -32,6 +32,7 @@ from hf_sqa.studies.grid import (
     read_results,
     run_study,
 )
+from hf_sqa.studies.makers import find_maker
 from tests.processes import PATIENCE, wait_until
 
 RATE = 16_000
@@ -148,13 +149,13 @@ def made(tmp_path):
 
 def test_an_unknown_key_is_refused_with_the_nearest(content):
     content["test_set"] = ["en"]
-    with pytest.raises(ValueError, match="Unknown key 'test_set' in a study; did you mean 'test_sets'"):
+    with pytest.raises(TypeError, match="Unknown key 'test_set' in the study; did you mean 'test_sets'"):
         load_study(content)
 
 
 def test_an_unknown_key_of_a_model_is_refused(content):
     content["models"]["{language}"]["trian"] = "en-train"
-    with pytest.raises(ValueError, match=r"Unknown key 'trian' in the model .*did you mean 'train'"):
+    with pytest.raises(TypeError, match=r"Unknown key 'trian' in the model .*did you mean 'train'"):
         load_study(content)
 
 
@@ -174,7 +175,7 @@ def test_an_unknown_key_of_a_model_is_refused(content):
         (lambda c: c["models"].update({"x": {"train": "en", "clips": "many"}}), "to be a whole number"),
         (lambda c: c["models"].update({"x": {"train": "en", "validation": 1.5}}), "a share between 0 and 1"),
         (lambda c: c["models"].update({"x": {"needs": ["y"]}, "y": {"needs": ["x"]}}), "without a circle, got x -> y -> x"),
-        (lambda c: c.pop("models"), "Expected 'models' in the study"),
+        (lambda c: c.pop("models"), "Expected `models` in the study"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change, told, content):
@@ -199,11 +200,11 @@ def test_a_model_stands_for_every_combination_of_its_variables(content):
 def test_overrides_change_what_the_file_says(content):
     study = load_study(content, ["seeds=[7]", "evaluation.num_draws=30", "sets.en.where.language=fr"])
 
-    assert (study.seeds, study.evaluation.num_draws, study.sets["en"]["where"]["language"]) == ((7,), 30, "fr")
+    assert (study.seeds, study.evaluation.num_draws, study.sets["en"].where["language"]) == ((7,), 30, "fr")
 
 
 def test_an_override_below_a_value_is_refused(content):
-    with pytest.raises(ValueError, match=r"Expected keys below 'name' to set 'name\.x', got 'miniature' there"):
+    with pytest.raises(ValueError, match=r"Expected a section at 'name' to set 'name\.x', got 'miniature' there"):
         load_study(content, ["name.x=1"])
 
 
@@ -328,7 +329,7 @@ def test_a_new_test_set_needs_no_new_training(content, tmp_path):
     assert len(made(tmp_path)) == 4 and report.num_done == 8
 
 
-def test_a_changed_model_is_made_again_and_the_old_one_is_told(content, tmp_path):
+def test_a_changed_model_is_made_again_and_the_old_one_is_reported(content, tmp_path):
     run_study(load_study(content, ["seeds=[0]"]), tmp_path / "out", makers=MAKERS)
     content["sets"]["en-train"]["where"]["language"] = "fr"
 
@@ -338,7 +339,7 @@ def test_a_changed_model_is_made_again_and_the_old_one_is_told(content, tmp_path
     assert [name.rpartition("-")[0] for name in report.stale] == ["en-s0"]
 
 
-def test_a_failure_is_told_and_does_not_stop_the_others(content, tmp_path):
+def test_a_failure_is_reported_and_does_not_stop_the_others(content, tmp_path):
     content["models"]["bad"] = {**content["models"]["{language}"], "maker": "make_unless_broken", "train": "en-train"}
     content["models"]["bad"].pop("for")
     content["models"] = dict(reversed(content["models"].items()))
@@ -399,6 +400,19 @@ def test_a_variable_may_be_a_number_here_and_a_word_there(content, tmp_path):
     run_study(load_study(content, ["seeds=[0]"]), tmp_path / "out", makers=MAKERS)
 
     assert {row["variable_amount"] for row in read_results(tmp_path / "out")} == {"5", "all"}
+
+
+@pytest.mark.parametrize(
+    ("former", "name"),
+    [
+        ("hf_sqa.evaluation.pseudo_label_maker:with_pseudo_labels", "pseudo_labels"),
+        ("hf_sqa.evaluation.pseudo_label_maker:with_knowledge", "knowledge_transfer"),
+        ("hf_sqa.compression.distillation:make_for_study", "distill"),
+        ("hf_sqa.compression.pruning:make_for_study", "prune"),
+    ],
+)
+def test_makers_are_found_under_the_names_of_older_study_files(former, name):
+    assert find_maker(former) is find_maker(name)
 
 
 def test_a_maker_outside_the_package_is_refused(content, tmp_path):
@@ -483,14 +497,14 @@ def test_other_weights_to_start_from_are_another_run(content, tiny_folder, tmp_p
 
 
 def test_ctrl_c_keeps_what_is_done_and_exits_with_130(content, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_sqa.studies.grid.MAKERS", MAKERS)
+    monkeypatch.setattr("hf_sqa.studies.makers.MAKERS", MAKERS)
     content["models"]["{language}"]["maker"] = "make_and_interrupt"
     (tmp_path / "study.yaml").write_text(json.dumps(content))
     command = ["study", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out")]
 
     stopped = CliRunner().invoke(app, command)
 
-    assert stopped.exit_code == 130 and "the same command goes on from there" in stopped.stderr
+    assert stopped.exit_code == 130 and "the same command resumes from there" in stopped.stderr
     assert collect_results(load_study(content), tmp_path / "out").num_done == 2
 
 
@@ -537,7 +551,7 @@ def test_the_command_tells_what_is_left_without_doing_it(content, tmp_path):
 
 
 def test_the_command_writes_tables_and_figures_and_exits_with_1_after_a_failure(content, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_sqa.studies.grid.MAKERS", MAKERS)
+    monkeypatch.setattr("hf_sqa.studies.makers.MAKERS", MAKERS)
     content["models"]["bad"] = {**content["models"]["{language}"], "maker": "make_unless_broken", "train": "en-train"}
     content["models"]["bad"].pop("for")
     content["figures"] = [{"kind": "transfer_matrix", "file": "matrix.png"}, {"kind": "learning_curve"}]
@@ -561,7 +575,7 @@ def test_the_command_writes_tables_and_figures_and_exits_with_1_after_a_failure(
         (["absent.yaml", "--output", "out"], "there is no file 'absent.yaml'"),
         (["study.yaml"], "Expected --output"),
         (["study.yaml", "--output", "out", "--shard", "2/2"], "Expected --shard to be i/n"),
-        (["study.yaml", "seeds", "--output", "out"], "Expected key=value"),
+        (["study.yaml", "seeds", "--output", "out"], "Expected a change as dotted.key=value"),
     ],
 )
 def test_the_command_exits_with_2_for_what_it_cannot_do(arguments, told, content, tmp_path, monkeypatch):
@@ -574,7 +588,7 @@ def test_the_command_exits_with_2_for_what_it_cannot_do(arguments, told, content
 
 
 def test_processes_of_a_launcher_train_alone(content, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_sqa.studies.grid.MAKERS", MAKERS)
+    monkeypatch.setattr("hf_sqa.studies.makers.MAKERS", MAKERS)
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")

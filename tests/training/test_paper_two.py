@@ -329,7 +329,6 @@ def miniature(tmp_path):
     config |= {"encoder_config": tiny.encoder_config.to_diff_dict() | {"model_type": "hubert"}, "freeze_encoder": True}
     training = TRAINING | {"num_train_epochs": 2}
     sets = {"train": "train-set", "validation": "validation-set"}
-    maker = "hf_sqa.studies.pseudo_label_maker:with_"
     return {
         "name": "miniature",
         "corpora": {"rated": {"table": str(tmp_path / "rated.csv")}},
@@ -341,9 +340,9 @@ def miniature(tmp_path):
         },
         "models": {
             "teacher": {"set": {"model.family": "mosa_net", "model.scores": AUXILIARY}, "test_sets": [], **sets},
-            "KT": {"maker": f"{maker}knowledge", "needs": ["teacher"], **sets},
+            "KT": {"maker": "knowledge_transfer", "needs": ["teacher"], **sets},
             "MPL": {
-                "maker": f"{maker}pseudo_labels",
+                "maker": "pseudo_labels",
                 "needs": ["teacher"],
                 "set": {"model.scores": TARGETS + AUXILIARY},
                 **sets,
@@ -355,7 +354,7 @@ def miniature(tmp_path):
 
 
 def test_a_study_trains_the_teacher_labels_with_it_and_compares_its_students(miniature, tmp_path):
-    from hf_sqa.studies.grid import load_study, read_results, run_study
+    from hf_sqa.studies import load_study, read_results, run_study
 
     report = run_study(load_study(miniature), tmp_path / "study")
 
@@ -369,7 +368,7 @@ def test_a_study_trains_the_teacher_labels_with_it_and_compares_its_students(min
 
 
 def test_a_student_without_a_teacher_is_told(miniature, tmp_path):
-    from hf_sqa.studies.grid import load_study, run_study
+    from hf_sqa.studies import load_study, run_study
 
     del miniature["models"]["MPL"]["needs"], miniature["models"]["KT"], miniature["models"]["teacher"]
 

@@ -108,6 +108,7 @@ class DistilledSQAConfig(AudioQualityConfig):
     """
 
     model_type = "distilled_sqa"
+    sizes = STUDENTS
 
     window_samples: int = 122_880
     hop_samples: int = 16_000

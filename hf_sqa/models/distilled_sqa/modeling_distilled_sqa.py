@@ -26,8 +26,9 @@ from transformers.utils import can_return_tuple, is_torchdynamo_exporting
 
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.sqa_transformer import SinusoidalPositions, SQATransformer
-from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
+from hf_sqa.models.distilled_sqa.pruning_distilled_sqa import DistilledLayout
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
 
 #: Lower edge of the lowest mel band, in Hz, and the power added to every band: about -90 dB below speech at full scale.
@@ -331,6 +332,21 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             init.kaiming_uniform_(module.weight, a=self.config.leaky_relu_slope)
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
+
+    @property
+    def window_samples(self) -> int:
+        """See [`AudioQualityPreTrainedModel.window_samples`]."""
+        return self.config.window_samples
+
+    def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
+        """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]; by the experiments in docs/finetune.md."""
+        norms = ("feature_norm", "projection_norm", "projection", "pooling_norm")
+        names = [*norms, *(f"layers.{layer}" for layer in range(max(self.config.num_hidden_layers - 2, 0)))]
+        return FineTuningDefaults(("trunk", *(f"transformer.{name}" for name in names)), learning_rate=3e-4, epochs=6)
+
+    def pruning_layout(self) -> DistilledLayout:
+        """See [`AudioQualityPreTrainedModel.pruning_layout`]."""
+        return DistilledLayout(self)
 
     @property
     def needs_bands(self) -> bool:

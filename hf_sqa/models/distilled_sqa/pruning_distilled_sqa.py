@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,97 +11,78 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_sqa.blocks.pruning_layout import Group, all_but, with_gradient
+from hf_sqa.blocks.pruning_layout import Group, PruningLayout, all_but, with_gradient
 from hf_sqa.blocks.sqa_transformer import batch_norm_as_affine
 
 #: What a configuration holds beside its options.
 NOT_OPTIONS = ("architectures", "transformers_version", "model_type", "dtype", "label2id", "num_labels", "_name_or_path")
 
 
-class DistilledLayout:
-    """The units of a DistilledSQA, and how to build one without some of them."""
-
-    #: Kinds whose groups end with equally many units.
-    equal_kinds: tuple[str, ...] = ()
+class DistilledLayout(PruningLayout):
+    """The units of a DistilledSQA: channels of its convolutions, heads, hidden units, and layers."""
 
     def __init__(self, model: Any):
-        self.model, self.config = model, model.config
-        transformer = model.transformer
-        hidden, head_size = (
-            self.config.hidden_size,
-            self.config.head_size or self.config.hidden_size // self.config.num_attention_heads,
-        )
-        self.head_size, self.num_bins = head_size, self.config.conv_num_bins
-        self.groups: dict[str, Group] = {}
-        layers = list(model.trunk.layers)
-        for index, channels in enumerate(self.config.conv_channels):
-            last = index == len(layers) - 1
-            own = self._producer(index).weight[0].numel() + 1
-            if last:
-                norms = 2 if transformer.feature_norm is not None else 1
-                behind = (hidden + 2 * norms) * self.num_bins
-                outgoing = self._by_channel(self._projection_columns().square().sum(dim=0)).sum(dim=0)
-            else:
-                following = layers[index + 1]
-                behind = following.weight.numel() // following.weight.shape[1 if following.groups == 1 else 0]
-                mix = dict(model.trunk.mixes.items()).get(str(index + 1))
-                outgoing = following.weight.square().sum(dim=(0, 2, 3) if following.groups == 1 else (1, 2, 3))
-                if mix is not None:
-                    behind += 1 + mix.weight.shape[0]
-                    outgoing = outgoing * mix.weight.square().sum(dim=(0, 2, 3))
-            self.groups[f"trunk.{index}"] = Group("channels", channels, own + behind, outgoing.detach())
+        super().__init__(model)
+        config, transformer = self.config, model.transformer
+        hidden_size, self.num_bins = config.hidden_size, config.conv_num_bins
+        self.head_size: int = config.head_size or hidden_size // config.num_attention_heads
+        self.layers = transformer.layers
+        self.groups = {f"trunk.{index}": self._channels(index) for index in range(len(model.trunk.layers))}
         for index, layer in enumerate(transformer.layers):
-            attention = layer.self_attn
-            out = attention.out_proj.weight.square().sum(dim=0).view(-1, head_size).sum(dim=1)
-            heads = Group("heads", attention.num_heads, 3 * head_size * (hidden + 1) + head_size * hidden, out.detach())
-            self.groups[f"heads.{index}"] = heads
-            units = layer.fc2.weight.square().sum(dim=0)
-            self.groups[f"units.{index}"] = Group("units", layer.fc1.out_features, 2 * hidden + 1, units.detach())
+            attention, units = layer.self_attn, layer.fc2.weight.square().sum(dim=0)
+            heads = attention.out_proj.weight.square().sum(dim=0).view(-1, self.head_size).sum(dim=1)
+            head_weights = 3 * self.head_size * (hidden_size + 1) + self.head_size * hidden_size
+            self.groups[f"heads.{index}"] = Group("heads", attention.num_heads, head_weights, heads.detach())
+            self.groups[f"units.{index}"] = Group("units", layer.fc1.out_features, 2 * hidden_size + 1, units.detach())
         pooling = transformer.pooling
-        outgoing = pooling.attention_score.weight.square().sum(dim=0)
-        self.groups["pooling"] = Group("units", pooling.attention_hidden.out_features, hidden + 2, outgoing.detach())
-        each = sum(parameter.numel() for parameter in transformer.layers[0].parameters()) if len(transformer.layers) else 0
-        self.groups["layers"] = Group("layers", len(transformer.layers), each)
+        units = pooling.attention_score.weight.square().sum(dim=0)
+        self.groups["pooling"] = Group("units", pooling.attention_hidden.out_features, hidden_size + 2, units.detach())
+        layer_weights = sum(weight.numel() for weight in self.layers[0].parameters()) if len(self.layers) else 0
+        self.groups["layers"] = Group("layers", len(self.layers), layer_weights)
 
-    @property
-    def layers(self) -> nn.ModuleList:
-        """What drop-one skips."""
-        return self.model.transformer.layers
-
-    def may_drop(self, layer: int, dropped: set[int]) -> bool:
-        """Whether a layer may go beside others."""
-        return True
+    def _channels(self, index: int) -> Group:
+        """The channels of one convolution."""
+        trunk, transformer = self.model.trunk, self.model.transformer
+        weights = self._producer(index).weight[0].numel() + 1
+        if index == len(trunk.layers) - 1:
+            num_norms = 2 if transformer.feature_norm is not None else 1
+            weights += (self.config.hidden_size + 2 * num_norms) * self.num_bins
+            scale, _ = self._folded_norms()
+            outgoing = (transformer.projection.weight * scale).square().sum(dim=0).view(self.num_bins, -1).sum(dim=0)
+        else:
+            following = trunk.layers[index + 1]
+            weights += following.weight.numel() // following.weight.shape[1 if following.groups == 1 else 0]
+            outgoing = following.weight.square().sum(dim=(0, 2, 3) if following.groups == 1 else (1, 2, 3))
+            if str(index + 1) in trunk.mixes:
+                mix = trunk.mixes[str(index + 1)]
+                weights += 1 + mix.weight.shape[0]
+                outgoing = outgoing * mix.weight.square().sum(dim=(0, 2, 3))
+        return Group("channels", self.config.conv_channels[index], weights, outgoing.detach())
 
     def scores(self, batch: torch.Tensor) -> torch.Tensor:
-        """Scores `(B, L)` of windows `(B, T)`."""
         return self.model.score_windows(batch)
 
     @contextmanager
     def activations(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Collects, while scores are computed, what every group gives: units last, `(B, ..., size)`."""
-        found: dict[str, torch.Tensor] = {}
-        trunk, handles = self.model.trunk, []
-        activate = trunk.activation
+        trunk = self.model.trunk
+        activate, numbers = trunk.activation, itertools.count()
+        with super().activations() as activations:
 
-        def see_channels(hidden_states: torch.Tensor) -> torch.Tensor:
-            output = with_gradient(activate(hidden_states))
-            found[f"trunk.{sum(name.startswith('trunk.') for name in found)}"] = output
-            return output
+            def keep_channels(hidden_states: torch.Tensor) -> torch.Tensor:
+                activations[f"trunk.{next(numbers)}"] = output = with_gradient(activate(hidden_states))
+                return output
 
-        def see(name: str) -> Any:
-            return lambda _, inputs: found.__setitem__(name, with_gradient(inputs[0]))
+            trunk.activation = keep_channels
+            try:
+                yield activations
+            finally:
+                del trunk.activation
 
-        trunk.activation = see_channels
-        for index, layer in enumerate(self.model.transformer.layers):
-            handles.append(layer.self_attn.out_proj.register_forward_pre_hook(see(f"heads.{index}")))
-            handles.append(layer.fc2.register_forward_pre_hook(see(f"units.{index}")))
-        handles.append(self.model.transformer.pooling.attention_score.register_forward_pre_hook(see("pooling")))
-        try:
-            yield found
-        finally:
-            del trunk.activation
-            for handle in handles:
-                handle.remove()
+    def readers(self) -> dict[str, Any]:
+        readers = {"pooling": self.model.transformer.pooling.attention_score}
+        for index, layer in enumerate(self.layers):
+            readers |= {f"heads.{index}": layer.self_attn.out_proj, f"units.{index}": layer.fc2}
+        return readers
 
     def by_unit(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """Values in the shape of an activation `(B, ...)` as `(B, positions, size)`; of heads, their width is a position."""
@@ -108,7 +90,7 @@ class DistilledLayout:
             return values.flatten(2).transpose(1, 2)
         if name.startswith("heads."):
             return values.unflatten(-1, (-1, self.head_size)).transpose(-1, -2).flatten(1, -2)
-        return values.flatten(1, -2)
+        return super().by_unit(name, values)
 
     def mean(self, name: str, activation: torch.Tensor) -> torch.Tensor:
         """What a group gives on average: of heads one number a column, of the last channels one a bin and channel."""
@@ -116,7 +98,7 @@ class DistilledLayout:
             return activation.mean(dim=(0, 2)).T.flatten()  # (B, C, F, K) to bin first
         if name.startswith("trunk."):
             return activation.mean(dim=(0, 2, 3))
-        return activation.flatten(0, -2).mean(dim=0)
+        return super().mean(name, activation)
 
     def config_for(self, keep: dict[str, np.ndarray]) -> Any:
         """Configuration of a model with these units."""
@@ -161,11 +143,6 @@ class DistilledLayout:
         trunk = self.model.trunk
         return trunk.mixes[str(index)] if str(index) in trunk.mixes else trunk.layers[index]
 
-    def _projection_columns(self) -> torch.Tensor:
-        """The projection with the norms in front of it folded in, `(D, K * C)`."""
-        scale, _ = self._folded_norms()
-        return self.model.transformer.projection.weight * scale
-
     def _folded_norms(self) -> tuple[torch.Tensor, torch.Tensor]:
         transformer = self.model.transformer
         scale, shift = batch_norm_as_affine(transformer.projection_norm)
@@ -173,10 +150,6 @@ class DistilledLayout:
             first_scale, first_shift = batch_norm_as_affine(transformer.feature_norm)
             scale, shift = first_scale * scale, first_shift * scale + shift
         return scale, shift
-
-    def _by_channel(self, values: torch.Tensor) -> torch.Tensor:
-        """Values of the flattened trunk `(K * C,)` as `(K, C)`."""
-        return values.view(self.num_bins, -1)
 
     def _cut_trunk(self, state: dict[str, torch.Tensor], kept: dict, gone: dict, means: dict[str, torch.Tensor]) -> None:
         trunk = self.model.trunk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -139,7 +139,7 @@ class MOSANetConfig(AudioQualityConfig):
         )
 
     @classmethod
-    def tiny(cls, **kwargs: Any) -> MOSANetConfig:
+    def tiny(cls, **kwargs: Any) -> Self:
         """A configuration for tests: every layer, a few channels, a HuBERT of two blocks; about 10,000 weights."""
         encoder_config = HUBERT_LARGE | {
             "hidden_size": 16,

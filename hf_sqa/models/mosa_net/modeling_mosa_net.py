@@ -20,6 +20,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.blocks.feature_cache import encoder_features
+from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
     build_encoder,
@@ -35,7 +36,7 @@ from hf_sqa.blocks.speech_encoder import (
     published_sampling_rate,
     takes_spectra,
 )
-from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
 from hf_sqa.models.mosa_net.heads_mosa_net import Scores, TaskHead, TaskHeads, mark_padding, utterance_and_frame_loss
 from hf_sqa.models.mosa_net.trunk_mosa_net import Frames, MOSATrunk, peak_normalize
@@ -193,6 +194,19 @@ class MOSANet(AudioQualityPreTrainedModel):
     def pads_safely(self) -> bool:
         """Whether padding leaves scores as they are: true unless the encoder averages over time before any mask is seen."""
         return self.config.precomputed_features or pads_safely(self.config.encoder_config)
+
+    @property
+    def scores_waveforms(self) -> bool:
+        """See [`AudioQualityPreTrainedModel.scores_waveforms`]."""
+        return not self.config.precomputed_features
+
+    def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
+        """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]."""
+        return FineTuningDefaults(("encoder",), learning_rate=3e-4) if self.scores_waveforms else FineTuningDefaults()
+
+    def pruning_layout(self) -> EncoderLayout:
+        """See [`AudioQualityPreTrainedModel.pruning_layout`]; a model on precomputed features has nothing to prune."""
+        return EncoderLayout(self, "encoder_layer") if self.scores_waveforms else super().pruning_layout()
 
     @property
     def min_samples(self) -> int:

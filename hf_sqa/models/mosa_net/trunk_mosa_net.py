@@ -160,7 +160,7 @@ class MOSATrunk(nn.Module):
     as one image, the self-supervised features through a linear layer, and one recurrence runs over all of them.
 
     Args:
-        config: A configuration with the options that [`check_trunk_options`] names.
+        config: A configuration with the options of [`MOSANetConfig`].
         ssl_feature_size (`int`): Width of the self-supervised features.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -95,7 +95,7 @@ class MTQNetConfig(MOSANetConfig):
         return config
 
     @classmethod
-    def tiny(cls, **kwargs: Any) -> MTQNetConfig:
+    def tiny(cls, **kwargs: Any) -> Self:
         """A configuration for tests: every layer, six heads, a few channels, a HuBERT of two blocks; about 10,000 weights."""
         encoder_config = WAVLM_LARGE | {
             "model_type": "hubert",

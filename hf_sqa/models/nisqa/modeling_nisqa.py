@@ -29,7 +29,7 @@ from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.sqa_transformer import AttentionPooling, EncoderAttention, EncoderLayer, batch_norm_as_affine
-from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.nisqa.configuration_nisqa import NISQAConfig
 from hf_sqa.models.nisqa.feature_extraction_nisqa import NISQAFeatureExtractor
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
@@ -328,6 +328,10 @@ class NISQA(AudioQualityPreTrainedModel):
                     init.xavier_uniform_(parameter)
                 elif "_proj.bias" in name:
                     init.zeros_(parameter)
+
+    def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
+        """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]."""
+        return FineTuningDefaults(("segment_encoder",))
 
     def make_feature_extractor(self) -> NISQAFeatureExtractor:
         """Feature extractor with the settings this checkpoint needs, ready to be saved beside it."""

@@ -27,6 +27,7 @@ from transformers.utils import can_return_tuple
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.feature_cache import encoder_features
 from hf_sqa.blocks.pooling import build_pooling, pool
+from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
     LayerMix,
@@ -44,7 +45,7 @@ from hf_sqa.blocks.speech_encoder import (
     scale_feature_gradient,
     takes_spectra,
 )
-from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
 
@@ -289,6 +290,16 @@ class Wav2Vec2ForMOS(AudioQualityPreTrainedModel):
     def pads_safely(self) -> bool:  # type: ignore[override]
         """Whether a score is the same alone and padded in a batch: only for encoders that allow it, with `mask_padding`."""
         return self.config.mask_padding and pads_safely(self.config.encoder_config)
+
+    def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
+        """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]; on a CPU, only what follows the encoder is trained."""
+        if device == "cpu":
+            return FineTuningDefaults(("encoder",), learning_rate=3e-4)
+        return FineTuningDefaults(("encoder.*feature_extractor", "encoder.*feature_projection"), learning_rate=1e-5)
+
+    def pruning_layout(self) -> EncoderLayout:
+        """See [`AudioQualityPreTrainedModel.pruning_layout`]; a mix of layers keeps them all, as it has a weight for each."""
+        return EncoderLayout(self, "layer", may_drop_layers=not self.config.mix_layers)
 
     def make_feature_extractor(self) -> Any:
         """Feature extractor with the settings this checkpoint needs: rate, normalisation and mask as configured.

@@ -22,9 +22,10 @@ from transformers import Wav2Vec2FeatureExtractor, initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
+from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import all_layers, build_encoder
 from hf_sqa.blocks.sqa_transformer import SinusoidalPositions, SQATransformer, batch_norm_as_affine, batch_norm_over_channels
-from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
 
@@ -158,6 +159,14 @@ class XLSRSQA(AudioQualityPreTrainedModel):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
+
+    def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
+        """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]."""
+        return FineTuningDefaults() if self.config.encoder_config is None else FineTuningDefaults(("encoder",), learning_rate=3e-4)
+
+    def pruning_layout(self) -> EncoderLayout:
+        """See [`AudioQualityPreTrainedModel.pruning_layout`]; a model on MFCC has nothing to prune."""
+        return super().pruning_layout() if self.config.encoder_config is None else EncoderLayout(self, "layers")
 
     def make_feature_extractor(self) -> Wav2Vec2FeatureExtractor:
         """Feature extractor of this checkpoint: zero mean and unit variance for an encoder, the waveform itself for MFCC."""

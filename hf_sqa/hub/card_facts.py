@@ -1,0 +1,305 @@
+"""What a model card states: given by the caller, or read from the files beside a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import hf_sqa.models  # noqa: F401  # registers the families
+from hf_sqa.auto import families
+
+RECIPE_FILE, RESULT_FILES = "recipe.yaml", ("evaluation.json", "report.json")
+COST_FILES = ("training_result.json", "report.json")
+METRIC_TITLES = {
+    "lcc": ("pearsonr", "Pearson correlation"),
+    "srcc": ("spearmanr", "Spearman correlation"),
+    "ktau": ("kendalltau", "Kendall's tau-b"),
+    "mse": ("mse", "mean squared error"),
+    "rmse": ("rmse", "root mean square error"),
+    "mae": ("mae", "mean absolute error"),
+    "rmse_mapped": ("rmse", "root mean square error after mapping (ITU-T P.1401)"),
+    "rmse_star": ("rmse", "RMSE* (ITU-T P.1401)"),
+}
+LEVELS = {"utt": "recordings", "sys": "systems", "con": "conditions"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One number of a card's evaluation.
+
+    Args:
+        dataset (`str`): Name of the test set.
+        metric (`str`): Key of `hf_sqa.metrics`, level included: `"utt_srcc"`.
+        value (`float`): The metric; NaN if undefined.
+        low (`float`, *optional*): Lower end of its 95 % interval.
+        high (`float`, *optional*): Upper end.
+        num_clips (`int`, *optional*): Recordings that were rated and scored.
+        score (`str`, *optional*, defaults to `"mos"`): Which of the model's scores.
+        split (`str`, *optional*): Split of the test set.
+        dataset_id (`str`, *optional*): The test set on the Hub.
+        before (`float`, *optional*): The same metric of the model that this one was made from.
+        overlaps_training (`bool`, *optional*, defaults to `False`): The test set shares recordings or talkers with the training.
+    """
+
+    dataset: str
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    num_clips: int | None = None
+    score: str = "mos"
+    split: str | None = None
+    dataset_id: str | None = None
+    before: float | None = None
+    overlaps_training: bool = False
+
+    @classmethod
+    def of(cls, given: Evaluation | Mapping[str, Any]) -> Evaluation:
+        """The result itself, or one from a mapping with its names.
+
+        Raises:
+            ValueError: If a name is unknown or missing, or the metric does not exist.
+        """
+        if not isinstance(given, Evaluation):
+            known = {field.name for field in fields(cls)}
+            if unknown := sorted(set(given) - known):
+                raise ValueError(f"Expected an evaluation result with the keys {', '.join(sorted(known))}, got also {unknown}.")
+            if lacking := sorted({"dataset", "metric", "value"} - set(given)):
+                raise ValueError(
+                    f"Expected an evaluation result with dataset, metric and value; it lacks {lacking}: {dict(given)}."
+                )
+            given = cls(**given)
+        level, _, name = given.metric.partition("_")
+        if level not in LEVELS or name not in METRIC_TITLES:
+            raise ValueError(
+                f"Expected `metric` to be a level ({', '.join(LEVELS)}) and a name ({', '.join(METRIC_TITLES)}) as in 'utt_srcc', "
+                f"got {given.metric!r}."
+            )
+        return given
+
+    @property
+    def title(self) -> str:
+        """The metric in words."""
+        level, _, name = self.metric.partition("_")
+        return f"{METRIC_TITLES[name][1]}, {LEVELS[level]}"
+
+    @property
+    def interval(self) -> str:
+        """The 95 % interval in words."""
+        if self.low is None or self.high is None:
+            return "not computed"
+        return f"{self.low:.3f} to {self.high:.3f}"
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card states beyond the configuration of the checkpoint; everything is optional.
+
+    Args:
+        results (sequence of [`Evaluation`] or `dict`, *optional*): Agreement with listeners. If not given, the list `evaluation` of
+            `evaluation.json` or `report.json` in the folder.
+        recipe (`dict`, `str` or `Path`, *optional*): The training recipe; `recipe.yaml` in the folder if not given. Paths in it are
+            shortened to their last part.
+        license (`str`, *optional*): Licence of the weights, as the Hub spells it: `"mit"`, `"cc-by-nc-sa-4.0"`, `"other"`. Without
+            one the card says so, and a push refuses it.
+        license_name (`str`, *optional*): Name of the licence `"other"`.
+        license_link (`str`, *optional*): Where it can be read.
+        languages (sequence of `str`, *optional*): Codes of the languages trained on.
+        training_data (`str`, *optional*): Markdown; a list made from the recipe if not given.
+        base_model (`str`, *optional*): Hub id or short name of the model it was fine-tuned from.
+        training_cost (`dict`, *optional*): `seconds`, `device`, `energy_kwh` of the training and `scoring_seconds` of one core for
+            a second of audio, as far as known; read from `training_result.json` or `report.json` in the folder if not given.
+        repo_id (`str`, *optional*): Where it will be published; names the model in the code example.
+        title (`str`, *optional*): Heading; the checkpoint's name if not given.
+        summary (`str`, *optional*): First paragraph; a description of the family if not given.
+        sample_scores (`dict[str, float]`, *optional*): Scores of the built-in sample, which a push puts beside the weights.
+        identity (`dict`, *optional*): Result of `hf_sqa.pipelines.model_identity`. If not given the model is loaded to compute it.
+        use (`str`, *optional*): Markdown in place of the code example.
+        code_licence (`str`, *optional*): Licence of the code; that of `hf_sqa`, Apache-2.0, if not given.
+        licence_note (`str`, *optional*): A remark on the licence of the weights.
+        evaluation_note (`str`, *optional*): Text of the evaluation section if there are no results.
+        citation (`str`, *optional*): Whom to cite; the paper of the family if not given.
+        score_meanings (`dict[str, str]`, *optional*): Meanings of scores, where not the usual.
+    """
+
+    results: Sequence[Evaluation | Mapping[str, Any]] | None = None
+    recipe: Mapping[str, Any] | str | Path | None = None
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    languages: Sequence[str] | None = None
+    training_data: str | None = None
+    base_model: str | None = None
+    training_cost: Mapping[str, Any] | None = None
+    repo_id: str | None = None
+    title: str | None = None
+    summary: str | None = None
+    sample_scores: Mapping[str, float] | None = None
+    identity: Mapping[str, Any] | None = None
+    use: str | None = None
+    code_licence: str | None = None
+    licence_note: str | None = None
+    evaluation_note: str | None = None
+    citation: str | None = None
+    score_meanings: Mapping[str, str] | None = None
+
+    def read_from(self, folder: Path, adapter: Mapping[str, Any] | None, metadata: Mapping[str, Any]) -> CardFacts:
+        """The same facts with those not given read from the folder, its adapter's configuration and an earlier card's metadata."""
+        recipe = read_recipe(folder, self.recipe)
+        base = self.base_model or (adapter or {}).get("base_model_name_or_path") or _base_of(recipe)
+        return replace(
+            self,
+            results=[Evaluation.of(result) for result in (_read_results(folder) if self.results is None else self.results)],
+            recipe=recipe,
+            license=self.license or metadata.get("license"),
+            license_name=self.license_name or metadata.get("license_name"),
+            license_link=self.license_link or metadata.get("license_link"),
+            languages=list(self.languages or metadata.get("language") or _languages(recipe)),
+            base_model=base or metadata.get(BASE_KEY) or metadata.get("base_model"),
+            training_cost=self.training_cost or _read_cost(folder),
+            identity=_identity(folder) if self.identity is None else self.identity,
+        )
+
+
+#: Metadata of a card that names a base which is no repository of the Hub, such as a short name.
+BASE_KEY = "hf_sqa_base_model"
+
+
+def read_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Configuration of a checkpoint (for an adapter that of its base, as far as known), and of the adapter if it is one.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+        ValueError: If a file is not JSON, or the family is unknown.
+    """
+    adapter_file, config_file = folder / "adapter_config.json", folder / "config.json"
+    if not adapter_file.is_file() and not config_file.is_file():
+        raise FileNotFoundError(
+            f"Expected a checkpoint in {str(folder)!r}: a folder with config.json or adapter_config.json, as "
+            "`save_pretrained` writes."
+        )
+    adapter = _read_json(adapter_file) if adapter_file.is_file() else None
+    config = _read_json(config_file) if config_file.is_file() else {}
+    if not config and adapter:
+        config = _config_of_base(adapter.get("base_model_name_or_path"))
+    if config and config.get("model_type") not in families():
+        raise ValueError(
+            f"Expected a checkpoint of one of the families {', '.join(families())}, got model_type="
+            f"{config.get('model_type')!r} in {str(config_file)!r}. A newer hf_sqa may know it: `pip install --upgrade hf-sqa`."
+        )
+    return config, adapter
+
+
+def read_recipe(folder: Path, recipe: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
+    """The recipe as data: the one given, the one in the folder, or none."""
+    if isinstance(recipe, Mapping):
+        return dict(recipe)
+    path = Path(recipe) if recipe else folder / RECIPE_FILE
+    if recipe is None and not path.is_file():
+        return {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected a recipe with sections (model, data, training) in {str(path)!r}, got {type(content).__name__}.")
+    return content
+
+
+def public_name(name: Any) -> Any:
+    """A Hub id or short name unchanged; the last part of a path."""
+    if not isinstance(name, str):
+        return name
+    looks_local = name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1 or Path(name).exists()
+    return Path(name).name if looks_local else name
+
+
+def is_hub_id(name: Any) -> bool:
+    return isinstance(name, str) and name.count("/") == 1 and public_name(name) == name
+
+
+def training_sets(recipe: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Name and entry of every training set of a recipe."""
+    data = recipe.get("data")
+    entries = data.get("train") if isinstance(data, Mapping) else None
+    sets = []
+    for entry in entries if isinstance(entries, list) else [entries] if entries else []:
+        entry = entry if isinstance(entry, Mapping) else {"table": entry}
+        name = entry.get("corpus") or entry.get("hub") or Path(str(entry.get("table", "?"))).name
+        sets.append((str(name), dict(entry)))
+    return sets
+
+
+def as_list(value: Any) -> list[str]:
+    """Words of a text separated by spaces, or the list itself."""
+    return [] if value is None else value.split() if isinstance(value, str) else list(value)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in {str(path)!r}, got {error}; save the checkpoint again.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected a JSON object in {str(path)!r}, got {type(content).__name__}.")
+    return content
+
+
+def _config_of_base(base: str | None) -> dict[str, Any]:
+    """Configuration of an adapter's base, if it can be read without the network."""
+    from transformers import AutoConfig
+
+    from hf_sqa.pipelines import resolve_checkpoint
+
+    try:
+        return AutoConfig.from_pretrained(resolve_checkpoint(base)).to_dict() if base else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _read_results(folder: Path) -> list[Any]:
+    for name in RESULT_FILES:
+        if (folder / name).is_file():
+            results = _read_json(folder / name).get("evaluation", [])
+            return results if isinstance(results, list) else []
+    return []
+
+
+def _read_cost(folder: Path) -> dict[str, Any]:
+    for name in COST_FILES:
+        if (folder / name).is_file() and "seconds" in (content := _read_json(folder / name)):
+            return {key: content[key] for key in ("seconds", "device", "energy_kwh") if key in content}
+    return {}
+
+
+def _identity(folder: Path) -> dict[str, Any]:
+    from hf_sqa.pipelines import pipeline
+
+    try:
+        return pipeline(str(folder), device="cpu").identity()
+    except OSError as error:
+        if (folder / "adapter_config.json").is_file():
+            return {"reason": f"its base cannot be loaded ({' '.join(str(error).split())[:120]})"}
+        raise
+
+
+def _base_of(recipe: Mapping[str, Any]) -> str | None:
+    from hf_sqa.checkpoints import DEFAULT_MODEL
+
+    model = recipe.get("model")
+    if isinstance(model, Mapping):
+        base = model.get("checkpoint") or model.get("encoder")
+        return DEFAULT_MODEL if base == "default" else base
+    return None
+
+
+def _languages(recipe: Mapping[str, Any]) -> list[str]:
+    from hf_sqa.data.corpora import CORPORA
+
+    languages: list[str] = []
+    for name, entry in training_sets(recipe):
+        corpus = CORPORA.get(name.split("/")[0]) if entry.get("corpus") else None
+        languages += as_list(corpus.language if corpus else entry.get("language"))
+    return list(dict.fromkeys(languages))

@@ -1,0 +1,317 @@
+"""The checks before a push: a temporary folder with exactly what would be published, or a [`PublishError`]."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+
+import hf_sqa
+from hf_sqa.auto import AutoModelForAudioQuality
+from hf_sqa.checkpoints import short_names
+from hf_sqa.hub.bundle import add_code, scores_without_hf_sqa
+from hf_sqa.hub.card import CARD_FILE, make_card, missing_from_card, tidy
+from hf_sqa.hub.card_facts import RECIPE_FILE, RESULT_FILES, CardFacts, read_configs
+from hf_sqa.pipelines import AudioQualityPipeline, pipeline
+from hf_sqa.pipelines.identity import model_identity
+
+SAMPLE_FILE, PARITY_FILE = "sample.flac", "parity.json"
+#: Files of a folder that are published; all others stay, and are listed.
+PUBLISHED = (
+    "config.json",
+    "preprocessor_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    CARD_FILE,
+    RECIPE_FILE,
+    *RESULT_FILES,
+    "training_result.json",
+    "LICENSE*",
+    "NOTICE*",
+)
+#: Weights in formats that can run code when they are opened.
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.h5", "*.keras", "*.tar", "*.npy", "*.npz")
+#: Pickles that training leaves beside a checkpoint; scoring does not need them, so they stay and do not stop the push.
+TRAINING_LEFTOVERS = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "scaler.*")
+#: MOS points between the bundled code and our own: rounding depends on where weights lie in memory.
+CODE_TOLERANCE = 1e-5
+TEXT_SUFFIXES = {".json", ".yaml", ".yml", ".md", ".txt", ".csv", ""}
+ROOTS = (
+    "home|root|Users|mnt|media|tmp|var|opt|srv|data|datasets|work|workspace|scratch|gpfs|nfs|lustre|private|content|kaggle|storage"
+)
+LOCAL_PATH = re.compile(
+    rf"(?<![\w.:/<-])(?:/(?:{ROOTS})/[^\s\"'`<>)\]]+|~/[^\s\"'`<>)\]]+|(?:\.\./)+[^\s\"'`<>)\]]+|[A-Za-z]:\\[^\s\"'`<>)\]]+"
+    r"|file://[^\s\"'`<>)\]]+)"
+)
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
+
+
+class PublishError(ValueError):
+    """The checkpoint must not be published as it is, or the Hub refused it; the message says what to do."""
+
+
+@dataclass
+class Publication:
+    """What a push did or, after a dry run, would do.
+
+    Args:
+        repo_id (`str`): The repository.
+        files (`dict[str, int]`): Size of every published file in bytes, by its name in the repository.
+        left_out (`dict[str, str]`): Files of the folder that are not published, with the reason.
+        removed (`list[str]`): Files of an earlier push that this one deletes from the repository.
+        sample_scores (`dict[str, float]`): Scores of the built-in sample.
+        card (`str`): The card as published.
+        commit (`str`, *optional*): The commit; `None` after a dry run.
+        url (`str`, *optional*): Address of the repository or the pull request.
+        changed (`bool`): `False` if the repository held all of it already.
+    """
+
+    repo_id: str
+    files: dict[str, int]
+    left_out: dict[str, str]
+    sample_scores: dict[str, float]
+    card: str
+    removed: list[str] = field(default_factory=list)
+    commit: str | None = None
+    url: str | None = None
+    changed: bool = False
+
+
+@contextmanager
+def staged(
+    folder: str | Path,
+    repo_id: str,
+    facts: CardFacts,
+    *,
+    with_code: bool = False,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Iterator[tuple[Path, Publication]]:
+    """A temporary folder with exactly what would be published, checked; see [`~hf_sqa.hub.publish.publish`]."""
+    folder = Path(folder)
+    read_configs(folder)
+    published, left_out = _sorted_out(folder)
+    if with_code and "adapter_config.json" in published:
+        raise PublishError("Code travels with whole checkpoints, got a LoRA adapter: merge it first, then push that.")
+    with tempfile.TemporaryDirectory(prefix="hf-sqa-push-") as name:
+        stage = Path(name) / folder.resolve().name
+        stage.mkdir()
+        for file in published:
+            # A link, not a copy: weights may be large, and are only read.
+            (stage / file).symlink_to((folder / file).resolve()) if file.endswith(".safetensors") else shutil.copy(
+                folder / file, stage / file
+            )
+        adapter = _prepare_configs(stage, facts.base_model)
+        announce("loading the weights and scoring the sample")
+        scorer = _loaded(stage, adapter)
+        if not (stage / "preprocessor_config.json").is_file():
+            scorer.model.make_feature_extractor().save_pretrained(stage)
+        scores = _sample_scores(scorer)
+        identity = model_identity(scorer.model, scorer.feature_extractor, mode=scorer.model.modes[0], hop_seconds=None)
+        identity["id"] = repo_id
+        (stage / SAMPLE_FILE).write_bytes(_sample())
+        _write_parity(stage / PARITY_FILE, scores, identity)
+        if with_code:
+            announce("adding the code, and scoring the sample without hf_sqa")
+            _add_code(stage, scores)
+        for file in (RECIPE_FILE, *RESULT_FILES, "training_result.json"):
+            if (stage / file).is_file():
+                _shorten_paths(stage / file)
+        made = make_card(stage, replace(facts, repo_id=repo_id, sample_scores=scores, identity=identity))
+        made = _with_remote_code_example(made, repo_id) if with_code else made
+        (stage / CARD_FILE).write_text(tidy(made), encoding="utf-8")
+        if lacking := missing_from_card(made):
+            raise PublishError("The card is not complete; it lacks " + "; ".join(lacking) + ".")
+        _refuse_traces(stage, folder)
+        sizes = {path.name: path.stat().st_size for path in sorted(stage.iterdir())}
+        yield stage, Publication(repo_id, sizes, left_out, scores, str(made))
+
+
+def _sorted_out(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Names of the files to publish, and those that stay with the reason.
+
+    Raises:
+        PublishError: If weights are pickled, or there are none in safetensors.
+    """
+    published, left_out, pickled = [], {}, []
+    is_adapter = (folder / "adapter_config.json").is_file()
+    for path in sorted(folder.iterdir()):
+        if is_adapter and path.name in {"config.json", "model.safetensors"}:
+            left_out[path.name] = "part of the adapter's base"
+        elif path.is_dir():
+            left_out[path.name + "/"] = "a folder"
+        elif is_one_of(path.name, PUBLISHED):
+            published.append(path.name)
+        elif is_one_of(path.name, TRAINING_LEFTOVERS):
+            left_out[path.name] = "state of a training run, pickled"
+        elif is_one_of(path.name, PICKLES):
+            pickled.append(path.name)
+        else:
+            left_out[path.name] = "not part of a checkpoint"
+    if pickled:
+        raise PublishError(
+            f"Expected weights as safetensors only, got {', '.join(pickled)} in {str(folder)!r}: opening such a file can run code. "
+            "Load the model and `save_pretrained` it into a new folder, or move the file away."
+        )
+    if not any(name.endswith(".safetensors") for name in published):
+        raise PublishError(f"Expected weights in {str(folder)!r} (model.safetensors or adapter_model.safetensors), got none.")
+    return published, left_out
+
+
+def _prepare_configs(stage: Path, base_model: str | None) -> dict[str, Any] | None:
+    """Remove what is only meaningful on this machine from the configurations; returns the adapter's, if it is one."""
+    if (stage / "config.json").is_file():
+        config = _without_local_names(json.loads((stage / "config.json").read_text(encoding="utf-8")))
+        config.pop("auto_map", None)
+        config.pop("custom_pipelines", None)
+        config["hf_sqa_version"] = hf_sqa.__version__
+        _write_json(stage / "config.json", config)
+    path = stage / "adapter_config.json"
+    if not path.is_file():
+        return None
+    adapter = json.loads(path.read_text(encoding="utf-8"))
+    base = base_model or adapter.get("base_model_name_or_path")
+    adapter["base_model_name_or_path"] = base
+    _check_base(base)
+    _write_json(path, adapter)
+    return adapter
+
+
+def _without_local_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_local_names(item) for key, item in value.items() if key != "_name_or_path"}
+    return value
+
+
+def _check_base(base: Any) -> None:
+    """Refuse an adapter whose base nobody else could find."""
+    advice = "name it with `--base owner/name` (or `base_model=`)"
+    if not isinstance(base, str) or not base:
+        raise PublishError(f"The adapter does not say which model it belongs to; {advice}.")
+    if base in short_names():
+        return
+    if Path(base).exists() or LOCAL_PATH.search(base) or base.count("/") != 1:
+        raise PublishError(f"The adapter belongs to {base!r}, a folder of this machine; push that model first, then {advice}.")
+    try:
+        HfApi().model_info(base, timeout=20)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise PublishError(f"The adapter belongs to {base!r}, which is not on the Hub or not visible to you; {advice}.") from None
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise PublishError(f"Could not check whether {base!r}, the adapter's base, is on the Hub: {on_one_line(error)}") from None
+
+
+def _loaded(stage: Path, adapter: dict[str, Any] | None) -> AudioQualityPipeline:
+    """The pipeline with the checkpoint to publish; every weight must come from the files.
+
+    Raises:
+        PublishError: If it does not load, or weights are missing, left over or of another shape.
+    """
+    try:
+        if adapter is not None:
+            return pipeline(str(stage), device="cpu", dtype="float32")
+        model, report = AutoModelForAudioQuality.from_pretrained(stage, output_loading_info=True, dtype="float32")
+        wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names and kind.endswith("_keys")}
+        if wrong:
+            mismatch = "; ".join(f"{kind.removesuffix('_keys')}: {', '.join(names[:3])}" for kind, names in wrong.items())
+            raise PublishError(
+                f"The weights do not fit the configuration ({mismatch}); save the model again with `save_pretrained`."
+            )
+        extractor = model.make_feature_extractor()
+        if (stage / "preprocessor_config.json").is_file():
+            extractor = type(extractor).from_pretrained(stage)
+        return AudioQualityPipeline(model=model.eval(), feature_extractor=extractor, device=-1)
+    except PublishError:
+        raise
+    except Exception as error:
+        raise PublishError(f"The checkpoint does not load: {on_one_line(error)}") from error
+
+
+def _sample() -> bytes:
+    return files("hf_sqa").joinpath("assets/sample.flac").read_bytes()
+
+
+def _sample_scores(scorer: AudioQualityPipeline) -> dict[str, float]:
+    scored = scorer.forward([scorer.preprocess(_sample())])[0]
+    if scored.get("error"):
+        raise PublishError(f"The model cannot score the built-in sample: {scored['error']}")
+    scores = {name: float(score) for name, score in zip(scorer.model.config.score_names, scored["scores"].scores, strict=True)}
+    if not np.isfinite(list(scores.values())).all():
+        raise PublishError(f"The model scores the built-in sample {scores}: its weights are damaged.")
+    return scores
+
+
+def _write_parity(path: Path, scores: Mapping[str, float], identity: Mapping[str, Any]) -> None:
+    """Write the scores of the sample, so that anyone can check the model they pulled."""
+    digests = {key: identity[key] for key in ("weights", "preprocessing")}
+    _write_json(path, {"recording": SAMPLE_FILE, "scores": dict(scores), "dtype": "float32", "device": "cpu", **digests})
+
+
+def _add_code(stage: Path, scores: Mapping[str, float]) -> None:
+    add_code(stage)
+    bundled = scores_without_hf_sqa(stage, stage / SAMPLE_FILE)
+    if bundled.keys() != scores.keys() or any(abs(bundled[name] - score) > CODE_TOLERANCE for name, score in scores.items()):
+        raise PublishError(f"The code beside the weights scores the sample {bundled}, hf_sqa {dict(scores)}: report this.")
+
+
+def _with_remote_code_example(card: ModelCard, repo_id: str) -> ModelCard:
+    """The card with an example of its use where hf_sqa is not installed."""
+    block = (
+        "\nWithout `hf_sqa`, from the code in this repository (read it first; `pip install torch transformers soundfile soxr`):\n\n"
+        f'```python\nfrom transformers import pipeline\n\nscore = pipeline("audio-quality", model="{repo_id}", '
+        'trust_remote_code=True)\nprint(score("recording.wav"))\n```\n'
+    )
+    end = "<!-- /hf-sqa:use -->"
+    if end in card.text and "trust_remote_code=True" not in card.text:
+        card.text = card.text.replace(end, block + end, 1)
+    return card
+
+
+def _shorten_paths(path: Path) -> None:
+    """Shorten every path to its last part: folders of this machine mean nothing elsewhere."""
+    text = path.read_text(encoding="utf-8")
+    shortened = LOCAL_PATH.sub(lambda match: re.split(r"[/\\]", match.group().rstrip("/\\"))[-1], text)
+    if shortened != text:
+        yaml.safe_load(shortened)  # JSON is YAML: still well-formed
+        path.write_text(shortened, encoding="utf-8")
+
+
+def _refuse_traces(stage: Path, folder: Path) -> None:
+    """Refuse paths of this machine and tokens in any text to be published."""
+    places = {str(folder.resolve().parent), str(Path.home()), str(Path.cwd())} - {"/"}
+    here = re.compile("|".join(rf"(?<![\w.:/-]){re.escape(place)}(?![\w-])" for place in sorted(places)) or r"(?!)")
+    for path in sorted(stage.iterdir()):
+        if path.suffix not in TEXT_SUFFIXES:
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            if TOKEN.search(line):
+                raise PublishError(f"{path.name}, line {number}, holds what looks like a token of the Hub; remove and revoke it.")
+            if found := LOCAL_PATH.search(line) or here.search(line):
+                raise PublishError(
+                    f"{path.name}, line {number}, names a path of this machine: {found.group()!r}; remove it: nobody else has it."
+                )
+
+
+def is_one_of(name: str, patterns: Sequence[str]) -> bool:
+    return any(Path(name).match(pattern) for pattern in patterns)
+
+
+def on_one_line(error: Any) -> str:
+    """An error on one line, with tokens masked."""
+    return TOKEN.sub("hf_***", " ".join(str(error).split()))[:400]
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

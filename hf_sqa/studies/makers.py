@@ -1,0 +1,196 @@
+"""What makes the models of a study: training, distillation, pruning, and learning from a teacher of the same study.
+
+A model of the study file names its maker:
+
+    teacher: {recipe: mosa_net.yaml, train: all, test_sets: []}      # no maker: `train`
+    MPL: {maker: pseudo_labels, needs: [teacher], train: rated}
+    KT: {maker: knowledge_transfer, needs: [teacher], train: rated}
+    student: {maker: distill, recipe: distilled_sqa-xs.yaml}
+    pruned: {maker: prune, options: {target: 0.5, calibration: labels}}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_sqa.options import set_dotted
+from hf_sqa.studies.study_file import ModelSpec
+
+PSEUDO_LABELS_FILE = "pseudo_labels.csv"
+
+
+@dataclass(frozen=True)
+class MakeJob:
+    """The input of a maker, which writes a checkpoint that loads (weights, configuration, feature extractor) into `folder`.
+
+    Args:
+        folder (`Path`): Empty, or as an interrupted attempt at the same job left it. Everything in it at the end is kept.
+        model ([`ModelSpec`]): What to make.
+        seed (`int`): Seed of everything random.
+        train, validation (`datasets.Dataset`, *optional*): In the schema of [`~hf_sqa.data.load_corpus`].
+        recipe (`dict` or `str`, *optional*): The recipe of the model or, without one, of the study.
+        needed (`dict[str, Path | str]`): Checkpoints of the models in `needs`: of the same seed if there is one, else of the first.
+    """
+
+    folder: Path
+    model: ModelSpec
+    seed: int
+    train: Any
+    validation: Any
+    recipe: Any
+    needed: Mapping[str, Path | str]
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return self.model.options
+
+    def with_settings(self, settings: Mapping[str, Any]) -> MakeJob:
+        """The same job with further changes to its recipe."""
+        model = dataclasses.replace(self.model, set={**self.model.set, **settings})
+        return dataclasses.replace(self, model=model)
+
+    def teacher(self) -> str:
+        """The checkpoint of the first model in `needs`.
+
+        Raises:
+            ValueError: If `needs` is empty.
+        """
+        if not self.needed:
+            raise ValueError(f"Expected `needs` of the model {self.model.name!r} to name its teacher, got nothing.")
+        return str(next(iter(self.needed.values())))
+
+
+#: Makes a model and returns columns for the results table (`num_train`, `num_validation`, `train_seconds`, ...).
+Maker = Callable[[MakeJob], Mapping[str, Any] | None]
+
+
+def make_by_recipe(job: MakeJob) -> dict[str, Any]:
+    """The maker `train`: runs a recipe of `hf_sqa.training` on the clips of the job."""
+    from hf_sqa.training import load_recipe, run_recipe
+
+    if job.recipe is None:
+        raise ValueError(f"Expected a recipe in the study, or for the model {job.model.name!r}, got none.")
+    content = load_recipe(job.recipe).to_dict()
+    for key, value in {**job.model.set, "training.seed": job.seed, "output_dir": str(job.folder / "run")}.items():
+        set_dotted(content, key, value)
+    sets = {"train_dataset": job.train, "validation_dataset": job.validation, "announce": lambda line: None}
+    result = run_recipe(content, **sets, overwrite=True)  # an interrupted attempt may have had other data
+    shutil.rmtree(job.folder / "run" / "checkpoints", ignore_errors=True)
+    for path in Path(result.output_dir).iterdir():
+        os.replace(path, job.folder / path.name)
+    (job.folder / "run").rmdir()
+    return {
+        "num_train": result.num_train,
+        "num_validation": result.num_validation,
+        "train_seconds": round(result.seconds, 2),
+        "best_step": result.best_step,
+    }
+
+
+def make_with_pseudo_labels(job: MakeJob) -> dict[str, Any]:
+    """The maker `pseudo_labels`: scores the clips of the job with its teacher and trains on both kinds of labels.
+
+    The recipe must name the teacher's scores among its own. The table of pseudo-labels stays beside the model.
+    """
+    import hf_sqa.pipelines
+    from hf_sqa.training.pseudo_label import pseudo_label
+
+    clips = [clip for dataset in (job.train, job.validation) if dataset is not None for clip in _recordings(dataset)]
+    table = pseudo_label(clips, hf_sqa.pipelines.pipeline(job.teacher()), job.folder / PSEUDO_LABELS_FILE)
+    columns = make_by_recipe(job.with_settings({"data.pseudo_labels": str(table.path)}))
+    return {**columns, "num_pseudo_labels": len(table.rows) - table.num_failed}
+
+
+def make_with_knowledge(job: MakeJob) -> dict[str, Any]:
+    """The maker `knowledge_transfer`: trains from the trunk of the job's teacher."""
+    return make_by_recipe(job.with_settings({"model.knowledge_from": job.teacher()}))
+
+
+def make_by_distillation(job: MakeJob) -> dict[str, Any]:
+    """The maker `distill`: trains a student by a recipe of `hf_sqa.distillation`.
+
+    The seed of the job is that of the training; windows and labels are those of the recipe, the same for every seed.
+    """
+    from hf_sqa.distillation import distill, load_distillation
+
+    changes = {**job.model.set, "training.seed": job.seed, "output_dir": str(job.folder)}
+    recipe = load_distillation(job.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+    result = distill(recipe, announce=lambda line: None)
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    return {"num_train": result.num_train, "num_validation": result.num_validation, "train_seconds": round(result.seconds, 2)}
+
+
+def make_by_pruning(job: MakeJob) -> dict[str, Any]:
+    """The maker `prune`: makes a checkpoint smaller; the seed of the job is that of the repair.
+
+    `options` of the model are those of [`~hf_sqa.pruning.PruningOptions`], `checkpoint` (the default model if not given),
+    and `calibration` and `num_windows` of [`~hf_sqa.pruning.load_calibration`].
+    """
+    from hf_sqa.auto import AutoModelForAudioQuality
+    from hf_sqa.pipelines import resolve_checkpoint
+    from hf_sqa.pruning import PruningOptions, load_calibration, prune
+    from hf_sqa.pruning.calibration import NUM_WINDOWS
+    from hf_sqa.pruning.prune import REPORT
+
+    options = dict(job.options)
+    if "calibration" not in options:
+        given = ", ".join(options) or "none"
+        raise ValueError(f"Expected `calibration` among the options of the model {job.model.name!r}, got {given}.")
+    model = AutoModelForAudioQuality.from_pretrained(resolve_checkpoint(options.pop("checkpoint", "default")))
+    speech = load_calibration(options.pop("calibration"), model, options.pop("num_windows", NUM_WINDOWS))
+    result = prune(model, speech, PruningOptions(**options, seed=job.seed), folder=job.folder / "steps")
+    result.model.save_pretrained(job.folder)
+    result.model.make_feature_extractor().save_pretrained(job.folder)
+    (job.folder / REPORT).write_text(json.dumps(result.report(), indent=1), encoding="utf-8")
+    shutil.rmtree(job.folder / "steps")
+    last = result.steps[-1].after_repair if result.steps else {}
+    return {
+        "num_train": len(speech.repair),
+        "num_validation": len(speech.held_out),
+        "train_seconds": round(sum(step.seconds for step in result.steps), 2),
+        **{f"with_unpruned_{name}": value for name, value in last.items()},
+    }
+
+
+MAKERS: dict[str, Maker] = {
+    "train": make_by_recipe,
+    "pseudo_labels": make_with_pseudo_labels,
+    "knowledge_transfer": make_with_knowledge,
+    "distill": make_by_distillation,
+    "prune": make_by_pruning,
+}
+#: Names that study files of version 0.1 use.
+FORMER_NAMES = {
+    "hf_sqa.evaluation.pseudo_label_maker:with_pseudo_labels": "pseudo_labels",
+    "hf_sqa.evaluation.pseudo_label_maker:with_knowledge": "knowledge_transfer",
+    "hf_sqa.compression.distillation:make_for_study": "distill",
+    "hf_sqa.compression.pruning:make_for_study": "prune",
+}
+
+
+def find_maker(name: str, makers: Mapping[str, Maker] | None = None) -> Maker:
+    """The maker of that name, out of those passed to [`run_study`] and `MAKERS`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    known = {**MAKERS, **(makers or {})}
+    name = FORMER_NAMES.get(name, name)
+    if name not in known:
+        raise ValueError(
+            f"Expected the maker to be one of {', '.join(known)}, got {name!r}; pass a maker of your own to "
+            "`run_study(study, folder, makers={name: function})`."
+        )
+    return known[name]
+
+
+def _recordings(dataset: Any) -> list[dict[str, Any]]:
+    columns = [name for name in ("audio", "utterance_id", "corpus") if name in dataset.column_names]
+    return list(dataset.select_columns(columns))

@@ -1,0 +1,162 @@
+"""What the figures of studies share: the results table as they read it, colours, markers, labels, saving."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.metrics import GREATER_IS_BETTER
+
+#: The colours of Okabe and Ito, which the colour-blind can tell apart, and some more.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F", "#5D3A9B")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+NAMES = {"srcc": "SRCC", "lcc": "LCC", "ktau": "Kendall's tau", "mse": "MSE", "rmse": "RMSE", "mae": "MAE"}
+UNITS = {"mse": " (MOS points²)", "rmse": " (MOS points)", "mae": " (MOS points)"}
+LEVEL_NAMES = {"utt": "clips", "sys": "systems", "con": "conditions"}
+TITLE_CHARACTERS_PER_INCH = 11
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model on one test set: the mean over seeds, the mean ends of their intervals, and each seed's value."""
+
+    value: float
+    low: float
+    high: float
+    seeds: dict[Any, float]
+    overlap: str | None
+
+
+class ResultTable:
+    """Rows of one score and level, by model and test set, in the order of the table."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]], score: str | None, level: str, test_sets: Sequence[str] | None = None):
+        every = [dict(row) for row in rows]
+        if not every:
+            raise ValueError("Expected rows of results to draw, got none.")
+        score = score or every[0]["score"]
+        kept = [row for row in every if row["score"] == score and row["level"] == level]
+        if not kept:
+            there = sorted({f"{row['score']} at level {row['level']}" for row in every})
+            raise ValueError(f"Expected rows of {score} at level {level}, got {', '.join(there)}.")
+        known = list(dict.fromkeys(row["test_set"] for row in kept))
+        absent = [name for name in test_sets or () if name not in known]
+        if absent:
+            raise ValueError(f"Expected test sets out of {', '.join(known)}, got {absent[0]!r}.")
+        self.test_sets = list(test_sets or known)
+        self.models = list(dict.fromkeys(row["model"] for row in kept))
+        self._rows: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        for row in kept:
+            self._rows.setdefault((row["model"], row["test_set"], row["metric"]), []).append(row)
+
+    def check(self, models: Sequence[str]) -> None:
+        for model in models:
+            if model not in self.models:
+                raise ValueError(f"Expected models out of {', '.join(self.models)}, got {model!r}.")
+
+    def point(self, model: str, test_set: str, metric: str) -> Point | None:
+        rows = self._rows.get((model, test_set, metric), [])
+        values = np.array([row["value"] for row in rows], dtype=np.float64)
+        if not len(values) or np.isnan(values).all():
+            return None
+        ends = [np.array([row[end] for row in rows], dtype=np.float64) for end in ("low", "high")]
+        low, high = (float(np.nanmean(end)) if np.isfinite(end).any() else math.nan for end in ends)
+        seeds = {row.get("seed"): float(row["value"]) for row in rows}
+        return Point(float(np.nanmean(values)), low, high, seeds, rows[0].get("overlap"))
+
+    def points(self, metric: str, models: Sequence[str] | None = None) -> list[Point]:
+        """Points of some models, or of all, on every test set."""
+        found = (self.point(model, name, metric) for model in models or self.models for name in self.test_sets)
+        return [point for point in found if point is not None]
+
+    def values_on(self, test_set: str, metric: str, models: Sequence[str] | None = None) -> dict[str, float]:
+        """Values of some models, or of all, on one test set; models without one are left out."""
+        points = {model: self.point(model, test_set, metric) for model in models or self.models}
+        return {model: point.value for model, point in points.items() if point is not None}
+
+    def column(self, model: str, name: str) -> Any:
+        """What all rows of a model have in a column."""
+        return next((rows[0].get(name) for key, rows in self._rows.items() if key[0] == model), None)
+
+    def number(self, model: str, name: str) -> float | None:
+        value = self.column(model, name)
+        return None if value is None or math.isnan(float(value)) else float(value)
+
+    def mean_of(self, model: str, test_set: str, name: str) -> float | None:
+        values = [
+            float(row[name])
+            for key, rows in self._rows.items()
+            if key[:2] == (model, test_set)
+            for row in rows
+            if row.get(name) is not None and not math.isnan(float(row[name]))
+        ]
+        return float(np.mean(values)) if values else None
+
+
+def best_of(values: Mapping[Any, float], metric: str) -> Any:
+    """Key of the best value of a metric."""
+    choose: Callable[..., Any] = max if GREATER_IS_BETTER[metric] else min
+    return choose(values, key=lambda name: values[name])
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, in inches, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_point(axis: Any, x: float, point: Point, number: int, filled: bool = True) -> None:
+    """A marker with its interval, in the colour of a series."""
+    if not math.isnan(point.low):
+        axis.plot([x, x], [point.low, point.high], "-", color=colour(number), linewidth=1.0, alpha=0.55)
+    face = colour(number) if filled else "white"
+    axis.plot([x], [point.value], marker(number), color=colour(number), markersize=5.5, markerfacecolor=face)
+
+
+def colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def marker(number: int) -> str:
+    return MARKERS[number % len(MARKERS)]
+
+
+def metric_label(metric: str, level: str | None = None) -> str:
+    """A metric with its unit and, where a level is given, what it is taken over."""
+    return NAMES[metric] + UNITS.get(metric, "") + (f", {LEVEL_NAMES[level]}" if level else "")
+
+
+def rotation(names: Sequence[str]) -> int:
+    """Degrees by which tick labels must be turned to fit."""
+    longest = max((len(name) for name in names), default=0)
+    return 0 if longest * len(names) < 40 else 45 if len(names) <= 8 else 90
+
+
+def style_axis(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#e3e3e3", linewidth=0.6)
+    axis.set_axisbelow(True)
+
+
+def legend_beside(axis: Any, title: str | None = None) -> None:
+    """The legend to the right of an axis."""
+    axis.legend(title=title or None, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+
+
+def save_figure(figure: Any, path: str | Path, title: str) -> Any:
+    """Save a figure under a title, wrapped to its width; the file's ending gives the format."""
+    width = round(TITLE_CHARACTERS_PER_INCH * figure.get_figwidth())
+    wrapped = "\n".join(line for part in title.split("\n") for line in textwrap.wrap(part, width) or [""])
+    figure.suptitle(wrapped, fontsize=11, x=0.01, ha="left", parse_math=False)
+    figure.savefig(path)
+    return figure
