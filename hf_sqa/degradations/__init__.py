@@ -32,16 +32,18 @@ from hf_sqa.degradations.codec import (
     adpcm,
     amr_nb,
     amr_wb,
+    codec2,
     g711,
     g726,
     gsm,
+    lyra,
     mp3,
     opus,
     speex,
     vorbis,
 )
 from hf_sqa.degradations.noise_suppression import spectral_subtraction, wiener_filter
-from hf_sqa.degradations.vocoder import mel_vocoder, phase_noise
+from hf_sqa.degradations.vocoder import lpc_vocoder, mel_vocoder, phase_noise, world_vocoder
 from hf_sqa.degradations.chain import Chain, presets
 from hf_sqa.degradations.folders import Job, Run, degrade_files
 
@@ -65,6 +67,7 @@ __all__ = [
     "chop",
     "clip_level",
     "clip_share",
+    "codec2",
     "degrade_files",
     "draw_losses",
     "echo",
@@ -78,6 +81,8 @@ __all__ = [
     "jitter",
     "level_dbfs",
     "low_pass",
+    "lpc_vocoder",
+    "lyra",
     "mel_vocoder",
     "mnru",
     "mp3",
@@ -96,4 +101,5 @@ __all__ = [
     "vorbis",
     "white_noise",
     "wiener_filter",
+    "world_vocoder",
 ]

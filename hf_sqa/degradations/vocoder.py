@@ -1,13 +1,20 @@
-"""What vocoders leave behind: speech rebuilt from a mel spectrum without phase, and phases that have lost their order."""
+"""What vocoders leave behind: speech rebuilt from a mel spectrum without phase, by linear prediction from pulses and noise, or from
+pitch, envelope and aperiodicity; and phases that have lost their order."""
 
 from __future__ import annotations
 
 import functools
 
-import numpy as np
-import scipy.sparse
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from hf_sqa.degradations.kind import check_range, degradation
+import numpy as np
+import scipy.signal
+import scipy.sparse
+from scipy.linalg import solve_toeplitz
+
+from hf_sqa.audio import resample
+from hf_sqa.degradations.kind import check_choice, check_range, degradation
 from hf_sqa.degradations.spectrum import ShortTimeSpectrum, frame_size
 
 FRAME_MS = 64.0
@@ -64,6 +71,159 @@ def phase_noise(waveform: np.ndarray, sampling_rate: int, *, spread_rad: float, 
     spectra = transform.analyse(waveform)
     shifts = rng.uniform(-spread_rad, spread_rad, spectra.shape).astype(np.float32)
     return _as_loud(transform.synthesise(spectra * np.exp(1j * shifts)), waveform)
+
+
+EXCITATIONS = ("mixed", "binary", "noise")
+#: Pitch is sought in this range.
+MIN_PITCH_HZ, MAX_PITCH_HZ = 60, 400
+#: A band, or a frame, whose normalised autocorrelation at the pitch lag is above this is voiced.
+VOICED = 0.5
+#: Edges of the bands whose voicing is decided apart, as in MELP (MIL-STD-3005) and above.
+BAND_EDGES_HZ = (0, 500, 1000, 2000, 3000, 4000, 8000)
+
+
+@degradation()
+def lpc_vocoder(
+    waveform: np.ndarray,
+    sampling_rate: int,
+    *,
+    rng: np.random.Generator,
+    order: int = 10,
+    frame_ms: float = 22.5,
+    excitation: Literal["mixed", "binary", "noise"] = "mixed",
+    codec_rate: int = 8000,
+) -> np.ndarray:
+    """Replace speech by a linear prediction filter in every frame, driven by pulses at its pitch, noise, or both.
+
+    `"binary"` sounds like LPC-10 (FS-1015), `"mixed"` like MELP (MIL-STD-3005), `"noise"` whispers. Nothing is quantised.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`. Silence stays silent.
+        sampling_rate (`int`): Its rate in Hz.
+        rng (`np.random.Generator`): Source of chance: the noise.
+        order (`int`, *optional*, defaults to `10`): Coefficients of the filter, 4 to 40.
+        frame_ms (`float`, *optional*, defaults to `22.5`): Distance of two filters in ms, 5 to 60.
+        excitation (`str`, *optional*, defaults to `"mixed"`): `"mixed"`: in each band pulses or noise; `"binary"`: in the whole
+            frame; `"noise"`.
+        codec_rate (`int`, *optional*, defaults to `8000`): Rate at which it works, in Hz, 8000 or 16000.
+    """
+    check_range("order", order, 4, 40)
+    check_range("frame_ms", frame_ms, 5, 60)
+    check_choice("excitation", excitation, EXCITATIONS)
+    check_choice("codec_rate", codec_rate, (8000, 16000))
+    speech = resample(waveform, sampling_rate, codec_rate).astype(np.float64)
+    hop = round(frame_ms * codec_rate / 1000)
+    span, longest = 2 * hop, codec_rate // MIN_PITCH_HZ
+    num_frames = -(-len(speech) // hop)
+    padded = np.pad(speech, (longest, num_frames * hop + span + longest - len(speech)))
+    window = np.hanning(span)
+    bands = [scipy.signal.butter(3, edges, "bandpass", fs=codec_rate, output="sos") for edges in _bands(codec_rate)]
+    noise = rng.standard_normal(num_frames * hop)
+    if excitation == "mixed":
+        filtered = [scipy.signal.sosfiltfilt(band, padded) for band in bands]
+    built, state, next_pulse = np.zeros(num_frames * hop), np.zeros(int(order)), 0
+    for frame in range(num_frames):
+        first = frame * hop
+        around = padded[first : first + 2 * longest + span]
+        lag, strength = _pitch_lag(around, codec_rate)
+        pulses, voiced = np.zeros(hop), strength > VOICED and excitation != "noise"
+        while voiced and next_pulse < first + hop:
+            if next_pulse >= first:
+                pulses[next_pulse - first] = lag**0.5  # of the power of the noise
+            next_pulse += lag
+        next_pulse = max(next_pulse, first + hop)
+        driving = pulses if voiced else noise[first : first + hop]
+        if voiced and excitation == "mixed":
+            driving = np.zeros(hop)
+            for band, signal in zip(bands, filtered, strict=True):
+                part = signal[first : first + 2 * longest + span]
+                source = pulses if _correlation(part, lag) > VOICED else noise[first : first + hop]
+                driving += scipy.signal.sosfilt(band, source)
+        piece = padded[longest + first : longest + first + span] * window
+        products = np.correlate(piece, piece, "full")[span - 1 : span + int(order)]
+        if products[0] <= 1e-12:
+            state = np.zeros(int(order))
+            continue
+        products[0] *= 1.0001
+        predictor = solve_toeplitz(products[:-1], products[1:])
+        residual = max(products[0] - predictor @ products[1:], 0) / np.square(window).sum()
+        driving = driving * np.sqrt(residual / max(np.square(driving).mean(), 1e-12))
+        built[first : first + hop], state = scipy.signal.lfilter([1], [1, *-predictor], driving, zi=state)
+    rebuilt = resample(built[: len(speech)].astype(np.float32), codec_rate, sampling_rate)
+    return _as_loud(np.pad(rebuilt[: len(waveform)], (0, max(0, len(waveform) - len(rebuilt)))), waveform)
+
+
+def _bands(rate: int) -> list[tuple[float, float]]:
+    edges = [min(max(edge, 20), rate / 2 - 20) for edge in BAND_EDGES_HZ if edge <= rate / 2]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+def _pitch_lag(samples: np.ndarray, rate: int) -> tuple[int, float]:
+    """Lag in samples at which speech is most like itself, and how much."""
+    size = 2 ** int(np.ceil(np.log2(2 * len(samples))))
+    products = np.fft.irfft(np.abs(np.fft.rfft(samples - samples.mean(), size)) ** 2)[: rate // MIN_PITCH_HZ + 1]
+    shortest = rate // MAX_PITCH_HZ
+    lag = shortest + int(np.argmax(products[shortest:]))
+    return lag, _correlation(samples, lag)
+
+
+def _correlation(samples: np.ndarray, lag: int) -> float:
+    first, second = samples[:-lag], samples[lag:]
+    return float(first @ second / np.sqrt(max((first @ first) * (second @ second), 1e-18)))
+
+
+def _check_pyworld(parameters: Mapping[str, Any]) -> Any:
+    try:
+        import pyworld
+    except ImportError as error:
+        raise ModuleNotFoundError("`world_vocoder` needs the package pyworld; install it with `pip install pyworld`.") from error
+    return pyworld
+
+
+@degradation(requires=_check_pyworld)
+def world_vocoder(
+    waveform: np.ndarray,
+    sampling_rate: int,
+    *,
+    frame_ms: float = 5.0,
+    num_coefficients: int | None = None,
+    pitch_factor: float = 1.0,
+    aperiodicity_share: float = 1.0,
+) -> np.ndarray:
+    """Take speech apart into pitch, spectral envelope and aperiodicity, and put it together again, by WORLD (Morise et al., 2016).
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
+        sampling_rate (`int`): Its rate in Hz. WORLD works at it; 8000 and below are resampled to 16000 and back.
+        frame_ms (`float`, *optional*, defaults to `5.0`): Distance of two frames in ms, 1 to 40; longer is blurred.
+        num_coefficients (`int`, *optional*): Mel-cepstral coefficients that the envelope is coded in, 8 to 80; not coded if not
+            given. Fewer sound muffled.
+        pitch_factor (`float`, *optional*, defaults to `1.0`): What the pitch is multiplied by, 0.5 to 2.
+        aperiodicity_share (`float`, *optional*, defaults to `1.0`): What the aperiodicity is multiplied by, 0 to 1; less buzzes.
+
+    Raises:
+        ModuleNotFoundError: If the package `pyworld` is not installed.
+    """
+    check_range("frame_ms", frame_ms, 1, 40)
+    check_range("pitch_factor", pitch_factor, 0.5, 2)
+    check_range("aperiodicity_share", aperiodicity_share, 0, 1)
+    if num_coefficients is not None:
+        check_range("num_coefficients", num_coefficients, 8, 80)
+    world = _check_pyworld({})
+    rate = max(int(sampling_rate), 16_000)
+    speech = resample(waveform, sampling_rate, rate).astype(np.float64)
+    # What is shorter than a few pitch periods cannot be analysed: silence behind it is.
+    padded = np.pad(speech, (0, max(0, rate // 10 - len(speech))))
+    pitch, times = world.dio(padded, rate, frame_period=float(frame_ms))
+    pitch = world.stonemask(padded, pitch, times, rate)
+    envelope, aperiodicity = world.cheaptrick(padded, pitch, times, rate), world.d4c(padded, pitch, times, rate)
+    if num_coefficients is not None:
+        size = world.get_cheaptrick_fft_size(rate)
+        coded = world.code_spectral_envelope(envelope, rate, int(num_coefficients))
+        envelope = world.decode_spectral_envelope(coded, rate, size)
+    built = world.synthesize(pitch * pitch_factor, envelope, aperiodicity * aperiodicity_share, rate, float(frame_ms))
+    rebuilt = resample(built[: len(speech)].astype(np.float32), rate, sampling_rate)
+    return _as_loud(np.pad(rebuilt[: len(waveform)], (0, max(0, len(waveform) - len(rebuilt)))), waveform)
 
 
 def _as_loud(waveform: np.ndarray, reference: np.ndarray) -> np.ndarray:

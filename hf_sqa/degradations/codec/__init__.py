@@ -1,7 +1,9 @@
 """Speech and audio codecs, in memory: coded, decoded, the codec's delay taken out."""
 
 from hf_sqa.degradations.codec.amr import amr_nb, amr_wb
+from hf_sqa.degradations.codec.codec2 import codec2
 from hf_sqa.degradations.codec.ffmpeg import aac
+from hf_sqa.degradations.codec.lyra import lyra
 from hf_sqa.degradations.codec.opus import opus
 from hf_sqa.degradations.codec.shared_library import CodecUnavailableError
 from hf_sqa.degradations.codec.sound_file import adpcm, g711, g726, gsm, mp3, vorbis
@@ -13,9 +15,11 @@ __all__ = [
     "adpcm",
     "amr_nb",
     "amr_wb",
+    "codec2",
     "g711",
     "g726",
     "gsm",
+    "lyra",
     "mp3",
     "opus",
     "speex",

@@ -8,21 +8,28 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hf_sqa.degradations.codec.frames import coded_at, coded_in_frames, frame_losses
+from hf_sqa.degradations.codec.frames import coded_at, frame_losses
 from hf_sqa.degradations.codec.shared_library import CodecUnavailableError, load_library
 from hf_sqa.degradations.codec.sound_file import through_sound_file
 from hf_sqa.degradations.kind import check_choice, check_range, degradation, note
 
 RATES = (8000, 12000, 16000, 24000, 48000)
 APPLICATIONS = {"voip": 2048, "audio": 2049}
-SET_BITRATE, SET_COMPLEXITY, GET_LOOKAHEAD = 4002, 4010, 4027  # opus_defines.h
+BANDWIDTHS = {"narrowband": 1101, "wideband": 1103, "fullband": 1105}
+# opus_defines.h
+SET_BITRATE, SET_BANDWIDTH, SET_COMPLEXITY, SET_INBAND_FEC, SET_PACKET_LOSS_PERC = 4002, 4008, 4010, 4012, 4014
+GET_LOOKAHEAD = 4027
+#: What the complexity of the decoder turns on from libopus 1.5.
+NEURAL_CONCEALMENT, ENHANCEMENTS = 5, {"lace": 6, "nolace": 7}
+LEAST_NEURAL_BYTES = 100_000
 FRAME_SECONDS = 0.02
 MAX_PACKET_BYTES = 4000
 
 
 def _check_library(parameters: Mapping[str, Any]) -> None:
-    if parameters.get("loss_share", 0) != 0 or parameters.get("library") == "libopus":
-        _libopus()
+    neural = bool(parameters.get("enhancement") or parameters.get("neural_concealment"))
+    if parameters.get("loss_share", 0) != 0 or parameters.get("library") == "libopus" or neural:
+        _check_neural(_libopus(), neural)
 
 
 @degradation(requires=_check_library)
@@ -35,11 +42,15 @@ def opus(
     complexity: int = 5,
     loss_share: float = 0.0,
     mean_burst_packets: float | None = None,
+    bandwidth: Literal["narrowband", "wideband", "fullband"] | None = None,
+    enhancement: Literal["lace", "nolace"] | None = None,
+    neural_concealment: bool = False,
+    redundancy: bool = False,
     rng: np.random.Generator | None = None,
     library: Literal["libopus", "libsndfile"] | None = None,
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Code with Opus, in frames of 20 ms; the encoder chooses the bandwidth by the bit rate.
+    """Code with Opus, in frames of 20 ms; unless told, the encoder chooses the bandwidth by the bit rate.
 
     Other rates than 8, 12, 16, 24 and 48 kHz are resampled to the next higher one of these, and back.
 
@@ -51,31 +62,52 @@ def opus(
         complexity (`int`, *optional*, defaults to `5`): Effort of libopus, 0 to 10; libsndfile always takes 10.
         loss_share (`float`, *optional*, defaults to `0.0`): Expected share of lost frames, concealed by libopus, 0 to 0.99.
         mean_burst_packets (`float`, *optional*): Expected number of frames lost in a row; independent losses if not given.
+        bandwidth (`str`, *optional*): `"narrowband"` (4 kHz), `"wideband"` (8 kHz) or `"fullband"` (20 kHz).
+        enhancement (`str`, *optional*): `"lace"` or `"nolace"`: the decoder's neural post-filter, which works on wideband speech
+            coded at low rates (Buethe et al., 2023), in libopus 1.5 and later.
+        neural_concealment (`bool`, *optional*, defaults to `False`): Conceal losses by a neural network, in libopus 1.5 and later.
+        redundancy (`bool`, *optional*, defaults to `False`): Every packet carries its predecessor at a lower rate, which replaces
+            the lost one.
         rng (`np.random.Generator`, *optional*): Source of chance, needed for losses only.
         library (`str`, *optional*): `"libopus"` or `"libsndfile"`; their results differ. By default libopus where it is installed,
             else libsndfile unless losses are asked for.
         record (`dict`, *optional*): Receives `library`, and `lost_packets` where there are losses.
 
     Raises:
-        CodecUnavailableError: If libopus is asked for, or needed for losses, and not installed.
+        CodecUnavailableError: If libopus is asked for, or needed for losses, and not installed; or if it has no neural networks
+            where they are asked for. The environment variable `HF_SQA_LIBOPUS` names the file of another one.
     """
     check_range("bitrate_kbps", bitrate_kbps, 6, 256)
     check_choice("application", application, tuple(APPLICATIONS))
     check_range("complexity", complexity, 0, 10)
     check_choice("library", library, (None, "libopus", "libsndfile"))
-    if library == "libsndfile" and loss_share > 0:
-        raise ValueError("Expected `library='libopus'` with `loss_share`, got 'libsndfile', which cannot lose frames.")
+    check_choice("bandwidth", bandwidth, (None, *BANDWIDTHS))
+    check_choice("enhancement", enhancement, (None, *ENHANCEMENTS))
+    neural = enhancement is not None or neural_concealment
+    beyond = loss_share > 0 or bandwidth is not None or neural or redundancy
+    if library == "libsndfile" and beyond:
+        raise ValueError(
+            "Expected `library='libopus'` with `loss_share`, `bandwidth`, `enhancement`, `neural_concealment` or `redundancy`, "
+            "got 'libsndfile', which has none of them."
+        )
     lost = frame_losses(loss_share, mean_burst_packets, rng, record)
     codec_rate = next((rate for rate in RATES if rate >= sampling_rate), RATES[-1])
     if library is None:
-        library = "libopus" if loss_share > 0 or _has_libopus() else "libsndfile"
+        library = "libopus" if beyond or _has_libopus() else "libsndfile"
     note(record, library=library)
     if library == "libsndfile":
         # libsndfile maps its compression level to 6 ... 256 kb/s a channel: 6 + 250 (1 - level).
         options = {"format": "OGG", "subtype": "OPUS", "compression_level": 1 - (bitrate_kbps - 6) / 250}
         return coded_at(waveform, sampling_rate, codec_rate, lambda samples: through_sound_file(samples, codec_rate, options))
     coder = _libopus()
-    parameters = (coder, codec_rate, APPLICATIONS[application], round(bitrate_kbps * 1000), int(complexity), lost)
+    _check_neural(coder, neural)
+    settings = {SET_BITRATE: round(bitrate_kbps * 1000), SET_COMPLEXITY: int(complexity)}
+    if bandwidth is not None:
+        settings[SET_BANDWIDTH] = BANDWIDTHS[bandwidth]
+    if redundancy:  # the encoder spends on it what the losses it expects are worth
+        settings |= {SET_INBAND_FEC: 1, SET_PACKET_LOSS_PERC: max(5, min(100, round(100 * loss_share)))}
+    effort = ENHANCEMENTS[enhancement] if enhancement else NEURAL_CONCEALMENT if neural_concealment else 0
+    parameters = (coder, codec_rate, APPLICATIONS[application], settings, effort, redundancy, lost)
     return coded_at(waveform, sampling_rate, codec_rate, lambda samples: _by_libopus(samples, *parameters))
 
 
@@ -88,7 +120,19 @@ def _libopus() -> ctypes.CDLL:
     library.opus_encoder_destroy.argtypes = library.opus_decoder_destroy.argtypes = [pointer]
     library.opus_encode_float.argtypes = [pointer, pointer, integer, pointer, ctypes.c_int32]
     library.opus_decode_float.argtypes = [pointer, pointer, ctypes.c_int32, pointer, integer, integer]
+    library.opus_get_version_string.restype = ctypes.c_char_p
     return library
+
+
+def _check_neural(library: ctypes.CDLL, neural: bool) -> None:
+    """Refuse a libopus without networks where they are asked for; with them, a decoder's state is 141 kB instead of 18."""
+    if neural and library.opus_decoder_get_size(1) < LEAST_NEURAL_BYTES:
+        version = library.opus_get_version_string().decode()
+        raise CodecUnavailableError(
+            f"Expected a libopus of 1.5 or later with neural networks for `enhancement` and `neural_concealment`, got {version}; "
+            "install libopus0 of Debian 13 or later, or name its file by the environment variable HF_SQA_LIBOPUS "
+            "(`sh train_scripts/neural_coders.sh` fetches it)."
+        )
 
 
 def _has_libopus() -> bool:
@@ -100,7 +144,14 @@ def _has_libopus() -> bool:
 
 
 def _by_libopus(
-    samples: np.ndarray, library: ctypes.CDLL, rate: int, application: int, bits_per_second: int, complexity: int, lost: Any
+    samples: np.ndarray,
+    library: ctypes.CDLL,
+    rate: int,
+    application: int,
+    settings: Mapping[int, int],
+    effort: int,
+    redundancy: bool,
+    lost: Any,
 ) -> np.ndarray:
     status = ctypes.c_int()
     frame = round(FRAME_SECONDS * rate)
@@ -109,27 +160,35 @@ def _by_libopus(
     decoder = library.opus_decoder_create(rate, 1, ctypes.byref(status))
     assert status.value == 0, status.value
     try:
+        for request, value in settings.items():
+            _control(library.opus_encoder_ctl, encoder, request, ctypes.c_int32(value))
+        if effort:
+            _control(library.opus_decoder_ctl, decoder, SET_COMPLEXITY, ctypes.c_int32(effort))
         lookahead = ctypes.c_int32()
-        _control(library, encoder, SET_BITRATE, ctypes.c_int32(bits_per_second))
-        _control(library, encoder, SET_COMPLEXITY, ctypes.c_int32(complexity))
-        _control(library, encoder, GET_LOOKAHEAD, ctypes.byref(lookahead))
+        _control(library.opus_encoder_ctl, encoder, GET_LOOKAHEAD, ctypes.byref(lookahead))
+        num_frames = -(-(len(samples) + lookahead.value) // frame)
+        padded = np.zeros((num_frames, frame), np.float32)
+        padded.reshape(-1)[: len(samples)] = samples
+        packets, decoded = [], np.empty((num_frames, frame), np.float32)
         packet = ctypes.create_string_buffer(MAX_PACKET_BYTES)
-
-        def code(one: np.ndarray, is_lost: bool) -> np.ndarray:
-            size = library.opus_encode_float(encoder, one.ctypes.data, frame, packet, MAX_PACKET_BYTES)
+        for coded in padded:
+            size = library.opus_encode_float(encoder, coded.ctypes.data, frame, packet, MAX_PACKET_BYTES)
             assert size > 0, size
-            decoded = np.empty(frame, np.float32)
-            received = (None, 0) if is_lost else (packet, size)
-            count = library.opus_decode_float(decoder, *received, decoded.ctypes.data, frame, 0)
+            packets.append(packet.raw[:size])
+        losses = lost(num_frames)
+        for number, played in enumerate(decoded):
+            is_next = bool(losses[number])  # a lost frame may be in the packet after it
+            source = number + 1 if is_next else number
+            received = source < num_frames and not losses[source] and (redundancy or not is_next)
+            data = (packets[source], len(packets[source])) if received else (None, 0)
+            count = library.opus_decode_float(decoder, *data, played.ctypes.data, frame, int(received and is_next))
             assert count == frame, count
-            return decoded
-
-        return coded_in_frames(samples, frame, lookahead.value, lost, code)
+        return decoded.reshape(-1)[lookahead.value : lookahead.value + len(samples)]
     finally:
         library.opus_encoder_destroy(encoder)
         library.opus_decoder_destroy(decoder)
 
 
-def _control(library: ctypes.CDLL, encoder: int, request: int, argument: Any) -> None:
-    status = library.opus_encoder_ctl(ctypes.c_void_p(encoder), ctypes.c_int(request), argument)
+def _control(function: Any, state: int, request: int, argument: Any) -> None:
+    status = function(ctypes.c_void_p(state), ctypes.c_int(request), argument)
     assert status == 0, (request, status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import functools
+import os
 import shutil
 
 
@@ -14,7 +15,7 @@ class CodecUnavailableError(RuntimeError):
 
 @functools.lru_cache(maxsize=32)
 def load_library(name: str, version: int, codec: str, debian_package: str, brew_package: str) -> ctypes.CDLL:
-    """Open a shared library.
+    """Open a shared library: the file that the environment variable `HF_SQA_LIB<NAME>` names, or the one installed.
 
     Args:
         name (`str`): Its name without `lib` and suffix.
@@ -26,17 +27,18 @@ def load_library(name: str, version: int, codec: str, debian_package: str, brew_
     Raises:
         CodecUnavailableError: If it is not installed.
     """
-    usual = (f"lib{name}.so.{version}", f"lib{name}.{version}.dylib")
+    named = os.environ.get(f"HF_SQA_LIB{name.upper()}")
+    usual = (named,) if named else (f"lib{name}.so.{version}", f"lib{name}.{version}.dylib")
     for file in usual:
         try:
             return ctypes.CDLL(file)
         except OSError:
             continue
-    found = ctypes.util.find_library(name)
+    found = None if named else ctypes.util.find_library(name)
     if found:
         return ctypes.CDLL(found)
     raise CodecUnavailableError(
-        f"The codec {codec!r} needs the shared library lib{name}, which was not found; install it with "
+        f"The codec {codec!r} needs the shared library {named or f'lib{name}'}, which was not found; install it with "
         f"`apt-get install {debian_package}` (Debian, Ubuntu) or `brew install {brew_package}`."
     )
 
