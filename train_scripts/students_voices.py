@@ -169,7 +169,7 @@ def main(target: Path, kept_aside: Path, kinds: list[str]) -> None:
     for voice, language in FESTIVAL.items() if "festival" in kinds else ():
         talkers.append((target / f"festival-{voice}", festival(voice, language), language, NUM_SENTENCES))
     if "piper" in kinds:
-        talkers.append((target / "piper-joe", piper(), "en", 6 * NUM_SENTENCES))
+        talkers.append((target / "piper-joe", piper(), "en", 2 * NUM_SENTENCES))
     if "kokoro" in kinds:
         talkers += [(target / name, speak, "en", NUM_SENTENCES) for name, speak in kokoro()]
     for folder, speak, language, num_sentences in talkers:
