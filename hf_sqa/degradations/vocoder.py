@@ -4,7 +4,7 @@ pitch, envelope and aperiodicity; and phases that have lost their order."""
 from __future__ import annotations
 
 import functools
-
+import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -115,7 +115,8 @@ def lpc_vocoder(
     hop = round(frame_ms * codec_rate / 1000)
     span, longest = 2 * hop, codec_rate // MIN_PITCH_HZ
     num_frames = -(-len(speech) // hop)
-    padded = np.pad(speech, (longest, num_frames * hop + span + longest - len(speech)))
+    lead = longest + hop
+    padded = np.pad(speech, (lead, num_frames * hop + span + lead - len(speech)))
     window = np.hanning(span)
     bands = [scipy.signal.butter(3, edges, "bandpass", fs=codec_rate, output="sos") for edges in _bands(codec_rate)]
     noise = rng.standard_normal(num_frames * hop)
@@ -124,7 +125,7 @@ def lpc_vocoder(
     built, state, next_pulse = np.zeros(num_frames * hop), np.zeros(int(order)), 0
     for frame in range(num_frames):
         first = frame * hop
-        around = padded[first : first + 2 * longest + span]
+        around = padded[first : first + 2 * lead + hop]
         lag, strength = _pitch_lag(around, codec_rate)
         pulses, voiced = np.zeros(hop), strength > VOICED and excitation != "noise"
         while voiced and next_pulse < first + hop:
@@ -136,10 +137,11 @@ def lpc_vocoder(
         if voiced and excitation == "mixed":
             driving = np.zeros(hop)
             for band, signal in zip(bands, filtered, strict=True):
-                part = signal[first : first + 2 * longest + span]
+                part = signal[first : first + 2 * lead + hop]
                 source = pulses if _correlation(part, lag) > VOICED else noise[first : first + hop]
                 driving += scipy.signal.sosfilt(band, source)
-        piece = padded[longest + first : longest + first + span] * window
+        middle = lead + first + 3 * hop // 4  # not the half: the filter rings on
+        piece = padded[middle - hop : middle - hop + span] * window
         products = np.correlate(piece, piece, "full")[span - 1 : span + int(order)]
         if products[0] <= 1e-12:
             state = np.zeros(int(order))
@@ -155,7 +157,7 @@ def lpc_vocoder(
 
 def _bands(rate: int) -> list[tuple[float, float]]:
     edges = [min(max(edge, 20), rate / 2 - 20) for edge in BAND_EDGES_HZ if edge <= rate / 2]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def _pitch_lag(samples: np.ndarray, rate: int) -> tuple[int, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sqa.options import read_options
-from hf_sqa.training.recipe import LossOptions, Model, Source, load_recipe, read_content
+from hf_sqa.training.recipe import LossOptions, Model, OrderOptions, Source, load_recipe, read_content
 
 ALIGNMENTS = ("none", "scale", "moments")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -137,6 +137,7 @@ class DistillationRecipe:
     degradations: dict[str, float] = field(default_factory=lambda: {"distillation": 0.9, "none": 0.1})
     labelled: LabelledOptions = field(default_factory=LabelledOptions)
     loss: LossOptions = field(default_factory=LossOptions)
+    order: OrderOptions | None = None
     feature_weight: float = 0.0
     frame_weight: float = 0.0
     training: dict[str, Any] = field(default_factory=dict)
@@ -177,6 +178,7 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
         {
             "model": student or None,
             "loss": loss or None,
+            "order": sections.pop("order", None),
             "training": sections.pop("training", None) or {},
             "output_dir": sections.pop("output_dir", "student"),
         }
@@ -189,8 +191,8 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
             near = next((one for one in known if one.startswith(str(name)[:4])), None)
             hint = f"; did you mean {near!r}?" if near else "."
             raise TypeError(
-                f"Unknown key {name!r} in the recipe{hint} It takes student, {', '.join(sorted(known))}, loss, training "
-                "and output_dir."
+                f"Unknown key {name!r} in the recipe{hint} It takes student, {', '.join(sorted(known))}, loss, order, "
+                "training and output_dir."
             )
     teachers = sections.get("teachers") or [{}]
     if not isinstance(teachers, list):
@@ -210,6 +212,7 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
         degradations=dict(degradations),
         labelled=LabelledOptions(sources, float(labelled.pop("share", 0.2)), **labelled),
         loss=training.loss,
+        order=training.order,
         **weights,
         training=training.training,
         output_dir=training.output_dir,

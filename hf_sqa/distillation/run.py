@@ -118,7 +118,13 @@ def distill(
             "(`labels.num_windows`), or give speech of more talkers."
         )
     result = run_recipe(
-        {"model": asdict(recipe.student), "loss": asdict(recipe.loss), "training": training, "output_dir": recipe.output_dir},
+        {
+            "model": asdict(recipe.student),
+            "loss": asdict(recipe.loss),
+            "order": asdict(recipe.order) if recipe.order is not None else None,
+            "training": training,
+            "output_dir": recipe.output_dir,
+        },
         train_dataset=train,
         validation_dataset=validation,
         model=student,

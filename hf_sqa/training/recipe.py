@@ -5,6 +5,7 @@ cites: {training.learning_rate: "We train with ...", ...}     # the sentence a n
 model: {family: wav2vec2_mos, encoder: facebook/wav2vec2-base, config: {mask_padding: false}}
 data: {train: [{corpus: nisqa/TRAIN_SIM, root: NISQA_Corpus}], split: {share: 0.2, group: talker_id}}
 loss: {kind: l1}
+order: {table: ladders/order.csv, weight: 0.1}                # versions of one recording whose order is known
 training: {learning_rate: 1e-4, num_train_epochs: 100, metric_for_best_model: utt_mse, early_stopping_patience: 20}
 evaluation: [{corpus: nisqa/TEST_FOR, root: NISQA_Corpus}]
 output_dir: trained
@@ -207,6 +208,35 @@ class LossOptions:
 
 
 @dataclass(frozen=True)
+class OrderOptions:
+    """Versions of recordings whose order is known and whose scores are not; see `hf_sqa.training.order`.
+
+    Args:
+        table (`str`): CSV file with the columns `filepath`, `group`, `rank` (higher is better) and, where known, `mos`.
+        root (`str`, *optional*): Folder that paths are relative to; that of the table if not given.
+        weight (`float`): Of the term beside the loss.
+        margin (`float`): By how much the better version shall lead, in label units.
+        groups_per_step, max_versions (`int`): Groups in a step of a process; versions of a group at most, drawn anew every time.
+    """
+
+    table: str
+    root: str | None = None
+    weight: float = 0.1
+    margin: float = 0.2
+    groups_per_step: int = 1
+    max_versions: int = 4
+
+    def __post_init__(self) -> None:
+        if not (0 < self.weight < float("inf") and 0 <= self.margin < float("inf")):
+            raise ValueError(f"Expected `weight` above 0 and `margin` of 0 or more, got {self.weight} and {self.margin}.")
+        if self.groups_per_step < 1 or self.max_versions < 2:
+            raise ValueError(
+                "Expected `groups_per_step` of 1 or more and `max_versions` of 2 or more, got "
+                f"{self.groups_per_step} and {self.max_versions}."
+            )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A training run. Made by [`load_recipe`]; the sections are described by their classes."""
 
@@ -214,6 +244,7 @@ class Recipe:
     data: Data = field(default_factory=Data)
     augmentation: AugmentationOptions | None = None
     loss: LossOptions = field(default_factory=LossOptions)
+    order: OrderOptions | None = None
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: list[Source] = field(default_factory=list)
     output_dir: str = "trained"

@@ -154,6 +154,7 @@ def run_recipe(
                 eval_dataset=validation_dataset,
                 augmentation=_augmentation(recipe.augmentation, noises),
                 loss=recipe.loss,
+                order=recipe.order,
                 callbacks=[interrupt, progress, *callbacks],
             )
             if model.needs_bands:

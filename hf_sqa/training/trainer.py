@@ -31,6 +31,8 @@ from hf_sqa.training.callbacks import Interrupt, StopAtNaN
 from hf_sqa.training.examples import Augmentation, RatedSpeech
 from hf_sqa.training.losses import make_training_loss
 from hf_sqa.training.muon import Muon, muon_groups
+from hf_sqa.training.order import OrderedGroups, order_loss
+from hf_sqa.training.recipe import OrderOptions
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class AudioQualityTrainer(Trainer):
         augmentation ([`Augmentation`], *optional*): Degradations for training.
         loss (`LossOptions`, *optional*): The `loss` section of a recipe, where it is one that needs more than predictions and
             labels; the model's own loss otherwise.
+        order (`OrderOptions`, *optional*): The `order` section of a recipe: groups of versions whose order is to be kept.
         callbacks (*optional*): As for [`Trainer`].
 
     Attributes:
@@ -69,6 +72,7 @@ class AudioQualityTrainer(Trainer):
         processing_class: Any = None,
         augmentation: Augmentation | None = None,
         loss: Any = None,
+        order: OrderOptions | None = None,
         callbacks: list[Any] | None = None,
         **kwargs: Any,
     ):
@@ -96,6 +100,11 @@ class AudioQualityTrainer(Trainer):
             )
         self.training_loss = (
             make_training_loss(loss, train.corpora, len(self.score_names)) if loss is not None and train is not None else None
+        )
+        self.order = (
+            OrderedGroups(order, len(self.score_names), config.sampling_rate, self.window_samples, args.seed)
+            if order is not None
+            else None
         )
         evaluated = self._as_evaluated(eval_dataset) if eval_dataset is not None else None
         extractor = processing_class if processing_class is not None else self.quality_model.make_feature_extractor()
@@ -217,6 +226,21 @@ class AudioQualityTrainer(Trainer):
         if training and self.args.world_size > 1:
             loss = loss * self._share(inputs["labels"])
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Adds the gradient of [`order_loss`], once in every step of the optimiser, where an order is given."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.order is None or not self.accelerator.sync_gradients:
+            return loss
+        examples, known = self.order.draw(self.state.global_step, self.args.process_index)
+        collator = AudioQualityCollator(self.processing_class, lengths=self.batching, window_samples=self.window_samples)
+        batch = self._prepare_inputs({name: value for name, value in collator(examples).items() if name not in NOT_INPUTS})
+        with self.compute_loss_context_manager():
+            scores = model(**batch)["logits"][:, 0].float()
+        known = {name: value.to(scores.device) for name, value in known.items()}
+        charged = self.order.options.weight * order_loss(scores, margin=self.order.options.margin, **known)
+        self.accelerator.backward(charged * self.accelerator.gradient_accumulation_steps)
+        return loss + charged.detach() / self.args.gradient_accumulation_steps
 
     @property
     def epoch(self) -> int:
