@@ -19,8 +19,6 @@ def low_pass(waveform: np.ndarray, sampling_rate: int, *, cutoff_hz: float, orde
     per octave and order. The phase is zero: nothing is delayed.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         cutoff_hz (`float`): Cut-off frequency, 20 Hz to half the sampling rate.
         order (`int`, *optional*, defaults to `8`): Order of the filter, 1 to 64.
 
@@ -36,8 +34,6 @@ def high_pass(waveform: np.ndarray, sampling_rate: int, *, cutoff_hz: float, ord
     """Remove what lies below a frequency; the mirror image of [`low_pass`].
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         cutoff_hz (`float`): Cut-off frequency, 20 Hz to half the sampling rate.
         order (`int`, *optional*, defaults to `8`): Order of the filter, 1 to 64.
 
@@ -55,8 +51,6 @@ def band_pass(
     """Keep a band; the default one is that of the telephone (ITU-T G.712).
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         low_hz (`float`, *optional*, defaults to `300.0`): Lower cut-off, 20 Hz or more.
         high_hz (`float`, *optional*, defaults to `3400.0`): Upper cut-off, above `low_hz` and below half the sampling rate.
         order (`int`, *optional*, defaults to `8`): Order of either side, 1 to 64.

@@ -23,11 +23,8 @@ def chop(
     """Replace stretches of equal length, one at a random place of every `1 / chops_per_second` seconds.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         chops_per_second (`float`): How many stretches a second, 0.1 to 50; TCD-VoIP has 1 to 6.
         chop_ms (`float`): Length of a stretch in ms, 1 to 1000, at most the interval between two; TCD-VoIP has 20 to 40.
-        rng (`np.random.Generator`): Source of chance.
         mode (`str`, *optional*, defaults to `"zeros"`): What is heard instead: `"zeros"`, silence, or `"previous"`, the stretch
             before once more.
         record (`dict`, *optional*): Receives `starts_seconds`, where the stretches begin.

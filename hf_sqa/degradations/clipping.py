@@ -14,8 +14,6 @@ def clip_level(waveform: np.ndarray, sampling_rate: int, *, level: float, record
     """Cut off whatever exceeds a level.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         level (`float`): Largest magnitude that passes, in full scales: above 0, to 1.
         record (`dict`, *optional*): Receives `clipped_share`, the share of samples cut off, 0 to 1.
     """
@@ -29,8 +27,6 @@ def clip_share(waveform: np.ndarray, sampling_rate: int, *, share: float, record
     """Cut off the loudest samples, a given share of all.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         share (`float`): Share of the samples to be cut off, 0 to below 1; 0.05 is clearly heard.
         record (`dict`, *optional*): Receives `level`, the largest magnitude that passed.
     """
@@ -46,7 +42,6 @@ def soft_clip(waveform: np.ndarray, sampling_rate: int, *, drive_db: float) -> n
 
     Args:
         waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`. Silence stays silent.
-        sampling_rate (`int`): Its rate in Hz.
         drive_db (`float`): Gain `g` into the saturation in dB, -40 to 60; 0 is mild, 20 is strong.
     """
     check_range("drive_db", drive_db, -40, 60)

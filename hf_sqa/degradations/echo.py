@@ -12,8 +12,6 @@ def echo(waveform: np.ndarray, sampling_rate: int, *, delay_ms: float, attenuati
     """Add delayed copies: the k-th comes `k` delays later and is `k` attenuations softer.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         delay_ms (`float`): Delay of each copy after the one before, in ms, 1 to 5000, rounded to a sample.
         attenuation_db (`float`): How much softer each copy is than the one before, in dB, 0 to 120.
         num_repeats (`int`, *optional*, defaults to `1`): Number of copies, 1 to 50. What falls beyond the end is left out.

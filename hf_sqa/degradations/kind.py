@@ -1,8 +1,12 @@
-"""What every kind of degradation promises, kept by one decorator: `(waveform, sampling_rate, ...)` in, a waveform like it out."""
+"""What every kind of degradation promises, kept by one decorator: `(waveform, sampling_rate, ...)` in, a waveform like it out.
+
+Parameters that many kinds have are described here once, in `SHARED_PARAMETERS`.
+"""
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -16,6 +20,15 @@ Requirement = Callable[[Mapping[str, Any]], object]
 KINDS: dict[str, Callable[..., np.ndarray]] = {}
 #: For kinds that need an optional library.
 REQUIREMENTS: dict[str, Requirement] = {}
+#: What parameters mean in every kind that has them and does not say otherwise; added to its docstring.
+SHARED_PARAMETERS = {
+    "waveform": "`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.",
+    "sampling_rate": "`int`): Its rate in Hz.",
+    "rng": "`np.random.Generator`): Source of chance.",
+    "speech_level": '`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].',
+    "loss_share": "`float`, *optional*, defaults to `0.0`): Expected share of lost frames, concealed by the decoder, 0 to 0.99.",
+    "mean_burst_packets": "`float`, *optional*): Expected number of frames lost in a row; independent losses if not given.",
+}
 
 
 def degradation(*, requires: Requirement | None = None) -> Callable[[Function], Function]:
@@ -51,12 +64,26 @@ def degradation(*, requires: Requirement | None = None) -> Callable[[Function], 
                 raise ValueError(f"{name} gave samples beyond the range of float32; its level or gain is out of all proportion.")
             return degraded
 
+        checked.__doc__ = _documented(function)
         KINDS[name] = checked
         if requires is not None:
             REQUIREMENTS[name] = requires
         return cast(Function, checked)
 
     return register
+
+
+def _documented(function: Callable[..., Any]) -> str:
+    """The docstring of a kind with the parameters that it shares with others."""
+    start, title, rest = (inspect.getdoc(function) or "").partition("\nArgs:\n")
+    arguments, gap, end = rest.partition("\n\n")
+    shared = {
+        name: f"    {name} ({meaning}"
+        for name, meaning in SHARED_PARAMETERS.items()
+        if name in inspect.signature(function).parameters and f"    {name} (" not in arguments
+    }
+    first = [shared.pop(name) for name in ("waveform", "sampling_rate") if name in shared]
+    return start + title + "\n".join([*first, arguments, *shared.values()]) + gap + end
 
 
 def checked_waveform(waveform: Any) -> np.ndarray:
@@ -98,7 +125,7 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"Expected `{name}` between {low:g} and {high:g}, got {value!r}.")
 
 
-def note(record: dict[str, Any] | None, **found: Any) -> None:
-    """Write what was drawn or found into `record`, if there is one, as plain Python values."""
+def note(record: dict[str, Any] | None, **facts: Any) -> None:
+    """Write what was drawn or measured into `record`, if there is one, as plain Python values."""
     if record is not None:
-        record.update({name: value.item() if isinstance(value, np.generic) else value for name, value in found.items()})
+        record.update({name: value.item() if isinstance(value, np.generic) else value for name, value in facts.items()})

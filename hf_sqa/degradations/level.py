@@ -47,8 +47,6 @@ def gain(waveform: np.ndarray, sampling_rate: int, *, gain_db: float) -> np.ndar
     """Multiply by a gain.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         gain_db (`float`): Gain in dB, -120 to 120; 6.02 doubles the amplitude. Nothing is clipped.
     """
     check_range("gain_db", gain_db, -120, 120)
@@ -67,8 +65,6 @@ def set_level(
     """Bring a recording to a level. Listening tests level speech to -26 dB below overload, active (ITU-T P.800, P.56).
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         target_dbfs (`float`): Level wanted, in dB below full scale, -120 to 20. Nothing is clipped.
         measure (`str`, *optional*, defaults to `"active"`): `"active"`, `"whole_file"` or `"peak"`, see [`level_dbfs`].
         record (`dict`, *optional*): Receives `gain_db`.

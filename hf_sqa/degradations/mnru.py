@@ -18,10 +18,7 @@ def mnru(
     plan asks for them. Silence stays silent.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         q_db (`float`): Power of the speech over that of the modulated noise, Q, in dB, -60 to 120.
-        rng (`np.random.Generator`): Source of chance.
         noise_bandwidth_hz (`float`, *optional*): Q is that of noise white up to this frequency, of which only what lies below half
             the sampling rate is added: at 16 kHz, noise white to 24 kHz is 4.77 dB softer. Default: half the rate.
     """

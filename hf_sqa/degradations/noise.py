@@ -108,11 +108,7 @@ def white_noise(
     """Add white Gaussian noise.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         snr_db (`float`): Speech power over noise power, in dB, -60 to 120.
-        rng (`np.random.Generator`): Source of chance.
-        speech_level (`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].
         noise_bandwidth_hz (`float`, *optional*): The ratio is that of noise white up to this frequency, of which only what lies
             below half the sampling rate is added: at 16 kHz, noise white to 24 kHz is 4.77 dB softer. Default: half the rate.
 
@@ -142,11 +138,7 @@ def pink_noise(
     """Add pink noise: equal power in every octave from 20 Hz up, 3 dB less per octave in density.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         snr_db (`float`): Speech power over noise power, in dB, -60 to 120.
-        rng (`np.random.Generator`): Source of chance.
-        speech_level (`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].
 
     Raises:
         ValueError: If the waveform is silent.
@@ -179,13 +171,9 @@ def hum(
     """Add mains hum: a harmonic tone whose k-th harmonic has amplitude 1/k and a phase drawn from `rng`.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         snr_db (`float`): Speech power over hum power, in dB, -60 to 120.
-        rng (`np.random.Generator`): Source of chance.
         mains_hz (`float`, *optional*, defaults to `50.0`): Frequency of the mains: 50, or 60 in the Americas; 10 to 400.
         num_harmonics (`int`, *optional*, defaults to `8`): Harmonics, the first included; those above half the rate are left out.
-        speech_level (`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].
 
     Raises:
         ValueError: If the waveform is silent.
@@ -214,15 +202,11 @@ def babble(
     """Add babble: several voices at once, equally loud, each from a random place.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         snr_db (`float`): Speech power over babble power, in dB, -60 to 120.
-        rng (`np.random.Generator`): Source of chance.
         num_talkers (`int`, *optional*, defaults to `8`): Voices, 1 to 64.
         talkers ([`RecordingFolder`] or list of waveforms at `sampling_rate`, *optional*): Other people's speech, drawn from with
             replacement. Without it the voices are made of the recording itself: from random places, played 0.7 to 1.4 times as
             fast, every other one backwards, so that no word can be understood.
-        speech_level (`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].
         record (`dict`, *optional*): Receives `noise`: the names or numbers of the talkers drawn, or `"the recording itself"`.
 
     Raises:
@@ -281,12 +265,8 @@ def fluctuating_noise(
     It stands in for recorded noise where none is at hand. Levels follow smooth random curves with about one turn a second.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         snr_db (`float`): Speech power over noise power, in dB, -60 to 120, both averaged over the recording.
-        rng (`np.random.Generator`): Source of chance.
         fluctuation_db (`float`, *optional*, defaults to `6.0`): Standard deviation of the level of each noise in dB, 0 to 20.
-        speech_level (`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].
         record (`dict`, *optional*): Receives `tilts_db_per_octave`.
 
     Raises:
@@ -319,12 +299,8 @@ def recorded_noise(
     """Add a stretch of recorded noise, from a random place of a random recording; short recordings are repeated.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         snr_db (`float`): Speech power over the power of the stretch of noise, in dB, -60 to 120.
-        rng (`np.random.Generator`): Source of chance.
         noises ([`RecordingFolder`] or list of waveforms at `sampling_rate`): The noise to draw from.
-        speech_level (`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].
         record (`dict`, *optional*): Receives `noise`, the name or number of the recording, and `noise_start_seconds`.
 
     Raises:
@@ -354,12 +330,8 @@ def background_noise(
     """Add non-stationary noise: recorded where `noises` are given, else [`fluctuating_noise`] or [`babble`] at even odds.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         snr_db (`float`): Speech power over noise power, in dB, -60 to 120.
-        rng (`np.random.Generator`): Source of chance.
         noises ([`RecordingFolder`] or list of waveforms at `sampling_rate`, *optional*): The noise to draw from.
-        speech_level (`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].
         record (`dict`, *optional*): Receives `noise`: which it was.
 
     Raises:

@@ -68,10 +68,7 @@ def packet_loss(
     """Lose packets of waveform-coded speech, and conceal the gaps.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         loss_share (`float`): Expected share of lost packets, 0 to 0.99.
-        rng (`np.random.Generator`): Source of chance.
         mean_burst_packets (`float`, *optional*): Expected number of packets lost in a row, 1 or more; independent losses if not
             given, see [`draw_losses`].
         packet_ms (`float`, *optional*, defaults to `20.0`): Length of a packet in ms, 1 to 200.
@@ -114,10 +111,7 @@ def jitter(
     (correlation 0.9), so that losses come in bursts.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         jitter_ms (`float`): Standard deviation of the delay in ms, 0 to 10000.
-        rng (`np.random.Generator`): Source of chance.
         buffer_ms (`float`, *optional*, defaults to `200.0`): How much later than the mean a packet may come, in ms, 0 to 10000.
         packet_ms (`float`, *optional*, defaults to `20.0`): Length of a packet in ms, 1 to 200.
         concealment (`str`, *optional*, defaults to `"pitch"`): As for [`packet_loss`].

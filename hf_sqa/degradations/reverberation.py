@@ -29,10 +29,7 @@ def reverberation(
     The direct sound passes unchanged, at its own time and level.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         t60_seconds (`float`): Time in which the tail decays by 60 dB, 0.05 to 10 s.
-        rng (`np.random.Generator`): Source of chance.
         direct_to_reverberant_db (`float`, *optional*, defaults to `0.0`): Energy of the direct sound over that of the tail, in dB,
             -40 to 60; less means further from the talker.
         predelay_ms (`float`, *optional*, defaults to `5.0`): Time between the direct sound and the tail, 0 to 100 ms.
@@ -78,10 +75,7 @@ def room(
     the level it had. Reflections beyond order 60 are left out, which cuts the tail of a lively room short.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         t60_seconds (`float`): Time in which sound decays by 60 dB after Sabine, 0.1 to 3 s.
-        rng (`np.random.Generator`): Source of chance.
         room_m (three `float`, *optional*, defaults to `(6.0, 5.0, 2.7)`): Length, width and height of the room, 2 to 50 m.
         distance_m (`float`, *optional*, defaults to `1.5`): From talker to microphone, over the floor; less than the smaller of
             length and width minus 1 m.

@@ -53,11 +53,7 @@ def amr_nb(
     """Code with AMR narrowband, the codec of GSM and UMTS telephony, at 8 kHz in frames of 20 ms; other rates are resampled.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         bitrate_kbps (`float`, *optional*, defaults to `12.2`): Mode: 4.75, 5.15, 5.9, 6.7, 7.4, 7.95, 10.2 or 12.2 kb/s.
-        loss_share (`float`, *optional*, defaults to `0.0`): Expected share of lost frames, concealed by the decoder, 0 to 0.99.
-        mean_burst_packets (`float`, *optional*): Expected number of frames lost in a row; independent losses if not given.
         rng (`np.random.Generator`, *optional*): Source of chance, needed for losses only.
         record (`dict`, *optional*): Receives `clipped_samples`, and `lost_packets` where there are losses.
 
@@ -101,12 +97,8 @@ def amr_wb(
     """Code with AMR wideband ("HD voice"), at 16 kHz in frames of 20 ms; other rates are resampled.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         bitrate_kbps (`float`, *optional*, defaults to `12.65`): Mode: 6.6, 8.85, 12.65, 14.25, 15.85, 18.25, 19.85, 23.05 or 23.85
             kb/s.
-        loss_share (`float`, *optional*, defaults to `0.0`): Expected share of lost frames, concealed by the decoder, 0 to 0.99.
-        mean_burst_packets (`float`, *optional*): Expected number of frames lost in a row; independent losses if not given.
         rng (`np.random.Generator`, *optional*): Source of chance, needed for losses only.
         record (`dict`, *optional*): Receives `clipped_samples`, and `lost_packets` where there are losses.
 

@@ -58,8 +58,6 @@ def aac(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record
     Rates that AAC does not have are resampled to the next higher one that it has, and back.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         bitrate_kbps (`float`): Bit rate aimed at, in kb/s, 8 to 160.
         record (`dict`, *optional*): Receives `clipped_samples`.
 

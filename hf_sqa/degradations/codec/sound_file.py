@@ -49,8 +49,6 @@ def gsm(waveform: np.ndarray, sampling_rate: int, *, record: dict[str, Any] | No
     """Code with GSM full rate (3GPP TS 46.010), 13 kb/s at 8 kHz; other rates are resampled.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         record (`dict`, *optional*): Receives `clipped_samples`.
     """
     return _int16_through(waveform, sampling_rate, 8000, {"format": "WAV", "subtype": "GSM610"}, record)
@@ -63,8 +61,6 @@ def g711(
     """Code with ITU-T G.711, 64 kb/s at 8 kHz; other rates are resampled.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         law (`str`, *optional*, defaults to `"mu"`): `"mu"` (North America, Japan) or `"a"` (elsewhere).
         record (`dict`, *optional*): Receives `clipped_samples`.
     """
@@ -84,8 +80,6 @@ def g726(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: int = 32, re
     """Code with ITU-T G.726 (ADPCM) at 8 kHz; other rates are resampled.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         bitrate_kbps (`int`, *optional*, defaults to `32`): 16, 24, 32 or 40 kb/s; 16 needs the program ffmpeg.
         record (`dict`, *optional*): Receives `clipped_samples`.
 
@@ -117,8 +111,6 @@ def adpcm(
     """Code with a differential code of few bits a sample.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         variant (`str`, *optional*, defaults to `"ima"`): `"ima"` or `"ms"`, 4 bits a sample, or `"nms_16"`, 2 bits at 8 kHz.
         codec_rate_hz (`int`, *optional*, defaults to `8000`): Rate at which it is coded, 8000 to 48000 Hz; others are resampled.
         record (`dict`, *optional*): Receives `clipped_samples`.
@@ -138,8 +130,6 @@ def mp3(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record
     Other rates than 8, 11.025, 12, 16, 22.05, 24, 32, 44.1 and 48 kHz are resampled to the next higher one of these, and back.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         bitrate_kbps (`float`): Bit rate in kb/s, brought to the nearest that the format has: 8 to 64 below 16 kHz, 8 to 160 below
             32 kHz, 32 to 320 from there on.
         record (`dict`, *optional*): Receives `clipped_samples`.
@@ -160,8 +150,6 @@ def vorbis(waveform: np.ndarray, sampling_rate: int, *, quality: float) -> np.nd
     Other rates than 8, 11.025, 16, 22.05, 32, 44.1 and 48 kHz are resampled to the next higher one of these, and back.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         quality (`float`): 0 (about 36 kb/s at 16 kHz) to 1 (about 90).
     """
     check_range("quality", quality, 0, 1)

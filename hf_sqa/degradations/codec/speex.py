@@ -52,13 +52,9 @@ def speex(
     """Code with Speex at 16 or 8 kHz, in frames of 20 ms; other rates are resampled.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         bitrate_kbps (`float`): Highest bit rate allowed, in kb/s: 4 to 42.2 wideband, 2.15 to 24.6 narrowband. Speex takes the best
             of its modes within it.
         wideband (`bool`, *optional*, defaults to `True`): 16 kHz rather than 8 kHz.
-        loss_share (`float`, *optional*, defaults to `0.0`): Expected share of lost frames, concealed by the decoder, 0 to 0.99.
-        mean_burst_packets (`float`, *optional*): Expected number of frames lost in a row; independent losses if not given.
         rng (`np.random.Generator`, *optional*): Source of chance, needed for losses only.
         record (`dict`, *optional*): Receives `mode_kbps`, the bit rate of the mode taken, `clipped_samples`, and `lost_packets`
             where there are losses.
