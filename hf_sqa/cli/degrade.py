@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.bars import bar
 from hf_sqa.cli.stopping import stop
 
-EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 
 MANIFEST = "manifest.jsonl"
 NOISES = {
@@ -26,7 +26,7 @@ NOISES = {
 }
 #: Codecs whose decoder conceals lost frames; behind the others, `packet_loss` does.
 CONCEALING_CODECS = ("opus", "amr_nb", "amr_wb", "speex")
-#: By default a process gets this many files at least: fewer are done sooner than a process has started.
+#: By default a process gets at least so many files: fewer are done sooner than a process has started.
 FILES_PER_WORKER = 16
 
 
@@ -90,9 +90,9 @@ def degrade(
     - `hf-sqa degrade in.wav out.wav --step "chop chops_per_second=3 chop_ms=20..40"`
     """
     from hf_sqa.cli.files import find_recordings
-    from hf_sqa.degradations import Chain, RecordingFolder, Run
+    from hf_sqa.degradations import Run
 
-    options = {
+    given = {
         "reverberation": {"t60_seconds": t60_seconds},
         "noise": {"snr_db": snr_db},
         "mnru": {"q_db": mnru_q_db},
@@ -101,27 +101,17 @@ def degrade(
         "set_level": {"target_dbfs": level_dbfs},
         "clip_share": {"share": clip_share},
     }
-    asked = [{"kind": kind, **parameters} for kind, parameters in options.items() if None not in parameters.values()]
+    steps = [{"kind": kind, **parameters} for kind, parameters in given.items() if None not in parameters.values()]
     try:
-        folders: dict[str, Any] = {
-            name: RecordingFolder(folder)
-            for name, folder in (("noises", noise_folder), ("talkers", talker_folder))
-            if folder is not None
-        }
-        steps = [_noise_step(one, noise, active_level) if one["kind"] == "noise" else one for one in asked]
-        steps += _codec_steps(codec, bitrate, loss_share)
-        steps += [_parsed_step(text) for text in step or []]
         if active_level and snr_db is None:
             raise ValueError("Expected --snr-db with --active-level; a preset says itself how its speech is measured.")
-        if (preset is None) == (not steps):
-            raise ValueError("Expected either --preset or what to do, such as --snr-db 10 or --codec gsm, got both or neither.")
-        if condition is not None and preset is None:
-            raise ValueError("Expected --preset with --condition, which names one of its branches.")
-        chain = Chain.load(preset, **folders) if preset is not None else Chain(steps, name="command line", **folders)
-        chain = chain.select(condition) if condition is not None else chain
+        steps = [_noise_step(one_step, noise, active_level) if one_step["kind"] == "noise" else one_step for one_step in steps]
+        steps += _codec_steps(codec, bitrate, loss_share)
+        steps += [_parsed_step(text) for text in step or []]
+        chain = _chain(preset, condition, steps, {"noises": noise_folder, "talkers": talker_folder})
         jobs, manifest = _jobs(source, target, list(find_recordings([source])), manifest)
         run = Run(chain, seed, sampling_rate)
-        rows = _done(jobs, run, manifest, _workers(num_workers, len(jobs)), overwrite)
+        rows = _degraded(jobs, run, manifest, _workers(num_workers, len(jobs)), overwrite)
     except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
         stop(str(error))
 
@@ -129,7 +119,7 @@ def degrade(
     for row in failed:
         typer.echo(f"{row['input']}: {row['reason']} [{row['code']}]", err=True)
     if len(jobs) == 1 and not failed and rows:
-        typer.echo(f"{jobs[0].target}: {_told(rows[0])}")
+        typer.echo(f"{jobs[0].target}: {_described(rows[0])}")
     elif len(jobs) > 1:
         typer.echo(f"{len(rows) - len(failed)} of {len(jobs)} recordings degraded into {target}; the manifest is {manifest}.")
     if len(rows) < len(jobs):
@@ -139,18 +129,30 @@ def degrade(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _noise_step(asked: dict[str, Any], noise: str, active_level: bool) -> dict[str, Any]:
+def _chain(preset: str | None, condition: str | None, steps: list[dict[str, Any]], folders: dict[str, Path | None]) -> Any:
+    from hf_sqa.degradations import Chain, RecordingFolder
+
+    if (preset is None) == (not steps):
+        raise ValueError("Expected either --preset or what to do, such as --snr-db 10 or --codec gsm, got both or neither.")
+    if condition is not None and preset is None:
+        raise ValueError("Expected --preset with --condition, which names one of its branches.")
+    sources: dict[str, Any] = {name: RecordingFolder(folder) for name, folder in folders.items() if folder is not None}
+    chain = Chain.load(preset, **sources) if preset is not None else Chain(steps, name="command line", **sources)
+    return chain if condition is None else chain.select(condition)
+
+
+def _noise_step(step: dict[str, Any], noise: str, active_level: bool) -> dict[str, Any]:
     if noise not in NOISES:
         raise ValueError(f"Expected --noise to be one of {', '.join(NOISES)}, got {noise!r}.")
-    return asked | {"kind": NOISES[noise], "speech_level": "active" if active_level else "whole_file"}
+    return step | {"kind": NOISES[noise], "speech_level": "active" if active_level else "whole_file"}
 
 
 def _codec_steps(codec: str | None, bitrate: float | None, loss_share: float | None) -> list[dict[str, Any]]:
-    import difflib
     import inspect
 
     import hf_sqa.degradations.codec
     from hf_sqa.degradations import KINDS
+    from hf_sqa.options import did_you_mean
 
     if codec is None:
         if bitrate is not None:
@@ -158,9 +160,7 @@ def _codec_steps(codec: str | None, bitrate: float | None, loss_share: float | N
         return [] if loss_share is None else [{"kind": "packet_loss", "loss_share": loss_share}]
     codecs = [name for name in hf_sqa.degradations.codec.__all__ if name in KINDS]
     if codec not in codecs:
-        near = difflib.get_close_matches(codec, codecs, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"Expected --codec to be one of {', '.join(codecs)}, got {codec!r}{hint}")
+        raise ValueError(f"Expected --codec to be one of {', '.join(codecs)}, got {codec!r}{did_you_mean(codec, codecs)}")
     step: dict[str, Any] = {"kind": codec}
     parameter = inspect.signature(KINDS[codec]).parameters.get("bitrate_kbps")
     if bitrate is not None:
@@ -179,7 +179,7 @@ def _codec_steps(codec: str | None, bitrate: float | None, loss_share: float | N
 
 def _parsed_step(text: str) -> dict[str, Any]:
     """`"echo delay_ms=150 attenuation_db=6..20"` as a step of a chain."""
-    import yaml
+    from hf_sqa.options import parse_yaml
 
     kind, *assignments = text.split() or [""]
     step: dict[str, Any] = {"kind": kind}
@@ -189,11 +189,11 @@ def _parsed_step(text: str) -> dict[str, Any]:
             raise ValueError(f"Expected --step to be a kind and name=value pairs, got {assignment!r} in {text!r}.")
         low, dots, high = value.partition("..")
         if dots:
-            step[name] = {"uniform": [yaml.safe_load(low), yaml.safe_load(high)]}
+            step[name] = {"uniform": [parse_yaml(low), parse_yaml(high)]}
         elif "|" in value:
-            step[name] = {"one_of": [yaml.safe_load(one) for one in value.split("|")]}
+            step[name] = {"one_of": [parse_yaml(choice) for choice in value.split("|")]}
         else:
-            step[name] = yaml.safe_load(value)
+            step[name] = parse_yaml(value)
     return step
 
 
@@ -240,31 +240,26 @@ def _workers(num_workers: int | None, num_jobs: int) -> int:
     return min(cores, max(1, num_jobs // FILES_PER_WORKER))
 
 
-def _done(jobs: Sequence[Any], run: Any, manifest: Path | None, num_workers: int, overwrite: bool) -> list[dict[str, Any]]:
-    """Rows of all jobs, or of those done before Ctrl-C; a progress bar on standard error if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+def _degraded(jobs: Sequence[Any], run: Any, manifest: Path | None, num_workers: int, overwrite: bool) -> list[dict[str, Any]]:
+    """Rows of all jobs, or of those done before Ctrl-C."""
     from hf_sqa.degradations import degrade_files
 
     rows: list[dict[str, Any]] = []
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("", total=len(jobs))
+    with bar() as update:
         try:
             for row in degrade_files(jobs, run, manifest=manifest, num_workers=num_workers, overwrite=overwrite):
                 rows.append(row)
-                progress.update(task, advance=1, description=f"{sum(one['status'] != 'ok' for one in rows)} failed")
+                update(len(rows), len(jobs), f"{sum(row['status'] != 'ok' for row in rows)} failed")
         except KeyboardInterrupt:
             pass
     return rows
 
 
-def _told(row: dict[str, Any]) -> str:
+def _described(row: dict[str, Any]) -> str:
     """What was done to one file, in a line."""
     steps = row["degradations"]["steps"]
-    told = [" ".join([one["kind"], *(f"{name}={value}" for name, value in one["parameters"].items())]) for one in steps]
-    clipped = sum(one["notes"].get("clipped_samples", 0) for one in steps)
+    actions = [" ".join([step["kind"], *(f"{name}={value}" for name, value in step["parameters"].items())]) for step in steps]
+    clipped = sum(step["notes"].get("clipped_samples", 0) for step in steps)
     remarks = [f"{clipped} samples clipped by a 16-bit codec"] if clipped else []
     remarks += [f"turned down by {-row['gain_db']:.1f} dB to fit full scale"] if row["gain_db"] else []
-    return ", then ".join(told or ["nothing was drawn"]) + (f" ({'; '.join(remarks)})" if remarks else "")
+    return ", then ".join(actions or ["nothing was drawn"]) + (f" ({'; '.join(remarks)})" if remarks else "")

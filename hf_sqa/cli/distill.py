@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.stopping import ends_of_training, stop
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 AGREEMENT = "agreement.json"
 #: Recordings that were not used, told one by one; `training_result.json` has all.
 TOLD = 5
@@ -56,34 +55,18 @@ def distill(
     from hf_sqa.distillation.recipe import load_distillation
 
     quiet()
-    try:
+    with ends_of_training("labels done are kept, and the same command goes on"):
         loaded = load_distillation(recipe, changes or [])
         if dry_run:
             _dry_run(loaded)
             return
-        from hf_sqa.distillation import run as distillation
-        from hf_sqa.training.run import Interrupted, TrainingError
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        stop(error, EXIT_USAGE)
-    try:
+        from hf_sqa.distillation.run import distill as run
+
         with _progress("windows labelled") as progress:
             if labels_only:
                 _only_label(loaded, progress)
                 return
-            result = distillation.distill(loaded, resume=resume, overwrite=overwrite, progress=progress)
-    except Interrupted as interrupted:
-        where = (
-            f"saved in {interrupted.checkpoint}; the same command goes on" if interrupted.checkpoint else "nothing was saved yet"
-        )
-        typer.echo(f"hf-sqa: interrupted: {where}.", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    except KeyboardInterrupt:
-        typer.echo("hf-sqa: interrupted; labels done are kept, and the same command goes on.", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    except TrainingError as error:
-        stop(error, EXIT_FAILED)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        stop(error, EXIT_USAGE)
+            result = run(loaded, resume=resume, overwrite=overwrite, progress=progress)
     _print_result(result)
     if test:
         _test(loaded, result)
@@ -110,7 +93,7 @@ def _test(recipe: Any, result: Any) -> None:
     from hf_sqa.distillation.teacher import load_teacher
 
     if recipe.labels.folder is None:
-        stop(ValueError("Expected `labels.folder` for --test: windows of the test talkers are kept there."), EXIT_USAGE)
+        stop(ValueError("Expected `labels.folder` for --test: windows of the test talkers are kept there."))
     student = AutoModelForAudioQuality.from_pretrained(result.output_dir)
     teachers = [load_teacher(one) for one in recipe.teachers]
     cache = WindowCache(recipe.labels.folder)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.bars import bar
 from hf_sqa.cli.stopping import stop
 
-EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
 def pseudo_label(
@@ -52,7 +52,8 @@ def pseudo_label(
     - `hf-sqa pseudo-label nisqa/TRAIN_SIM --root NISQA_Corpus --teacher default -o labels.parquet`
     - `hf-sqa pseudo-label calls/ --teacher default -o calls.jsonl`
     """
-    from hf_sqa.training.pseudo_label import SUFFIXES, pseudo_label as label
+    from hf_sqa.training.pseudo_label import pseudo_label as label
+    from hf_sqa.training.pseudo_label_table import SUFFIXES
 
     if output.suffix.lower() not in SUFFIXES:
         stop(f"Expected --output to end in {', '.join(SUFFIXES)}, got {str(output)!r}.")
@@ -64,27 +65,21 @@ def pseudo_label(
     if not rows:
         stop("There is nothing to label: the list is empty.")
     scorer = _load(teacher, device)
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    num_done = 0
+    with bar() as update:
 
-    done = 0
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("", total=len(rows))
-
-        def show(num_done: int, num_failed: int, total: int) -> None:
-            nonlocal done
-            done = num_done
-            progress.update(task, completed=num_done, total=total, description=f"{num_failed} failed")
+        def show(done: int, num_failed: int, total: int) -> None:
+            nonlocal num_done
+            num_done = done
+            update(done, total, f"{num_failed} failed")
 
         try:
             table = label(rows, scorer, output, batch_size=batch_size, num_workers=num_workers, overwrite=overwrite, progress=show)
         except KeyboardInterrupt:
-            progress.stop()
-            typer.echo(f"Interrupted: {done} of {len(rows)} recordings are labelled and kept; the same command goes on.", err=True)
+            message = f"Interrupted: {num_done} of {len(rows)} recordings are labelled and kept; the same command goes on."
+            typer.echo(message, err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except (OSError, ValueError, RuntimeError) as error:
-            progress.stop()
             stop(str(error))
     reused = f", {table.num_reused} of them from before" if table.num_reused else ""
     typer.echo(
@@ -122,7 +117,7 @@ def _rows(source: list[str], root: Path | None, columns: list[str]) -> list[Any]
     from hf_sqa.audio import AudioError
     from hf_sqa.cli.files import find_recordings
 
-    if any(one in ("-", "@-") for one in source):
+    if {"-", "@-"} & set(source):
         raise ValueError("Expected recordings with a name, got standard input; write it to a file first.")
     found = list(find_recordings(source))
     for _, audio in found:
@@ -140,13 +135,11 @@ def _named_column(text: str) -> tuple[str, str]:
 
 def _load(teacher: str, device: str | None) -> Any:
     """The teacher's pipeline, loaded quietly; one readable message if that fails."""
-    import huggingface_hub
     from safetensors import SafetensorError
-    from transformers.utils import logging
 
-    huggingface_hub.logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    from hf_sqa.cli.quiet import quiet
+
+    quiet()
     import hf_sqa.pipelines
 
     try:

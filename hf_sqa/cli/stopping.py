@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
 
 from hf_sqa.cells import visible
 
-EXIT_USAGE = 2
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def stop(message: object, code: int = EXIT_USAGE) -> NoReturn:
@@ -35,3 +37,37 @@ def refuse(context: typer.Context, names: Iterable[str], why: str) -> None:
         if is_given(context, name):
             option = next(parameter for parameter in context.command.params if parameter.name == name)
             stop(f"{option.opts[0]} {why}.")
+
+
+@contextmanager
+def ends_of_training(after_interrupt: str) -> Iterator[None]:
+    """Turn what can end a training into a line and an exit code: 130 after Ctrl-C, 1 if it cannot go on, 2 if it cannot begin.
+
+    Args:
+        after_interrupt (`str`): What becomes of the work done so far, where no checkpoint is named.
+    """
+    from hf_sqa.runs import Locked
+    from hf_sqa.training.run import Interrupted, TrainingError
+
+    try:
+        yield
+    except Interrupted as interrupted:
+        saved = (
+            f"saved in {interrupted.checkpoint}; the same command goes on" if interrupted.checkpoint else "nothing was saved yet"
+        )
+        stop(f"interrupted: {saved}.", EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        stop(f"interrupted; {after_interrupt}.", EXIT_INTERRUPTED)
+    except TrainingError as error:
+        stop(error, EXIT_FAILED)
+    except ValueError as error:
+        if not is_first_process():  # all processes find the same mistake in a recipe
+            raise typer.Exit(EXIT_USAGE) from None
+        stop(error)
+    except (OSError, TypeError, ImportError, Locked) as error:
+        stop(error)
+
+
+def is_first_process() -> bool:
+    """Whether this is the first, or the only one, of the processes that train together."""
+    return int(os.environ.get("RANK", "0")) == 0

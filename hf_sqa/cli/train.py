@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
-NOTHING_SAVED = "hf-sqa: interrupted before there was anything to save."
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+from hf_sqa.cli.stopping import ends_of_training, is_first_process
 
 
 def train(
@@ -33,33 +31,16 @@ def train(
     checkpoint and exits with 130; the same command goes on from the newest complete one. Several processes:
     `torchrun --nproc_per_node 2 train_scripts/train.py recipe.yaml`.
     """
-    from hf_sqa.runs import Locked
-    from hf_sqa.training.recipe import load_recipe
+    with ends_of_training("the same command goes on from the last checkpoint, if there is one"):
+        from hf_sqa.training.recipe import load_recipe
+        from hf_sqa.training.run import run_recipe
 
-    try:
         loaded = load_recipe(recipe, changes or [])
         if dry_run:
             _dry_run(loaded)
             return
-        from hf_sqa.training.run import Interrupted, TrainingError, run_recipe
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        _stop(error, EXIT_USAGE)
-    try:
         result = run_recipe(loaded, resume=resume, overwrite=overwrite)
-    except Interrupted as interrupted:
-        where = (
-            f"saved in {interrupted.checkpoint}; the same command goes on" if interrupted.checkpoint else "nothing was saved yet"
-        )
-        typer.echo(f"hf-sqa: interrupted: {where}.", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    except KeyboardInterrupt:
-        typer.echo("hf-sqa: interrupted; the same command goes on from the last checkpoint, if there is one.", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    except TrainingError as error:
-        _stop(error, EXIT_FAILED)
-    except (OSError, ValueError, TypeError, ImportError, Locked) as error:
-        _stop(error, EXIT_USAGE)
-    if _is_first_process():
+    if is_first_process():
         _print_result(result)
 
 
@@ -68,13 +49,13 @@ def _print_result(result: Any) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    told = {name.removeprefix("eval_"): value for name, value in result.metrics.items()}
-    chosen = [name for name in told if name.rsplit("_", 1)[-1] in ("srcc", "lcc", "rmse", "loss")]
+    metrics = {name.removeprefix("eval_"): value for name, value in result.metrics.items()}
+    chosen = [name for name in metrics if name.rsplit("_", 1)[-1] in ("srcc", "lcc", "rmse", "loss")]
     if chosen:
         table = Table("validation", "", box=None, pad_edge=False)
         table.columns[1].justify = "right"
         for name in chosen:
-            table.add_row(name, f"{told[name]:.3f}")
+            table.add_row(name, f"{metrics[name]:.3f}")
         console.print(table)
     step = f"best step {result.best_step} of {result.num_steps}" if result.best_step is not None else f"{result.num_steps} steps"
     console.print(f"{result.num_train:,} clips trained on, {result.num_validation:,} validated; {step}; {result.seconds:,.0f} s")
@@ -88,12 +69,11 @@ def _print_result(result: Any) -> None:
 def _dry_run(recipe: Any) -> None:
     from pathlib import Path
 
-    import yaml
-
+    from hf_sqa.options import dump_yaml
     from hf_sqa.training.dry_run import check_names, dry_run_recipe
 
     check_names(recipe)
-    print(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True, width=130).rstrip())
+    print(dump_yaml(recipe.to_dict()))
     print()
     for source in [*recipe.data.train, *(recipe.data.validation or [])]:
         place = source.root or source.table
@@ -108,16 +88,3 @@ def _dry_run(recipe: Any) -> None:
     result = dry_run_recipe(recipe)
     losses = ", ".join(f"{entry['loss']:.3f}" for entry in result.history if "loss" in entry)
     print(f"Two steps with a tiny model on {result.num_train} made-up clips: loss {losses}. The recipe works.")
-
-
-def _is_first_process() -> bool:
-    import os
-
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def _stop(error: Exception, code: int) -> Any:
-    if _is_first_process() or not isinstance(error, ValueError):
-        typer.echo(f"hf-sqa: {error}", err=True)
-    sys.stdout.flush()
-    raise typer.Exit(code)

@@ -31,21 +31,21 @@ from hf_sqa.degradations.noise import RecordingFolder
 from hf_sqa.options import did_you_mean, load_yaml, refuse_unknown
 
 PRESETS = Path(__file__).parent / "presets"
-#: Parameters that the chain provides; a step cannot set them.
+#: Parameters that the chain itself gives to a kind; a step cannot set them.
 PROVIDED = ("waveform", "sampling_rate", "rng", "record", "noises", "talkers")
 DISTRIBUTIONS = ("uniform", "log_uniform", "integers", "one_of")
-#: What a replay must find again in the notes of a step: with another library or another recording, the samples are others.
+#: Notes of a step in which a replay must agree with the record: another library or noise recording gives other samples.
 MUST_AGREE = ("library", "noise")
-#: Decimals of a drawn number: enough for every unit, and short enough to read.
+#: Decimals of a drawn number, enough for every unit.
 DECIMALS = 4
 
 
 class Chain:
-    """Degradations one after another, drawn by chance.
+    """Degradations one after another, drawn at random.
 
     Args:
         steps (list of `dict`): Steps, see above.
-        name (`str`, *optional*, defaults to `"chain"`): What to call it in records.
+        name (`str`, *optional*, defaults to `"chain"`): Its name in records.
         description (`str`, *optional*): What it is for.
         noises ([`RecordingFolder`] or list of waveforms, *optional*): For the kinds `recorded_noise` and `background_noise`.
         talkers ([`RecordingFolder`] or list of waveforms, *optional*): For the kind `babble`.
@@ -75,7 +75,7 @@ class Chain:
 
     @classmethod
     def load(cls, preset: str | Path, **sources: Any) -> Chain:
-        """Load a preset by name, or a YAML file of one's own.
+        """Load a preset by its name, or a chain from a YAML file.
 
         Args:
             preset (`str` or `Path`): A name from [`presets`], or a path that ends in `.yaml` or `.yml`.
@@ -107,7 +107,7 @@ class Chain:
         Args:
             waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, floating point, nominally in `[-1, 1]`.
             sampling_rate (`int`): Its rate in Hz.
-            rng (`np.random.Generator`): Source of chance; the draw does not depend on the waveform.
+            rng (`np.random.Generator`): Source of randomness; the draw does not depend on the waveform.
 
         Returns:
             `(degraded, record)`: float32 samples of shape `(num_samples,)`, and what was drawn, ready for JSON:
@@ -135,30 +135,34 @@ class Chain:
         noises: RecordingFolder | Sequence[np.ndarray] | None = None,
         talkers: RecordingFolder | Sequence[np.ndarray] | None = None,
     ) -> np.ndarray:
-        """Apply what a record says, to the sample.
+        """Repeat what a record says; the result is the same, sample by sample.
 
         Args:
-            record (`dict`): From a call, also after a way through JSON.
+            record (`dict`): From a call; it may have been stored as JSON in between.
             waveform (`np.ndarray` of shape `(num_samples,)`): The waveform of that call.
             sampling_rate (`int`): Its rate in Hz.
-            noises, talkers (*optional*): What the chain had.
+            noises, talkers (*optional*): Those of the chain.
 
         Raises:
-            ValueError: If another codec library or another noise recording would be used than is on record.
+            ValueError: If the codec library or the noise recording is not that of the record.
         """
         again = json.loads(json.dumps(record))
         degraded = _applied(again, waveform, sampling_rate, noises, talkers)
         for step, replayed in zip(record["steps"], again["steps"], strict=True):
-            for what in MUST_AGREE:
-                if step["notes"].get(what) != replayed["notes"].get(what):
+            for name in MUST_AGREE:
+                recorded, found = step["notes"].get(name), replayed["notes"].get(name)
+                if recorded != found:
                     raise ValueError(
-                        f"The record of {step['kind']!r} was made with the {what} {step['notes'].get(what)!r}, here it is "
-                        f"{replayed['notes'].get(what)!r}; install that library, or give the same recordings."
+                        f"The record of {step['kind']!r} was made with the {name} {recorded!r}, here it is {found!r}; install that "
+                        "library, or give the same recordings."
                     )
         return degraded
 
     def select(self, branch: str) -> Chain:
-        """The same chain with one branch of a `one_of` fixed, by its name.
+        """The same chain, with one branch of a `one_of` always taken.
+
+        Args:
+            branch (`str`): Its name.
 
         Raises:
             ValueError: If no branch has that name.
@@ -171,7 +175,7 @@ class Chain:
         return Chain(steps, name=self.name, description=self.description, noises=self.noises, talkers=self.talkers)
 
     def check_requirements(self) -> None:
-        """Raise now what a missing library or missing noise would raise at the first recording that needs it.
+        """Raise now what a missing library, or missing noise, would raise at the first recording that needs it.
 
         Raises:
             CodecUnavailableError, ModuleNotFoundError: If a library is missing; the message names the package.
@@ -187,7 +191,7 @@ class Chain:
 
 
 def presets() -> list[str]:
-    """Names of the chains that come with the package."""
+    """Names of the chains in the package."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
@@ -244,8 +248,8 @@ def _checked_parameters(kind: str, given: Mapping[str, Any], where: str) -> dict
 
 
 def _checked_value(value: Any, where: str) -> Any:
-    """Bring the short form of a range to the long one, and check the long one."""
-    if isinstance(value, list | tuple) and len(value) == 2 and all(_is_number(one) for one in value):
+    """A distribution in its long form, checked, or any other value as it is."""
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value)):
         value = {"uniform": list(value)}
     if not isinstance(value, Mapping):
         return list(value) if isinstance(value, tuple) else value
@@ -255,11 +259,11 @@ def _checked_value(value: Any, where: str) -> Any:
     if not isinstance(range_, Sequence) or not range_:
         raise ValueError(f"Expected a list in {distribution!r} for {where}, got {range_!r}.")
     if distribution != "one_of":
-        if len(range_) != 2 or not all(_is_number(one) for one in range_) or range_[0] > range_[1]:
+        if len(range_) != 2 or not all(map(_is_number, range_)) or range_[0] > range_[1]:
             raise ValueError(f"Expected [low, high] in {distribution!r} for {where}, got {range_!r}.")
         if distribution == "log_uniform" and range_[0] <= 0:
             raise ValueError(f"Expected numbers above 0 in 'log_uniform' for {where}, got {range_!r}.")
-        if distribution == "integers" and any(one != int(one) for one in range_):
+        if distribution == "integers" and any(bound != int(bound) for bound in range_):
             raise ValueError(f"Expected whole numbers in 'integers' for {where}, got {range_!r}.")
     return {distribution: list(range_)}
 
@@ -301,11 +305,11 @@ def _drawn(value: Any, rng: np.random.Generator) -> Any:
 
 
 def _applied(record: dict[str, Any], waveform: np.ndarray, sampling_rate: int, noises: Any, talkers: Any) -> np.ndarray:
-    """Apply the steps of a record and fill in their notes."""
+    """Apply the steps of a record, and add their notes to it."""
     degraded, sampling_rate = checked_waveform(waveform), checked_sampling_rate(sampling_rate)
     for step in record["steps"]:
         if step["kind"] not in KINDS:
-            raise ValueError(f"Unknown kind {step['kind']!r} in the record; it was made by another version.")
+            raise ValueError(f"Unknown kind {step['kind']!r} in the record, which was made by another version.")
         function = KINDS[step["kind"]]
         notes: dict[str, Any] = {}
         provided = {"rng": np.random.default_rng(step["seed"]), "record": notes, "noises": noises, "talkers": talkers}
@@ -330,23 +334,20 @@ def _branch_names(step: Mapping[str, Any]) -> list[str]:
     return [branch["name"] for branch in step.get("one_of", ()) if branch["name"] is not None]
 
 
-def _as_written(step: Mapping[str, Any]) -> dict[str, Any]:
-    return {"probability": step["probability"], "kind": step["kind"], **step["parameters"]}
-
-
 def _with_branch(steps: Sequence[Mapping[str, Any]], branch: str) -> list[dict[str, Any]]:
-    """The steps as they would be written, without the other branches where one has this name."""
+    """The steps as they are written in a file; where a branch has this name, without the other branches."""
     written: list[dict[str, Any]] = []
     for step in steps:
         if "kind" in step:
-            written.append(_as_written(step))
+            written.append({"probability": step["probability"], "kind": step["kind"], **step["parameters"]})
         elif "steps" in step:
             written.append({"probability": step["probability"], "steps": _with_branch(step["steps"], branch)})
         else:
             fixed = branch in _branch_names(step)
-            kept = [one for one in step["one_of"] if not fixed or one["name"] == branch]
             branches = [
-                {**one, "weight": 1 if fixed else one["weight"], "steps": _with_branch(one["steps"], branch)} for one in kept
+                {**kept, "weight": 1 if fixed else kept["weight"], "steps": _with_branch(kept["steps"], branch)}
+                for kept in step["one_of"]
+                if not fixed or kept["name"] == branch
             ]
             written.append({"probability": 1 if fixed else step["probability"], "one_of": branches})
     return written

@@ -19,43 +19,31 @@ HEADS = ("score_head", "score_heads", "layer_mix", "log_variance_head")
 
 
 def add_adapter(model: Any, options: Lora) -> Any:
-    """Wrap a model for training a low-rank adapter, its heads as a whole.
+    """Wrap a model to train a low-rank adapter, and its heads as a whole.
 
     Raises:
         ImportError: If peft is not installed.
-        ValueError: If the modules named are not there.
     """
     try:
         import peft
     except ImportError:
         raise ImportError("Expected the package peft for `model.lora`; install it with `pip install 'hf-sqa[peft]'`.") from None
-    names = [name for name, _ in model.named_modules()]
     heads = []
     for name, module in model.named_modules():
         if name.split(".")[-1] in HEADS:
             is_container = isinstance(module, torch.nn.ModuleDict | torch.nn.ModuleList)  # peft takes no containers
             heads += [f"{name}.{child}" for child, _ in module.named_children()] if is_container else [name]
-    targets = options.target_modules
-    if targets is None:
-        targets = sorted({name.split(".")[-1] for name in names} & set(ATTENTION))
-        targets = targets or sorted(
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and not any(name == head or name.startswith(f"{head}.") for head in heads)
-        )
-    saved = heads if options.modules_to_save is None else options.modules_to_save
-    for name in [*([targets] if isinstance(targets, str) else targets), *saved]:
-        if name != "all-linear" and not any(one == name or one.endswith(f".{name}") for one in names):
-            outer = [one for one in names if one and one.count(".") < 2]
-            raise ValueError(
-                f"Expected `model.lora` to name modules of {type(model).__name__}, got {name!r}; it has {', '.join(outer)}."
-            )
+    targets = sorted({name.split(".")[-1] for name, _ in model.named_modules()} & set(ATTENTION)) or sorted(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not any(name == head or name.startswith(f"{head}.") for head in heads)
+    )
     config = peft.LoraConfig(
         r=options.r,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=targets,
-        modules_to_save=saved or None,
+        modules_to_save=heads or None,
     )
     digest = base_digest(model)
     adapted: Any = peft.get_peft_model(model, config)

@@ -25,7 +25,6 @@ class AudioQualityTrainingArguments(TrainingArguments):
         max_seconds (`float`, *optional*): Longer clips are cut at random in training, at another place every epoch; never in
             validation.
         early_stopping_patience (`int`, *optional*): Evaluations without a better `metric_for_best_model` after which to stop.
-        early_stopping_threshold (`float`, *optional*, defaults to `0.0`): What counts as better.
         muon_learning_rate (`float`, *optional*): Train weights that are matrices or filters by Muon at this rate, and the rest by
             AdamW at `learning_rate`. For models trained from scratch; 0.005 to 0.01 halved the steps a student needed.
         metric_for_best_model (`str`, *optional*): A metric of `hf_sqa.metrics.agreement`, such as `"sys_srcc"`, `"utt_mse"` or
@@ -42,7 +41,6 @@ class AudioQualityTrainingArguments(TrainingArguments):
     bucket_by_length: bool = field(default=True, metadata={"help": "Whether clips of similar length share a batch."})
     max_seconds: float | None = field(default=None, metadata={"help": "Longer clips are cut at random in training."})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without a better metric."})
-    early_stopping_threshold: float = field(default=0.0, metadata={"help": "What counts as better."})
     muon_learning_rate: float | None = field(default=None, metadata={"help": "Of Muon, for matrices and filters."})
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})

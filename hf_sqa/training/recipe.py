@@ -25,13 +25,13 @@ from hf_sqa.options import apply_overrides, did_you_mean, dump_yaml, load_yaml, 
 
 @dataclass(frozen=True)
 class Source:
-    """Rated rows from one place; exactly one of `corpus`, `table` and `hub`.
+    """Rated rows from one place: exactly one of `corpus`, `table` and `hub`.
 
     Args:
-        corpus, table, hub (`str`, *optional*): Name of a corpus or a part of it, path of a table, repository of the Hub.
+        corpus, table, hub (`str`, *optional*): Name of a corpus or of a part of it, path of a table, repository on the Hub.
         root, columns, scale, ratings, join, language, split, revision, on_missing: As for `hf_sqa.data.load_corpus`.
-        filter (`dict`, *optional*): Rows to keep: a column to a value, a list of values, or `{min: ..., max: ...}`.
-        limit (`int`, *optional*): Clips to draw, with the score distribution of all.
+        filter (`dict`, *optional*): Rows to keep, by column: a value, a list of values, or `{min: ..., max: ...}`.
+        limit (`int`, *optional*): Number of clips to draw, with the score distribution of all.
     """
 
     corpus: str | None = None
@@ -56,7 +56,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What `load_corpus` calls it."""
+        """Its name for `load_corpus`."""
         return f"hub:{self.hub}" if self.hub is not None else str(self.corpus or self.table)
 
 
@@ -65,18 +65,18 @@ class Model:
     """What to train: a checkpoint, or a new model of a family.
 
     Args:
-        checkpoint (`str`, *optional*): `default`, a folder or a Hub id to go on from.
-        family (`str`, *optional*): Family of a new model; beside a checkpoint it only says what to expect.
-        size (`str`, *optional*): Of a new `distilled_sqa`, a member of its ladder, see [`DistilledSQAConfig.student`].
+        checkpoint (`str`, *optional*): The checkpoint to start from: `default`, a folder or a Hub id.
+        family (`str`, *optional*): Family of a new model, or the family that the checkpoint is expected to have.
+        size (`str`, *optional*): Size of a new `distilled_sqa`, see [`DistilledSQAConfig.student`].
         encoder (`str`, *optional*): Pre-trained speech encoder to build a new model on: a folder, a Hub id, or `default`, the
             features of Distill-MOS v7.
-        knowledge_from (`str`, *optional*): Folder or Hub id of a MOSANet whose trunk a new MTQNet begins with, and whose encoder
-            unless `encoder` names one: the paper's knowledge transfer.
+        knowledge_from (`str`, *optional*): Folder or Hub id of a MOSANet whose trunk a new MTQNet starts from, and whose encoder
+            it takes unless `encoder` names one: the paper's knowledge transfer.
         encoder_options (`dict`, *optional*): Values of the encoder's configuration to change.
         config (`dict`, *optional*): Options of the family's configuration.
         scores (`list[str]`, *optional*): Scores to predict; those of the checkpoint, or of the family, if not given.
-        freeze (`list[str]`): Modules to leave as they are, by name, `*` for any: `encoder`, `encoder.feature_extractor*`.
-        lora (`dict`, *optional*): `r`, `alpha`, `dropout`, `target_modules`, `modules_to_save` of a low-rank adapter.
+        freeze (`list[str]`): Modules that are not trained, by name or pattern: `encoder`, `encoder.feature_extractor*`.
+        lora (`dict`, *optional*): `r`, `alpha` and `dropout` of a low-rank adapter.
     """
 
     checkpoint: str | None = None
@@ -97,7 +97,7 @@ class Model:
 
             sizes = families()[self.family][0].sizes if self.family in families() else {}
             if self.checkpoint is not None or not sizes:
-                raise ValueError("Expected `size` with `family: distilled_sqa` and no `checkpoint`: it makes a new DistilledSQA.")
+                raise ValueError("Expected `size` with `family: distilled_sqa` and no `checkpoint`: it is for a new model.")
             if self.size not in sizes:
                 raise ValueError(f"Expected `size` of a model to be one of {', '.join(sizes)}, got {self.size!r}.")
         if self.checkpoint is None and self.family is None:
@@ -110,18 +110,16 @@ class Model:
 
 @dataclass(frozen=True)
 class Lora:
-    """A low-rank adapter; the head is trained as a whole beside it."""
+    """A low-rank adapter on queries and values; the heads are trained as a whole."""
 
     r: int = 8
     alpha: int = 16
     dropout: float = 0.0
-    target_modules: list[str] | str | None = None
-    modules_to_save: list[str] | None = None
 
 
 @dataclass(frozen=True)
 class Split:
-    """A part of the training rows to validate on; see `hf_sqa.data.splits.stratified_split`."""
+    """The part of the training rows to validate on; see `hf_sqa.data.splits.stratified_split`."""
 
     share: float = 0.2
     group: str | list[str] | None = None
@@ -133,16 +131,15 @@ class Data:
     """Which rows.
 
     Args:
-        train (`list[Source]`): Where the training rows come from.
-        validation (`list[Source]`, *optional*): Where the validation rows come from. Without it, `split` or `training_set` the rows
-            that the corpora themselves call `validation` are taken, and those they call `test` are left alone.
+        train (`list[Source]`): Sources of the training rows.
+        validation (`list[Source]`, *optional*): Sources of the validation rows. If none of this, `split` and `training_set` is
+            given, the corpora's own split is used: rows marked `validation` validate, and rows marked `test` are left out.
         split (`Split`, *optional*): Take the validation rows out of the training rows.
         training_set (`str`, *optional*): One of the ten sets of the wav2vec 2.0 study, drawn from the training rows.
-        pseudo_labels (`str`, *optional*): Table of `hf-sqa pseudo-label`: the teacher's scores become labels, in place of any of
-            the same names.
-        filter (`dict`, *optional*): As for a source, for all of them.
-        limit (`int`, *optional*): Training clips to draw, with the score distribution of all.
-        seed (`int`): Of the draws.
+        pseudo_labels (`str`, *optional*): Table of `hf-sqa pseudo-label`: the teacher's scores replace labels of the same names.
+        filter (`dict`, *optional*): Filter of all sources, as for one.
+        limit (`int`, *optional*): Number of training clips to draw, with the score distribution of all.
+        seed (`int`): Seed of the draws.
     """
 
     train: list[Source] = field(default_factory=list)
@@ -162,13 +159,13 @@ class Data:
 
 @dataclass(frozen=True)
 class AugmentationOptions:
-    """Degradations drawn for every training clip. The label stays: only changes that a listener would not mind belong here.
+    """Degradations drawn for every training clip. The label stays, so only use changes that would not change a rating.
 
     Args:
         preset (`str`, *optional*): A preset of `hf_sqa.degradations`, or a YAML file with a chain.
-        steps (`list`, *optional*): A chain itself.
-        probability (`float`): Share of the clips that go through it.
-        noises, talkers (`str`, *optional*): Folders of recordings.
+        steps (`list`, *optional*): The steps of a chain.
+        probability (`float`): Share of the clips that are degraded.
+        noises, talkers (`str`, *optional*): Folders of recordings that the chain draws from.
     """
 
     preset: str | None = None
@@ -184,16 +181,16 @@ class AugmentationOptions:
 
 @dataclass(frozen=True)
 class LossOptions:
-    """What training minimises; `None` leaves what the model's configuration says.
+    """What training minimises; `None` keeps the value of the model's configuration.
 
     Args:
-        kind (`str`, *optional*): `mse`, `l1`, `huber`, `clipped` (squared error, none within `margin`), `gaussian` (negative log
-            likelihood) or `bias_aware` (squared error after a line per corpus).
-        huber_delta, margin (`float`, *optional*): Of `huber`; of `clipped`.
-        ranking_weight, ranking_margin (`float`, *optional*): A pairwise term on differences of scores, added with this weight.
-        variance (`str`): Of `gaussian`: `learned` by the model, or known from the `ratings`.
-        residual_std (`float`): Of `gaussian` by ratings: what the model is off by beside the listeners' spread.
-        anchor_corpus, min_correlation: Of `bias_aware`; see `hf_sqa.models.nisqa.bias_aware_loss`.
+        kind (`str`, *optional*): `mse`, `l1`, `huber`, `clipped` (squared error, zero within `margin`), `gaussian` (negative
+            log-likelihood) or `bias_aware` (squared error after a line per corpus).
+        huber_delta, margin (`float`, *optional*): Options of `huber` and of `clipped`.
+        ranking_weight, ranking_margin (`float`, *optional*): Weight and margin of a pairwise term on differences of scores.
+        variance (`str`): For `gaussian`: `learned` by the model, or known from the `ratings`.
+        residual_std (`float`): For `gaussian` by ratings: error of the model beside the spread of the listeners.
+        anchor_corpus, min_correlation: Options of `bias_aware`, see `hf_sqa.models.nisqa.bias_aware_loss`.
     """
 
     kind: Literal["mse", "l1", "huber", "clipped", "gaussian", "bias_aware"] | None = None
@@ -238,7 +235,7 @@ class OrderOptions:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run. Made by [`load_recipe`]; the sections are described by their classes."""
+    """A training run, made by [`load_recipe`]; each section is described by its class."""
 
     model: Model
     data: Data = field(default_factory=Data)
@@ -252,7 +249,7 @@ class Recipe:
     cites: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as written, without what was left at its default."""
+        """The recipe as it is written in a file, without the values left at their defaults."""
         return written(self)
 
     def save(self, path: str | Path) -> None:

@@ -128,7 +128,7 @@ class AudioQualityTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         if args.early_stopping_patience is not None and evaluated is not None:
-            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         self.add_callback(StopAtNaN())
         if self.training_loss is not None:
             self.add_callback(_BeginsEpochs(self))
