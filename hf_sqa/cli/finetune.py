@@ -8,9 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cli.bars import tracked
-from hf_sqa.cli.stopping import stop
-
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+from hf_sqa.cli.stopping import EXIT_INTERRUPTED, stop
 
 
 def finetune(
@@ -92,6 +90,16 @@ def finetune(
         )
     except ValueError as error:
         stop(error)
+    loading = {"columns": columns, "scale": scale, "on_missing": "drop" if drop_missing else "raise"}
+    report = _report(model, train, test, root, loading, options, output, resume)
+    _write_card(output, report, Path(train).name)
+    _print(report, output)
+
+
+def _report(
+    model: str, train: str, test: str | None, root: Path | None, loading: dict[str, Any], options: Any, output: Path, resume: bool
+) -> dict[str, Any]:
+    """The report of the run; a line and an exit code where there can be none."""
     import warnings
 
     from safetensors import SafetensorError
@@ -105,18 +113,14 @@ def finetune(
     from hf_sqa.runs import Locked
     from hf_sqa.training.run import TrainingError
 
-    on_missing: Any = "drop" if drop_missing else "raise"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the report says it in its own words
-            rated, held_out = (
-                None if table is None else load_corpus(table, root, columns=columns, scale=scale, on_missing=on_missing)
-                for table in (train, test)
-            )
+            rated, held_out = (None if table is None else load_corpus(table, root, **loading) for table in (train, test))
             for loaded in (rated, held_out):
-                if loaded is not None and drop_missing:
+                if loaded is not None and loading["on_missing"] == "drop":
                     _say(loaded.info.description)
-            report = run(
+            return run(
                 resolve_checkpoint(model),
                 rated,
                 output,
@@ -129,15 +133,12 @@ def finetune(
                 track=tracked,
             )
     except KeyboardInterrupt:
-        _say("Interrupted: what is done is kept; the same command with --resume goes on from there.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        stop("interrupted: what is done is kept; the same command with --resume goes on from there.", EXIT_INTERRUPTED)
     except FileNotFoundError as error:
         hint = " (`--drop-missing` on the command line)" if "on_missing" in str(error) else ""
         stop(f"{error}{hint}")
     except (OSError, ImportError, TypeError, ValueError, TrainingError, Locked, SafetensorError) as error:
         stop(str(error))
-    _write_card(output, report, Path(train).name)
-    _print(report, output)
 
 
 def _columns(given: list[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A recipe tried out in seconds, without its corpora, encoder and a network: every key at work, on a tiny model of the family."""
+"""A recipe tried in seconds, without its corpora and its encoder, offline: every key is used, on a tiny model of the family."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from hf_sqa.training.recipe import Model, Recipe, load_recipe
 from hf_sqa.training.run import TrainingResult, run_recipe
 
-NUM_TRAIN, NUM_VALIDATION, RATE = 12, 6, 16_000
-#: Options that a trial of seconds sets itself.
+NUM_STEPS, NUM_TRAIN, NUM_VALIDATION, RATE = 2, 12, 6, 16_000
+#: Options that a dry run sets itself.
 SHORT = {
     "num_train_epochs": 1,
     "gradient_accumulation_steps": 1,
@@ -28,21 +28,17 @@ SHORT = {
     "logging_steps": 1,
     "eval_on_start": False,
 }
-NOT_FOR_A_TRIAL = ("eval_delay", "deepspeed", "fsdp", "fsdp_config", "tf32", "dataloader_prefetch_factor", "torch_compile")
+LEFT_OUT = ("eval_delay", "deepspeed", "fsdp", "fsdp_config", "tf32", "dataloader_prefetch_factor", "torch_compile")
 
 
-def dry_run_recipe(
-    recipe: Recipe | str | Path | Mapping[str, Any], steps: int = 2, *, folder: str | Path | None = None
-) -> TrainingResult:
-    """Train a tiny model of the recipe's family for a few steps on generated clips, with the recipe's options.
+def dry_run_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> TrainingResult:
+    """Train a tiny model of the recipe's family for two steps on generated clips, with the recipe's options.
 
-    Checked are all keys and values, names of corpora and training sets, the configuration, loss, freezing, adapter and
-    augmentation. Not looked at are the corpora, the checkpoint and the encoder.
+    This checks all keys and values, the names of corpora and training sets, the configuration, loss, freezing, adapter and
+    augmentation; but not the corpora, the checkpoint and the encoder.
 
     Args:
         recipe ([`Recipe`], path or `dict`): The recipe.
-        steps (`int`, *optional*, defaults to `2`): Optimiser steps.
-        folder (`str` or `Path`, *optional*): Where to leave the result; it is deleted if not given.
 
     Raises:
         TypeError, ValueError: As [`run_recipe`], or if the recipe names a corpus or a training set that does not exist.
@@ -50,10 +46,10 @@ def dry_run_recipe(
     recipe = load_recipe(recipe)
     check_names(recipe)
     model = tiny_model(recipe)
-    training = {name: value for name, value in recipe.training.items() if name not in NOT_FOR_A_TRIAL} | SHORT
-    training |= {"max_steps": steps, "save_strategy": "steps", "save_steps": steps}
+    training = {name: value for name, value in recipe.training.items() if name not in LEFT_OUT} | SHORT
+    training |= {"max_steps": NUM_STEPS, "save_strategy": "steps", "save_steps": NUM_STEPS}
     if training.get("eval_strategy") != "no":
-        training |= {"eval_strategy": "steps", "eval_steps": steps}
+        training |= {"eval_strategy": "steps", "eval_steps": NUM_STEPS}
     if training.get("max_seconds"):
         training["max_seconds"] = min(training["max_seconds"], 1.0)
     augmentation = recipe.augmentation
@@ -64,11 +60,11 @@ def dry_run_recipe(
     with tempfile.TemporaryDirectory(prefix="hf-sqa-dry-run-") as scratch:
         tried = replace(
             recipe,
-            model=replace(recipe.model, freeze=[one for one in recipe.model.freeze if not any(map(str.isdigit, one))]),
+            model=replace(recipe.model, freeze=[name for name in recipe.model.freeze if not any(map(str.isdigit, name))]),
             data=replace(recipe.data, pseudo_labels=None),
             training=training,
             augmentation=augmentation,
-            output_dir=str(folder or scratch),
+            output_dir=scratch,
         )
         return run_recipe(
             tried,
@@ -104,10 +100,10 @@ def check_names(recipe: Recipe) -> None:
 
 
 def tiny_model(recipe: Recipe) -> Any:
-    """A tiny random model of the recipe's family, with its scores, loss and every option that says nothing about size.
+    """A tiny random model of the recipe's family, with its scores, its loss and every option but sizes.
 
     Raises:
-        ValueError: If the family cannot be told, or an option cannot be used.
+        ValueError: If the family is not known, or an option cannot be used.
     """
     from transformers import set_seed
 
@@ -123,7 +119,7 @@ def tiny_model(recipe: Recipe) -> Any:
     if recipe.model.scores is not None:
         options["id2label"] = dict(enumerate(recipe.model.scores))
     options |= loss_options(recipe.loss, config_class)
-    known = {one.name for one in fields(config_class)}
+    known = {field.name for field in fields(config_class)}
     tiny, default = config_class.tiny(), config_class()
     sizes = {name for name in known if getattr(tiny, name) != getattr(default, name)}
     config_class(**{name: value for name, value in options.items() if name not in ("layer", "layers")})  # misspelled options
@@ -134,7 +130,7 @@ def tiny_model(recipe: Recipe) -> Any:
 
 
 def generated_rows(score_names: Sequence[str], num_rows: int, corpora: Sequence[str] = ("first",)) -> list[dict[str, Any]]:
-    """Voiced tones in noise whose level says their scores: what can be learned in a few steps, with every column of the schema.
+    """Voiced tones in noise whose level follows from the score, so that it can be learned in a few steps; with all columns.
 
     Args:
         score_names (sequence of `str`): Columns of scores to make up.
