@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from hf_sqa.cli import corpus_build
+from hf_sqa.cli.bars import bar
 from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.tables import named_columns
 
 EXIT_FAULTS, EXIT_USAGE = 1, 2
 
@@ -60,31 +61,13 @@ def check(
     Reads labels and audio headers. Exit code 1: there are faults, each kind with its first few files. Exit code 2: nothing could be
     checked.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from hf_sqa.data.corpora import check_corpus
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("", total=None)
+    with bar() as update:
         try:
-            report = check_corpus(
-                name,
-                root,
-                scale=scale,
-                columns=dict(_named_column(text) for text in column or []),
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
-            )
+            report = check_corpus(name, root, scale=scale, columns=named_columns(column), progress=update)
         except (OSError, ValueError, ImportError) as error:
             stop(str(error))
     typer.echo(str(report))
     if report.faults:
         raise typer.Exit(EXIT_FAULTS)
-
-
-def _named_column(text: str) -> tuple[str, str]:
-    name, equals, column = text.partition("=")
-    if not equals or not name or not column:
-        raise ValueError(f"Expected --column to be name=column, such as mos=opinion, got {text!r}.")
-    return name, column

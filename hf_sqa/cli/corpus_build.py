@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.bars import tracked
 from hf_sqa.cli.stopping import stop
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -101,18 +101,11 @@ def _check_labels(labels: list[str]) -> None:
 
 
 def _done(rows: Iterator[dict[str, Any]], total: int, what: str) -> list[dict[str, Any]]:
-    """All rows, or those done before Ctrl-C; a progress bar on standard error if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """All rows, or those done before Ctrl-C."""
     done: list[dict[str, Any]] = []
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("", total=total)
-        try:
-            for row in rows:
-                done.append(row)
-                progress.advance(task)
-        except KeyboardInterrupt:
-            pass
+    try:
+        for row in tracked(rows, what, total):
+            done.append(row)
+    except KeyboardInterrupt:
+        pass
     return done

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.bars import bar
 from hf_sqa.cli.stopping import stop
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -102,37 +103,29 @@ def evaluate(
 def _evaluated(
     model: str, corpora: list[str], split: str | None, options: Any, batch_size: int, num_workers: int, device: str | None
 ) -> list[Any]:
-    import huggingface_hub
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from transformers.utils import logging
+    from hf_sqa.cli.quiet import quiet
 
-    huggingface_hub.logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
     from hf_sqa.evaluation.suite import evaluate_checkpoint, load_scorer
 
     test_sets = {text: _loaded(text, split) for text in corpora}
     scorer = load_scorer(model, device=device)
     results: list[Any] = []
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        for text, dataset in test_sets.items():
-            name = text.partition("=")[0]
-            task = progress.add_task(name, total=len(dataset))
-            results.append(
-                evaluate_checkpoint(
-                    scorer,
-                    dataset,
-                    test_set=Path(name).stem if Path(name).suffix else name,
-                    options=options,
-                    batch_size=batch_size,
-                    num_workers=num_workers,
-                    progress=lambda done, total, task=task: progress.update(task, completed=done),  # type: ignore[misc]
-                )
+    for text, dataset in test_sets.items():
+        name = text.partition("=")[0]
+        with bar(name) as update:
+            result = evaluate_checkpoint(
+                scorer,
+                dataset,
+                test_set=Path(name).stem if Path(name).suffix else name,
+                options=options,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                progress=update,
             )
-            if not results[-1].complete:
-                break
+        results.append(result)
+        if not result.complete:
+            break
     return results
 
 

@@ -9,6 +9,7 @@ import typer
 
 from hf_sqa.cli.bars import tracked
 from hf_sqa.cli.stopping import EXIT_INTERRUPTED, stop
+from hf_sqa.cli.tables import named_columns
 
 
 def finetune(
@@ -65,16 +66,16 @@ def finetune(
     - `hf-sqa finetune --train mine.csv --calibrate first --output calibrated`
     - `hf-sqa finetune --model org/name --train mine.csv --test others.csv --lora --output adapted`
     """
-    columns = _columns(column or [])
 
     from hf_sqa.finetune.plan import schema_column
     from hf_sqa.finetune.settings import FinetuneOptions
 
     group_column = schema_column(group) if group is not None else None
-    if group is not None and group_column is None:
-        group_column = "talker_id"  # a column of any other name takes the place of the talkers
-        columns["talker_id"] = group
     try:
+        columns = named_columns(column)
+        if group is not None and group_column is None:
+            group_column = "talker_id"  # a column of any other name takes the place of the talkers
+            columns["talker_id"] = group
         options = FinetuneOptions(
             group=group_column,
             calibrate=calibrate,
@@ -139,16 +140,6 @@ def _report(
         stop(f"{error}{hint}")
     except (OSError, ImportError, TypeError, ValueError, TrainingError, Locked, SafetensorError) as error:
         stop(str(error))
-
-
-def _columns(given: list[str]) -> dict[str, str]:
-    columns = {}
-    for text in given:
-        name, equals, column = text.partition("=")
-        if not equals or not name or not column:
-            stop(f"Expected --column as `name=column`, such as `mos=opinion`, got {text!r}.")
-        columns[name] = column
-    return columns
 
 
 def _write_card(folder: Path, report: dict[str, Any], table: str) -> None:

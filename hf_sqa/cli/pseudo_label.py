@@ -9,6 +9,7 @@ import typer
 
 from hf_sqa.cli.bars import bar
 from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.tables import named_columns
 
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 
@@ -103,7 +104,7 @@ def _rows(source: list[str], root: Path | None, columns: list[str]) -> list[Any]
     if is_table or is_corpus:
         if len(source) > 1:
             raise ValueError(f"Expected one corpus or table, got {', '.join(source)}; label them one by one.")
-        named = dict(_named_column(text) for text in columns)
+        named = named_columns(columns)
         if first.startswith("hub:"):
             from hf_sqa.data import load_corpus
 
@@ -124,13 +125,6 @@ def _rows(source: list[str], root: Path | None, columns: list[str]) -> list[Any]
         if isinstance(audio, AudioError) and audio.code == "no_audio":
             raise ValueError(str(audio))
     return [{"audio": name} for name, _ in found]
-
-
-def _named_column(text: str) -> tuple[str, str]:
-    name, equals, column = text.partition("=")
-    if not equals or not name or not column:
-        raise ValueError(f"Expected --column to be name=column, such as audio=path, got {text!r}.")
-    return name, column
 
 
 def _load(teacher: str, device: str | None) -> Any:

@@ -18,6 +18,21 @@ SORTS = ("worst", "best", "name", "input")
 COLOURS = ((4.0, "green"), (3.0, "yellow"), (2.0, "dark_orange"), (-math.inf, "red"))
 
 
+def named_columns(texts: Sequence[str] | None) -> dict[str, str]:
+    """What the option `--column name=column` says, given once or more: columns of a table by their names in the schema.
+
+    Raises:
+        ValueError: If a text is no such pair.
+    """
+    columns = {}
+    for text in texts or ():
+        name, _, column = text.partition("=")
+        if not name or not column:
+            raise ValueError(f"Expected --column as `name=column`, such as `mos=opinion`, got {text!r}.")
+        columns[name] = column
+    return columns
+
+
 class RowWriter:
     """Writes rows as they come, so that an interrupted run keeps what is done. Parquet is written on `close`.
 

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hf_sqa.degradations.kind import check_choice, check_range, degradation, note
+from hf_sqa.degradations.kind import check_choice, degradation, note
 
 
-@degradation()
+@degradation(chops_per_second=(0.1, 50), chop_ms=(1, 1000))
 def chop(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -33,8 +33,6 @@ def chop(
         ValueError: If the stretches are longer than the interval between them.
     """
     check_choice("mode", mode, ("zeros", "previous"))
-    check_range("chops_per_second", chops_per_second, 0.1, 50)
-    check_range("chop_ms", chop_ms, 1, 1000)
     length = max(1, round(chop_ms * sampling_rate / 1000))
     interval = round(sampling_rate / chops_per_second)
     if length > interval:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from hf_sqa.degradations.kind import check_range, degradation, note
+from hf_sqa.degradations.kind import degradation, note
 
 
-@degradation()
+@degradation(level=(1e-6, 1))
 def clip_level(waveform: np.ndarray, sampling_rate: int, *, level: float, record: dict[str, Any] | None = None) -> np.ndarray:
     """Cut off whatever exceeds a level.
 
@@ -17,12 +17,11 @@ def clip_level(waveform: np.ndarray, sampling_rate: int, *, level: float, record
         level (`float`): Largest magnitude that passes, in full scales: above 0, to 1.
         record (`dict`, *optional*): Receives `clipped_share`, the share of samples cut off, 0 to 1.
     """
-    check_range("level", level, 1e-6, 1)
     note(record, clipped_share=round(float((np.abs(waveform) > level).mean()), 6))
     return np.clip(waveform, -level, level)
 
 
-@degradation()
+@degradation(share=(0, 0.999))
 def clip_share(waveform: np.ndarray, sampling_rate: int, *, share: float, record: dict[str, Any] | None = None) -> np.ndarray:
     """Cut off the loudest samples, a given share of all.
 
@@ -30,13 +29,12 @@ def clip_share(waveform: np.ndarray, sampling_rate: int, *, share: float, record
         share (`float`): Share of the samples to be cut off, 0 to below 1; 0.05 is clearly heard.
         record (`dict`, *optional*): Receives `level`, the largest magnitude that passed.
     """
-    check_range("share", share, 0, 0.999)
     level = float(np.quantile(np.abs(waveform), 1 - share))
     note(record, level=level)
     return np.clip(waveform, -level, level)
 
 
-@degradation()
+@degradation(drive_db=(-40, 60))
 def soft_clip(waveform: np.ndarray, sampling_rate: int, *, drive_db: float) -> np.ndarray:
     """Saturate like an overdriven amplifier: `tanh(g x) / g` of a waveform scaled to a peak of 1, then scaled back.
 
@@ -44,6 +42,5 @@ def soft_clip(waveform: np.ndarray, sampling_rate: int, *, drive_db: float) -> n
         waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`. Silence stays silent.
         drive_db (`float`): Gain `g` into the saturation in dB, -40 to 60; 0 is mild, 20 is strong.
     """
-    check_range("drive_db", drive_db, -40, 60)
     drive = 10 ** (drive_db / 20) / max(float(np.abs(waveform).max()), 1e-12)
     return np.tanh(waveform * np.float32(drive)) / np.float32(drive)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hf_sqa.degradations.kind import check_range, degradation
+from hf_sqa.degradations.kind import degradation
 
 
-@degradation()
+@degradation(delay_ms=(1, 5000), attenuation_db=(0, 120), num_repeats=(1, 50))
 def echo(waveform: np.ndarray, sampling_rate: int, *, delay_ms: float, attenuation_db: float, num_repeats: int = 1) -> np.ndarray:
     """Add delayed copies: the k-th comes `k` delays later and is `k` attenuations softer.
 
@@ -16,9 +16,6 @@ def echo(waveform: np.ndarray, sampling_rate: int, *, delay_ms: float, attenuati
         attenuation_db (`float`): How much softer each copy is than the one before, in dB, 0 to 120.
         num_repeats (`int`, *optional*, defaults to `1`): Number of copies, 1 to 50. What falls beyond the end is left out.
     """
-    check_range("delay_ms", delay_ms, 1, 5000)
-    check_range("attenuation_db", attenuation_db, 0, 120)
-    check_range("num_repeats", num_repeats, 1, 50)
     degraded = waveform.copy()
     delay = max(1, round(delay_ms * sampling_rate / 1000))
     for repeat in range(1, num_repeats + 1):

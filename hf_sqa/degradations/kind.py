@@ -24,6 +24,7 @@ REQUIREMENTS: dict[str, Requirement] = {}
 SHARED_PARAMETERS = {
     "waveform": "`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.",
     "sampling_rate": "`int`): Its rate in Hz.",
+    "snr_db": "`float`): Speech power over noise power, in dB, -60 to 120.",
     "rng": "`np.random.Generator`): Source of chance.",
     "speech_level": '`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].',
     "loss_share": "`float`, *optional*, defaults to `0.0`): Expected share of lost frames, concealed by the decoder, 0 to 0.99.",
@@ -31,7 +32,7 @@ SHARED_PARAMETERS = {
 }
 
 
-def degradation(*, requires: Requirement | None = None) -> Callable[[Function], Function]:
+def degradation(*, requires: Requirement | None = None, **ranges: tuple[float, float]) -> Callable[[Function], Function]:
     """Register a function as a kind of degradation, check its input, and hold it to what all kinds promise.
 
     The function takes a waveform of shape `(num_samples,)`, nominally in `[-1, 1]`, and its sampling rate in Hz, and returns
@@ -42,10 +43,12 @@ def degradation(*, requires: Requirement | None = None) -> Callable[[Function], 
     Args:
         requires (*optional*): Raises an error that names the package if an optional library is missing; a chain asks before its
             first recording.
+        **ranges (`tuple[float, float]`): Lowest and highest value of a parameter, by its name.
 
     Raises:
         TypeError: By the function, if the samples are not floating point or `rng` is not a generator.
-        ValueError: By the function, if the waveform has another shape, no sample, or samples that are not finite.
+        ValueError: By the function, if the waveform has another shape, no sample, or samples that are not finite, or if a parameter
+            is outside its range.
     """
 
     def register(function: Function) -> Function:
@@ -58,6 +61,9 @@ def degradation(*, requires: Requirement | None = None) -> Callable[[Function], 
             rng = parameters.get("rng")
             if rng is not None and not isinstance(rng, np.random.Generator):
                 raise TypeError(f"Expected `rng` to be a numpy.random.Generator, such as np.random.default_rng(0), got {rng!r}.")
+            for parameter, (low, high) in ranges.items():
+                if parameter in parameters:
+                    check_range(parameter, parameters[parameter], low, high)
             degraded = np.asarray(function(waveform, rate, **parameters), np.float32)
             assert degraded.shape == waveform.shape, (name, degraded.shape, waveform.shape)
             if not np.isfinite(degraded).all():
@@ -82,7 +88,7 @@ def _documented(function: Callable[..., Any]) -> str:
         for name, meaning in SHARED_PARAMETERS.items()
         if name in inspect.signature(function).parameters and f"    {name} (" not in arguments
     }
-    first = [shared.pop(name) for name in ("waveform", "sampling_rate") if name in shared]
+    first = [shared.pop(name) for name in ("waveform", "sampling_rate", "snr_db") if name in shared]
     return start + title + "\n".join([*first, arguments, *shared.values()]) + gap + end
 
 

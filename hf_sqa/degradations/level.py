@@ -8,7 +8,7 @@ import numpy as np
 
 from hf_sqa.audio import active_level
 from hf_sqa.audio.gate import FRAME_SECONDS
-from hf_sqa.degradations.kind import check_choice, check_range, degradation, note
+from hf_sqa.degradations.kind import check_choice, degradation, note
 
 Measure = Literal["whole_file", "active", "peak"]
 
@@ -42,18 +42,17 @@ def level_dbfs(waveform: np.ndarray, sampling_rate: int, measure: Measure = "who
         return float(10 * np.log10(np.square(waveform, dtype=np.float64).mean()))
 
 
-@degradation()
+@degradation(gain_db=(-120, 120))
 def gain(waveform: np.ndarray, sampling_rate: int, *, gain_db: float) -> np.ndarray:
     """Multiply by a gain.
 
     Args:
         gain_db (`float`): Gain in dB, -120 to 120; 6.02 doubles the amplitude. Nothing is clipped.
     """
-    check_range("gain_db", gain_db, -120, 120)
     return waveform * np.float32(10 ** (gain_db / 20))
 
 
-@degradation()
+@degradation(target_dbfs=(-120, 20))
 def set_level(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -72,7 +71,6 @@ def set_level(
     Raises:
         ValueError: If the waveform is silent: no gain reaches a level.
     """
-    check_range("target_dbfs", target_dbfs, -120, 20)
     level = level_dbfs(waveform, sampling_rate, measure)
     if not np.isfinite(level):
         raise ValueError(f"Expected a waveform that is not silent, to bring it to {target_dbfs:g} dBFS; no gain can.")

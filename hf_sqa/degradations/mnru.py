@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from hf_sqa.degradations.kind import check_range, degradation
+from hf_sqa.degradations.kind import degradation
 from hf_sqa.degradations.noise import bandwidth_offset_db
 
 
-@degradation()
+@degradation(q_db=(-60, 120))
 def mnru(
     waveform: np.ndarray, sampling_rate: int, *, q_db: float, rng: np.random.Generator, noise_bandwidth_hz: float | None = None
 ) -> np.ndarray:
@@ -22,6 +22,5 @@ def mnru(
         noise_bandwidth_hz (`float`, *optional*): Q is that of noise white up to this frequency, of which only what lies below half
             the sampling rate is added: at 16 kHz, noise white to 24 kHz is 4.77 dB softer. Default: half the rate.
     """
-    check_range("q_db", q_db, -60, 120)
     factor = 10 ** (-(q_db + bandwidth_offset_db(sampling_rate, noise_bandwidth_hz)) / 20)
     return waveform * (1 + np.float32(factor) * rng.standard_normal(len(waveform), dtype=np.float32))

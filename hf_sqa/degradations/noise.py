@@ -108,7 +108,6 @@ def white_noise(
     """Add white Gaussian noise.
 
     Args:
-        snr_db (`float`): Speech power over noise power, in dB, -60 to 120.
         noise_bandwidth_hz (`float`, *optional*): The ratio is that of noise white up to this frequency, of which only what lies
             below half the sampling rate is added: at 16 kHz, noise white to 24 kHz is 4.77 dB softer. Default: half the rate.
 
@@ -138,7 +137,6 @@ def pink_noise(
     """Add pink noise: equal power in every octave from 20 Hz up, 3 dB less per octave in density.
 
     Args:
-        snr_db (`float`): Speech power over noise power, in dB, -60 to 120.
 
     Raises:
         ValueError: If the waveform is silent.
@@ -157,7 +155,7 @@ def _coloured(num_samples: int, sampling_rate: int, tilt_db_per_octave: float, r
     return scipy.fft.irfft((spectrum[0] + 1j * spectrum[1]) * shape, size)[:num_samples]
 
 
-@degradation()
+@degradation(mains_hz=(10, 400), num_harmonics=(1, 100))
 def hum(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -178,8 +176,6 @@ def hum(
     Raises:
         ValueError: If the waveform is silent.
     """
-    check_range("mains_hz", mains_hz, 10, 400)
-    check_range("num_harmonics", num_harmonics, 1, 100)
     phase = 2 * np.pi * mains_hz * np.arange(len(waveform)) / sampling_rate
     offsets = rng.uniform(0, 2 * np.pi, num_harmonics)
     audible = [k for k in range(1, num_harmonics + 1) if k * mains_hz < sampling_rate / 2]
@@ -187,7 +183,7 @@ def hum(
     return add_noise(waveform, np.asarray(noise, np.float32), sampling_rate, snr_db=snr_db, speech_level=speech_level)
 
 
-@degradation()
+@degradation(num_talkers=(1, 64))
 def babble(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -212,7 +208,6 @@ def babble(
     Raises:
         ValueError: If the waveform or a talker is silent.
     """
-    check_range("num_talkers", num_talkers, 1, 64)
     noise = np.zeros(len(waveform), np.float32)
     drawn: list[str] = []
     for number in range(num_talkers):
@@ -249,7 +244,7 @@ def _excerpt(recording: np.ndarray, num_samples: int, rng: np.random.Generator) 
     return repeated[:num_samples], start
 
 
-@degradation()
+@degradation(fluctuation_db=(0, 20))
 def fluctuating_noise(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -272,7 +267,6 @@ def fluctuating_noise(
     Raises:
         ValueError: If the waveform is silent.
     """
-    check_range("fluctuation_db", fluctuation_db, 0, 20)
     noise = np.zeros(len(waveform), np.float32)
     tilts = rng.uniform(-9, 0, 2)
     for tilt in tilts:
@@ -330,7 +324,6 @@ def background_noise(
     """Add non-stationary noise: recorded where `noises` are given, else [`fluctuating_noise`] or [`babble`] at even odds.
 
     Args:
-        snr_db (`float`): Speech power over noise power, in dB, -60 to 120.
         noises ([`RecordingFolder`] or list of waveforms at `sampling_rate`, *optional*): The noise to draw from.
         record (`dict`, *optional*): Receives `noise`: which it was.
 

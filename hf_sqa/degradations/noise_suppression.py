@@ -10,7 +10,7 @@ from hf_sqa.degradations.spectrum import ShortTimeSpectrum, frame_size
 FRAME_MS = 32.0
 
 
-@degradation()
+@degradation(oversubtraction=(0, 20), floor_db=(-80, 0))
 def spectral_subtraction(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -30,15 +30,13 @@ def spectral_subtraction(
         floor_db (`float`, *optional*, defaults to `-20.0`): Gain below which no part of the spectrum is reduced, in dB, -80 to 0.
         pause_share (`float`, *optional*, defaults to `0.2`): Share of the frames, the softest, taken for noise alone, 0.01 to 1.
     """
-    check_range("oversubtraction", oversubtraction, 0, 20)
-    check_range("floor_db", floor_db, -80, 0)
     transform, spectra, powers, noise = _with_noise_estimate(waveform, sampling_rate, pause_share)
     floor = np.float32(10 ** (floor_db / 10))
     gains = np.sqrt(np.maximum(1 - np.float32(oversubtraction) * noise / np.maximum(powers, 1e-20), floor))
     return transform.synthesise(spectra * gains)
 
 
-@degradation()
+@degradation(smoothing=(0, 0.999), floor_db=(-80, 0), aggressiveness=(0.1, 20))
 def wiener_filter(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -59,9 +57,6 @@ def wiener_filter(
         aggressiveness (`float`, *optional*, defaults to `2.0`): Factor on the noise estimate, 0.1 to 20; above 1, speech goes too.
         pause_share (`float`, *optional*, defaults to `0.2`): Share of the frames, the softest, taken for noise alone, 0.01 to 1.
     """
-    check_range("smoothing", smoothing, 0, 0.999)
-    check_range("floor_db", floor_db, -80, 0)
-    check_range("aggressiveness", aggressiveness, 0.1, 20)
     transform, spectra, powers, noise = _with_noise_estimate(waveform, sampling_rate, pause_share)
     ratios = powers / np.maximum(np.float32(aggressiveness) * noise, 1e-20)
     floor = np.float32(10 ** (floor_db / 20))

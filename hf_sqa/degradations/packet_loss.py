@@ -53,7 +53,7 @@ def draw_losses(num_packets: int, *, loss_share: float, mean_burst_packets: floa
     return lost
 
 
-@degradation()
+@degradation(packet_ms=(1, 200))
 def packet_loss(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -79,7 +79,6 @@ def packet_loss(
     Raises:
         ValueError: If so many packets cannot be lost in bursts so short.
     """
-    check_range("packet_ms", packet_ms, 1, 200)
     packet = max(1, round(packet_ms * sampling_rate / 1000))
     burst = independent_burst(loss_share) if mean_burst_packets is None else mean_burst_packets
     lost = draw_losses(-(-len(waveform) // packet), loss_share=loss_share, mean_burst_packets=burst, rng=rng)
@@ -93,7 +92,7 @@ def independent_burst(loss_share: float) -> float:
     return 1 / (1 - loss_share)
 
 
-@degradation()
+@degradation(jitter_ms=(0, 10_000), buffer_ms=(0, 10_000), packet_ms=(1, 200))
 def jitter(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -117,9 +116,6 @@ def jitter(
         concealment (`str`, *optional*, defaults to `"pitch"`): As for [`packet_loss`].
         record (`dict`, *optional*): Receives `lost_packets`, their numbers from 0.
     """
-    check_range("jitter_ms", jitter_ms, 0, 10_000)
-    check_range("buffer_ms", buffer_ms, 0, 10_000)
-    check_range("packet_ms", packet_ms, 1, 200)
     packet = max(1, round(packet_ms * sampling_rate / 1000))
     steps = rng.standard_normal(-(-len(waveform) // packet))
     delays = np.empty(len(steps))

@@ -14,7 +14,7 @@ from hf_sqa.degradations.kind import check_range, degradation, note
 MAX_IMAGE_ORDER = 60
 
 
-@degradation()
+@degradation(t60_seconds=(0.05, 10), direct_to_reverberant_db=(-40, 60), predelay_ms=(0, 100))
 def reverberation(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -34,9 +34,6 @@ def reverberation(
             -40 to 60; less means further from the talker.
         predelay_ms (`float`, *optional*, defaults to `5.0`): Time between the direct sound and the tail, 0 to 100 ms.
     """
-    check_range("t60_seconds", t60_seconds, 0.05, 10)
-    check_range("direct_to_reverberant_db", direct_to_reverberant_db, -40, 60)
-    check_range("predelay_ms", predelay_ms, 0, 100)
     num_samples = min(round(t60_seconds * sampling_rate), len(waveform))
     decay = np.exp(-np.log(1000) * np.arange(num_samples, dtype=np.float32) / (t60_seconds * sampling_rate))
     tail = rng.standard_normal(num_samples, dtype=np.float32) * decay
@@ -58,7 +55,7 @@ def _pyroomacoustics() -> Any:
     return pyroomacoustics
 
 
-@degradation(requires=lambda parameters: _pyroomacoustics())
+@degradation(requires=lambda parameters: _pyroomacoustics(), t60_seconds=(0.1, 3))
 def room(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -86,7 +83,6 @@ def room(
         ValueError: If the room cannot have that T60, or is too small for that distance.
     """
     pyroomacoustics = _pyroomacoustics()
-    check_range("t60_seconds", t60_seconds, 0.1, 3)
     size = [float(side) for side in room_m]
     if len(size) != 3 or not all(2 <= side <= 50 for side in size):
         raise ValueError(f"Expected `room_m` to be length, width and height, 2 to 50 m each, got {room_m!r}.")

@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_sqa.degradations.codec.frames import coded_at, fitted, to_int16
 from hf_sqa.degradations.codec.shared_library import find_ffmpeg
-from hf_sqa.degradations.kind import check_range, degradation
+from hf_sqa.degradations.kind import degradation
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 #: Samples by which ffmpeg's encoder and decoder are late: one frame of priming, which raw ADTS does not tell the decoder to drop.
@@ -51,7 +51,7 @@ def _run(command: list[str], data: bytes, codec: str) -> bytes:
     return result.stdout
 
 
-@degradation(requires=lambda parameters: find_ffmpeg("aac"))
+@degradation(requires=lambda parameters: find_ffmpeg("aac"), bitrate_kbps=(8, 160))
 def aac(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record: dict[str, Any] | None = None) -> np.ndarray:
     """Code with AAC-LC (ISO/IEC 14496-3), by ffmpeg.
 
@@ -64,7 +64,6 @@ def aac(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record
     Raises:
         CodecUnavailableError: If ffmpeg is not installed.
     """
-    check_range("bitrate_kbps", bitrate_kbps, 8, 160)
     codec_rate = next((rate for rate in AAC_RATES if rate >= sampling_rate), AAC_RATES[-1])
     options = ["-c:a", "aac", "-b:a", str(round(bitrate_kbps * 1000)), "-f", "adts"]
     return coded_at(

@@ -99,7 +99,7 @@ def g726(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: int = 32, re
     return _int16_through(waveform, sampling_rate, 8000, options, record)
 
 
-@degradation()
+@degradation(codec_rate_hz=(8000, 48000))
 def adpcm(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -116,7 +116,6 @@ def adpcm(
         record (`dict`, *optional*): Receives `clipped_samples`.
     """
     check_choice("variant", variant, tuple(ADPCM))
-    check_range("codec_rate_hz", codec_rate_hz, 8000, 48000)
     if variant == "nms_16" and codec_rate_hz != 8000:
         raise ValueError(f"Expected `codec_rate_hz=8000` with `variant='nms_16'`, got {codec_rate_hz}.")
     container, subtype = ADPCM[variant]
@@ -143,7 +142,7 @@ def mp3(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record
     return _int16_through(waveform, sampling_rate, codec_rate, options, record)
 
 
-@degradation()
+@degradation(quality=(0, 1))
 def vorbis(waveform: np.ndarray, sampling_rate: int, *, quality: float) -> np.ndarray:
     """Code with Vorbis I at a variable bit rate.
 
@@ -152,7 +151,6 @@ def vorbis(waveform: np.ndarray, sampling_rate: int, *, quality: float) -> np.nd
     Args:
         quality (`float`): 0 (about 36 kb/s at 16 kHz) to 1 (about 90).
     """
-    check_range("quality", quality, 0, 1)
     codec_rate = next((rate for rate in VORBIS_RATES if rate >= sampling_rate), VORBIS_RATES[-1])
     options = {"format": "OGG", "subtype": "VORBIS", "compression_level": 1 - quality}
     return coded_at(waveform, sampling_rate, codec_rate, lambda samples: through_sound_file(samples, codec_rate, options))
