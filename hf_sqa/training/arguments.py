@@ -1,4 +1,4 @@
-"""Options of training: those of transformers with the defaults that rated speech needs, and a few of our own."""
+"""Options of training: those of transformers, with defaults for rated speech, and a few more."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ class AudioQualityTrainingArguments(TrainingArguments):
 
     Args:
         batching (`str`, *optional*, defaults to `"auto"`): How clips of different lengths share a batch. `"pad"`: zeros after the
-            short ones, told by a mask where the model takes one. `"crop"`: clips of similar length, cut at random to the shortest.
-            `"repeat"`: short ones begin again, as SHEET does. `"equal"`: only clips of exactly equal length. `"auto"`: `"pad"`
+            short clips, with a mask where the model takes one. `"crop"`: clips of similar length, cut at random to the shortest.
+            `"repeat"`: short clips are repeated, as in SHEET. `"equal"`: only clips of exactly equal length. `"auto"`: `"pad"`
             where padding does not change a score, else `"crop"`. A family with windows of fixed length trains on random windows.
             Validation never cuts, repeats or pads in a way that changes a score.
-        bucket_by_length (`bool`, *optional*, defaults to `True`): Whether clips of similar length share a batch. Off, any clips do,
-            as in the code of SSL-MOS.
-        max_seconds (`float`, *optional*): Longer clips are cut at random in training, at another place every epoch; never in
+        bucket_by_length (`bool`, *optional*, defaults to `True`): Whether clips of similar length share a batch. If not, any clips
+            do, as in the code of SSL-MOS.
+        max_seconds (`float`, *optional*): Longer clips are cut at random in training, differently in every epoch; never in
             validation.
         early_stopping_patience (`int`, *optional*): Evaluations without a better `metric_for_best_model` after which to stop.
         muon_learning_rate (`float`, *optional*): Train weights that are matrices or filters by Muon at this rate, and the rest by
-            AdamW at `learning_rate`. For models trained from scratch; 0.005 to 0.01 halved the steps a student needed.
+            AdamW at `learning_rate`. For models trained from scratch: 0.005 to 0.01 halved the steps that a student needed.
         metric_for_best_model (`str`, *optional*): A metric of `hf_sqa.metrics.agreement`, such as `"sys_srcc"`, `"utt_mse"` or
             `"utt_mae"`, or `"loss"`. By default `"sys_srcc"` where the validation rows name three systems or more, else
             `"utt_srcc"`. With several scores it is a mean over the scores unless it begins with a score's name:
             `"noisiness_utt_srcc"`.
-        greater_is_better (`bool`, *optional*): Told from the metric if not given.
+        greater_is_better (`bool`, *optional*): Follows from the metric if not given.
         bf16 (`bool`, *optional*, defaults to `False`): As in transformers; without an accelerator it means the processor.
-        hub_strategy (`str`, *optional*, defaults to `"end"`): `"end"` alone: what is published is checked first, and only the
-            finished model passes.
+        hub_strategy (`str`, *optional*, defaults to `"end"`): `"end"` only: what is published is checked, and only a finished model
+            passes.
     """
 
     batching: str = field(default="auto", metadata={"help": "How clips of different lengths share a batch."})
@@ -51,7 +51,7 @@ class AudioQualityTrainingArguments(TrainingArguments):
     report_to: str | list[str] | None = field(default="none", metadata={"help": "Where to report."})
     disable_tqdm: bool | None = field(default=True, metadata={"help": "Ours is a bar of rich, on a terminal only."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The data set picks its columns itself."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is no number is told, not hidden."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not a number is logged, not hidden."})
     hub_strategy: str = field(default="end", metadata={"help": "When to publish: at the end."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "The one label argument."})
 
@@ -85,7 +85,7 @@ class AudioQualityTrainingArguments(TrainingArguments):
 
 
 def greater_is_better(metric: str | None) -> bool:
-    """Whether more of a metric is better: of correlations, not of errors and losses."""
+    """Whether more is better: true for correlations, false for errors and losses."""
     from hf_sqa.metrics.agreement import GREATER_IS_BETTER
 
     return GREATER_IS_BETTER.get((metric or "").rsplit("_", 1)[-1], False)

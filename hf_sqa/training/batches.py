@@ -1,7 +1,7 @@
-"""Which rows share a batch: the same global batches whatever the number of processes, divided among them.
+"""Which rows share a batch: the global batches are the same whatever the number of processes, and divided among them.
 
-One process with batches of 8 and two with batches of 4 see the same rows in the same steps. Nothing here depends on what was drawn
-before: an epoch's order follows from its seed and number, so a resumed run continues with the right batch.
+One process with batches of 8 and two with batches of 4 see the same rows in the same steps. The order of an epoch follows from the
+seed and the number of the epoch alone, so a resumed run continues with the right batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-#: Global batches that are drawn together and sorted by length: more would save padding and make neighbours the same every epoch.
+#: Global batches that are drawn together and sorted by length. More would save padding, but repeat the same batches every epoch.
 BATCHES_PER_BUCKET = 50
 
 
@@ -22,7 +22,7 @@ class EpochBatches(torch.utils.data.Sampler):
     Args:
         num_rows (`int`): Rows of the data set.
         batch_size (`int`): Rows of a batch in one process.
-        seed (`int`): Of the order.
+        seed (`int`): Seed of the order.
         seconds (`np.ndarray` of shape `(num_rows,)`, *optional*): Durations; rows of similar duration then share a batch.
         groups (sequence, *optional*): A value for each row; only rows of the same value share a batch.
         shuffle (`bool`, *optional*, defaults to `True`): Whether every epoch has an order of its own.
@@ -45,7 +45,7 @@ class EpochBatches(torch.utils.data.Sampler):
     ):
         self.num_rows, self.batch_size, self.seed, self.shuffle, self.drop_last = num_rows, batch_size, seed, shuffle, drop_last
         self.seconds, self.process_index, self.num_processes = seconds, process_index, num_processes
-        self._codes = None if groups is None else np.unique(np.array([str(one) for one in groups]), return_inverse=True)[1]
+        self._codes = None if groups is None else np.unique(np.array(list(map(str, groups))), return_inverse=True)[1]
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -59,9 +59,9 @@ class EpochBatches(torch.utils.data.Sampler):
         epoch = self.epoch
         for rows in self.global_batches(epoch):
             parts = np.array_split(rows, self.num_processes)
-            # A process with nothing to do in the last step takes part in it all the same, with a row that carries no label.
-            own = parts[self.process_index].tolist() or [-1 - int(rows[0])]
-            yield [(int(row), epoch) for row in own]
+            # A process without rows in the last step takes part in it with a row that carries no label.
+            mine = parts[self.process_index].tolist() or [-1 - int(rows[0])]
+            yield [(int(row), epoch) for row in mine]
 
     def global_batches(self, epoch: int) -> list[np.ndarray]:
         """Rows of all processes, batch by batch."""

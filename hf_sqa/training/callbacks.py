@@ -1,4 +1,4 @@
-"""What happens beside the steps: a progress bar, a table of validation, Ctrl-C that loses nothing."""
+"""Callbacks of training: a progress bar, a line for every validation, and Ctrl-C that loses nothing."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-#: Metrics told after every evaluation, where there are such.
-TOLD = ("loss", "utt_lcc", "utt_srcc", "utt_rmse", "sys_srcc")
+#: Metrics in the line after every evaluation.
+SHOWN = ("loss", "utt_lcc", "utt_srcc", "utt_rmse", "sys_srcc")
 
 
 class Interrupt(TrainerCallback):
-    """Turns Ctrl-C (and SIGTERM, which clusters send) into: finish this step, save a checkpoint, stop. A second one stops at once.
+    """On Ctrl-C (or SIGTERM, which clusters send), finish this step, save a checkpoint and stop; on a second one, stop at once.
 
     Use it as a context manager around the training.
     """
 
     def __init__(self, announce: Any = None) -> None:
         self.requested = False
-        self.agreed: bool | None = None  # with several processes: whether one of them was asked to stop, told in every step
+        self.agreed: bool | None = None  # whether any of several processes was asked to stop
         self._announce = announce
         self._before: dict[signal.Signals, Any] = {}
 
@@ -42,7 +42,7 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
         self.requested = True
         if self._announce is not None:
-            self._announce("Stopping after this step; a checkpoint is saved. Once more to stop at once and lose it.")
+            self._announce("Stopping after this step; a checkpoint will be saved. Press Ctrl-C again to stop at once without it.")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.requested if self.agreed is None else self.agreed:
@@ -52,7 +52,7 @@ class Interrupt(TrainerCallback):
 
 
 class StopAtNaN(TrainerCallback):
-    """Ends a run whose loss is no number any more: nothing is learned from there on."""
+    """Ends a run whose loss is not a number: nothing is learned from there on."""
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not math.isfinite(kwargs["logs"].get("loss", 0.0)):
@@ -86,19 +86,19 @@ class Progress(TrainerCallback):
         if not state.is_world_process_zero:
             return
         metrics = kwargs["metrics"]
-        told = [
-            f"{name} {metrics[key]:.4g}" for name in TOLD if (key := f"eval_{name}") in metrics and not math.isnan(metrics[key])
+        shown = [
+            f"{name} {metrics[key]:.4g}" for name in SHOWN if (key := f"eval_{name}") in metrics and not math.isnan(metrics[key])
         ]
         trained = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
         if trained is not None:
-            told.insert(0, f"training loss {trained:.4g}")
-        self._announce(f"epoch {state.epoch or 0:.4g}, step {state.global_step}: {', '.join(told)}")
+            shown.insert(0, f"training loss {trained:.4g}")
+        self._announce(f"epoch {state.epoch or 0:.4g}, step {state.global_step}: {', '.join(shown)}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.close()
 
     def close(self) -> None:
-        """Take the bar away, also after an error."""
+        """Remove the bar, also after an error."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -1,4 +1,4 @@
-"""Which checkpoint a run can go on from, after `kill -9`, a full disk or a power cut: the newest one that is whole."""
+"""The checkpoint that a run resumes from after `kill -9`, a full disk or a power cut: the newest complete one."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import zipfile
 from pathlib import Path
 
 STATE_FILE = "trainer_state.json"
-#: Folders in checkpoints of DeepSpeed and FSDP, which keep what they save in ways of their own.
+#: Folders in checkpoints of DeepSpeed and FSDP, whose files have other names.
 SHARDED = ("global_step", "pytorch_model_fsdp", "optimizer_")
 
 
 def find_resumable_checkpoint(folder: str | Path, num_processes: int = 1) -> tuple[Path | None, list[str]]:
-    """The newest complete `checkpoint-<step>` of a folder, and what is wrong with newer ones.
+    """The newest complete `checkpoint-<step>` in a folder, and what is wrong with newer ones.
 
     Args:
         folder (`str` or `Path`): Folder of the checkpoints; it need not exist.
-        num_processes (`int`, *optional*, defaults to `1`): Processes that go on; each has a random state of its own.
+        num_processes (`int`, *optional*, defaults to `1`): Processes that resume; each needs its own random state.
 
     Returns:
         `(Path | None, list[str])`: The checkpoint, and a line for every torn one that was skipped.
     """
-    found = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    checkpoints = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     torn: list[str] = []
-    for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+    for path in sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]), reverse=True):
         problem = what_is_torn(path, num_processes)
         if problem is None:
             return path, torn
@@ -34,15 +34,13 @@ def find_resumable_checkpoint(folder: str | Path, num_processes: int = 1) -> tup
 
 
 def what_is_torn(path: Path, num_processes: int = 1) -> str | None:
-    """What keeps a run from going on from a checkpoint; `None` if nothing does."""
+    """Why a run cannot resume from a checkpoint; `None` if it can."""
     state = path / STATE_FILE
     try:
         json.loads(state.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"{STATE_FILE} is missing or cut short"
-    sharded = any(
-        one.is_dir() and (one.name.startswith(("global_step", "pytorch_model_fsdp", "optimizer_"))) for one in path.iterdir()
-    )
+    sharded = any(entry.is_dir() and entry.name.startswith(SHARDED) for entry in path.iterdir())
     weights = sorted(path.glob("*.safetensors"))
     if not weights and not sharded:
         return "no weights"

@@ -1,8 +1,8 @@
 """Rated rows as examples for training: labels checked at once, audio read, cut and degraded one by one.
 
-Everything random about an example is drawn from `(seed, epoch, row)`, so it is the same whatever the number of processes and
-workers, and after a resumed run. A recording that cannot be read is an example without a waveform, never an exception: an epoch of
-100,000 clips survives the one that is corrupted.
+Everything random about an example is drawn from `(seed, epoch, row)`, so it does not depend on the number of processes and workers,
+nor on an interruption. A recording that cannot be read is an example without a waveform, never an exception: an epoch of 100,000
+clips survives one corrupted file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from hf_sqa.audio import AudioError, load_recording
 
-#: Columns beside audio and scores that training and validation look at.
+#: Columns, beside audio and scores, that training and validation use.
 COLUMNS = ("system_id", "condition_id", "corpus", "mos_std", "num_ratings")
 
 
@@ -30,13 +30,13 @@ class RatedSpeech(torch.utils.data.Dataset):
     Args:
         data (`datasets.Dataset` or sequence of `dict`): Rows with `audio` and a column per score, as `load_corpus` gives them.
         score_names (sequence of `str`): Columns of the labels, in the model's order, NaN where a row has none.
-        sampling_rate (`int`, *optional*): Rate of the model in Hz; each recording's own if `None`.
+        sampling_rate (`int`, *optional*): Rate of the model in Hz; recordings keep their own rate if `None`.
         max_seconds (`float`, *optional*): Longer clips are cut to this at random.
         window_samples (`int`, *optional*): The same in samples, for families with a fixed window.
         augmentation ([`Augmentation`], *optional*): Degradations drawn for every example.
-        seed (`int`, *optional*, defaults to `0`): Of the cuts and degradations.
-        training (`bool`, *optional*, defaults to `True`): Whether it is for training; a score that no row has is refused then, and
-            only warned of in validation.
+        seed (`int`, *optional*, defaults to `0`): Seed of the cuts and degradations.
+        training (`bool`, *optional*, defaults to `True`): Whether the rows are for training: then a score without any label is an
+            error; in validation it is a warning.
 
     Attributes:
         labels (`np.ndarray` of shape `(num_rows, num_labels)`): Float32, NaN where not rated.
@@ -72,7 +72,7 @@ class RatedSpeech(torch.utils.data.Dataset):
             raise ValueError(
                 f"Expected rated rows in the {name}, got {len(labels)} without a score in {', '.join(self.score_names)}."
             )
-        if unrated := [one for one, column in zip(self.score_names, labels.T, strict=True) if np.isnan(column).all()]:
+        if unrated := [score for score, column in zip(self.score_names, labels.T, strict=True) if np.isnan(column).all()]:
             message = (
                 f"Expected ratings of every score of the model in the {name}, got none of {', '.join(unrated)}: choose the "
                 "scores to train with `model.scores`."
@@ -82,7 +82,7 @@ class RatedSpeech(torch.utils.data.Dataset):
             warnings.warn(message, UserWarning, stacklevel=2)
         self._rows = np.flatnonzero(rated)
         self.labels = labels[self._rows]
-        self._columns = {one: _column(self._data, one, self._rows) for one in COLUMNS}
+        self._columns = {column: _column(self._data, column, self._rows) for column in COLUMNS}
         self._lengths: list[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
@@ -101,31 +101,31 @@ class RatedSpeech(torch.utils.data.Dataset):
     @cached_property
     def corpora(self) -> list[str]:
         """Corpus of every row, `"unknown"` where it is not named."""
-        return [str(one) if one else "unknown" for one in (self._columns["corpus"] or [None] * len(self))]
+        return [str(corpus) if corpus else "unknown" for corpus in (self._columns["corpus"] or [None] * len(self))]
 
     @cached_property
     def label_variances(self) -> np.ndarray:
-        """Squared standard error of every mean rating, `mos_std² / num_ratings`, `(num_rows,)`; NaN where it is not known."""
+        """Squared standard error of every mean rating, `mos_std² / num_ratings`, `(num_rows,)`; NaN where unknown."""
         spread, count = (
-            np.array([np.nan if one is None else float(one) for one in self._columns[name] or [None] * len(self)])
+            np.array([np.nan if value is None else float(value) for value in self._columns[name] or [None] * len(self)])
             for name in ("mos_std", "num_ratings")
         )
         return np.where(count > 0, spread**2 / np.where(count > 0, count, 1), np.nan)
 
     def lengths(self) -> list[tuple[int, int]]:
-        """`(num_frames, rate)` of every recording by its header; `(0, 1)` where there is none to read."""
+        """`(num_frames, rate)` of every recording, from its header; `(0, 1)` where it cannot be read."""
         if self._lengths is None:
             self._lengths = [_length(self._audio(row)) for row in range(len(self))]
         return self._lengths
 
     def seconds(self) -> np.ndarray:
-        """Duration of every clip as training sees it, `(num_rows,)`."""
+        """Duration of every clip in training, after cutting, in seconds, `(num_rows,)`."""
         seconds = np.array([frames / rate for frames, rate in self.lengths()])
         limit = self._limit_seconds()
         return seconds if limit is None else np.minimum(seconds, limit)
 
     def num_longer(self) -> int:
-        """Clips longer than `max_seconds`."""
+        """Number of clips longer than `max_seconds`."""
         limit = self.max_seconds
         return 0 if limit is None else int((np.array([frames / rate for frames, rate in self.lengths()]) > limit).sum())
 
@@ -136,7 +136,7 @@ class RatedSpeech(torch.utils.data.Dataset):
         return str(path) if path else f"row {self._rows[row]} of the {self.name}"
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """The example of a row, or of `(row, epoch)`; a negative row `-1 - row` stands in for none and carries no label."""
+        """The example of a row, or of `(row, epoch)`; a negative row `-1 - row` is a placeholder without a label."""
         row, epoch = key if isinstance(key, tuple) else (key, 0)
         stands_in = row < 0
         row = -1 - row if stands_in else row
@@ -182,11 +182,11 @@ class RatedSpeech(torch.utils.data.Dataset):
 
 
 class Augmentation:
-    """Degradations that leave the label as it is: only for changes that a listener would not mind.
+    """Degradations that leave the label as it is, so only for changes that would not change a rating.
 
     Args:
-        chain (`hf_sqa.degradations.Chain`): What to draw from.
-        probability (`float`, *optional*, defaults to `1.0`): Share of the examples that go through it.
+        chain (`hf_sqa.degradations.Chain`): The degradations.
+        probability (`float`, *optional*, defaults to `1.0`): Share of the examples that are degraded.
     """
 
     def __init__(self, chain: Any, probability: float = 1.0):
@@ -206,9 +206,9 @@ def label_matrix(data: Any, score_names: Sequence[str], name: str = "data") -> n
         ValueError: If a score has no column, or holds text.
     """
     columns = _column_names(data)
-    missing = [one for one in score_names if one not in columns]
+    missing = [score for score in score_names if score not in columns]
     if missing:
-        numeric = [one for one in columns if one not in ("audio", "reference_audio")]
+        numeric = [column for column in columns if column not in ("audio", "reference_audio")]
         raise ValueError(
             f"Expected a column for every score of the model ({', '.join(score_names)}) in the {name}, got none for "
             f"{', '.join(missing)}; its columns are {', '.join(numeric)}. Rename yours, or choose the scores with `model.scores`."
@@ -217,9 +217,9 @@ def label_matrix(data: Any, score_names: Sequence[str], name: str = "data") -> n
     for index, score in enumerate(score_names):
         values = _column(data, score, np.arange(len(data))) or []
         try:
-            matrix[:, index] = [np.nan if one is None else float(one) for one in values]
+            matrix[:, index] = [np.nan if value is None else float(value) for value in values]
         except (TypeError, ValueError):
-            text = next(one for one in values if not _is_number(one))
+            text = next(value for value in values if not _is_number(value))
             raise ValueError(f"Expected numbers in the column {score!r} of the {name}, got {text!r}.") from None
     if np.isinf(matrix).any():
         raise ValueError(f"Expected finite scores in the {name}, got infinite ones; write an empty cell where a score is missing.")
@@ -245,7 +245,7 @@ def _column(data: Any, name: str, rows: np.ndarray) -> list[Any] | None:
 
 
 def _undecoded(data: Any) -> Any:
-    """The same rows with audio as it is stored: decoding is ours, and torchcodec is not needed."""
+    """The same rows with audio as it is stored: hf_sqa decodes it, without torchcodec."""
     if hasattr(data, "cast_column"):
         import datasets
 
@@ -257,7 +257,7 @@ def _undecoded(data: Any) -> Any:
 
 
 def _length(audio: Any) -> tuple[int, int]:
-    """Frames and rate by the header alone."""
+    """Frames and rate, from the header alone."""
     if isinstance(audio, dict):
         if audio.get("array") is not None:
             return len(audio["array"]), int(audio["sampling_rate"])

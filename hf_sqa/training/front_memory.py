@@ -1,7 +1,7 @@
-"""Remembers what the frozen front of a model makes of each clip, so that ten epochs on a CPU compute it once.
+"""Outputs of the frozen front of a model, kept in memory, so that ten epochs on a CPU compute them once.
 
-Exact: a frozen module in evaluation gives the same output for the same row, whatever its neighbours. It holds as much as it is
-allowed to; the rest is computed as ever.
+This is exact: a frozen module in evaluation mode gives the same output for the same row, whatever else is in the batch. What does
+not fit into the memory is computed as usual.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 DIGEST_BYTES = 16
-#: Rows that are kept in one piece, mapped on its own. An array for each row, however small, would land where a large short-lived
-#: one was, and the heap would grow to several times what is kept.
+#: Rows in one mapped piece of memory. An array for each row would land where a large short-lived array was, and the heap would grow
+#: to several times what is kept.
 ROWS_PER_PIECE = 64
 
 
@@ -24,9 +24,9 @@ class FrontMemory:
     """Outputs of frozen modules by the digest of their input rows; one memory serves all folds of an evaluation.
 
     Args:
-        max_bytes (`int`, *optional*, defaults to 2**30): What it may hold. All that is frozen in Distill-MOS v7 by
-            default makes 3.4 MB of a window.
-        weightless (`bool`, *optional*, defaults to `False`): Whether modules without any weights, such as a spectrum, remember too.
+        max_bytes (`int`, *optional*, defaults to 2**30): Most bytes to keep. What `hf-sqa finetune` freezes in Distill-MOS v7 takes
+            3.4 MB a window.
+        weightless (`bool`, *optional*, defaults to `False`): Whether to keep outputs of modules without weights, too.
     """
 
     def __init__(self, max_bytes: int = 2**30, weightless: bool = False):
@@ -37,9 +37,9 @@ class FrontMemory:
         self._open: dict[tuple[int, ...], tuple[int, int]] = {}  # by shape: the piece that is being filled, and rows in it
 
     def attach(self, model: torch.nn.Module) -> list[str]:
-        """Let the frozen parts of a model remember, as far as the first that is trained; returns their names.
+        """Keep the outputs of the frozen modules before the first trained one; returns their names.
 
-        Modules of different weights never share what they remember, and one that is thawed later computes as ever.
+        Modules with different weights never share outputs, and a module that is trained later computes as usual.
         """
         names = []
         for name, module in _frozen_front(model, self.weightless):
@@ -57,7 +57,7 @@ class FrontMemory:
                 or rows.requires_grad
                 or rows.device.type != "cpu"
                 or (module.training and any(True for _ in module.parameters()))
-                or any(isinstance(one, torch.Tensor) for one in further)
+                or any(isinstance(value, torch.Tensor) for value in further)
                 or any(parameter.requires_grad for parameter in module.parameters())
             ):
                 return forward(*inputs, **options)
@@ -75,7 +75,7 @@ class FrontMemory:
                 computed = dict(zip(missing, outputs, strict=True))
                 for index, output in computed.items():
                     self._keep(keys[index], output)
-            # By way of NumPy: a tensor made while scoring (inference mode) could not take part in training.
+            # Kept as NumPy arrays: a tensor made in inference mode could not take part in training.
             return torch.stack([computed[i] if i in computed else self._kept(key) for i, key in enumerate(keys)])
 
         return remembered
@@ -99,7 +99,7 @@ class FrontMemory:
 
 
 def _frozen_front(module: torch.nn.Module, weightless: bool, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
-    """Outermost modules of which nothing is trained, in order, up to the first weight that is."""
+    """Outermost modules without trained weights, in order, up to the first trained weight."""
     for name, child in module.named_children():
         trained = [parameter.requires_grad for parameter in child.parameters()]
         if isinstance(child, torch.nn.Dropout):

@@ -23,7 +23,7 @@ def loss_options(loss: LossOptions | None, config_class: Any) -> dict[str, Any]:
     """
     if loss is None:
         return {}
-    family, known = config_class.model_type, {one.name for one in fields(config_class)}
+    family, known = config_class.model_type, {field.name for field in fields(config_class)}
     if "frame_loss_weight" in known and (loss.kind == "clipped" or loss.ranking_weight):
         raise ValueError(
             f"Expected `loss.kind` to be mse, l1 or huber, without `ranking_weight`, for {family}, whose loss is on frames too, "
@@ -51,12 +51,12 @@ def loss_options(loss: LossOptions | None, config_class: Any) -> dict[str, Any]:
 
 
 def make_training_loss(loss: LossOptions, corpora: Sequence[str], num_labels: int) -> TrainingLoss | None:
-    """The loss of a recipe where the model's own is not enough.
+    """The loss of a recipe where the loss inside the model is not enough, else `None`.
 
     Args:
-        loss (`LossOptions`): The recipe's.
-        corpora (sequence of `str`): Corpora in training.
-        num_labels (`int`): Scores of the model.
+        loss (`LossOptions`): The section `loss` of the recipe.
+        corpora (sequence of `str`): Corpora of the training rows.
+        num_labels (`int`): Number of scores of the model.
     """
     if loss.kind == "gaussian" and loss.variance == "ratings":
         return RatingsGaussian(loss.residual_std)
@@ -71,7 +71,7 @@ class TrainingLoss:
     def __call__(self, outputs: Any, labels: torch.Tensor, rows: torch.Tensor, data: Any, epoch: int) -> torch.Tensor:
         """
         Args:
-            outputs: The model's.
+            outputs: Outputs of the model.
             labels (`torch.Tensor` of shape `(B, L)`): NaN where not rated.
             rows (`torch.Tensor` of shape `(B,)`): Row of every example, -1 where it only fills the batch.
             data ([`RatedSpeech`], *optional*): The training data; `None` in validation.
@@ -83,24 +83,24 @@ class TrainingLoss:
         raise NotImplementedError
 
     def begin_epoch(self, epoch: int, data: Any, join: Any) -> None:
-        """Called before every epoch; `join` brings together arrays `(num_rows, L)` that every process filled in part."""
+        """Called before every epoch; `join` merges arrays `(num_rows, L)` of which every process filled a part."""
 
     def save(self, folder: Path, process_index: int) -> None:
-        """Write what a resumed run needs into a checkpoint."""
+        """Write into a checkpoint what a resumed run needs."""
 
     def load(self, folder: Path, process_index: int) -> None:
-        """Read it."""
+        """Read what [`save`] wrote."""
 
 
 class RatingsGaussian(TrainingLoss):
-    """Squared errors, each divided by its label's variance: what few listeners rated, or disagreed on, counts less.
+    """Squared errors, each divided by the variance of its label: clips with few or contradictory ratings count less.
 
     The Gaussian negative log-likelihood of the labels when the variance of each is known: the squared standard error of its mean
     rating (`mos_std² / num_ratings`; the median one where it is not known) plus that of the model itself. Without the terms that no
     gradient reaches, and scaled so that a label of median certainty counts 1.
 
     Args:
-        residual_std (`float`): What the model is off by beside the listeners' spread, in label units.
+        residual_std (`float`): Error of the model beside the spread of the listeners, in label units.
     """
 
     def __init__(self, residual_std: float):
@@ -122,7 +122,7 @@ class RatingsGaussian(TrainingLoss):
 
 
 class BiasAware(TrainingLoss):
-    """[`BiasAwareLoss`] of NISQA over the epochs of a run: lines are fitted to the predictions made during the epoch before."""
+    """[`BiasAwareLoss`] of NISQA over the epochs of a run: lines are fitted to the predictions of the previous epoch."""
 
     def __init__(self, corpora: Sequence[str], num_labels: int, anchor_corpus: str | None, min_correlation: float):
         self.lines = BiasAwareLoss(corpora, num_labels, anchor_corpus=anchor_corpus, min_correlation=min_correlation)
@@ -140,15 +140,15 @@ class BiasAware(TrainingLoss):
         self._recent.append((rows.detach(), logits.detach().float()))
         self.lines.to(logits.device)
         corpora = data.corpora
-        own = [corpora[row] if row >= 0 else self.lines.corpora[0] for row in rows.tolist()]
-        return self.lines(logits, labels, own)
+        names = [corpora[row] if row >= 0 else self.lines.corpora[0] for row in rows.tolist()]
+        return self.lines(logits, labels, names)
 
     def begin_epoch(self, epoch: int, data: Any, join: Any) -> None:
         if not 0 <= self.seen_in < epoch:  # the first epoch, or one that a resumed run is in the middle of
             return
         seen = join(self._seen(len(data.labels)))
         device, made = next(self.lines.buffers()).device, ~np.isnan(seen).any(axis=1)
-        corpora = [corpus for corpus, one in zip(data.corpora, made, strict=True) if one]
+        corpora = [corpus for corpus, is_made in zip(data.corpora, made, strict=True) if is_made]
         self.lines.update(torch.from_numpy(seen[made]).to(device), torch.from_numpy(data.labels[made]), corpora)
         self.seen, self.seen_in = None, -1
 
@@ -165,7 +165,7 @@ class BiasAware(TrainingLoss):
         self._recent = []
 
     def _seen(self, num_rows: int) -> np.ndarray:
-        """Predictions of this epoch, a row for each of the data set up to the last one seen or more, NaN where none was made."""
+        """Predictions of this epoch, `(num_rows or more, L)`, NaN where there is none."""
         recent = [(rows.cpu().numpy(), logits.cpu().numpy()) for rows, logits in self._recent]
         self._recent = []
         before = np.zeros((0, self.num_labels), np.float32) if self.seen is None else self.seen
@@ -179,6 +179,6 @@ class BiasAware(TrainingLoss):
 
 
 def _errors(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Errors `(B, L)`, 0 without a gradient where nothing is rated, and where something is."""
+    """Errors `(B, L)`, 0 without a gradient where nothing is rated; and a mask of what is rated."""
     rated = ~torch.isnan(labels)
     return logits - torch.where(rated, labels.to(logits.dtype), logits.detach()), rated

@@ -1,4 +1,4 @@
-"""Muon: momentum steps whose singular values are all made alike, for weights that are matrices or filters; AdamW for the rest.
+"""Muon: momentum steps whose singular values are made equal, for weights that are matrices or filters; AdamW for the rest.
 
 Source:   Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, https://kellerjordan.github.io/posts/muon/
 Differs:  the filters of convolutions are trained too, each as one row of a matrix; `torch.optim.Muon` takes matrices only.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-#: Of the polynomial that drives singular values to about 1, and how often it is applied.
+#: Coefficients of the polynomial that drives singular values to about 1, and how often it is applied.
 COEFFICIENTS, NUM_ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 #: Weights with fewer rows or columns, such as a layer that gives one score or filters over one channel, stay with AdamW.
 SMALLEST_SIDE = 10
@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
     """Trains parameter groups with `momentum` by Muon, those with `betas` by AdamW.
 
     Args:
-        groups (iterable of `dict`): Of [`muon_groups`].
+        groups (iterable of `dict`): Parameter groups from [`muon_groups`].
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]]):
@@ -88,10 +88,10 @@ def muon_groups(
 
     Args:
         model (`nn.Module`): Its trainable parameters are taken.
-        learning_rate, adam_learning_rate (`float`): Of Muon, of AdamW.
-        weight_decay (`float`): Of both, for the parameters named in `decayed`; of all if that is not given.
-        betas, eps: Of AdamW.
-        momentum (`float`): Of Muon.
+        learning_rate, adam_learning_rate (`float`): Learning rates of Muon and of AdamW.
+        weight_decay (`float`): Weight decay of both, for the parameters named in `decayed`, or for all if that is not given.
+        betas, eps: Options of AdamW.
+        momentum (`float`): Momentum of Muon.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed = None if decayed is None else set(decayed)
@@ -103,6 +103,6 @@ def muon_groups(
             continue
         is_matrix = weight.dim() > 1 and min(len(weight), weight[0].numel()) >= SMALLEST_SIDE and id(weight) not in embeddings
         decays = decayed is None or name in decayed
-        own = {"params": [], "weight_decay": weight_decay if decays else 0.0} | (muon if is_matrix else adam)
-        groups.setdefault((is_matrix, decays), own)["params"].append(weight)
+        new_group = {"params": [], "weight_decay": weight_decay if decays else 0.0} | (muon if is_matrix else adam)
+        groups.setdefault((is_matrix, decays), new_group)["params"].append(weight)
     return list(groups.values())

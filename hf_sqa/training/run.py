@@ -1,4 +1,4 @@
-"""From a recipe to a trained checkpoint: the model, the rows, the Trainer, and a folder that anything can load."""
+"""From a recipe to a trained checkpoint: the model, the rows, the Trainer, and a folder that loads everywhere."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ import numpy as np
 from hf_sqa.runs import RunMismatch, check_same_run, digest_of, locked, move_into, write_whole
 from hf_sqa.training.recipe import AugmentationOptions, Model, Recipe, load_recipe
 
-#: What a full disk, or a quota, sounds like from Python, Rust (safetensors) and C++ (torch).
+#: Messages of a full disk or quota from Python, Rust (safetensors) and C++ (torch).
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
 CHECKPOINTS, RESULT, RECIPE = "checkpoints", "training_result.json", "recipe.yaml"
-#: Clips that tell mean and deviation of mel bands.
+#: Clips over which mean and deviation of mel bands are measured.
 NUM_MEASURED = 256
 
 
@@ -33,7 +33,7 @@ class TrainingError(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by Ctrl-C; `checkpoint` is where it goes on."""
+    """Training was stopped by Ctrl-C; it resumes from `checkpoint`."""
 
     def __init__(self, checkpoint: Path | None):
         super().__init__("training was interrupted")
@@ -42,20 +42,20 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class TrainingResult:
-    """What came of a run; `training_result.json` in its folder.
+    """The result of a run; `training_result.json` in its folder.
 
     Args:
         output_dir (`Path`): Folder with the best weights, configuration, feature extractor, recipe and this result.
         metrics (`dict[str, float]`): Validation metrics of these weights: `eval_utt_srcc`, `eval_loss`, ...
-        num_train, num_validation (`int`): Rated rows.
-        best_step (`int`, *optional*): Optimiser steps to these weights; the last step without validation.
+        num_train, num_validation (`int`): Number of rated rows.
+        best_step (`int`, *optional*): Optimiser steps to these weights; all steps if there was no validation.
         num_steps (`int`): Optimiser steps in all.
-        num_processes (`int`): Processes that trained.
-        seconds (`float`): Time of this attempt.
-        excluded (`dict[str, int]`): Rows and recordings left out, by reason.
+        num_processes (`int`): Number of processes that trained.
+        seconds (`float`): Duration of this attempt.
+        excluded (`dict[str, int]`): Number of rows and recordings left out, by reason.
         failures (`dict[str, str]`): Recordings that could not be read, and why.
-        notes (`list[str]`): What else was said: clips cut, splits made.
-        history (`list[dict]`): What was logged: losses and metrics by step.
+        notes (`list[str]`): Remarks: clips cut, splits made.
+        history (`list[dict]`): Losses and metrics that were logged, by step.
         recipe_digest (`str`): Digits that differ where the recipe or the data of the run do.
     """
 
@@ -98,27 +98,27 @@ def run_recipe(
     noises: Any = None,
     trainer_class: Any = None,
 ) -> TrainingResult:
-    """Train.
+    """Train a model by a recipe.
 
-    A run that was cut short goes on from its newest complete checkpoint. A finished one is not repeated: its result is returned.
+    A run that was interrupted resumes from its newest complete checkpoint. A finished run is not repeated: its result is returned.
 
     Args:
-        recipe ([`Recipe`], path or `dict`): What to train, on what, how.
+        recipe ([`Recipe`], path or `dict`): The recipe.
         train_dataset, validation_dataset (`datasets.Dataset`, *optional*): Rows instead of those of the recipe, in the schema of
             `hf_sqa.data`. Without `validation_dataset` the recipe's `data.split` applies to `train_dataset`.
         model (*optional*): A model in memory instead of the recipe's.
-        resume (`bool`, *optional*, defaults to `True`): Whether to go on with, or return, what is in `output_dir`.
+        resume (`bool`, *optional*, defaults to `True`): Whether to resume the run in `output_dir`, or to return its result.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to delete a run of another recipe in `output_dir`.
         callbacks (*optional*): Callbacks of transformers' Trainer.
         announce (callable, *optional*): Takes lines about progress; standard error if not given.
-        trainer_class (*optional*): What to make the trainer with, in place of [`AudioQualityTrainer`].
         noises (*optional*): Recordings for the augmentation, instead of the folder of the recipe.
+        trainer_class (*optional*): Class of the trainer, instead of [`AudioQualityTrainer`].
 
     Raises:
         TypeError, ValueError: If the recipe, a label or an option cannot be used.
         RunMismatch: If `output_dir` holds another run; names what differs.
         Locked: If another process trains into it.
-        TrainingError: If memory or disk runs out, or the loss is no number.
+        TrainingError: If memory or disk runs out, or the loss is not a number.
         Interrupted: After Ctrl-C, when a checkpoint is saved.
     """
     from transformers.utils import logging
@@ -345,7 +345,7 @@ def _encoder_at_hand(name: str | None) -> Iterator[str | None]:
 
 
 def freeze(model: Any, patterns: Sequence[str]) -> None:
-    """Leave the parameters of modules as they are.
+    """Freeze modules by name.
 
     Raises:
         ValueError: If a pattern matches no module, or nothing is left to train.
@@ -377,7 +377,7 @@ def _training_options(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_trackers(asked: Any) -> None:
-    """Refuse a tracker that is not installed before anything is loaded; transformers would name it less helpfully, and later."""
+    """Refuse a tracker that is not installed, before anything is loaded."""
     for name in [asked] if isinstance(asked, str) else asked or []:
         if name in ("tensorboard", "trackio"):
             try:
@@ -389,7 +389,7 @@ def _check_trackers(asked: Any) -> None:
 
 
 def _measure_bands(model: Any, data: Any) -> None:
-    """Let a new student put its mel bands on one scale, that of some training clips."""
+    """Let a new student normalise its mel bands by some training clips."""
     rows = range(0, len(data), max(1, len(data) // NUM_MEASURED))
     waveforms = (data[row]["waveform"] for row in rows)
     model.measure_bands(waveform for waveform in waveforms if waveform is not None)

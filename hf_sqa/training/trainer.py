@@ -1,8 +1,8 @@
 """`AudioQualityTrainer`: the Trainer of transformers for rated speech.
 
-What it does beyond that one: it reads and cuts the audio, batches by length where padding would change a score, lets rows without
-some scores and recordings that cannot be read keep their place without adding to the loss, weights every process by what is rated
-in it, and validates every clip once, at utterance and system level.
+Beyond that, it reads and cuts the audio, batches by length where padding would change a score, keeps rows without some scores and
+recordings that cannot be read out of the loss, weights every process by its number of labels, and validates every clip once, at
+utterance and system level.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from hf_sqa.training.recipe import OrderOptions
 
 logger = logging.getLogger(__name__)
 
-#: What the collator adds for the trainer; the model never sees it.
+#: Keys that the collator adds for the trainer, not for the model.
 NOT_INPUTS = ("rows", "failures")
-#: With fewer systems a rank correlation over them says next to nothing: of two it is 1 or -1.
+#: With fewer systems a rank correlation says next to nothing: for two it is 1 or -1.
 MIN_SYSTEMS = 3
 
 
@@ -46,14 +46,14 @@ class AudioQualityTrainer(Trainer):
     """Trains any family on rated speech.
 
     Args:
-        model ([`AudioQualityPreTrainedModel`] or `PeftModel`): The model; its `config.score_names` are the columns of the labels.
+        model ([`AudioQualityPreTrainedModel`] or `PeftModel`): The model; its `config.score_names` are the columns of labels.
         args ([`AudioQualityTrainingArguments`]): Options.
         train_dataset, eval_dataset (`datasets.Dataset`, sequence of `dict` or [`RatedSpeech`]): Rows as `load_corpus` gives them.
-        processing_class (*optional*): The feature extractor; the one the model makes if not given.
+        processing_class (*optional*): The feature extractor; made by the model if not given.
         augmentation ([`Augmentation`], *optional*): Degradations for training.
-        loss (`LossOptions`, *optional*): The `loss` section of a recipe, where it is one that needs more than predictions and
-            labels; the model's own loss otherwise.
-        order (`OrderOptions`, *optional*): The `order` section of a recipe: groups of versions whose order is to be kept.
+        loss (`LossOptions`, *optional*): The section `loss` of a recipe. It matters where the loss needs more than predictions and
+            labels; else the loss inside the model is used.
+        order (`OrderOptions`, *optional*): The section `order` of a recipe: groups of versions whose order is to be kept.
         callbacks (*optional*): As for [`Trainer`].
 
     Attributes:
@@ -137,7 +137,7 @@ class AudioQualityTrainer(Trainer):
     # ---- Data
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of this process; the order follows from the seed and the epoch alone."""
+        """Batches of this process; their order follows from the seed and the epoch alone."""
         if self.train_dataset is None:
             raise ValueError("Expected `train_dataset` to train on, got none.")
         data: Any = self.train_dataset
@@ -179,7 +179,7 @@ class AudioQualityTrainer(Trainer):
         return self.get_eval_dataloader(test_dataset)
 
     def _loader(self, data: RatedSpeech, batches: EpochBatches, collator: AudioQualityCollator) -> DataLoader:
-        # Not prepared by Accelerate: the batches are divided among the processes already.
+        # Not prepared by Accelerate: the batches are already divided among the processes.
         workers = self.args.dataloader_num_workers
         loader = DataLoader(
             data,
@@ -190,7 +190,7 @@ class AudioQualityTrainer(Trainer):
             persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             worker_init_fn=_ignore_interrupts if workers else None,
-            generator=torch.Generator().manual_seed(0),  # or making an iterator would draw from the model's
+            generator=torch.Generator().manual_seed(0),  # else making an iterator would draw from the global generator
         )
         loader.set_epoch = batches.set_epoch  # type: ignore[attr-defined]  # called by the Trainer
         return loader
@@ -210,7 +210,7 @@ class AudioQualityTrainer(Trainer):
     # ---- Loss
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Mean over what is rated in the batches of all processes."""
+        """Mean loss over all labels in the batches of all processes."""
         inputs = dict(inputs)
         rows, failures = (inputs.pop(name, None) for name in NOT_INPUTS)
         self._note(failures)
@@ -244,20 +244,21 @@ class AudioQualityTrainer(Trainer):
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch that the next step belongs to."""
+        """Number of the epoch of the next step."""
         return int((self.state.epoch or 0) + 1e-9)
 
     def _share(self, labels: torch.Tensor) -> torch.Tensor:
-        """Rated labels here over the mean of all processes: their gradients are averaged, and they need not have equally many.
+        """Labels in this process over their mean in all processes: gradients are averaged over processes, not over labels.
 
         On the way the processes agree on whether Ctrl-C was pressed: all have to stop after the same step.
         """
-        interrupts = [one for one in self.callback_handler.callbacks if isinstance(one, Interrupt)]
-        rated = (~torch.isnan(labels)).sum().float()
-        told = self.accelerator.gather(torch.stack([rated, rated.new_tensor(any(one.requested for one in interrupts))])[None])
+        interrupts = [callback for callback in self.callback_handler.callbacks if isinstance(callback, Interrupt)]
+        num_rated = (~torch.isnan(labels)).sum().float()
+        is_interrupted = num_rated.new_tensor(any(interrupt.requested for interrupt in interrupts))
+        gathered = self.accelerator.gather(torch.stack([num_rated, is_interrupted])[None])
         for interrupt in interrupts:
-            interrupt.agreed = bool(told[:, 1].any())
-        return rated / told[:, 0].mean().clamp(min=1e-6)
+            interrupt.agreed = bool(gathered[:, 1].any())
+        return num_rated / gathered[:, 0].mean().clamp(min=1e-6)
 
     def _note(self, failures: list[tuple[str, str, str]] | None) -> None:
         for source, code, message in failures or []:
@@ -358,7 +359,7 @@ class AudioQualityTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Score every row once and compare with its labels, whatever the number of processes.
+        """Score every row once, whatever the number of processes, and compare with the labels.
 
         Returns:
             `EvalLoopOutput`: `predictions` and `label_ids` `(num_rows, num_labels)` in the order of the rows, NaN where a recording
@@ -393,7 +394,7 @@ class AudioQualityTrainer(Trainer):
         return EvalLoopOutput(predictions=predictions, label_ids=data.labels, metrics=metrics, num_samples=len(data))
 
     def joined(self, values: np.ndarray) -> np.ndarray:
-        """Arrays `(num_rows, num_labels)` of all processes in one: every row was filled in one of them, NaN elsewhere."""
+        """Merge arrays `(num_rows, num_labels)` of all processes: each row is filled in one of them, and NaN in the others."""
         if self.args.world_size == 1:
             return values
         parts = self.accelerator.gather(torch.from_numpy(values)[None].to(self.args.device)).cpu().numpy()
@@ -402,7 +403,7 @@ class AudioQualityTrainer(Trainer):
 
 
 class _BeginsEpochs(TrainerCallback):
-    """Tells the loss that an epoch begins."""
+    """Announces every epoch to the loss."""
 
     def __init__(self, trainer: AudioQualityTrainer):
         self._trainer = trainer
@@ -426,15 +427,15 @@ def validation_metrics(predictions: np.ndarray, data: RatedSpeech, score_names: 
     }
     if len(each) == 1:
         return each[score_names[0]]
-    metrics = {f"{score}_{name}": value for score, found in each.items() for name, value in found.items()}
+    metrics = {f"{score}_{name}": value for score, agreed in each.items() for name, value in agreed.items()}
     for name in each[score_names[0]]:
-        values = [found[name] for found in each.values() if not math.isnan(found[name])]
+        values = [agreed[name] for agreed in each.values() if not math.isnan(agreed[name])]
         metrics[name] = math.nan if not values else sum(values) if name.startswith("num_") else sum(values) / len(values)
     return metrics
 
 
 def choose_metric(data: Any) -> str:
-    """The metric for the best checkpoint: over systems where there are enough of them, over clips otherwise."""
+    """The metric for the best checkpoint: over systems if there are enough of them, else over clips."""
     data = next(iter(data.values())) if isinstance(data, Mapping) else data
     if _is_constant(data):
         return "utt_mse"
@@ -447,8 +448,8 @@ def base_model(model: Any) -> Any:
 
 
 def frozen_modules(model: Any) -> list[torch.nn.Module]:
-    """Outermost modules of which nothing is trained: without dropout, and with the statistics of their norms as they are."""
-    found: list[torch.nn.Module] = []
+    """Outermost modules without trained weights. They train without dropout, and keep the statistics of their norms."""
+    frozen: list[torch.nn.Module] = []
     names: list[str] = []
     for name, module in model.named_modules():
         if not name or any(name.startswith(f"{outer}.") for outer in names):
@@ -456,8 +457,8 @@ def frozen_modules(model: Any) -> list[torch.nn.Module]:
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             names.append(name)
-            found.append(module)
-    return found
+            frozen.append(module)
+    return frozen
 
 
 def _is_constant(data: RatedSpeech) -> bool:
@@ -486,6 +487,6 @@ def _warn_of_undefined_metrics(data: Any, metric: str | None) -> None:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C is for the process that trains, which stops its workers itself."""
+    """Leave Ctrl-C to the process that trains, which stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
