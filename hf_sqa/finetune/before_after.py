@@ -1,4 +1,4 @@
-"""Before and after: agreement with listeners on held-out clips, with intervals, and what follows from it. NumPy and SciPy only."""
+"""Before and after: agreement with listeners on held-out clips, with intervals, and a recommendation. NumPy and SciPy only."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from hf_sqa.metrics import Comparison, Interval, bootstrap_agreement, compare_mo
 
 METRICS = ("utt_lcc", "utt_srcc", "utt_rmse")
 NUM_DRAWS = 10_000
-#: The field's shape for a rank and an error: what `utt_srcc` is called where people read it.
-TITLES = {"utt_lcc": "LCC", "utt_srcc": "SRCC", "utt_rmse": "RMSE"}
-#: An interval from fewer units is itself a guess; from fewer than the second number it shows nothing.
+#: An interval from fewer units is rough; from fewer than the second number it shows nothing.
 FEW_UNITS, MIN_UNITS = 10, 5
 
 
@@ -32,11 +30,11 @@ def compare_before_after(
 
     Args:
         predictions (`dict`): `"before"` and `"after"`, of shape `(num_clips,)`, NaN where a clip was not scored or not held out;
-            optionally `"calibrated"`, the original behind a first-order mapping: what a model gains without being trained.
+            optionally `"calibrated"`, the original with a first-order mapping, which needs no training.
         labels (`np.ndarray` of shape `(num_clips,)`): NaN where unrated.
-        groups (sequence of `str`, *optional*): Drawn as one, because their clips resemble each other.
-        calibration (`str`, *optional*): Order of the mapping if `after` is no more than that.
-        seed (`int`, *optional*, defaults to 0): Of the draws.
+        groups (sequence of `str`, *optional*): Group of every clip; groups are drawn whole, because their clips are alike.
+        calibration (`str`, *optional*): Order of the mapping, if `after` is a calibration.
+        seed (`int`, *optional*, defaults to 0): Seed of the draws.
         num_draws (`int`, *optional*, defaults to 10000): Bootstrap draws.
 
     Returns:
@@ -50,8 +48,8 @@ def compare_before_after(
     clusters = None if groups is None else [group for group, kept in zip(groups, judged, strict=True) if kept]
     agreement = {
         name: {
-            metric: _told_interval(one)
-            for metric, one in bootstrap_agreement(
+            metric: _interval(interval)
+            for metric, interval in bootstrap_agreement(
                 values, truth, metrics=METRICS, clusters=clusters, num_draws=num_draws, rng=seed
             ).items()
         }
@@ -60,17 +58,18 @@ def compare_before_after(
 
     def compared(metric: str, against: str) -> Comparison:
         names = ("after", against)
-        found = compare_models(
+        comparison = compare_models(
             given["after"], given[against], truth, metric=metric, names=names, clusters=clusters, num_draws=num_draws, rng=seed
         )
-        # Draws of few units are few: their interval ends at the last draw, short of what the p-value says.
-        shown = found.p_value < 1 - found.difference.confidence_level and found.difference.num_units >= MIN_UNITS
-        return found if shown else replace(found, better=None)
+        # Few units have few different draws, and their interval may exclude 0 where the p-value shows nothing.
+        difference = comparison.difference
+        is_shown = comparison.p_value < 1 - difference.confidence_level and difference.num_units >= MIN_UNITS
+        return comparison if is_shown else replace(comparison, better=None)
 
     against_before = {metric: compared(metric, "before") for metric in METRICS}
-    comparisons = {metric: _told(one) for metric, one in against_before.items()}
+    comparisons = {metric: _comparison(comparison) for metric, comparison in against_before.items()}
     if "calibrated" in given:
-        comparisons["utt_rmse against calibrated"] = _told(compared("utt_rmse", "calibrated"))
+        comparisons["utt_rmse against calibrated"] = _comparison(compared("utt_rmse", "calibrated"))
     recommendation, verdict = _recommendation(against_before, comparisons, calibration)
     num_units = against_before["utt_rmse"].difference.num_units
     return {
@@ -89,25 +88,25 @@ def _recommendation(
     comparisons: Mapping[str, Any],
     calibration: str | None,
 ) -> tuple[str, str]:
-    """What to do, and why. Ranks decide, then errors; a calibration cannot move ranks."""
+    """`"use"` or `"keep"`, and why. Ranks decide first, then errors; a calibration does not change ranks."""
     rank, error = against_before["utt_srcc"], against_before["utt_rmse"]
-    told_rank = f"SRCC {rank.value_b:.3f} before, {rank.value_a:.3f} after, {_chance(rank)}"
-    told_error = f"RMSE {error.value_b:.3f} before, {error.value_a:.3f} after, {_chance(error)}"
+    about_rank = f"SRCC {rank.value_b:.3f} before, {rank.value_a:.3f} after, {_chance(rank)}"
+    about_error = f"RMSE {error.value_b:.3f} before, {error.value_a:.3f} after, {_chance(error)}"
     if error.difference.num_units < MIN_UNITS:
         return "keep", (
             f"Keep the original for now: {error.difference.num_units} independent units were held out, from which no gain can be "
-            f"shown ({told_rank}; {told_error}). Rate clips of more groups, or cross-fit (`--folds 5`)."
+            f"shown ({about_rank}; {about_error}). Rate clips of more groups, or cross-fit (`--folds 5`)."
         )
     if calibration is not None:
         if error.better == "after":
-            return "use", f"Use the calibrated model: its scores lie closer to your listeners ({told_error}); ranks stay."
+            return "use", f"Use the calibrated model: its scores lie closer to your listeners ({about_error}); ranks stay."
         if error.value_a >= error.value_b:
-            return "keep", f"Keep the original: calibration brought its scores no closer to your listeners ({told_error})."
-        return "keep", f"Keep the original: no gain is shown ({told_error}). More rated clips would tell."
+            return "keep", f"Keep the original: calibration brought its scores no closer to your listeners ({about_error})."
+        return "keep", f"Keep the original: no gain is shown ({about_error}). More rated clips would tell."
     if rank.better == "before" or error.better == "before":
-        return "keep", f"Keep the original: the fine-tuned model agrees less with your listeners ({told_rank}; {told_error})."
+        return "keep", f"Keep the original: the fine-tuned model agrees less with your listeners ({about_rank}; {about_error})."
     if rank.better == "after":
-        return "use", f"Use the fine-tuned model: it ranks recordings better ({told_rank}; {told_error})."
+        return "use", f"Use the fine-tuned model: it ranks recordings better ({about_rank}; {about_error})."
     if error.better == "after":
         line = comparisons.get("utt_rmse against calibrated")
         if (
@@ -117,15 +116,15 @@ def _recommendation(
         ):
             return "keep", (
                 "Keep the original and calibrate it (`--calibrate first`): the fine-tuned model's scores lie closer to your "
-                f"listeners ({told_error}), but most of that a straight line behind the original does too (RMSE "
-                f"{line['value_b']:.3f}), and that it ranks recordings better is not shown ({told_rank})."
+                f"listeners ({about_error}), but a straight line fitted to the original's scores gains most of that too (RMSE "
+                f"{line['value_b']:.3f}), and that it ranks recordings better is not shown ({about_rank})."
             )
         return "use", (
-            f"Use the fine-tuned model: its scores lie closer to your listeners ({told_error}); that it ranks recordings better is "
-            f"not shown ({told_rank})."
+            f"Use the fine-tuned model: its scores lie closer to your listeners ({about_error}); that it ranks recordings better "
+            f"is not shown ({about_rank})."
         )
     return "keep", (
-        f"Keep the original: the gain is not significant ({told_rank}; {told_error}). The difference may be chance; more rated "
+        f"Keep the original: the gain is not significant ({about_rank}; {about_error}). The difference may be chance; more rated "
         "clips, of more groups, would tell."
     )
 
@@ -144,13 +143,13 @@ def _remarks(num_units: int, grouped: bool, agreement: Mapping[str, Any]) -> lis
         units = "groups" if grouped else "clips"
         worth = "show nothing" if num_units < MIN_UNITS else "are rough themselves"
         remarks.append(f"Intervals and p-values come from {num_units} {units} only and {worth}.")
-    if any(one["value"] is None for one in agreement["before"].values()):
+    if any(interval["value"] is None for interval in agreement["before"].values()):
         remarks.append("A correlation is undefined because labels or scores of the held-out clips do not differ.")
     return remarks
 
 
-def _told_interval(interval: Interval) -> dict[str, float | None]:
-    """Of too few units no interval: drawn from themselves they agree too well with each other."""
+def _interval(interval: Interval) -> dict[str, float | None]:
+    """Without ends where there are too few units: drawn from these few, samples agree too well."""
     known = interval.num_units >= MIN_UNITS
     return {
         "value": _number(interval.value),
@@ -159,11 +158,11 @@ def _told_interval(interval: Interval) -> dict[str, float | None]:
     }
 
 
-def _told(comparison: Comparison) -> dict[str, Any]:
-    told = asdict(comparison)
-    difference = told.pop("difference")
-    told |= {"difference": difference["value"], "low": difference["low"], "high": difference["high"]}
-    return {name: _number(value) if isinstance(value, float) else value for name, value in told.items()}
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    values = asdict(comparison)
+    difference = values.pop("difference")
+    values |= {"difference": difference["value"], "low": difference["low"], "high": difference["high"]}
+    return {name: _number(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _number(value: float) -> float | None:

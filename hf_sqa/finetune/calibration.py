@@ -1,7 +1,7 @@
-"""Calibration: bring a model's scores to the scale of one listening test, from some twenty rated clips and without training.
+"""Calibration: map a model's scores to the scale of one listening test, from some twenty rated clips, without training.
 
-The monotonic mapping of ITU-T P.1401, first or third order, fitted by `hf_sqa.metrics.fit_mapping` and kept in the configuration of
-the checkpoint (`score_mapping`). It repairs offset, slope and curvature, never ranks. NumPy only.
+The mapping is that of ITU-T P.1401, monotonic, of first or third order, fitted by `hf_sqa.metrics.fit_mapping` and kept in the
+configuration of the checkpoint (`score_mapping`). It corrects offset, slope and curvature, never ranks. NumPy only.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 from hf_sqa.blocks.score_mapping import apply_score_mapping, check_score_mapping
 from hf_sqa.metrics import fit_mapping
 
-#: A line has two numbers to find, a rising cubic four: this many clips for each is little, but it is something.
+#: Fewest clips for a mapping: three for each of the two numbers of a line, or of the four of a cubic.
 MIN_CLIPS = {"first": 6, "third": 12}
-#: A mapping that rises by less than this share of the range it is fitted on says nothing about a recording.
+#: A mapping that rises by less than this share of the range of scores would give all recordings one score.
 MIN_RISE = 1e-3
 
 
@@ -61,7 +61,7 @@ def fit_score_mapping(predictions: ArrayLike, labels: ArrayLike, order: str = "f
 
 
 def cross_fitted_mapping(predictions: ArrayLike, labels: ArrayLike, folds: ArrayLike, order: str = "first") -> np.ndarray:
-    """Mapped predictions, each by a mapping fitted without the fold it lies in: what calibration gives clips it has not seen.
+    """Predictions, each mapped by a fit without its own fold: what calibration gives for clips that it has not seen.
 
     Args:
         predictions (array of shape `(num_clips,)`): Scores as the model gives them; NaN stays NaN.
@@ -81,14 +81,14 @@ def cross_fitted_mapping(predictions: ArrayLike, labels: ArrayLike, folds: Array
 
 
 def make_folds(labels: ArrayLike, num_folds: int, *, groups: Sequence[str] | None = None, seed: int = 0) -> np.ndarray:
-    """Number of the fold of every clip, 0 to `num_folds - 1`; scores alike in all folds, no group in two.
+    """Number of the fold of every clip, 0 to `num_folds - 1`; the folds have similar scores, and no group is in two.
 
     Without groups the clips are sorted by label and each `num_folds` neighbours are dealt out at random. With groups the largest
     groups come first, and each goes to the fold that has the fewest clips so far.
 
     Args:
         labels (array of shape `(num_clips,)`): Labels, without NaN.
-        num_folds (`int`): How many; not more than there are clips, or groups.
+        num_folds (`int`): Number of folds; at most that of clips, or groups.
         groups (sequence of `str`, *optional*): Group of every clip.
         seed (`int`, *optional*, defaults to 0): The same seed gives the same folds.
 
@@ -111,7 +111,7 @@ def make_folds(labels: ArrayLike, num_folds: int, *, groups: Sequence[str] | Non
     sizes = np.bincount(codes)
     fold_of_group, filled = np.empty(len(names), int), np.zeros(num_folds, int)
     for group in np.lexsort((rng.random(len(names)), -sizes)):
-        # An empty fold first: a fold without a group would be no fold.
+        # The smallest comes first, so no fold stays empty.
         fold = int(np.argmin(filled))
         fold_of_group[group] = fold
         filled[fold] += sizes[group]

@@ -1,4 +1,4 @@
-"""The folder that fine-tuning leaves: checkpoint, adapter, report, and every clip's scores before and after."""
+"""The folder of a fine-tuning: checkpoint, adapter, report, and the scores of every clip before and after."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def write_checkpoint(
         extractor.save_pretrained(unfinished / "adapter")
         path = unfinished / "adapter" / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        # Whoever loads the adapter looks there for the rest: an id of the Hub, or a folder by its whole path.
+        # Where the base is found when the adapter is loaded: an id on the Hub, or the absolute path of a folder.
         config["base_model_name_or_path"] = str(Path(checkpoint).absolute()) if Path(checkpoint).is_dir() else base_name
         write_whole(path, json.dumps(config, indent=1))
     move_into(unfinished, folder)

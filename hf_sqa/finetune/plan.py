@@ -1,7 +1,7 @@
 """Which clips train, which choose the epoch, which judge: parts of a small listening test without leaks.
 
-A talker, system or source on both sides makes held-out numbers too good. So whole groups are held out; where there are too few
-clips or groups to spare some for good, every clip is judged in its turn by a model that has not met its group (cross-fitting).
+A talker, system or source on both sides makes held-out numbers too good, so whole groups are held out. Where there are too few
+clips or groups to set some aside, every clip is judged by a model that was trained without its group (cross-fitting).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from hf_sqa.data.schema import TEXT_COLUMNS
 from hf_sqa.data.splits import stratified_split
 from hf_sqa.finetune.calibration import MIN_CLIPS as MIN_CLIPS_TO_CALIBRATE, make_folds
 
-#: What clips may have in common, the likeliest leak first.
+#: Columns whose values clips may share, the likeliest leak first.
 GROUP_COLUMNS = ("talker_id", "source_id", "system_id")
-#: Fewer clips teach and judge nothing.
+#: Fewer clips are refused.
 MIN_CLIPS = 10
-#: From so many clips and groups on, a fifth held out gives an interval worth reading; below, cross-fitting does.
+#: With so many clips and groups a fifth is held out; with fewer its interval would be too wide, and the evaluation is cross-fitted.
 MIN_CLIPS_TO_HOLD_OUT, MIN_GROUPS_TO_HOLD_OUT = 300, 25
 NUM_FOLDS, CALIBRATION_FOLDS = 5, 10
 HELD_OUT_SHARE = 0.2
@@ -32,7 +32,7 @@ HELD_OUT_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Part:
-    """One training: row numbers to train on, to choose the epoch by, and to judge."""
+    """Row numbers of one training: to train on, to choose the epoch by, and to judge."""
 
     name: str
     train: np.ndarray
@@ -46,9 +46,9 @@ class Plan:
 
     Args:
         kind (`str`): `"holdout"`, `"crossfit"` or `"table"` (a table of held-out clips was given).
-        parts (`list[Part]`): A training each.
-        final (`Part`, *optional*): The training of the model that is kept, on all clips; `None` if it is that of the one part.
-        sentence (`str`): What is done, in words.
+        parts (`list[Part]`): One for each training.
+        final (`Part`, *optional*): The training of the model that is kept, on all clips; `None` if the only part gives it.
+        sentence (`str`): The plan in words.
         remarks (`list[str]`): What a reader of the numbers must know.
     """
 
@@ -236,7 +236,7 @@ def shared_values(data: Any, first: np.ndarray, second: np.ndarray, group: str |
 
 
 def content_digest(audio: Any) -> str | None:
-    """Digest of a recording's file as it is; `None` where there is no file to read."""
+    """Digest of a recording's file; `None` where there is no file to read."""
     if isinstance(audio, dict):
         if audio.get("bytes"):
             return hashlib.blake2b(audio["bytes"], digest_size=16).hexdigest()
@@ -248,18 +248,18 @@ def content_digest(audio: Any) -> str | None:
 
 
 def repeated_recordings(digests: Sequence[str | None]) -> list[list[int]]:
-    """Rows whose files have the same content, a list for each such content."""
+    """Lists of rows whose files have the same content."""
     rows: dict[str, list[int]] = {}
     for row, digest in enumerate(digests):
         if digest is not None:
             rows.setdefault(digest, []).append(row)
-    return [found for found in rows.values() if len(found) > 1]
+    return [same for same in rows.values() if len(same) > 1]
 
 
 def _split(
     rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in two parts, the second with about the share asked for; whole groups where there are any."""
+    """Rows in two parts, the second with about the given share; groups are not divided."""
     data: dict[str, Any] = {"mos": np.nan_to_num(labels[rows], nan=float(np.nanmean(labels)))}
     if groups is not None:
         data["group"] = groups[rows]
@@ -272,7 +272,7 @@ def _split(
 def _with_validation(
     rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Rows to train on and to choose the epoch by, and what to say about them."""
+    """Rows to train on, rows to choose the epoch by, and remarks about them."""
     num_groups = 0 if groups is None else len(np.unique(groups[rows]))
     by_group = groups is not None and num_groups >= 3
     share = max(HELD_OUT_SHARE, 2 / max(len(rows), 1))

@@ -41,7 +41,7 @@ class RatedClips:
         at_least: int,
         name: str = "clips",
     ) -> RatedClips:
-        """The rows that are rated and can be read; the others are named in `excluded`."""
+        """Read the rows that are rated and readable; the others are listed in `excluded`."""
         labels = np.array([[math.nan if label is None else label for label in data[score]] for score in scores], np.float64).T
         kept: list[int] = []
         excluded: list[dict[str, str]] = []
@@ -73,14 +73,14 @@ class RatedClips:
         return RatedClips(self.data.select(list(rows)), self.labels[list(rows)], groups, self.excluded)
 
     def rows(self, numbers: np.ndarray, anchors: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Rows for the trainer, the scores that nobody rated filled with `anchors`, each `(num_clips,)`."""
+        """Rows for the trainer; scores that nobody rated get the labels in `anchors`, each `(num_clips,)`."""
         rows = self.data.select(numbers.tolist()).to_list()
         for row, number in zip(rows, numbers.tolist(), strict=True):
             row |= {name: float(values[number]) for name, values in anchors.items()}
         return rows
 
     def without_those_of(self, other: RatedClips) -> tuple[RatedClips, list[str]]:
-        """These clips less those that are held out too, by the content of their files."""
+        """These clips without those that are held out too, by the content of their files."""
         theirs = set(other.digests) - {None}
         rows = [row for row, digest in enumerate(self.digests) if digest not in theirs]
         if len(rows) == len(self):
