@@ -25,7 +25,7 @@ SHARED_PARAMETERS = {
     "waveform": "`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.",
     "sampling_rate": "`int`): Its rate in Hz.",
     "snr_db": "`float`): Speech power over noise power, in dB, -60 to 120.",
-    "rng": "`np.random.Generator`): Source of chance.",
+    "rng": "`np.random.Generator`): Source of randomness.",
     "speech_level": '`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].',
     "loss_share": "`float`, *optional*, defaults to `0.0`): Expected share of lost frames, concealed by the decoder, 0 to 0.99.",
     "mean_burst_packets": "`float`, *optional*): Expected number of frames lost in a row; independent losses if not given.",
@@ -81,7 +81,11 @@ def degradation(*, requires: Requirement | None = None, **ranges: tuple[float, f
 
 def _documented(function: Callable[..., Any]) -> str:
     """The docstring of a kind with the parameters that it shares with others."""
-    start, title, rest = (inspect.getdoc(function) or "").partition("\nArgs:\n")
+    documentation = inspect.getdoc(function) or ""
+    if "\nArgs:\n" not in documentation:
+        description, raises, errors = documentation.partition("\n\nRaises:")
+        documentation = f"{description}\n\nArgs:\n{raises}{errors}"
+    start, title, rest = documentation.partition("\nArgs:\n")
     arguments, gap, end = rest.partition("\n\n")
     shared = {
         name: f"    {name} ({meaning}"
@@ -89,7 +93,7 @@ def _documented(function: Callable[..., Any]) -> str:
         if name in inspect.signature(function).parameters and f"    {name} (" not in arguments
     }
     first = [shared.pop(name) for name in ("waveform", "sampling_rate", "snr_db") if name in shared]
-    return start + title + "\n".join([*first, arguments, *shared.values()]) + gap + end
+    return start + title + "\n".join(filter(None, [*first, arguments, *shared.values()])) + gap + end
 
 
 def checked_waveform(waveform: Any) -> np.ndarray:

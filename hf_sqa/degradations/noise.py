@@ -136,8 +136,6 @@ def pink_noise(
 ) -> np.ndarray:
     """Add pink noise: equal power in every octave from 20 Hz up, 3 dB less per octave in density.
 
-    Args:
-
     Raises:
         ValueError: If the waveform is silent.
     """

@@ -28,7 +28,7 @@ def draw_losses(num_packets: int, *, loss_share: float, mean_burst_packets: floa
         loss_share (`float`): Expected share of lost packets, 0 to below 1.
         mean_burst_packets (`float`): Expected number of packets lost in a row, 1 or more. Losses that fall independently of one
             another have `1 / (1 - loss_share)`, and nothing below it can be had without losses that avoid each other.
-        rng (`np.random.Generator`): Source of chance.
+        rng (`np.random.Generator`): Source of randomness.
 
     Returns:
         `np.ndarray` of shape `(num_packets,)`: `True` where a packet is lost.
