@@ -7,7 +7,7 @@ import scipy.fft
 
 from hf_sqa.degradations.kind import check_range, degradation
 
-#: Both ends are continued by this much before filtering, so that the end of a recording does not leak into its beginning.
+#: Reflected samples at both ends while filtering, so that the end of a recording does not leak into its beginning.
 PADDING_SECONDS = 0.1
 
 

@@ -20,7 +20,7 @@ def chop(
     mode: Literal["zeros", "previous"] = "zeros",
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Replace stretches of equal length, one at a random place of every `1 / chops_per_second` seconds.
+    """Replace stretches of equal length, one at a random place in every `1 / chops_per_second` seconds.
 
     Args:
         chops_per_second (`float`): How many stretches a second, 0.1 to 50; TCD-VoIP has 1 to 6.

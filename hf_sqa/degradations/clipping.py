@@ -1,4 +1,4 @@
-"""Clipping: at a level, of a share of the samples, or softly."""
+"""Clipping at a level, clipping of a share of the samples, and soft clipping."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_sqa.degradations.kind import degradation, note
 
 @degradation(level=(1e-6, 1))
 def clip_level(waveform: np.ndarray, sampling_rate: int, *, level: float, record: dict[str, Any] | None = None) -> np.ndarray:
-    """Cut off whatever exceeds a level.
+    """Clip samples beyond a level.
 
     Args:
         level (`float`): Largest magnitude that passes, in full scales: above 0, to 1.
@@ -23,7 +23,7 @@ def clip_level(waveform: np.ndarray, sampling_rate: int, *, level: float, record
 
 @degradation(share=(0, 0.999))
 def clip_share(waveform: np.ndarray, sampling_rate: int, *, share: float, record: dict[str, Any] | None = None) -> np.ndarray:
-    """Cut off the loudest samples, a given share of all.
+    """Clip a given share of the samples, the loudest ones.
 
     Args:
         share (`float`): Share of the samples to be cut off, 0 to below 1; 0.05 is clearly heard.

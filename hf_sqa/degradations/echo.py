@@ -1,4 +1,4 @@
-"""Echo: the recording comes back, later and softer."""
+"""Echo: delayed and softer copies of the recording."""
 
 from __future__ import annotations
 

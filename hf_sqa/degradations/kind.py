@@ -18,7 +18,7 @@ Requirement = Callable[[Mapping[str, Any]], object]
 
 #: Every kind by name, in the order in which the modules are imported.
 KINDS: dict[str, Callable[..., np.ndarray]] = {}
-#: For kinds that need an optional library.
+#: What to call before a kind that needs an optional library.
 REQUIREMENTS: dict[str, Requirement] = {}
 #: What parameters mean in every kind that has them and does not say otherwise; added to its docstring.
 SHARED_PARAMETERS = {
@@ -97,7 +97,7 @@ def _documented(function: Callable[..., Any]) -> str:
 
 
 def checked_waveform(waveform: Any) -> np.ndarray:
-    """Return `waveform` as a float32 array of shape `(num_samples,)`, or say what is wrong with it."""
+    """Return `waveform` as a float32 array of shape `(num_samples,)`, or raise an error that says what is wrong."""
     waveform = np.asarray(waveform)
     if not np.issubdtype(waveform.dtype, np.floating):
         raise TypeError(
@@ -128,7 +128,7 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Refuse what is no number, and a number outside `[low, high]`, NaN included."""
+    """Refuse anything but a number in `[low, high]`; NaN is refused."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise ValueError(f"Expected `{name}` to be a number, got {value!r}.")
     if not low <= value <= high:

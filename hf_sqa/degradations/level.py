@@ -1,4 +1,4 @@
-"""Level: how loud a recording is (whole file, peak, or active speech after ITU-T P.56), and setting it."""
+"""Level of a recording (whole file, peak, or active speech by ITU-T P.56), and kinds that set it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The modulated noise reference unit of ITU-T P.810: noise that is as loud as the speech, sample by sample."""
+"""The modulated noise reference unit of ITU-T P.810: noise multiplied by the speech."""
 
 from __future__ import annotations
 

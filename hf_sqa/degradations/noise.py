@@ -39,7 +39,7 @@ class RecordingFolder:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise ValueError(f"Expected a folder of recordings, got {str(folder)!r}, which is none.")
+            raise ValueError(f"Expected a folder of recordings, got {str(folder)!r}, which is not a folder.")
         self.names = sorted(Path(path).relative_to(self.folder).as_posix() for path in find_recordings(self.folder))
         if not self.names:
             raise ValueError(
@@ -120,7 +120,7 @@ def white_noise(
 
 
 def bandwidth_offset_db(sampling_rate: int, noise_bandwidth_hz: float | None) -> float:
-    """How much softer white noise becomes when all above half the sampling rate is left out, in dB, 0 or more."""
+    """Power that white noise loses when everything above half the sampling rate is left out, in dB, 0 or more."""
     if noise_bandwidth_hz is None:
         return 0.0
     if noise_bandwidth_hz < sampling_rate / 2:
@@ -232,7 +232,7 @@ def _disguised(voice: np.ndarray, backwards: bool, rng: np.random.Generator) -> 
 
 
 def _excerpt(recording: np.ndarray, num_samples: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Cut a stretch from a random place and its first sample; a recording that is too short is repeated."""
+    """A stretch from a random place, and its first sample; a recording that is too short is repeated."""
     start = (
         int(rng.integers(max(len(recording) - num_samples, 0) + 1))
         if len(recording) >= num_samples
@@ -253,9 +253,9 @@ def fluctuating_noise(
     speech_level: SpeechLevel = "whole_file",
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Add synthetic non-stationary noise: two coloured noises, tilted by 0 to -9 dB per octave, that rise and fall on their own.
+    """Add synthetic non-stationary noise: two coloured noises, tilted by 0 to -9 dB per octave, that rise and fall independently.
 
-    It stands in for recorded noise where none is at hand. Levels follow smooth random curves with about one turn a second.
+    A substitute for recorded noise. Levels follow smooth random curves with about one turn a second.
 
     Args:
         snr_db (`float`): Speech power over noise power, in dB, -60 to 120, both averaged over the recording.
@@ -268,11 +268,11 @@ def fluctuating_noise(
     noise = np.zeros(len(waveform), np.float32)
     tilts = rng.uniform(-9, 0, 2)
     for tilt in tilts:
-        one = _coloured(len(waveform), sampling_rate, tilt, rng)
+        coloured = _coloured(len(waveform), sampling_rate, tilt, rng)
         turns = rng.standard_normal(len(waveform) // sampling_rate * 2 + 4)
         seconds = np.arange(len(waveform)) / sampling_rate + rng.uniform()
         curve_db = fluctuation_db * np.interp(seconds, np.arange(len(turns)) / 2, turns)
-        noise += one / (one.std() + 1e-12) * (10 ** (curve_db / 20)).astype(np.float32)
+        noise += coloured / (coloured.std() + 1e-12) * (10 ** (curve_db / 20)).astype(np.float32)
     note(record, tilts_db_per_octave=[round(float(tilt), 2) for tilt in tilts])
     return add_noise(waveform, noise, sampling_rate, snr_db=snr_db, speech_level=speech_level)
 

@@ -1,4 +1,4 @@
-"""What noise suppression leaves behind: muffled speech, holes, and musical noise."""
+"""Artefacts of noise suppression: muffled speech, holes, and musical noise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def spectral_subtraction(
 ) -> np.ndarray:
     """Subtract the power spectrum of the pauses from every frame (Berouti 1979): isolated peaks of noise remain as musical tones.
 
-    Apply it to noisy speech. Of clean speech it takes away what is softer than its own background. Silence stays silent.
+    Apply it to noisy speech. In clean speech it removes what is softer than the background. Silence stays silent.
 
     Args:
         waveform (`np.ndarray` of shape `(num_samples,)`): Noisy speech, nominally in `[-1, 1]`.

@@ -1,4 +1,4 @@
-"""Packet loss between coder and listener, with what a receiver plays in place of what is missing.
+"""Packet loss, and the concealment by which a receiver fills the gaps.
 
 Losses follow a two-state Markov chain (Gilbert), given by its share and its mean burst. Concealment is pitch waveform substitution
 as in ITU-T G.711 Appendix I; the speech coders Opus, AMR and Speex conceal by their own decoders, see `hf_sqa.degradations.codec`.
@@ -87,7 +87,7 @@ def packet_loss(
 
 
 def independent_burst(loss_share: float) -> float:
-    """Mean burst of losses that do not depend on one another."""
+    """Mean burst length of independent losses."""
     check_range("loss_share", loss_share, 0, 0.99)
     return 1 / (1 - loss_share)
 
@@ -104,7 +104,7 @@ def jitter(
     concealment: Concealment = "pitch",
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Lose the packets that a network delays longer than the receiver's buffer waits.
+    """Lose packets that arrive later than the buffer of the receiver waits.
 
     The delay of a packet is normally distributed around the mean of the connection, and much like that of the packet before
     (correlation 0.9), so that losses come in bursts.
@@ -134,7 +134,7 @@ def conceal(
     """Fill lost packets of `packet` samples as a receiver does, from what it has already played.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Samples; those of lost packets are not looked at.
+        waveform (`np.ndarray` of shape `(num_samples,)`): Samples; those of lost packets are not used.
         sampling_rate (`int`): Their rate in Hz.
         lost (`np.ndarray` of shape `(num_packets,)`): `True` where a packet is lost.
         packet (`int`): Samples in a packet.

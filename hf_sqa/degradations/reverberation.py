@@ -1,4 +1,4 @@
-"""Reverberation: a synthetic tail that needs nothing, or a room computed by pyroomacoustics."""
+"""Reverberation: a synthetic tail, or a room simulated by pyroomacoustics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import scipy.signal
 
 from hf_sqa.degradations.kind import check_range, degradation, note
 
-#: Beyond this order a room of usual size takes seconds and hundreds of megabytes; later reflections are left out.
+#: Highest order of reflections: beyond it, a room of usual size takes seconds and hundreds of megabytes.
 MAX_IMAGE_ORDER = 60
 
 
@@ -69,7 +69,7 @@ def room(
     """Put talker and microphone into a shoebox room, by image sources (pyroomacoustics).
 
     Both stand at random places, 1.2 to 1.8 m above the floor. The time of flight is taken out and the direct sound brought back to
-    the level it had. Reflections beyond order 60 are left out, which cuts the tail of a lively room short.
+    the level it had. Reflections beyond order 60 are left out, which shortens the tail of a reverberant room.
 
     Args:
         t60_seconds (`float`): Time in which sound decays by 60 dB after Sabine, 0.1 to 3 s.

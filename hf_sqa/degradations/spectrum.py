@@ -43,5 +43,5 @@ class ShortTimeSpectrum:
 
 
 def frame_size(sampling_rate: int, milliseconds: float, divisor: int = 4) -> int:
-    """Samples in about so many milliseconds: a multiple of `divisor` that the Fourier transform likes."""
+    """Samples in about so many milliseconds: a multiple of `divisor` that suits the fast Fourier transform."""
     return divisor * int(scipy.fft.next_fast_len(max(1, round(sampling_rate * milliseconds / 1000 / divisor))))

@@ -1,4 +1,4 @@
-"""Speech and audio codecs, in memory: coded, decoded, the codec's delay taken out."""
+"""Speech and audio codecs: waveforms are coded and decoded in memory, and the delay of the codec is removed."""
 
 from hf_sqa.degradations.codec.amr import amr_nb, amr_wb
 from hf_sqa.degradations.codec.codec2 import codec2

@@ -1,4 +1,4 @@
-"""Codecs that only the program ffmpeg holds: AAC."""
+"""Codecs for which the program ffmpeg is needed: AAC."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_sqa.degradations.codec.shared_library import find_ffmpeg
 from hf_sqa.degradations.kind import degradation
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-#: Samples by which ffmpeg's encoder and decoder are late: one frame of priming, which raw ADTS does not tell the decoder to drop.
+#: Delay of ffmpeg's encoder and decoder in samples: one frame of priming, which raw ADTS does not tell the decoder to drop.
 AAC_DELAY = 1024
 
 

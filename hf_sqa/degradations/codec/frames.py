@@ -1,4 +1,4 @@
-"""Between a waveform at any rate and a codec: resampling, 16-bit samples, frames, losses, and the codec's own delay taken out."""
+"""What codecs share: resampling, 16-bit samples, frames, losses, and removing the delay of the codec."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_sqa.degradations.packet_loss import draw_losses, independent_burst
 
 
 def coded_at(waveform: np.ndarray, sampling_rate: int, codec_rate: int, code: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Resample to the rate of a codec, code, resample back; the result is as long as the input, padded with zeros if need be."""
+    """Resample to the rate of a codec, code, and resample back; the result is as long as the input, padded with zeros if needed."""
     degraded = resample(code(resample(waveform, sampling_rate, codec_rate)), codec_rate, sampling_rate)
     return fitted(degraded, len(waveform))
 
@@ -31,7 +31,7 @@ def to_int16(waveform: np.ndarray, record: dict[str, Any] | None) -> np.ndarray:
 
 
 def from_int16(samples: np.ndarray) -> np.ndarray:
-    """The way back, exact."""
+    """The exact inverse of 16-bit rounding: float32 samples."""
     return samples.astype(np.float32) / np.float32(32768)
 
 
@@ -61,7 +61,7 @@ def frame_losses(
     """Losses for a frame coder, drawn when the number of frames is known and noted as `lost_packets`.
 
     Raises:
-        ValueError: If losses are asked for without a source of chance.
+        ValueError: If losses are asked for without a random generator.
     """
     if loss_share == 0:
         return lambda num_frames: np.zeros(num_frames, bool)

@@ -1,4 +1,4 @@
-"""Codecs that libsndfile holds, in memory: GSM full rate, G.711, G.726, ADPCM, MP3 and Vorbis. The package soundfile brings it."""
+"""Codecs of libsndfile, which comes with soundfile: GSM full rate, G.711, G.726, ADPCM, MP3 and Vorbis."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 VORBIS_RATES = (8000, 11025, 16000, 22050, 32000, 44100, 48000)
 ADPCM = {"ima": ("WAV", "IMA_ADPCM"), "ms": ("WAV", "MS_ADPCM"), "nms_16": ("WAV", "NMS_ADPCM_16")}
 G726_SUBTYPES = {24: "G723_24", 32: "G721_32", 40: "G723_40"}  # G.726 took over G.721 and G.723 unchanged
-#: Encoder and decoder of MP3 together are this late. A tag tells the decoder to drop it; at low bit rates there is no room for one.
+#: Delay of encoder and decoder of MP3 together. A tag tells the decoder to drop it; at low bit rates there is no room for the tag.
 MP3_DELAY = 528 + 1 + 576
-#: LAME turns its input down by this factor, against clipping in the decoder.
+#: Factor by which LAME attenuates its input, to avoid clipping in the decoder.
 MP3_SCALE = 0.95
 PADDING_SECONDS = 0.1  # so that a codec which drops its last block drops silence
 
