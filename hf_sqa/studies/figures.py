@@ -8,7 +8,6 @@ several seeds the mean of their ends.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 
 from hf_sqa.evaluation.suite import OVERLAP_MARKS
 from hf_sqa.metrics import GREATER_IS_BETTER
+from hf_sqa.options import did_you_mean
 from hf_sqa.studies.learning_curve import draw_learning_curve, growth
 from hf_sqa.studies.plotting import (
     LEVEL_NAMES,
@@ -48,9 +48,7 @@ def draw(kind: str, rows: Iterable[Mapping[str, Any]], path: str | Path, **optio
         TypeError: If it has no such option.
     """
     if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"Expected a figure out of {', '.join(KINDS)}, got {kind!r}{hint}")
+        raise ValueError(f"Expected a figure out of {', '.join(KINDS)}, got {kind!r}{did_you_mean(kind, KINDS)}")
     known = list(inspect.signature(KINDS[kind]).parameters)[2:]
     for option in options:
         if option not in known:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from hf_sqa.data.corpora.own_table import SUFFIXES, read_table
 from hf_sqa.data.schema import SCORE_RANGES, Examined, Ratings, Row, build_dataset, examine, import_datasets
 from hf_sqa.data.tables import read_number
 from hf_sqa.folders import AudioFolders
+from hf_sqa.options import did_you_mean
 
 
 def load_corpus(
@@ -161,11 +161,9 @@ def find_corpus(name: str) -> tuple[Corpus | None, str | None]:
         return None, None
     bare, _, part = name.partition("/")
     if bare.lower() not in CORPORA:
-        near = difflib.get_close_matches(bare.lower(), CORPORA, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(
             f"Expected a corpus ({', '.join(CORPORA)}), 'hub:<repository>' or a table ending in {', '.join(SUFFIXES)}, got "
-            f"{name!r}{hint}"
+            f"{name!r}{did_you_mean(bare.lower(), CORPORA)}"
         )
     return CORPORA[bare.lower()], part or None
 
