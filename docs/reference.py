@@ -1,4 +1,4 @@
-"""The API reference: a page for each room of the package, made from its docstrings without importing it.
+"""The API reference: a page for each room of the package, made from its docstrings.
 
 Docstrings are Markdown with the sections of Hugging Face (`Args:`, `Returns:`, `Raises:`). Sections become lists. References
 such as [`pipeline`] or [`~hf_sqa.data.load_corpus`] become links; one that leads nowhere is a warning, which fails the build.
@@ -11,6 +11,8 @@ from typing import Any
 
 import griffe
 from mkdocs.structure.files import File
+
+from hf_sqa.degradations import KINDS
 
 PACKAGE = "hf_sqa"
 #: Rooms without a page: commands say what they do by --help.
@@ -55,6 +57,8 @@ class MarkdownDocstrings(griffe.Extension):
             if item.is_module:
                 item.exports = None  # what a room exports is shown once, where it is defined
             if item.docstring is not None:
+                if item.path.startswith(f"{PACKAGE}.degradations.") and item.name in KINDS:
+                    item.docstring.value = str(KINDS[item.name].__doc__)  # with the parameters that kinds share
                 item.docstring.value = _linked(_listed(item.docstring.value), item, objects, by_name)
 
 
