@@ -1,7 +1,7 @@
-"""The cards of published checkpoints, from `facts.yaml` and what `--measure` found on rated speech (`results.json`).
+"""The cards of published checkpoints, from `facts.yaml` and the results of `--measure` on rated speech (`results.json`).
 
 python model_cards/make_cards.py                           # writes the cards
-python model_cards/make_cards.py --measure ../shared       # scores the P.808 clips in shared/data first, with weights at hand
+python model_cards/make_cards.py --measure ../shared       # scores the P.808 clips in shared/data first, with the weights available
 """
 
 import argparse
@@ -24,7 +24,7 @@ DATA_SET = "P.808 reference clips"
 
 
 def measure(facts: dict, shared: Path, results: dict) -> None:
-    """Score both P.808 studies with every checkpoint at hand; agreement with intervals, drawn by condition."""
+    """Score both P.808 studies with every available checkpoint; intervals are bootstrapped over conditions."""
     import importlib
 
     import pandas
@@ -104,7 +104,7 @@ def card(name: str, fact: dict, result: dict) -> str:
             base_model=fact.get("base_model"),
             training_cost={"scoring_seconds": result["scoring_cost"]} if "scoring_cost" in result else None,
             sample_scores=result.get("sample_scores"),
-            identity=result.get("identity", {"reason": "the weights were not at hand; `hf-sqa card <folder>` finds it"}),
+            identity=result.get("identity", {"reason": "the weights were not available; `hf-sqa card <folder>` computes it"}),
             use=use(name, fact, result),
             code_licence=fact["code_licence"],
             licence_note=fact.get("licence_note"),

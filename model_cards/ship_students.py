@@ -1,4 +1,4 @@
-"""Puts trained students into the package: float16 weights, configuration and extractor, and what `hf-sqa distill --test` found.
+"""Puts trained students into the package: float16 weights, configuration, extractor, and the results of `hf-sqa distill --test`.
 
 python model_cards/ship_students.py s=distilled_sqa-s xs=distilled_sqa-xs    # size=folder that `hf-sqa distill` wrote
 python model_cards/make_cards.py --measure ../shared --only distilled-sqa-s distilled-sqa-xs
@@ -41,7 +41,7 @@ def ship(size: str, source: Path) -> Path:
 
 
 def agreement_rows(source: Path) -> list[dict]:
-    """What `--test` found, as rows of a card."""
+    """The results of `--test`, as rows of a card."""
     found = json.loads((source / AGREEMENT).read_text(encoding="utf-8"))
     return [
         {

@@ -12,7 +12,7 @@ from hf_sqa.hub.card_facts import CardFacts, Evaluation, as_list, is_hub_id, pub
 from hf_sqa.hub.model_table import provenance
 
 PURPOSE = "Predicts how listeners would rate a recording of speech, without a reference."
-NOT_COMPARED = "This checkpoint was not compared with listeners: no agreement is known."
+NOT_COMPARED = "This checkpoint was not compared with listeners, so its agreement with them is unknown."
 CODE_LICENCE = "Apache-2.0"
 NOT_STATED = "**not stated**"
 SCORE_MEANINGS = {
@@ -104,7 +104,9 @@ def _training(recipe: Mapping[str, Any]) -> str:
             languages = ", ".join(as_list(entry.get("language"))) or "language not stated"
             lines.append(f"- {_link(name) if entry.get('hub') else f'`{name}`'}: {languages}; licence not stated")
     if not lines:
-        return "The training data were not recorded with this checkpoint; say here what it was trained on, and in which languages."
+        return (
+            "The training data were not recorded with this checkpoint; state here what it was trained on, in which languages."
+        )
     training = recipe.get("training")
     settings = ", ".join(
         f"{key.replace('_', ' ')} {training[key]}"
@@ -125,7 +127,7 @@ def _evaluation(evaluations: Sequence[Evaluation]) -> str:
         cells += [_number(result.before)] if before else []
         lines.append("| " + " | ".join(cells) + " |")
     if any(result.overlaps_training for result in evaluations):
-        lines += ["", "† shares recordings or talkers with the training data: the number flatters."]
+        lines += ["", "† shares recordings or talkers with the training data, so the value is too optimistic."]
     return "\n".join(lines)
 
 
@@ -143,7 +145,7 @@ def _licences(facts: CardFacts) -> str:
     lines = [f"- Licence of the code{code}", f"- Licence of the weights: {weights}"]
     if facts.base_model:
         lines.append(f"- The weights derive from {_link(facts.base_model)}, whose terms apply too")
-    lines.append("- The training data have terms of their own, named above as far as known")
+    lines.append("- The training data have their own terms, given above as far as known")
     return "\n".join(lines)
 
 
@@ -165,7 +167,7 @@ def _identity(identity: Mapping[str, Any], sample_scores: Mapping[str, float] | 
     if not identity.get("weights"):
         return f"The digest of the weights is not known: {identity.get('reason', 'it was not computed')}."
     lines = [
-        "Equal digests give equal scores; `return_details=True` of the pipeline shows those in use.",
+        "Equal digests give equal scores; the pipeline returns its own with `return_details=True`.",
         "",
         f"- weights: `{identity['weights']}`",
         f"- preprocessing: `{identity['preprocessing']}`",

@@ -183,7 +183,7 @@ def test_undefined_values_and_overlap_are_shown_not_hidden(checkpoint):
     ]
     card = make_card(checkpoint, results=results)
 
-    assert "| seen † |" in card.text and "the number flatters" in card.text
+    assert "| seen † |" in card.text and "so the value is too optimistic" in card.text
     assert "| undefined | not computed |" in card.text
     assert [one.dataset_name for one in card.data.eval_results] == ["seen"]
 
