@@ -104,9 +104,7 @@ def _training(recipe: Mapping[str, Any]) -> str:
             languages = ", ".join(as_list(entry.get("language"))) or "language not stated"
             lines.append(f"- {_link(name) if entry.get('hub') else f'`{name}`'}: {languages}; licence not stated")
     if not lines:
-        return (
-            "The training data were not recorded with this checkpoint; state here what it was trained on, in which languages."
-        )
+        return "The training data were not recorded with this checkpoint; state here what it was trained on, in which languages."
     training = recipe.get("training")
     settings = ", ".join(
         f"{key.replace('_', ' ')} {training[key]}"
