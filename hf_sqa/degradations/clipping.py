@@ -40,7 +40,6 @@ def soft_clip(waveform: np.ndarray, sampling_rate: int, *, drive_db: float) -> n
 
     Args:
         waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`. Silence stays silent.
-        sampling_rate (`int`): Its rate in Hz.
         drive_db (`float`): Gain `g` into the saturation in dB, -40 to 60; 0 is mild, 20 is strong.
     """
     drive = 10 ** (drive_db / 20) / max(float(np.abs(waveform).max()), 1e-12)

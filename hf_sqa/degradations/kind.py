@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -80,20 +81,17 @@ def degradation(*, requires: Requirement | None = None, **ranges: tuple[float, f
 
 
 def _documented(function: Callable[..., Any]) -> str:
-    """The docstring of a kind with the parameters that it shares with others."""
+    """The docstring of a kind with the parameters that it shares with others, in the order of its signature."""
     documentation = inspect.getdoc(function) or ""
     if "\nArgs:\n" not in documentation:
         description, raises, errors = documentation.partition("\n\nRaises:")
         documentation = f"{description}\n\nArgs:\n{raises}{errors}"
     start, title, rest = documentation.partition("\nArgs:\n")
     arguments, gap, end = rest.partition("\n\n")
-    shared = {
-        name: f"    {name} ({meaning}"
-        for name, meaning in SHARED_PARAMETERS.items()
-        if name in inspect.signature(function).parameters and f"    {name} (" not in arguments
-    }
-    first = [shared.pop(name) for name in ("waveform", "sampling_rate", "snr_db") if name in shared]
-    return start + title + "\n".join(filter(None, [*first, arguments, *shared.values()])) + gap + end
+    names = list(inspect.signature(function).parameters)
+    lines = {name: f"    {name} ({meaning}" for name, meaning in SHARED_PARAMETERS.items() if name in names}
+    lines |= {entry.split()[0].rstrip(","): entry for entry in re.split(r"\n(?=    \w)", arguments) if entry}
+    return start + title + "\n".join(lines[name] for name in names if name in lines) + gap + end
 
 
 def checked_waveform(waveform: Any) -> np.ndarray:

@@ -25,7 +25,6 @@ def spectral_subtraction(
 
     Args:
         waveform (`np.ndarray` of shape `(num_samples,)`): Noisy speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         oversubtraction (`float`, *optional*, defaults to `2.0`): How many times the noise is subtracted, 0 to 20. At 1 to 2 the
             musical tones are loudest; more takes speech with it.
         floor_db (`float`, *optional*, defaults to `-20.0`): Gain below which no part of the spectrum is reduced, in dB, -80 to 0.
@@ -53,7 +52,6 @@ def wiener_filter(
 
     Args:
         waveform (`np.ndarray` of shape `(num_samples,)`): Noisy speech, nominally in `[-1, 1]`. Silence stays silent.
-        sampling_rate (`int`): Its rate in Hz.
         smoothing (`float`, *optional*, defaults to `0.9`): Weight of the frame before in the estimate, 0 to 0.999; 0.98 is usual.
         floor_db (`float`, *optional*, defaults to `-25.0`): Gain below which no part of the spectrum is reduced, in dB, -80 to 0.
         aggressiveness (`float`, *optional*, defaults to `2.0`): Factor on the noise estimate, 0.1 to 20; above 1, speech goes too.

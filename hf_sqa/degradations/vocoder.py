@@ -22,7 +22,7 @@ FRAME_MS = 64.0
 MOMENTUM = 0.99
 
 
-@degradation()
+@degradation(num_mel_bins=(8, 256), num_iterations=(1, 200))
 def mel_vocoder(
     waveform: np.ndarray, sampling_rate: int, *, rng: np.random.Generator, num_mel_bins: int = 80, num_iterations: int = 12
 ) -> np.ndarray:
@@ -31,14 +31,10 @@ def mel_vocoder(
     The overall level is that of the input. Silence stays silent.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
-        rng (`np.random.Generator`): Source of chance: the first phases.
+        rng (`np.random.Generator`): Source of randomness: the first phases.
         num_mel_bins (`int`, *optional*, defaults to `80`): Mel bands up to half the sampling rate, 8 to 256; fewer sound hoarser.
         num_iterations (`int`, *optional*, defaults to `12`): Rounds of the algorithm, 1 to 200; fewer sound more metallic.
     """
-    check_range("num_mel_bins", num_mel_bins, 8, 256)
-    check_range("num_iterations", num_iterations, 1, 200)
     window = frame_size(sampling_rate, FRAME_MS, 8)
     transform = ShortTimeSpectrum(len(waveform), window, window // 4)
     bank, back = _mel_bank(int(num_mel_bins), window // 2 + 1, sampling_rate)
@@ -55,17 +51,14 @@ def mel_vocoder(
     return _as_loud(rebuilt_waveform, waveform)
 
 
-@degradation()
+@degradation(spread_rad=(0, 3.1416))
 def phase_noise(waveform: np.ndarray, sampling_rate: int, *, spread_rad: float, rng: np.random.Generator) -> np.ndarray:
     """Shift the phase of every part of the short-time spectrum at random: speech becomes hoarse, then whispered.
 
     Args:
         waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`. Silence stays silent.
-        sampling_rate (`int`): Its rate in Hz.
         spread_rad (`float`): Largest shift in radians, 0 (nothing) to pi (nothing left of the phases).
-        rng (`np.random.Generator`): Source of chance.
     """
-    check_range("spread_rad", spread_rad, 0, 3.1416)
     window = frame_size(sampling_rate, FRAME_MS / 2)
     transform = ShortTimeSpectrum(len(waveform), window, window // 2)
     spectra = transform.analyse(waveform)
@@ -82,7 +75,7 @@ VOICED = 0.5
 BAND_EDGES_HZ = (0, 500, 1000, 2000, 3000, 4000, 8000)
 
 
-@degradation()
+@degradation(order=(4, 40), frame_ms=(5, 60))
 def lpc_vocoder(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -99,16 +92,13 @@ def lpc_vocoder(
 
     Args:
         waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`. Silence stays silent.
-        sampling_rate (`int`): Its rate in Hz.
-        rng (`np.random.Generator`): Source of chance: the noise.
+        rng (`np.random.Generator`): Source of randomness: the noise.
         order (`int`, *optional*, defaults to `10`): Coefficients of the filter, 4 to 40.
         frame_ms (`float`, *optional*, defaults to `22.5`): Distance of two filters in ms, 5 to 60.
         excitation (`str`, *optional*, defaults to `"mixed"`): `"mixed"`: in each band pulses or noise; `"binary"`: in the whole
             frame; `"noise"`.
         codec_rate (`int`, *optional*, defaults to `8000`): Rate at which it works, in Hz, 8000 or 16000.
     """
-    check_range("order", order, 4, 40)
-    check_range("frame_ms", frame_ms, 5, 60)
     check_choice("excitation", excitation, EXCITATIONS)
     check_choice("codec_rate", codec_rate, (8000, 16000))
     speech = resample(waveform, sampling_rate, codec_rate).astype(np.float64)
@@ -182,7 +172,7 @@ def _check_pyworld(parameters: Mapping[str, Any]) -> Any:
     return pyworld
 
 
-@degradation(requires=_check_pyworld)
+@degradation(requires=_check_pyworld, frame_ms=(1, 40), pitch_factor=(0.5, 2), aperiodicity_share=(0, 1))
 def world_vocoder(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -195,7 +185,6 @@ def world_vocoder(
     """Take speech apart into pitch, spectral envelope and aperiodicity, and put it together again, by WORLD (Morise et al., 2016).
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
         sampling_rate (`int`): Its rate in Hz. WORLD works at it; 8000 and below are resampled to 16000 and back.
         frame_ms (`float`, *optional*, defaults to `5.0`): Distance of two frames in ms, 1 to 40; longer is blurred.
         num_coefficients (`int`, *optional*): Mel-cepstral coefficients that the envelope is coded in, 8 to 80; not coded if not
@@ -206,9 +195,6 @@ def world_vocoder(
     Raises:
         ModuleNotFoundError: If the package `pyworld` is not installed.
     """
-    check_range("frame_ms", frame_ms, 1, 40)
-    check_range("pitch_factor", pitch_factor, 0.5, 2)
-    check_range("aperiodicity_share", aperiodicity_share, 0, 1)
     if num_coefficients is not None:
         check_range("num_coefficients", num_coefficients, 8, 80)
     world = _check_pyworld({})

@@ -27,8 +27,6 @@ def codec2(
     """Code with Codec 2 at 8 kHz, in frames of 20 or 40 ms; other rates are resampled.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         bitrate_kbps (`float`, *optional*, defaults to `2.4`): Mode: 3.2, 2.4, 1.6, 1.4, 1.3, 1.2 or 0.7 (700C) kb/s.
         record (`dict`, *optional*): Receives `clipped_samples`.
 

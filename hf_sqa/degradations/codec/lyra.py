@@ -31,8 +31,6 @@ def lyra(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float = 6, n
     """Code with Lyra v2, a generative coder, at 16 kHz in frames of 20 ms; other rates are resampled.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         bitrate_kbps (`float`, *optional*, defaults to `6`): 3.2, 6 or 9.2 kb/s.
         networks (`str`, *optional*): Folder of the coder's three networks, `soundstream_encoder.tflite`, `quantizer.tflite` and
             `lyragan.tflite` of https://github.com/google/lyra (Apache-2.0); by default what the environment variable `HF_SQA_LYRA`

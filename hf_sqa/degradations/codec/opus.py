@@ -11,7 +11,7 @@ import numpy as np
 from hf_sqa.degradations.codec.frames import coded_at, frame_losses
 from hf_sqa.degradations.codec.shared_library import CodecUnavailableError, load_library
 from hf_sqa.degradations.codec.sound_file import through_sound_file
-from hf_sqa.degradations.kind import check_choice, check_range, degradation, note
+from hf_sqa.degradations.kind import check_choice, degradation, note
 
 RATES = (8000, 12000, 16000, 24000, 48000)
 APPLICATIONS = {"voip": 2048, "audio": 2049}
@@ -32,7 +32,7 @@ def _check_library(parameters: Mapping[str, Any]) -> None:
         _check_neural(_libopus(), neural)
 
 
-@degradation(requires=_check_library)
+@degradation(requires=_check_library, bitrate_kbps=(6, 256), complexity=(0, 10))
 def opus(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -55,20 +55,17 @@ def opus(
     Other rates than 8, 12, 16, 24 and 48 kHz are resampled to the next higher one of these, and back.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.
-        sampling_rate (`int`): Its rate in Hz.
         bitrate_kbps (`float`): Bit rate aimed at, in kb/s, 6 to 256.
         application (`str`, *optional*, defaults to `"voip"`): `"voip"` or `"audio"`; libsndfile knows `"audio"` only and takes it.
         complexity (`int`, *optional*, defaults to `5`): Effort of libopus, 0 to 10; libsndfile always takes 10.
         loss_share (`float`, *optional*, defaults to `0.0`): Expected share of lost frames, concealed by libopus, 0 to 0.99.
-        mean_burst_packets (`float`, *optional*): Expected number of frames lost in a row; independent losses if not given.
         bandwidth (`str`, *optional*): `"narrowband"` (4 kHz), `"wideband"` (8 kHz) or `"fullband"` (20 kHz).
         enhancement (`str`, *optional*): `"lace"` or `"nolace"`: the decoder's neural post-filter, which works on wideband speech
             coded at low rates (Buethe et al., 2023), in libopus 1.5 and later.
         neural_concealment (`bool`, *optional*, defaults to `False`): Conceal losses by a neural network, in libopus 1.5 and later.
         redundancy (`bool`, *optional*, defaults to `False`): Every packet carries its predecessor at a lower rate, which replaces
             the lost one.
-        rng (`np.random.Generator`, *optional*): Source of chance, needed for losses only.
+        rng (`np.random.Generator`, *optional*): Source of randomness, needed for losses only.
         library (`str`, *optional*): `"libopus"` or `"libsndfile"`; their results differ. By default libopus where it is installed,
             else libsndfile unless losses are asked for.
         record (`dict`, *optional*): Receives `library`, and `lost_packets` where there are losses.
@@ -77,9 +74,7 @@ def opus(
         CodecUnavailableError: If libopus is asked for, or needed for losses, and not installed; or if it has no neural networks
             where they are asked for. The environment variable `HF_SQA_LIBOPUS` names the file of another one.
     """
-    check_range("bitrate_kbps", bitrate_kbps, 6, 256)
     check_choice("application", application, tuple(APPLICATIONS))
-    check_range("complexity", complexity, 0, 10)
     check_choice("library", library, (None, "libopus", "libsndfile"))
     check_choice("bandwidth", bandwidth, (None, *BANDWIDTHS))
     check_choice("enhancement", enhancement, (None, *ENHANCEMENTS))
