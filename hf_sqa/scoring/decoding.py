@@ -135,12 +135,13 @@ def _opened(audio: Any) -> AudioStream:
             return FileStream(read_remote(audio), audio)
         except FileNotFoundError:
             raise AudioError(audio, "missing", "there is no such file; check the address") from None
-        except ImportError as error:
-            raise AudioError(audio, "unsupported", f"this kind of URL needs another package: {error}") from None
-        except PermissionError as error:
-            raise AudioError(audio, "unreachable", f"it may not be read ({error}); check the credentials") from None
         except AudioError:
             raise
+        except (ImportError, ValueError) as error:
+            message = f"this kind of URL cannot be opened ({error}); install what it needs, or download it first"
+            raise AudioError(audio, "unsupported", message) from None
+        except PermissionError as error:
+            raise AudioError(audio, "unreachable", f"it may not be read ({error}); check the credentials") from None
         except Exception as error:  # every file system of fsspec has its own
             raise AudioError(audio, "unreachable", f"the download failed ({error}); try again later") from None
     if isinstance(audio, str) and not os.path.exists(audio):

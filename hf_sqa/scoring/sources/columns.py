@@ -102,7 +102,7 @@ class Columns:
         key_column = self._key or _first_given(KEY_COLUMNS, record)
         key = record.get(key_column) if key_column else None
         key = None if key is None else printable_text(str(key))
-        if isinstance(cell, Mapping) and cell.get("bytes") is None and cell.get("path") is None:
+        if isinstance(cell, Mapping) and cell.get("bytes") is None and cell.get("path") in (None, ""):
             cell = None
         if cell is None or cell == "":
             expected = repr(column) if column else f"one of {', '.join(AUDIO_COLUMNS[:4])}, ..."

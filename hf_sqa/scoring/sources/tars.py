@@ -61,9 +61,13 @@ class Tars(FileSource):
                     opened = stack.enter_context(open_binary(file, raw=True))
                     archive = stack.enter_context(tarfile.open(fileobj=opened, mode="r|*"))
                 size = Path(file).stat().st_size if local else None
-                end = 0
+                broken, end = None, 0
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # it would keep every header
+                    if member.size < 0 or (size is None and member.size > MAX_MEMBER_BYTES):
+                        # tarfile would go back, or block by block through what is not there.
+                        broken = f"the member {printable(member.name)!r} states {member.size:,} bytes, which cannot be read"
+                        break
                     if not member.isfile():
                         continue
                     end = member.offset_data + member.size
@@ -73,8 +77,7 @@ class Tars(FileSource):
                     yield member.name, content
                     if isinstance(content, Refusal) and content.code == "truncated":
                         return
-                broken = None
-                if size is not None and end < size and not _is_blank_from(file, end):
+                if broken is None and size is not None and end < size and not _is_blank_from(file, end):
                     broken = "the archive goes on after its last readable member, with something that is not a member"
             # ValueError and OverflowError: sizes that no file can have
             except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
@@ -114,8 +117,8 @@ def _content(
     is_json = member.name.lower().endswith(".json")
     if size is not None and not is_json:
         return TarMember(file, member.offset_data, member.size, member.name)
-    if member.size > (MAX_JSON_BYTES if is_json else MAX_MEMBER_BYTES):
-        return Refusal("failed", "bad_row", f"the member has {member.size:,} bytes, which is too many to hold; unpack the archive")
+    if is_json and member.size > MAX_JSON_BYTES:
+        return Refusal("failed", "bad_row", f"it has {member.size:,} bytes, which is too many to hold; make it smaller")
     if not is_json and not needed():
         return None
     stream = archive.extractfile(member)
