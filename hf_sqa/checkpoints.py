@@ -1,7 +1,12 @@
-"""What a user calls a model, and where it is: short names of checkpoints inside packages, folders, the Hub at a revision."""
+"""The one door to a checkpoint: what a user calls a model becomes that model, loaded, with its feature extractor and identity.
+
+Short names of checkpoints inside packages, folders, the Hub at a revision, and adapters on any of these. Everything that is loaded
+by name is loaded by [`load_checkpoint`]; a new kind of name is taught to this module only.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,19 +14,25 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub import cached_assets_path, snapshot_download
 from huggingface_hub.constants import HF_ASSETS_CACHE
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers.utils import cached_file, is_peft_available
 from transformers.utils.hub import extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
+import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa import __version__
 from hf_sqa.auto import AutoModelForAudioQuality, families
+from hf_sqa.modeling import model_identity, refuse_partial_weights
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, convert
 from hf_sqa.models.xlsr_sqa.convert_xlsr_sqa import convert as convert_xlsr_sqa
 
@@ -38,6 +49,8 @@ HUB_OWNER = "hf-sqa"
 #: Files of a checkpoint, for a whole snapshot of a repository.
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "README.md", "sample.flac"]
 AT_REVISION = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<revision>[\w./-]+)")
+#: Beside an adapter, the digest of the weights that it was trained on.
+BASE_FILE = "base.json"
 #: Part of the folder's name; counts up when the layout of the converted folder changes.
 LAYOUT = 1
 
@@ -129,22 +142,85 @@ def _cannot_be_written(folder: str | Path, error: Exception) -> OSError:
     )
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that is loaded, with its feature extractor.
+
+    Args:
+        name (`str`): What the user called it.
+        model ([`AudioQualityPreTrainedModel`]): In evaluation mode.
+        feature_extractor: The checkpoint's own, or the one that its model needs.
+    """
+
+    name: str
+    model: Any
+    feature_extractor: Any
+
+    def identity(self, **scoring_options: Any) -> dict[str, str | None]:
+        """Name, revision and digests; see [`~hf_sqa.modeling.model_identity`]."""
+        return model_identity(self.model, self.feature_extractor, **scoring_options)
+
+
+def load_checkpoint(
+    name: str | os.PathLike[str] | None = None, *, merge: bool = False, trust_remote_code: bool = False, **options: Any
+) -> Checkpoint:
+    """Load a model by whatever a user calls it: the one door for every command, recipe, study, teacher and base.
+
+    Args:
+        name (`str`, *optional*, defaults to `"default"`): One of [`short_names`]; a folder; a repository on the Hub, `"owner/name"`
+            or `"owner/name@revision"`. Each is a whole checkpoint, or a LoRA adapter on a base that has any of these names.
+        merge (`bool`, *optional*, defaults to `False`): Merge an adapter into its base, for what trains, shrinks or exports it.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the code of a repository may run where hf_sqa has none.
+        **options: Options of `from_pretrained`: `dtype`, `revision`, `token`, `cache_dir`, `local_files_only`, ...
+
+    Raises:
+        OSError: If there is no such model or revision, its weights are pickled, or what it is based on cannot be loaded.
+        ValueError: If it is of a family that is not known here, or of none that scores speech; or if its weights are not whole.
+    """
+    try:
+        place, options = _located(name, options)
+        adapter_file = _adapter_file(place, options)
+        if adapter_file is not None:
+            model, extractor = _load_adapter(place, adapter_file, merge, options)
+        else:
+            model = _load_whole(place, trust_remote_code, options)
+            extractor = _extractor(place, options) or model.make_feature_extractor()
+    except (OSError, ValueError) as error:
+        explanation = explained(name, error)
+        if explanation is error:
+            raise
+        raise explanation from error
+    return Checkpoint("default" if name is None else str(name), model.eval(), extractor)
+
+
 def resolve_checkpoint(model: Any) -> Any:
-    """Turn what a user calls a model into something `from_pretrained` loads.
+    """Turn what a user calls a model into something that `from_pretrained` of any class of transformers loads.
 
     Args:
         model (*optional*): `None` or `"default"`: the default; another of [`short_names`]; `"owner/name@revision"`: that branch,
             tag or commit, downloaded; a folder, a Hub id or a model that is loaded already is returned as it is.
     """
-    if model is None:
-        return default_checkpoint()
-    if isinstance(model, str) and not Path(model).exists():
-        if model in short_names():
-            return short_names()[model]()
-        name, revision = split_revision(model)
-        if revision is not None:
-            return snapshot_download(name, revision=revision, allow_patterns=CHECKPOINT_FILES)
-    return str(model) if isinstance(model, Path) else model
+    if model is not None and not isinstance(model, str | Path):
+        return model
+    place, options = _located(model, {})
+    if "revision" in options:
+        return snapshot_download(place, revision=options["revision"], allow_patterns=CHECKPOINT_FILES)
+    return place
+
+
+def local_folder(name: str | os.PathLike[str] | None) -> Path:
+    """Folder with the files of a checkpoint; those of a repository on the Hub are downloaded.
+
+    Raises:
+        OSError: If there is no such checkpoint.
+    """
+    place, options = _located(name, {})
+    if Path(place).is_dir():
+        return Path(place)
+    try:
+        return Path(snapshot_download(place, allow_patterns=CHECKPOINT_FILES, **options))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise explained(name, error) from error
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
@@ -153,82 +229,235 @@ def split_revision(model: str) -> tuple[str, str | None]:
     return (match["name"], match["revision"]) if match else (model, None)
 
 
-def load_adapter(model: str, options: dict[str, Any]) -> dict[str, Any] | None:
-    """A LoRA adapter on its base, which may be a short name: arguments for a pipeline; `None` if `model` is a whole checkpoint.
+def portable_name(model: Any) -> str:
+    """What anybody loads a model by: its short name where it has one, else the folder or Hub id that it was loaded from."""
+    name = model.config.checkpoint_name
+    if name in students():
+        return f"{HUB_OWNER}/{name}"
+    return name if name in short_names() else model.config._name_or_path
 
-    Args:
-        model (`str`): Folder or Hub id.
-        options (`dict`): `revision`, `token`, `dtype` are heeded.
+
+def _located(name: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Folder or Hub id of what a user named, and the options with the revision that the name holds."""
+    name = "default" if name is None else os.fspath(name)
+    if Path(name).exists():
+        return name, options
+    if name in short_names():
+        return short_names()[name](), options
+    place, revision = split_revision(name)
+    if "/" not in place:  # repositories on the Hub have an owner
+        raise OSError(no_such_checkpoint(name))
+    return place, options if revision is None else options | {"revision": revision}
+
+
+def _shown_names() -> str:
+    """Short names, those that stand for the same model once."""
+    return ", ".join(name for name in short_names() if "/" not in name)
+
+
+def no_such_checkpoint(name: str) -> str:
+    """What to say of a name that is neither a folder nor a short name."""
+    close = get_close_matches(name, list(short_names()), n=1, cutoff=0.6)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return (
+        f"there is no folder {name!r} here, and no model of that name comes with hf_sqa ({_shown_names()}); a repository on "
+        f"the Hub is named owner/name.{hint}"
+    )
+
+
+def _hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    names = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+    return {name: options[name] for name in names if options.get(name) is not None}
+
+
+def is_adapter(name: str | os.PathLike[str] | None) -> bool:
+    """Whether a name is that of a LoRA adapter, and not of a whole checkpoint."""
+    return _adapter_file(*_located(name, {})) is not None
+
+
+def _adapter_file(place: str, options: dict[str, Any]) -> str | None:
+    """Path of `adapter_config.json`, if it is an adapter; files of a whole checkpoint beside it do not matter."""
+    return find_adapter_config_file(place, **_hub_options(options))
+
+
+def _load_whole(place: str, trust_remote_code: bool, options: dict[str, Any]) -> Any:
+    if trust_remote_code:
+        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=True, **_hub_options(options))
+        if "AutoModel" in (getattr(config, "auto_map", None) or {}):
+            return transformers.AutoModel.from_pretrained(place, trust_remote_code=True, **options)
+    # An answer given beforehand: transformers would ask on the terminal whether to run a stranger's code.
+    return AutoModelForAudioQuality.from_pretrained(place, trust_remote_code=False, **options)
+
+
+def _extractor(place: str, options: dict[str, Any]) -> Any:
+    """The feature extractor beside the weights, if there is one."""
+    missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
+    if cached_file(place, "preprocessor_config.json", **_hub_options(options), **missing) is None:
+        return None
+    return transformers.AutoFeatureExtractor.from_pretrained(place, **_hub_options(options))
+
+
+def _load_adapter(place: str, adapter_file: str, merge: bool, options: dict[str, Any]) -> tuple[Any, Any]:
+    """An adapter on its base, in float32 until it is known that the base is the one it was trained on.
 
     Raises:
-        OSError: If it is an adapter and peft is not installed, its weights are pickled, or its base cannot be loaded.
+        OSError: If peft is not installed, the adapter's weights are pickled, or its base cannot be loaded.
+        ValueError: If it was trained on another base.
     """
-    where = {key: options[key] for key in ("revision", "token") if options.get(key) is not None}
-    config_file = find_adapter_config_file(model, **where)
-    if config_file is None or (Path(model) / "config.json").is_file():
-        return None
     if not is_peft_available():
-        raise OSError(f"{model!r} is a LoRA adapter, which needs the package peft: `pip install 'hf-sqa[peft]'`.")
+        raise OSError(f"{place!r} is a LoRA adapter, which needs the package peft: `pip install 'hf-sqa[peft]'`.")
+    hub_options = _hub_options(options)
     missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
-    if cached_file(model, "adapter_model.safetensors", **where, **missing) is None:
+    if cached_file(place, "adapter_model.safetensors", **hub_options, **missing) is None:
         raise OSError(
-            f"Expected the adapter's weights in adapter_model.safetensors of {model!r}, got none: hf_sqa does not read pickled "
+            f"Expected the adapter's weights in adapter_model.safetensors of {place!r}, got none: hf_sqa does not read pickled "
             "weights (adapter_model.bin), which can run code. Ask for a safetensors version."
         )
-    base = json.loads(Path(config_file).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = json.loads(Path(adapter_file).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
-        raise OSError(f"The adapter {model!r} does not say which model it belongs to (base_model_name_or_path is empty).")
-    token = {key: where[key] for key in ("token",) if key in where}
+        raise OSError(f"The adapter {place!r} does not say which model it belongs to (base_model_name_or_path is empty).")
+    token = {"token": options["token"]} if options.get("token") is not None else {}
     try:
-        located = resolve_checkpoint(base)
-        loaded = AutoModelForAudioQuality.from_pretrained(located, dtype=options.get("dtype", "auto"), **token)
+        located, base_options = _located(base, token)
+        if located == place or _is_same_folder(located, place):
+            model = _load_beside_adapter(place)
+        else:
+            model = load_checkpoint(base, merge=True, dtype=torch.float32, **token).model
     except (OSError, ValueError) as error:
-        raise OSError(f"The adapter {model!r} belongs to {base!r}, which cannot be loaded: {error}") from error
-    loaded.load_adapter(model, adapter_kwargs=dict(where))
-    loaded.config._name_or_path = model
-    loaded.config._commit_hash = extract_commit_hash(str(config_file), None)
-    loaded.config.checkpoint_name = None
-    has_extractor = cached_file(model, "preprocessor_config.json", **where, **missing) is not None
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(model if has_extractor else located, **token)
-    return {"model": loaded.eval(), "feature_extractor": extractor}
+        raise OSError(f"The adapter {place!r} belongs to {base!r}, which cannot be loaded: {error}") from error
+    _check_base(place, base, model, hub_options)
+    dtype = options.get("dtype", "auto")
+    if merge:
+        model = _merged(place, base, model, hub_options)
+    else:
+        try:
+            model.load_adapter(place, adapter_kwargs=dict(hub_options))
+        except ValueError as error:
+            raise ValueError(f"The adapter {place!r} does not fit {base!r}, the base it names: {error}") from error
+    if dtype not in (None, "auto"):
+        model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    model.config._name_or_path = place
+    model.config._commit_hash = extract_commit_hash(str(adapter_file), None)
+    model.config.checkpoint_name = None
+    extractor = _extractor(place, options) or _extractor(located, base_options) or model.make_feature_extractor()
+    return model, extractor
+
+
+def _load_beside_adapter(place: str) -> Any:
+    """The whole checkpoint in the folder of its adapter, which `from_pretrained` would load together."""
+    config = transformers.AutoConfig.from_pretrained(place)
+    weights: dict[str, torch.Tensor] = {}
+    for file in sorted(Path(place).glob("model*.safetensors")):
+        weights |= load_file(file)
+    if not weights or config.model_type not in families():
+        raise OSError(
+            f"Expected the base of the adapter in {place!r} beside it, where the adapter says it is, got no weights there."
+        )
+    return families()[config.model_type][1].from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32)
+
+
+def _is_same_folder(first: str, second: str) -> bool:
+    return Path(first).is_dir() and Path(second).is_dir() and Path(first).samefile(second)
+
+
+def _check_base(place: str, base: str, model: Any, hub_options: dict[str, Any]) -> None:
+    """Refuse a base with other weights than those that the adapter was trained on, where it tells them."""
+    missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
+    file = cached_file(place, BASE_FILE, **hub_options, **missing)
+    expected = json.loads(Path(file).read_text(encoding="utf-8"))["weights"] if file is not None else None
+    if expected is not None and expected != base_digest(model):
+        raise ValueError(
+            f"Expected the base that the adapter in {place!r} was trained on (weights {expected}), got {base!r} with weights "
+            f"{base_digest(model)}: its scores would be plausible and wrong. Put the base back, or use the merged model."
+        )
+
+
+def _merged(place: str, base: str, model: Any, hub_options: dict[str, Any]) -> Any:
+    import peft
+
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            adapted = peft.PeftModel.from_pretrained(model, place, **hub_options)
+        with safe_open(str(cached_file(place, "adapter_model.safetensors", **hub_options)), "pt") as file:
+            in_file = set(file.keys())
+        in_model = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        refuse_partial_weights(place, missing=in_model - in_file, unexpected=in_file - in_model)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"The adapter {place!r} does not fit {base!r}, the base it names ({reason[:300]}): it was trained on another one. Name "
+            "the right one as base_model_name_or_path in its adapter_config.json."
+        ) from error
+    merged = adapted.merge_and_unload()
+    for name, parameter in merged.named_parameters():  # peft freezes the base
+        parameter.requires_grad_(name in trainable)
+    return merged
+
+
+def base_digest(model: Any) -> str:
+    """16 characters that tell the weights of a model: SHA-256 over names and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+def _open_named(load: Callable[..., Any], name: Any, *arguments: Any, **options: Any) -> Any:
+    """`AutoModelForAudioQuality.from_pretrained`: `load` is what transformers does, for a folder or a Hub id."""
+    place, options = _located(name, options)
+    adapter_file = _adapter_file(place, options) if not arguments else None
+    if adapter_file is not None and "adapter_kwargs" not in options:
+        return _load_adapter(place, adapter_file, False, options)[0]
+    return load(place, *arguments, **options)
+
+
+AutoModelForAudioQuality.open_named = staticmethod(_open_named)  # type: ignore[assignment]
 
 
 def explained(model: Any, error: Exception) -> Exception:
     """The error of a model that does not load, with what to do about it where that is known; the same error elsewhere."""
-    told = str(error)
-    if "See the original errors" in told and (causes := re.findall(r"^(?:[\w.]+(?:Error|Exception)): (.*)$", told, re.MULTILINE)):
-        told = causes[-1]
-        error = OSError(told)
+    message = str(error)
+    if "See the original errors" in message and (
+        causes := re.findall(r"^(?:[\w.]+(?:Error|Exception)): (.*)$", message, re.MULTILINE)
+    ):
+        message = causes[-1]
+        error = OSError(message)
     if isinstance(error, ValueError) and (
-        match := re.search(r"has model type `([^`]+)` but Transformers does not recognize", told)
+        match := re.search(r"has model type `([^`]+)` but Transformers does not recognize", message)
     ):
         return ValueError(
             f"{model!r} is of the family {match[1]!r}, which neither hf_sqa {__version__} ({', '.join(families())}) nor "
             f"transformers {transformers.__version__} knows. A newer hf_sqa may: `pip install --upgrade hf-sqa`; if another "
             "package has it, import that first; if the repository carries its own code, read it and pass `trust_remote_code=True`."
         )
-    if match := re.search(r"Unrecognized configuration class <class '([^']+)'>", told):
+    if match := re.search(r"Unrecognized configuration class <class '([^']+)'>", message):
         return ValueError(
             f"{model!r} does not score speech: it is a {match[1].rsplit('.', 1)[-1].removesuffix('Config')} model. Expected one "
             f"of the families {', '.join(families())}; `hf-sqa models` lists what is there."
         )
-    if "trust_remote_code" in told:
+    if "trust_remote_code" in message:
         return ValueError(
             f"{model!r} runs code of its own repository, and hf_sqa {__version__} has no class for it. Read that code; if you "
-            f"trust it, pass `trust_remote_code=True`. ({told})"
+            f"trust it, pass `trust_remote_code=True`. ({message})"
         )
-    is_missing = "is not a local folder and is not a valid model identifier" in told
-    is_unreachable = "couldn't connect to" in told
-    close = get_close_matches(str(model), list(short_names()), n=1, cutoff=0.8 if is_unreachable else 0.6)
+    name = str(model)
+    is_missing = "is not a local folder and is not a valid model identifier" in message
+    is_unreachable = "couldn't connect to" in message
+    if not (is_missing or is_unreachable) or Path(name).exists():
+        return error
+    close = get_close_matches(name, list(short_names()), n=1, cutoff=0.8 if is_unreachable else 0.6)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    if is_unreachable and hint:
-        return OSError(f"{model!r} is not at hand, and the Hub cannot be reached.{hint} ({told})")
-    if is_missing and isinstance(model, str):
+    if is_unreachable:
         return OSError(
-            f"{model!r} is neither a folder, nor a short name ({', '.join(short_names())}), nor a repository on the Hub that you "
-            f"may see; a private one needs `hf auth login` or HF_TOKEN.{hint}"
+            f"there is no folder {name!r} here, it is not in the cache, and the Hub cannot be reached.{hint} ({message})"
         )
-    return error
+    return OSError(
+        f"there is no folder {name!r} here, it is no short name ({_shown_names()}), and no repository on the Hub that you may see; "
+        f"a private one needs `hf auth login` or HF_TOKEN.{hint}"
+    )
 
 
 class DefaultModel(dict):

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from packaging.version import Version
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
 
 from hf_sqa import __version__
 from hf_sqa.audio import Recording
+from hf_sqa.audio.recording import RESAMPLING_QUALITY
 from hf_sqa.blocks.losses import score_loss
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.outputs import RecordingScores
+
+DIGEST_CHARACTERS = 16
+#: Tensors that an error names of each kind.
+MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         pads_safely (`bool`): Whether padding, told by `attention_mask`, leaves every score as it is. If not, recordings are
             scored in batches of equal length only.
         modes (`tuple[str]`): Ways to score a recording that `score_recordings` knows; the first is the default.
+        publish (callable, *optional*): What `push_to_hub` of models and trainers calls, [`hf_sqa.hub.publish.publish_model`].
+            It lies above the models, so `import hf_sqa` hands it in.
     """
 
     config: AudioQualityConfig
@@ -53,34 +62,62 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     pads_safely: ClassVar[bool] = True
     modes: ClassVar[tuple[str, ...]] = ("published",)
+    publish: ClassVar[Callable[..., Any] | None] = None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers, except that weights are read from safetensors only.
+        """As in transformers, except that weights are read from safetensors only, and must be whole.
+
+        With `ignore_mismatched_sizes=True`, tensors that are missing or of another shape begin anew, and those that have no place
+        are left out, as transformers reports: for training, never for scoring.
 
         Raises:
-            OSError: If there are no weights, or only pickled ones, which could run code of a stranger.
-            ValueError: If a newer hf_sqa made the checkpoint and its configuration has options that this one does not know.
+            OSError: If there are no weights, or only pickled ones, which could run code of a stranger, or the file is damaged.
+            ValueError: If tensors are missing, have no place or another shape; or if a newer hf_sqa made the checkpoint and its
+                configuration has options that this one does not know.
         """
         kwargs.setdefault("use_safetensors", True)
+        name = str(pretrained_model_name_or_path)
+        may_be_partial = kwargs.get("ignore_mismatched_sizes", False)
+        kwargs["ignore_mismatched_sizes"] = True  # the message below names what differs
         # Otherwise transformers asks a Space on the Hub to convert pickled weights, and waits for it.
         os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
         try:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(f"The weights in {name!r} are damaged ({error}): get the file anew.") from None
         except OSError as error:
-            pickled = any(Path(str(pretrained_model_name_or_path)).glob("pytorch_model*.bin"))
-            if pickled or "cannot be loaded with `safetensors`" in str(error):
+            if any(Path(name).glob("pytorch_model*.bin")) or "cannot be loaded with `safetensors`" in str(error):
                 raise OSError(
-                    f"Expected weights in model.safetensors of {str(pretrained_model_name_or_path)!r}, got none: hf_sqa does not "
-                    "read pickled weights (pytorch_model.bin), which can run code. Ask for a safetensors version, or convert the "
-                    "authors' file by `hf-sqa convert`."
+                    f"Expected weights in model.safetensors of {name!r}, got none: hf_sqa does not read pickled weights "
+                    "(pytorch_model.bin), which can run code. Ask for a safetensors version, or convert the authors' file by "
+                    "`hf-sqa convert`."
                 ) from None
             raise
+        report = (loaded[0] if isinstance(loaded, tuple) else loaded).__dict__.pop("_loading_report")
+        if not may_be_partial:
+            refuse_partial_weights(name, report.missing_keys, report.unexpected_keys, report.mismatched_keys)
         config = loaded[0].config if isinstance(loaded, tuple) else loaded.config
         _refuse_unknown_options(config)
         # The Auto classes resolve a revision once and hand the commit down; the identity of a score names it.
         config._commit_hash = getattr(kwargs.get("revision"), "resolved", None) or getattr(config, "_commit_hash", None)
         return loaded
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        # Kept for `from_pretrained`: of a model with an adapter, what transformers returns is about the adapter alone.
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        self._loading_report = loading_info
+
+    def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, except that every tensor of the adapter must be there and have its place.
+
+        Raises:
+            ValueError: If tensors are missing, have no place or another shape.
+        """
+        report = super().load_adapter(peft_model_id, *args, **{"ignore_mismatched_sizes": True, **kwargs})
+        name = peft_model_id or "the adapter"
+        refuse_partial_weights(name, report.missing_keys, report.unexpected_keys, report.mismatched_keys)
+        return report
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
         """As in transformers; the configuration also says which version of hf_sqa wrote it."""
@@ -98,12 +135,9 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         Returns:
             `Publication`: What was published, where.
         """
-        # By name: publishing lies above the models. Code of a repository that runs without hf_sqa has only the plain way.
-        try:
-            publish_model = import_module("hf_sqa.hub.publish").publish_model
-        except ModuleNotFoundError:
+        if type(self).publish is None:  # the code of a repository, run without hf_sqa, has only the plain way
             return super().push_to_hub(repo_id, commit_message=commit_message, **options)
-        return publish_model(self, repo_id, message=commit_message, **options)
+        return type(self).publish(self, repo_id, message=commit_message, **options)
 
     @classmethod
     def from_encoder(cls, name_or_path: str, *, encoder_options: dict[str, Any] | None = None, **options: Any) -> Any:
@@ -121,11 +155,11 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         raise ValueError(f"Expected no `model.encoder` for {family}, which is built on none, got {name_or_path!r}.")
 
     @classmethod
-    def with_knowledge_from(cls, name_or_path: str, **options: Any) -> tuple[Any, dict[str, list[str]]]:
+    def with_knowledge_from(cls, name_or_path: Any, **options: Any) -> tuple[Any, dict[str, list[str]]]:
         """A new model that begins with what a model of another family has learned.
 
         Args:
-            name_or_path (`str`): Hub id or folder of the other model.
+            name_or_path (`str` or `PreTrainedModel`): The other model, or its Hub id or folder.
             **options: `encoder`, `encoder_options`, and options of the family's configuration.
 
         Returns:
@@ -254,6 +288,34 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
 
 
+def refuse_partial_weights(
+    name: str, missing: Iterable[str] = (), unexpected: Iterable[str] = (), mismatched: Iterable[tuple[str, Any, Any]] = ()
+) -> None:
+    """Stop where a file of weights is not exactly that of the model: what is missing would be random, and so would the scores.
+
+    Raises:
+        ValueError: If there is any such tensor; the first few are named.
+    """
+    differences = {
+        "missing": sorted(missing),
+        "unexpected": sorted(unexpected),
+        "of another shape": [
+            f"{key} {tuple(in_file)} for {tuple(expected)}"
+            for key, in_file, expected in sorted(mismatched, key=lambda entry: entry[0])
+        ],
+    }
+    shown = [
+        f"{kind}: {', '.join(keys[:MAX_NAMED])}" + (f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else "")
+        for kind, keys in differences.items()
+        if keys
+    ]
+    if shown:
+        raise ValueError(
+            f"The weights in {name!r} do not fit the configuration ({'; '.join(shown)}), so the scores would be wrong: get the "
+            "files anew, or save the model again with `save_pretrained`. To train new layers, pass `ignore_mismatched_sizes=True`."
+        )
+
+
 def _refuse_unknown_options(config: Any) -> None:
     """Stop where a newer hf_sqa wrote options that would be ignored here, with another score as the result."""
     written_by = getattr(config, "hf_sqa_version", None)
@@ -265,3 +327,42 @@ def _refuse_unknown_options(config: Any) -> None:
             f"The checkpoint was made by hf_sqa {written_by}, this is hf_sqa {__version__}, which does not know "
             f"{', '.join(unknown)}: `pip install --upgrade hf-sqa`."
         )
+
+
+def model_identity(model: PreTrainedModel, feature_extractor: Any, **scoring_options: Any) -> dict[str, str | None]:
+    """Identity of a score: equal identities give equal scores for the same recording.
+
+    Args:
+        model (`PreTrainedModel`): The model, loaded.
+        feature_extractor: Its feature extractor.
+        **scoring_options: Everything else that moves a score, such as `mode` and `hop_seconds`.
+
+    Returns:
+        `dict`: `id`, `revision` (commit on the Hub, `None` for a local folder), `weights` (SHA-256 over names, types and values,
+        first 16 characters) and `preprocessing` (SHA-256 over extractor, resampling, score mapping and options, first 16
+        characters).
+    """
+    config = model.config
+    name = getattr(config, "checkpoint_name", None) or config._name_or_path or type(model).__name__
+    described = {"extractor": feature_extractor.to_dict(), "resampling": RESAMPLING_QUALITY, **scoring_options}
+    if getattr(config, "score_mapping", None):
+        described["score_mapping"] = config.score_mapping
+    return {
+        "id": Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name,
+        "revision": getattr(config, "_commit_hash", None),
+        "weights": weights_digest(model),
+        "preprocessing": _digest(json.dumps(described, sort_keys=True, default=str).encode()),
+    }
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """SHA-256 over names, types and values of all parameters and buffers, first 16 characters."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()[:DIGEST_CHARACTERS]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:DIGEST_CHARACTERS]

@@ -105,11 +105,45 @@ def test_every_python_block_of_the_readme_runs(index, default_scorer, tmp_path, 
 
 
 def test_the_help_comes_before_torch():
-    code = "import sys; sys.argv = ['hf-sqa']; import hf_sqa.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = (
+        "import sys, hf_sqa_command; sys.argv = ['hf-sqa', '--help']\n"
+        "try: hf_sqa_command.main()\n"
+        "except SystemExit: print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
 
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert result.stdout.split() == ["False", "False"]
+    assert "Scores recordings" in result.stdout
+    assert result.stdout.split()[-2:] == ["False", "False"]
+
+
+def test_no_module_of_ours_is_imported_by_name():
+    """Such an import is an arrow that the contracts on imports cannot see."""
+    by_name = {"import_module", "__import__"}
+    allowed = {"hf_sqa/cli/corpus_build.py", "hf_sqa/training/run.py"}  # look whether another package is installed
+    calls = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in PYTHON_FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and (getattr(node.func, "id", None) in by_name or getattr(node.func, "attr", None) in by_name)
+        and path.relative_to(ROOT).as_posix() not in allowed
+    ]
+
+    assert not calls
+
+
+def test_importing_the_package_registers_everything_whatever_the_script_is_called():
+    code = (
+        "import sys; sys.argv = ['hf-sqa']; import hf_sqa\n"
+        "from transformers import AutoConfig\n"
+        "from transformers.pipelines import PIPELINE_REGISTRY\n"
+        "print(type(AutoConfig.for_model('nisqa')).__name__, 'audio-quality' in PIPELINE_REGISTRY.supported_tasks)"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert result.stdout.split() == ["NISQAConfig", "True"]
 
 
 def test_nothing_names_a_machine():

@@ -87,14 +87,14 @@ def _only_label(recipe: Any, progress: Callable[[int, int], None]) -> None:
 
 
 def _test(recipe: Any, result: Any) -> None:
-    from hf_sqa.auto import AutoModelForAudioQuality
+    from hf_sqa.checkpoints import load_checkpoint
     from hf_sqa.data.windows import WindowCache
     from hf_sqa.distillation.agreement import teacher_agreement
     from hf_sqa.distillation.teacher import load_teacher
 
     if recipe.labels.folder is None:
         stop(ValueError("Expected `labels.folder` for --test: windows of the test talkers are kept there."))
-    student = AutoModelForAudioQuality.from_pretrained(result.output_dir)
+    student = load_checkpoint(result.output_dir).model
     teachers = [load_teacher(one) for one in recipe.teachers]
     cache = WindowCache(recipe.labels.folder)
     found = teacher_agreement(student, cache, teachers, recipe.teachers, num_windows=recipe.labels.num_windows)

@@ -34,14 +34,14 @@ def onnx(
     huggingface_hub.logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    import hf_sqa.pipelines
+    from hf_sqa.checkpoints import load_checkpoint
     from hf_sqa.export.onnx import GRAPH_FILE, export_onnx, write_page
 
     try:
-        scorer = hf_sqa.pipelines.pipeline(model, backend="torch", device="cpu")
+        loaded = load_checkpoint(model, merge=True).model
         if page:
-            write_page(scorer.model, folder)
-        difference = export_onnx(scorer.model, folder, int8=int8)
+            write_page(loaded, folder)
+        difference = export_onnx(loaded, folder, int8=int8)
     except (OSError, ValueError, ImportError) as error:
         stop(f"the model {model!r} cannot be exported: {error}")
     size = (folder / GRAPH_FILE).stat().st_size / 1e6

@@ -110,7 +110,6 @@ def _report(
     quiet()
     from hf_sqa.data import load_corpus
     from hf_sqa.finetune.run import finetune as run
-    from hf_sqa.pipelines import resolve_checkpoint
     from hf_sqa.runs import Locked
     from hf_sqa.training.run import TrainingError
 
@@ -122,7 +121,7 @@ def _report(
                 if loaded is not None and loading["on_missing"] == "drop":
                     _say(loaded.info.description)
             return run(
-                resolve_checkpoint(model),
+                model,
                 rated,
                 output,
                 options=options,

@@ -59,10 +59,9 @@ def prune(
             bf16=bf16,
             seed=seed,
         )
-        from hf_sqa.auto import AutoModelForAudioQuality
-        from hf_sqa.pipelines import resolve_checkpoint
+        from hf_sqa.checkpoints import load_checkpoint
 
-        loaded = AutoModelForAudioQuality.from_pretrained(resolve_checkpoint(model))
+        loaded = load_checkpoint(model, merge=True).model
         speech = load_calibration(calibration, loaded, num_windows, seed)
         for name, reason in speech.excluded.items():
             typer.echo(f"Not used: {name}: {reason}", err=True)

@@ -10,8 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import hf_sqa
-from hf_sqa.checkpoints import DEFAULT_MODEL
-from hf_sqa.pipelines import resolve_checkpoint
+from hf_sqa.checkpoints import DEFAULT_MODEL, resolve_checkpoint
 
 MODEL_LIST = "models.txt"
 LIST_HEADER = "# What a visitor can pick, a line each, the first one picked already: a folder, or <owner>/<name> on the Hub.\n"

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 
 from hf_sqa.audio import AudioError, Recording
 from hf_sqa.blocks.sqa_transformer import find_transformer
+from hf_sqa.checkpoints import load_checkpoint
 from hf_sqa.distillation.recipe import TeacherOptions
-from hf_sqa.pipelines import model_identity, resolve_checkpoint
+from hf_sqa.modeling import model_identity
 
 
 class Teacher:
@@ -81,15 +82,9 @@ def load_teacher(options: TeacherOptions) -> Teacher:
     Raises:
         OSError, ValueError: If it is not at hand.
     """
-    from transformers import AutoFeatureExtractor
-
-    import hf_sqa.models  # noqa: F401  # registers the families
-    from hf_sqa.auto import AutoModelForAudioQuality
-
-    checkpoint = resolve_checkpoint(options.checkpoint)
-    model = AutoModelForAudioQuality.from_pretrained(checkpoint, dtype=getattr(torch, options.dtype))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Teacher(model, AutoFeatureExtractor.from_pretrained(checkpoint))
+    loaded = load_checkpoint(options.checkpoint, merge=True, dtype=getattr(torch, options.dtype))
+    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Teacher(loaded.model, loaded.feature_extractor)
 
 
 def check_teacher(teacher: Any, student: Any, options: TeacherOptions) -> None:

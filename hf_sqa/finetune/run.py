@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import hf_sqa.models  # noqa: F401  # registers the families
-from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.data.schema import first_few
+from hf_sqa.checkpoints import is_adapter, load_checkpoint
 from hf_sqa.finetune.before_after import compare_before_after
 from hf_sqa.finetune.folder import (
     PREDICTIONS,
@@ -128,50 +126,15 @@ def load_base(checkpoint: str, *, lora: bool = False) -> tuple[Any, Any]:
     """A trained model in float32 and its feature extractor; an adapter is merged into its base.
 
     Raises:
-        ValueError: If weights are missing, or an adapter does not fit its base; also for an adapter on top of an adapter.
+        OSError, ValueError: As [`~hf_sqa.checkpoints.load_checkpoint`]; also for an adapter on top of an adapter.
     """
-    from transformers import AutoFeatureExtractor
-
-    adapter = Path(checkpoint) / "adapter_config.json"
-    if adapter.is_file():
-        if lora:
-            raise ValueError(
-                f"Expected a whole checkpoint for `--lora`, got the adapter {checkpoint!r}: the new adapter's base would exist "
-                "nowhere. Fine-tune the adapter's base, or leave `--lora` out."
-            )
-        model = _merged(checkpoint, json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    else:
-        model, info = AutoModelForAudioQuality.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
-        if info["missing_keys"]:
-            raise ValueError(
-                f"Expected a trained checkpoint, got {checkpoint!r} without weights for {first_few(sorted(info['missing_keys']))}; "
-                "to train a new head or a new model use `hf-sqa train`."
-            )
-    try:
-        extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
-    except (OSError, ValueError):
-        extractor = model.make_feature_extractor()
-    return model.eval(), extractor
-
-
-def _merged(folder: str, base: str) -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise ValueError(f"{folder!r} is an adapter: it needs the package peft, `pip install 'hf-sqa[peft]'`.") from None
-    import warnings
-
-    model = AutoModelForAudioQuality.from_pretrained(base, dtype=torch.float32)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            return peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
-    except (RuntimeError, ValueError, UserWarning) as error:
-        told = " ".join(str(error).split())
+    if lora and is_adapter(checkpoint):
         raise ValueError(
-            f"The adapter {folder!r} does not fit {base!r}, the base it names ({told[:200]}): it was trained on another one. Name "
-            "the right one as base_model_name_or_path in its adapter_config.json."
-        ) from error
+            f"Expected a whole checkpoint for `--lora`, got the adapter {checkpoint!r}: the new adapter's base would exist "
+            "nowhere. Fine-tune the adapter's base, or leave `--lora` out."
+        )
+    loaded = load_checkpoint(checkpoint, merge=True, dtype="float32")
+    return loaded.model, loaded.feature_extractor
 
 
 def _definition(options: FinetuneOptions, base_name: str, train: Any, test: Any, scores: Sequence[str]) -> dict[str, Any]:

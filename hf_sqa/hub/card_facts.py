@@ -251,7 +251,7 @@ def _config_of_base(base: str | None) -> dict[str, Any]:
     """Configuration of an adapter's base, if it can be read without the network."""
     from transformers import AutoConfig
 
-    from hf_sqa.pipelines import resolve_checkpoint
+    from hf_sqa.checkpoints import resolve_checkpoint
 
     try:
         return AutoConfig.from_pretrained(resolve_checkpoint(base)).to_dict() if base else {}
@@ -275,10 +275,11 @@ def _read_cost(folder: Path) -> dict[str, Any]:
 
 
 def _identity(folder: Path) -> dict[str, Any]:
-    from hf_sqa.pipelines import pipeline
+    from hf_sqa.checkpoints import load_checkpoint
 
     try:
-        return pipeline(str(folder), device="cpu").identity()
+        loaded = load_checkpoint(folder)
+        return loaded.identity(mode=loaded.model.modes[0], hop_seconds=None)
     except OSError as error:
         if (folder / "adapter_config.json").is_file():
             return {"reason": f"its base cannot be loaded ({' '.join(str(error).split())[:120]})"}

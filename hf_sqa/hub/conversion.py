@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import json
 import os
@@ -19,7 +17,7 @@ import numpy as np
 
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa.audio import load_recording
-from hf_sqa.auto import AutoModelForAudioQuality, families
+from hf_sqa.auto import AutoModelForAudioQuality, Converter, converters
 
 
 @dataclass
@@ -43,7 +41,7 @@ class Conversion:
 
 def readable_checkpoints() -> dict[str, tuple[str, ...]]:
     """Families that have a converter, each with what it reads."""
-    return {family: _converter(family).READS for family in families() if _has_converter(family)}
+    return {family: converter.reads for family, converter in converters().items()}
 
 
 def convert_checkpoint(
@@ -96,17 +94,13 @@ def convert_checkpoint(
     return Conversion(folder, type(model).__name__, model.config.checkpoint_name, num_weights, before)
 
 
-def _has_converter(family: str) -> bool:
-    return importlib.util.find_spec(f"hf_sqa.models.{family}.convert_{family}") is not None
-
-
-def _converter(family: str) -> Any:
-    if family not in families() or not _has_converter(family):
-        known = [name for name in families() if _has_converter(name)]
+def _converter(family: str) -> Converter:
+    known = converters()
+    if family not in known:
         close = get_close_matches(family, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}."
         raise ValueError(f"There is no converter for {family!r}; {hint}")
-    return importlib.import_module(f"hf_sqa.models.{family}.convert_{family}")
+    return known[family]
 
 
 def _arguments(

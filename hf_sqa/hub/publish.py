@@ -67,7 +67,8 @@ def publish(
     others can find an adapter's base. If the push is interrupted, the repository is unchanged or complete; push again.
 
     Args:
-        folder (`str` or `Path`): The checkpoint; it is not changed.
+        folder (`str` or `Path`): The checkpoint's folder, or another name of it, see
+            [`~hf_sqa.checkpoints.load_checkpoint`]; it is not changed.
         repo_id (`str`): `owner/name`.
         private (`bool`, *optional*): Visibility of a new repository.
         revision (`str`, *optional*): Branch to commit to, made from `main` if it is new; `main` if not given.

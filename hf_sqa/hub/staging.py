@@ -19,13 +19,12 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
 import hf_sqa
-from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.checkpoints import short_names
+from hf_sqa.checkpoints import load_checkpoint, local_folder, short_names
 from hf_sqa.hub.bundle import add_code, scores_without_hf_sqa
 from hf_sqa.hub.card import CARD_FILE, make_card, missing_from_card, tidy
 from hf_sqa.hub.card_facts import RECIPE_FILE, RESULT_FILES, CardFacts, read_configs
-from hf_sqa.pipelines import AudioQualityPipeline, pipeline
-from hf_sqa.pipelines.identity import model_identity
+from hf_sqa.modeling import model_identity
+from hf_sqa.pipelines import AudioQualityPipeline
 
 SAMPLE_FILE, PARITY_FILE = "sample.flac", "parity.json"
 #: Files of a folder that are published; all others stay, and are listed.
@@ -101,7 +100,7 @@ def staged(
     announce: Callable[[str], None] = lambda line: None,
 ) -> Iterator[tuple[Path, Publication]]:
     """A temporary folder with exactly what would be published, checked; see [`~hf_sqa.hub.publish.publish`]."""
-    folder = Path(folder)
+    folder = Path(folder) if isinstance(folder, Path) else local_folder(folder)
     read_configs(folder)
     published, left_out = _sorted_out(folder)
     if with_code and "adapter_config.json" in published:
@@ -114,9 +113,9 @@ def staged(
             (stage / file).symlink_to((folder / file).resolve()) if file.endswith(".safetensors") else shutil.copy(
                 folder / file, stage / file
             )
-        adapter = _prepare_configs(stage, facts.base_model)
+        _prepare_configs(stage, facts.base_model)
         announce("loading the weights and scoring the sample")
-        scorer = _loaded(stage, adapter)
+        scorer = _loaded(stage)
         if not (stage / "preprocessor_config.json").is_file():
             scorer.model.make_feature_extractor().save_pretrained(stage)
         scores = _sample_scores(scorer)
@@ -171,8 +170,8 @@ def _sorted_out(folder: Path) -> tuple[list[str], dict[str, str]]:
     return published, left_out
 
 
-def _prepare_configs(stage: Path, base_model: str | None) -> dict[str, Any] | None:
-    """Remove what is only meaningful on this machine from the configurations; returns the adapter's, if it is one."""
+def _prepare_configs(stage: Path, base_model: str | None) -> None:
+    """Remove what is only meaningful on this machine from the configurations."""
     if (stage / "config.json").is_file():
         config = _without_local_names(json.loads((stage / "config.json").read_text(encoding="utf-8")))
         config.pop("auto_map", None)
@@ -181,13 +180,12 @@ def _prepare_configs(stage: Path, base_model: str | None) -> dict[str, Any] | No
         _write_json(stage / "config.json", config)
     path = stage / "adapter_config.json"
     if not path.is_file():
-        return None
+        return
     adapter = json.loads(path.read_text(encoding="utf-8"))
     base = base_model or adapter.get("base_model_name_or_path")
     adapter["base_model_name_or_path"] = base
     _check_base(base)
     _write_json(path, adapter)
-    return adapter
 
 
 def _without_local_names(value: Any) -> Any:
@@ -213,28 +211,15 @@ def _check_base(base: Any) -> None:
         raise PublishError(f"Could not check whether {base!r}, the adapter's base, is on the Hub: {on_one_line(error)}") from None
 
 
-def _loaded(stage: Path, adapter: dict[str, Any] | None) -> AudioQualityPipeline:
+def _loaded(stage: Path) -> AudioQualityPipeline:
     """The pipeline with the checkpoint to publish; every weight must come from the files.
 
     Raises:
         PublishError: If it does not load, or weights are missing, left over or of another shape.
     """
     try:
-        if adapter is not None:
-            return pipeline(str(stage), device="cpu", dtype="float32")
-        model, report = AutoModelForAudioQuality.from_pretrained(stage, output_loading_info=True, dtype="float32")
-        wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names and kind.endswith("_keys")}
-        if wrong:
-            mismatch = "; ".join(f"{kind.removesuffix('_keys')}: {', '.join(names[:3])}" for kind, names in wrong.items())
-            raise PublishError(
-                f"The weights do not fit the configuration ({mismatch}); save the model again with `save_pretrained`."
-            )
-        extractor = model.make_feature_extractor()
-        if (stage / "preprocessor_config.json").is_file():
-            extractor = type(extractor).from_pretrained(stage)
-        return AudioQualityPipeline(model=model.eval(), feature_extractor=extractor, device=-1)
-    except PublishError:
-        raise
+        loaded = load_checkpoint(stage, dtype="float32")
+        return AudioQualityPipeline(model=loaded.model, feature_extractor=loaded.feature_extractor, device=-1)
     except Exception as error:
         raise PublishError(f"The checkpoint does not load: {on_one_line(error)}") from error
 

@@ -20,9 +20,8 @@ from transformers.utils import logging
 from hf_sqa.audio import AudioError, Recording, load_or_refuse
 from hf_sqa.blocks.score_mapping import apply_score_mapping
 from hf_sqa.isolation import Isolated, Lost
-from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.modeling import AudioQualityPreTrainedModel, model_identity
 from hf_sqa.outputs import RecordingScores
-from hf_sqa.pipelines.identity import model_identity
 
 logger = logging.get_logger(__name__)
 

@@ -17,7 +17,7 @@ def load_graph(model: Any, backend: str | None, options: dict[str, Any]) -> dict
     """A folder by `hf-sqa export onnx` as arguments for a pipeline; `None` where torch is to run the model.
 
     Args:
-        model: What was asked for, resolved.
+        model: What was asked for.
         backend (`str`, *optional*): `"onnx"` or `"torch"`; if not given, a folder with `model.onnx` and no weights is a graph.
         options (`dict`): `device` and `dtype` are looked at.
 
@@ -27,7 +27,7 @@ def load_graph(model: Any, backend: str | None, options: dict[str, Any]) -> dict
     """
     if backend not in {None, *BACKENDS}:
         raise ValueError(f"Expected `backend` to be one of {', '.join(BACKENDS)}, got {backend!r}.")
-    folder = Path(model) if isinstance(model, str) and Path(model).is_dir() else None
+    folder = Path(model) if isinstance(model, str | Path) and Path(model).is_dir() else None
     is_graph = folder is not None and (folder / GRAPH_FILE).is_file() and not any(folder.glob("*.safetensors*"))
     if backend == "torch" or (backend is None and not is_graph):
         return None

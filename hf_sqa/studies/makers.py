@@ -133,8 +133,7 @@ def make_by_pruning(job: MakeJob) -> dict[str, Any]:
     `options` of the model are those of [`~hf_sqa.pruning.PruningOptions`], `checkpoint` (the default model if not given),
     and `calibration` and `num_windows` of [`~hf_sqa.pruning.load_calibration`].
     """
-    from hf_sqa.auto import AutoModelForAudioQuality
-    from hf_sqa.pipelines import resolve_checkpoint
+    from hf_sqa.checkpoints import load_checkpoint
     from hf_sqa.pruning import PruningOptions, load_calibration, prune
     from hf_sqa.pruning.calibration import NUM_WINDOWS
     from hf_sqa.pruning.prune import REPORT
@@ -143,13 +142,13 @@ def make_by_pruning(job: MakeJob) -> dict[str, Any]:
     if "calibration" not in options:
         given = ", ".join(options) or "none"
         raise ValueError(f"Expected `calibration` among the options of the model {job.model.name!r}, got {given}.")
-    model = AutoModelForAudioQuality.from_pretrained(resolve_checkpoint(options.pop("checkpoint", "default")))
+    model = load_checkpoint(options.pop("checkpoint", "default"), merge=True).model
     speech = load_calibration(options.pop("calibration"), model, options.pop("num_windows", NUM_WINDOWS))
     result = prune(model, speech, PruningOptions(**options, seed=job.seed), folder=job.folder / "steps")
     result.model.save_pretrained(job.folder)
     result.model.make_feature_extractor().save_pretrained(job.folder)
     (job.folder / REPORT).write_text(json.dumps(result.report(), indent=1), encoding="utf-8")
-    shutil.rmtree(job.folder / "steps")
+    shutil.rmtree(job.folder / "steps", ignore_errors=True)  # there is none if nothing could be removed
     last = result.steps[-1].after_repair if result.steps else {}
     return {
         "num_train": len(speech.repair),

@@ -3,7 +3,6 @@
 Importing it is cheap; torch and transformers come with what needs them.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,19 +13,6 @@ if TYPE_CHECKING:
     from hf_sqa.training.run import Interrupted, TrainingError, TrainingResult, build_model, run_recipe
     from hf_sqa.training.trainer import AudioQualityTrainer
 
-_MODULES = {
-    "AudioQualityTrainer": "trainer",
-    "AudioQualityTrainingArguments": "arguments",
-    "Interrupted": "run",
-    "Recipe": "recipe",
-    "TrainingError": "run",
-    "TrainingResult": "run",
-    "build_model": "run",
-    "dry_run_recipe": "dry_run",
-    "find_resumable_checkpoint": "checkpoints",
-    "load_recipe": "recipe",
-    "run_recipe": "run",
-}
 __all__ = [
     "AudioQualityTrainer",
     "AudioQualityTrainingArguments",
@@ -43,6 +29,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(f"hf_sqa.training.{_MODULES[name]}"), name)
+    if name in __all__:
+        from hf_sqa.training import arguments, checkpoints, dry_run, recipe, run, trainer
+
+        modules = (arguments, checkpoints, dry_run, recipe, run, trainer)
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
     raise AttributeError(f"module 'hf_sqa.training' has no attribute {name!r}")

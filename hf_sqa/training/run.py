@@ -8,10 +8,9 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -268,10 +267,8 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
     Raises:
         ValueError: If the family or an option is unknown, or the checkpoint is not at hand.
     """
-    import torch
-
-    import hf_sqa.models  # noqa: F401  # registers the families
-    from hf_sqa.auto import AutoModelForAudioQuality, families
+    from hf_sqa.auto import families
+    from hf_sqa.checkpoints import load_checkpoint, resolve_checkpoint
     from hf_sqa.training.losses import loss_options
 
     options = dict(section.config)
@@ -288,60 +285,33 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
             return _with_knowledge(model_class, section, options, announce)
         if section.encoder is None:
             return model_class(config_class(**options))
-        with _encoder_at_hand(section.encoder) as encoder:
-            return model_class.from_encoder(encoder, encoder_options=section.encoder_options, **options)
-    if section.checkpoint in ("default", "distill-mos-v7"):
-        from hf_sqa.models.distilled_sqa.convert_distilled_sqa import convert
-
-        model = convert()
-        if "id2label" in options and model.config.id2label != options["id2label"]:
-            model = _with_new_head(model, options["id2label"], announce)
-            options.pop("id2label")
-    elif (Path(section.checkpoint) / "adapter_config.json").is_file():
-        from hf_sqa.training.adapters import load_adapted
-
-        model = load_adapted(section.checkpoint, announce=announce)
-    else:
-        model, info = AutoModelForAudioQuality.from_pretrained(
-            section.checkpoint, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-        options = {}
-        fresh = sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
-        if fresh and announce:
-            announce(f"New, randomly initialised: {', '.join(fresh)}.")
+        encoder = resolve_checkpoint(section.encoder)
+        return model_class.from_encoder(encoder, encoder_options=section.encoder_options, **options)
+    model = load_checkpoint(section.checkpoint, merge=True, dtype="float32").model
     if model.config.score_mapping is not None:
         model.config.score_mapping = None
         if announce:
             announce("The checkpoint's mapping of its scores is dropped: it was fitted to its predictions, which training changes.")
-    for name, value in (options | loss_options(loss, type(model.config))).items():
+    if any(getattr(model.config, name, None) != value for name, value in options.items()):
+        model = _with_other_options(model, options, announce)
+    for name, value in loss_options(loss, type(model.config)).items():
         setattr(model.config, name, value)
     return model
 
 
 def _with_knowledge(model_class: Any, section: Model, options: dict[str, Any], announce: Any) -> Any:
     """A new model that begins with what another family's model has learned."""
-    with _encoder_at_hand(section.encoder) as encoder:
-        model, info = model_class.with_knowledge_from(
-            section.knowledge_from, encoder=encoder, encoder_options=section.encoder_options, **options
-        )
+    from hf_sqa.checkpoints import load_checkpoint, resolve_checkpoint
+
+    model, info = model_class.with_knowledge_from(
+        load_checkpoint(section.knowledge_from, merge=True, dtype="float32").model,
+        encoder=section.encoder and resolve_checkpoint(section.encoder),
+        encoder_options=section.encoder_options,
+        **options,
+    )
     if announce:
         announce(f"From {section.knowledge_from}: {len(info['copied'])} tensors. New: {', '.join(info['initialized'])}.")
     return model
-
-
-@contextlib.contextmanager
-def _encoder_at_hand(name: str | None) -> Iterator[str | None]:
-    """The folder of an encoder for as long as it is read: of `default` one of the moment, all others as they are."""
-    if name not in ("default", "distill-mos-v7"):
-        yield name
-        return
-    from hf_sqa.models.distilled_sqa.convert_distilled_sqa import convert
-
-    with tempfile.TemporaryDirectory() as folder:
-        model = convert()
-        model.save_pretrained(folder)
-        model.make_feature_extractor().save_pretrained(folder)
-        yield folder
 
 
 def freeze(model: Any, patterns: Sequence[str]) -> None:
@@ -439,17 +409,20 @@ def _augmentation(options: AugmentationOptions | None, noises: Any) -> Any:
     return Augmentation(chain, options.probability)
 
 
-def _with_new_head(model: Any, id2label: dict[int, str], announce: Any) -> Any:
-    """The same model with other scores: tensors whose shape depends on their number begin anew."""
-    values = model.config.to_dict() | {"id2label": id2label}
+def _with_other_options(model: Any, options: dict[str, Any], announce: Any) -> Any:
+    """The same model with other options of its configuration, such as its scores: tensors that this gives another shape are new."""
+    values = model.config.to_dict() | options
     for name in ("label2id", "num_labels", "architectures", "transformers_version", "model_type", "dtype"):
         values.pop(name, None)
     new = type(model)(type(model.config)(**values))
-    state, own = model.state_dict(), new.state_dict()
-    kept = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
+    old_tensors, new_tensors = model.state_dict(), new.state_dict()
+    kept = {name: tensor for name, tensor in old_tensors.items() if name in new_tensors and new_tensors[name].shape == tensor.shape}
     new.load_state_dict(kept, strict=False)
-    if announce:
-        announce(f"New, randomly initialised: {', '.join(sorted(set(own) - set(kept)))}.")
+    new.config._name_or_path = model.config._name_or_path
+    if announce and (fresh := sorted(set(new_tensors) - set(kept))):
+        announce(f"New, randomly initialised: {', '.join(fresh)}.")
+    if announce and (left_out := sorted(set(old_tensors) - set(new_tensors))):
+        announce(f"Left out, as the options of the model leave no place for them: {', '.join(left_out)}.")
     return new
 
 

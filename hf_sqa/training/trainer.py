@@ -10,10 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import signal
-import tempfile
 import warnings
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -332,21 +330,22 @@ class AudioQualityTrainer(Trainer):
             raise ValueError("Expected `hub_model_id='owner/name'` in the arguments, to know where to publish; got none.")
         if not self.is_world_process_zero():
             return None
-        # By name: publishing lies above training.
-        publish = import_module("hf_sqa.hub.publish").publish
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name) / self.args.hub_model_id.rsplit("/", 1)[-1]
-            self.accelerator.unwrap_model(self.model).save_pretrained(folder)
-            self.processing_class.save_pretrained(folder)  # type: ignore[union-attr]
-            return publish(
-                folder,
-                self.args.hub_model_id,
-                message=commit_message,
-                token=token or self.args.hub_token,
-                revision=revision or self.args.hub_revision,
-                private=self.args.hub_private_repo if private is None else private,
-                **options,
+        model = self.accelerator.unwrap_model(self.model)
+        publish = type(self.quality_model).publish
+        if publish is None:
+            raise RuntimeError(
+                "Expected `import hf_sqa` before `push_to_hub`, which hands publishing to the models; import it first."
             )
+        return publish(
+            model,
+            self.args.hub_model_id,
+            feature_extractor=self.processing_class,
+            message=commit_message,
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+            private=self.args.hub_private_repo if private is None else private,
+            **options,
+        )
 
     # ---- Validation
 

@@ -80,7 +80,9 @@ def test_a_mistyped_name_without_a_network_is_answered_with_the_nearest(tmp_path
     child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
 
     assert child.returncode == 1
-    assert re.search(r"OSError: 'hf-sqa/distilled-sqa-z' is not at hand.* Did you mean 'hf-sqa/distilled-sqa-\w+'\?", child.stderr)
+    assert re.search(
+        r"OSError: there is no folder 'hf-sqa/distilled-sqa-z' here.* Did you mean 'hf-sqa/distilled-sqa-\w+'\?", child.stderr
+    )
 
 
 def test_without_distillmos_a_student_stands_in_and_says_so(without_distillmos):

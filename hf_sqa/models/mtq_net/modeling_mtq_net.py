@@ -61,7 +61,7 @@ class MTQNet(MOSANet):
         lean.drop_auxiliary_heads().save_pretrained(save_directory, **kwargs)
 
     @classmethod
-    def with_knowledge_from(cls, name_or_path: str, **options: Any) -> tuple[Any, dict[str, list[str]]]:
+    def with_knowledge_from(cls, name_or_path: Any, **options: Any) -> tuple[Any, dict[str, list[str]]]:
         """See [`from_mosa_net`]."""
         return cls.from_mosa_net(name_or_path, output_loading_info=True, **options)
 

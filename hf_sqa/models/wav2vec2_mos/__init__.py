@@ -6,10 +6,11 @@ Registered with `Wav2Vec2FeatureExtractor`, which suits every encoder but w2v-BE
 
 from transformers import Wav2Vec2FeatureExtractor
 
-from hf_sqa.auto import register_family
+from hf_sqa.auto import Converter, register_family
 from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig
+from hf_sqa.models.wav2vec2_mos.convert_wav2vec2_mos import READS, convert
 from hf_sqa.models.wav2vec2_mos.modeling_wav2vec2_mos import Wav2Vec2ForMOS
 
 __all__ = ["Wav2Vec2ForMOS", "Wav2Vec2ForMOSConfig"]
 
-register_family(Wav2Vec2ForMOSConfig, Wav2Vec2ForMOS, Wav2Vec2FeatureExtractor)
+register_family(Wav2Vec2ForMOSConfig, Wav2Vec2ForMOS, Wav2Vec2FeatureExtractor, Converter(convert, READS))

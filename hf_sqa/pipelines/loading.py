@@ -1,0 +1,57 @@
+"""The task `audio-quality` of `transformers.pipeline`, and [`pipeline`], which also knows short names, revisions and adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from hf_sqa.auto import AutoModelForAudioQuality
+from hf_sqa.checkpoints import DefaultModel, load_checkpoint
+from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
+from hf_sqa.pipelines.onnx_backend import load_graph
+
+TASK = "audio-quality"
+#: Arguments of `transformers.pipeline` that are about loading.
+LOADING = ("config", "device_map", "dtype", "local_files_only", "revision", "token", "trust_remote_code")
+
+PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # registering twice, as a reload does, would only warn
+PIPELINE_REGISTRY.register_pipeline(
+    TASK,
+    pipeline_class=AudioQualityPipeline,
+    pt_model=AutoModelForAudioQuality,
+    default=DefaultModel(),
+    type="audio",
+)
+
+
+def pipeline(task: Any = None, model: Any = None, *, backend: Any = None, **kwargs: Any) -> AudioQualityPipeline:
+    """`transformers.pipeline("audio-quality", ...)` for every name that [`~hf_sqa.checkpoints.load_checkpoint`] knows.
+
+    Args:
+        task (*optional*): `"audio-quality"`, as in transformers. There is no other, so the model may stand in its place.
+        model (*optional*): `"default"`, another short name, a folder, a Hub id, `"owner/name@revision"`, an adapter, or a loaded
+            model (then with `feature_extractor`); the default if not given.
+        backend (`str`, *optional*): `"onnx"` runs `model.onnx` of a folder by onnxruntime, `"torch"` its weights; if not given, the
+            graph is run where there are no weights beside it.
+        **kwargs: Anything `transformers.pipeline` or [`AudioQualityPipeline`] takes: `device`, `dtype`, `mode`, `hop_seconds`, ...
+
+    Raises:
+        OSError: If there is no such model or revision, or its weights are pickled.
+        ValueError: If it is of a family that is not known here, or of none that scores speech; or if its weights are not whole.
+    """
+    is_named = isinstance(task, str) and task == TASK
+    if task is not None and not is_named and model is not None:
+        raise ValueError(f"Expected the task {TASK!r} before a model, got {task!r}.")
+    model = task if model is None and not is_named else model
+    if isinstance(model, transformers.PreTrainedModel):
+        return transformers.pipeline(TASK, model=model, pipeline_class=AudioQualityPipeline, **kwargs)
+    graph = load_graph(model, backend, kwargs)
+    if graph is not None:
+        kwargs = {name: value for name, value in kwargs.items() if name not in LOADING} | graph
+        return transformers.pipeline(TASK, pipeline_class=AudioQualityPipeline, **kwargs)
+    loading = {name: kwargs.pop(name) for name in LOADING if name in kwargs} | kwargs.pop("model_kwargs", {})
+    checkpoint = load_checkpoint(model, **loading)
+    kwargs.setdefault("feature_extractor", checkpoint.feature_extractor)
+    return transformers.pipeline(TASK, model=checkpoint.model, pipeline_class=AudioQualityPipeline, **kwargs)

@@ -1,0 +1,24 @@
+"""What `import hf_sqa` does and gives: families and task registered with transformers, publishing handed to the models, names."""
+
+from typing import Any
+
+from hf_sqa.audio import AudioError as AudioError, load_recording as load_recording
+from hf_sqa.auto import AutoModelForAudioQuality as AutoModelForAudioQuality
+from hf_sqa.configuration import AudioQualityConfig as AudioQualityConfig
+from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.models import *  # noqa: F403
+from hf_sqa.outputs import AudioQualityOutput as AudioQualityOutput
+from hf_sqa.pipelines import (
+    AudioQualityPipeline as AudioQualityPipeline,
+    default_checkpoint as default_checkpoint,
+    pipeline as pipeline,
+)
+
+
+def _publish(model: Any, repo_id: str, **options: Any) -> Any:
+    from hf_sqa.hub.publish import publish_model  # the client of the Hub and the cards take their time
+
+    return publish_model(model, repo_id, **options)
+
+
+AudioQualityPreTrainedModel.publish = staticmethod(_publish)  # type: ignore[assignment]
