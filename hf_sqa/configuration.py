@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from hf_sqa.blocks.bounds import COUNT, WEIGHT, check_bounds
 from hf_sqa.blocks.losses import SCORE_LOSSES
 from hf_sqa.blocks.score_mapping import check_score_mapping
 
@@ -51,6 +52,16 @@ class AudioQualityConfig(PreTrainedConfig):
     score_mapping: dict[str, list[float | int]] | None = None
 
     keys_to_ignore_at_inference = ["frame_logits", "hidden_states", "attentions"]
+    #: Least and largest value of an option, and of the elements of a list; a family adds its own. Checked before anything is built.
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "score_min": (-1e6, 1e6),
+        "score_max": (-1e6, 1e6),
+        "sampling_rate": (1000, 768_000),
+        "huber_delta": (1e-6, 1e6),
+        "clip_margin": WEIGHT,
+        "ranking_weight": WEIGHT,
+        "ranking_margin": WEIGHT,
+    }
     #: Options of the sizes in which the family comes, by name; empty for a family of one size.
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -60,9 +71,9 @@ class AudioQualityConfig(PreTrainedConfig):
             # transformers keeps unknown options as attributes: a typo would silently leave the default in force.
             if suggestion := get_close_matches(option, ours, n=1, cutoff=0.85):
                 raise TypeError(f"Unknown option {option!r} for {type(self).__name__}; did you mean {suggestion[0]!r}?")
+        self.validate_bounds()
         num_labels = kwargs.pop("num_labels", None)
-        self.id2label = self.id2label or self.default_id2label()
-        self.id2label = {int(index): name for index, name in self.id2label.items()}
+        self.id2label = _checked_names(self.id2label or self.default_id2label())
         if num_labels is not None and num_labels != len(self.id2label):
             raise TypeError(
                 f"Expected scores declared by name, got num_labels={num_labels} beside id2label={self.id2label}; pass "
@@ -81,6 +92,9 @@ class AudioQualityConfig(PreTrainedConfig):
         """Score names in column order."""
         return [self.id2label[index] for index in range(len(self.id2label))]
 
+    def validate_bounds(self) -> None:
+        check_bounds(vars(self), self.bounds)
+
     def validate_score_range(self) -> None:
         if self.score_min >= self.score_max:
             raise ValueError(
@@ -97,3 +111,20 @@ class AudioQualityConfig(PreTrainedConfig):
             if name not in self.label2id:
                 raise ValueError(f"Expected `score_mapping` for scores of this model ({', '.join(self.label2id)}), got {name!r}.")
             check_score_mapping(name, mapping)
+
+
+def _checked_names(id2label: Any) -> dict[int, str]:
+    """Score names by column; JSON has text for the numbers."""
+    try:
+        names = {int(index): name for index, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError):
+        names = {}
+    if (
+        sorted(names) != list(range(len(names)))
+        or not all(isinstance(name, str) and name for name in names.values())
+        or not 0 < len(set(names.values())) == len(names) <= COUNT[1]
+    ):
+        raise ValueError(
+            f'Expected `id2label` to name every column from 0 by a name of its own, {{0: "mos", ...}}, got {id2label!r}.'
+        )
+    return names

@@ -34,6 +34,8 @@ from transformers.models.auto.feature_extraction_auto import get_feature_extract
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 from transformers.utils import logging
 
+from hf_sqa.blocks.bounds import COUNT, SIZE, check_bounds
+
 #: `model_type` of the encoders whose masks, layers and norms are known (and tested) here.
 ENCODER_TYPES = (
     "wav2vec2",
@@ -61,6 +63,15 @@ HEAD_TENSORS = re.compile(
 )
 
 
+#: transformers' own configurations have no limits.
+ENCODER_BOUNDS = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "conv_dim", "vocab_size", "feature_projection_input_dim"), SIZE),
+    **dict.fromkeys(("conv_kernel", "conv_stride", "conv_pos_kernel_size", "max_source_positions"), SIZE),
+    **dict.fromkeys(("num_attention_heads", "num_conv_pos_embeddings", "num_conv_pos_embedding_groups"), COUNT),
+    "num_hidden_layers": (0, COUNT[1]),
+}
+
+
 def check_encoder_config(encoder_config: PreTrainedConfig, *, with_quality_models: bool = False) -> None:
     """Refuse an encoder that is not one of `ENCODER_TYPES`, nor, for those who take them, of `QUALITY_MODEL_TYPES`.
 
@@ -73,6 +84,7 @@ def check_encoder_config(encoder_config: PreTrainedConfig, *, with_quality_model
             f"Expected `encoder_config` of a speech encoder, got a {model_type!r} configuration without `hidden_size`; pass that "
             f"of one of {', '.join(ENCODER_TYPES)}, for example `AutoConfig.from_pretrained('facebook/wav2vec2-base')`."
         )
+    check_bounds(vars(encoder_config), ENCODER_BOUNDS)
     types = ENCODER_TYPES + QUALITY_MODEL_TYPES if with_quality_models else ENCODER_TYPES
     if model_type not in types:
         raise ValueError(

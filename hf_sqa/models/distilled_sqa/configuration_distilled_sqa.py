@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
+from hf_sqa.blocks.bounds import COUNT, SAMPLES, SHARE, SIZE
 from hf_sqa.configuration import AudioQualityConfig
 
 #: What all students but the largest share, and the ladder.
@@ -134,6 +135,18 @@ class DistilledSQAConfig(AudioQualityConfig):
     layer_num_heads: list[int] | None = None
     layer_intermediate_sizes: list[int] | None = None
     pooling_size: int | None = None
+
+    bounds = AudioQualityConfig.bounds | {
+        **dict.fromkeys(("window_samples", "hop_samples"), SAMPLES),
+        **dict.fromkeys(("fft_size", "fft_hop_samples", "hidden_size", "intermediate_size", "head_size", "pooling_size"), SIZE),
+        **dict.fromkeys(("conv_initial_channels", "conv_final_channels", "conv_layer_channels", "layer_intermediate_sizes"), SIZE),
+        **dict.fromkeys(("num_conv_layers", "num_hidden_layers", "num_attention_heads", "layer_num_heads"), COUNT),
+        **dict.fromkeys(("conv_time_strides", "conv_frequency_strides"), COUNT),
+        "num_mel_bins": (0, SIZE[1]),
+        "compression": (1e-3, 10),
+        "leaky_relu_slope": SHARE,
+        "dropout": SHARE,
+    }
 
     @classmethod
     def student(cls, size: str, **kwargs: Any) -> DistilledSQAConfig:

@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE, WEIGHT
 from hf_sqa.blocks.speech_encoder import check_encoder_config, check_layer, takes_spectra
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.models.mosa_net.sincnet import SINC_EDGES
@@ -110,6 +111,14 @@ class MOSANetConfig(AudioQualityConfig):
     attention_penalty_weight: float | int = 1e-4
     score_min: float | int = -0.5
     score_max: float | int = 4.5
+
+    bounds = AudioQualityConfig.bounds | {
+        **dict.fromkeys(("fft_size", "hop_samples", "sinc_kernel_size", "conv_channels", "lstm_hidden_size", "hidden_size"), SIZE),
+        **dict.fromkeys(("frame_loss_weight", "attention_penalty_weight"), WEIGHT),
+        "score_scales": (-1e6, 1e6),
+        "encoder_layer": (0, COUNT[1]),
+        "dropout": SHARE,
+    }
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
+from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE
 from hf_sqa.configuration import AudioQualityConfig
 
 #: Scores of the five-dimension model, in the column order of the published weights.
@@ -78,6 +79,15 @@ class NISQAConfig(AudioQualityConfig):
     dropout: float | int = 0.1
     pooling: str = "att"
     pooling_size: int = 128
+
+    bounds = AudioQualityConfig.bounds | {
+        **dict.fromkeys(("fft_size", "hidden_size", "intermediate_size", "pooling_size", "segment_feature_size"), SIZE),
+        **dict.fromkeys(("num_mel_bins", "segment_frames", "segment_hop_frames", "conv_channels", "conv_pool_sizes"), COUNT),
+        **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), COUNT),
+        **dict.fromkeys(("hop_seconds", "window_seconds"), (1e-4, 10)),
+        **dict.fromkeys(("segment_dropout", "dropout"), SHARE),
+        "max_frequency_hz": (1, 1e6),
+    }
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> NISQAConfig:

@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE
 from hf_sqa.blocks.speech_encoder import check_encoder_config, check_layer, min_num_samples, pads_safely, takes_spectra
 from hf_sqa.configuration import AudioQualityConfig
 
@@ -56,6 +57,14 @@ class XLSRSQAConfig(AudioQualityConfig):
     num_attention_heads: int = 4
     intermediate_size: int = 64
     dropout: float | int = 0.0
+
+    bounds = AudioQualityConfig.bounds | {
+        **dict.fromkeys(("num_mfcc", "num_mel_bins", "fft_size", "fft_hop_samples", "num_frames"), SIZE),
+        **dict.fromkeys(("hidden_size", "intermediate_size"), SIZE),
+        **dict.fromkeys(("layers", "num_hidden_layers", "num_attention_heads"), COUNT),
+        "top_db": (0, 1e6),
+        "dropout": SHARE,
+    }
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> XLSRSQAConfig:

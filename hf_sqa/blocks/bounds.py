@@ -1,0 +1,28 @@
+"""Limits of the numbers in a configuration, checked before anything is built by them.
+
+No checkpoint comes near them: what lies beyond is a mistake, or was made to exhaust memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: Least and largest value, by kind of option.
+COUNT, SIZE, SAMPLES, SHARE, WEIGHT = (1, 1024), (1, 65_536), (1, 2**24), (0, 1), (0, 1e6)
+
+
+def check_bounds(options: Mapping[str, Any], bounds: Mapping[str, tuple[float, float]]) -> None:
+    """Refuse options that are outside their bounds, or not numbers; `None` and what is not given is as good.
+
+    Raises:
+        ValueError: If one is.
+    """
+    for option, (lowest, highest) in bounds.items():
+        waiting = [options.get(option)]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, list | tuple):
+                waiting += value
+            elif value is not None and not (isinstance(value, int | float) and lowest <= value <= highest):  # not NaN either
+                raise ValueError(f"Expected `{option}` between {lowest:,} and {highest:,}, got {value!r}.")
