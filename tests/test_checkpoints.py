@@ -234,7 +234,7 @@ def by_export(name, clips, folder):
 def by_push(name, clips, folder):
     base = load_adapter_base(name)
     if base is not None and base not in checkpoints.short_names():
-        with pytest.raises(PublishError, match="The adapter belongs to|Could not check"):  # nobody else would find its base
+        with pytest.raises(PublishError, match=r"The adapter belongs to|Could not check"):  # nobody else would find its base
             publish(name, "alice/pushed", license="mit", dry_run=True)
         return by_pipeline(name, clips, folder)
     done = publish(name, "alice/pushed", license="mit", dry_run=True)

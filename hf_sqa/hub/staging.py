@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
 import hf_sqa
-from hf_sqa.checkpoints import load_checkpoint, local_folder, short_names
+from hf_sqa.checkpoints import load_checkpoint, local_folder, short_names, split_revision
 from hf_sqa.hub.bundle import add_code, scores_without_hf_sqa
 from hf_sqa.hub.card import CARD_FILE, make_card, missing_from_card, tidy
 from hf_sqa.hub.card_facts import RECIPE_FILE, RESULT_FILES, CardFacts, read_configs
@@ -201,10 +201,11 @@ def _check_base(base: Any) -> None:
         raise PublishError(f"The adapter does not say which model it belongs to; {advice}.")
     if base in short_names():
         return
-    if Path(base).exists() or LOCAL_PATH.search(base) or base.count("/") != 1:
+    if Path(base).exists() or LOCAL_PATH.search(base) or split_revision(base)[0].count("/") != 1:
         raise PublishError(f"The adapter belongs to {base!r}, a folder of this machine; push that model first, then {advice}.")
     try:
-        HfApi().model_info(base, timeout=20)
+        repository, revision = split_revision(base)
+        HfApi().model_info(repository, revision=revision, timeout=20)
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise PublishError(f"The adapter belongs to {base!r}, which is not on the Hub or not visible to you; {advice}.") from None
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
