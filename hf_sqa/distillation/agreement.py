@@ -10,10 +10,13 @@ import torch
 
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.data.windows import WindowCache
-from hf_sqa.distillation.examples import CachedWindows
+from hf_sqa.distillation.examples import CachedWindows, kinds_of
 from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
 from hf_sqa.metrics import agreement, bootstrap_agreement
+
+#: Fewer windows than this say nothing about a kind of degradation.
+MIN_WINDOWS = 16
 
 
 def teacher_agreement(
@@ -31,7 +34,8 @@ def teacher_agreement(
 
     Returns:
         `dict`: By score name `utt_lcc`, `utt_srcc` and `utt_rmse` as `{"value", "low", "high"}`, and `num_windows`; the same below
-        `talkers` for each talker alone.
+        `talkers` for each talker alone, and below `kinds` for each kind of degradation that `MIN_WINDOWS` windows or more went
+        through.
     """
     data = CachedWindows(cache, teachers, options, model.config, split, num_windows)
     predicted = score_windows(model, data)
@@ -42,6 +46,11 @@ def teacher_agreement(
         found[name] = _with_intervals(ours, theirs, seed)
         found[name]["talkers"] = {
             talker: agreement(ours[talkers == talker], theirs[talkers == talker])["utt_lcc"] for talker in sorted(set(talkers))
+        }
+        found[name]["kinds"] = {
+            kind: agreement(ours[own], theirs[own])["utt_lcc"]
+            for kind in sorted(set().union(*map(kinds_of, data.facts)))
+            if (own := np.array([kind in kinds_of(row) for row in data.facts])).sum() >= MIN_WINDOWS
         }
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,11 @@ class WindowExamples(RatedSpeech):
         return np.full(len(self), np.nan)
 
 
+def kinds_of(row: Mapping[str, Any]) -> set[str]:
+    """Kinds of degradation that a window went through, by its facts."""
+    return {step["kind"] for step in row.get("degradations", ())}
+
+
 class CachedWindows(WindowExamples):
     """Windows of a cache with the teachers' labels, as examples for a trainer.
 
@@ -78,7 +83,7 @@ class CachedWindows(WindowExamples):
         split (`str`): `"train"`, `"validation"` or `"test"`.
         num_windows (`int`, *optional*): Of all splits together, see [`plan_shards`]; all that are labelled if not given.
         like ([`WindowExamples`], *optional*): Windows whose alignment of teachers to use.
-        leave_out (sequence of `str`, *optional*): Talkers whose windows are not taken.
+        leave_out (sequence of `str`, *optional*): Talkers, and kinds of degradation, whose windows are not taken.
 
     Attributes:
         facts (`list[dict]`): What is known of every window: talker, language, degradations.
@@ -132,14 +137,14 @@ class CachedWindows(WindowExamples):
         for row, is_labelled in zip(self.facts, labelled, strict=True):
             if not is_labelled:
                 self.excluded["window: no degradation" if row["status"] != "ok" else "window: no teacher gave a score"] += 1
-        own = np.array([row["talker"] not in leave_out for row in self.facts], bool)
-        if unknown := sorted(set(leave_out) - {row["talker"] for row in self.facts}):
+        own = np.array([not {row["talker"], *kinds_of(row)} & set(leave_out) for row in self.facts], bool)
+        if unknown := sorted(set(leave_out).difference(*({row["talker"], *kinds_of(row)} for row in self.facts))):
             raise ValueError(
-                f"Expected `labels.leave_out` to name talkers of the {split} windows, got {', '.join(unknown)}; there are "
-                f"{', '.join(sorted({row['talker'] for row in self.facts}))}."
+                f"Expected `labels.leave_out` to name talkers, or kinds of degradation, of the {split} windows, got "
+                f"{', '.join(unknown)}; there are {', '.join(sorted({row['talker'] for row in self.facts}))}."
             )
         if left_out := int((labelled & ~own).sum()):
-            self.excluded["window: talker left out"] = left_out
+            self.excluded["window: talker or degradation left out"] = left_out
         labelled &= own
         if not labelled.any():
             raise ValueError(f"Expected labelled windows of the split {split!r} in {str(cache.folder)!r}, got none.")

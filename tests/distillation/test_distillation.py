@@ -1,6 +1,7 @@
 """Distillation: a student comes close to its teacher, a run that was cut goes on, and what does not fit together is refused."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.data.windows import WindowCache
 from hf_sqa.distillation.agreement import teacher_agreement
-from hf_sqa.distillation.examples import CachedWindows, FreshWindows, MixedSpeech
+from hf_sqa.distillation.examples import CachedWindows, FreshWindows, MixedSpeech, kinds_of
 from hf_sqa.distillation.labels import combined_labels, label_windows, mapped_scores
 from hf_sqa.distillation.recipe import TeacherOptions, load_distillation
 from hf_sqa.distillation.run import distill, dry_run_distillation, label, make_windows
@@ -348,9 +349,27 @@ def test_talkers_that_are_left_out_are_not_trained_on(recipe, quiet, tmp_path):
     count = sum(row["talker"] == talker for row in everyone.facts)
     assert len(others) == len(everyone) - count
     assert talker not in {row["talker"] for row in others.facts}
-    assert others.excluded["window: talker left out"] == count
+    assert others.excluded["window: talker or degradation left out"] == count
     with pytest.raises(ValueError, match=r"`labels.leave_out` to name talkers.*got nobody; there are .*" + talker):
         windows("nobody")
+
+
+def test_a_degradation_that_is_left_out_is_not_trained_on_and_has_an_agreement_of_its_own(recipe, quiet, tmp_path):
+    content = recipe(degradations={"none": 1, "distillation": 1})
+    distill(content, **quiet)
+    loaded = load_distillation(content)
+    teachers = [load_teacher(one) for one in loaded.teachers]
+    student = DistilledSQA(DistilledSQAConfig(**STUDENT))
+    cache = WindowCache(tmp_path / "labels")
+    everything = CachedWindows(cache, teachers, loaded.teachers, student.config, "train")
+    counts = Counter(kind for row in everything.facts for kind in kinds_of(row))
+    kind, count = counts.most_common(1)[0]
+    others = CachedWindows(cache, teachers, loaded.teachers, student.config, "train", leave_out=[kind])
+
+    assert len(others) == len(everything) - count
+    assert kind not in set().union(*map(kinds_of, others.facts))
+    found = teacher_agreement(student, cache, teachers, loaded.teachers, "train")["mos"]["kinds"]
+    assert set(found) == {name for name, number in counts.items() if number >= 16}
 
 
 def test_spectra_are_remembered_and_change_nothing(recipe, quiet, tmp_path, monkeypatch):
