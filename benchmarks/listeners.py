@@ -5,8 +5,8 @@
 Sets: P.808 (two studies, SRCC of clips, drawn by condition); 64 clips of neural coders (SRCC of clips; mean over sentences of that
 within one; of systems; drawn by sentence); WARP-Q's 8 clips; GenSpeech's clips (largest error); the Opus conditions of
 `opus_ladder` made again from the six clean P.808 recordings (SRCC of ten systems, RMSE after a line; needs a libopus with networks,
-see `train_scripts/neural_coders.sh`); the order of `examples/`. Scores are kept by model in the file: a second call scores new models
-only.
+see `train_scripts/neural_coders.sh`); the order of `examples/`. Scores are kept by model in the file: a second call scores new
+models only.
 """
 
 from __future__ import annotations
