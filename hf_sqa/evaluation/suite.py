@@ -5,6 +5,7 @@ What `hf-sqa evaluate` prints, what the cells of a study keep, and what a model 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -331,11 +332,8 @@ def _scores_to_compare(wanted: Any, predicted: Sequence[str], dataset: Any, test
 
 def _scored(scorer: Any, audio: list[Any], batch_size: int, num_workers: int) -> Iterable[tuple[dict[str, Any], float]]:
     """Results in order with all details, each with its share of the CPU time inside the model."""
-    from torch.utils.data import DataLoader
-    from transformers.pipelines.pt_utils import PipelineDataset
-
-    items = PipelineDataset(audio, scorer.preprocess, scorer._preprocess_params)
-    for batch in DataLoader(items, batch_size=batch_size, num_workers=num_workers, collate_fn=list):
+    items = scorer.preprocessed((audio[index] for index in range(len(audio))), num_workers, scorer._preprocess_params)
+    while batch := list(itertools.islice(items, batch_size)):
         began = time.process_time()
         done = scorer.forward(batch, **scorer._forward_params)
         seconds = (time.process_time() - began) / len(done)

@@ -124,11 +124,12 @@ class AudioQualityPipeline(Pipeline):
         audio = iter(inputs)
         if length is not None and hasattr(inputs, "__getitem__"):
             audio = (inputs[index] for index in range(length))
-        items = self._preprocessed(audio, num_workers if os.name != "nt" else 0, preprocess_params)
+        items = self.preprocessed(audio, num_workers, preprocess_params)
         return ScoredRows(self._rows(items, batch_size, forward_params, postprocess_params), length)
 
-    def _preprocessed(self, inputs: Iterator[Any], num_workers: int, options: dict) -> Iterator[dict[str, Any]]:
-        if not num_workers:
+    def preprocessed(self, inputs: Iterable[Any], num_workers: int, options: dict) -> Iterator[dict[str, Any]]:
+        """What `preprocess` makes of every recording, in order, read in processes of their own if there are any."""
+        if not num_workers or os.name == "nt":
             yield from (self.preprocess(audio, **options) for audio in inputs)
             return
         names = {"sampling_rate": "input_sampling_rate"}
