@@ -17,6 +17,7 @@ from hf_sqa.data.windows import WINDOWS_PER_SHARD, WindowCache, WindowMaker, as_
 from hf_sqa.distillation.labels import combined_labels, mapped_scores, plan_shards
 from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
+from hf_sqa.training.batches import Draw
 from hf_sqa.training.examples import RatedSpeech
 
 
@@ -214,12 +215,11 @@ class CachedWindows(WindowExamples):
         peak = float(reader.get_slice("peak")[place : place + 1][0])
         return as_waveform(reader.get_slice("samples")[place : place + 1][0, :length], peak)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        row, _ = key if isinstance(key, tuple) else (key, 0)
-        stands_in, row = row < 0, -1 - row if row < 0 else row
+    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
+        row, _, is_filler = Draw.of(key)
         return {
-            "row": -1 if stands_in else row,
-            "labels": np.full_like(self.labels[row], np.nan) if stands_in else self.labels[row],
+            "row": -1 if is_filler else row,
+            "labels": np.full_like(self.labels[row], np.nan) if is_filler else self.labels[row],
             "offset": 0.0,
             "failure": None,
             "waveform": self.waveform(row),
@@ -284,14 +284,13 @@ class FreshWindows(WindowExamples):
     def source(self, row: int) -> str:
         return f"window {row}"
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        row, epoch = key if isinstance(key, tuple) else (key, 0)
-        stands_in, row = row < 0, -1 - row if row < 0 else row
+    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
+        row, epoch, is_filler = Draw.of(key)
         waveform, labels = self._kept[row] if self._kept else self._labelled(epoch * self._num_windows + row)
         failed = not len(waveform)
         return {
-            "row": -1 if stands_in or failed else row,
-            "labels": np.full_like(labels, np.nan) if stands_in else labels,
+            "row": -1 if is_filler or failed else row,
+            "labels": np.full_like(labels, np.nan) if is_filler else labels,
             "offset": 0.0,
             "failure": None,
             "waveform": None if failed else waveform,
@@ -357,13 +356,11 @@ class MixedSpeech(WindowExamples):
             self.windows.source(row) if row < len(self.windows) else self.rated.source((row - len(self.windows)) % len(self.rated))
         )
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        row, epoch = key if isinstance(key, tuple) else (key, 0)
-        real = -1 - row if row < 0 else row
-        if real < len(self.windows):
-            return self.windows[row, epoch]
-        place = (real - len(self.windows)) % len(self.rated)
-        # Where a recording comes twice in an epoch it is cut at two places.
-        turn = (real - len(self.windows)) // len(self.rated)
-        example = self.rated[-1 - place if row < 0 else place, epoch * (1 + self._num_rated // len(self.rated)) + turn]
-        return example | {"row": -1 if example["row"] < 0 else real}
+    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
+        row, epoch, is_filler = draw = Draw.of(key)
+        if row < len(self.windows):
+            return self.windows[draw]
+        # A recording that comes twice in an epoch is cut at two places.
+        turn, place = divmod(row - len(self.windows), len(self.rated))
+        example = self.rated[Draw(place, epoch * (1 + self._num_rated // len(self.rated)) + turn, is_filler)]
+        return example | {"row": -1 if is_filler else row}

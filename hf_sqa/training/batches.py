@@ -7,7 +7,7 @@ seed and the number of the epoch alone, so a resumed run continues with the righ
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,28 @@ import torch
 BATCHES_PER_BUCKET = 50
 
 
+class Draw(NamedTuple):
+    """A row drawn in an epoch.
+
+    Args:
+        row (`int`): Its number in the data set.
+        epoch (`int`, *optional*, defaults to 0): Chance depends on it: where a recording is cut, how it is degraded.
+        is_filler (`bool`, *optional*, defaults to `False`): Whether it only keeps a process busy that has no row in the last step.
+            Its example has no label, and `-1` as its row.
+    """
+
+    row: int
+    epoch: int = 0
+    is_filler: bool = False
+
+    @classmethod
+    def of(cls, key: int | tuple[int, int] | Draw) -> Draw:
+        """A key of a data set as a draw."""
+        return cls(*key) if isinstance(key, tuple) else cls(int(key))
+
+
 class EpochBatches(torch.utils.data.Sampler):
-    """Batches of `(row, epoch)` for one process.
+    """Batches of [`Draw`] for one process.
 
     Args:
         num_rows (`int`): Rows of the data set.
@@ -55,13 +75,13 @@ class EpochBatches(torch.utils.data.Sampler):
     def __len__(self) -> int:
         return len(self.global_batches(0))
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         epoch = self.epoch
         for rows in self.global_batches(epoch):
             parts = np.array_split(rows, self.num_processes)
-            # A process without rows in the last step takes part in it with a row that carries no label.
-            mine = parts[self.process_index].tolist() or [-1 - int(rows[0])]
-            yield [(int(row), epoch) for row in mine]
+            mine = [Draw(int(row), epoch) for row in parts[self.process_index]]
+            # A process without rows in the last step takes part in it all the same.
+            yield mine or [Draw(int(rows[0]), epoch, is_filler=True)]
 
     def global_batches(self, epoch: int) -> list[np.ndarray]:
         """Rows of all processes, batch by batch."""

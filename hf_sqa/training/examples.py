@@ -19,6 +19,7 @@ import soundfile
 import torch
 
 from hf_sqa.audio import AudioError, load_recording
+from hf_sqa.training.batches import Draw
 
 #: Columns, beside audio and scores, that training and validation use.
 COLUMNS = ("system_id", "condition_id", "corpus", "mos_std", "num_ratings")
@@ -135,15 +136,13 @@ class RatedSpeech(torch.utils.data.Dataset):
         path = audio.get("path") if isinstance(audio, dict) else audio if isinstance(audio, str) else None
         return str(path) if path else f"row {self._rows[row]} of the {self.name}"
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """The example of a row, or of `(row, epoch)`; a negative row `-1 - row` is a placeholder without a label."""
-        row, epoch = key if isinstance(key, tuple) else (key, 0)
-        stands_in = row < 0
-        row = -1 - row if stands_in else row
+    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
+        """The example of a row, of `(row, epoch)`, or of a [`Draw`]."""
+        row, epoch, is_filler = Draw.of(key)
         rng = np.random.default_rng([self.seed, epoch, row])
         example: dict[str, Any] = {
-            "row": -1 if stands_in else row,
-            "labels": np.full_like(self.labels[row], np.nan) if stands_in else self.labels[row],
+            "row": -1 if is_filler else row,
+            "labels": np.full_like(self.labels[row], np.nan) if is_filler else self.labels[row],
             "offset": float(rng.random()),
             "failure": None,
         }

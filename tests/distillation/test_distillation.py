@@ -24,6 +24,7 @@ from hf_sqa.distillation.trainer import DistillationTrainer, TeacherMaps, same_l
 from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.models.nisqa import NISQA
 from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS, Wav2Vec2ForMOSConfig
+from hf_sqa.training.batches import Draw
 from hf_sqa.training.examples import RatedSpeech
 from hf_sqa.training.recipe import load_recipe
 from hf_sqa.training.run import Interrupted, build_model
@@ -461,7 +462,8 @@ def test_rated_speech_has_its_share_and_its_own_labels(cache, speech):
     assert (len(mixed) - len(windows)) / len(mixed) == pytest.approx(0.2, abs=0.01)
     assert labels == pytest.approx(mixed.labels[:, 0].tolist(), nan_ok=True)
     assert set(labels[len(windows) :]) == {row["mos"] for row in rows}
-    assert mixed[-1 - len(windows), 0]["row"] == -1
+    filler = mixed[Draw(len(windows), 0, is_filler=True)]
+    assert filler["row"] == -1 and np.isnan(filler["labels"]).all() and len(filler["waveform"])
 
 
 def test_windows_on_the_fly_are_others_in_every_epoch_and_carry_the_teachers_scores(make_maker, make_teacher):
