@@ -79,27 +79,36 @@ def test_documented_defaults_are_the_real_ones(model_type):
 
 
 def test_the_table_of_models_is_up_to_date():
-    assert updated(README) == README, "run `python -m hf_sqa.hub.model_table`"
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+
+    assert updated(page) == page, "run `python -m hf_sqa.hub.model_table`"
 
 
 def test_the_table_of_corpora_is_up_to_date():
-    assert corpora_table.updated(README) == README, "run `python -m hf_sqa.data.corpora.table`"
+    page = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
+
+    assert corpora_table.updated(page) == page, "run `python -m hf_sqa.data.corpora.table`"
 
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("scoring", "models", "metrics", "degradations"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem}-{index}")
+    for page in PAGES
+    for index, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+]
 
 
-@pytest.mark.parametrize("index", range(len(BLOCKS)))
-def test_every_python_block_of_the_readme_runs(index, default_scorer, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_python_block_of_the_first_pages_runs(block, default_scorer, tmp_path, monkeypatch, capsys):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     script = tmp_path / "block.py"
-    script.write_text(BLOCKS[index], encoding="utf-8")
+    script.write_text(block, encoding="utf-8")
 
     runpy.run_path(str(script))
 
     printed = capsys.readouterr().out
-    promised = [float(number) for number in re.findall(r"# \{'mos': ([\d.]+)\}", BLOCKS[index])]
+    promised = [float(number) for number in re.findall(r"# \{'mos': ([\d.]+)\}", block)]
     if promised:
         assert [float(number) for number in re.findall(r"'mos': ([\d.]+)", printed)] == pytest.approx(promised, abs=2e-3)
 

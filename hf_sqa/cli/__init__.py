@@ -14,6 +14,7 @@ from hf_sqa.cli import (
     degrade,
     demo,
     distill,
+    download,
     evaluate,
     export,
     filter,
@@ -42,6 +43,7 @@ app.command("score")(score.score)
 app.command("report")(report.report)
 app.command("filter")(filter.filter_corpus)
 app.command("info")(info.info)
+app.command("download")(download.download)
 app.command("convert")(convert.convert)
 app.command("degrade")(degrade.degrade)
 app.command("pseudo-label")(pseudo_label.pseudo_label)

