@@ -33,7 +33,8 @@ FILES_PER_WORKER = 16
 def degrade(
     source: Annotated[str, typer.Argument(help="A recording, or a folder searched in depth.", show_default=False)],
     target: Annotated[
-        Path, typer.Argument(help="The file to write (`.wav`, `.flac`), or a folder that mirrors the source.", show_default=False)
+        Path,
+        typer.Argument(help="The file to write (`.wav`, `.flac`), or the folder to write to, for a folder.", show_default=False),
     ],
     preset: Annotated[
         str | None, typer.Option(help="`tencent`, `p835`, `conference`, `distillation`, or a chain of your own ending in `.yaml`.")
@@ -70,7 +71,7 @@ def degrade(
     ] = None,
     talker_folder: Annotated[Path | None, typer.Option(help="Recordings of other talkers, for babble.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the run; the draw of a file depends on it and on the file's name.")] = 0,
-    sampling_rate: Annotated[int | None, typer.Option(help="Rate of the outputs in Hz; each keeps its own by default.")] = None,
+    sampling_rate: Annotated[int | None, typer.Option(help="Rate of the outputs in Hz; by default that of each input.")] = None,
     num_workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default. Never changes a result.")] = None,
     manifest: Annotated[
         Path | None, typer.Option(help=f"JSON lines with what was drawn; `{MANIFEST}` in the target folder by default.")

@@ -1,4 +1,4 @@
-"""`hf-sqa finetune`: a model for one's own language, listeners or systems, and whether it is worth having."""
+"""`hf-sqa finetune`: fine-tune a model on your own rated clips, and say whether it is better."""
 
 from __future__ import annotations
 
@@ -20,45 +20,56 @@ def finetune(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.", show_default=False)],
     model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, a Hub id, or an adapter.")] = "default",
     test: Annotated[
-        str | None, typer.Option(help="Held-out clips, a table alike; else they are taken from `--train`.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Held-out clips, a table like `--train`; if not given, they are taken from `--train`.", show_default=False
+        ),
     ] = None,
     group: Annotated[
         str | None,
-        typer.Option(help="Column of what clips have in common: talker, source, system. Found if it has a usual name."),
+        typer.Option(help="Column whose values stay on one side of a split, such as the talker; found if it has a usual name."),
     ] = None,
     calibrate: Annotated[
         str | None,
-        typer.Option(help="Do not train: fit a mapping of `first` or `third` order behind the model (from 20 clips on)."),
+        typer.Option(help="Do not train: fit a mapping of the scores, of `first` or `third` order (from 20 clips on)."),
     ] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train a low-rank adapter instead of the weights.")] = False,
-    epochs: Annotated[float | None, typer.Option(help="At most so many times over the clips; stops early by itself.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest; chosen by the family if not given.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Most passes over the clips; training stops early by itself.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Highest learning rate; the default of the family if not given.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 8,
     freeze: Annotated[
         list[str] | None,
-        typer.Option(help="Modules that stay as they are, by name or pattern; `none` trains all. The family's if not given."),
+        typer.Option(
+            help="Modules that are not trained, by name or pattern; `none` trains all; the default of the family if not given."
+        ),
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(min=0, help="Folds of the evaluation; 0 holds a fifth out. Chosen by the number of clips.")
+        int | None,
+        typer.Option(min=0, help="Folds of the evaluation; 0 holds a fifth out. By default chosen by the number of clips."),
     ] = None,
     scale: Annotated[tuple[float, float] | None, typer.Option(help="Ends of the scale of the labels, if not 1 5.")] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="Which column is what, such as `mos=opinion`; may be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option(help="Column for a name of the schema, such as `mos=opinion`; may be repeated.", show_default=False),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder in which the paths of the table begin; its own if not given.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that the paths of the table are relative to; by default the folder of the table.")
+    ] = None,
     limit_seconds: Annotated[
-        float | None, typer.Option(min=0.5, help="Cut longer clips at random in training; they are judged whole.")
+        float | None, typer.Option(min=0.5, help="Cut longer clips at random in training; they are scored whole.")
     ] = None,
-    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Go on without recordings that are not there.")] = False,
-    seed: Annotated[int, typer.Option(help="Of parts, order, cuts and draws.")] = 0,
-    device: Annotated[str | None, typer.Option(help="`cpu` stays off the accelerator that is otherwise used.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut short.")] = False,
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Leave out recordings that are missing.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of parts, order, cuts and draws.")] = 0,
+    device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; by default the accelerator if there is one.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
 ) -> None:
-    """Fine-tune a model on rated clips, and say honestly what it brought.
+    """Fine-tune a model on rated clips, and say whether it is better than before.
 
     Splits without leaks, trains, and compares before and after on held-out clips, with 95 % intervals and a paired test. The folder
-    gets the checkpoint, `report.json`, `predictions.csv` and a card. Exit code 0 also where the report says to keep the original;
-    exit code 2: nothing could be done. Ctrl-C loses nothing: `--resume` goes on.
+    gets the checkpoint, `report.json`, `predictions.csv` and a card. The exit code is 0 also where the report recommends to keep
+    the original, and 2 where nothing could be done. Ctrl-C loses nothing: `--resume` goes on.
 
     Examples:
 

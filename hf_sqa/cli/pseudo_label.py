@@ -28,24 +28,24 @@ def pseudo_label(
         Path, typer.Option("--output", "-o", help="Table to write: `.csv`, `.jsonl` or `.parquet`.", show_default=False)
     ],
     root: Annotated[
-        Path | None, typer.Option(help="Folder of the corpus, or that the table's paths begin in.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder of the corpus, or folder that the paths of the table are relative to.", show_default=False),
     ] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(help="Of a table: `audio=<column>`, `utterance_id=<column>`; again for more.", show_default=False),
+        typer.Option(help="Columns of a table: `audio=<column>`, `utterance_id=<column>`; may be repeated.", show_default=False),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many recordings.", show_default=False)] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Recordings handed to the teacher together; never changes a score.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Recordings scored together; never changes a score.")] = 1,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and resample.")] = 0,
     device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, whatever is in the table.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, even if the table exists.")] = False,
 ) -> None:
     """Label recordings with a teacher's scores, for `data.pseudo_labels` of a training recipe.
 
-    The table has a row a recording: the scores, the teacher's name, and digests of its weights and of what was done to the audio. A
-    recording that cannot be scored is a row with a reason, and the exit code is 1. Started again, a run that was stopped or killed
-    goes on where it was; recordings that changed and those that failed are scored again; another teacher is refused. Exit code 2:
-    nothing could be done.
+    The table has a row for every recording: the scores, the name of the teacher, and digests of its weights and preprocessing. A
+    recording that cannot be scored is a row with a reason, and the exit code is 1. Started again, an interrupted run goes on where
+    it was; recordings that changed or failed are scored again; another teacher is refused. Exit code 2: nothing could be done.
 
     Examples:
 
@@ -94,7 +94,7 @@ def pseudo_label(
 
 
 def _rows(source: list[str], root: Path | None, columns: list[str]) -> list[Any]:
-    """Recordings to label, with what is known of them."""
+    """Recordings to label, with their names as far as known."""
     from hf_sqa.data.corpora import CORPORA
     from hf_sqa.data.corpora.own_table import SUFFIXES
 

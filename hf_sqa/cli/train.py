@@ -20,9 +20,9 @@ def train(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would happen, and take two steps with a tiny model on made-up clips.")
+        bool, typer.Option("--dry-run", help="Show the recipe, and take two steps with a tiny model on generated clips.")
     ] = False,
-    resume: Annotated[bool, typer.Option(help="Go on with a run that was cut short.")] = True,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete another run in the output folder.")] = False,
 ) -> None:
     """Train or fine-tune a model by a recipe.
@@ -87,4 +87,4 @@ def _dry_run(recipe: Any) -> None:
             print(f"{source.name}: no root given; name it with data.train.<number>.root=<folder>")
     result = dry_run_recipe(recipe)
     losses = ", ".join(f"{entry['loss']:.3f}" for entry in result.history if "loss" in entry)
-    print(f"Two steps with a tiny model on {result.num_train} made-up clips: loss {losses}. The recipe works.")
+    print(f"Two steps with a tiny model on {result.num_train} generated clips: loss {losses}. The recipe works.")
