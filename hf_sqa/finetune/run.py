@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa.checkpoints import is_adapter, load_checkpoint
 from hf_sqa.finetune.before_after import compare_before_after
 from hf_sqa.finetune.folder import (
@@ -69,7 +68,7 @@ def finetune(
         track (callable, *optional*): Wraps an iterable, with a title and a length, in a progress bar.
 
     Raises:
-        ValueError: If the table, an option, or the checkpoint cannot be used; says what to do.
+        OSError, ValueError: If the table, an option, or the checkpoint cannot be used; says what to do.
         FileExistsError: If the folder holds something else, or a run that was cut short and `resume` is off.
         RunMismatch: If it holds a run of other options, clips or model; names what differs.
         Locked: If another process works in it.
@@ -82,7 +81,13 @@ def finetune(
     track = track or (lambda items, title, total: items)
     started = time.monotonic()
     folder, base_name = Path(output), base_name or checkpoint
-    model, extractor = load_base(checkpoint, lora=options.lora and options.calibrate is None)
+    if options.lora and is_adapter(checkpoint):
+        raise ValueError(
+            f"Expected a whole checkpoint for `lora`, got the adapter {checkpoint!r}: the new adapter's base would exist nowhere. "
+            "Fine-tune the adapter's base, or leave `lora` out."
+        )
+    original = load_checkpoint(checkpoint, merge=True, dtype="float32")
+    model, extractor = original.model, original.feature_extractor
     scores = rated_scores(model, train, data_name)
     definition = _definition(options, base_name, train, test, scores)
     check_folder(folder, definition, resume)
@@ -97,9 +102,7 @@ def finetune(
     for remark in remarks:
         announce(remark)
 
-    trial = Trial(
-        options, checkpoint, _load, folder, model, extractor, scores, clips, held_out, plan, announce=announce, track=track
-    )
+    trial = Trial(options, checkpoint, folder, model, extractor, scores, clips, held_out, plan, announce=announce, track=track)
     # A calibration that cannot be made leaves no folder; a training leaves what can go on.
     outcome = trial.calibrate(options.calibrate) if options.calibrate is not None else None
     begin(folder, definition)
@@ -116,25 +119,6 @@ def finetune(
         write_whole(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n")
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return report
-
-
-def _load(checkpoint: str) -> Any:
-    return load_base(checkpoint)[0]
-
-
-def load_base(checkpoint: str, *, lora: bool = False) -> tuple[Any, Any]:
-    """A trained model in float32 and its feature extractor; an adapter is merged into its base.
-
-    Raises:
-        OSError, ValueError: As [`~hf_sqa.checkpoints.load_checkpoint`]; also for an adapter on top of an adapter.
-    """
-    if lora and is_adapter(checkpoint):
-        raise ValueError(
-            f"Expected a whole checkpoint for `--lora`, got the adapter {checkpoint!r}: the new adapter's base would exist "
-            "nowhere. Fine-tune the adapter's base, or leave `--lora` out."
-        )
-    loaded = load_checkpoint(checkpoint, merge=True, dtype="float32")
-    return loaded.model, loaded.feature_extractor
 
 
 def _definition(options: FinetuneOptions, base_name: str, train: Any, test: Any, scores: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.blocks.score_mapping import apply_score_mapping
+from hf_sqa.checkpoints import load_checkpoint
 from hf_sqa.finetune.calibration import cross_fitted_mapping, fit_score_mapping
 from hf_sqa.finetune.folder import WORK
 from hf_sqa.finetune.plan import Part, Plan
@@ -56,7 +57,6 @@ class Trial:
     Args:
         options ([`FinetuneOptions`]): How.
         checkpoint (`str`): What the original is loaded by.
-        load (callable): Loads a model by such a name.
         folder (`Path`): Folder of the run.
         model: The original.
         extractor: Its feature extractor.
@@ -69,7 +69,6 @@ class Trial:
 
     options: FinetuneOptions
     checkpoint: str
-    load: Callable[[str], Any]
     folder: Path
     model: Any
     extractor: Any
@@ -149,7 +148,7 @@ class Trial:
     def _trained(self, part: Part, anchors: dict[str, np.ndarray]) -> tuple[Any, Any]:
         """The model of a part, trained now or before it was cut short, and the result of its training."""
         self.announce(f"Training, {part.name}: {len(part.train)} clips, {len(part.validation)} choose the epoch.")
-        model = self.load(self.checkpoint)
+        model = _loaded(self.checkpoint)
         model.config.score_mapping = None
         result = run_recipe(
             self.recipe | {"output_dir": str(self._work(part))},
@@ -159,7 +158,7 @@ class Trial:
             callbacks=[trains_only(self.recipe["model"])],
             announce=self.announce,
         )
-        return self._ready(self.load(str(self._work(part)))), result
+        return self._ready(_loaded(str(self._work(part)))), result
 
     def _ready(self, model: Any, *, move: bool = True) -> Any:
         """The model with its front frozen and, on a CPU, remembered."""
@@ -233,3 +232,7 @@ class Trial:
 
     def _work(self, part: Part) -> Path:
         return self.folder / WORK / part.name.replace(" ", "-")
+
+
+def _loaded(checkpoint: str) -> Any:
+    return load_checkpoint(checkpoint, merge=True, dtype="float32").model

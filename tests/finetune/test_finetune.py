@@ -15,11 +15,12 @@ import torch
 from typer.testing import CliRunner
 
 import hf_sqa
+from hf_sqa.checkpoints import load_checkpoint
 from hf_sqa.cli import app
 from hf_sqa.data import load_corpus
 from hf_sqa.finetune.before_after import compare_before_after
 from hf_sqa.finetune.plan import choose_groups, make_plan, schema_column, shared_values
-from hf_sqa.finetune.run import finetune, load_base
+from hf_sqa.finetune.run import finetune
 from hf_sqa.finetune.settings import FinetuneOptions, trains_only
 from hf_sqa.metrics import agreement
 from hf_sqa.runs import RunMismatch
@@ -81,6 +82,10 @@ def scored(rated, tiny_scorer, tmp_path) -> Path:
     return _changed(rated, table, lambda number, row: row | {"mos": str(0.7 + scores[number]["mos"] / 2)})
 
 
+def loaded(checkpoint: str | Path):
+    return load_checkpoint(str(checkpoint), merge=True, dtype="float32").model
+
+
 def run(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, ["finetune", *map(str, arguments)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -127,7 +132,7 @@ def test_the_numbers_of_the_report_follow_from_the_table_of_predictions(held_out
 
 def test_training_moved_the_weights_that_are_not_frozen_and_no_others(held_out, tiny_folder):
     folder, _, _ = held_out
-    before, after = (load_base(str(one))[0].state_dict() for one in (tiny_folder, folder))
+    before, after = (loaded(one).state_dict() for one in (tiny_folder, folder))
 
     moved = {name for name in before if not torch.equal(before[name], after[name])}
 
@@ -254,7 +259,7 @@ def test_an_adapter_goes_round_and_gives_the_scores_of_the_merged_model(rated, t
 
 
 def test_weights_that_should_stay_stop_a_training_that_would_move_them(tiny_folder):
-    model, _ = load_base(str(tiny_folder))
+    model = loaded(str(tiny_folder))
     check = trains_only({"freeze": ["trunk", "transformer.layers.0"]})
     model.trunk.requires_grad_(False)
 
@@ -272,21 +277,22 @@ def test_an_adapter_for_another_base_says_so(tiny_folder, make_tiny, tmp_path):
     adapted.save_pretrained(tmp_path / "adapter")
 
     with pytest.raises(ValueError, match=r"does not fit .* trained on another one"):
-        load_base(str(tmp_path / "adapter"))
+        loaded(str(tmp_path / "adapter"))
 
 
-def test_an_adapter_is_fine_tuned_on_as_a_whole_but_not_adapted_again(tiny_folder, make_tiny, tmp_path):
+def test_an_adapter_is_fine_tuned_on_as_a_whole_but_not_adapted_again(rated, tiny_folder, tmp_path):
     peft = pytest.importorskip("peft")
     adapted = peft.get_peft_model(
-        load_base(str(tiny_folder))[0], peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        loaded(tiny_folder), peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     )
     adapted.save_pretrained(tmp_path / "adapter")
 
-    model, _ = load_base(str(tmp_path / "adapter"))
+    model = loaded(str(tmp_path / "adapter"))
 
     assert not any("lora_" in name for name, _ in model.named_parameters())
-    with pytest.raises(ValueError, match="Expected a whole checkpoint for `--lora`"):
-        load_base(str(tmp_path / "adapter"), lora=True)
+    with pytest.raises(ValueError, match="Expected a whole checkpoint for `lora`"):
+        finetune(str(tmp_path / "adapter"), load_corpus(rated), tmp_path / "out", options=FinetuneOptions(lora=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_calibration_is_part_of_the_checkpoint(scored, tiny_folder, tmp_path):
@@ -314,7 +320,7 @@ def test_before_a_mapped_model_are_its_mapped_scores_and_after_it_has_no_mapping
     score = hf_sqa.pipeline(str(tmp_path / "mapped"), device="cpu")
     for row in _rows(tmp_path / "after" / "predictions.csv"):
         assert score(str(rated.parent / Path(row["file"]).name))["mos"] == pytest.approx(float(row["mos_before"]), abs=1e-5)
-    assert load_base(str(tmp_path / "after"))[0].config.score_mapping is None
+    assert loaded(tmp_path / "after").config.score_mapping is None
     assert any("score mapping" in remark for remark in report["remarks"])
 
 
@@ -595,5 +601,5 @@ def test_every_family_is_fine_tuned_on_the_scores_that_are_rated(model_type, rat
     )
 
     assert list(report["scores"]) == names
-    before, after = (load_base(str(tmp_path / one))[0].state_dict() for one in ("tiny", "out"))
+    before, after = (loaded(tmp_path / one).state_dict() for one in ("tiny", "out"))
     assert any(not torch.equal(before[name], after[name]) for name in before)
