@@ -18,6 +18,7 @@ import hf_sqa
 from hf_sqa.checkpoints import load_checkpoint
 from hf_sqa.cli import app
 from hf_sqa.data import load_corpus
+from hf_sqa.finetune import run as finetune_module
 from hf_sqa.finetune.before_after import compare_before_after
 from hf_sqa.finetune.plan import choose_groups, make_plan, schema_column, shared_values
 from hf_sqa.finetune.run import finetune
@@ -231,6 +232,21 @@ def test_a_run_that_was_cut_short_is_not_overwritten_nor_continued_by_another(in
         finetune(str(tiny_folder), data, folder, options=options)
     with pytest.raises(RunMismatch, match=r"another run.*options\.epochs was 2, is 3.*choose another"):
         finetune(str(tiny_folder), data, folder, options=FinetuneOptions(folds=2, epochs=3, device="cpu"), resume=True)
+
+
+def test_a_calibration_that_was_cut_short_while_it_is_written_goes_on(scored, tiny_folder, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    options, data = FinetuneOptions(calibrate="first", device="cpu"), load_corpus(scored)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(finetune_module, "write_predictions", interrupt)  # the checkpoint is written by then
+        finetune(str(tiny_folder), data, tmp_path / "calibrated", options=options)
+
+    report = finetune(str(tiny_folder), data, tmp_path / "calibrated", options=options, resume=True)
+
+    assert report == json.loads((tmp_path / "calibrated" / "report.json").read_text()) | {"seconds": report["seconds"]}
+    assert not (tmp_path / "calibrated" / ".finetune").exists()
 
 
 def test_a_finished_run_is_not_overwritten(held_out, rated, tiny_folder):

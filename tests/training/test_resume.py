@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from hf_sqa.runs import Locked, RunMismatch, locked
 from hf_sqa.training import Interrupted, TrainingError, find_resumable_checkpoint, run_recipe
 from hf_sqa.training.checkpoints import what_is_torn
+from hf_sqa.training.recipe import Recipe
 
 
 class At(TrainerCallback):
@@ -110,6 +111,20 @@ def test_ctrl_c_saves_a_checkpoint_and_the_run_goes_on_to_the_same_weights(train
     assert stopped.value.checkpoint.name.endswith(f"-{step + 1}") or stopped.value.checkpoint.name.endswith(f"-{step}")
     train("stopped", save_steps=100, load_best_model_at_end=False)
     train("whole", save_steps=100, load_best_model_at_end=False)
+    assert_same_weights(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_ctrl_c_while_the_model_is_written_leaves_no_half_of_it_and_the_run_goes_on(train, tmp_path, monkeypatch):
+    def interrupt(recipe, path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Recipe, "save", interrupt)  # the weights are written by then, aside
+        train("stopped")
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoints"]
+
+    train("stopped")
+    train("whole")
     assert_same_weights(tmp_path / "stopped", tmp_path / "whole")
 
 
