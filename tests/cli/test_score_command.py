@@ -440,7 +440,7 @@ def test_info_proves_the_installation(default_scorer):
     result = CliRunner().invoke(app, ["info"])
 
     assert result.exit_code == 0, result.output
-    assert re.search(r"sample +scored 2\.84\d, expected 2\.843: works", result.stdout)
+    assert re.search(r"sample +distill-mos-v7 scored 2\.84\d, expected 2\.843: works", result.stdout)
     assert re.search(r"torch +\d", result.stdout) and "distill-mos-v7" in result.stdout
 
 

@@ -114,7 +114,7 @@ def test_without_distillmos_the_error_says_how_to_get_the_weights(cache, monkeyp
 
     with pytest.raises(FileNotFoundError, match=r"`hf-sqa download` fetches them; so does `pip install --no-deps distillmos"):
         hf_sqa.pipeline("distill-mos-v7", device="cpu")
-    assert dict(hf_sqa.pipelines.models_at_hand())["distill-mos-v7"] == "not at hand: `pip install --no-deps distillmos`"
+    assert dict(hf_sqa.pipelines.models_at_hand())["distill-mos-v7"] == "not on this machine: `hf-sqa download`"
 
 
 @pytest.mark.parametrize("name", [None, "default", "distill-mos-v7"])

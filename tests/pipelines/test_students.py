@@ -1,6 +1,7 @@
 """Students of the default model that come with the package: by name, without a network, and in place of the default."""
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -11,11 +12,14 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
+from typer.testing import CliRunner
 
 import hf_sqa
 from hf_sqa import checkpoints
+from hf_sqa.cli import app
 from hf_sqa.hub.listing import shipped_models
 
+ROOT = Path(__file__).parents[2]
 SAMPLE = hf_sqa.__path__[0] + "/assets/sample.flac"
 STUDENTS = checkpoints.students()
 
@@ -86,13 +90,28 @@ def test_a_mistyped_name_without_a_network_is_answered_with_the_nearest(tmp_path
 
 
 def test_without_distillmos_a_student_stands_in_and_says_so(without_distillmos):
-    with pytest.warns(UserWarning, match=r"its student 'distilled-sqa-m'.*`pip install --no-deps distillmos`"):
+    with pytest.warns(UserWarning, match=r"its student 'distilled-sqa-m' takes its place.*`pip install --no-deps distillmos"):
         scorer = hf_sqa.pipeline(device="cpu")
 
     assert scorer.identity()["id"] == "distilled-sqa-m"
     assert checkpoints.resolve_checkpoint("hf-sqa/distilled-sqa-s") == str(STUDENTS["distilled-sqa-s"])
     with pytest.raises(FileNotFoundError, match="pip install --no-deps distillmos"):
         checkpoints.resolve_checkpoint("distill-mos-v7")
+
+
+def test_how_far_off_the_stand_in_is_was_measured():
+    results = json.loads((ROOT / "model_cards" / "results.json").read_text(encoding="utf-8"))
+
+    (rmse,) = [row["value"] for row in results[checkpoints.STAND_IN]["teacher"] if row["metric"] == "utt_rmse"]
+    assert pytest.approx(rmse, abs=0.01) == checkpoints.STAND_IN_RMSE
+
+
+def test_info_checks_whichever_model_is_the_default(without_distillmos):
+    with pytest.warns(UserWarning, match="takes its place"):
+        result = CliRunner().invoke(app, ["info"])
+
+    assert result.exit_code == 0, result.output
+    assert re.search(r"sample +distilled-sqa-m scored 2\.\d+, expected 2\.\d+: works", result.stdout)
 
 
 def test_the_command_line_says_so_in_one_sentence(tmp_path):
@@ -111,7 +130,10 @@ def test_the_command_line_says_so_in_one_sentence(tmp_path):
     child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
 
     assert child.returncode == 0 and "sample.flac" in child.stdout
-    assert "hf-sqa: Distill-MOS v7 is not at hand, so the default is its student" in child.stderr
+    assert (
+        "hf-sqa: The default model, Distill-MOS v7, cannot be had, so its student 'distilled-sqa-m' takes its place" in child.stderr
+    )
+    assert "Scores differ by 0.3 MOS" in child.stderr and "HF_HUB_OFFLINE is set" in child.stderr
     assert ".py" not in child.stderr
 
 

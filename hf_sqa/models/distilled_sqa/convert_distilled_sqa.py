@@ -42,6 +42,11 @@ def published_weights() -> Path:
     return WHEEL.file(WEIGHTS_FILE)
 
 
+def published_is_here() -> bool:
+    """Whether the published weight file is on this machine."""
+    return WHEEL.find(WEIGHTS_FILE) is not None
+
+
 def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
     """Build the model from a Distill-MOS checkpoint.
 
