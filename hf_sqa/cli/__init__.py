@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import warnings
 from typing import Annotated
@@ -86,5 +88,16 @@ def main() -> None:
     try:
         app()
     except BrokenPipeError:  # `hf-sqa score ... | head`
-        sys.stderr.close()
+        _silence_stdout()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(f"hf-sqa: There is no room for the output ({error}); make room, and run the same command again.\n")
+        _silence_stdout()
+        sys.exit(2)
+
+
+def _silence_stdout() -> None:
+    """Python writes what is left to standard output when it ends, and would complain again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

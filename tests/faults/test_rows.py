@@ -6,6 +6,8 @@ import json
 import os
 import re
 import struct
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -421,3 +423,14 @@ def test_an_output_that_is_removed_meanwhile_is_missed(tiny_scorer, good, tmp_pa
         assert not score_corpus(manifest, out, on_progress=remove, **options).complete
     progress = score_corpus(manifest, out, **options)
     assert progress.complete and len(list((out / "shards").iterdir())) == 4
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("options", [[], ["--help"]], ids=["table", "help"])
+def test_a_standard_output_that_is_full_is_one_line_and_exit_code_2(options, good, tiny_folder):
+    command = [sys.executable, "-m", "hf_sqa", "score", str(good), "--model", str(tiny_folder), "--num-workers", "0", *options]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert result.returncode == 2, result.stderr
+    assert "No space left on device" in result.stderr and len(result.stderr.strip().splitlines()) == 1
