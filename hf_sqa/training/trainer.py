@@ -188,6 +188,8 @@ class AudioQualityTrainer(Trainer):
             persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             worker_init_fn=_ignore_interrupts if workers else None,
+            # Not forked: in a copy of a process that has computed, torch waits for threads that are not there.
+            multiprocessing_context="spawn" if workers else None,
             generator=torch.Generator().manual_seed(0),  # else making an iterator would draw from the global generator
         )
         loader.set_epoch = batches.set_epoch  # type: ignore[attr-defined]  # called by the Trainer

@@ -457,3 +457,13 @@ def test_bfloat16_on_a_machine_without_an_accelerator_is_for_the_processor(tmp_p
     """transformers refuses it unless `use_cpu` is said too, and the recipes of the students say bf16 alone."""
     assert AudioQualityTrainingArguments(output_dir=str(tmp_path), bf16=True).use_cpu
     assert not AudioQualityTrainingArguments(output_dir=str(tmp_path)).use_cpu
+
+
+def test_workers_are_started_afresh_and_give_the_same_batches(trainer, rows):
+    """A fork of a process whose threads have computed may wait for them for ever."""
+    alone, helped = (trainer(dataloader_num_workers=workers).get_train_dataloader() for workers in (0, 1))
+
+    assert helped.multiprocessing_context.get_start_method() == "spawn"
+    for one, other in zip(alone, helped, strict=True):
+        tensors = {name for name, value in one.items() if isinstance(value, torch.Tensor)}
+        assert tensors >= {"labels", "rows"} and all(torch.equal(one[name], other[name]) for name in tensors)
