@@ -18,6 +18,8 @@ import pytest
 import torch
 from transformers.utils import logging
 
+from tests.processes import Nursery
+
 torch.set_num_threads(1)
 logging.disable_progress_bar()
 
@@ -41,6 +43,14 @@ def default_scorer():
         return hf_sqa.pipeline(device="cpu")
     except FileNotFoundError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory):
+    """Starts processes that have imported everything: see `tests.processes.Nursery`."""
+    nursery = Nursery(tmp_path_factory.mktemp("nursery-home"))
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture

@@ -104,21 +104,27 @@ def code_entries(model_type: str) -> dict[str, Any]:
     }
 
 
-def scores_without_hf_sqa(folder: str | Path, recording: str | Path) -> dict[str, float]:
+def scores_without_hf_sqa(recording: str | Path, *folders: str | Path) -> list[dict[str, float]]:
     """Scores of a recording, not rounded, in another process that sees torch, transformers, soundfile and soxr, and not hf_sqa.
 
+    Args:
+        recording (`str` or `Path`): The recording.
+        *folders (`str` or `Path`): Checkpoints with their code; one process loads all of them, one after the other.
+
     Raises:
-        BundleError: If the folder's code does not work there; ends in what went wrong.
+        BundleError: If the code in a folder does not work there; ends in what went wrong.
     """
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         allowed = json.dumps(sorted(visible_modules()))
-        arguments = [sys.executable, "-c", STRANGER, allowed, str(Path(folder).resolve()), str(Path(recording).resolve())]
+        paths = [str(Path(path).resolve()) for path in (recording, *folders)]
+        arguments = [sys.executable, "-c", STRANGER, allowed, *paths]
         result = subprocess.run(arguments, capture_output=True, text=True, cwd=cache, env=environment)
+    scores = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BundleError(f"The code in {str(folder)!r} does not work without hf_sqa: {reason}")
-    return json.loads(result.stdout.splitlines()[-1])
+        raise BundleError(f"The code in {str(folders[len(scores)])!r} does not work without hf_sqa: {reason}")
+    return scores
 
 
 def visible_modules(packages: tuple[str, ...] = NEEDED) -> set[str]:
@@ -156,9 +162,10 @@ except ModuleNotFoundError:
 import torch
 from transformers import pipeline
 torch.set_num_threads(1)
-score = pipeline("audio-quality", model=sys.argv[2], trust_remote_code=True, device="cpu", dtype="float32")
-scored = score.forward([score.preprocess(sys.argv[3])])[0]["scores"].scores
-print(json.dumps(dict(zip(score.model.config.score_names, map(float, scored)))))
+for folder in sys.argv[3:]:
+    score = pipeline("audio-quality", model=folder, trust_remote_code=True, device="cpu", dtype="float32")
+    scored = score.forward([score.preprocess(sys.argv[2])])[0]["scores"].scores
+    print(json.dumps(dict(zip(score.model.config.score_names, map(float, scored)))))
 """
 
 

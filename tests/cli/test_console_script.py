@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 import hf_sqa
 from hf_sqa.cli import app
-from tests.processes import PATIENCE, heed_interrupts, wait_until
+from tests.processes import PATIENCE, command, wait_until
 
 RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def command():
+def program():
     path = Path(sys.executable).with_name("hf-sqa")
     if not path.exists():
         pytest.skip("needs the package installed, for its console script")
@@ -37,8 +37,8 @@ def recordings(tmp_path_factory):
     return folder
 
 
-def test_help_comes_without_torch(command):
-    arguments = [sys.executable, "-X", "importtime", command, "--help"]
+def test_help_comes_without_torch(program):
+    arguments = [sys.executable, "-X", "importtime", program, "--help"]
 
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
 
@@ -48,8 +48,8 @@ def test_help_comes_without_torch(command):
     assert not imported & {"torch", "transformers", "numpy", "matplotlib", "soundfile"}
 
 
-def test_good_and_bad_recordings_on_standard_output_exit_with_1(command, recordings, tiny_folder):
-    arguments = [command, "score", "-", str(recordings / "absent.wav"), "--model", str(tiny_folder), "--output", "-"]
+def test_good_and_bad_recordings_on_standard_output_exit_with_1(program, recordings, tiny_folder):
+    arguments = [program, "score", "-", str(recordings / "absent.wav"), "--model", str(tiny_folder), "--output", "-"]
     content = (recordings / "00.wav").read_bytes()
 
     result = subprocess.run(arguments, input=content, capture_output=True, timeout=PATIENCE)
@@ -61,23 +61,21 @@ def test_good_and_bad_recordings_on_standard_output_exit_with_1(command, recordi
     assert result.stderr.decode().strip() == "1 of 2 recordings could not be scored; the rows say why."
 
 
-def test_a_misspelled_option_exits_with_2(command):
-    result = subprocess.run([command, "score", "a.wav", "--sort", "wurst"], capture_output=True, text=True, timeout=PATIENCE)
+def test_a_misspelled_option_exits_with_2(program):
+    result = subprocess.run([program, "score", "a.wav", "--sort", "wurst"], capture_output=True, text=True, timeout=PATIENCE)
 
     assert result.returncode == 2
     assert result.stderr == "hf-sqa: Expected --sort to be one of worst, best, name, input, got 'wurst'.\n"
 
 
-@pytest.mark.parametrize("suffix", [pytest.param("csv", marks=pytest.mark.slow), "jsonl"])
-def test_ctrl_c_keeps_what_is_done_and_exits_with_130(suffix, command, recordings, tiny_folder, tmp_path):
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_ctrl_c_keeps_what_is_done_and_exits_with_130(suffix, nursery, recordings, tiny_folder, tmp_path):
     output = tmp_path / f"scores.{suffix}"
-    arguments = ["score", str(recordings), "--model", str(tiny_folder), "--hop-seconds", "0.05", "--output", str(output)]
-    process = subprocess.Popen(
-        [command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
-    )
+    options = ("--model", tiny_folder, "--hop-seconds", 0.05, "--output", output)
+    process = nursery.start(command("score", recordings, *options))
     wait_until(lambda: output.exists() and len(output.read_text().splitlines()) >= 3, process)
     process.send_signal(signal.SIGINT)
-    table, errors = process.communicate(timeout=PATIENCE)
+    table, errors = process.communicate()
 
     lines = output.read_text().splitlines()
     num_rows = len(lines) - (suffix == "csv")

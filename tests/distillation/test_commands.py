@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from typer.testing import CliRunner
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.cli import app
 from tests.made_speech import WINDOW
-from tests.processes import PATIENCE, heed_interrupts, wait_until
+from tests.processes import command, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,12 +56,11 @@ def test_what_cannot_be_distilled_is_a_usage_error(recipe):
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_labelling_keeps_what_is_done(recipe, tmp_path):
-    command = [sys.executable, "-m", "hf_sqa", "distill", str(recipe), "labels.num_windows=64000", "--labels-only"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
+def test_ctrl_c_while_labelling_keeps_what_is_done(recipe, nursery, tmp_path):
+    process = nursery.start(command("distill", recipe, "labels.num_windows=64000", "--labels-only"), folder=ROOT)
     wait_until(lambda: list(tmp_path.glob("labels/labels/*/*.safetensors")), process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate()
 
     assert process.returncode == 130, errors
     assert "labels done are kept" in errors

@@ -3,10 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,7 +218,7 @@ def test_another_teacher_has_labels_of_its_own(make_maker, make_teacher, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_leaves_whole_files_only_and_goes_on(speech, make_maker, make_teacher, tmp_path):
+def test_a_run_that_is_killed_leaves_whole_files_only_and_goes_on(speech, nursery, make_maker, make_teacher, tmp_path):
     make_teacher().model.save_pretrained(tmp_path / "teacher")
     code = f"""
 from hf_sqa.data.speech import SpeechPool, folder_speech
@@ -235,10 +232,10 @@ cache = WindowCache({str(tmp_path / "cache")!r}, WindowMaker(pool, {{"none": 1}}
 for row in label_windows(cache, [Teacher(model, model.make_feature_extractor())], 64 * 400):
     pass
 """
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    process = nursery.start(code)
     wait_until(lambda: len(list(tmp_path.glob("cache/labels/*/*.safetensors"))) >= 2, process)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
     teacher = counting(make_teacher())
     done = len(list(tmp_path.glob(f"cache/labels/{teacher.digest}/*.safetensors")))

@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ from hf_sqa.finetune.settings import FinetuneOptions, trains_only
 from hf_sqa.metrics import agreement
 from hf_sqa.runs import RunMismatch
 from hf_sqa.training.front_memory import FrontMemory
-from tests.processes import PATIENCE, heed_interrupts, wait_until
+from tests.processes import command, wait_until
 
 RATE = 16_000
 TALKERS, CLIPS_EACH = 8, 4
@@ -560,23 +558,16 @@ def test_a_memory_that_is_full_goes_on_computing(make_tiny, speech_like):
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_a_checkpoint_and_exits_with_130(rated, tiny_folder, tmp_path):
+def test_ctrl_c_keeps_a_checkpoint_and_exits_with_130(rated, nursery, tiny_folder, tmp_path):
     folder = tmp_path / "out"
-    command = [sys.executable, "-m", "hf_sqa", "finetune", "--model", str(tiny_folder), "--train", str(rated), "--folds", "2"]
-    command += ["--epochs", "400", "--device", "cpu", "--output", str(folder)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=heed_interrupts,
-    )
+    options = ("--model", tiny_folder, "--train", rated, "--folds", 2, "--epochs", 400, "--device", "cpu", "--output", folder)
+    process = nursery.start(command("finetune", *options))
     wait_until(lambda: list(folder.glob(".finetune/*/checkpoints/checkpoint-*/trainer_state.json")), process)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate()
 
-    assert process.returncode == 130, output
-    assert "--resume" in output
+    assert process.returncode == 130, errors
+    assert "--resume" in errors
     assert list(folder.glob(".finetune/*/checkpoints/checkpoint-*"))
 
 

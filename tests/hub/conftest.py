@@ -1,7 +1,6 @@
 """The loopback Hub, and fresh processes that talk to it."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,34 +16,12 @@ from tests.processes import PATIENCE
 HERE = Path(__file__).parent
 ALICE, BOB = "hf_" + "a" * 34, "hf_" + "b" * 34
 
-#: Imports once what costs seconds, then runs every piece of code it is handed in a process of its own.
-NURSERY = """
-import json, os, sys, traceback
-import torch, transformers, soundfile, soxr, hf_sqa, hf_sqa.cli, hf_sqa.hub.publish, hf_sqa.hub.bundle, hf_sqa.hub.listing
-torch.set_num_threads(1)
-print("ready", flush=True)
-for line in sys.stdin:
-    order = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        for name, number in (("stdout", 1), ("stderr", 2)):
-            file = os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(file, number)
-        os.environ.update(order["environment"])
-        os.chdir(order["folder"])
-        code = 0
-        try:
-            exec(compile(order["code"], "<fresh>", "exec"), {"__name__": "__main__"})
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+#: What the fixture `hub` does in this process, for another one.
+AT_THE_HUB = """
+from huggingface_hub import constants, hf_api
+constants.HF_HUB_OFFLINE = False
+constants.ENDPOINT = hf_api.api.endpoint = {address!r}
+constants.HUGGINGFACE_CO_URL_TEMPLATE = {address!r} + "/{{repo_id}}/resolve/{{revision}}/{{filename}}"
 """
 
 
@@ -90,48 +67,20 @@ def hub(hub_process, monkeypatch):
     return hub_process
 
 
-@pytest.fixture(scope="session")
-def nursery(hub_process, tmp_path_factory):
-    home = tmp_path_factory.mktemp("fresh-home")
-    environment = os.environ | {
-        "HF_ENDPOINT": hub_process.address,
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_TOKEN": "",
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stdout.readline().strip() == "ready"
-    yield process, home
-    process.stdin.close()
-    process.wait(timeout=PATIENCE)
-
-
 @pytest.fixture
 def fresh(hub, nursery, tmp_path):
     """`fresh(code)`: run it in a process of its own with an empty cache; `keep_cache=True` leaves what the last one downloaded."""
-    process, home = nursery
 
     def run(code, *, token="", keep_cache=False, folder=tmp_path, **environment):
         if not keep_cache:
-            shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(exist_ok=True)
-        files = {name: str(tmp_path / f"fresh.{name}") for name in ("stdout", "stderr")}
-        order = {"code": code, "folder": str(folder), "environment": {"HF_TOKEN": token, **environment}, **files}
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()
-        returncode = int(process.stdout.readline())
-        texts = [Path(files[name]).read_text(errors="replace") for name in ("stdout", "stderr")]
-        return subprocess.CompletedProcess(code, returncode, *texts)
+            shutil.rmtree(nursery.home, ignore_errors=True)
+        nursery.home.mkdir(exist_ok=True)
+        code = AT_THE_HUB.format(address=hub.address) + code
+        child = nursery.start(code, folder=folder, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="0", HF_TOKEN=token, **environment)
+        child.communicate()
+        return child
 
     return run
-
-
-def command(*arguments):
-    """Code that runs the console command."""
-    return f"import sys; sys.argv = ['hf-sqa', *{list(map(str, arguments))!r}]; import hf_sqa.cli; hf_sqa.cli.main()"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 
 import hf_sqa
 from hf_sqa.auto import families
-from hf_sqa.hub import bundle, publish as publish_module
+from hf_sqa.hub import bundle, staging
 from hf_sqa.hub.bundle import BundleError, add_code, bundled_sources, scores_without_hf_sqa, visible_modules
 from hf_sqa.hub.publish import publish
 from tests.hub.conftest import ALICE
@@ -56,13 +56,16 @@ def test_every_module_that_travels_imports_siblings_and_what_everybody_has(model
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", list(families()))
-def test_the_score_without_hf_sqa_is_the_same(model_type, tmp_path):
-    folder = tiny(model_type, tmp_path / "model")
-    expected = exact_scores(folder)
-    add_code(folder)
+def test_the_scores_of_every_family_without_hf_sqa_are_the_same(tmp_path):
+    folders = {model_type: tiny(model_type, tmp_path / model_type) for model_type in families()}
+    expected = {model_type: exact_scores(folder) for model_type, folder in folders.items()}
+    for folder in folders.values():
+        add_code(folder)
 
-    assert scores_without_hf_sqa(folder, SAMPLE) == pytest.approx(expected, abs=1e-5, rel=0)
+    found = scores_without_hf_sqa(SAMPLE, *folders.values())
+
+    for model_type, scores in zip(folders, found, strict=True):
+        assert scores == pytest.approx(expected[model_type], abs=1e-5, rel=0), model_type
 
 
 def test_with_hf_sqa_installed_the_same_folder_uses_the_installed_classes(tmp_path):
@@ -98,10 +101,11 @@ def test_an_import_that_a_stranger_lacks_is_refused(monkeypatch):
 def test_code_that_does_not_run_elsewhere_is_told(tmp_path):
     folder = tiny("distilled_sqa", tmp_path / "model")
     add_code(folder)
+    shutil.copytree(folder, tmp_path / "whole")
     (folder / "outputs.py").write_text("import librosa\n")
 
-    with pytest.raises(BundleError, match=r"does not work without hf_sqa: .*librosa"):
-        scores_without_hf_sqa(folder, SAMPLE)
+    with pytest.raises(BundleError, match=r"/model' does not work without hf_sqa: .*librosa"):
+        scores_without_hf_sqa(SAMPLE, tmp_path / "whole", folder)
 
 
 def test_an_adapter_has_no_code_of_its_own(tmp_path):
@@ -129,15 +133,11 @@ def test_a_push_with_code_says_in_its_card_how_to_use_it(hub, tmp_path):
     assert set(bundled_sources("distilled_sqa")) < set(done.files)
 
 
-@pytest.mark.slow
-def test_a_copy_may_round_otherwise_but_not_score_otherwise(tmp_path):
-    folder = tiny("distilled_sqa", tmp_path / "model")
-    shutil.copy(SAMPLE, folder / publish_module.SAMPLE_FILE)
-    scores = exact_scores(folder)
-
-    publish_module._add_code(folder, {name: score + 2e-6 for name, score in scores.items()})
-    with pytest.raises(publish_module.PublishError, match=r"The code beside the weights scores the sample .* report this"):
-        publish_module._add_code(folder, {name: score + 1e-3 for name, score in scores.items()})
+def test_a_copy_may_round_otherwise_but_not_score_otherwise():
+    staging._refuse_other_scores({"mos": 3.000002}, {"mos": 3.0})
+    for found in ({"mos": 3.001}, {"mos": 3.0, "loudness": 3.0}, {"mos": float("nan")}):
+        with pytest.raises(staging.PublishError, match=r"The code beside the weights scores the sample .* report this"):
+            staging._refuse_other_scores(found, {"mos": 3.0})
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 
 import hf_sqa
 from hf_sqa.hub.publish import PublishError, publish, publish_model
-from tests.hub.conftest import ALICE, BOB, command
+from tests.hub.conftest import ALICE, BOB
+from tests.processes import command
 
 REPO = "alice/tiny-mos"
 COMPLETE = {"README.md", "config.json", "model.safetensors", "parity.json", "preprocessor_config.json", "sample.flac"}

@@ -16,8 +16,8 @@ import hf_sqa
 from hf_sqa import checkpoints
 from hf_sqa.checkpoints import short_names, split_revision
 from hf_sqa.hub.publish import publish, publish_model
-from tests.hub.conftest import ALICE, BOB, command
-from tests.processes import PATIENCE
+from tests.hub.conftest import ALICE, BOB
+from tests.processes import PATIENCE, command
 
 REPO = "alice/tiny-mos"
 SCORE = """
@@ -116,7 +116,7 @@ def test_what_was_pulled_once_scores_offline(hub, fresh, nursery, make_tiny, aud
     publish_model(make_tiny(), REPO, license="mit")
     once = last_line(fresh(SCORE.format(model=REPO, audio=audio)))
     hub.control(forget=True)
-    environment = os.environ | {"HF_HOME": str(nursery[1]), "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": hub.address}
+    environment = os.environ | {"HF_HOME": str(nursery.home), "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": hub.address}
     code = SCORE.format(model=REPO, audio=audio)
 
     offline = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=PATIENCE)

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -509,14 +507,15 @@ def test_ctrl_c_keeps_what_is_done_and_exits_with_130(content, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_where_it_was(content, tmp_path):
+def test_a_killed_study_goes_on_where_it_was(content, nursery, tmp_path):
     content["models"]["{language}"]["maker"] = "make_and_die"
     (tmp_path / "study.json").write_text(json.dumps(content))
-    script = "import json, sys; sys.path.insert(0, sys.argv[1]); import test_study as t; from pathlib import Path; "
-    script += "folder = Path(sys.argv[2]); study = t.load_study(json.loads((folder / 'study.json').read_text())); "
+    script = "import json; import tests.studies.test_study as t; from pathlib import Path; "
+    script += f"folder = Path({str(tmp_path)!r}); study = t.load_study(json.loads((folder / 'study.json').read_text())); "
     script += "t.run_study(study, folder / 'out', makers=t.MAKERS)"
 
-    killed = subprocess.run([sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)], timeout=PATIENCE)
+    killed = nursery.start(script)
+    killed.communicate()
     before = made(tmp_path)
     left = [path.name for path in (tmp_path / "out" / "models").iterdir()]
     report = run_study(load_study(content), tmp_path / "out", makers={**MAKERS, "make_and_die": make_random})

@@ -5,8 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from hf_sqa.data import load_corpus
 from hf_sqa.runs import Locked, locked
 from hf_sqa.training.pseudo_label import pseudo_label, with_pseudo_labels
 from hf_sqa.training.pseudo_label_table import read_pseudo_labels
-from tests.processes import PATIENCE, heed_interrupts, wait_until
+from tests.processes import command, wait_until
 
 RATE = 16_000
 
@@ -271,32 +269,21 @@ def test_the_command_exits_with_1_for_failures_and_2_for_what_cannot_be_done(pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_killed_command_goes_on_where_it_was(how, code, folder, tiny_scorer, tiny_folder):
-    for index in range(6, 400):
+def test_a_killed_command_goes_on_where_it_was(how, code, folder, nursery, tiny_scorer, tiny_folder):
+    for index in range(6, 200):
         os.link(folder / f"{index % 6}.wav", folder / f"{index}.wav")
     journal = folder / ".labels.csv.journal"
-    command = [
-        sys.executable,
-        "-m",
-        "hf_sqa",
-        "pseudo-label",
-        str(folder),
-        "--teacher",
-        str(tiny_folder),
-        "-o",
-        str(folder / "labels.csv"),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
+    process = nursery.start(command("pseudo-label", folder, "--teacher", tiny_folder, "-o", folder / "labels.csv"))
     wait_until(lambda: journal.exists() and len(journal.read_text().splitlines()) >= 5, process)
     process.send_signal(how)
-    errors = process.communicate(timeout=PATIENCE)[1]
+    errors = process.communicate()[1]
     assert process.returncode == code, errors
     complete = [line for line in journal.read_text().splitlines(keepends=True)[1:] if line.endswith("\n")]
-    assert 4 <= len(complete) < 400 and all(json.loads(line)["status"] == "ok" for line in complete)
+    assert 4 <= len(complete) < 200 and all(json.loads(line)["status"] == "ok" for line in complete)
     again = Watched(tiny_scorer)
     names = sorted(str(path) for path in folder.glob("*.wav"))
 
     table = pseudo_label(names, again, folder / "labels.csv")
 
-    assert again.num_scored == 400 - len(complete) == 400 - table.num_reused
+    assert again.num_scored == 200 - len(complete) == 200 - table.num_reused
     assert {Path(row["audio"]).name for row in table.rows} == {Path(name).name for name in names}

@@ -1,18 +1,14 @@
 """`hf-sqa train`, as a user types it."""
 
-import itertools
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from hf_sqa.cli import app
-from tests.processes import PATIENCE, heed_interrupts
+from tests.processes import command, wait_until
 
 runner = CliRunner()
 
@@ -100,20 +96,14 @@ def test_another_run_in_the_folder_is_refused_until_told_to_overwrite(written):
 
 
 @pytest.mark.slow
-def test_ctrl_c_exits_with_130_and_says_where_it_was_saved(written, tmp_path):
-    command = [sys.executable, "-m", "hf_sqa", "train", str(written), "training.max_steps=100000"]
-    child = subprocess.Popen(
-        [*command, "training.eval_strategy=steps", "training.eval_steps=1", "training.save_steps=1000000"],
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interrupts,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    before = list(itertools.takewhile(lambda line: "step 1:" not in line, child.stderr))
+def test_ctrl_c_exits_with_130_and_says_where_it_was_saved(written, nursery, tmp_path):
+    options = ("training.max_steps=100000", "training.eval_strategy=steps", "training.eval_steps=1", "training.save_steps=1000000")
+    child = nursery.start(command("train", written, *options))
+    wait_until(lambda: "step 1:" in child.errors_so_far(), child)
     child.send_signal(signal.SIGINT)
-    _, told = child.communicate(timeout=PATIENCE)
+    _, told = child.communicate()
 
-    assert child.returncode == 130, [*before, told]
+    assert child.returncode == 130, told
     assert "interrupted: saved in" in told
     checkpoint = next((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
     steps = int(checkpoint.name.split("-")[1])

@@ -1,0 +1,67 @@
+"""A program for tests: it imports once what costs seconds; code that it is handed runs in a process that is a copy of it.
+
+Orders are lines of JSON. `{"code", "folder", "environment", "stdout", "stderr"}`, the last two being files, starts a process and is
+answered with its number; `{"poll": number}` with its exit code, or with null while it runs. See `tests.processes.Nursery`.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+
+import soundfile  # noqa: F401
+import soxr  # noqa: F401
+import torch
+import transformers  # noqa: F401
+
+import hf_sqa.cli
+import hf_sqa.hub.bundle
+import hf_sqa.hub.listing
+import hf_sqa.hub.publish  # noqa: F401
+
+
+def run(order):
+    """Be the process that an order asks for; does not return."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for path, flags, number in (
+        (os.devnull, os.O_RDONLY, 0),
+        (order["stdout"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 1),
+        (order["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 2),
+    ):
+        os.dup2(os.open(path, flags), number)
+    os.environ.update(order["environment"])
+    os.chdir(order["folder"])
+    code = 0
+    try:
+        exec(compile(order["code"], "<fresh>", "exec"), {"__name__": "__main__"})
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def exit_code(child):
+    ended, status = os.waitpid(child, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def main():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "poll" in order:
+            answer = exit_code(order["poll"])
+        elif (answer := os.fork()) == 0:
+            run(order)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
