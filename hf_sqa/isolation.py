@@ -1,7 +1,7 @@
-"""A function applied in processes of its own: an item at which it hangs, or kills its process, costs that item and no other.
+"""Applies a function in separate processes: an item at which it hangs, or kills its process, costs that item and no other.
 
-For decoders, which are libraries in C. The processes are started afresh, so that nothing is forked, import neither torch nor
-transformers, and end with the process that started them.
+For decoders, which are libraries in C. The processes are started afresh, never forked; they import neither torch nor transformers,
+and end with the process that started them.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Isolated:
     """Applies a function to items, in order, ahead of whoever takes the results.
 
     Args:
-        function (callable): Of a module's top, or a `functools.partial` of one; takes an item.
-        num_workers (`int`): Processes; 0 computes here, without a time limit. Windows has no other choice.
+        function (callable): A function of a module, or a `functools.partial` of one; takes an item.
+        num_workers (`int`): Processes; 0 computes in this process, without a time limit. Windows allows 0 only.
         timeout_seconds (`float`, *optional*, defaults to 300): Time limit for one item.
 
     Use as a context manager: leaving it ends the workers.
@@ -72,7 +72,7 @@ class Isolated:
 
     @property
     def process_ids(self) -> list[int]:
-        """Of the workers that run now."""
+        """Process ids of the running workers."""
         return [worker.process.pid for worker in self._workers]
 
     def map(self, items: Iterable[Item], argument: Callable[[Item], Any] = lambda item: item) -> Iterator[tuple[Item, Any]]:
@@ -80,8 +80,8 @@ class Isolated:
 
         Args:
             items (iterable): Taken as workers become free.
-            argument (callable, *optional*): Gives what the function gets of an item. Where that is `None` there is no work, and the
-                result is `None`. What cannot be pickled is computed in this process.
+            argument (callable, *optional*): Takes an item and returns the function's argument. `None` means that there is nothing
+                to do: the result is `None`. An argument that cannot be pickled is handled in this process.
         """
         if not self._num_workers:
             for item in items:
@@ -130,7 +130,7 @@ class Isolated:
                     worker.give(self._queued.popleft())
 
     def _collect(self) -> None:
-        """Wait for one result, death or overrun of the time limit."""
+        """Wait until a result arrives, a worker dies or a time limit passes."""
         now = time.monotonic()
         deadline = min((worker.deadline for worker in self._workers if worker.jobs), default=now + 1.0)
         ready = wait([worker.connection for worker in self._workers], timeout=max(0.0, deadline - now))
@@ -187,7 +187,7 @@ class _Job:
 
 
 class _Worker:
-    """A process that computes, seen from the one that asks."""
+    """A worker process, as its parent sees it."""
 
     def __init__(self, function: Callable[[Any], Any], timeout_seconds: float):
         self.connection, theirs = Pipe()
@@ -239,7 +239,7 @@ class _Worker:
 
 
 def serve(descriptor: int) -> None:
-    """Compute what comes through a connection until it closes: the main loop of a worker."""
+    """The main loop of a worker: answer every message of a connection until it closes."""
     import queue
     import signal
     import threading

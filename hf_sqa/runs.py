@@ -1,4 +1,4 @@
-"""Folders that survive: files are whole or absent, one process writes at a time, and a run that was killed goes on.
+"""Folders that survive a kill: files are whole or absent, one process writes at a time, and an interrupted run can resume.
 
 | to | use |
 |---|---|
@@ -281,7 +281,7 @@ def in_processes(
     are. Ctrl-C is left to this process.
 
     Args:
-        function (callable): Of a module's top.
+        function (callable): A function of a module.
         tasks (iterable): Taken as workers become free.
         num_workers (`int`): Processes; 1 or fewer computes here.
         tasks_per_worker (`int`, *optional*, defaults to 2): Tasks in the hands of each: few, so that Ctrl-C is obeyed soon.

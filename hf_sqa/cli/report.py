@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cells import visible
 from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.tables import make_console
 
 EXIT_WORSE = 1
 NUM_ROWS = 12
@@ -25,113 +27,93 @@ def report(
     score: Annotated[str | None, typer.Option(help="Score to report on; the model's first by default.")] = None,
     group_by: Annotated[
         list[str] | None,
-        typer.Option(help="Column to divide by; again for more; all that went along by default.", show_default=False),
+        typer.Option(help="Column to group by; again for more; all kept columns by default.", show_default=False),
     ] = None,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="With `--compare`: a loss up to this many points is no fault.")] = 0.0,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="With `--compare`: a loss up to this many points is accepted.")] = 0.0,
     page: Annotated[Path | None, typer.Option(help="HTML page to write; `report.html` in the folder by default.")] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file too.")] = None,
 ) -> None:
     """Report on a scored corpus: distribution, groups, what a threshold keeps, failures, worst and best recordings.
 
-    Prints the main tables and writes an HTML page. Works while a run goes on, on what is finished.
+    Prints the main tables and writes an HTML page. Works while a run is in progress, on the shards that are finished.
 
     With `--compare`, exit code 1 if this run is worse: the 95 % interval of the paired difference lies below `-tolerance`, overall
-    or in a group (intervals of groups are widened by their number), recordings lost their score, or are gone.
+    or in a group (intervals of groups are widened by their number), or recordings lost their score or are missing.
     """
     from hf_sqa.scoring.report import compare_runs, make_report
     from hf_sqa.scoring.report_page import write_page
+    from hf_sqa.scoring.shards import write_json
 
     path = page or output / "report.html"
+    comparison = None
     try:
-        found = make_report(output, score=score, group_by=group_by)
-        comparison = None
+        made = make_report(output, score=score, group_by=group_by)
         if compare is not None:
             comparison = compare_runs(output, compare, score=score, group_by=group_by, tolerance=tolerance)
-        write_page(found, path, comparison)
+        write_page(made, path, comparison)
         if as_json is not None:
-            from hf_sqa.scoring.shards import write_json
-
-            write_json(as_json, found.as_dict())
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+            write_json(as_json, made.as_dict())
+    except (OSError, ValueError) as error:
         stop(error)
-    _print(found)
+    _print(made)
     typer.echo(f"Page: {path}")
-    if comparison is not None:
-        one = comparison.overall
-        interval = "" if math.isnan(one.low) else f" [{one.low:+.3f}, {one.high:+.3f}]"
-        typer.echo(
-            f"\nAgainst {compare}: {comparison.score} {one.before:.3f} to {one.after:.3f}, difference {one.mean:+.3f}{interval} "
-            f"over {one.num_pairs:,} recordings."
-        )
-        for fault in comparison.faults:
-            typer.echo(f"Worse: {fault}.")
-        if comparison.faults:
-            raise typer.Exit(EXIT_WORSE)
-        typer.echo("No loss is shown.")
+    if comparison is None:
+        return
+    overall = comparison.overall
+    interval = "" if math.isnan(overall.low) else f" [{overall.low:+.3f}, {overall.high:+.3f}]"
+    change = f"{overall.before:.3f} to {overall.after:.3f}, difference {overall.mean:+.3f}{interval}"
+    typer.echo(f"\nAgainst {compare}: {comparison.score} {change} over {overall.num_pairs:,} recordings.")
+    for fault in comparison.faults:
+        typer.echo(f"Worse: {visible(fault)}.")
+    if comparison.faults:
+        raise typer.Exit(EXIT_WORSE)
+    typer.echo("No loss is shown.")
 
 
-def _print(found: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # a pipe or a file has no edge to wrap at
-    counts = ", ".join(f"{count:,} {status}" for status, count in found.statuses.most_common())
-    console.print(f"{found.num_rows:,} rows, {found.hours:,.2f} hours: {counts}.", markup=False)
-    if found.missing_shards:
-        console.print("Not finished: the numbers are those of what is there.")
-    if found.num_repeated_keys:
-        console.print(f"Rows whose key occurred before: {found.num_repeated_keys:,}; each is scored.")
-
-    def show(title: str, head: list[str], rows: list[list[str]]) -> None:
-        if not rows:
-            return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for index, name in enumerate(head):
-            table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
-        for row in rows[:NUM_ROWS]:
-            table.add_row(*row)
-        console.print(f"\n{title}" + (f" (first {NUM_ROWS} of {len(rows)})" if len(rows) > NUM_ROWS else ""), markup=False)
-        console.print(table)
-
-    def number(value: float) -> str:
-        return "" if math.isnan(value) else f"{value:.2f}"
-
-    show(
-        "Scores",
-        ["score", "scored", "mean", "deviation", "5 %", "50 %", "95 %"],
-        [
-            [
-                name,
-                f"{one.num_scored:,}",
-                number(one.mean),
-                number(one.deviation),
-                *(number(one.percentiles[at]) for at in (5, 50, 95)),
-            ]
-            for name, one in found.spreads.items()
-        ],
-    )
-    for column, spreads in found.groups.items():
+def _print(made: Any) -> None:
+    console = make_console()
+    counts = ", ".join(f"{count:,} {status}" for status, count in made.statuses.most_common())
+    console.print(f"{made.num_rows:,} rows, {made.hours:,.2f} hours: {counts}.", markup=False)
+    if made.missing_shards:
+        console.print("The run is not finished: the numbers are those of the shards that are there.")
+    if made.num_repeated_keys:
+        console.print(f"Rows whose key occurred before: {made.num_repeated_keys:,}; each is scored.")
+    spreads = [
+        [name, f"{spread.num_scored:,}", *_numbers(spread.mean, spread.deviation), *_percentiles(spread, 5, 50, 95)]
+        for name, spread in made.spreads.items()
+    ]
+    _show(console, "Scores", ["score", "scored", "mean", "deviation", "5 %", "50 %", "95 %"], spreads)
+    for column, groups in made.groups.items():
         rows = [
-            [
-                one.name,
-                f"{one.num_rows:,}",
-                f"{one.hours:.3f}",
-                number(one.mean),
-                number(one.percentiles[5]),
-                number(one.percentiles[50]),
-            ]
-            for one in spreads
+            [group.name, f"{group.num_rows:,}", f"{group.hours:.3f}", *_numbers(group.mean), *_percentiles(group, 5, 50)]
+            for group in groups
         ]
-        show(f"By {column}", [column, "rows", "hours", f"mean {found.score}", "5 %", "50 %"], rows)
-    show(
-        "What a threshold keeps",
-        [f"{found.score} from", "rows", "hours"],
-        [[f"{at:.2f}", f"{kept:,}", f"{hours:.3f}"] for at, kept, hours in found.thresholds],
-    )
-    show(
-        "Without a score",
-        ["reason", "rows"],
-        [[f"{status}: {code}", f"{count:,}"] for (status, code), (count, _) in found.reasons.items()],
-    )
+        _show(console, f"By {column}", [column, "rows", "hours", f"mean {made.score}", "5 %", "50 %"], rows)
+    thresholds = [[f"{at:.2f}", f"{kept:,}", f"{hours:.3f}"] for at, kept, hours in made.thresholds]
+    _show(console, "What a threshold keeps", [f"{made.score} from", "rows", "hours"], thresholds)
+    reasons = [[f"{status}: {code}", f"{count:,}"] for (status, code), (count, _) in made.reasons.items()]
+    _show(console, "Without a score", ["reason", "rows"], reasons)
+
+
+def _show(console: Any, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(head):
+        table.add_column(Text(visible(name)), justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows[:NUM_ROWS]:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    shown = f" (first {NUM_ROWS} of {len(rows)})" if len(rows) > NUM_ROWS else ""
+    console.print(f"\n{visible(title)}{shown}", markup=False)
+    console.print(table)
+
+
+def _numbers(*values: float) -> list[str]:
+    return ["" if math.isnan(value) else f"{value:.2f}" for value in values]
+
+
+def _percentiles(spread: Any, *at: int) -> list[str]:
+    return _numbers(*(spread.percentiles[percent] for percent in at))

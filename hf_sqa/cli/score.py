@@ -37,7 +37,7 @@ Output = Annotated[
         "--output",
         "-o",
         help="Write rows to `.csv`, `.jsonl` or `.parquet`; `-`: JSON lines to stdout; a folder, `out/`: score a corpus into "
-        "it, and go on there when called again.",
+        "it, and resume there when called again.",
     ),
 ]
 Sort = Annotated[str, typer.Option(help="Order of the table: `worst`, `best`, `name` or `input`.")]
@@ -63,7 +63,7 @@ Segments = Annotated[bool, typer.Option("--segments", help="Add the score of eve
 Plot = Annotated[
     Path | None, typer.Option(help="Draw one recording's waveform with its quality over time into this PNG, PDF or SVG.")
 ]
-Keep = Annotated[list[str] | None, _corpus(help="Column of the corpus that goes along; again for more, `all`.")]
+Keep = Annotated[list[str] | None, _corpus(help="Column of the corpus to keep; again for more, `all` for every column.")]
 AudioColumn = Annotated[str | None, _corpus(help="Column of recordings, if its name is not a usual one.")]
 KeyColumn = Annotated[str | None, _corpus(help="Column of keys, if its name is not a usual one.")]
 Root = Annotated[str | None, _corpus(help="Folder that relative paths begin in; the manifest's own by default.")]
@@ -125,8 +125,8 @@ def score(
     others are scored, and the exit code is 1. Exit code 2: nothing could be done. Ctrl-C keeps what is done.
 
     With a folder as `--output`, one corpus of any size: a folder, glob, manifest (NeMo, Lhotse, URGENT, any JSON lines), `.csv`,
-    `.parquet`, WebDataset `.tar`, saved data set, `hub:<repository>`, or any of them behind a URL. Killed at any moment, the same
-    command goes on. Every row has a score or a reason, and the exit code is 0 when there are no more; see `hf-sqa report`.
+    `.parquet`, WebDataset `.tar`, saved data set, `hub:<repository>`, or any of them behind a URL. After a kill the same command
+    resumes. Every row has a score or a reason, and the exit code is 0 when there are no more; see `hf-sqa report`.
     Under `torchrun` and `accelerate launch -m hf_sqa` every process takes the shards of its rank.
 
     Examples:

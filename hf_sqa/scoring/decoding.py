@@ -1,4 +1,4 @@
-"""From an item to a checked recording, in processes of their own: a decoder that hangs or dies costs one row, not the run."""
+"""Decodes items into checked recordings, in separate processes: a decoder that hangs or dies costs one row, not the run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from hf_sqa.isolation import DEFAULT_TIMEOUT_SECONDS, Isolated, Lost
 from hf_sqa.scoring.items import Excerpt, Item, Refusal, TarMember
 from hf_sqa.scoring.remote import is_remote, read_remote
 
-#: Formats in which the frame asked for is the frame found; in others a stretch is reached by reading up to it.
+#: Formats that seek to the exact frame. In others an excerpt is reached by reading up to it.
 SEEKS_EXACTLY = frozenset({"WAV", "WAVEX", "FLAC", "AIFF", "AU", "CAF", "RF64", "W64"})
-#: Manifests round.
+#: Manifests round their times.
 STRETCH_TOLERANCE_SECONDS = 0.05
 
 
@@ -42,7 +42,7 @@ class Decoding:
 
 
 class ExcerptStream(AudioStream):
-    """A stretch of another stream, at its native rate."""
+    """An excerpt of another stream, at its native rate."""
 
     def __init__(self, stream: AudioStream, excerpt: Excerpt):
         self.source = stream.source
@@ -67,12 +67,12 @@ class ExcerptStream(AudioStream):
             raise AudioError(
                 self.source,
                 "truncated",
-                f"expected a stretch up to {self._last / self.sampling_rate:.3f} s, got a recording that ends before; correct the "
+                f"expected an excerpt up to {self._last / self.sampling_rate:.3f} s, got a recording that ends before; correct the "
                 "manifest, or copy the recording again",
             )
 
     def _from_near_first(self) -> tuple[int, Iterator[np.ndarray]]:
-        """Blocks, and the frame the first of them begins with."""
+        """The frame that the first block begins with, and the blocks."""
         if isinstance(self._stream, FileStream) and self._first > 0 and not self._stream._is_unclosed_wav:
             with self._stream._open() as opened:
                 if opened.format in SEEKS_EXACTLY and opened.frames > self._first:
@@ -91,7 +91,7 @@ class ExcerptStream(AudioStream):
 
 
 class MemberStream(FileStream):
-    """A member of a tar, in memory; between processes only its place travels."""
+    """A member of a tar, in memory. Between processes only its position in the archive is sent."""
 
     def __init__(self, member: TarMember):
         self._member = member
@@ -106,7 +106,7 @@ class MemberStream(FileStream):
 
 
 def load(item: Item, decoding: Decoding) -> Recording | Refusal:
-    """Open, check, mix down and resample one item; whatever goes wrong is a refusal."""
+    """Open, check, mix down and resample one item. Returns a refusal for whatever goes wrong."""
     try:
         stream, channel = _opened(item.audio), decoding.channel
         if isinstance(item.audio, Excerpt):
@@ -185,7 +185,7 @@ class Decoder:
 
     @property
     def process_ids(self) -> list[int]:
-        """Of the workers that run now."""
+        """Process ids of the running workers."""
         return self._isolated.process_ids
 
     def decode(self, items: Iterable[Item]) -> Iterator[tuple[Item, Recording | Refusal | None]]:

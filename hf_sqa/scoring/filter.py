@@ -1,4 +1,4 @@
-"""Choose recordings by their scores: what stays is written, what goes is counted, nothing is deleted."""
+"""Selects recordings by their scores: those that pass are written, the others are counted, nothing is deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The output folder of a corpus: what run it holds, and who may write into it."""
+"""The output folder of a corpus: which run it holds, and which process may write into it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ from typing import Any
 from hf_sqa.runs import RunMismatch, describe_differences, differences, locked
 from hf_sqa.scoring.run_part import Part
 from hf_sqa.scoring.scorer import CorpusScorer
-from hf_sqa.scoring.shards import (
-    RUN_FILE,
-    ShardFolder,
-    cannot_write,
-    read_run,
-    write_json,
-)
+from hf_sqa.scoring.shards import RUN_FILE, ShardFolder, cannot_write, read_run, write_json
 from hf_sqa.scoring.sources import Source
 
 ROWS_PER_SHARD = 500
-#: Columns of the source that go along because a report divides by them.
+#: Columns of the source that are kept by default, because reports group by them.
 KEPT_COLUMNS = ("source", "corpus", "language", "lang", "system_id", "system", "speaker", "speaker_id", "split", "condition_id")
-#: Columns are looked for in this many rows of the source.
+#: Rows of the source in which its columns are looked for.
 ROWS_LOOKED_AT = 100
 LOCK_SECONDS = 10.0
 FORMAT = 1
@@ -96,7 +90,7 @@ def _described(source: Source, worker: CorpusScorer, rows_per_shard: int, kept: 
 
 
 def _kept(source: Source, keep: Sequence[str] | None) -> list[str]:
-    """Columns that go along: those named, or the usual ones that the first rows have."""
+    """Columns to keep: those named, or the usual ones that the first rows have."""
     found: dict[str, None] = {}
     for item in source.items(lambda position: False):
         if item.position >= ROWS_LOOKED_AT:

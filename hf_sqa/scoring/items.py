@@ -1,11 +1,11 @@
-"""One recording of a source: its key, where its audio is, and what the source says about it. Cheap to make, cheap to send."""
+"""One recording of a source: its key, where its audio is, and what the source says about it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-#: What can become of a row.
+#: The values of a row's `status`.
 STATUSES = ("ok", "failed", "abstained", "skipped")
 
 
@@ -37,7 +37,7 @@ class TarMember:
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """A stretch of a recording, as NeMo (`offset`, `duration`) and Lhotse (`start`, `duration`, `channel`) describe it.
+    """An excerpt of a recording, as NeMo (`offset`, `duration`) and Lhotse (`start`, `duration`, `channel`) describe it.
 
     Args:
         audio: Path, URL, bytes or [`TarMember`] of the recording it lies in.

@@ -1,7 +1,7 @@
-"""Decoded recordings to scores: many at a time where the device gains from it, never so that a neighbour moves a score.
+"""Scores decoded recordings in packs, where the device gains from it; a neighbour in the pack never moves a score.
 
-What is scored together depends on the recordings alone, not on when they were decoded, and never reaches beyond a shard: a run that
-was interrupted and taken up again hands the model the same packs as one that was not.
+Which recordings share a pack depends on the recordings alone, not on when they were decoded, and no pack reaches beyond a shard: a
+run that was interrupted and resumed hands the model the same packs as one that was not.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 from hf_sqa.audio import Recording
 from hf_sqa.scoring.items import Refusal
 
-#: Seconds of audio, padding included, that the model gets at once. A processor's caches hold one recording.
+#: Seconds of audio in a pack, padding included. The caches of a CPU hold one recording.
 PACK_SECONDS = {"cpu": 0.0}
 PACK_SECONDS_ELSEWHERE = 960.0
-#: Decoded audio that is collected before it is sorted by length and packed: 64 kB for every second at 16 kHz.
+#: Packs of decoded audio that are collected, then sorted by length: 64 kB for every second at 16 kHz.
 PACKS_AHEAD = 4
-#: If nothing was ever scored and this many recordings in a row make the model fail, it is the model, not they.
+#: If the model fails at this many recordings from the first on, the fault is in the model.
 MAX_FAILURES_AT_FIRST = 20
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How recordings are put together.
+    """How recordings are packed.
 
     Args:
         pack_seconds (`float`): Seconds of audio in one pack, padding included; 0 scores one recording at a time.
@@ -60,7 +60,7 @@ class PackedScorer:
 
     Args:
         score: Takes recordings, returns a result for each, in order.
-        packing ([`Packing`]): How they are put together.
+        packing ([`Packing`]): How they are packed.
     """
 
     def __init__(self, score: Callable[[list[Recording]], list[dict[str, Any]]], packing: Packing):
@@ -70,14 +70,14 @@ class PackedScorer:
         self._num_scored = self._failed_in_a_row = 0
 
     def add(self, position: int, recording: Recording) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
-        """Take one recording; yield what is ready, in no particular order."""
+        """Add a recording; yields the results that are ready, in no particular order."""
         self._waiting.append((position, recording))
         self._waiting_seconds += recording.duration_seconds
         if self._waiting_seconds > self._packing.ahead_seconds:
             yield from self.flush()
 
     def flush(self) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
-        """Yield the result of every recording that waits."""
+        """Yield the results of all waiting recordings."""
         waiting, self._waiting, self._waiting_seconds = self._waiting, [], 0.0
         for pack in self._packing.packs([recording.duration_seconds for _, recording in waiting]):
             for index, result in zip(pack, self._scored([waiting[index][1] for index in pack]), strict=True):

@@ -106,23 +106,19 @@ class Report:
 
 
 def make_report(output: str | os.PathLike, *, score: str | None = None, group_by: Sequence[str] | None = None) -> Report:
-    """Look at an output folder, finished or not.
+    """Summarise an output folder, finished or not.
 
     Args:
         output (`str` or `Path`): The output folder.
         score (`str`, *optional*): The score to look at; the model's first if not given.
-        group_by (sequence of `str`, *optional*): Columns of the source to divide by; all that went along if not given.
+        group_by (sequence of `str`, *optional*): Columns of the source to group by; all that were kept if not given.
 
     Raises:
         ValueError: If the folder holds no scores, or a score or column is not there.
     """
     run = read_run(output)
     score = score or next(iter(run["columns"]))
-    column = columns_of(run, [score])[score]
-    kept = {name: kept_name(name, list(run["columns"].values())) for name in run["kept_columns"]}
-    missing = [name for name in group_by or () if name not in kept]
-    if missing:
-        raise ValueError(f"Expected --group-by among {', '.join(kept) or '(none went along: --keep)'}, got {missing[0]!r}.")
+    column, group_columns = columns_of(run, [score])[score], _group_columns(run, group_by)
     shards = ShardFolder(output, list(run["columns"].values()), run["kept_columns"])
     indices = shards.indices()
     if not indices:
@@ -134,10 +130,10 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
     scores = {name: _floats(table, column) for name, column in run["columns"].items()}
     values = _floats(table, column)
     groups = {}
-    for name in group_by if group_by is not None else kept:
-        found = _group_values(table, kept[name])
-        distinct, codes = np.unique(found, return_inverse=True)
-        if not _divides(len(distinct), len(found), group_by is not None):
+    for name, group_column in group_columns.items():
+        labels = _group_values(table, group_column)
+        distinct, codes = np.unique(labels, return_inverse=True)
+        if not _divides(len(distinct), len(labels), group_by is not None):
             continue
         spreads = [
             _spread(value, values, seconds, scored, np.flatnonzero(codes == number))
@@ -147,7 +143,7 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
     order = np.flatnonzero(scored)[np.argsort(values[scored], kind="stable")]
     keys = table.column("key").to_pylist()
     rows_per_shard = run["rows_per_shard"]
-    # A run that has not come to the end of the source yet knows of one more shard at least.
+    # Before the end of the source is reached, there is at least one more shard to come.
     num_shards = math.ceil(run["rows"] / rows_per_shard) if "rows" in run else indices[-1] + 2
     return Report(
         run=run,
@@ -158,7 +154,7 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
         reasons=_reasons(table),
         warnings=Counter(code for codes in table.column("warnings").to_pylist() for code in codes or ()),
         hours=float(np.nansum(seconds)) / 3600,
-        spreads={name: _spread("", one, seconds, scored, np.arange(len(one))) for name, one in scores.items()},
+        spreads={name: _spread("", scored_as, seconds, scored, np.arange(len(keys))) for name, scored_as in scores.items()},
         groups=groups,
         thresholds=_thresholds(values[scored], seconds[scored]),
         worst=[_extreme(table, int(index), column) for index in order[:NUM_EXTREMES]],
@@ -237,18 +233,18 @@ class RunComparison:
     @property
     def faults(self) -> list[str]:
         """Why this run is worse than the other, in words; empty if that is not shown."""
-        found = []
+        faults = []
         if self.overall.high < -self.tolerance:
-            found.append(f"{self.score} fell by {-self.overall.mean:.3f} {_interval(self.overall)}")
+            faults.append(f"{self.score} fell by {-self.overall.mean:.3f} {_interval(self.overall)}")
         for column, differences in self.groups.items():
-            for one in differences:
-                if one.high < -self.tolerance:
-                    found.append(f"{self.score} of {column} {one.name!r} fell by {-one.mean:.3f} {_interval(one)}")
+            for group in differences:
+                if group.high < -self.tolerance:
+                    faults.append(f"{self.score} of {column} {group.name!r} fell by {-group.mean:.3f} {_interval(group)}")
         if self.lost:
-            found.append(f"recordings that had a score and have none now: {len(self.lost):,}, first {self.lost[0]!r}")
+            faults.append(f"recordings that had a score and have none now: {len(self.lost):,}, first {self.lost[0]!r}")
         if self.only_there:
-            found.append(f"recordings of the other run that are not in this one: {self.only_there:,}")
-        return found
+            faults.append(f"recordings of the other run that are not in this one: {self.only_there:,}")
+        return faults
 
 
 def compare_runs(
@@ -259,10 +255,10 @@ def compare_runs(
     group_by: Sequence[str] | None = None,
     tolerance: float = 0.0,
 ) -> RunComparison:
-    """Compare two runs of one model over recordings with the same keys, such as a nightly build with the last.
+    """Compare two runs of one model over recordings with the same keys, such as two nightly builds.
 
-    A key that occurs several times is paired in order. Wherever the whole interval of a difference lies below `-tolerance`, it got
-    worse.
+    A key that occurs several times is paired in order. Scores got worse where the whole interval of the difference lies below
+    `-tolerance`.
 
     Raises:
         ValueError: If the scores are not of the same model and mode, or no key is in both.
@@ -276,10 +272,7 @@ def compare_runs(
         )
     score = score or next(iter(run["columns"]))
     column, other_column = columns_of(run, [score])[score], columns_of(other_run, [score])[score]
-    kept = {name: kept_name(name, list(run["columns"].values())) for name in run["kept_columns"]}
-    missing = [name for name in group_by or () if name not in kept]
-    if missing:
-        raise ValueError(f"Expected --group-by among {', '.join(kept) or '(none went along: --keep)'}, got {missing[0]!r}.")
+    group_columns = _group_columns(run, group_by)
     here, there = read_table(output, run), read_table(other, other_run)
     before = dict(zip(_numbered(there.column("key").to_pylist()), _floats(there, other_column), strict=True))
     keys = _numbered(here.column("key").to_pylist())
@@ -291,15 +284,13 @@ def compare_runs(
     difference = after - old
     paired = np.isfinite(difference)
     groups = {}
-    for name in group_by if group_by is not None else kept:
-        found = _group_values(here, kept[name])
-        distinct = sorted(set(found[paired].tolist()))
-        if not _divides(len(distinct), len(found), group_by is not None):
+    for name, group_column in group_columns.items():
+        labels = _group_values(here, group_column)
+        distinct = sorted(set(labels[paired].tolist()))
+        if not _divides(len(distinct), len(labels), group_by is not None):
             continue
-        groups[name] = [
-            _difference(value, old[paired & (found == value)], after[paired & (found == value)], len(distinct))
-            for value in distinct
-        ]
+        members = {value: paired & (labels == value) for value in distinct}
+        groups[name] = [_difference(value, old[rows], after[rows], len(distinct)) for value, rows in members.items()]
     order = np.flatnonzero(paired)[np.argsort(difference[paired], kind="stable")]
     return RunComparison(
         score=score,
@@ -352,6 +343,15 @@ def _group_values(table: Any, column: str) -> np.ndarray:
     return np.array([value if value not in (None, "") else "(none)" for value in table.column(column).to_pylist()], dtype=object)
 
 
+def _group_columns(run: dict[str, Any], group_by: Sequence[str] | None) -> dict[str, str]:
+    """Columns of the table to group by, under their names in the source; all that were kept if none is named."""
+    kept = {name: kept_name(name, list(run["columns"].values())) for name in run["kept_columns"]}
+    for name in group_by or ():
+        if name not in kept:
+            raise ValueError(f"Expected --group-by among {', '.join(kept) or '(no column was kept: --keep)'}, got {name!r}.")
+    return kept if group_by is None else {name: kept[name] for name in group_by}
+
+
 def _divides(num_groups: int, num_rows: int, asked_for: bool) -> bool:
     """Whether a column makes groups worth a table."""
     return num_groups <= MOST_GROUPS and (asked_for or 1 < num_groups <= max(2, num_rows / 2))
@@ -359,12 +359,12 @@ def _divides(num_groups: int, num_rows: int, asked_for: bool) -> bool:
 
 def _spread(name: str, values: np.ndarray, seconds: np.ndarray, scored: np.ndarray, rows: np.ndarray) -> Spread:
     chosen = rows[scored[rows]]
-    found = values[chosen]
-    if not len(found):
+    scores = values[chosen]
+    if not len(scores):
         return Spread(name, len(rows), 0, 0.0, math.nan, math.nan, dict.fromkeys(PERCENTILES, math.nan))
-    percentiles = dict(zip(PERCENTILES, np.percentile(found, PERCENTILES).tolist(), strict=True))
+    percentiles = dict(zip(PERCENTILES, np.percentile(scores, PERCENTILES).tolist(), strict=True))
     hours = float(np.nansum(seconds[chosen])) / 3600
-    return Spread(name, len(rows), len(found), hours, float(found.mean()), float(found.std()), percentiles)
+    return Spread(name, len(rows), len(scores), hours, float(scores.mean()), float(scores.std()), percentiles)
 
 
 def _thresholds(values: np.ndarray, seconds: np.ndarray) -> list[tuple[float, int, float]]:
@@ -382,13 +382,13 @@ def _thresholds(values: np.ndarray, seconds: np.ndarray) -> list[tuple[float, in
 
 
 def _reasons(table: Any) -> dict[tuple[str, str], tuple[int, str]]:
-    found: dict[tuple[str, str], tuple[int, str]] = {}
+    reasons: dict[tuple[str, str], tuple[int, str]] = {}
     names = ("status", "code", "reason", "key")
     for status, code, reason, key in zip(*(table.column(name).to_pylist() for name in names), strict=True):
         if status != "ok":
-            count, example = found.get((status, code), (0, f"{key}: {reason}"))
-            found[status, code] = (count + 1, example)
-    return dict(sorted(found.items(), key=lambda pair: -pair[1][0]))
+            count, example = reasons.get((status, code), (0, f"{key}: {reason}"))
+            reasons[status, code] = (count + 1, example)
+    return dict(sorted(reasons.items(), key=lambda pair: -pair[1][0]))
 
 
 def _extreme(table: Any, index: int, column: str) -> dict[str, Any]:

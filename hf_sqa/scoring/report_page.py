@@ -111,8 +111,14 @@ def _cards(report: Report) -> str:
 def _distribution(report: Report) -> str:
     head = ["score", "scored", "mean", "deviation", *(f"{at} %" for at in next(iter(report.spreads.values())).percentiles)]
     rows = [
-        [name, f"{one.num_scored:,}", _number(one.mean), _number(one.deviation), *map(_number, one.percentiles.values())]
-        for name, one in report.spreads.items()
+        [
+            name,
+            f"{spread.num_scored:,}",
+            _number(spread.mean),
+            _number(spread.deviation),
+            *map(_number, spread.percentiles.values()),
+        ]
+        for name, spread in report.spreads.items()
     ]
     plot = _histogram(report.scores, report.score, report.seconds) if len(report.scores) else "<p>No row has a score.</p>"
     return f"<section><h2>Distribution</h2>{plot}{_table(head, rows)}</section>"
@@ -207,8 +213,8 @@ def _comparison(comparison: RunComparison) -> str:
         verdict = '<p class="note fine">No loss is shown.</p>'
     tables = _table(_DIFFERENCE_HEAD, [_difference_row("all", comparison.overall)])
     for column, differences in comparison.groups.items():
-        ordered = sorted(differences, key=lambda one: (math.isnan(one.mean), one.mean))
-        rows = [_difference_row(one.name, one) for one in ordered[:NUM_GROUPS]]
+        ordered = sorted(differences, key=lambda group: (math.isnan(group.mean), group.mean))
+        rows = [_difference_row(group.name, group) for group in ordered[:NUM_GROUPS]]
         tables += f"<h3>By {_text(column)}, largest loss first</h3>" + _table([column, *_DIFFERENCE_HEAD[1:]], rows)
     if comparison.most_worse:
         rows = [
@@ -227,10 +233,10 @@ def _comparison(comparison: RunComparison) -> str:
 _DIFFERENCE_HEAD = ["", "pairs", "before", "now", "difference", "95 % interval"]
 
 
-def _difference_row(name: str, one: Difference) -> list[str]:
-    interval = "" if math.isnan(one.low) else f"{one.low:+.3f} to {one.high:+.3f}"
-    difference = "" if math.isnan(one.mean) else f"{one.mean:+.3f}"
-    return [_text(name), f"{one.num_pairs:,}", _number(one.before), _number(one.after), difference, interval]
+def _difference_row(name: str, group: Difference) -> list[str]:
+    interval = "" if math.isnan(group.low) else f"{group.low:+.3f} to {group.high:+.3f}"
+    difference = "" if math.isnan(group.mean) else f"{group.mean:+.3f}"
+    return [_text(name), f"{group.num_pairs:,}", _number(group.before), _number(group.after), difference, interval]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), raw: Sequence[int] = ()) -> str:

@@ -1,4 +1,4 @@
-"""Score a corpus into an output folder: shard after shard, taken up again where it stopped."""
+"""Score a corpus into an output folder, shard by shard; the next call resumes where the last one stopped."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def score_corpus(
 
     Called again with the same arguments it goes on where it stopped, however it stopped, and the output is the same byte for byte
     as that of a run that was never stopped. Shards whose rows of the source have changed are scored again. A key that occurs twice
-    is two rows, told apart by `row`, the number in the source.
+    is two rows, distinguished by `row`, the number in the source.
 
     Args:
         source: What [`open_source`] opens, or a source that is open.
@@ -42,7 +42,7 @@ def score_corpus(
         part (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): `(i, n)` scores the shards whose number leaves `i` when divided
             by `n`; as many processes as there are parts may write into one output folder.
         rows_per_shard (`int`, *optional*): Rows in a shard; those of the output folder, or 500, if not given.
-        keep (sequence of `str`, *optional*): Columns of the source that go along as text; usual ones for groups if not given.
+        keep (sequence of `str`, *optional*): Columns of the source to keep, as text; the usual ones for groups if not given.
         retry_failed (`bool`, *optional*, defaults to `False`): Scores rows again whose status is `failed`.
         rescore (`bool`, *optional*, defaults to `False`): Replaces scores of another model, mode or source; otherwise an output
             folder that holds such is refused.

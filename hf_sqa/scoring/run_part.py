@@ -1,4 +1,4 @@
-"""One process's share of a run: shards after shards, taken up where they stopped."""
+"""One process's share of a run: it scores the shards that are not finished."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from typing import Any
 
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.scorer import CorpusScorer, Decoded
-from hf_sqa.scoring.shards import (
-    RowsDigest,
-    ShardFolder,
-)
+from hf_sqa.scoring.shards import RowsDigest, ShardFolder
 from hf_sqa.scoring.sources import Source
 
 
@@ -64,11 +61,11 @@ class Part:
         return index >= self.first and (index - self.first) % self.step == 0 and not self.is_over(index)
 
     def is_over(self, index: int) -> bool:
-        """Whether no shard from this one on is wanted."""
+        """Whether this shard and all that follow belong to other parts."""
         return self.stop is not None and index >= self.stop
 
     def num_rows(self, total: int | None, rows_per_shard: int) -> int | None:
-        """Rows of a source of `total` rows that lie in this part."""
+        """How many of a source's `total` rows are in this part."""
         if total is None:
             return None
         stop = math.ceil(total / rows_per_shard)
@@ -111,7 +108,7 @@ class RunOfPart:
         return self._progress
 
     def _pass(self, finished: dict[int, str], retried: set[int], only: set[int] | None) -> set[int]:
-        """Go through the source once, scoring what is not finished, or `only` some shards; return the shards that have changed."""
+        """Go through the source and score the unfinished shards, or `only` some; returns the shards whose rows have changed."""
         changed: set[int] = set()
         self._previous: dict[int, dict[str, Any]] = {}
         with self._worker.decoder() as decoder:

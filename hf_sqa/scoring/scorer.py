@@ -1,4 +1,4 @@
-"""A model ready to score items, in packs: what every engine runs, in every process."""
+"""Scores items with a loaded model, in packs: what every engine runs, in every process."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Settings:
         mode (`str`, *optional*): One of the model's modes.
         hop_seconds (`float`, *optional*): Distance of windows.
         dtype (`str`, *optional*, defaults to `"float32"`): `float32`, `bfloat16` or `float16`.
-        device (`str`, *optional*): The first accelerator, else the processor, if not given.
+        device (`str`, *optional*): The first accelerator, else the CPU, if not given.
         channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
         max_seconds (`float`, *optional*): Longer recordings are rows with the status `skipped`.
         timeout_seconds (`float`, *optional*, defaults to 300): Time limit for decoding one recording.
-        num_workers (`int`, *optional*): Processes that decode; one for a processor, up to eight for an accelerator if not given.
+        num_workers (`int`, *optional*): Processes that decode; 1 on a CPU, up to 8 with an accelerator if not given.
         pack_seconds (`float`, *optional*): Seconds of audio given to the model together; never changes a score.
         suffix (`str`, *optional*): What the columns of scores end in after two underscores, the model's name if not given; empty
             for bare names.
@@ -62,7 +62,7 @@ class Settings:
 
 
 class CorpusScorer:
-    """A model ready to score items: what every engine runs, in every process.
+    """A loaded model that scores items.
 
     Args:
         settings ([`Settings`]): How.
@@ -107,10 +107,7 @@ class CorpusScorer:
         return Decoder(self.decoding, self.num_workers or 0)
 
     def rows(self, decoded: Iterable[Decoded], kept_columns: Sequence[str] = ()) -> Iterator[dict[str, Any] | Item]:
-        """Yield a row for everything decoded, in packs, hence not in order; items that brought no audio come back as they are.
-
-        What is packed together depends on the items alone, so that it is the same whenever they are scored.
-        """
+        """Yield a row for every decoded item, pack by pack, hence not in order. Items without audio are yielded unchanged."""
         packed = PackedScorer(self._score, self.packing)
         waiting: dict[int, Item] = {}
         for item, result in decoded:
@@ -146,13 +143,13 @@ class CorpusScorer:
         return row | self.kept(item, kept_columns)
 
     def kept(self, item: Item, kept_columns: Sequence[str]) -> dict[str, str | None]:
-        """Columns of the source that go along."""
+        """The kept columns of the source."""
         scores = list(self.columns.values())
         return {kept_name(name, scores): kept_text(item.columns.get(name)) for name in kept_columns}
 
 
 def score_batch(batch: Mapping[str, Sequence[Any]], audio_column: str = "audio", **settings: Any) -> dict[str, list[Any]]:
-    """Score a batch of recordings: the function for `datasets.map`, Ray, Spark and pipelines of one's own.
+    """Score a batch of recordings: the function for `datasets.map`, Ray, Spark and your own pipelines.
 
     The model is loaded once in a process and kept. Audio is left out of what is returned.
 

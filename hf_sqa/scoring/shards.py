@@ -1,4 +1,4 @@
-"""Shards of rows on disk: Parquet, written whole or not at all, each with the identity of its scores and of its rows."""
+"""Shards of rows: Parquet files, each written whole or not at all, with the identity of its scores and of its rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ShardFolder:
     Args:
         output (`Path`): The output folder.
         score_columns (sequence of `str`): Columns of scores.
-        kept_columns (sequence of `str`): Columns of the source that go along, as text.
+        kept_columns (sequence of `str`): Columns of the source that are kept, as text.
     """
 
     def __init__(self, output: str | os.PathLike, score_columns: Sequence[str], kept_columns: Sequence[str]):
@@ -57,17 +57,16 @@ class ShardFolder:
         return self.folder / f"{index:06d}.parquet"
 
     def indices(self) -> list[int]:
-        """Of the shards that are there, in order."""
+        """Indices of the finished shards, in order."""
         return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.parquet") if path.stem.isdecimal())
 
     def metadata(self, index: int) -> dict[str, Any] | None:
-        """What a shard says about itself; `None` if it is not there or not a whole shard of ours."""
+        """The metadata of a shard; `None` if there is no such shard, or it is damaged."""
         import pyarrow
         import pyarrow.parquet
 
         try:
-            found = pyarrow.parquet.read_schema(self.path(index)).metadata or {}
-            return json.loads(found[METADATA_KEY])
+            return json.loads((pyarrow.parquet.read_schema(self.path(index)).metadata or {})[METADATA_KEY])
         except (OSError, KeyError, ValueError, pyarrow.ArrowException):
             return None
 
@@ -80,7 +79,7 @@ class ShardFolder:
         """Write a shard whole or not at all.
 
         Raises:
-            OutputError: If it cannot be written; the shards before stay as they are.
+            OutputError: If it cannot be written. Finished shards are kept.
         """
         import pyarrow
         import pyarrow.parquet
@@ -155,7 +154,7 @@ def _is_utf8(text: str) -> bool:
 
 
 class RowsDigest:
-    """Digest of what a source says in the rows of one shard: whether they are still the rows that were scored."""
+    """Digest of the source's rows in one shard, which tells whether they are still the rows that were scored."""
 
     def __init__(self, kept_columns: Sequence[str]):
         self._kept_columns = kept_columns
@@ -173,7 +172,7 @@ class RowsDigest:
 
 
 def kept_name(name: str, score_columns: Sequence[str]) -> str:
-    """Name in a shard of a column of the source; one of ours keeps its meaning."""
+    """The name that a column of the source has in a shard; our own columns keep their names."""
     return f"source_{name}" if name in OWN_COLUMNS or name in score_columns else name
 
 

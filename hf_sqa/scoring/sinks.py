@@ -1,6 +1,6 @@
-"""Rows out of an output folder: JSON lines, CSV, Parquet, a `datasets` folder, or the manifest of the source with columns added.
+"""Exports an output folder as JSON lines, CSV, Parquet, a `datasets` folder, or the source's manifest with columns added.
 
-Everything is written row after row and put in its place when it is whole. Audio is never copied.
+Files are written row by row, and appear whole or not at all. Audio is never copied.
 """
 
 from __future__ import annotations
@@ -15,20 +15,13 @@ from typing import Any
 
 from hf_sqa.cells import csv_cell, finite
 from hf_sqa.scoring.items import Item
-from hf_sqa.scoring.shards import (
-    OWN_COLUMNS,
-    ShardFolder,
-    cannot_write,
-    iterate_rows,
-    read_run,
-    writing_whole,
-)
+from hf_sqa.scoring.shards import OWN_COLUMNS, ShardFolder, cannot_write, iterate_rows, read_run, writing_whole
 from hf_sqa.scoring.sources import Source
 
 FORMATS = ("jsonl", "csv", "parquet", "datasets", "manifest")
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 ROWS_AT_A_TIME = 10_000
-#: Of a row, what is added to a row of a manifest; it has its key and audio already.
+#: Columns that are not added to a row of a manifest, which has its key and audio already.
 NOT_ADDED = frozenset({"row", "key", "audio"})
 
 Row = dict[str, Any]
@@ -128,7 +121,7 @@ def _write_csv(path: Path, rows: Iterable[Row], delimiter: str, as_text: bool) -
             if header is None:
                 header = list(row)
                 writer.writerow([csv_cell(name, as_text) for name in header])
-            # A row that could not be read has fewer fields than the others, never other ones.
+            # A row that could not be read has fewer columns than the others, never additional ones.
             writer.writerow([csv_cell(row.get(name), as_text) for name in header])
             count += 1
     return count
@@ -143,7 +136,7 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> int:
         for some in _in_pieces(rows, ROWS_AT_A_TIME):
             table = pyarrow.Table.from_pylist(some, schema=None if writer is None else writer.schema)
             if writer is None:
-                # A column that happens to be empty so far is one of text.
+                # A column that is empty so far becomes a column of text.
                 fields = [field.with_type(pyarrow.string()) if field.type == pyarrow.null() else field for field in table.schema]
                 table = table.cast(pyarrow.schema(fields))
                 writer = pyarrow.parquet.ParquetWriter(path, table.schema, compression="zstd")
