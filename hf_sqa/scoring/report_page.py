@@ -1,53 +1,22 @@
-"""The report as one HTML page that needs no network: tables, plots inside, and the worst and best recordings to listen to."""
+"""The report as one HTML page that needs no network: tables, plots, and the worst and best recordings to listen to."""
 
 from __future__ import annotations
 
-import html
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hf_sqa.scoring.report import NUM_GROUPS, Difference, Report, RunComparison, Spread
+from hf_sqa.scoring.report import NUM_GROUPS, Report, RunComparison, Spread
 from hf_sqa.scoring.shards import writing_whole
 
 INK, ACCENT, SOFT = "#1d3557", "#2a6f97", "#a9c6d9"
 #: Groups drawn in one plot.
 NUM_DRAWN = 20
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; background: #f4f6f8; margin: 0; }
-main { max-width: 1080px; margin: 0 auto; padding: 24px 20px 60px; }
-h1 { font-size: 26px; margin: 0 0 4px; overflow-wrap: anywhere; }
-h2 { font-size: 19px; margin: 0 0 12px; color: #1d3557; }
-h3 { font-size: 15px; margin: 18px 0 6px; }
-section { background: white; border: 1px solid #dde3e9; border-radius: 8px; padding: 20px 22px; margin-top: 18px; }
-.small, .identity { color: #5b6875; font-size: 13px; }
-.identity code { background: #eef2f5; padding: 1px 5px; border-radius: 4px; }
-.cards { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 18px; }
-.card { background: white; border: 1px solid #dde3e9; border-radius: 8px; padding: 12px 18px; flex: 1 1 130px; }
-.card b { display: block; font-size: 22px; font-variant-numeric: tabular-nums; }
-.card span { color: #5b6875; font-size: 13px; }
-.bad b { color: #b2182b; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th { text-align: left; color: #5b6875; font-weight: 600; border-bottom: 2px solid #dde3e9; padding: 5px 12px 5px 0; }
-th { white-space: nowrap; }
-td { border-bottom: 1px solid #edf0f3; padding: 4px 12px 4px 0; vertical-align: middle; overflow-wrap: anywhere; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.reason { color: #5b6875; font-size: 13px; }
-.bar { background: #e3ebf1; border-radius: 3px; height: 9px; width: 120px; }
-.bar i { display: block; background: #2a6f97; border-radius: 3px; height: 9px; }
-audio { height: 30px; width: 210px; vertical-align: middle; }
-svg { max-width: 100%; height: auto; }
-.note { background: #fff6e0; border-left: 4px solid #e6a400; padding: 8px 14px; border-radius: 4px; margin-top: 14px; }
-.fault { background: #fdecec; border-left-color: #b2182b; }
-.fine { background: #e9f6ec; border-left-color: #2e7d4f; }
-"""
 
 
 def write_page(report: Report, path: Path, comparison: RunComparison | None = None) -> None:
@@ -57,196 +26,39 @@ def write_page(report: Report, path: Path, comparison: RunComparison | None = No
 
 
 def render(report: Report, comparison: RunComparison | None = None) -> str:
-    """The page as HTML."""
-    sections = [
-        _comparison(comparison) if comparison is not None else "",
-        _distribution(report),
-        *(_groups(column, spreads, report.score) for column, spreads in report.groups.items()),
-        _thresholds(report),
-        _failures(report),
-        _extremes("Worst recordings", report.worst, report.score),
-        _extremes("Best recordings", report.best, report.score),
-    ]
-    identity = report.run["identity"]
-    shown = ", ".join(f"{name} <code>{_text(value)}</code>" for name, value in identity.items() if value is not None)
-    notes = ""
-    if report.missing_shards:
-        known = "rows" in report.run
-        lacking = (
-            f"{len(report.missing_shards):,} shards are not there yet" if known else "the run has not reached the end of its source"
-        )
-        notes += f'<p class="note">This run is not finished: {lacking}. The numbers are those of what is there.</p>'
-    if report.num_repeated_keys:
-        notes += (
-            f'<p class="note">Rows whose key occurred before: {report.num_repeated_keys:,}. Each was scored; the column '
-            "<code>row</code> tells them apart.</p>"
-        )
-    name = report.run["source"].rstrip("/").rsplit("/", 1)[-1]
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Speech quality of {_text(name)}</title><style>{STYLE}</style></head><body><main>
-<h1>Speech quality of {_text(name)}</h1>
-<p class="identity">{_text(report.run["source"])}<br>{shown}</p>
-{_cards(report)}{notes}
-{"".join(sections)}
-<p class="small">Scores compare recordings; they are not absolute, and say nothing of languages or defects the model never met.</p>
-</main></body></html>
-"""
+    """The page as HTML: `report.html` beside this module, filled in."""
+    import jinja2
 
-
-def _cards(report: Report) -> str:
-    spread = report.spreads[report.score]
-    without = report.num_rows - report.statuses["ok"]
-    cards = [
-        (f"{report.num_rows:,}", "rows", ""),
-        (_hours(report.hours), "hours of audio", ""),
-        (_number(spread.mean), f"mean {report.score}", ""),
-        (_number(spread.percentiles[5]), "5 % are below", ""),
-        (f"{without:,}", "without a score", " bad" if without else ""),
-    ]
-    shown = "".join(f'<div class="card{kind}"><b>{value}</b><span>{label}</span></div>' for value, label, kind in cards)
-    return f'<div class="cards">{shown}</div>'
-
-
-def _distribution(report: Report) -> str:
-    head = ["score", "scored", "mean", "deviation", *(f"{at} %" for at in next(iter(report.spreads.values())).percentiles)]
-    rows = [
-        [
-            name,
-            f"{spread.num_scored:,}",
-            _number(spread.mean),
-            _number(spread.deviation),
-            *map(_number, spread.percentiles.values()),
-        ]
-        for name, spread in report.spreads.items()
-    ]
-    plot = _histogram(report.scores, report.score, report.seconds) if len(report.scores) else "<p>No row has a score.</p>"
-    return f"<section><h2>Distribution</h2>{plot}{_table(head, rows)}</section>"
-
-
-def _groups(column: str, spreads: Sequence[Spread], score: str) -> str:
-    longest = max((spread.hours for spread in spreads), default=0.0) or 1.0
-    rows = [
-        [
-            _text(spread.name),
-            f"{spread.num_rows:,}",
-            f"{spread.num_rows - spread.num_scored:,}",
-            _hours(spread.hours),
-            f'<div class="bar"><i style="width:{100 * spread.hours / longest:.0f}%"></i></div>',
-            _number(spread.mean),
-            *(_number(spread.percentiles[at]) for at in (5, 50, 95)),
-        ]
-        for spread in spreads[:NUM_GROUPS]
-    ]
-    rest = f'<p class="small">{len(spreads) - NUM_GROUPS:,} smaller ones are not listed.</p>' if len(spreads) > NUM_GROUPS else ""
-    head = [column, "rows", "no score", "hours", "", f"mean {score}", "5 %", "50 %", "95 %"]
-    plot = _boxes(spreads, score)
-    return f"<section><h2>By {_text(column)}</h2>{plot}{_table(head, rows, left=(0, 4), raw=(4,))}{rest}</section>"
-
-
-def _thresholds(report: Report) -> str:
-    if not report.thresholds:
-        return ""
-    all_rows, all_hours = len(report.scores), float(report.seconds.sum()) / 3600
-    rows = [
-        [
-            f"{at:.2f}",
-            f"{kept:,}",
-            f"{kept / all_rows:.1%}",
-            _hours(hours),
-            f"{hours / all_hours:.1%}" if all_hours else "",
-            f'<div class="bar"><i style="width:{100 * hours / all_hours if all_hours else 0:.0f}%"></i></div>',
-        ]
-        for at, kept, hours in report.thresholds
-    ]
-    head = [f"{report.score} from", "rows", "", "hours kept", "", ""]
-    how = "<p class='small'><code>hf-sqa filter</code> on this folder with <code>--min-mos 3.5</code> writes what stays.</p>"
-    return f"<section><h2>What a threshold keeps</h2>{_table(head, rows, left=(5,), raw=(5,))}{how}</section>"
-
-
-def _failures(report: Report) -> str:
-    parts = []
-    if report.reasons:
-        rows = [
-            [_text(status), _text(code), f"{count:,}", f'<span class="reason">{_text(_short(example))}</span>']
-            for (status, code), (count, example) in report.reasons.items()
-        ]
-        parts.append(
-            "<h3>Rows without a score</h3>" + _table(["status", "code", "rows", "example"], rows, left=(0, 1, 3), raw=(3,))
-        )
-    else:
-        parts.append("<p>Every row has a score.</p>")
-    if report.warnings:
-        scored = max(1, report.statuses["ok"])
-        rows = [[_text(code), f"{count:,}", f"{count / scored:.1%}"] for code, count in report.warnings.most_common()]
-        parts.append("<h3>Doubtful scores</h3>" + _table(["warning", "rows", "of the scored"], rows))
-    return f"<section><h2>Failures and warnings</h2>{''.join(parts)}</section>"
-
-
-def _extremes(title: str, extremes: Iterable[dict[str, Any]], score: str) -> str:
-    rows = []
-    for row in extremes:
-        path = Path(row["audio"])
-        player = f'<audio controls preload="none" src="{_text(path.resolve().as_uri())}"></audio>' if path.is_file() else ""
-        seconds = row["duration_seconds"]
-        rows.append(
-            [
-                _text(row["key"]),
-                _number(row["score"]),
-                f"{seconds:.1f}" if seconds else "",
-                _text(", ".join(row["warnings"] or ())),
-                player,
-            ]
-        )
-    if not rows:
-        return ""
-    players = any(row[-1] for row in rows)
-    rows = [row if players else row[:-1] for row in rows]
-    head = ["key", score, "seconds", "warnings", *([""] if players else [])]
-    return f"<section><h2>{title}</h2>{_table(head, rows, left=(0, 3, 4), raw=(4,))}</section>"
-
-
-def _comparison(comparison: RunComparison) -> str:
-    faults = comparison.faults
-    verdict = "".join(f'<p class="note fault">{_text(fault)}</p>' for fault in faults[:20])
-    if not faults:
-        verdict = '<p class="note fine">No loss is shown.</p>'
-    tables = _table(_DIFFERENCE_HEAD, [_difference_row("all", comparison.overall)])
-    for column, differences in comparison.groups.items():
-        ordered = sorted(differences, key=lambda group: (math.isnan(group.mean), group.mean))
-        rows = [_difference_row(group.name, group) for group in ordered[:NUM_GROUPS]]
-        tables += f"<h3>By {_text(column)}, largest loss first</h3>" + _table([column, *_DIFFERENCE_HEAD[1:]], rows)
-    if comparison.most_worse:
-        rows = [
-            [_text(row["key"]), _number(row["before"]), _number(row["after"]), f"{row['after'] - row['before']:+.3f}"]
-            for row in comparison.most_worse
-        ]
-        tables += "<h3>Recordings that lost most</h3>" + _table(["key", "before", "now", "difference"], rows)
-    counts = (
-        f"Recordings that are new: {comparison.only_here:,}; gone: {comparison.only_there:,}; that lost their score: "
-        f"{len(comparison.lost):,}; that gained one: {len(comparison.won):,}."
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"number": _number, "signed": _signed, "hours": _hours, "count": "{:,}".format}
+    plots: dict[str, Any] = {"distribution": "", "differences": ""}
+    if len(report.scores):
+        plots["distribution"] = _histogram(report.scores, report.score, report.seconds)
+    if comparison is not None and len(comparison.differences) > 1:
+        plots["differences"] = _histogram(comparison.differences, f"difference in {comparison.score}", None)
+    plots["groups"] = {column: _boxes(spreads, report.score) for column, spreads in report.groups.items()}
+    ordered_groups = []
+    for column, groups in comparison.groups.items() if comparison is not None else ():
+        ordered = sorted(groups, key=lambda group: (math.isnan(group.mean), group.mean))
+        ordered_groups.append((column, [(group.name, group) for group in ordered[:NUM_GROUPS]]))
+    template = environment.from_string(files("hf_sqa.scoring").joinpath("report.html").read_text(encoding="utf-8"))
+    return template.render(
+        report=report,
+        comparison=comparison,
+        plots=plots,
+        ordered_groups=ordered_groups,
+        name=report.run["source"].rstrip("/").rsplit("/", 1)[-1],
+        all_hours=float(report.seconds.sum()) / 3600,
+        num_groups=NUM_GROUPS,
+        worst=[_playable(row) for row in report.worst],
+        best=[_playable(row) for row in report.best],
     )
-    plot = _histogram(comparison.differences, f"difference in {comparison.score}", None) if len(comparison.differences) > 1 else ""
-    return f"<section><h2>Against the other run</h2>{verdict}<p>{counts}</p>{plot}{tables}</section>"
 
 
-_DIFFERENCE_HEAD = ["", "pairs", "before", "now", "difference", "95 % interval"]
-
-
-def _difference_row(name: str, group: Difference) -> list[str]:
-    interval = "" if math.isnan(group.low) else f"{group.low:+.3f} to {group.high:+.3f}"
-    difference = "" if math.isnan(group.mean) else f"{group.mean:+.3f}"
-    return [_text(name), f"{group.num_pairs:,}", _number(group.before), _number(group.after), difference, interval]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), raw: Sequence[int] = ()) -> str:
-    """A table; columns are numbers but those named in `left`. Cells are escaped already; `raw` names those that hold markup."""
-    kinds = ["" if index in left else ' class="number"' for index in range(len(head))]
-    cells = "".join(f"<th{kind}>{_text(name)}</th>" for kind, name in zip(kinds, head, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>" for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+def _playable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the address of its recording, if that is a file of this machine."""
+    path = Path(row["audio"])
+    return {**row, "address": path.resolve().as_uri() if path.is_file() else None}
 
 
 def _histogram(values: np.ndarray, label: str, seconds: np.ndarray | None) -> str:
@@ -296,25 +108,22 @@ def _figure(height: float) -> tuple[Any, Any]:
 
 
 def _svg(figure: Any) -> str:
+    import markupsafe
     import matplotlib
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hf-sqa", "font.family": "sans-serif"}):
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     content = file.getvalue()
-    return content[content.index("<svg") :]
+    return markupsafe.Markup(content[content.index("<svg") :])
 
 
-def _text(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _short(text: str, most: int = 220) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def _signed(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:+.3f}"
 
 
 def _hours(hours: float) -> str:
