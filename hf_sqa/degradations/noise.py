@@ -212,9 +212,8 @@ def babble(
         if talkers is None:
             voice = _disguised(waveform, number % 2 == 0, rng)
         else:
-            names = talkers.names if isinstance(talkers, RecordingFolder) else list(map(str, range(len(talkers))))
-            drawn.append(names[int(rng.integers(len(names)))])
-            voice = talkers.load(drawn[-1], sampling_rate) if isinstance(talkers, RecordingFolder) else talkers[int(drawn[-1])]
+            name, voice = _drawn(talkers, sampling_rate, rng)
+            drawn.append(name)
         power = float(np.square(voice, dtype=np.float64).mean())
         if power == 0:
             raise ValueError(
@@ -229,6 +228,17 @@ def _disguised(voice: np.ndarray, backwards: bool, rng: np.random.Generator) -> 
     positions = np.arange(0, len(voice) - 1e-9, rng.uniform(0.7, 1.4), dtype=np.float32)
     played = np.interp(positions, np.arange(len(voice)), voice).astype(np.float32)
     return played[::-1] if backwards else played
+
+
+def _drawn(
+    recordings: RecordingFolder | Sequence[np.ndarray], sampling_rate: int, rng: np.random.Generator
+) -> tuple[str, np.ndarray]:
+    """Name, or number, and samples of one of the recordings."""
+    if isinstance(recordings, RecordingFolder):
+        name = recordings.names[int(rng.integers(len(recordings.names)))]
+        return name, recordings.load(name, sampling_rate)
+    number = int(rng.integers(len(recordings)))
+    return str(number), np.asarray(recordings[number], np.float32)
 
 
 def _excerpt(recording: np.ndarray, num_samples: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
@@ -300,9 +310,7 @@ def recorded_noise(
     """
     if noises is None or (not isinstance(noises, RecordingFolder) and not len(noises)):
         raise ValueError("Expected `noises` to draw from, got none; give a `RecordingFolder`, or a list of waveforms.")
-    names = noises.names if isinstance(noises, RecordingFolder) else list(map(str, range(len(noises))))
-    name = names[int(rng.integers(len(names)))]
-    noise = noises.load(name, sampling_rate) if isinstance(noises, RecordingFolder) else np.asarray(noises[int(name)], np.float32)
+    name, noise = _drawn(noises, sampling_rate, rng)
     stretch, start = _excerpt(noise, len(waveform), rng)
     note(record, noise=name, noise_start_seconds=round(start / sampling_rate, 4))
     return add_noise(waveform, stretch, sampling_rate, snr_db=snr_db, speech_level=speech_level)

@@ -6,11 +6,9 @@ clips or groups to set some aside, every clip is judged by a model that was trai
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -233,18 +231,6 @@ def shared_values(data: Any, first: np.ndarray, second: np.ndarray, group: str |
                 f"that share them, not on new ones (`--group {column}` would)."
             )
     return sentences
-
-
-def content_digest(audio: Any) -> str | None:
-    """Digest of a recording's file; `None` where there is no file to read."""
-    if isinstance(audio, dict):
-        if audio.get("bytes"):
-            return hashlib.blake2b(audio["bytes"], digest_size=16).hexdigest()
-        audio = audio.get("path")
-    try:
-        return hashlib.blake2b(Path(audio).read_bytes(), digest_size=16).hexdigest()
-    except (OSError, TypeError, ValueError):
-        return None
 
 
 def repeated_recordings(digests: Sequence[str | None]) -> list[list[int]]:

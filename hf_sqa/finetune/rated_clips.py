@@ -11,7 +11,8 @@ import numpy as np
 
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.data.schema import first_few
-from hf_sqa.finetune.plan import MIN_CLIPS, content_digest, repeated_recordings
+from hf_sqa.finetune.plan import MIN_CLIPS, repeated_recordings
+from hf_sqa.training.pseudo_label import content_digest
 
 #: Wraps an iterable, with a title and a length, in a progress bar.
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]

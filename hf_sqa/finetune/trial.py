@@ -52,20 +52,7 @@ class Outcome:
 
 @dataclass
 class Trial:
-    """The clips, their plan, the original, and what is remembered of its front.
-
-    Args:
-        options ([`FinetuneOptions`]): How.
-        checkpoint (`str`): What the original is loaded by.
-        folder (`Path`): Folder of the run.
-        model: The original.
-        extractor: Its feature extractor.
-        scores (`list[str]`): Scores that are rated.
-        clips, held_out ([`RatedClips`]): Clips to train on, and those of a table of their own to judge by.
-        plan ([`Plan`]): How the clips are parted.
-        announce (callable): Takes lines about what happens.
-        track (callable): Wraps an iterable, with a title and a length, in a progress bar.
-    """
+    """The clips, their plan, the original, and the outputs of its front that are kept; see [`~hf_sqa.finetune.run.finetune`]."""
 
     options: FinetuneOptions
     checkpoint: str

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_sqa.checkpoints import base_digest
+
 DIGEST_BYTES = 16
 #: Rows in one mapped piece of memory. An array for each row would land where a large short-lived array was, and the heap would grow
 #: to several times what is kept.
@@ -43,7 +45,7 @@ class FrontMemory:
         """
         names = []
         for name, module in _frozen_front(model, self.weightless):
-            identity = f"{name} {_weights_digest(module)}"
+            identity = f"{name} {base_digest(module)}"
             module.forward = self._remembering(identity, module, module.forward)  # type: ignore[method-assign]
             names.append(name)
         return names
@@ -116,11 +118,3 @@ def _digest(described: bytes, row: torch.Tensor) -> bytes:
     digest = hashlib.blake2b(described, digest_size=DIGEST_BYTES)
     digest.update(row.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.digest()
-
-
-def _weights_digest(module: torch.nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -262,7 +262,7 @@ def _entries(rows: _Rows, folder: Path) -> dict[str, Row]:
         if key not in entries:
             entries[key] = {
                 **{"audio": audio, "utterance_id": named["utterance_id"], "corpus": named["corpus"]},
-                **{"number": number, "place": place, "content": _content(place if place is not None else named["audio"])},
+                **{"number": number, "place": place, "content": content_digest(place if place is not None else named["audio"])},
             }
     return entries
 
@@ -271,25 +271,20 @@ def _key(row: Mapping[str, Any]) -> str:
     return str(row["audio"]) if row["audio"] is not None else f"{row['corpus']}\t{row['utterance_id']}"
 
 
-def _content(recording: Any) -> str | None:
-    """SHA-256 of a file's bytes, or of samples and their rate, first 16 characters; `None` where it cannot be read or is remote."""
-    digest = hashlib.sha256()
-    if isinstance(recording, str):
-        if "://" in recording:
-            return None
-        try:
-            with open(recording, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        except OSError:
-            return None
-    if isinstance(recording, Mapping) and recording.get("bytes"):
-        digest.update(recording["bytes"])
-    elif isinstance(recording, Mapping):
-        digest.update(f"{recording.get('sampling_rate')} ".encode())
-        digest.update(np.ascontiguousarray(recording.get("array")).tobytes())
+def content_digest(audio: Any) -> str | None:
+    """First 16 characters of the SHA-256 of a file, or of samples and their rate; `None` where there is no file to read."""
+    if isinstance(audio, Mapping) and audio.get("array") is not None:
+        content = f"{audio.get('sampling_rate')} ".encode() + np.ascontiguousarray(audio["array"]).tobytes()
+    elif isinstance(audio, Mapping) and audio.get("bytes"):
+        content = audio["bytes"]
+    elif isinstance(audio, bytes | bytearray | np.ndarray | Sequence) and not isinstance(audio, str):
+        content = bytes(audio) if isinstance(audio, bytes | bytearray) else np.ascontiguousarray(audio).tobytes()
     else:
-        digest.update(bytes(recording) if isinstance(recording, bytes | bytearray) else np.ascontiguousarray(recording).tobytes())
-    return digest.hexdigest()[:16]
+        try:
+            content = Path(audio["path"] if isinstance(audio, Mapping) else audio).read_bytes()
+        except (OSError, TypeError, ValueError):
+            return None
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _known_rows(path: Path, teacher: Mapping[str, Any], names: Sequence[str]) -> dict[str, Row]:
