@@ -87,6 +87,11 @@ class AudioQualityConfig(PreTrainedConfig):
         """Score names of a configuration that does not name any."""
         return {0: "mos"}
 
+    def changed_options(self) -> dict[str, Any]:
+        """The options that are not at their defaults: `type(config)(**config.changed_options())` is a copy."""
+        ours = {field.name for field in fields(self)} - {field.name for field in fields(PreTrainedConfig)} | {"id2label"}
+        return {name: value for name, value in self.to_diff_dict().items() if name in ours}
+
     @property
     def score_names(self) -> list[str]:
         """Score names in column order."""

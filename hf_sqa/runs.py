@@ -272,6 +272,7 @@ def in_processes(
     *,
     tasks_per_worker: int = 2,
     in_order: bool = False,
+    ahead: bool = False,
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
 ) -> Iterator[Result]:
@@ -284,11 +285,13 @@ def in_processes(
         function (callable): A function of a module.
         tasks (iterable): Taken as workers become free.
         num_workers (`int`): Processes; 1 or fewer computes here.
+        ahead (`bool`, *optional*, defaults to `False`): Use a process for `num_workers=1` too: it works while this one does
+            something else.
         tasks_per_worker (`int`, *optional*, defaults to 2): Tasks in the hands of each: few, so that Ctrl-C is obeyed soon.
         in_order (`bool`, *optional*, defaults to `False`): Yield in the order of the tasks, not in that in which they end.
         initializer, initargs (*optional*): Called once in every process, here too where this one computes.
     """
-    if num_workers <= 1:
+    if num_workers < 1 or (num_workers == 1 and not ahead):
         if initializer is not None:
             initializer(*initargs)
         yield from map(function, tasks)

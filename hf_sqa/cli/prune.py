@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from hf_sqa.cli.stopping import stop
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
@@ -22,22 +23,23 @@ def prune(
     target: Annotated[float, typer.Option(help="Share of the weights to keep.", show_default=False)],
     model: Annotated[str, typer.Option(help="`default`, a folder or a Hub id.")] = "default",
     min_agreement: Annotated[
-        float | None, typer.Option(help="Correlation with the unpruned model below which to stop before the target.")
+        float | None, typer.Option(help="Correlation with the unpruned model below which pruning stops.")
     ] = None,
     criterion: Annotated[str, typer.Option(help="What a unit is worth: `gradient` (times activation) or `energy`.")] = "gradient",
-    kinds: Annotated[str, typer.Option(help="What may go, with commas between.")] = "channels,units,heads,layers",
+    kinds: Annotated[str, typer.Option(help="What can be removed, separated by commas.")] = "channels,units,heads,layers",
     num_steps: Annotated[int, typer.Option(help="Steps to the target.")] = 4,
-    repair_steps: Annotated[int, typer.Option(help="Optimiser steps after each.")] = 100,
-    batch_size: Annotated[int, typer.Option(help="Windows in each of these.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Of the repair.")] = 5e-5,
+    repair_steps: Annotated[int, typer.Option(help="Optimiser steps of the repair after each.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Windows in an optimiser step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of the repair.")] = 5e-5,
     num_windows: Annotated[int, typer.Option(help="Calibration windows; a quarter of them measures agreement only.")] = 400,
     bf16: Annotated[bool, typer.Option("--bf16", help="Repair in bfloat16: twice as fast on processors that have it.")] = False,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of what is drawn at random.")] = 0,
 ) -> None:
     """Prune a model step by step, repairing it after each, and report what it lost.
 
-    Convolution channels, hidden units, attention heads and layers go, those first that move the score of the calibration speech
-    least. The result is a dense model that loads like any other. Started again, pruning goes on after the last step in the folder.
+    Convolution channels, hidden units, attention heads and layers are removed, first those that change the scores of the
+    calibration speech least. The result is a dense model that loads like any other. A command that was cut short goes on after the
+    last step in the folder.
 
     Example: `hf-sqa prune --model default --target 0.3 --calibration calls/ --output pruned`
     """
@@ -46,6 +48,7 @@ def prune(
     quiet()
     try:
         from hf_sqa.pruning import PruningOptions, load_calibration, prune as run
+        from hf_sqa.pruning.prune import save_model
 
         options = PruningOptions(
             target=target,
@@ -55,7 +58,7 @@ def prune(
             repair_steps=repair_steps,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            kinds=tuple(one.strip() for one in kinds.split(",") if one.strip()),
+            kinds=tuple(kind.strip() for kind in kinds.split(",") if kind.strip()),
             bf16=bf16,
             seed=seed,
         )
@@ -66,20 +69,16 @@ def prune(
         for name, reason in speech.excluded.items():
             typer.echo(f"Not used: {name}: {reason}", err=True)
         typer.echo(
-            f"{sum(one.numel() for one in loaded.parameters()):,} weights; {len(speech.repair)} windows to measure and repair on, "
+            f"{loaded.num_parameters():,} weights; {len(speech.repair)} windows to measure and repair on, "
             f"{len(speech.held_out)} for agreement"
         )
-        result = run(loaded, speech, options, folder=output, on_step=_tell)
-        output.mkdir(parents=True, exist_ok=True)
-        result.model.save_pretrained(output)
-        result.model.make_feature_extractor().save_pretrained(output)
+        result = run(loaded, speech, options, folder=output, on_step=_print_step)
+        save_model(result.model, output)
     except KeyboardInterrupt:
         typer.echo("hf-sqa: interrupted; whole steps are kept, and the same command goes on after them.", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except (OSError, ValueError, TypeError, ImportError) as error:
-        typer.echo(f"hf-sqa: {error}", err=True)
-        sys.stdout.flush()
-        raise typer.Exit(EXIT_USAGE) from None
+        stop(error, EXIT_USAGE)
     if result.stopped:
         typer.echo(result.stopped)
     if not result.steps:
@@ -87,7 +86,7 @@ def prune(
     typer.echo(f"The model is in {output}: hf-sqa score --model {output} ...")
 
 
-def _tell(number: int, step: Any) -> None:
+def _print_step(number: int, step: Any) -> None:
     removed = ", ".join(f"{count} {kind}" for kind, count in step.removed.items())
     before, after = step.before_repair, step.after_repair
     typer.echo(

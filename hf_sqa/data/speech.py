@@ -1,4 +1,4 @@
-"""Speech that nobody rated: recordings by talker, split by talker, read once and kept in memory."""
+"""Unrated speech: recordings of known talkers, split by talker, read once and kept in memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_sqa.audio import AUDIO_SUFFIXES, AudioError, load_recording
+from hf_sqa.audio import AUDIO_SUFFIXES, AudioError, Finding, load_recording
 from hf_sqa.data.bench import VOICES, Phrase, find_phrases, reference_waveform
 from hf_sqa.folders import find_recordings
 
 SPLITS = ("train", "validation", "test")
 FULL_SCALE = 32767
-#: Between two phrases of one talker: seconds, and level of the noise there.
+#: Length and noise level of the pause between two phrases of one talker.
 PAUSE_SECONDS, PAUSE_DBFS = (0.1, 0.9), (-85.0, -65.0)
 #: A recording whose level moves less than this between its 10th and 95th percentile of 10 ms frames is a tone or steady noise.
 MIN_LEVEL_RANGE_DB = 8.0
@@ -30,15 +30,15 @@ class SpeechClip:
     """A recording of speech to make windows of.
 
     Args:
-        name (`str`): Its name, unique.
-        path (`str`): Where it is.
-        talker (`str`): Who speaks: phrases of one talker are joined to fill a window, and a talker is in one split only.
-        language (`str`): As far as known, or `""`.
+        name (`str`): Unique name.
+        path (`str`): Path of its file.
+        talker (`str`): Who speaks. Phrases of one talker are joined to fill a window; a talker is in one split only.
+        language (`str`): Language, or `""` if unknown.
         split (`str`): One of `SPLITS`.
         num_bytes (`int`): Size of its file.
-        phrase ([`~hf_sqa.data.bench.Phrase`], *optional*): Where it is one of the bench corpus.
-        share (`float`, *optional*, defaults to 1): Weight of its talker when one is drawn, beside the square root of the number of
-            recordings.
+        phrase ([`~hf_sqa.data.bench.Phrase`], *optional*): The phrase of the bench corpus that it is.
+        share (`float`, *optional*, defaults to 1): Factor on the probability of its talker, which also grows with the square
+            root of the number of its recordings.
     """
 
     name: str
@@ -51,18 +51,17 @@ class SpeechClip:
     share: float = 1.0
 
 
-def bench_speech(packages: str | Path | None = None, num_phrases: int | None = None) -> list[SpeechClip]:
-    """The recorded phrases of the bench corpus, seven voices in six languages, split by talker as there.
+def bench_speech(packages: str | Path | None = None) -> list[SpeechClip]:
+    """The recorded phrases of the bench corpus, seven voices in six languages, with its splits.
 
     Args:
         packages (`str` or `Path`, *optional*): Folder of unpacked Debian packages; those installed if not given.
-        num_phrases (`int`, *optional*): Phrases of each voice; all if not given.
 
     Raises:
         MissingPackagesError: If packages are missing; it names them.
     """
     clips = []
-    for phrase in find_phrases("training", packages, num_phrases):
+    for phrase in find_phrases("training", packages):
         voice = VOICES[phrase.voice]
         name = f"{phrase.voice}/{phrase.name}"
         clips.append(SpeechClip(name, phrase.path, voice.talker, voice.language, voice.split, phrase.num_bytes, phrase))
@@ -70,10 +69,10 @@ def bench_speech(packages: str | Path | None = None, num_phrases: int | None = N
 
 
 def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[SpeechClip]:
-    """Recordings in a folder, in depth. A subfolder counts as a talker; without any, each file does.
+    """The recordings in a folder and below it. Each subfolder is a talker, and so is each file that lies in no subfolder.
 
-    Talkers go to `"validation"` with the probability given, by a hash of their name: adding files moves none of the others. Of two
-    talkers or more, one goes there in any case.
+    A hash of its name decides whether a talker is for validation, so that adding files moves none of the others. If there are two
+    talkers or more, at least one is for validation and one for training.
 
     Raises:
         ValueError: If there is no such folder, or no recording in it.
@@ -98,36 +97,36 @@ def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[Spe
 
 
 def joined_speech(bench: Sequence[SpeechClip], further: Sequence[SpeechClip], further_share: float) -> list[SpeechClip]:
-    """The phrases of the bench corpus and further recordings, all of these for training: validation and test stay what they are.
+    """The phrases of the bench corpus, and further recordings for training only.
 
     Args:
         bench, further (sequences of [`SpeechClip`]): What to join.
-        further_share (`float`): Share of the training windows whose speech is of the further recordings.
+        further_share (`float`): Share of the training windows that come from the further recordings.
     """
 
     def weight(clips: Sequence[SpeechClip]) -> float:
         return float(sum(count**0.5 for count in Counter(clip.talker for clip in clips).values()))
 
-    own = weight([clip for clip in bench if clip.split == "train"])
-    share = further_share / (1 - further_share) * own / weight(further)
+    bench_weight = weight([clip for clip in bench if clip.split == "train"])
+    share = further_share / (1 - further_share) * bench_weight / weight(further)
     return [*bench, *(replace(clip, split="train", share=share) for clip in further)]
 
 
 class SpeechPool:
-    """Speech in memory as 16-bit samples, and the reason for every recording that is left out.
+    """Speech in memory as 16-bit samples.
 
     Args:
-        clips (sequence of [`SpeechClip`]): What there is.
-        sampling_rate (`int`): Rate to bring everything to, in Hz.
+        clips (sequence of [`SpeechClip`]): The recordings.
+        sampling_rate (`int`): Rate in Hz to which all of them are resampled.
 
     Attributes:
-        excluded (`dict[str, str]`): Name of a recording to `"code: reason"` why it is not used. Filled as recordings are read.
+        excluded (`dict[str, Finding]`): By name of a recording, why it is not used. It grows as recordings are read.
     """
 
     def __init__(self, clips: Sequence[SpeechClip], sampling_rate: int):
         self.clips = tuple(clips)
         self.sampling_rate = sampling_rate
-        self.excluded: dict[str, str] = {}
+        self.excluded: dict[str, Finding] = {}
         self._waveforms: dict[str, np.ndarray] = {}
         self._talkers: dict[str, dict[str, list[SpeechClip]]] = {}
         for clip in self.clips:
@@ -145,7 +144,7 @@ class SpeechPool:
         return hashlib.sha256(json.dumps([self.sampling_rate, rows]).encode()).hexdigest()[:16]
 
     def draw(self, split: str, rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, list[SpeechClip]]:
-        """Speech of one talker, phrases joined by pauses or a piece of a long recording, and what it was made of.
+        """Speech of one talker, and the recordings it comes from: phrases joined by pauses, or a piece of a long recording.
 
         Raises:
             ValueError: If no recording of the split can be used.
@@ -163,7 +162,7 @@ class SpeechPool:
             clips = usable[names[int(rng.choice(len(names), p=weights / weights.sum()))]]
             if self._waveform(first := clips[int(rng.integers(len(clips)))]) is not None:
                 return self._filled(first, clips, rng, num_samples)
-        reasons = sorted(set(self.excluded.values()))
+        reasons = sorted(set(map(str, self.excluded.values())))
         raise ValueError(
             f"Expected recordings of speech for the split {split!r}, got none that can be used: {'; '.join(reasons[:3]) or 'none'}."
         )
@@ -171,7 +170,7 @@ class SpeechPool:
     def _filled(
         self, first: SpeechClip, clips: Sequence[SpeechClip], rng: np.random.Generator, num_samples: int
     ) -> tuple[np.ndarray, list[SpeechClip]]:
-        """A piece of the first recording, or if it is too short, others of the same talker after it."""
+        """A piece of the first recording, followed by others of the same talker if it is too short."""
         waveform = self._waveform(first)
         assert waveform is not None
         pieces, used = [_as_float(waveform)], [first]
@@ -192,24 +191,31 @@ class SpeechPool:
         if clip.name not in self._waveforms:
             try:
                 waveform = self._read(clip)
-            except (AudioError, ValueError, RuntimeError, OSError) as error:
-                self.excluded[clip.name] = f"{error.code}: {error.message}" if isinstance(error, AudioError) else str(error)
+            except AudioError as error:
+                self.excluded[clip.name] = Finding(error.code, error.message)
+                return None
+            except (ValueError, RuntimeError, OSError) as error:
+                self.excluded[clip.name] = Finding("failed", str(error))
+                return None
+            if isinstance(waveform, Finding):
+                self.excluded[clip.name] = waveform
                 return None
             self._waveforms[clip.name] = np.round(waveform.clip(-1, 1) * FULL_SCALE).astype(np.int16)
         return self._waveforms[clip.name]
 
-    def _read(self, clip: SpeechClip) -> np.ndarray:
+    def _read(self, clip: SpeechClip) -> np.ndarray | Finding:
+        """The waveform of a recording, or why it does not count as speech."""
         if clip.phrase is not None:
             return reference_waveform(clip.phrase)
         recording = load_recording(clip.path, sampling_rate=self.sampling_rate)
         if any(finding.code == "little_speech" for finding in recording.warnings):
-            raise ValueError(f"little_speech: {recording.speech_seconds:.2f} s of activity are too little")
+            return Finding("little_speech", f"{recording.speech_seconds:.2f} s of activity are too little")
         waveform = recording.waveform
         frames = waveform[: len(waveform) // 160 * 160].reshape(-1, 160)
         levels = 10 * np.log10(np.maximum(np.square(frames).mean(axis=1), 1e-12))
         low, high = np.percentile(levels, [10, 95])
         if high - low < MIN_LEVEL_RANGE_DB:
-            raise ValueError(f"no_speech: its level moves by {high - low:.1f} dB only, a tone or steady noise")
+            return Finding("no_speech", f"its level moves by {high - low:.1f} dB only, a tone or steady noise")
         return waveform
 
 

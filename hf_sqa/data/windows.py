@@ -1,21 +1,19 @@
-"""Windows of degraded speech, made once and kept on disk, where `hf_sqa.distillation.labels` puts what teachers say of them.
+"""Windows of degraded speech, made once and kept on disk beside the teachers' labels.
 
-A folder holds windows, and labels of any number of teachers:
+A folder holds:
 
-    speech.json                             what the windows are made from; windows made from something else are refused
+    speech.json                             what the windows are made from; other windows are refused
     excluded.json                           recordings that are not used, and why
     windows/train-00000.safetensors         samples int16 (W, T), zeros after the end; num_samples int32 (W,); peak float32 (W,);
-                                            in the metadata a row of JSON a window: digest, talker, language, clips, degradations
-    windows/validation-00000.safetensors    other talkers, likewise `test-`
-    labels/<teacher>/teacher.json           identity, score names and scale of the teacher; <teacher> is a digest
-                                            of these, names left out
-    labels/<teacher>/train-00000.safetensors  scores float32 (W, L), NaN where the teacher abstained; features float16 (W, D), the
-                                            pooled features before its last layer, where it has them; if asked for, frames float16
-                                            (W, F, 2 D), what goes into its transformer and what comes out, two frames averaged
+                                            in the metadata a JSON row for each window: digest, talker, clips, degradations
+    windows/validation-00000.safetensors    the same for other talkers, as are `test-` files
+    labels/<teacher>/teacher.json           identity, score names and scale of the teacher; <teacher> is a digest of these
+    labels/<teacher>/train-00000.safetensors  scores float32 (W, L), NaN where the teacher gave none; features float16 (W, D), the
+                                            pooled features before its last layer, if it has one; on request, frames float16
+                                            (W, F, 2 D), input and output of its transformer, averaged over pairs of frames
 
-A waveform is `samples / 32767 * peak`; teachers hear it after this rounding, as students do. Every file appears whole or not at
-all, so a run that was killed loses the shard it was at and goes on from there. A window depends on the seed, its split and its
-number only.
+A waveform is `samples / 32767 * peak`; teachers and students hear it after this rounding. Files are whole or absent: a run that was
+killed loses the shard it was writing, and goes on from there. A window depends on the seed, its split and its number only.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +29,32 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from hf_sqa.audio import resample
+from hf_sqa.audio import Finding, resample
 from hf_sqa.data.bench import FORMS
 from hf_sqa.data.speech import FULL_SCALE, SPLITS, SpeechPool
 from hf_sqa.degradations import Chain
-from hf_sqa.runs import whole_file, write_whole
+from hf_sqa.runs import check_same_run, whole_file, write_whole
 
 WINDOWS_PER_SHARD = 64
-#: Goes up when the same seed would give other windows.
+#: Raised when the same seed gives other windows.
 VERSION = 2
-#: Share of the windows that are filled; the others are shorter, uniformly down to `SHORTEST_SECONDS`.
+#: Share of full windows; the lengths of the others are uniform, down to `SHORTEST_SECONDS`.
 FULL_SHARE, SHORTEST_SECONDS = 0.7, 1.5
-#: Degraded and cut off on both sides, so that codecs and filters are under way when the window begins.
+#: Degraded and then cut off on both sides, so that codecs and filters have settled when the window begins.
 LEAD_SECONDS = 0.25
-#: Share of the training windows played faster or slower, pitch and formants with it: few talkers become many.
+#: Share of the training windows that are played faster or slower, which changes pitch and formants: few talkers become many.
 SPEED_SHARE, SPEED = 0.6, (0.82, 1.22)
 
 
 def load_degradations(mix: Mapping[str, float]) -> list[tuple[float, list[Chain]]]:
-    """Chains to draw from with weights.
+    """Chains with the weights by which one is drawn.
 
     Args:
-        mix (mapping of `str` to `float`): `"none"`: as recorded; `"bench"`: one of the 42 conditions of the bench corpus;
-            anything else: a preset or YAML file of [`~hf_sqa.degradations.Chain`].
+        mix (mapping of `str` to `float`): `"none"` keeps speech as recorded, `"bench"` draws one of the 42 conditions of the bench
+            corpus, any other name is a preset or YAML file of [`~hf_sqa.degradations.Chain`].
 
     Raises:
-        ValueError: If a name is no preset, or no weight is above 0.
+        ValueError: If a preset is unknown, a weight is negative, or no weight is above 0.
     """
     chains: list[tuple[float, list[Chain]]] = []
     for name, weight in mix.items():
@@ -70,20 +68,20 @@ def load_degradations(mix: Mapping[str, float]) -> list[tuple[float, list[Chain]
             chains.append((weight, [Chain.load(name)]))
     if not sum(weight for weight, _ in chains) > 0:
         raise ValueError(f"Expected a weight above 0 for some degradation, got {dict(mix)!r}; `none: 1` keeps speech as it is.")
-    for weight, several in chains:
-        for chain in several if weight else ():
+    for weight, alternatives in chains:
+        for chain in alternatives if weight else ():
             chain.check_requirements()
     return chains
 
 
 class WindowMaker:
-    """Makes windows of degraded speech; the same number always gives the same window.
+    """Makes windows of degraded speech; a number always gives the same window.
 
     Args:
         pool ([`SpeechPool`]): The speech.
-        degradations (mapping, *optional*): See [`load_degradations`].
+        degradations (mapping of `str` to `float`): See [`load_degradations`].
         window_samples (`int`): Length of a full window.
-        seed (`int`, *optional*, defaults to 0): Seed of everything drawn.
+        seed (`int`, *optional*, defaults to 0): Seed of everything that is drawn.
     """
 
     def __init__(self, pool: SpeechPool, degradations: Mapping[str, float], window_samples: int, seed: int = 0):
@@ -93,7 +91,7 @@ class WindowMaker:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What decides on the windows, ready for JSON."""
+        """Everything that determines the windows, ready for JSON."""
         steps = [[chain.steps for chain in chains] for _, chains in self._chains]
         return {
             "version": VERSION,
@@ -106,9 +104,9 @@ class WindowMaker:
         }
 
     def make(self, split: str, number: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """One window: float32 samples `(num_samples,)`, and a row about it.
+        """A window, float32 `(num_samples,)`, and the facts about it.
 
-        The row has `status`: `"ok"`, or `"failed"` with a `reason` where the degradation refused the speech or left silence.
+        Their `status` is `"ok"`, or `"failed"` with a `reason` if the degradation refused the speech or left silence.
         """
         rng = np.random.default_rng([self.seed, SPLITS.index(split), number])
         rate = self.pool.sampling_rate
@@ -145,31 +143,26 @@ class WindowMaker:
 
 
 class WindowCache:
-    """The folder described at the top of this module.
+    """The folder that the docstring of this module describes.
 
     Args:
-        folder (`str` or `Path`): Where.
-        maker ([`WindowMaker`], *optional*): What makes windows; to read what is there, none is needed.
+        folder (`str` or `Path`): The folder.
+        maker ([`WindowMaker`], *optional*): Makes windows that are missing; reading needs none.
 
     Raises:
-        ValueError: If the folder has windows made from other speech, degradations or seed, or is empty and there is no maker.
+        ValueError: If the folder is empty and there is no maker, or ([`~hf_sqa.runs.RunMismatch`]) if its windows were made from
+            other speech, by other degradations or with another seed.
     """
 
     def __init__(self, folder: str | Path, maker: WindowMaker | None = None):
         self.folder, self.maker = Path(folder), maker
         path = self.folder / "speech.json"
-        if not path.exists():
-            if maker is None:
-                raise ValueError(f"Expected windows in {str(folder)!r}, got none; make them with `hf-sqa distill <recipe>`.")
-            (self.folder / "windows").mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(maker.description, indent=1))
+        if maker is not None:
+            check_same_run(path, maker.description)
+            (self.folder / "windows").mkdir(exist_ok=True)
+        elif not path.exists():
+            raise ValueError(f"Expected windows in {str(folder)!r}, got none; make them with `hf-sqa distill <recipe>`.")
         self.description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if maker is not None and self.description != maker.description:
-            differing = [key for key in maker.description if maker.description[key] != self.description.get(key)]
-            raise ValueError(
-                f"The windows in {str(folder)!r} were made from something else; different: {', '.join(differing)}. Choose another "
-                "folder, or delete this one."
-            )
 
     @property
     def sampling_rate(self) -> int:
@@ -180,27 +173,29 @@ class WindowCache:
         return int(self.description["window_samples"])
 
     def shards(self, split: str) -> list[Path]:
-        """Files of windows of a split, in order."""
+        """The files of windows of a split, in order."""
         return sorted((self.folder / "windows").glob(f"{split}-*.safetensors"))
 
     def ensure_shard(self, split: str, index: int) -> Path:
-        """File of a shard, made now if it is not there."""
+        """The file of a shard, made now if it is missing."""
         path = self.folder / "windows" / f"{split}-{index:05}.safetensors"
         if not path.exists():
             if self.maker is None:
-                raise ValueError(f"{str(path)!r} is not there, and there is no speech to make it from.")
+                raise ValueError(f"Expected {str(path)!r}, which is missing, and there is no speech to make it from.")
             with whole_file(path) as unfinished:
                 self._make_shard(split, index, unfinished)
             if self.maker.pool.excluded:
-                content = json.dumps(self.excluded | self.maker.pool.excluded, indent=1, ensure_ascii=False)
-                write_whole(self.folder / "excluded.json", content)
+                excluded = {name: asdict(finding) for name, finding in (self.excluded | self.maker.pool.excluded).items()}
+                write_whole(self.folder / "excluded.json", json.dumps(excluded, indent=1, ensure_ascii=False))
         return path
 
     @property
-    def excluded(self) -> dict[str, str]:
-        """Recordings met so far that are not used, and why."""
+    def excluded(self) -> dict[str, Finding]:
+        """By name of a recording that was drawn, why it is not used."""
         path = self.folder / "excluded.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        # Folders made before codes had a field of their own hold a text.
+        return {name: Finding("failed", why) if isinstance(why, str) else Finding(**why) for name, why in written.items()}
 
     def _make_shard(self, split: str, index: int, path: Path) -> None:
         assert self.maker is not None
@@ -221,7 +216,14 @@ class WindowCache:
 
 @dataclass
 class Shard:
-    """Windows in memory: `samples` int16 `(W, T)`, `num_samples` `(W,)`, `peak` `(W,)`, and a row of facts for each."""
+    """Windows in memory.
+
+    Args:
+        samples (`np.ndarray` of shape `(W, T)`): In int16.
+        num_samples (`np.ndarray` of shape `(W,)`): Length of each window.
+        peak (`np.ndarray` of shape `(W,)`): Magnitude of the largest sample.
+        rows (`list[dict]`): Facts about each window.
+    """
 
     samples: np.ndarray
     num_samples: np.ndarray
@@ -235,11 +237,12 @@ class Shard:
             return cls(file.get_tensor("samples"), file.get_tensor("num_samples"), file.get_tensor("peak"), rows)
 
     def waveform(self, place: int) -> np.ndarray:
-        """Float32 samples of a window, without the zeros after its end."""
+        """A window in float32, without the zeros after its end."""
         return as_waveform(self.samples[place, : self.num_samples[place]], self.peak[place])
 
     @property
     def digest(self) -> str:
+        """Sixteen digits that differ where the windows do."""
         return hashlib.sha256("".join(row["digest"] for row in self.rows).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""How well a student agrees with its teachers on windows of talkers it never heard."""
+"""How well a student agrees with its teachers on windows of talkers that it never heard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
 from hf_sqa.metrics import agreement, bootstrap_agreement
 
-#: Fewer windows than this say nothing about a kind of degradation.
+#: Fewer windows say nothing about a kind of degradation.
 MIN_WINDOWS = 16
 
 
@@ -28,36 +28,44 @@ def teacher_agreement(
     seed: int = 0,
     num_windows: int | None = None,
 ) -> dict[str, Any]:
-    """Agreement of a student with its teachers on labelled windows of a split, with intervals over windows.
+    """Agreement of a student with its teachers on the labelled windows of a split, with intervals over windows.
 
-    `num_windows` counts those of all splits together, as in [`CachedWindows`]; without it, all that are labelled.
+    Args:
+        model: The student.
+        cache, teachers, options, split, num_windows: As for [`CachedWindows`].
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
 
     Returns:
-        `dict`: By score name `utt_lcc`, `utt_srcc` and `utt_rmse` as `{"value", "low", "high"}`, and `num_windows`; the same below
-        `talkers` for each talker alone, and below `kinds` for each kind of degradation that `MIN_WINDOWS` windows or more went
-        through.
+        `dict`: `split`, `num_windows`, and for every score name `utt_lcc`, `utt_srcc` and `utt_rmse` as
+        `{"value", "low", "high"}`, with `utt_lcc` for each talker alone below `talkers`, and for each kind of degradation of
+        `MIN_WINDOWS` windows or more below `kinds`.
     """
     data = CachedWindows(cache, teachers, options, model.config, split, num_windows)
-    predicted = score_windows(model, data)
-    found: dict[str, Any] = {"num_windows": len(data), "split": split}
+    scores = score_windows(model, data)
+    result: dict[str, Any] = {"num_windows": len(data), "split": split}
     talkers = np.array([row["talker"] for row in data.facts])
+    kinds = [kinds_of(row) for row in data.facts]
     for column, name in enumerate(data.score_names):
-        ours, theirs = predicted[:, column], data.labels[:, column]
-        found[name] = _with_intervals(ours, theirs, seed)
-        found[name]["talkers"] = {
+        ours, theirs = scores[:, column], data.labels[:, column]
+        intervals = bootstrap_agreement(ours, theirs, metrics=["utt_lcc", "utt_srcc", "utt_rmse"], rng=seed)
+        result[name] = {
+            metric: {"value": interval.value, "low": interval.low, "high": interval.high} for metric, interval in intervals.items()
+        }
+        result[name]["talkers"] = {
             talker: agreement(ours[talkers == talker], theirs[talkers == talker])["utt_lcc"] for talker in sorted(set(talkers))
         }
-        found[name]["kinds"] = {
-            kind: agreement(ours[own], theirs[own])["utt_lcc"]
-            for kind in sorted(set().union(*map(kinds_of, data.facts)))
-            if (own := np.array([kind in kinds_of(row) for row in data.facts])).sum() >= MIN_WINDOWS
+        windows_by_kind = {kind: np.array([kind in of_window for of_window in kinds]) for kind in sorted(set().union(*kinds))}
+        result[name]["kinds"] = {
+            kind: agreement(ours[windows], theirs[windows])["utt_lcc"]
+            for kind, windows in windows_by_kind.items()
+            if windows.sum() >= MIN_WINDOWS
         }
-    return found
+    return result
 
 
 @torch.inference_mode()
 def score_windows(model: Any, data: CachedWindows) -> np.ndarray:
-    """Scores `(W, L)` of windows by a model, NaN where it gives none."""
+    """A model's scores `(W, L)` of windows, NaN where it refuses one."""
     model.eval()
     extractor = model.make_feature_extractor()
     scores = np.full((len(data), model.config.num_labels), np.nan, np.float32)
@@ -68,8 +76,3 @@ def score_windows(model: Any, data: CachedWindows) -> np.ndarray:
         except AudioError:
             continue
     return scores
-
-
-def _with_intervals(ours: np.ndarray, theirs: np.ndarray, seed: int) -> dict[str, Any]:
-    drawn = bootstrap_agreement(ours, theirs, metrics=["utt_lcc", "utt_srcc", "utt_rmse"], rng=seed)
-    return {name: {"value": one.value, "low": one.low, "high": one.high} for name, one in drawn.items()}

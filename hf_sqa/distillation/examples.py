@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,76 +12,79 @@ import numpy as np
 from safetensors import safe_open
 
 from hf_sqa.audio import AudioError, load_recording
+from hf_sqa.data.speech import SPLITS
 from hf_sqa.data.windows import WINDOWS_PER_SHARD, WindowCache, WindowMaker, as_waveform
 from hf_sqa.distillation.labels import combined_labels, mapped_scores, plan_shards
 from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
+from hf_sqa.runs import digest_of
 from hf_sqa.training.batches import Draw
 from hf_sqa.training.examples import RatedSpeech
 
 
 class WindowExamples(RatedSpeech):
-    """What examples for a student have in common: labels of teachers, no systems, no cutting.
+    """Base of the examples for a student: labelled by teachers, of no system, never cut.
 
     Attributes:
-        features (`np.ndarray` of shape `(num_windows, D)`, *optional*): Pooled features of the first teacher, where it has some.
+        features (`np.ndarray` of shape `(num_windows, D)`, *optional*): Pooled features of the first teacher, if it has some.
         lines (`list`, *optional*): How the scores of several teachers were mapped, see [`combined_labels`].
-        num_windows (`int`): Rows below it are windows.
+        num_windows (`int`): The rows below it are windows.
     """
 
     features: np.ndarray | None = None
     lines: list[Any] | None = None
     num_windows: int = 0
+    systems = None
+    conditions = None
     _fingerprint: str = ""
 
-    def frames(self, rows: Sequence[int]) -> np.ndarray | None:
-        """Frames of the first teacher for windows; none unless they were kept."""
-        return None
-
-    def _begin(self, name: str, score_names: Sequence[str], sampling_rate: int) -> None:
+    def __init__(self, name: str, score_names: Sequence[str], sampling_rate: int):
         self.name, self.score_names, self.sampling_rate = name, list(score_names), sampling_rate
         self.max_seconds, self.window_samples, self.augmentation, self.seed = None, None, None, 0
         self.excluded: Counter[str] = Counter()
         self._lengths = None
 
-    def _sign(self, *parts: Any) -> None:
-        self._fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-    @property
-    def systems(self) -> None:
-        """Windows belong to no system."""
-        return None
-
-    @property
-    def conditions(self) -> None:
-        """Windows are of no condition."""
+    def frames(self, rows: Sequence[int]) -> np.ndarray | None:
+        """Frames of the first teacher for some windows, float16 `(len(rows), F, 2 D)`; `None` if they were not kept."""
         return None
 
     @property
     def corpora(self) -> list[str]:
-        """One for all."""
+        """`"windows"` for every row."""
         return ["windows"] * len(self)
 
     @property
     def label_variances(self) -> np.ndarray:
-        """Not known."""
+        """Unknown: NaN for every row."""
         return np.full(len(self), np.nan)
+
+    def _example(self, draw: Draw, waveform: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        has_audio = len(waveform) > 0
+        return {
+            "row": -1 if draw.is_filler or not has_audio else draw.row,
+            "labels": np.full_like(labels, np.nan) if draw.is_filler else labels,
+            "offset": 0.0,
+            "failure": None,
+            "waveform": waveform if has_audio else None,
+            "sampling_rate": self.sampling_rate,
+        }
 
 
 def kinds_of(row: Mapping[str, Any]) -> set[str]:
-    """Kinds of degradation that a window went through, by its facts."""
+    """The kinds of degradation that a window went through, by the facts about it."""
     return {step["kind"] for step in row.get("degradations", ())}
 
 
 class CachedWindows(WindowExamples):
-    """Windows of a cache with the teachers' labels, as examples for a trainer.
+    """Windows of a folder with the teachers' labels.
 
     Args:
         cache ([`WindowCache`]): The windows.
-        teachers (sequence of [`Teacher`]), options (sequence of [`TeacherOptions`]): Whose labels.
-        student_config (`AudioQualityConfig`): Of the student: its score names and scale.
+        teachers (sequence of [`Teacher`]): Whose labels.
+        options (sequence of [`TeacherOptions`]): The teachers' options, in the same order.
+        student_config (`AudioQualityConfig`): Configuration of the student, with its score names and scale.
         split (`str`): `"train"`, `"validation"` or `"test"`.
-        num_windows (`int`, *optional*): Of all splits together, see [`plan_shards`]; all that are labelled if not given.
+        num_windows (`int`, *optional*): Windows of all splits together, see [`plan_shards`]; all that are labelled if not given.
         like ([`WindowExamples`], *optional*): Windows whose alignment of teachers to use.
         leave_out (sequence of `str`, *optional*): Talkers, and kinds of degradation, whose windows are not taken.
 
@@ -90,7 +92,7 @@ class CachedWindows(WindowExamples):
         facts (`list[dict]`): What is known of every window: talker, language, degradations.
 
     Raises:
-        ValueError: If there are no labels of a teacher; it says whose there are.
+        ValueError: If there are no windows, or no labels of a teacher; it says whose labels there are.
     """
 
     def __init__(
@@ -104,11 +106,11 @@ class CachedWindows(WindowExamples):
         like: WindowExamples | None = None,
         leave_out: Sequence[str] = (),
     ):
-        self._begin(f"{split} windows", student_config.score_names, cache.sampling_rate)
+        super().__init__(f"{split} windows", student_config.score_names, cache.sampling_rate)
         self.split, self.cache = split, cache
         self._labels_folder = cache.folder / "labels" / teachers[0].digest
         self._readers: dict[Path, Any] = {}
-        paths = self._labelled_shards(teachers, num_windows)
+        paths = self._planned_shards(num_windows) if num_windows is not None else self._labelled_shards(teachers)
         if not paths:
             raise ValueError(
                 f"Expected windows of the split {split!r} among {num_windows} of all splits together, got none: they come in "
@@ -116,90 +118,81 @@ class CachedWindows(WindowExamples):
             )
         self.facts: list[dict[str, Any]] = []
         self._places: list[tuple[Path, int]] = []
-        scores: list[list[np.ndarray]] = [[] for _ in teachers]
-        features: list[np.ndarray] = []
+        features = []
         for path in paths:
             with safe_open(path, "np") as file:
-                rows = json.loads(file.metadata()["rows"])
-            self._places += [(path, place) for place in range(len(rows))]
-            self.facts += rows
-            for number, teacher in enumerate(teachers):
-                with safe_open(cache.folder / "labels" / teacher.digest / path.name, "np") as file:
-                    scores[number].append(file.get_tensor("scores"))
-                    if number == 0:
-                        known = "features" in file.keys()  # noqa: SIM118  # no mapping
-                        features.append(file.get_tensor("features") if known else np.zeros((0, 0)))
-        each = [
-            mapped_scores(np.concatenate(own), teacher.model.config, student_config, one)
-            for own, teacher, one in zip(scores, teachers, options, strict=True)
-        ]
-        labels, self.lines = combined_labels(each, options, like.lines if like is not None else None)
-        labelled = np.isfinite(labels).any(axis=1)
-        for row, is_labelled in zip(self.facts, labelled, strict=True):
-            if not is_labelled:
-                self.excluded["window: no degradation" if row["status"] != "ok" else "window: no teacher gave a score"] += 1
-        own = np.array([not {row["talker"], *kinds_of(row)} & set(leave_out) for row in self.facts], bool)
-        if unknown := sorted(set(leave_out).difference(*({row["talker"], *kinds_of(row)} for row in self.facts))):
+                self.facts += json.loads(file.metadata()["rows"])
+            self._places += [(path, place) for place in range(len(self.facts) - len(self._places))]
+            features.append(self._tensor(self._labels_folder / path.name, "features"))
+        labels_by_teacher = []
+        for teacher, teacher_options in zip(teachers, options, strict=True):
+            files = [cache.folder / "labels" / teacher.digest / path.name for path in paths]
+            scores = np.concatenate([self._tensor(file, "scores") for file in files])
+            labels_by_teacher.append(mapped_scores(scores, teacher.model.config, student_config, teacher_options))
+        self.labels, self.lines = combined_labels(labels_by_teacher, options, like.lines if like is not None else None)
+        kept = self._kept_rows(leave_out)
+        if all(tensor is not None for tensor in features):
+            self.features = np.concatenate(features)[kept]
+        self.labels, self.num_windows = self.labels[kept], len(kept)
+        self._places, self.facts = [self._places[row] for row in kept], [self.facts[row] for row in kept]
+        digests = [teacher.digest for teacher in teachers]
+        self._fingerprint = digest_of((cache.description, digests, list(options), len(paths), split, *sorted(leave_out)))
+
+    def _kept_rows(self, leave_out: Sequence[str]) -> np.ndarray:
+        """Rows with a label, and without talkers and degradations that are left out; the others are counted by reason."""
+        labelled = np.isfinite(self.labels).any(axis=1)
+        for row in np.flatnonzero(~labelled):
+            has_audio = self.facts[row]["status"] == "ok"
+            self.excluded["window: no teacher gave a score" if has_audio else "window: no degradation"] += 1
+        names = [{row["talker"], *kinds_of(row)} for row in self.facts]
+        if unknown := sorted(set(leave_out).difference(*names)):
             raise ValueError(
-                f"Expected `labels.leave_out` to name talkers, or kinds of degradation, of the {split} windows, got "
+                f"Expected `labels.leave_out` to name talkers, or kinds of degradation, of the {self.split} windows, got "
                 f"{', '.join(unknown)}; there are {', '.join(sorted({row['talker'] for row in self.facts}))}."
             )
-        if left_out := int((labelled & ~own).sum()):
-            self.excluded["window: talker or degradation left out"] = left_out
-        labelled &= own
-        if not labelled.any():
-            raise ValueError(f"Expected labelled windows of the split {split!r} in {str(cache.folder)!r}, got none.")
-        kept = np.flatnonzero(labelled)
-        self.labels = labels[kept]
-        self._places, self.facts = [self._places[row] for row in kept], [self.facts[row] for row in kept]
-        self.num_windows = len(kept)
-        widths = {one.shape[1:] for one in features}
-        self.features = np.concatenate(features)[kept] if len(widths) == 1 and sum(map(len, features)) == len(labels) else None
-        self._sign(
-            cache.description, [teacher.digest for teacher in teachers], list(options), len(paths), split, *sorted(leave_out)
-        )
+        kept = labelled & np.array([names_of_row.isdisjoint(leave_out) for names_of_row in names], bool)
+        if num_left_out := int((labelled & ~kept).sum()):
+            self.excluded["window: talker or degradation left out"] = num_left_out
+        if not kept.any():
+            raise ValueError(f"Expected labelled windows of the split {self.split!r} in {str(self.cache.folder)!r}, got none.")
+        return np.flatnonzero(kept)
 
-    def _labelled_shards(self, teachers: Sequence[Teacher], num_windows: int | None) -> list[Path]:
-        if num_windows is not None:
-            splits = [split for split in ("train", "validation", "test") if self.cache.shards(split)]
-            numbers = [number for split, number in plan_shards(splits, num_windows) if split == self.split]
-            return [self.cache.folder / "windows" / f"{self.split}-{number:05}.safetensors" for number in numbers]
+    def _planned_shards(self, num_windows: int) -> list[Path]:
+        splits = [split for split in SPLITS if self.cache.shards(split)]
+        numbers = [number for split, number in plan_shards(splits, num_windows) if split == self.split]
+        return [self.cache.folder / "windows" / f"{self.split}-{number:05}.safetensors" for number in numbers]
+
+    def _labelled_shards(self, teachers: Sequence[Teacher]) -> list[Path]:
         labels = self.cache.folder / "labels"
-        paths = [
-            path for path in self.cache.shards(self.split) if all((labels / one.digest / path.name).exists() for one in teachers)
-        ]
+        folders = [labels / teacher.digest for teacher in teachers]
+        paths = [path for path in self.cache.shards(self.split) if all((folder / path.name).exists() for folder in folders)]
         if not paths:
-            there = []
-            for path in sorted(labels.glob("*/teacher.json")):
-                identity = json.loads(path.read_text(encoding="utf-8"))["identity"]
-                there.append(f"{identity['id']} (weights {identity['weights']})")
-            wanted = ", ".join(f"{one.identity['id']} (weights {one.identity['weights']})" for one in teachers)
+            files = sorted(labels.glob("*/teacher.json"))
+            there = [_named(json.loads(file.read_text(encoding="utf-8"))["identity"]) for file in files]
             raise ValueError(
-                f"Expected labels by {wanted} in {str(self.cache.folder)!r}, got labels by {', '.join(there) or 'nobody'}. Labels "
-                "of another teacher, or of the same in another precision, are not used; give `labels.num_windows` to make them."
+                f"Expected labels by {', '.join(_named(teacher.identity) for teacher in teachers)} in {str(self.cache.folder)!r}, "
+                f"got labels by {', '.join(there) or 'nobody'}. Labels of another teacher, or of the same in another precision, "
+                "are not used; give `labels.num_windows` to make them."
             )
         return paths
 
     def frames(self, rows: Sequence[int]) -> np.ndarray | None:
-        """Frames of the first teacher for windows, float16 `(len(rows), F, 2 D)`; none if they were not kept."""
-        found = []
+        """See [`WindowExamples.frames`]."""
+        frames = []
         for row in rows:
             path, place = self._places[row]
             reader = self._reader(self._labels_folder / path.name)
             if "frames" not in reader.keys():  # noqa: SIM118  # no mapping
                 return None
-            found.append(reader.get_slice("frames")[place : place + 1])
-        return np.concatenate(found) if found else None
+            frames.append(reader.get_slice("frames")[place : place + 1])
+        return np.concatenate(frames) if frames else None
 
     def __len__(self) -> int:
         return len(self._places)
 
     def lengths(self) -> list[tuple[int, int]]:
         if self._lengths is None:
-            counts: dict[Path, np.ndarray] = {}
-            for path, _ in self._places:
-                if path not in counts:
-                    counts[path] = self._reader(path).get_tensor("num_samples")
+            counts = {path: self._tensor(path, "num_samples") for path in dict.fromkeys(path for path, _ in self._places)}
             self._lengths = [(int(counts[path][place]), self.cache.sampling_rate) for path, place in self._places]
         return self._lengths
 
@@ -216,15 +209,13 @@ class CachedWindows(WindowExamples):
         return as_waveform(reader.get_slice("samples")[place : place + 1][0, :length], peak)
 
     def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
-        row, _, is_filler = Draw.of(key)
-        return {
-            "row": -1 if is_filler else row,
-            "labels": np.full_like(self.labels[row], np.nan) if is_filler else self.labels[row],
-            "offset": 0.0,
-            "failure": None,
-            "waveform": self.waveform(row),
-            "sampling_rate": self.sampling_rate,
-        }
+        draw = Draw.of(key)
+        return self._example(draw, self.waveform(draw.row), self.labels[draw.row])
+
+    def _tensor(self, path: Path, name: str) -> Any:
+        """A tensor of a file; `None` if the file has none of that name."""
+        with safe_open(path, "np") as file:
+            return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118  # no mapping
 
     def _reader(self, path: Path) -> Any:
         if path not in self._readers:
@@ -232,16 +223,20 @@ class CachedWindows(WindowExamples):
         return self._readers[path]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_readers": {}}
+        return self.__dict__ | {"_readers": {}}  # open files do not travel to the workers of a data loader
 
 
 class FreshWindows(WindowExamples):
-    """Windows made and labelled when they are asked for: in every epoch others, or, fixed, always the same.
+    """Windows that are made and labelled when they are asked for: new ones in every epoch, or always the same.
 
     Args:
-        maker ([`WindowMaker`]): What makes windows.
+        maker ([`WindowMaker`]): Makes the windows.
+        teachers, options, student_config, split: As for [`CachedWindows`].
         num_windows (`int`): Windows of an epoch.
-        fixed (`bool`, *optional*, defaults to `False`): Make and label them now and keep them.
+        fixed (`bool`, *optional*, defaults to `False`): Make and label them now, and keep them.
+
+    Raises:
+        ValueError: If a teacher is aligned by moments, which takes kept labels.
     """
 
     def __init__(
@@ -254,24 +249,23 @@ class FreshWindows(WindowExamples):
         num_windows: int,
         fixed: bool = False,
     ):
-        self._begin(f"{split} windows", student_config.score_names, maker.pool.sampling_rate)
+        super().__init__(f"{split} windows", student_config.score_names, maker.pool.sampling_rate)
         self.split, self._maker = split, maker
         self._teachers, self._options, self._student_config = list(teachers), list(options), student_config
-        if any(one.align == "moments" for one in options):
+        if any(teacher.align == "moments" for teacher in options):
             raise ValueError("Expected `labels.folder` for teachers with `align: moments`: the line is fitted to kept labels.")
         self._num_windows = num_windows
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []
         if fixed:
-            for number in range(num_windows):
-                waveform, labels = self._labelled(number)
-                if np.isfinite(labels).any():
-                    self._kept.append((waveform, labels))
-                else:
-                    self.excluded["window: no degradation, or no teacher gave a score"] += 1
+            windows = [self._labelled(number) for number in range(num_windows)]
+            self._kept = [(waveform, labels) for waveform, labels in windows if np.isfinite(labels).any()]
             self._num_windows = len(self._kept)
-        kept = [labels for _, labels in self._kept]
-        self.labels = np.stack(kept) if kept else np.zeros((self._num_windows, len(self.score_names)), np.float32)
-        self._sign(maker.description, [one.digest for one in teachers], list(options), num_windows, split)
+            if num_excluded := num_windows - self._num_windows:
+                self.excluded["window: no degradation, or no teacher gave a score"] = num_excluded
+        labels = [labels for _, labels in self._kept]
+        self.labels = np.stack(labels) if labels else np.zeros((self._num_windows, len(self.score_names)), np.float32)
+        digests = [teacher.digest for teacher in teachers]
+        self._fingerprint = digest_of((maker.description, digests, list(options), num_windows, split))
 
     def __len__(self) -> int:
         return self._num_windows
@@ -285,36 +279,28 @@ class FreshWindows(WindowExamples):
         return f"window {row}"
 
     def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
-        row, epoch, is_filler = Draw.of(key)
-        waveform, labels = self._kept[row] if self._kept else self._labelled(epoch * self._num_windows + row)
-        failed = not len(waveform)
-        return {
-            "row": -1 if is_filler or failed else row,
-            "labels": np.full_like(labels, np.nan) if is_filler else labels,
-            "offset": 0.0,
-            "failure": None,
-            "waveform": None if failed else waveform,
-            "sampling_rate": self.sampling_rate,
-        }
+        draw = Draw.of(key)
+        waveform, labels = self._kept[draw.row] if self._kept else self._labelled(draw.epoch * self._num_windows + draw.row)
+        return self._example(draw, waveform, labels)
 
     def _labelled(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        nothing = np.full(len(self.score_names), np.nan, np.float32)
+        unlabelled = np.full(len(self.score_names), np.nan, np.float32)
         waveform, row = self._maker.make(self.split, number)
         if row["status"] != "ok":
-            return waveform, nothing
+            return waveform, unlabelled
         try:
             recording = load_recording({"array": waveform, "sampling_rate": self.sampling_rate})
         except AudioError:
-            return waveform, nothing
-        each = [
-            mapped_scores(teacher.label([recording])[0], teacher.model.config, self._student_config, one)
-            for teacher, one in zip(self._teachers, self._options, strict=True)
+            return waveform, unlabelled
+        labels_by_teacher = [
+            mapped_scores(teacher.label([recording])[0], teacher.model.config, self._student_config, options)
+            for teacher, options in zip(self._teachers, self._options, strict=True)
         ]
-        return waveform, combined_labels(each, self._options)[0][0]
+        return waveform, combined_labels(labels_by_teacher, self._options)[0][0]
 
 
 class MixedSpeech(WindowExamples):
-    """Windows, and rated recordings among them: a share of the examples, all recordings equally often.
+    """Windows with rated recordings among them, each of these equally often.
 
     Args:
         windows ([`WindowExamples`]): The windows.
@@ -323,17 +309,16 @@ class MixedSpeech(WindowExamples):
     """
 
     def __init__(self, windows: WindowExamples, rated: RatedSpeech, share: float):
-        self._begin(windows.name, windows.score_names, windows.sampling_rate or 0)
+        super().__init__(windows.name, windows.score_names, windows.sampling_rate or 0)
         self.windows, self.rated, self.share = windows, rated, share
         self._num_rated = round(len(windows) * share / (1 - share))
-        repeated = rated.labels[np.arange(self._num_rated) % len(rated)]
-        self.labels = np.concatenate([windows.labels, repeated])
+        self.labels = np.concatenate([windows.labels, rated.labels[np.arange(self._num_rated) % len(rated)]])
         self.features, self.num_windows = windows.features, len(windows)
         self.excluded = windows.excluded + rated.excluded
-        self._sign(windows._fingerprint, len(rated), share, rated.labels.tolist())
+        self._fingerprint = digest_of((windows._fingerprint, len(rated), share, rated.labels.tolist()))
 
     def frames(self, rows: Sequence[int]) -> np.ndarray | None:
-        """As for the windows; `rows` are theirs."""
+        """See [`WindowExamples.frames`]; `rows` are windows."""
         return self.windows.frames(rows)
 
     def __len__(self) -> int:
@@ -341,26 +326,32 @@ class MixedSpeech(WindowExamples):
 
     @property
     def corpora(self) -> list[str]:
-        own = self.rated.corpora
-        return self.windows.corpora + [own[place % len(own)] for place in range(self._num_rated)]
+        """`"windows"` for windows, and the corpus of every rated recording."""
+        return self.windows.corpora + self._repeated(self.rated.corpora)
 
     def lengths(self) -> list[tuple[int, int]]:
-        own = self.rated.lengths()
-        return self.windows.lengths() + [own[place % len(own)] for place in range(self._num_rated)]
+        return self.windows.lengths() + self._repeated(self.rated.lengths())
 
     def num_longer(self) -> int:
         return 0
 
     def source(self, row: int) -> str:
-        return (
-            self.windows.source(row) if row < len(self.windows) else self.rated.source((row - len(self.windows)) % len(self.rated))
-        )
+        if row < len(self.windows):
+            return self.windows.source(row)
+        return self.rated.source((row - len(self.windows)) % len(self.rated))
 
     def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
-        row, epoch, is_filler = draw = Draw.of(key)
-        if row < len(self.windows):
+        draw = Draw.of(key)
+        if draw.row < len(self.windows):
             return self.windows[draw]
+        turn, place = divmod(draw.row - len(self.windows), len(self.rated))
         # A recording that comes twice in an epoch is cut at two places.
-        turn, place = divmod(row - len(self.windows), len(self.rated))
-        example = self.rated[Draw(place, epoch * (1 + self._num_rated // len(self.rated)) + turn, is_filler)]
-        return example | {"row": -1 if is_filler else row}
+        epoch = draw.epoch * (1 + self._num_rated // len(self.rated)) + turn
+        return self.rated[Draw(place, epoch, draw.is_filler)] | {"row": -1 if draw.is_filler else draw.row}
+
+    def _repeated(self, values: Sequence[Any]) -> list[Any]:
+        return [values[place % len(values)] for place in range(self._num_rated)]
+
+
+def _named(identity: dict[str, Any]) -> str:
+    return f"{identity['id']} (weights {identity['weights']})"

@@ -1,11 +1,8 @@
-"""What teachers say of windows, shard by shard, and what students learn of it; the folder is described in `hf_sqa.data.windows`."""
+"""The teachers' labels of windows, shard by shard, and what a student learns from them; see `hf_sqa.data.windows`."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
-import multiprocessing
-import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,17 +17,17 @@ from hf_sqa.data.speech import SPLITS
 from hf_sqa.data.windows import WINDOWS_PER_SHARD, Shard, WindowCache
 from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
-from hf_sqa.runs import whole_file, write_whole
+from hf_sqa.runs import in_processes, whole_file, write_whole
 
-#: Splits of twenty shards, in the order in which they are made.
+#: The splits of twenty shards, in the order in which they are made.
 CYCLE = (*["train"] * 3, "validation", *["train"] * 3, "test", *["train"] * 12)
 
 
 def label_shard(cache: WindowCache, teacher: Teacher, path: Path, with_frames: bool = False) -> Path:
-    """Labels of one file of windows by one teacher, made now if they are not there, or without the frames asked for.
+    """Labels of one file of windows by one teacher, made now if they, or the frames asked for, are missing.
 
     Raises:
-        ValueError: If the labels there are of other windows.
+        ValueError: If the labels there are of other windows, or the teacher takes audio at another rate.
     """
     folder = cache.folder / "labels" / teacher.digest
     labels_path = folder / path.name
@@ -39,56 +36,59 @@ def label_shard(cache: WindowCache, teacher: Teacher, path: Path, with_frames: b
         with safe_open(labels_path, "np") as file:
             if file.metadata()["windows"] != shard.digest:
                 raise ValueError(f"The labels in {str(labels_path)!r} are of other windows than {str(path)!r}; delete them.")
-            complete = not with_frames or "frames" in file.keys()  # noqa: SIM118  # no mapping
-        if complete:
-            return labels_path
-    if teacher.model.config.sampling_rate not in (None, cache.sampling_rate):
-        raise ValueError(
-            f"Expected windows at the rate of the teacher, {teacher.model.config.sampling_rate} Hz, got {cache.sampling_rate} Hz."
-        )
+            if not with_frames or "frames" in file.keys():  # noqa: SIM118  # no mapping
+                return labels_path
+    rate = teacher.model.config.sampling_rate
+    if rate not in (None, cache.sampling_rate):
+        raise ValueError(f"Expected windows at the rate of the teacher, {rate} Hz, got {cache.sampling_rate} Hz.")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "teacher.json").exists():
-        text = json.dumps(teacher.description, indent=1)
-        write_whole(folder / "teacher.json", text)
-    scores = np.full((len(shard.rows), teacher.model.config.num_labels), np.nan, np.float32)
-    features: np.ndarray | None = None
-    frames: np.ndarray | None = None
-    reasons: dict[int, str] = {}
+        write_whole(folder / "teacher.json", json.dumps(teacher.description, indent=1))
+    tensors, reasons = _label(shard, teacher, cache.sampling_rate, with_frames)
+    with whole_file(labels_path) as unfinished:
+        save_file(tensors, unfinished, metadata={"windows": shard.digest, "reasons": json.dumps(reasons)})
+    return labels_path
+
+
+def _label(shard: Shard, teacher: Teacher, rate: int, with_frames: bool) -> tuple[dict[str, Any], dict[int, str]]:
+    """Scores of a shard's windows, with features and frames where there are some, and why windows have no score."""
+    num_windows = len(shard.rows)
     recordings: dict[int, Recording] = {}
+    reasons: dict[int, str] = {}
     for place, row in enumerate(shard.rows):
         if row["status"] == "ok":
             try:
-                recordings[place] = load_recording({"array": shard.waveform(place), "sampling_rate": cache.sampling_rate})
+                recordings[place] = load_recording({"array": shard.waveform(place), "sampling_rate": rate})
             except AudioError as error:
                 reasons[place] = error.message
+    tensors = {"scores": np.full((num_windows, teacher.model.config.num_labels), np.nan, np.float32)}
+
+    def put(name: str, places: list[int], values: np.ndarray) -> None:
+        if name not in tensors:
+            tensors[name] = np.full((num_windows, *values.shape[1:]), np.nan, np.float16)
+        tensors[name][places] = values
+
     places = list(recordings)
     # A processor's caches hold one window; an accelerator wants many.
     size = 1 if teacher.model.device.type == "cpu" else WINDOWS_PER_SHARD
     for first in range(0, len(places), size):
-        together = places[first : first + size]
-        seen: list[np.ndarray] | None = [] if with_frames else None
-        scores[together], own = teacher.label([recordings[place] for place in together], seen)
-        if seen:
-            stacked = np.concatenate(seen)
-            frames = np.full((len(shard.rows), *stacked.shape[1:]), np.nan, np.float16) if frames is None else frames
-            if len(stacked) == len(together):
-                frames[together] = stacked
-        if own is not None:
-            features = np.full((len(shard.rows), own.shape[1]), np.nan, np.float16) if features is None else features
-            features[together] = own
-    reasons |= {place: "the teacher gave no score" for place in places if np.isnan(scores[place]).any()}
-    found = {"scores": scores, "features": features, "frames": frames}
-    tensors: dict[str, Any] = {name: array for name, array in found.items() if array is not None}
-    metadata = {"windows": shard.digest, "reasons": json.dumps(reasons)}
-    with whole_file(labels_path) as unfinished:
-        save_file(tensors, unfinished, metadata=metadata)
-    return labels_path
+        batch = places[first : first + size]
+        frames: list[np.ndarray] | None = [] if with_frames else None
+        tensors["scores"][batch], features = teacher.label([recordings[place] for place in batch], frames)
+        if features is not None:
+            put("features", batch, features)
+        if frames:
+            stacked = np.concatenate(frames)
+            owners = batch if len(stacked) == len(batch) else []  # of a recording in several pieces, no frames are kept
+            put("frames", owners, stacked[: len(owners)])
+    without: list[bool] = np.isnan(tensors["scores"]).any(axis=1).tolist()
+    return tensors, reasons | {place: "the teacher gave no score" for place in places if without[place]}
 
 
 def plan_shards(splits: Sequence[str], num_windows: int) -> list[tuple[str, int]]:
-    """`(split, index)` of shards in the order in which they are made: of twenty, one each for validation and test.
+    """`(split, index)` of shards in the order in which they are made; of twenty, one is for validation and one for test.
 
-    Stopped anywhere, the shares are about right. `num_windows` counts all splits and is rounded up to whole shards.
+    `num_windows` counts the windows of all splits and is rounded up to whole shards. Wherever one stops, the shares fit.
     """
     order = [split for split in CYCLE if split in splits]
     counts = dict.fromkeys(SPLITS, 0)
@@ -108,16 +108,17 @@ def label_windows(
     num_workers: int = 0,
     with_frames: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Make and label windows, shard by shard; yields a row a shard: `split`, `index`, `num_windows`, `num_labelled`, `num_skipped`.
-
-    What is there is not made again.
+    """Make and label the windows that are missing, and yield a row for each shard.
 
     Args:
-        cache ([`WindowCache`]): Where.
+        cache ([`WindowCache`]): The folder.
         teachers (sequence of [`Teacher`]): Who labels.
-        num_windows (`int`, or sequence of `(split, index)`): How many, see [`plan_shards`]; or which shards.
+        num_windows (`int`, or sequence of `(split, index)`): Windows of all splits together, see [`plan_shards`]; or which shards.
         num_workers (`int`, *optional*, defaults to 0): Processes that make windows ahead of the teachers; they change no window.
         with_frames (`bool`, *optional*, defaults to `False`): Whether to keep the frames of the first teacher, 150 KB a window.
+
+    Yields:
+        `dict`: `split`, `index`, `num_windows`, `num_labelled` and `num_skipped`.
     """
     splits = cache.maker.pool.splits if cache.maker is not None else [split for split in SPLITS if cache.shards(split)]
     plan = plan_shards(splits, num_windows) if isinstance(num_windows, int) else list(num_windows)
@@ -133,41 +134,35 @@ def label_windows(
 def _made_shards(cache: WindowCache, plan: Sequence[tuple[str, int]], num_workers: int) -> Iterator[Path]:
     """Files of windows in the order of the plan, made here or in processes that are a few shards ahead."""
     if num_workers < 1 or cache.maker is None:
-        yield from (cache.ensure_shard(split, index) for split, index in plan)
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(num_workers, context, _begin_worker, (cache,)) as executor:
-        waiting: list[concurrent.futures.Future[Path]] = []
-        todo = iter(plan)
-        try:
-            for _ in plan:
-                while len(waiting) < 2 * num_workers and (task := next(todo, None)) is not None:
-                    waiting.append(executor.submit(_make_in_worker, *task))
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        return (cache.ensure_shard(split, index) for split, index in plan)
+    options: dict[str, Any] = {"initializer": _begin_worker, "initargs": (cache,)}
+    return in_processes(_make_in_worker, plan, num_workers, in_order=True, ahead=True, **options)
 
 
-#: In a worker: the cache it makes windows for, with the speech it has read so far.
+#: In a worker: the folder it makes windows for, with the speech it has read so far.
 _cache_of_worker: WindowCache | None = None
 
 
 def _begin_worker(cache: WindowCache) -> None:
     global _cache_of_worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that labels
     torch.set_num_threads(1)
     _cache_of_worker = cache
 
 
-def _make_in_worker(split: str, index: int) -> Path:
+def _make_in_worker(task: tuple[str, int]) -> Path:
     assert _cache_of_worker is not None
-    return _cache_of_worker.ensure_shard(split, index)
+    return _cache_of_worker.ensure_shard(*task)
 
 
 def mapped_scores(scores: np.ndarray, teacher: Any, student: Any, options: TeacherOptions) -> np.ndarray:
-    """Scores `(W, L_t)` of a teacher as labels `(W, L)` in the student's columns and, unless aligned by moments, on its scale."""
-    columns = [teacher.score_names.index((options.scores or {}).get(one, one)) for one in student.score_names]
+    """A teacher's scores `(W, L_t)` in the student's columns, `(W, L)`, and for `align: scale` on the student's scale.
+
+    Args:
+        scores (`np.ndarray`): Scores.
+        teacher, student (`AudioQualityConfig`): Configurations.
+        options ([`TeacherOptions`]): How to map.
+    """
+    columns = [teacher.score_names.index(options.teacher_score(name)) for name in student.score_names]
     labels = scores[:, columns].astype(np.float64)
     if options.align == "scale":
         share = (labels - teacher.score_min) / (teacher.score_max - teacher.score_min)
@@ -176,30 +171,30 @@ def mapped_scores(scores: np.ndarray, teacher: Any, student: Any, options: Teach
 
 
 def combined_labels(
-    each: Sequence[np.ndarray], options: Sequence[TeacherOptions], lines: Sequence[Any] | None = None
+    labels_by_teacher: Sequence[np.ndarray], options: Sequence[TeacherOptions], lines: Sequence[Any] | None = None
 ) -> tuple[np.ndarray, list[Any]]:
-    """Weighted mean of the labels `(W, L)` of several teachers, over those that gave one.
+    """Weighted mean of the labels of several teachers, over those that gave one.
 
     Args:
-        each (sequence of arrays): Of [`mapped_scores`], NaN where a teacher abstained.
-        options (sequence of [`TeacherOptions`]): Of the teachers, in the same order.
+        labels_by_teacher (sequence of `np.ndarray` of shape `(W, L)`): From [`mapped_scores`], NaN where a teacher gave none.
+        options (sequence of [`TeacherOptions`]): Options of the teachers, in the same order.
         lines (sequence, *optional*): Slopes and offsets `(2, L)` of an earlier call, to map other windows in the same way.
 
     Returns:
-        `(labels, lines)`: `(W, L)` float32, NaN where no teacher gave a label; and the lines used, `None` where there is none.
+        `(labels, lines)`: Labels `(W, L)` in float32, NaN where no teacher gave one; and the line of every teacher, or `None`.
     """
     used: list[Any] = []
     mapped = []
-    for number, (labels, one) in enumerate(zip(each, options, strict=True)):
+    for number, (labels, teacher) in enumerate(zip(labels_by_teacher, options, strict=True)):
         line = lines[number] if lines is not None else None
-        if one.align == "moments" and line is None:
-            line = _line_to(labels, each[0])
+        if teacher.align == "moments" and line is None:
+            line = _line_to(labels, labels_by_teacher[0])
         used.append(line)
         mapped.append(labels if line is None else labels * line[0] + line[1])
-    weights = np.array([one.weight for one in options])[:, None, None] * np.isfinite(mapped)
+    weights = np.array([teacher.weight for teacher in options])[:, None, None] * np.isfinite(mapped)
     total = weights.sum(axis=0)
-    labels = np.where(total > 0, (weights * np.nan_to_num(mapped)).sum(axis=0) / np.maximum(total, 1e-12), np.nan)
-    return labels.astype(np.float32), used
+    combined = np.where(total > 0, (weights * np.nan_to_num(mapped)).sum(axis=0) / np.maximum(total, 1e-12), np.nan)
+    return combined.astype(np.float32), used
 
 
 def _line_to(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -1,20 +1,19 @@
-"""Distillation recipes: what each key means, and how a file of them is read and checked."""
+"""Distillation recipes: what every key means."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from hf_sqa.options import read_options
-from hf_sqa.training.recipe import LossOptions, Model, OrderOptions, Source, load_recipe, read_content
+from hf_sqa.options import dump_yaml, read_options, written
+from hf_sqa.training.recipe import LossOptions, Model, OrderOptions, Source, check_training, read_content
 
-ALIGNMENTS = ("none", "scale", "moments")
-DTYPES = ("float32", "bfloat16", "float16")
+DEFAULT_WINDOW_SECONDS = 7.68
 
 
 @dataclass(frozen=True)
@@ -23,25 +22,27 @@ class TeacherOptions:
 
     Args:
         checkpoint (`str`): `default`, a folder or a Hub id.
-        dtype (`str`): `float32`, `bfloat16` or `float16`. Another one is another teacher: its labels differ a little.
+        dtype (`str`): Precision in which it scores. The same weights in another precision count as another teacher, as their labels
+            differ a little.
         weight (`float`): Its share of the label where there are several.
-        align (`str`): `none`: its scores as they are. `scale`: mapped from its scale to the student's. `moments`: mapped by a line
-            to mean and deviation of the first teacher's scores of the same windows.
-        scores (`dict[str, str]`, *optional*): Score of the student to score of the teacher; the same name if not given.
+        align (`str`): `none` takes its scores as they are, `scale` maps its scale to the student's, `moments` maps its scores to
+            mean and deviation of the first teacher's by a line.
+        scores (`dict[str, str]`, *optional*): The teacher's name of each of the student's scores; the same name if not given.
     """
 
     checkpoint: str = "default"
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     weight: float = 1.0
-    align: str = "none"
+    align: Literal["none", "scale", "moments"] = "none"
     scores: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("dtype", DTYPES), ("align", ALIGNMENTS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"Expected `{name}` of a teacher to be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if not 0 < self.weight < math.inf:
             raise ValueError(f"Expected the `weight` of a teacher above 0, got {self.weight}.")
+
+    def teacher_score(self, name: str) -> str:
+        """The teacher's name of one of the student's scores."""
+        return (self.scores or {}).get(name, name)
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,14 @@ class SpeechOptions:
 
     Args:
         bench (`str`, *optional*): Folder of the unpacked Debian packages of the bench corpus; `installed` for those installed here.
-        folder (`str`, *optional*): Folder of recordings, a subfolder for each talker. Beside `bench` they are for training only.
-        folder_share (`float`): Share of the training windows whose speech is from `folder`, where `bench` is given too.
-        num_phrases (`int`, *optional*): Phrases of each voice of the bench corpus; all if not given.
-        validation_share (`float`): Share of the talkers of a folder that validate.
+        folder (`str`, *optional*): Folder of recordings, with a subfolder for each talker; beside `bench`, for training only.
+        folder_share (`float`): Share of the training windows that come from `folder` beside `bench`.
+        validation_share (`float`): Share of the talkers of a folder that are kept for validation.
     """
 
     bench: str | None = None
     folder: str | None = None
     folder_share: float = 0.5
-    num_phrases: int | None = None
     validation_share: float = 0.1
 
     def __post_init__(self) -> None:
@@ -72,16 +71,17 @@ class SpeechOptions:
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """Windows and the teachers' labels of them.
+    """Windows and the teachers' labels.
 
     Args:
-        folder (`str`, *optional*): Where they are kept. Without it, windows are made and labelled anew in every epoch.
-        num_windows (`int`, *optional*): How many, of all splits together, in whole shards of 64. Without it, what is in the folder.
-        seconds (`float`, *optional*): Length of a window; that of the student's windows if not given, else 7.68.
-        seed (`int`): Of the windows.
-        num_workers (`int`): Processes that make windows ahead of the teachers; 0 for none. They change no window.
-        part (`str`, *optional*): `2/3`: of three commands with `--labels-only` that fill one folder, the second; on one machine or
-            on several that share it.
+        folder (`str`, *optional*): Where windows and labels are kept. Without it, they are made anew in every epoch.
+        num_windows (`int`, *optional*): Windows of all splits together, in whole shards of 64; those in the folder if not given.
+        seconds (`float`, *optional*): Length of a window; the length of the student's windows if not given, else 7.68.
+        seed (`int`): Seed of the windows.
+        num_workers (`int`): Processes that make windows ahead of the teachers; they do not change the windows.
+        part (`str`, *optional*): `2/3` for the second of three commands with `--labels-only` that fill one folder, here or on
+            other machines.
+        leave_out (`list[str]`): Talkers, and kinds of degradation, of the folder that are not trained on.
     """
 
     folder: str | None = None
@@ -96,7 +96,7 @@ class LabelOptions:
         if self.leave_out and self.folder is None:
             raise ValueError("Expected `labels.folder` with `labels.leave_out`, got none: it sets aside windows that are kept.")
         if self.part is not None:
-            number, _, count = str(self.part).partition("/")
+            number, _, count = self.part.partition("/")
             if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
                 raise ValueError(f"Expected `labels.part` such as 2/3, the second of three, got {self.part!r}.")
         if self.num_windows is not None and self.num_windows < 1:
@@ -107,11 +107,11 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class LabelledOptions:
-    """Rated speech mixed in.
+    """Rated recordings among the windows.
 
     Args:
         sources (`list[Source]`): As in `data.train` of a training recipe; rows that a corpus calls validation or test stay out.
-        share (`float`): Share of the examples that come from it.
+        share (`float`): Share of the examples that are rated recordings; 0.2, the paper's share, if not given.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -123,12 +123,31 @@ class LabelledOptions:
 
 
 @dataclass(frozen=True)
-class DistillationRecipe:
-    """A distillation run as data. Made by [`load_distillation`]; the keys are those of the sections' classes.
+class DistillationLoss(LossOptions):
+    """The loss on scores, and terms on what teacher and student compute before their scores; see [`DistillationTrainer`].
 
-    `loss.feature_weight` and `loss.frame_weight` are the weights of terms that make the student's pooled features, and its frames
-    before and after its transformer, tell those of the first teacher by a linear map; their widths need not agree.
+    Args:
+        feature_weight (`float`): Weight of the term on pooled features.
+        frame_weight (`float`): Weight of the term on frames before and after the transformer.
     """
+
+    feature_weight: float = 0.0
+    frame_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("feature_weight", "frame_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"Expected `loss.{name}` of 0 or more, got {getattr(self, name)}.")
+
+    @property
+    def on_scores(self) -> LossOptions:
+        """The loss on scores alone."""
+        return LossOptions(**{option.name: getattr(self, option.name) for option in dataclasses.fields(LossOptions)})
+
+
+@dataclass(frozen=True)
+class DistillationRecipe:
+    """A distillation run as data. Made by [`load_distillation`]; the classes of its sections describe their keys."""
 
     student: Model
     speech: SpeechOptions
@@ -136,19 +155,27 @@ class DistillationRecipe:
     teachers: list[TeacherOptions] = field(default_factory=lambda: [TeacherOptions()])
     degradations: dict[str, float] = field(default_factory=lambda: {"distillation": 0.9, "none": 0.1})
     labelled: LabelledOptions = field(default_factory=LabelledOptions)
-    loss: LossOptions = field(default_factory=LossOptions)
+    loss: DistillationLoss = field(default_factory=DistillationLoss)
     order: OrderOptions | None = None
-    feature_weight: float = 0.0
-    frame_weight: float = 0.0
     training: dict[str, Any] = field(default_factory=dict)
     output_dir: str = "student"
-    content: dict[str, Any] = field(default_factory=dict)
+    paper: str | None = None
+    cites: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.teachers or self.teachers[0].align == "moments":
+            raise ValueError(
+                "Expected a first teacher without `align: moments`, which is for a second or later teacher only: it maps scores to "
+                "those of the first."
+            )
+
+    def to_yaml(self) -> str:
+        """The recipe as a file would hold it, without what is left at its default."""
+        return dump_yaml(written(self))
 
     def save(self, path: Path) -> None:
-        """Write it as YAML, as it was given."""
-        import yaml
-
-        path.write_text(yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True, width=130), encoding="utf-8")
+        """Write it as YAML."""
+        path.write_text(self.to_yaml() + "\n", encoding="utf-8")
 
 
 def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> DistillationRecipe:
@@ -162,59 +189,8 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
         FileNotFoundError, TypeError, ValueError: As for [`~hf_sqa.training.load_recipe`].
     """
     content, source = read_content(recipe, overrides)
-    written = json.loads(json.dumps(content, default=str))
-    sections = dict(content)
-    for about in ("paper", "cites"):
-        sections.pop(about, None)
-    student = dict(sections.pop("student", None) or {})
-    if student.get("size") is not None and student.get("family") is None:
-        student["family"] = "distilled_sqa"
-    loss = dict(sections.pop("loss", None) or {})
-    weights = {name: float(loss.pop(name, 0.0)) for name in ("feature_weight", "frame_weight")}
-    for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"Expected `loss.{name}` of 0 or more, got {weight}.")
-    training = load_recipe(
-        {
-            "model": student or None,
-            "loss": loss or None,
-            "order": sections.pop("order", None),
-            "training": sections.pop("training", None) or {},
-            "output_dir": sections.pop("output_dir", "student"),
-        }
-        if student
-        else {"model": {}}
-    )
-    known = {"teachers", "speech", "degradations", "labels", "labelled"}
-    for name in sections:
-        if name not in known:
-            near = next((one for one in known if one.startswith(str(name)[:4])), None)
-            hint = f"; did you mean {near!r}?" if near else "."
-            raise TypeError(
-                f"Unknown key {name!r} in the recipe{hint} It takes student, {', '.join(sorted(known))}, loss, order, "
-                "training and output_dir."
-            )
-    teachers = sections.get("teachers") or [{}]
-    if not isinstance(teachers, list):
-        teachers = [teachers]
-    labelled = dict(sections.get("labelled") or {})
-    sources = [read_options(Source, one, source, "labelled.sources") for one in labelled.pop("sources", None) or []]
-    degradations = sections.get("degradations") or {"distillation": 0.9, "none": 0.1}
-    if not isinstance(degradations, Mapping):
-        raise ValueError(
-            f"Expected `degradations` as names with weights, such as {{distillation: 0.9, none: 0.1}}, got {degradations!r}."
-        )
-    return DistillationRecipe(
-        student=training.model,
-        speech=read_options(SpeechOptions, sections.get("speech") or {}, source, "speech"),
-        labels=read_options(LabelOptions, sections.get("labels") or {}, source, "labels"),
-        teachers=[read_options(TeacherOptions, one, source, f"teachers.{number}") for number, one in enumerate(teachers)],
-        degradations=dict(degradations),
-        labelled=LabelledOptions(sources, float(labelled.pop("share", 0.2)), **labelled),
-        loss=training.loss,
-        order=training.order,
-        **weights,
-        training=training.training,
-        output_dir=training.output_dir,
-        content=written,
-    )
+    student = content.get("student")
+    if isinstance(student, Mapping) and student.get("size") is not None:
+        content["student"] = {**student, "family": student.get("family") or "distilled_sqa"}
+    check_training(content, source)
+    return read_options(DistillationRecipe, content, source)

@@ -1,4 +1,4 @@
-"""Teachers: models that label windows, with what they compute before their scores."""
+"""Teachers: models that label windows, and what they compute before their scores."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Teacher:
     """A model that labels windows.
 
     Args:
-        model: Any model of `AutoModelForAudioQuality`, loaded.
+        model: A model of any family.
         feature_extractor: Its feature extractor.
 
     Attributes:
-        identity (`dict`): Of [`~hf_sqa.pipelines.model_identity`]; other weights, precision or extractor make another teacher.
+        identity (`dict`): See [`~hf_sqa.modeling.model_identity`]. Other weights, precision or extractor make another teacher.
     """
 
     def __init__(self, model: Any, feature_extractor: Any):
@@ -36,7 +36,7 @@ class Teacher:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Everything that decides on its labels, ready for JSON."""
+        """Everything that determines its labels, ready for JSON."""
         config = self.model.config
         return {
             "identity": self.identity,
@@ -48,39 +48,43 @@ class Teacher:
 
     @property
     def digest(self) -> str:
-        """Sixteen digits that differ where its labels could; what it is called, and where it lies, does not count."""
-        named = {"id", "revision"}
-        identity = {name: value for name, value in self.identity.items() if name not in named}
+        """Sixteen digits that differ where its labels could; its name and its place do not count."""
+        identity = {name: value for name, value in self.identity.items() if name not in ("id", "revision")}
         content = json.dumps(self.description | {"identity": identity}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def label(
         self, recordings: Sequence[Recording], frames: list[np.ndarray] | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Scores float32 `(W, L)` and pooled features float32 `(W, D)` of recordings at its sampling rate.
+        """Score recordings at its sampling rate.
 
-        A recording at which the model raises [`AudioError`], or that gets a score that is not finite, has NaN. Where a list is
-        given for `frames`, it gets an array `(W', F, 2 D)` for every call of the network.
+        Args:
+            recordings (sequence of [`~hf_sqa.audio.Recording`]): Recordings.
+            frames (`list`, *optional*): Gets an array `(W', F, 2 D)` for every call of the network, see [`transformer_frames`].
+
+        Returns:
+            `(scores, features)`: Scores `(W, L)`, NaN where the model refuses a recording or gives no finite score; and pooled
+            features `(W, D)`, or `None` if there are none or it is not clear whose they are.
         """
         with pooled_features(self.model) as pooled, transformer_frames(self.model, frames):
             try:
                 results = self.model.score_recordings(recordings, self.feature_extractor)
             except AudioError:
                 if len(recordings) > 1:
-                    return _stacked([self.label([recording]) for recording in recordings])
+                    return np.concatenate([self.label([recording])[0] for recording in recordings]), None
                 return np.full((1, self.model.config.num_labels), np.nan, np.float32), None
             scores = np.stack([result.scores for result in results]).astype(np.float32)
             scores[~np.isfinite(scores).all(axis=1)] = np.nan
             features = np.concatenate(pooled) if pooled else None
-        # Windows of one recording have features each; only where there is one a recording is it clear whose they are.
+        # A recording of several windows has several rows of features: only with one row each is it clear whose they are.
         return scores, features if features is not None and len(features) == len(recordings) else None
 
 
 def load_teacher(options: TeacherOptions) -> Teacher:
-    """A teacher by its options.
+    """The teacher that a recipe names.
 
     Raises:
-        OSError, ValueError: If it is not at hand.
+        OSError, ValueError: If its checkpoint cannot be loaded.
     """
     loaded = load_checkpoint(options.checkpoint, merge=True, dtype=getattr(torch, options.dtype))
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -88,37 +92,37 @@ def load_teacher(options: TeacherOptions) -> Teacher:
 
 
 def check_teacher(teacher: Any, student: Any, options: TeacherOptions) -> None:
-    """Refuse a teacher whose scores are not those of the student, or on another scale, unless the recipe says how to map them.
+    """Refuse a teacher without the student's scores, or on another scale, unless the recipe says how to map them.
 
     Args:
         teacher, student (`AudioQualityConfig`): Configurations.
         options ([`TeacherOptions`]): What the recipe says.
 
     Raises:
-        ValueError: Naming both sides and what to write.
+        ValueError: Names both sides and what to write.
     """
-    names = {one: (options.scores or {}).get(one, one) for one in student.score_names}
-    for one, theirs in names.items():
-        if theirs not in teacher.score_names:
+    for name in student.score_names:
+        if options.teacher_score(name) not in teacher.score_names:
             raise ValueError(
-                f"Expected the teacher {options.checkpoint!r} to have the score {theirs!r} for the student's {one!r}, got "
-                f"{', '.join(teacher.score_names)}; name its score by `scores: {{{one}: ...}}`, or choose `student.scores`."
+                f"Expected the teacher {options.checkpoint!r} to have the score {options.teacher_score(name)!r} for the student's "
+                f"{name!r}, got {', '.join(teacher.score_names)}; name its score by `scores: {{{name}: ...}}`, or choose "
+                "`student.scores`."
             )
     if unknown := sorted(set(options.scores or {}) - set(student.score_names)):
         raise ValueError(
             f"Expected `scores` to map the student's scores ({', '.join(student.score_names)}), got {', '.join(unknown)}."
         )
-    ours, theirs_ = (student.score_min, student.score_max), (teacher.score_min, teacher.score_max)
-    if ours != theirs_ and options.align == "none":
+    if (student.score_min, student.score_max) != (teacher.score_min, teacher.score_max) and options.align == "none":
         raise ValueError(
-            f"Expected the teacher {options.checkpoint!r} on the student's scale, {ours[0]:g} to {ours[1]:g}, got {theirs_[0]:g} "
-            f"to {theirs_[1]:g}; map it by `align: scale`, or give the student `score_min` and `score_max` of the teacher."
+            f"Expected the teacher {options.checkpoint!r} on the student's scale, {student.score_min:g} to {student.score_max:g}, "
+            f"got {teacher.score_min:g} to {teacher.score_max:g}; map it by `align: scale`, or give the student `score_min` and "
+            "`score_max` of the teacher."
         )
 
 
 @contextmanager
 def pooled_features(model: Any) -> Iterator[list[np.ndarray]]:
-    """Collects what goes into the last layer, `score_head`, in arrays `(B, D)`, for models that have such a layer after pooling."""
+    """Collect the inputs of the last layer, `score_head`, as arrays `(B, D)`; none if a model has no such layer after pooling."""
     collected: list[np.ndarray] = []
 
     def keep(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -136,11 +140,14 @@ def pooled_features(model: Any) -> Iterator[list[np.ndarray]]:
 
 @contextmanager
 def transformer_frames(model: Any, collected: list[np.ndarray] | None) -> Iterator[None]:
-    """Collects what goes into a model's [`SQATransformer`] after its projection, beside what comes out: `(W, F, 2 D)` float16, two
-    frames averaged.
+    """Collect input (after its projection) and output of a model's [`SQATransformer`] side by side, averaged over pairs of frames.
+
+    Args:
+        model: A model with such a transformer.
+        collected (`list`, *optional*): Gets float16 arrays `(W, F, 2 D)`; nothing is collected if not given.
 
     Raises:
-        ValueError: If there is a list to fill, and the model has no such transformer.
+        ValueError: If the model has no such transformer.
     """
     if collected is None:
         yield
@@ -167,11 +174,7 @@ def transformer_frames(model: Any, collected: list[np.ndarray] | None) -> Iterat
 
 def find_score_head(model: Any) -> torch.nn.Linear | None:
     """The linear layer named `score_head`, if a model has exactly one."""
-    found = [
+    heads = [
         module for name, module in model.named_modules() if name.endswith("score_head") and isinstance(module, torch.nn.Linear)
     ]
-    return found[0] if len(found) == 1 else None
-
-
-def _stacked(parts: list[tuple[np.ndarray, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray | None]:
-    return np.concatenate([scores for scores, _ in parts]), None
+    return heads[0] if len(heads) == 1 else None

@@ -1,4 +1,4 @@
-"""The trainer of students: scores of the teachers, and what the first of them computes before its scores."""
+"""The trainer of students, who learn the teachers' scores and what the first teacher computes before its scores."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from hf_sqa.distillation.teacher import find_score_head
 from hf_sqa.training.front_memory import FrontMemory
 from hf_sqa.training.trainer import AudioQualityTrainer
 
-#: In a checkpoint, the maps to the teacher.
+#: File of a checkpoint that holds the maps to the teacher.
 MAPS_FILE = "teacher_maps.pt"
-#: Of the machine's memory, for spectra that are remembered.
+#: Share of the machine's memory for spectra that are remembered.
 MEMORY_SHARE = 0.4
-#: Windows that tell mean and deviation of a teacher's frames, and the least deviation of a feature.
+#: Windows on which mean and deviation of a teacher's frames are measured, and the least deviation of a feature.
 NUM_MEASURED, LEAST_DEVIATION = 256, 1e-3
 
 
 class DistillationTrainer(AudioQualityTrainer):
     """Trains a student on [`CachedWindows`], [`FreshWindows`] or [`MixedSpeech`].
 
-    On a CPU, what modules without weights make of a window, such as its spectrum, is remembered from one epoch to the next, in up
-    to `MEMORY_SHARE` of the machine's memory.
+    On a CPU, the outputs of modules without weights, such as spectra, are remembered from one epoch to the next, in up to
+    `MEMORY_SHARE` of the machine's memory.
 
     Args:
         *args, **kwargs: As for [`AudioQualityTrainer`].
         feature_weight (`float`, *optional*, defaults to 0): Weight of a smooth L1 loss between the first teacher's pooled features
-            and a linear map of the student's, see [`TeacherMaps`]. Windows without features, and rated recordings, take no part.
-        frame_weight (`float`, *optional*, defaults to 0): Weight of a squared error, likewise, on the frames that go into the
-            transformer and on those that come out. Rated recordings take no part.
+            and a linear map of the student's, see [`TeacherMaps`]. It leaves out rated recordings and windows without features.
+        frame_weight (`float`, *optional*, defaults to 0): Weight of a squared error between frames before and after the
+            transformers, mapped in the same way. It leaves out rated recordings.
 
     Raises:
-        ValueError: If a weight is above 0 and the teacher's labels have no features, or no frames, or the student does not pool
-            before a layer called `score_head`, or has no transformer over frames.
+        ValueError: If a weight is above 0 and the labels have no features or no frames, or the student has no layer `score_head`
+            after its pooling or no transformer over frames.
     """
 
     def __init__(self, *args: Any, feature_weight: float = 0.0, frame_weight: float = 0.0, **kwargs: Any):
@@ -59,8 +59,8 @@ class DistillationTrainer(AudioQualityTrainer):
         self.teacher_maps.to(self.args.device)
 
     def _watch_features(self) -> None:
-        features = getattr(self.train_dataset, "features", None)
-        if features is None:
+        data: Any = self.train_dataset
+        if data.features is None:
             raise ValueError(
                 "Expected pooled features among the labels for `loss.feature_weight`, got none: the first teacher has no layer "
                 "`score_head` after its pooling, or windows are labelled on the fly. Set it to 0."
@@ -71,14 +71,13 @@ class DistillationTrainer(AudioQualityTrainer):
                 f"Expected a student with one layer `score_head` for `loss.feature_weight`, got "
                 f"{type(self.quality_model).__name__}; set it to 0."
             )
-        self._features = torch.from_numpy(features.astype(np.float32))
+        self._features = torch.from_numpy(data.features.astype(np.float32))
         self.teacher_maps.add("pooled", head.in_features, self._features[torch.isfinite(self._features).all(dim=1)])
         head.register_forward_pre_hook(lambda _, inputs: self._pooled.append(inputs[0]))
 
     def _watch_frames(self) -> None:
         data: Any = self.train_dataset
-        sample = range(0, data.num_windows, max(1, data.num_windows // NUM_MEASURED)) if hasattr(data, "frames") else []
-        frames = data.frames(list(sample)) if sample else None
+        frames = data.frames(list(range(0, data.num_windows, max(1, data.num_windows // NUM_MEASURED))))
         if frames is None:
             raise ValueError(
                 "Expected frames among the labels for `loss.frame_weight`, got none: windows are labelled on the fly, or were "
@@ -143,23 +142,23 @@ class DistillationTrainer(AudioQualityTrainer):
     def _frame_loss(self, rows: torch.Tensor) -> torch.Tensor:
         data: Any = self.train_dataset
         projected, encoded = self._frames
-        own = (rows >= 0) & (rows < data.num_windows)
-        if not own.any() or len(projected) != len(rows):
+        are_windows = (rows >= 0) & (rows < data.num_windows)
+        if not are_windows.any() or len(projected) != len(rows):
             return projected.sum() * 0
-        theirs = torch.from_numpy(data.frames(rows[own].tolist())).to(projected.device).float()  # (B, F, 2 D)
+        theirs = torch.from_numpy(data.frames(rows[are_windows].tolist())).to(projected.device).float()  # (B, F, 2 D)
         known = torch.isfinite(theirs).all(dim=2).all(dim=1)
         first, second = theirs[known].chunk(2, dim=2)
-        before, after = same_length(projected[own][known], first), same_length(encoded[own][known], second)
+        before, after = same_length(projected[are_windows][known], first), same_length(encoded[are_windows][known], second)
         return self.teacher_maps.distance("projected", *before, F.mse_loss) + self.teacher_maps.distance(
             "encoded", *after, F.mse_loss
         )
 
 
 class TeacherMaps(nn.Module):
-    """Linear maps from what a student computes to what its teacher computes there, trained with the student and then left out.
+    """Linear maps from a student's features to its teacher's, trained with the student and not saved with it.
 
     Args:
-        seed (`int`): Of the weights at the start.
+        seed (`int`): Seed of the first weights.
     """
 
     def __init__(self, seed: int = 0):
@@ -168,7 +167,7 @@ class TeacherMaps(nn.Module):
         self._generator = torch.Generator().manual_seed(seed)
 
     def add(self, name: str, size: int, theirs: torch.Tensor) -> None:
-        """A map from vectors of `size` to those of the teacher, of which some are given, `(N, D)`: they say mean and deviation."""
+        """Add a map from vectors of `size` to the teacher's; examples `(N, D)` of these give their mean and deviation."""
         linear = nn.Linear(size, theirs.shape[1])
         nn.init.uniform_(linear.weight, -(size**-0.5), size**-0.5, generator=self._generator)
         nn.init.zeros_(linear.bias)
@@ -180,7 +179,7 @@ class TeacherMaps(nn.Module):
         self.maps[name] = linear
 
     def distance(self, name: str, ours: torch.Tensor, theirs: torch.Tensor, loss: Callable[..., torch.Tensor]) -> torch.Tensor:
-        """A loss between mapped vectors of the student, `(..., D)`, and those of the teacher in deviations from its mean."""
+        """A loss between mapped vectors of the student and those of the teacher, `(..., D)`, with mean 0 and deviation 1."""
         linear: Any = self.maps[name]
         if not len(ours):
             return (ours.sum() + linear.weight.sum()) * 0
@@ -189,13 +188,15 @@ class TeacherMaps(nn.Module):
 
 
 def same_length(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames `(B, F, D)` and `(B, F', D')`, the longer averaged in time to as many as the shorter."""
+    """Frames `(B, F, D)` and `(B, F', D')`, the more numerous ones averaged in time to as many as the others."""
     num_frames = min(ours.shape[1], theirs.shape[1])
-    first, second = (
-        F.adaptive_avg_pool1d(one.transpose(1, 2), num_frames).transpose(1, 2) if one.shape[1] != num_frames else one
-        for one in (ours, theirs)
-    )
-    return first, second
+
+    def shortened(frames: torch.Tensor) -> torch.Tensor:
+        if frames.shape[1] == num_frames:
+            return frames
+        return F.adaptive_avg_pool1d(frames.transpose(1, 2), num_frames).transpose(1, 2)
+
+    return shortened(ours), shortened(theirs)
 
 
 def _averaged_over_processes(weight: torch.Tensor) -> None:
@@ -205,7 +206,7 @@ def _averaged_over_processes(weight: torch.Tensor) -> None:
 
 
 def _memory_bytes() -> int:
-    """Memory of the machine, in bytes; where the system does not tell, 2 GiB."""
+    """Memory of the machine in bytes; 2 GiB if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

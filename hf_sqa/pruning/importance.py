@@ -1,4 +1,4 @@
-"""What units are worth in points of the score, and which of them go."""
+"""What units are worth in points of the score, and which of them are removed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_sqa.blocks.pruning_layout import PruningLayout
 from hf_sqa.pruning.calibration import batches_of
 from hf_sqa.pruning.options import LEAST, PruningOptions
 
 
 @dataclass
 class Measured:
+    """What was measured of every group of units.
+
+    Args:
+        importance (`dict[str, np.ndarray]`): Worth of each unit, in points of the score.
+        means (`dict[str, torch.Tensor]`): Means of the activations, see [`PruningLayout.mean`].
+    """
+
     importance: dict[str, np.ndarray]
     means: dict[str, torch.Tensor]
 
 
-def measure(layout: Any, windows: Sequence[np.ndarray], options: PruningOptions) -> Measured:
-    """Importance of every unit in points of the score, and mean activations."""
+def measure(layout: PruningLayout, windows: Sequence[np.ndarray], options: PruningOptions) -> Measured:
+    """Importance of every unit, and mean activations, on windows."""
     model = layout.model.eval()
     squares: dict[str, torch.Tensor] = {}
     energies: dict[str, torch.Tensor] = {}
@@ -30,33 +38,33 @@ def measure(layout: Any, windows: Sequence[np.ndarray], options: PruningOptions)
     scores: list[torch.Tensor] = []
     batches = list(batches_of(model, windows, 2))
     for batch in batches:
-        with layout.activations() as found, torch.enable_grad():
+        with layout.activations() as activations, torch.enable_grad():
             predicted = layout.scores(batch)
             scores.append(predicted.detach())
-            wanted = list(found)
-            gradients = torch.autograd.grad(predicted.sum(), [found[name] for name in wanted], allow_unused=True)
-        for name, gradient in zip(wanted, gradients, strict=True):
-            activation = found[name].detach()
+            gradients = torch.autograd.grad(predicted.sum(), list(activations.values()), allow_unused=True)
+        for (name, activation), gradient in zip(activations.items(), gradients, strict=True):
+            activation = activation.detach()
             product = activation * gradient if gradient is not None else torch.zeros_like(activation)
-            by_unit = layout.by_unit(name, product).sum(dim=1)  # (B, size)
-            squares[name] = squares.get(name, 0) + by_unit.square().sum(dim=0)
+            changes = layout.by_unit(name, product).sum(dim=1)  # (B, size)
+            squares[name] = squares.get(name, 0) + changes.square().sum(dim=0)
             energies[name] = energies.get(name, 0) + layout.by_unit(name, activation).square().mean(dim=1).sum(dim=0)
             sums[name] = sums.get(name, 0) + layout.mean(name, activation) * len(batch)
     count = len(windows)
     importance = {name: (total / count).sqrt().double().numpy() for name, total in squares.items()}
     if options.criterion == "energy":
         for name, energy in energies.items():
-            energy_of_unit = (energy / count * layout.groups[name].outgoing).sqrt().double().numpy()
-            # In points of the score: together the units of a group are worth what they are by gradient.
-            importance[name] = energy_of_unit * (importance[name].sum() / max(energy_of_unit.sum(), 1e-30))
+            outgoing: Any = layout.groups[name].outgoing
+            worth = (energy / count * outgoing).sqrt().double().numpy()
+            # In points of the score: the units of a group are together worth what they are by gradient.
+            importance[name] = worth * (importance[name].sum() / max(worth.sum(), 1e-30))
     if "layers" in layout.groups and "layers" in options.kinds:
         importance["layers"] = _drop_one(layout, batches, torch.cat(scores))
     return Measured(importance, {name: total / count for name, total in sums.items()})
 
 
 @torch.inference_mode()
-def _drop_one(layout: Any, batches: Sequence[torch.Tensor], scores: torch.Tensor) -> np.ndarray:
-    """Root mean square change of the scores when a layer is skipped, for every layer."""
+def _drop_one(layout: PruningLayout, batches: Sequence[torch.Tensor], scores: torch.Tensor) -> np.ndarray:
+    """Root mean square change of the scores without a layer, for every layer."""
     changes = np.zeros(len(layout.layers))
     for index in range(len(layout.layers)):
         original = layout.layers[index]
@@ -70,7 +78,7 @@ def _drop_one(layout: Any, batches: Sequence[torch.Tensor], scores: torch.Tensor
 
 
 class _Skip(nn.Module):
-    """In place of a layer: gives what it gets, in the shape in which the layer would."""
+    """Stands in for a layer: returns its input, in the form in which the layer returns its output."""
 
     def __init__(self, layer: Any):
         super().__init__()
@@ -81,14 +89,13 @@ class _Skip(nn.Module):
         return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
 
 
-def choose(layout: Any, measured: Measured, goal: int, options: PruningOptions) -> dict[str, np.ndarray]:
-    """Units to keep so that at most `goal` weights are left, those of least importance by weight gone first.
+def choose(layout: PruningLayout, measured: Measured, goal: int, options: PruningOptions) -> dict[str, np.ndarray]:
+    """Units to keep so that at most `goal` weights are left; those of least importance by weight are removed first.
 
     Raises:
-        ValueError: If even the least that must stay is more.
+        ValueError: If the units that must stay are more.
     """
     candidates = _candidates(layout, measured, options, goal / num_parameters(layout.model))
-    fewest, most = 0, len(candidates)
     smallest = _count(layout, _without(layout, measured, candidates))
     if smallest > goal:
         raise ValueError(
@@ -96,6 +103,7 @@ def choose(layout: Any, measured: Measured, goal: int, options: PruningOptions) 
             f"one of {goal:,} weights, where {smallest:,} is the least. Raise `target`, or allow more `kinds` than "
             f"{', '.join(options.kinds)}."
         )
+    fewest, most = 0, len(candidates)
     while fewest < most:
         middle = (fewest + most) // 2
         if _count(layout, _without(layout, measured, candidates[:middle])) <= goal:
@@ -105,29 +113,28 @@ def choose(layout: Any, measured: Measured, goal: int, options: PruningOptions) 
     return _without(layout, measured, candidates[:most])
 
 
-def _candidates(layout: Any, measured: Measured, options: PruningOptions, share: float) -> list[tuple[str, int]]:
-    """Units that may go, as `(group, rank within it by importance)`, in the order in which they go.
+def _candidates(layout: PruningLayout, measured: Measured, options: PruningOptions, share: float) -> list[tuple[str, int]]:
+    """Units that can be removed, as `(group, rank by importance)`, in the order in which they go.
 
-    What a layer is worth is known for leaving out it alone. So of the layers, no larger part goes than of the weights, of which
-    `share` stay, unless there is nothing else.
+    A layer is measured by leaving out that layer alone. So the share of layers that goes is no larger than that of the weights, of
+    which `share` stay, unless nothing else is left.
     """
     equal = _equal_groups(layout)
-    found: list[tuple[float, str, int]] = []
+    candidates: list[tuple[float, str, int]] = []
     for name, group in layout.groups.items():
         if group.kind not in options.kinds or name in equal[1:]:
             continue
-        names = equal if name in equal else [name]
-        ranked = [np.sort(measured.importance[one]) for one in names]
+        ranked = [np.sort(measured.importance[member]) for member in (equal if name in equal else [name])]
         for rank in range(group.size - min(LEAST[group.kind], group.size)):
-            worth = sum(float(one[rank]) for one in ranked) / (group.weights_each * len(names))
+            worth = sum(float(importance[rank]) for importance in ranked) / (group.weights_each * len(ranked))
             is_last_resort = group.kind == "layers" and rank >= max(1, int(group.size * (1 - share)))
-            found.append((math.inf if is_last_resort else worth, name, rank))
-    return [(name, rank) for _, name, rank in sorted(found)]
+            candidates.append((math.inf if is_last_resort else worth, name, rank))
+    return [(name, rank) for _, name, rank in sorted(candidates)]
 
 
-def _without(layout: Any, measured: Measured, candidates: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
-    """Units left when these are gone. Ranks of a group come in order, for it is ordered by importance."""
-    gone = dict.fromkeys(layout.groups, 0)
+def _without(layout: PruningLayout, measured: Measured, candidates: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
+    """Units left without the candidates. The ranks of a group come in order, as groups are ordered by importance."""
+    num_removed = dict.fromkeys(layout.groups, 0)
     equal = _equal_groups(layout)
     dropped: set[int] = set()
     for name, rank in candidates:
@@ -136,26 +143,26 @@ def _without(layout: Any, measured: Measured, candidates: Sequence[tuple[str, in
             if layout.may_drop(layer, dropped):
                 dropped.add(layer)
         else:
-            for one in equal if name in equal else [name]:
-                gone[one] = rank + 1
+            num_removed |= dict.fromkeys(equal if name in equal else [name], rank + 1)
     keep = {}
     for name, group in layout.groups.items():
         order = np.argsort(measured.importance[name]) if name in measured.importance else np.arange(group.size)
-        keep[name] = np.sort(order[gone[name] :])
+        keep[name] = np.sort(order[num_removed[name] :])
     if "layers" in keep:
         keep["layers"] = np.array([layer for layer in range(layout.groups["layers"].size) if layer not in dropped])
     return keep
 
 
-def _equal_groups(layout: Any) -> list[str]:
+def _equal_groups(layout: PruningLayout) -> list[str]:
     return [name for name, group in layout.groups.items() if group.kind in layout.equal_kinds]
 
 
-def _count(layout: Any, keep: dict[str, np.ndarray]) -> int:
+def _count(layout: PruningLayout, keep: dict[str, np.ndarray]) -> int:
     """Weights of the model with these units."""
     with torch.device("meta"):
         return num_parameters(type(layout.model)(layout.config_for(keep)))
 
 
 def num_parameters(model: Any) -> int:
+    """Number of a model's weights."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,19 +1,19 @@
-"""Pruning: take away what a model's scores need least, repair the rest, again and again, and end with a smaller dense model.
+"""Pruning: remove what a model's scores need least, repair the rest, repeat, and end with a smaller dense model.
 
 Paper:    Stahl & Gamper, "Distillation and Pruning for Scalable Self-Supervised Representation-Based Speech Quality Assessment",
           ICASSP 2025, arXiv:2502.05356
 Differs:  the paper's pruning score and schedule are not known; those here are ours.
 
-A unit is a convolution channel, a hidden unit of a feed-forward or of the pooling, an attention head, or a whole layer. How much a
-unit matters is measured on calibration speech, in points of the score:
+A unit is a convolution channel, a hidden unit of a feed-forward or of the pooling, an attention head, or a whole layer. Its
+importance is measured on calibration speech, in points of the score:
 
     gradient    root mean square over windows of the sum of gradient times activation: the first-order change without it
     energy      root of the mean square of its activation times the squared norm of the weights behind it, scaled to the above
-    drop-one    of layers always: root mean square of the change of the score when the layer is skipped
+    drop-one    for layers, always: root mean square of the change of the score without the layer
 
-Units leave in the order of importance by weight. What a removed unit gave on average goes into the bias behind it. Repair is
-distillation from the unpruned model on the calibration windows: its scores and, where the last part is an [`SQATransformer`], whose
-width pruning keeps, its frames there. Agreement is that with the unpruned model, on windows kept aside.
+Units are removed in the order of importance by weight, and their mean activation goes into the bias behind them. Repair is
+distillation from the unpruned model on the calibration windows: its scores and, if it ends in an [`SQATransformer`], whose width
+pruning keeps, its frames there. Agreement is measured with the unpruned model, on windows kept aside.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 from hf_sqa.pruning.calibration import Calibration
 from hf_sqa.pruning.importance import choose, measure, num_parameters
 from hf_sqa.pruning.options import PruningOptions
-from hf_sqa.pruning.repair import agreement_with, aims_of, repair, targets_of
+from hf_sqa.pruning.repair import agreement_with, aims_of, repair, scores_of
 from hf_sqa.runs import write_whole
 
 REPORT = "pruning.json"
@@ -42,12 +42,12 @@ class PruningStep:
     """What one step did.
 
     Args:
-        num_parameters (`int`): Weights after it.
-        share (`float`): Of those of the unpruned model.
+        num_parameters (`int`): Weights after the step.
+        share (`float`): Their share of the unpruned model's weights.
         removed (`dict[str, int]`): Units removed, by kind.
-        sizes (`dict[str, int]`): What is left of every group.
+        sizes (`dict[str, int]`): Units left in every group.
         before_repair, after_repair (`dict[str, float]`): `lcc` and `rmse` with the unpruned model on the windows kept aside.
-        seconds (`float`): It took.
+        seconds (`float`): Duration of the step.
     """
 
     num_parameters: int
@@ -61,7 +61,7 @@ class PruningStep:
 
 @dataclass
 class PruningResult:
-    """A pruned model and how it came about."""
+    """A pruned model, the steps to it, and why pruning stopped before its target, if it did."""
 
     model: Any
     steps: list[PruningStep] = field(default_factory=list)
@@ -80,9 +80,9 @@ def prune(
     folder: str | Path | None = None,
     on_step: Callable[[int, PruningStep], None] | None = None,
 ) -> PruningResult:
-    """Prune a model of DistilledSQA, or the transformer encoder inside XLSRSQA or Wav2Vec2ForMOS.
+    """Prune a DistilledSQA, or the transformer encoder inside another model (XLSRSQA, Wav2Vec2ForMOS, MOSANet).
 
-    Of an encoder, layers and hidden units can go, equally many units in every layer: its configuration has one width for all.
+    An encoder loses layers and hidden units, equally many units in every layer: its configuration has one width for all.
 
     Args:
         model: The model; it is left as it is.
@@ -101,27 +101,27 @@ def prune(
     unpruned = copy.deepcopy(model).float().eval()
     total = num_parameters(unpruned)
     aims = aims_of(unpruned, calibration.repair)
-    held_out = targets_of(unpruned, calibration.held_out)
+    reference = scores_of(unpruned, calibration.held_out)
     result = PruningResult(copy.deepcopy(unpruned))
     journal = _Journal(folder, options, total)
     for number, step in enumerate(journal.finished):
         result.steps.append(step)
         result.model = journal.load(number, unpruned)
-    while len(result.steps) < options.num_steps and result.stopped is None:
-        number = len(result.steps)
+    stride = max(1, len(calibration.repair) // options.num_measured)
+    to_measure = calibration.repair[::stride][: options.num_measured]
+    for number in range(len(result.steps), options.num_steps):
         began = time.monotonic()
         goal = math.floor(total * options.target ** ((number + 1) / options.num_steps))
         layout = result.model.pruning_layout()
-        every = max(1, len(calibration.repair) // options.num_measured)
-        measured = measure(layout, calibration.repair[::every][: options.num_measured], options)
+        measured = measure(layout, to_measure, options)
         keep = choose(layout, measured, goal, options)
+        pruned = layout.pruned(keep, measured.means)
+        before = agreement_with(pruned, calibration.held_out, reference)
+        repair(pruned, calibration.repair, aims, options, number)
+        after = agreement_with(pruned, calibration.held_out, reference)
         removed: Counter[str] = Counter()
         for name, group in layout.groups.items():
             removed[group.kind] += group.size - len(keep[name])
-        pruned = layout.pruned(keep, measured.means)
-        before = agreement_with(pruned, calibration.held_out, held_out)
-        repair(pruned, calibration.repair, aims, options, number)
-        after = agreement_with(pruned, calibration.held_out, held_out)
         step = PruningStep(
             num_parameters=num_parameters(pruned),
             share=num_parameters(pruned) / total,
@@ -148,17 +148,14 @@ def prune(
 class _Journal:
     """The steps in a folder: `step-01/` is a loadable model, `pruning.json` says which options and weights they are of."""
 
-    def __init__(self, folder: str | Path | None, options: PruningOptions, num_parameters: int):
+    def __init__(self, folder: str | Path | None, options: PruningOptions, total: int):
         self._folder = Path(folder) if folder is not None else None
-        self._content: dict[str, Any] = {
-            "options": json.loads(json.dumps(asdict(options))),
-            "unpruned": num_parameters,
-            "steps": [],
-        }
+        definition = {"options": json.loads(json.dumps(asdict(options))), "unpruned": total}
+        self._content: dict[str, Any] = definition | {"steps": []}
         if self._folder is None or not (self._folder / REPORT).exists():
             return
         content = json.loads((self._folder / REPORT).read_text(encoding="utf-8"))
-        if any(content.get(name) != self._content[name] for name in ("options", "unpruned")):
+        if any(content.get(name) != value for name, value in definition.items()):
             raise ValueError(
                 f"Expected {str(self._folder)!r} to be empty or to hold this pruning, got one with other options or of another "
                 "model; choose another folder, or delete this one."
@@ -169,17 +166,24 @@ class _Journal:
     def finished(self) -> list[PruningStep]:
         return [PruningStep(**step) for step in self._content["steps"]]
 
-    def load(self, number: int, like: Any) -> Any:
+    def _step_folder(self, number: int) -> Path:
         assert self._folder is not None
-        model = type(like).from_pretrained(self._folder / f"step-{number + 1:02}").float().eval()
+        return self._folder / f"step-{number + 1:02}"
+
+    def load(self, number: int, like: Any) -> Any:
+        model = type(like).from_pretrained(self._step_folder(number)).float().eval()
         # Tensors mapped from a file lie elsewhere in memory, for which other kernels may be chosen: copies go on bit by bit.
         return copy.deepcopy(model)
 
     def keep(self, number: int, step: PruningStep, model: Any) -> None:
         if self._folder is None:
             return
-        folder = self._folder / f"step-{number + 1:02}"
-        model.save_pretrained(folder)
-        model.make_feature_extractor().save_pretrained(folder)
+        save_model(model, self._step_folder(number))
         self._content["steps"].append(asdict(step))
         write_whole(self._folder / REPORT, json.dumps(self._content, indent=1))
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Save a model with its feature extractor."""
+    model.save_pretrained(folder)
+    model.make_feature_extractor().save_pretrained(folder)

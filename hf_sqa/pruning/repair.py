@@ -1,4 +1,4 @@
-"""Repair of a pruned model by the scores and frames of the unpruned one, and its agreement with that."""
+"""Repair of a pruned model towards the scores and frames of the unpruned one, and its agreement with that."""
 
 from __future__ import annotations
 
@@ -19,66 +19,58 @@ from hf_sqa.metrics import agreement
 from hf_sqa.pruning.calibration import batches_of, stacked
 from hf_sqa.pruning.options import PruningOptions
 
-#: Of the repair's steps. A pruned model is close to a minimum, from which full first steps of Adam throw it far.
+#: Share of the steps with a rising learning rate. A pruned model is near a minimum, which full first steps of Adam would leave.
 WARMUP_SHARE = 0.1
-#: Of a frame's feature, so that one that never changes does not weigh more than the others.
+#: Least deviation of a frame's feature, so that a constant one does not outweigh the others.
 LEAST_DEVIATION = 1e-3
 
 
 @dataclass
 class Aims:
-    """What repair comes back to.
+    """Outputs of the unpruned model for windows.
 
     Args:
-        scores (`torch.Tensor` of shape `(W, L)`): Of the unpruned model.
-        frames (`FrameAims`, *optional*): Its frames, if every window gives as many.
+        scores (`torch.Tensor` of shape `(W, L)`): Its scores.
+        frames (`torch.Tensor` of shape `(W, F, 2 D)`, *optional*): Input and output of its transformer side by side, in float16, if
+            it has one and gives equally many frames for every window.
+        deviation (`torch.Tensor` of shape `(2 D,)`, *optional*): Deviation of each channel of `frames`.
     """
 
     scores: torch.Tensor
-    frames: FrameAims | None = None
+    frames: torch.Tensor | None = None
+    deviation: torch.Tensor | None = None
 
-
-@dataclass
-class FrameAims:
-    """What goes into the transformer of an unpruned model and what comes out, side by side.
-
-    Args:
-        values (`torch.Tensor` of shape `(W, F, 2 D)`): In float16.
-        deviation (`torch.Tensor` of shape `(2 D,)`): Of each channel over all frames.
-    """
-
-    values: torch.Tensor
-    deviation: torch.Tensor
-
-    @classmethod
-    def of(cls, values: torch.Tensor) -> FrameAims:
-        """Frames with their deviation measured."""
-        return cls(values, values.float().flatten(0, 1).std(dim=0) + LEAST_DEVIATION)
-
-    def distance(self, ours: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Mean square in deviations of the channels; 0 if a pruned model gives frames of another shape."""
-        theirs = self.values[chosen].float()
-        return ((ours - theirs) / self.deviation).square().mean() if ours.shape == theirs.shape else ours.new_zeros(())
+    def frame_distance(self, frames: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Mean square of the differences in deviations; 0 if the frames have another shape."""
+        assert self.frames is not None and self.deviation is not None
+        theirs = self.frames[chosen].float()
+        if frames.shape != theirs.shape:
+            return frames.new_zeros(())
+        return ((frames - theirs) / self.deviation).square().mean()
 
 
 @torch.no_grad()
 def aims_of(model: Any, windows: Sequence[np.ndarray]) -> Aims:
-    """What an unpruned model gives for windows."""
-    layout, scores, frames = _Scores(model), [], []
+    """What repair aims at, from the unpruned model."""
+    layout = model.pruning_layout()
+    scores, frames = [], []
     with _frames_of(model) as seen:
         for batch in batches_of(model, windows, 2):
             seen.clear()
-            scores.append(layout(batch))
+            scores.append(layout.scores(batch))
             if seen:
                 frames.append(torch.cat(seen, dim=2).half())
-    if len({one.shape[1:] for one in frames}) != 1:  # none, or an encoder that gives as many as a batch is long
+    # An encoder gives as many frames as the longest window of a batch.
+    if len({batch.shape[1:] for batch in frames}) != 1:
         return Aims(torch.cat(scores))
-    return Aims(torch.cat(scores), FrameAims.of(torch.cat(frames)))
+    stacked_frames = torch.cat(frames)
+    deviation = stacked_frames.float().flatten(0, 1).std(dim=0) + LEAST_DEVIATION
+    return Aims(torch.cat(scores), stacked_frames, deviation)
 
 
 @contextmanager
 def _frames_of(model: Any) -> Iterator[list[torch.Tensor]]:
-    """Collects what goes into the last transformer of a model and what comes out, `(B, F, D)` each; nothing if it has none."""
+    """Collect input and output of a model's transformer over frames, `(B, F, D)` each; nothing if it has none."""
     seen: list[torch.Tensor] = []
     transformer = find_transformer(model)
     modules = [] if transformer is None else [transformer.positions, transformer.pooling]
@@ -91,7 +83,15 @@ def _frames_of(model: Any) -> Iterator[list[torch.Tensor]]:
 
 
 def repair(model: Any, windows: Sequence[np.ndarray], aims: Aims, options: PruningOptions, number: int) -> None:
-    """Fine-tune a pruned model to the scores and frames of the unpruned one; norms stay as they are, as in evaluation."""
+    """Fine-tune a pruned model towards the scores and frames of the unpruned one. Norms stay in evaluation.
+
+    Args:
+        model: The pruned model.
+        windows (sequence of `np.ndarray`): Waveforms.
+        aims ([`Aims`]): Outputs of the unpruned model for these.
+        options ([`PruningOptions`]): How.
+        number (`int`): Number of the pruning step, which decides on the order of the windows.
+    """
     if not options.repair_steps:
         return
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -99,16 +99,16 @@ def repair(model: Any, windows: Sequence[np.ndarray], aims: Aims, options: Pruni
     warmup = math.ceil(WARMUP_SHARE * options.repair_steps)
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, options.repair_steps)
     rng = np.random.default_rng([options.seed, number])
-    layout = _Scores(model)
+    layout = model.pruning_layout()
     with _frames_of(model) as seen:
         for _ in range(options.repair_steps):
             chosen = torch.from_numpy(rng.choice(len(windows), min(options.batch_size, len(windows)), replace=False))
             seen.clear()
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-                scores = layout(stacked(model, [windows[place] for place in chosen]))
+                scores = layout.scores(stacked(model, [windows[place] for place in chosen]))
             loss = F.smooth_l1_loss(scores.float(), aims.scores[chosen], beta=0.1)
             if aims.frames is not None and seen:
-                loss = loss + aims.frames.distance(torch.cat(seen, dim=2), chosen)
+                loss = loss + aims.frame_distance(torch.cat(seen, dim=2), chosen)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -116,25 +116,15 @@ def repair(model: Any, windows: Sequence[np.ndarray], aims: Aims, options: Pruni
             schedule.step()
 
 
-class _Scores:
-    """Scores of stacked windows by any model that can be pruned."""
-
-    def __init__(self, model: Any):
-        self._layout = model.pruning_layout()
-
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        return self._layout.scores(batch)
-
-
 @torch.inference_mode()
-def targets_of(model: Any, windows: Sequence[np.ndarray]) -> torch.Tensor:
-    """Scores `(W, L)` of windows."""
-    scores = _Scores(model)
-    return torch.cat([scores(batch) for batch in batches_of(model, windows, 2)]).clone()
+def scores_of(model: Any, windows: Sequence[np.ndarray]) -> torch.Tensor:
+    """A model's scores `(W, L)` of windows."""
+    layout = model.pruning_layout()
+    return torch.cat([layout.scores(batch) for batch in batches_of(model, windows, 2)]).clone()
 
 
-def agreement_with(model: Any, windows: Sequence[np.ndarray], targets: torch.Tensor) -> dict[str, float]:
-    """Correlation and distance between a model's scores and others, the mean over several scores."""
-    scores = targets_of(model, windows).numpy()
-    found = [agreement(scores[:, column], targets[:, column].numpy()) for column in range(scores.shape[1])]
-    return {name: float(np.mean([one[f"utt_{name}"] for one in found])) for name in ("lcc", "rmse")}
+def agreement_with(model: Any, windows: Sequence[np.ndarray], reference: torch.Tensor) -> dict[str, float]:
+    """`lcc` and `rmse` of a model's scores with others `(W, L)`, the mean over the score names."""
+    scores = scores_of(model, windows).numpy()
+    by_name = [agreement(scores[:, column], reference[:, column].numpy()) for column in range(scores.shape[1])]
+    return {metric: float(np.mean([values[f"utt_{metric}"] for values in by_name])) for metric in ("lcc", "rmse")}

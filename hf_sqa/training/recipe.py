@@ -278,12 +278,8 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, ove
     if isinstance(recipe, Recipe) and not overrides:
         return recipe
     content, source = read_content(recipe, overrides)
-    training: Any = content.get("training")
-    for name, value in training.items() if isinstance(training, dict) else ():
-        if name.endswith("_strategy") and value is False:
-            training[name] = "no"  # YAML takes `no` for false
+    check_training(content, source)
     checked = read_options(Recipe, content, source)
-    _check_training(checked.training, source)
     everything = dataclasses.asdict(checked)
     for key in checked.cites:
         if not _has(everything, key):
@@ -302,9 +298,17 @@ def read_content(
     return apply_overrides(load_yaml(recipe, what), overrides), f"the {what} {str(recipe)!r}"
 
 
-def _check_training(options: Mapping[str, Any], source: str) -> None:
+def check_training(content: Mapping[str, Any], source: str) -> None:
+    """Check the keys of the section `training`, and correct in place what YAML takes for something else.
+
+    Raises:
+        TypeError, ValueError: If a key is unknown, or belongs elsewhere.
+    """
     from hf_sqa.training.arguments import AudioQualityTrainingArguments
 
+    options = content.get("training")
+    if not isinstance(options, dict):  # refused with its name by `read_options`
+        return
     if "output_dir" in options:
         raise ValueError(f"Expected `output_dir` at the top of {source}, got it in `training`.")
     known = [field.name for field in dataclasses.fields(AudioQualityTrainingArguments) if field.init]
@@ -314,6 +318,8 @@ def _check_training(options: Mapping[str, Any], source: str) -> None:
                 f"Unknown key {name!r} in `training` of {source}{did_you_mean(name, known)} It takes the options of transformers' "
                 "TrainingArguments and of AudioQualityTrainingArguments."
             )
+        if name.endswith("_strategy") and options[name] is False:
+            options[name] = "no"  # YAML takes `no` for false
 
 
 def _has(content: Any, key: str) -> bool:

@@ -14,9 +14,6 @@ from torch import nn
 from hf_sqa.blocks.pruning_layout import Group, PruningLayout, all_but, with_gradient
 from hf_sqa.blocks.sqa_transformer import batch_norm_as_affine
 
-#: What a configuration holds beside its options.
-NOT_OPTIONS = ("architectures", "transformers_version", "model_type", "dtype", "label2id", "num_labels", "_name_or_path")
-
 
 class DistilledLayout(PruningLayout):
     """The units of a DistilledSQA: channels of its convolutions, heads, hidden units, and layers."""
@@ -103,7 +100,7 @@ class DistilledLayout(PruningLayout):
     def config_for(self, keep: dict[str, np.ndarray]) -> Any:
         """Configuration of a model with these units."""
         layers = keep["layers"].tolist()
-        options = self.config.to_diff_dict() | {
+        options = self.config.changed_options() | {
             "conv_layer_channels": [len(keep[f"trunk.{index}"]) for index in range(self.config.num_conv_layers)],
             "num_hidden_layers": len(layers),
             "head_size": self.head_size,
@@ -112,8 +109,6 @@ class DistilledLayout(PruningLayout):
             "pooling_size": len(keep["pooling"]),
             "checkpoint_name": None,
         }
-        for name in NOT_OPTIONS:
-            options.pop(name, None)
         return type(self.config)(**options)
 
     def pruned(self, keep: dict[str, np.ndarray], means: dict[str, torch.Tensor]) -> Any:
