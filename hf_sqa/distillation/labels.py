@@ -81,7 +81,7 @@ def _label(shard: Shard, teacher: Teacher, rate: int, with_frames: bool) -> tupl
             stacked = np.concatenate(frames)
             owners = batch if len(stacked) == len(batch) else []  # of a recording in several pieces, no frames are kept
             put("frames", owners, stacked[: len(owners)])
-    without: list[bool] = np.isnan(tensors["scores"]).any(axis=1).tolist()
+    without: Any = np.isnan(tensors["scores"]).any(axis=1).tolist()
     return tensors, reasons | {place: "the teacher gave no score" for place in places if without[place]}
 
 
