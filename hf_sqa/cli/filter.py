@@ -1,4 +1,4 @@
-"""`hf-sqa filter`: choose recordings of a scored corpus."""
+"""`hf-sqa filter`: select recordings of a scored corpus."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ def filter_corpus(
     output: Annotated[
         Path, typer.Argument(help="Output folder of `hf-sqa score <corpus> --output <folder>/`.", show_default=False)
     ],
-    min_mos: Annotated[float | None, typer.Option(help="Lowest `mos` that stays.")] = None,
+    min_mos: Annotated[float | None, typer.Option(help="Lowest `mos` that passes.")] = None,
     minimum: Annotated[
         list[str] | None, typer.Option("--min", help="Lowest of another score, `noisiness=3`; again for more.", show_default=False)
     ] = None,
     maximum: Annotated[
         list[str] | None, typer.Option("--max", help="Highest of a score, `mos=4.5`; again for more.", show_default=False)
     ] = None,
-    min_seconds: Annotated[float | None, typer.Option(help="Shortest recording that stays.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Longest recording that stays.")] = None,
+    min_seconds: Annotated[float | None, typer.Option(help="Shortest recording that passes.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Longest recording that passes.")] = None,
     without_warning: Annotated[
-        list[str] | None, typer.Option(help="Warning that sends a recording away, `clipped`; again for more.", show_default=False)
+        list[str] | None,
+        typer.Option(help="Warning that no recording may have, `clipped`; again for more.", show_default=False),
     ] = None,
     write: Annotated[
-        Path | None, typer.Option(help="Write what stays: `.jsonl`, `.csv`, `.tsv` or `.parquet`.", show_default=False)
+        Path | None, typer.Option(help="Write the rows that pass: `.jsonl`, `.csv`, `.tsv` or `.parquet`.", show_default=False)
     ] = None,
     annotate: Annotated[
         Path | None, typer.Option(help="Write every row, with `kept` and `gone_because`.", show_default=False)
     ] = None,
     rows_only: Annotated[bool, typer.Option("--rows-only", help="Write rows of scores, not those of the source.")] = False,
 ) -> None:
-    """Choose recordings by their scores, and tell what goes and why. Nothing is deleted.
+    """Select recordings by their scores, and print what was removed and why. Nothing is deleted.
 
-    What is written are the rows of the source as they stand there (manifest or table), with the scores added; rows of scores for
-    other sources. Recordings without a score go.
+    Writes the rows of a manifest or table as they are, with the scores added; for other sources, rows of scores. Recordings without
+    a score never pass.
 
     Example: `hf-sqa filter out/ --min-mos 3.5 --without-warning clipped --write kept.jsonl`
     """

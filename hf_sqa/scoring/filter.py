@@ -15,14 +15,14 @@ from hf_sqa.scoring.sources import Source
 
 @dataclass(frozen=True)
 class Rule:
-    """What a recording must have to stay.
+    """What a recording must have to pass.
 
     Args:
-        minima (`dict[str, float]`): Lowest score that stays, by name.
-        maxima (`dict[str, float]`): Highest score that stays, by name.
-        min_seconds (`float`, *optional*): Shortest recording that stays.
-        max_seconds (`float`, *optional*): Longest recording that stays.
-        without_warnings (sequence of `str`): Warnings that send a recording away.
+        minima (`dict[str, float]`): Lowest score that passes, by name.
+        maxima (`dict[str, float]`): Highest score that passes, by name.
+        min_seconds (`float`, *optional*): Shortest recording that passes.
+        max_seconds (`float`, *optional*): Longest recording that passes.
+        without_warnings (sequence of `str`): Warnings with which a recording does not pass.
     """
 
     minima: Mapping[str, float] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Rule:
     without_warnings: Sequence[str] = ()
 
     def reason_against(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
-        """Why a row goes, by the first rule it breaks; `None` if it stays."""
+        """The first rule that a row breaks; `None` if it passes."""
         if row["status"] != "ok":
             return f"{row['status']}: {row['code']}"
         for name, lowest in self.minima.items():
@@ -53,10 +53,10 @@ class Chosen:
     """What a filter did.
 
     Args:
-        kept (`int`): Rows that stay.
-        kept_seconds (`float`): Their length.
-        gone (`Counter`): Rows that go, by reason.
-        gone_seconds (`dict`): Their length, by reason; 0 where it is not known.
+        kept (`int`): Rows that pass.
+        kept_seconds (`float`): Seconds of audio in them.
+        gone (`Counter`): Rows that do not pass, by reason.
+        gone_seconds (`dict`): Seconds of audio in them, by reason; 0 where the length is unknown.
     """
 
     kept: int = 0
@@ -68,13 +68,13 @@ class Chosen:
 def filter_rows(
     output: Path, rule: Rule, *, write: Path | None = None, annotate: Path | None = None, source: Source | None = None
 ) -> Chosen:
-    """Choose rows of an output folder.
+    """Select rows of an output folder.
 
     Args:
         output (`Path`): The output folder.
-        rule ([`Rule`]): What stays.
-        write (`Path`, *optional*): Rows that stay go here: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
-        annotate (`Path`, *optional*): All rows go here, with the columns `kept` and `gone_because`.
+        rule ([`Rule`]): Which rows pass.
+        write (`Path`, *optional*): File for the rows that pass: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
+        annotate (`Path`, *optional*): File for all rows, with the columns `kept` and `gone_because`.
         source ([`Source`], *optional*): The source that was scored, to write its own rows with the scores beside them.
 
     Raises:
@@ -102,6 +102,8 @@ def filter_rows(
 
     for path, only_kept in ((write, True), (annotate, False)):
         if path is not None:
-            found = rows(only_kept)
-            write_rows(path, with_manifest(found, source, run) if source is not None else found, as_text=source is None)
+            chosen_rows = rows(only_kept)
+            if source is not None:
+                chosen_rows = with_manifest(chosen_rows, source, run)
+            write_rows(path, chosen_rows, as_text=source is None)
     return chosen

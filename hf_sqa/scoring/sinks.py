@@ -5,15 +5,17 @@ Files are written row by row, and appear whole or not at all. Audio is never cop
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import itertools
 import json
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_sqa.cells import csv_cell, finite
+from hf_sqa.runs import whole_folder
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.shards import OWN_COLUMNS, ShardFolder, cannot_write, iterate_rows, read_run, writing_whole
 from hf_sqa.scoring.sources import Source
@@ -36,7 +38,7 @@ def export(output: Path, kind: str, source: Source | None = None) -> Path:
         source ([`Source`], *optional*): The source that was scored.
 
     Returns:
-        `Path`: Of what was written.
+        `Path`: What was written.
     """
     if kind not in FORMATS:
         raise ValueError(f"Expected a format among {', '.join(FORMATS)}, got {kind!r}.")
@@ -55,26 +57,26 @@ def export(output: Path, kind: str, source: Source | None = None) -> Path:
     return path
 
 
-def write_rows(path: Path, rows: Iterable[Row], as_text: bool = True) -> int:
+def write_rows(path: Path, rows: Iterable[Row], as_text: bool = True) -> None:
     """Write rows to `.jsonl`, `.csv`, `.tsv` or `.parquet`, whole or not at all.
 
     Args:
         path (`Path`): The file.
         rows (iterable of `dict`): The rows.
         as_text (`bool`, *optional*, defaults to `True`): In CSV, put an apostrophe before texts that spreadsheets would compute.
-
-    Returns:
-        `int`: How many rows.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"Expected a file ending in {', '.join(SUFFIXES)}, got {str(path)!r}.")
-    with writing_whole(path) as temporary:
-        if suffix == ".jsonl":
-            return _write_jsonl(temporary, rows)
+    with writing_whole(path) as unfinished:
         if suffix == ".parquet":
-            return _write_parquet(temporary, rows)
-        return _write_csv(temporary, rows, "\t" if suffix == ".tsv" else ",", as_text)
+            _write_parquet(unfinished, rows)
+            return
+        with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            if suffix == ".jsonl":
+                file.writelines(json.dumps(finite(row), ensure_ascii=False, default=str) + "\n" for row in rows)
+            else:
+                _write_csv(csv.writer(file, delimiter="\t" if suffix == ".tsv" else ","), rows, as_text)
 
 
 def with_manifest(rows: Iterable[Row], source: Source, run: dict[str, Any]) -> Iterator[Row]:
@@ -103,81 +105,48 @@ def with_manifest(rows: Iterable[Row], source: Source, run: dict[str, Any]) -> I
         yield {**item.record, **{clash.get(name, name): value for name, value in added.items()}}
 
 
-def _write_jsonl(path: Path, rows: Iterable[Row]) -> int:
-    count = 0
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for row in rows:
-            file.write(json.dumps(finite(row), ensure_ascii=False, default=str) + "\n")
-            count += 1
-    return count
-
-
-def _write_csv(path: Path, rows: Iterable[Row], delimiter: str, as_text: bool) -> int:
-    count = 0
+def _write_csv(writer: Any, rows: Iterable[Row], as_text: bool) -> None:
     header: list[str] | None = None
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter)
-        for row in rows:
-            if header is None:
-                header = list(row)
-                writer.writerow([csv_cell(name, as_text) for name in header])
-            # A row that could not be read has fewer columns than the others, never additional ones.
-            writer.writerow([csv_cell(row.get(name), as_text) for name in header])
-            count += 1
-    return count
+    for row in rows:
+        if header is None:
+            header = list(row)
+            writer.writerow([csv_cell(name, as_text) for name in header])
+        # A row that could not be read has fewer columns than the others, never additional ones.
+        writer.writerow([csv_cell(row.get(name), as_text) for name in header])
 
 
-def _write_parquet(path: Path, rows: Iterable[Row]) -> int:
+def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    count, writer = 0, None
-    try:
-        for some in _in_pieces(rows, ROWS_AT_A_TIME):
-            table = pyarrow.Table.from_pylist(some, schema=None if writer is None else writer.schema)
-            if writer is None:
+    waiting, schema = iter(rows), None
+    with contextlib.ExitStack() as stack:
+        while piece := list(itertools.islice(waiting, ROWS_AT_A_TIME)):
+            table = pyarrow.Table.from_pylist(piece, schema=schema)
+            if schema is None:
                 # A column that is empty so far becomes a column of text.
                 fields = [field.with_type(pyarrow.string()) if field.type == pyarrow.null() else field for field in table.schema]
-                table = table.cast(pyarrow.schema(fields))
-                writer = pyarrow.parquet.ParquetWriter(path, table.schema, compression="zstd")
-            writer.write_table(table)
-            count += len(some)
-        if writer is None:
-            pyarrow.parquet.write_table(pyarrow.table({}), path)
-    finally:
-        if writer is not None:
-            writer.close()
-    return count
-
-
-def _in_pieces(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    piece: list[Row] = []
-    for row in rows:
-        piece.append(row)
-        if len(piece) == size:
-            yield piece
-            piece = []
-    if piece:
-        yield piece
+                schema = pyarrow.schema(fields)
+                writer = stack.enter_context(pyarrow.parquet.ParquetWriter(path, schema, compression="zstd"))
+            writer.write_table(table.cast(schema))
+    if schema is None:
+        pyarrow.parquet.write_table(pyarrow.table({}), path)
 
 
 def _write_dataset(output: Path, run: dict[str, Any]) -> Path:
     """A folder that `datasets.load_dataset` reads and `hf upload` publishes."""
     shards = ShardFolder(output, list(run["columns"].values()), run["kept_columns"])
-    indices = shards.indices()
-    folder, unfinished = output / "dataset", output / f".dataset-{uuid.uuid4().hex}"
+    indices, folder = shards.indices(), output / "dataset"
     try:
-        (unfinished / "data").mkdir(parents=True)
-        for number, index in enumerate(indices):
-            shutil.copyfile(shards.path(index), unfinished / "data" / f"train-{number:05d}-of-{len(indices):05d}.parquet")
-        (unfinished / "README.md").write_text(_card(run), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
+        with whole_folder(folder) as unfinished:
+            (unfinished / "data").mkdir()
+            for number, index in enumerate(indices):
+                shutil.copyfile(shards.path(index), unfinished / "data" / f"train-{number:05d}-of-{len(indices):05d}.parquet")
+            (unfinished / "README.md").write_text(_card(run), encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
