@@ -191,7 +191,7 @@ def test_a_window_without_a_score_is_a_row_without_a_label(make_maker, make_teac
 def test_windows_of_other_speech_or_degradations_are_refused(make_maker, tmp_path):
     WindowCache(tmp_path, make_maker())
 
-    with pytest.raises(ValueError, match="holds another run .seed was 0, is 1"):
+    with pytest.raises(ValueError, match=r"holds another run .seed was 0, is 1"):
         WindowCache(tmp_path, make_maker(seed=1))
     with pytest.raises(ValueError, match=r"holds another run .degradations.none was 1, is None; .*chains was"):
         WindowCache(tmp_path, make_maker(degradations={"distillation": 1}))
