@@ -27,10 +27,10 @@ def card(
     repo_id: Annotated[str | None, typer.Option(help="Where it will be: `owner/name`.")] = None,
     print_: Annotated[bool, typer.Option("--print", help="Print the card instead of writing it.")] = False,
 ) -> None:
-    """Make the card (README.md) of a checkpoint from its configuration, recipe and results, or bring it up to date.
+    """Make the card (README.md) of a checkpoint from its configuration, recipe and results, or update it.
 
-    What was written by hand stays: all text outside of the marked parts, and the metadata. Exit code 1: the card lacks something
-    without which a push would refuse it; standard error says what.
+    Text outside the marked parts and the metadata are kept. Exit code 1: the card lacks something that a push requires; standard
+    error says what.
 
     Examples:
 

@@ -24,8 +24,8 @@ def convert(
 ) -> None:
     """Convert an authors' checkpoint into a folder that `from_pretrained`, the pipeline and `hf-sqa score --model` load.
 
-    Says what it found, verifies it by scoring a sample before and after saving, and refuses what does not match, naming the tensor.
-    Foreign pickles are read without executing anything in them.
+    Reports the model, verifies it by scoring a sample before and after saving, and refuses a tensor that does not match, by name.
+    Foreign pickles are read without running their code.
 
     Examples:
 

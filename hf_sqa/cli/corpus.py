@@ -1,4 +1,4 @@
-"""`hf-sqa corpus`: the rated corpora that can be loaded, and whether a download is whole."""
+"""`hf-sqa corpus`: the rated corpora that can be loaded, and whether a download is complete."""
 
 from __future__ import annotations
 

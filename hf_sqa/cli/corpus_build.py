@@ -1,4 +1,4 @@
-"""`hf-sqa corpus build bench`: a corpus made on this machine from recordings that anyone can get."""
+"""`hf-sqa corpus build bench`: a corpus made on this machine from freely available recordings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_sqa.cli.bars import tracked
 from hf_sqa.cli.stopping import stop
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-#: Failures that are told one by one; the manifest has all.
+#: Failures listed individually; the manifest has all.
 FAILURES_TOLD = 5
 
 
@@ -38,9 +38,10 @@ def build(
 ) -> None:
     """Build the bench corpus: recorded speech, simulated conditions, human scores of the conditions.
 
-    The folder gets the clips, `bench.csv` with a row for each, `conditions.csv` and `ladders.csv` (worse and worse, from the
-    original down). Started again, a run goes on where it stopped; Ctrl-C keeps what is done. Exit code 1: some clips could not be
-    made or measured. Exit code 2: nothing could be done, for example because packages are missing, which are then named.
+    The folder gets the clips, `bench.csv` with a row for each, `conditions.csv` and `ladders.csv` (conditions in order,
+    from the original to the worst). The same command resumes a stopped run; Ctrl-C keeps what is done. Exit code 1: some clips
+    could not be made or measured. Exit code 2: nothing could be done, for example because packages are missing, which are then
+    named.
 
     Examples:
 
@@ -76,8 +77,8 @@ def build(
     if len(failed) > FAILURES_TOLD:
         typer.echo(f"... and {len(failed) - FAILURES_TOLD} more, in the manifests.", err=True)
     made = sum(row["status"] == "ok" for row in rows)
-    told = f", {len(measured)} with {', '.join(wanted)}" if measured else ""
-    typer.echo(f"{made} of {len(plan.clips)} clips in {folder}{told} ({time.perf_counter() - began:.0f} s).")
+    labelled = f", {len(measured)} with {', '.join(wanted)}" if measured else ""
+    typer.echo(f"{made} of {len(plan.clips)} clips in {folder}{labelled} ({time.perf_counter() - began:.0f} s).")
     if interrupted:
         typer.echo("Interrupted: what is done is kept; the same command goes on from there.", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)

@@ -1,4 +1,4 @@
-"""`hf-sqa demo`: a web page that scores recordings, on this machine; or written into a folder, as a Space."""
+"""`hf-sqa demo`: a web page that scores recordings, served on this machine or written into a folder, as a Space."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import stop
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
@@ -19,7 +20,7 @@ def demo(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="What a visitor can pick, as often as you like: `default` (Distill-MOS v7), a local folder, a Hub id.",
+            help="A model visitors can choose; may be repeated: `default` (Distill-MOS v7), a local folder, a Hub id.",
             show_default=False,
         ),
     ] = None,
@@ -32,7 +33,7 @@ def demo(
     device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser, from a terminal.")] = True,
     share: Annotated[
-        bool, typer.Option("--share/--no-share", help="Also serve through a public link of gradio.live, for whoever has the link.")
+        bool, typer.Option("--share/--no-share", help="Also serve through a public link of gradio.live, for anyone with the link.")
     ] = False,
     write_space: Annotated[
         Path | None,
@@ -41,7 +42,7 @@ def demo(
 ) -> None:
     """Open a web page to score, compare and batch recordings: drop files, or record.
 
-    It is served by this machine for this machine, until Ctrl-C (exit code 130). Exit code 2: it could not be opened.
+    It is served on this machine only, until Ctrl-C (exit code 130). Exit code 2: it could not be opened.
 
     Examples:
 
@@ -62,11 +63,11 @@ def demo(
         typer.echo("Closed.", err=True)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(EXIT_INTERRUPTED)  # a thread that is scoring would hold the interpreter up, then abort in torch
+        os._exit(EXIT_INTERRUPTED)  # a thread that is still scoring would delay the exit, then abort in torch
 
 
 def _write(folder: Path, models: list[str]) -> None:
-    _quiet()
+    quiet()
     from hf_sqa.demo.folder import write_space
 
     try:
@@ -80,8 +81,8 @@ def _write(folder: Path, models: list[str]) -> None:
 
 
 def _built(models: list[str], device: str | None) -> Any:
-    """The page, with the first model loaded: a wrong name is told now, not to the first visitor."""
-    _quiet()
+    """The page, with all models loaded, so that a wrong name fails now and not for the first visitor."""
+    quiet()
     from safetensors import SafetensorError
 
     from hf_sqa.demo.scorers import Scorers
@@ -119,12 +120,3 @@ def _serve(page: Any, port: int | None, host: str, browser: bool, share: bool) -
         page.close(verbose=False)
         for tunnel in CURRENT_TUNNELS:
             tunnel.kill()
-
-
-def _quiet() -> None:
-    import huggingface_hub
-    from transformers.utils import logging
-
-    huggingface_hub.logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

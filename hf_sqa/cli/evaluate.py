@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cli.bars import bar
+from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import stop
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -25,14 +26,14 @@ def evaluate(
     model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")] = "default",
     score: Annotated[
         list[str] | None,
-        typer.Option(help="A score; `mos=g_mos` if the label has another name; again for more.", show_default=False),
+        typer.Option(help="A score; `mos=g_mos` if the label has another name; may be repeated.", show_default=False),
     ] = None,
-    metrics: Annotated[str, typer.Option(help="Out of lcc, srcc, ktau, mse, rmse, mae, with commas between.")] = "lcc,srcc,rmse",
+    metrics: Annotated[str, typer.Option(help="Out of lcc, srcc, ktau, mse, rmse, mae, separated by commas.")] = "lcc,srcc,rmse",
     cluster: Annotated[
         str | None,
         typer.Option(
-            help="Column whose clips are drawn together for the intervals, `none` for single clips; the first of system, condition "
-            "source, talker that there is by default.",
+            help="Column whose clips are drawn together for the intervals, `none` for single clips; by default the first of "
+            "system, condition, source and talker that the test set has.",
             show_default=False,
         ),
     ] = None,
@@ -42,16 +43,17 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", help="Write the rows of agreement to `.csv`, `.jsonl` or `.parquet`.")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Write a row a clip: label, prediction, why there is none; `.csv`, `.jsonl` or `.parquet`.")
+        Path | None,
+        typer.Option(help="Write a row for each clip: label, prediction, why there is none; `.csv`, `.jsonl` or `.parquet`."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips handed to the model together; never changes a score.")] = 1,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and resample.")] = 0,
     device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
 ) -> None:
-    """How well does a model agree with listeners? A table with 95 % intervals, a line a test set, score and level.
+    """How well does a model agree with listeners? Prints a table with 95 % intervals, a line for each test set, score and level.
 
-    Clips that cannot be scored are counted, and the exit code is then 1. Exit code 2: nothing could be evaluated. Ctrl-C ends the
-    scoring: the table is then that of the clips done, and says so.
+    Clips that cannot be scored are counted, and the exit code is then 1. Exit code 2: nothing could be evaluated. After Ctrl-C
+    the table covers the clips done, and says so.
 
     Examples:
 
@@ -91,10 +93,10 @@ def evaluate(
     failed = sum(result.num_failed for result in results)
     if failed:
         first = next(clip for result in results for clip in result.clips if clip["status"] != "ok")
-        told = f"{failed} clips could not be scored; the first: {first['audio']}: {first['code']}: {first['reason']}"
-        typer.echo(told + ("" if predictions else "; --predictions writes them all."), err=True)
+        message = f"{failed} clips could not be scored; the first: {first['audio']}: {first['code']}: {first['reason']}"
+        typer.echo(message + ("" if predictions else "; --predictions writes them all."), err=True)
     if not results or not results[-1].complete:
-        typer.echo("Interrupted: the table is that of the clips done.", err=True)
+        typer.echo("Interrupted: the table covers the clips done.", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
@@ -103,7 +105,6 @@ def evaluate(
 def _evaluated(
     model: str, corpora: list[str], split: str | None, options: Any, batch_size: int, num_workers: int, device: str | None
 ) -> list[Any]:
-    from hf_sqa.cli.quiet import quiet
 
     quiet()
     from hf_sqa.evaluation.suite import evaluate_checkpoint, load_scorer
@@ -140,9 +141,9 @@ def _loaded(text: str, split: str | None) -> Any:
         return dataset
     splits = list(dataset["split"])
     if split not in splits:
-        there = ", ".join(sorted({str(one) for one in splits if one})) or "none"
+        there = ", ".join(sorted({str(name) for name in splits if name})) or "none"
         raise ValueError(f"Expected --split to be one of those of {name!r} ({there}), got {split!r}.")
-    return dataset.select(np.flatnonzero([one == split for one in splits]))
+    return dataset.select(np.flatnonzero([name == split for name in splits]))
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""`hf-sqa info`: the first command to run, proves the installation."""
+"""`hf-sqa info`: the first command to run; checks the installation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ SAMPLE_SCORES, SAMPLE_TOLERANCE = {"distill-mos-v7": 2.843, "distilled-sqa-m": 2
 
 
 def info() -> None:
-    """Print versions, device and models at hand, and prove the installation by scoring a built-in sample.
+    """Print versions, device and installed models, and check the installation by scoring a built-in sample.
 
-    Exit code 1 if no model is at hand or the sample's score is not what it should be.
+    Exit code 1 if no model is installed or the sample's score is wrong.
     """
     import platform
     from importlib.metadata import PackageNotFoundError, version

@@ -1,4 +1,4 @@
-"""`hf-sqa models`: what can be named to `--model`."""
+"""`hf-sqa models`: lists models for `--model`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hf-sqa push`: a checkpoint to the Hub, checked before a byte leaves."""
+"""`hf-sqa push`: publishes a checkpoint on the Hub after checking it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def push(
     with_code: Annotated[
         bool, typer.Option("--with-code", help="Add the code: works without hf_sqa, with `trust_remote_code=True`.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, list what would go, send nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and list the files; send nothing.")] = False,
     license: Annotated[str | None, typer.Option(help="Licence of the weights: `mit`, `cc-by-nc-sa-4.0`, `other`, ...")] = None,
     license_name: Annotated[str | None, typer.Option(help="What the licence `other` is called.")] = None,
     license_link: Annotated[str | None, typer.Option(help="Where it can be read.")] = None,
@@ -33,9 +33,9 @@ def push(
 ) -> None:
     """Publish a checkpoint on the Hub: weights, configuration, feature extractor, card and a sample with its scores in one commit.
 
-    Before a byte leaves, the checkpoint is loaded and scores the sample, and anything that must not be published stops it: pickles,
-    paths of this machine, tokens, a card without a licence, an adapter without a base that others can find. Interrupted, the
-    repository is as before or complete; push again. Exit code 2: nothing was published.
+    Before anything is sent, the checkpoint is loaded and scores the sample, and anything that must not be published stops the push:
+    pickles, paths of this machine, tokens, a card without a licence, an adapter whose base others cannot find. If the push is
+    interrupted, the repository is unchanged or complete; push again. Exit code 2: nothing was published.
 
     Examples:
 
@@ -68,7 +68,7 @@ def push(
     except (PublishError, FileNotFoundError, ValueError) as error:
         stop(error)
     except KeyboardInterrupt:
-        typer.echo("Interrupted: the repository is as before or complete; push again to be sure.", err=True)
+        typer.echo("Interrupted: the repository is unchanged or complete; push again to be sure.", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     _print(done, dry_run)
 

@@ -1,4 +1,4 @@
-"""Examples of rated speech to a batch: the feature extractor's inputs and a label matrix with NaN where nothing is rated."""
+"""Turns examples of rated speech into a batch: the feature extractor's inputs and a label matrix, NaN where unrated."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 import numpy as np
 
-#: Waveform that fills a batch of which no recording could be read; nothing is learned from it.
+#: Waveform in place of recordings if none of a batch could be read; it has no labels, so nothing is learned from it.
 STAND_IN_SAMPLES = 16_000
-#: Shorter by this at most, clips of one length by their headers are taken for it (lossy formats round).
+#: Clips of equal length by their headers may be shorter than that by this many samples, as lossy formats round.
 ROUNDING_SECONDS = 0.1
 
 
 class AudioQualityCollator:
     """Makes batches.
 
-    A recording that could not be read keeps its place: the waveform of a neighbour stands in and its labels are NaN, so that it
-    adds neither error nor gradient and no process waits for another.
+    A recording that could not be read keeps its place in the batch, with the waveform of another and NaN labels: it adds neither
+    loss nor gradient, and batches have the same size in all processes.
 
     Args:
         feature_extractor: The model's.
         lengths (`str`, *optional*, defaults to `"pad"`): What to do with clips of different lengths: `"pad"`, `"crop"` (each cut at
-            random to the shortest), `"repeat"` (short ones begin again) or `"equal"` (they are of one length already).
-        window_samples (`int`, *optional*): Length of every row, longer clips cut at random and shorter ones followed by zeros,
-            without a mask: for models that look at windows.
+            random to the shortest), `"repeat"` (short ones are repeated) or `"equal"` (they have equal lengths already).
+        window_samples (`int`, *optional*): Length of every row; longer clips are cut at random and shorter ones padded with
+            zeros, without a mask: for models that score windows.
 
     Returns:
         `dict[str, Any]`: Inputs of the model and `labels` `(batch_size, num_labels)`; for the trainer `rows` `(batch_size,)`, -1
@@ -40,17 +40,17 @@ class AudioQualityCollator:
         import torch
 
         examples = _with_stand_ins(examples)
-        waveforms = self._same_length([one["waveform"] for one in examples], [one["offset"] for one in examples], examples)
-        rates = [one["sampling_rate"] for one in examples]
+        waveforms = self._same_length([row["waveform"] for row in examples], [row["offset"] for row in examples], examples)
+        rates = [row["sampling_rate"] for row in examples]
         inputs = self.feature_extractor(
             waveforms, sampling_rate=rates[0] if len(set(rates)) == 1 else rates, padding=True, return_tensors="pt"
         )
         batch: dict[str, Any] = dict(inputs)
         if self.window_samples is not None:
             batch.pop("attention_mask", None)
-        batch["labels"] = torch.from_numpy(np.stack([one["labels"] for one in examples]))
-        batch["rows"] = torch.tensor([one["row"] for one in examples])
-        batch["failures"] = [one["failure"] for one in examples if one["failure"] is not None]
+        batch["labels"] = torch.from_numpy(np.stack([row["labels"] for row in examples]))
+        batch["rows"] = torch.tensor([row["row"] for row in examples])
+        batch["failures"] = [row["failure"] for row in examples if row["failure"] is not None]
         return batch
 
     def _same_length(
@@ -58,10 +58,10 @@ class AudioQualityCollator:
     ) -> list[np.ndarray]:
         if self.window_samples is not None:
             cut = [_cut(one, self.window_samples, offset) for one, offset in zip(waveforms, offsets, strict=True)]
-            return [np.pad(one, (0, self.window_samples - len(one))) for one in cut]
+            return [np.pad(waveform, (0, self.window_samples - len(waveform))) for waveform in cut]
         shortest, longest = min(map(len, waveforms)), max(map(len, waveforms))
         if self.lengths == "repeat":
-            return [np.resize(one, longest) for one in waveforms]
+            return [np.resize(waveform, longest) for waveform in waveforms]
         if self.lengths == "crop":
             return [_cut(one, shortest, offset) for one, offset in zip(waveforms, offsets, strict=True)]
         if self.lengths == "equal" and shortest != longest:
@@ -70,7 +70,7 @@ class AudioQualityCollator:
                     f"Expected clips of equal length in a batch, got {shortest} to {longest} samples: the headers of the files "
                     "are wrong. Use `batching='crop'`, or batches of one."
                 )
-            return [one[:shortest] for one in waveforms]
+            return [waveform[:shortest] for waveform in waveforms]
         return waveforms
 
 
@@ -80,8 +80,8 @@ def _cut(waveform: np.ndarray, length: int, offset: float) -> np.ndarray:
 
 
 def _with_stand_ins(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The examples, those without a waveform with that of another and without labels."""
-    readable = next((one for one in examples if one["waveform"] is not None), None)
+    """The examples; those without a waveform get that of another, and NaN labels."""
+    readable = next((row for row in examples if row["waveform"] is not None), None)
     filled = []
     for example in examples:
         if example["waveform"] is None:

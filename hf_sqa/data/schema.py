@@ -1,6 +1,6 @@
-"""One schema for every rated corpus: what a row means, and how label rows become a `datasets.Dataset` in it.
+"""One schema for every rated corpus, and how label rows become a `datasets.Dataset` in it.
 
-A corpus reader yields rows as its label files have them, values still text. `examine` turns them into rows of the schema and notes
+A corpus reader yields the rows of its label files, with values as text. `examine` turns them into rows of the schema and notes
 every problem; `build_dataset` makes the data set. Audio stays undecoded (`Audio(decode=False)`: the path, or the file's bytes), so
 neither torchcodec nor torch is needed and nothing is opened.
 """
@@ -33,7 +33,7 @@ SCORE_RANGES: dict[str, tuple[float, float]] = {
     "sdi": (0.0, math.inf),
 }
 #: Text columns, null where unknown. `source_id` names the original recording or sentence and `talker_id` the voice: clips that
-#: share one belong into the same fold.
+#: share one belong in the same fold.
 TEXT_COLUMNS = (
     "utterance_id",
     "system_id",
@@ -68,21 +68,21 @@ Ratings = Literal["mean", "each"]
 
 @dataclass
 class Problems:
-    """What is wrong with a corpus, by kind: `text`, `scale`, `duplicate`, `repeated_rating`, `constant`, `missing`, ..."""
+    """Problems of a corpus, by kind: `text`, `scale`, `duplicate`, `repeated_rating`, `constant`, `missing`, ..."""
 
     items: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, item: str) -> None:
         self.items.setdefault(kind, []).append(item)
 
-    def told(self, kind: str) -> str:
+    def summary(self, kind: str) -> str:
         """The first few items of a kind, the rest counted."""
         return first_few(self.items.get(kind, []))
 
 
 @dataclass
 class Examined:
-    """Rows of the schema, and what is wrong with them. `missing` and `missing_references` count audio that is not there."""
+    """Rows of the schema and their problems. `missing` and `missing_references` count missing audio files."""
 
     rows: list[Row]
     problems: Problems
@@ -112,15 +112,15 @@ def examine(
     score_names: Sequence[str] = (),
     folders: AudioFolders | None = None,
 ) -> Examined:
-    """Bring label rows into the schema and note what is wrong with them; raises nothing.
+    """Bring label rows into the schema and note their problems; raises nothing.
 
     Args:
         rows (iterable of `dict`): `audio` (a path, or an audio dict), scores, text columns and `where` (label file and line).
             Scores may be text; an empty one is unrated.
         scale (`tuple[float, float]`): Ends of the scale of `mos`; a row's own `scale_min` and `scale_max` win. `mos`, `mos_std` and
-            `mos_ci95` leave on 1-5, see [`rescale_mos`].
+            `mos_ci95` are rescaled to 1-5, see [`rescale_mos`].
         ratings (`str`): `"mean"` averages the ratings of a recording: `num_ratings`, `mos_std` (with N - 1) and `mos_ci95`
-            (Student's t) come with it. `"each"` keeps a row a rating.
+            (Student's t) are added. `"each"` keeps one row per rating.
         rows_are_ratings (`bool`): Whether a recording may have several rows.
         score_names (sequence of `str`): Scores beyond those of `SCORE_RANGES`, of any range.
         folders ([`AudioFolders`], *optional*): Folders listed so far.
@@ -206,7 +206,7 @@ def _note_repeated_ratings(rows: Sequence[Row], problems: Problems) -> None:
 
 
 def _averaged(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """A row a recording: scores are means over its ratings, text comes from the first of them, listeners are gone."""
+    """One row per recording: scores are means over its ratings, text comes from the first, listeners are dropped."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_key(row), []).append(row)
@@ -219,7 +219,7 @@ def _averaged(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
         rated = [row["mos"] for row in group if not math.isnan(row["mos"])]
         mean["num_ratings"] = len(rated)
         mean["mos_ci95"] = math.nan
-        squares = math.fsum((one - mean["mos"]) ** 2 for one in rated)
+        squares = math.fsum((rating - mean["mos"]) ** 2 for rating in rated)
         mean["mos_std"] = math.sqrt(squares / (len(rated) - 1)) if len(rated) > 1 else math.nan
         means.append(mean)
     return means
@@ -257,7 +257,7 @@ def _find_audio(examined: Examined, folders: AudioFolders) -> None:
                 examined.problems.add("missing_reference", reference)
 
 
-#: What a loader says of a problem, and what to do about it. Other kinds do not stop it.
+#: Messages for problems that stop a loader, with what to do about them. Other kinds do not stop it.
 _STOPS = {
     "text": "Expected numbers in the score columns of {name}, got text: {items}. Name the column that holds the score with "
     "`columns={{'mos': '<column>'}}`, or correct the label file.",
@@ -279,12 +279,12 @@ def build_dataset(
     """A `datasets.Dataset` in the schema; `dataset.info.description` says in words how many clips were loaded and dropped.
 
     Args:
-        examined ([`Examined`]): Rows and what is wrong with them.
-        name (`str`): What the messages and the description call the corpus.
-        on_missing (`str`): Recordings that are not there: `"raise"` (the first few named, the rest counted), or `"drop"`
+        examined ([`Examined`]): Rows and their problems.
+        name (`str`): Name of the corpus in messages and the description.
+        on_missing (`str`): Missing recordings: `"raise"` (the first few named, the rest counted), or `"drop"`
             their rows; the description then ends in `dropped <count>, whose audio is missing`.
         score_names (sequence of `str`): Scores beyond those of the schema, as given to [`examine`].
-        note (`str`): More for the description.
+        note (`str`): Added to the description.
 
     Raises:
         ValueError: If a score is text, or outside its scale, a recording has several rows, or nothing is left.
@@ -296,10 +296,10 @@ def build_dataset(
     problems = examined.problems
     for kind, message in _STOPS.items():
         if kind in problems.items:
-            raise ValueError(message.format(name=name, items=problems.told(kind)))
+            raise ValueError(message.format(name=name, items=problems.summary(kind)))
     if examined.missing and on_missing == "raise":
         raise FileNotFoundError(
-            f"{examined.missing:,} of {len(examined.rows):,} recordings of {name} are missing: {problems.told('missing')}. "
+            f"{examined.missing:,} of {len(examined.rows):,} recordings of {name} are missing: {problems.summary('missing')}. "
             "Name the folder that the label file's paths begin in, or pass `on_missing='drop'` to go on without them."
         )
     rows = [row for row in examined.rows if not row["missing"]]
@@ -308,17 +308,17 @@ def build_dataset(
     if "constant" in problems.items:
         import warnings
 
-        told = problems.told("constant")
-        warnings.warn(f"{name}: {told}; a correlation with a constant is undefined.", UserWarning, stacklevel=3)
-    told = f"{name}: {len(rows):,} rows from {examined.num_label_rows:,} label rows"
+        constant = problems.summary("constant")
+        warnings.warn(f"{name}: {constant}; a correlation with a constant is undefined.", UserWarning, stacklevel=3)
+    description = f"{name}: {len(rows):,} rows from {examined.num_label_rows:,} label rows"
     if examined.missing_references:
-        told += f"; {examined.missing_references:,} references are missing and null"
+        description += f"; {examined.missing_references:,} references are missing and null"
     if examined.unrated:
-        told += f"; {examined.unrated:,} label rows carry no score"
+        description += f"; {examined.unrated:,} label rows carry no score"
     if note:
-        told += f"; {note}"
-    told += f"; dropped {examined.missing:,}, whose audio is missing"
-    return _dataset(rows, told, (*SCORE_RANGES, *score_names))
+        description += f"; {note}"
+    description += f"; dropped {examined.missing:,}, whose audio is missing"
+    return _dataset(rows, description, (*SCORE_RANGES, *score_names))
 
 
 def schema_features(score_names: Sequence[str] = ()) -> Any:

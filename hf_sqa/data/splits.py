@@ -1,8 +1,8 @@
-"""Splits and subsets of rated corpora: the same score distribution on both sides, no talker on two, seeded, with a report.
+"""Splits and subsets of rated corpora: the same score distribution in both parts, no talker in two, seeded, with a report.
 
 The ten training sets are those of Table 1 of "Exploring the influence of fine-tuning data on wav2vec 2.0 model for blind speech
-quality prediction" (Becerra, Ragano, Hines). It asks for "an 80-20 percent ratio and maintaining a similar MOS distribution"; how
-is left open, so the way here is ours: one clip from each stretch of the sorted scores.
+quality prediction" (Becerra, Ragano, Hines). It asks for "an 80-20 percent ratio and maintaining a similar MOS distribution"; the
+method here is ours: one clip from each stretch of the sorted scores.
 
 Data is anything with columns: a dict of sequences, a `pandas.DataFrame`, a `datasets.Dataset`. Results are row numbers.
 """
@@ -18,18 +18,18 @@ import numpy as np
 
 #: Stretches of the sorted scores that grouped splits keep in proportion.
 SCORE_BINS = 10
-#: Orders in which a grouped split tries the groups, and how often it then goes through them to improve.
+#: Orders in which a grouped split tries the groups, and passes over them to improve the split.
 ORDERS, PASSES = 8, 10
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of two parts and how alike they are.
+    """Row numbers of two parts and how similar they are.
 
     Args:
         train (`np.ndarray` of `int`): Rows to train on, ascending.
         validation (`np.ndarray` of `int`): Rows to validate on, ascending; none is in both.
-        ks_distance (`float`): Kolmogorov-Smirnov distance between the scores of the two, 0 (alike) to 1.
+        ks_distance (`float`): Kolmogorov-Smirnov distance between the scores of the two, 0 (equal) to 1.
         ks_by_corpus (`dict[str, float]`): The same within each corpus; NaN where a part has no clip of it.
         groups (`tuple[int, int]`, *optional*): Number of groups in `train` and in `validation`, which share none.
     """
@@ -55,10 +55,10 @@ class TrainingSet:
 
     Args:
         num_train, num_validation (`int`): Clips, as printed.
-        sources (tuple of `str`): What the name of a corpus holds, in lower case without punctuation, to draw from; none for all.
+        sources (tuple of `str`): Parts of the names of the corpora to draw from, in lower case without punctuation; none for all.
         language (`str`): As printed.
         official_splits (`bool`): Whether the parts are the corpus's own `train` and `validation` instead of a draw.
-        remark (`str`): What does not add up, or is not said.
+        remark (`str`): Inconsistencies and omissions of the paper.
     """
 
     num_train: int
@@ -69,7 +69,7 @@ class TrainingSet:
     remark: str = ""
 
 
-#: Shares of the corpora are not in the paper: ours are in proportion to what there is of each.
+#: The paper does not give the shares of the corpora; ours are proportional to their sizes.
 TRAINING_SETS = {
     "w2v_ger": TrainingSet(185, 47, ("livetalk",), "German", remark="all 232 clips of NISQA_TEST_LIVETALK"),
     "w2v_cn": TrainingSet(2424, 606, ("tencent",), "Chinese"),
@@ -102,14 +102,14 @@ def stratified_split(
     """Split in two with the same score distribution within each corpus.
 
     Without groups, the clips of a corpus are sorted by score, cut into as many stretches as `validation` gets clips, and one is
-    drawn from each; the parts have exactly the size asked for. With groups, whole groups are moved until sizes and scores are in
-    proportion in each corpus as well as they can be.
+    drawn from each; the parts have exactly the size asked for. With groups, whole groups are moved until sizes and scores are as
+    close to proportional in each corpus as possible.
 
     Args:
         data: A dict of sequences, a `pandas.DataFrame` or a `datasets.Dataset`.
         validation_share (`float`, *optional*, defaults to `0.2`): Share of the clips, between 0 and 1.
-        group_columns (`str` or sequence of `str`, *optional*): Columns such as `talker`, `system_id`, `source`. Clips that agree in
-            any of them, also by way of other clips, stay together.
+        group_columns (`str` or sequence of `str`, *optional*): Columns such as `talker`, `system_id`, `source`. Clips that share a
+            value of any of them, directly or through other clips, stay together.
         score_column (`str`, *optional*, defaults to `"mos"`): Scores to keep in proportion.
         corpus_column (`str`, *optional*, defaults to `"corpus"`): Each of its values is kept in proportion; `None` for one corpus.
         seed (`int`, *optional*, defaults to `0`): The same seed and rows give the same split.
@@ -148,7 +148,7 @@ def subset(
 
     Args:
         data: A dict of sequences, a `pandas.DataFrame` or a `datasets.Dataset`.
-        num_clips (`int`): How many, 1 to all.
+        num_clips (`int`): Number of clips to draw.
         score_column, corpus_column, seed: As for [`stratified_split`].
 
     Returns:
@@ -168,7 +168,7 @@ def nested_subsets(
     corpus_column: str | None = "corpus",
     seed: int = 0,
 ) -> dict[int, np.ndarray]:
-    """Draw subsets of several sizes, each a part of the next larger one, so that learning curves differ in size alone.
+    """Draw subsets of several sizes, each a part of the next larger one, so that points of a learning curve differ only in size.
 
     Args:
         sizes (sequence of `int`, *optional*, defaults to `(1000, 10000, 50000)`): Numbers of clips.
@@ -194,7 +194,7 @@ def nested_subsets(
 
 
 def by_language(data: Any, *languages: str, language_column: str = "language") -> np.ndarray:
-    """Rows in one of the languages, ascending; `"en"` takes `"en-US"` too.
+    """Rows in one of the languages, ascending; `"en"` includes `"en-US"`.
 
     Raises:
         ValueError: If a language has no clip; the message lists those there are.
@@ -220,18 +220,18 @@ def training_set(
     split_column: str = "split",
     seed: int = 0,
 ) -> Split:
-    """One of the ten training sets of the paper, drawn from the corpora at hand; its counts are those printed, or it is an error.
+    """One of the ten training sets of the paper, drawn from the corpora given, with the counts of the paper.
 
     Args:
         name (`str`): `"w2v_ger"`, `"w2v_cn"`, `"w2v_en"`, `"w2v_all"`, `"w2v_1k"`, `"w2v_10k"`, `"w2v_50k"`, `"w2v_base"`,
-            `"nq_base1"` or `"nq_base2"`; see `TRAINING_SETS` for what the paper says and leaves open.
-        data: Rows of at least its corpora, others are left alone. A corpus is recognised by its name, whatever its case and
+            `"nq_base1"` or `"nq_base2"`; see `TRAINING_SETS` for what the paper specifies.
+        data: Rows of at least its corpora; others are ignored. A corpus is recognised by its name, ignoring case and
             punctuation: `NISQA_TEST_LIVETALK` by `livetalk`.
         score_column, corpus_column, seed: As for [`stratified_split`].
         split_column (`str`, *optional*, defaults to `"split"`): Needed by `"w2v_base"`, which keeps the splits of its corpus.
 
     Raises:
-        ValueError: If the name is unknown, a corpus is missing, or there are not the clips that the counts need.
+        ValueError: If the name is unknown, a corpus is missing, or there are fewer clips than the counts need.
     """
     if name not in TRAINING_SETS:
         raise ValueError(f"Expected one of {', '.join(TRAINING_SETS)}, got {name!r}.")
@@ -291,7 +291,7 @@ def _of_rows(split: Split, rows: np.ndarray) -> Split:
 
 
 def _drawn(scores: np.ndarray, corpora: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Row numbers of `size` clips: of each corpus its share, one from each stretch of its sorted scores."""
+    """Row numbers of `size` clips: from each corpus its share, one from each stretch of its sorted scores."""
     names, of_corpus = np.unique(corpora, return_inverse=True)
     chosen = []
     for corpus, count in enumerate(_shares(np.bincount(of_corpus), size)):
@@ -313,7 +313,7 @@ def _shares(counts: np.ndarray, size: int) -> np.ndarray:
 
 
 def _groups(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """A number for each row; rows that agree in any column, directly or by way of others, have the same."""
+    """A group number for each row; rows that share a value in any column, directly or through others, have the same number."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -332,7 +332,7 @@ def _groups(columns: Sequence[np.ndarray]) -> np.ndarray:
 def _chosen_groups(
     scores: np.ndarray, corpora: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Which groups go to validation, a bool each: those that bring every stretch of scores of every corpus nearest its share."""
+    """Which groups go to validation: those that bring every stretch of scores of every corpus closest to its share."""
     cells = np.zeros(len(scores), int)
     num_cells = 0
     for corpus in np.unique(corpora):

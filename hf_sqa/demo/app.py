@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# Gradio reads it when it is imported: nothing on this page is reported to anyone.
+# Gradio reads it on import: the page reports nothing to anyone.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
@@ -23,24 +23,24 @@ from hf_sqa.demo.scorers import Judgement, Scorers
 TITLE = "How good does this speech sound?"
 ABOUT = (
     "Scores on the five-point scale of listeners, without a reference. They compare recordings rated in one test; they are not "
-    "absolute, and say nothing about languages or defects a model never met."
+    "absolute, and say nothing about languages or defects that are not in a model's training data."
 )
 MAX_FILE_SIZE = "200mb"
 #: Visitors scored at once; the others wait in a queue.
 CONCURRENCY = 2
-#: Seconds between two looks at a growing table.
+#: Seconds between two updates of a growing table.
 TABLE_SECONDS = 0.5
 #: Uploads are forgotten after this many seconds.
 FORGET_SECONDS = 3600
-#: What `from_pretrained` raises for a model that cannot be had.
+#: Errors of `from_pretrained` for a model that cannot be loaded.
 MODEL_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
 
 
 def build(models: Scorers | Sequence[str | Path] = ()) -> gr.Blocks:
-    """The page, not yet served.
+    """Build the page, without serving it.
 
     Args:
-        models (`Scorers` or `Sequence[str]`, *optional*): What a visitor can pick: short names, folders, Hub ids. The default
+        models (`Scorers` or `Sequence[str]`, *optional*): Models a visitor can choose: short names, folders, Hub ids. The default
             model if empty.
     """
     scorers = models if isinstance(models, Scorers) else Scorers(models)
@@ -62,7 +62,7 @@ def build(models: Scorers | Sequence[str | Path] = ()) -> gr.Blocks:
 
 
 def launch(demo: gr.Blocks, **options: Any) -> Any:
-    """Serve the page; `**options` as of `gradio.Blocks.launch`. Its fonts are the visitor's own."""
+    """Serve the page; `**options` are those of `gradio.Blocks.launch`. It uses the visitor's system fonts."""
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=("ui-monospace", "Consolas", "monospace"))
     settings: dict[str, Any] = {"theme": theme, "css": page.CSS, "footer_links": [], "ssr_mode": False}
@@ -187,7 +187,7 @@ def _model_message(error: Exception) -> str:
 
 
 def _distinct_names(paths: Sequence[str]) -> list[str]:
-    """File names; those met before get a number, as folders may hold equal names."""
+    """File names; repeated names get a number, as folders may hold equal names."""
     names: list[str] = []
     for path in paths:
         name, number = Path(path).name, 2

@@ -1,4 +1,4 @@
-"""Example clips: the built-in sample, and what networks and noise do to it. Made when the page starts, the same every time."""
+"""Example clips: the built-in sample, clean and degraded. Made when the page starts, the same every time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import soundfile
 
 from hf_sqa.degradations import low_pass, packet_loss, white_noise
 
-#: The sentence is said this often: long enough for several windows, so that quality over time has something to tell.
+#: The sentence is repeated this often, so that there are several windows for quality over time.
 REPETITIONS = 5
 
 

@@ -1,4 +1,4 @@
-"""A folder that is a Space: the page, the package and the checkpoints, so that pushing it is all there is to do."""
+"""A folder ready to push as a Space: the page, the package and the checkpoints."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def write_space(folder: str | Path, models: Sequence[str] = ()) -> Path:
             weights are copied too. The default model alone if empty.
 
     Raises:
-        FileExistsError: If there is something in the folder already.
-        FileNotFoundError: If the default model's weights are not at hand.
+        FileExistsError: If the folder is not empty.
+        FileNotFoundError: If the default model's weights are not available.
         ValueError: If two checkpoints have the same name.
     """
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""What the page shows of a judgement, as HTML and SVG: no picture files, readable at any width and in the dark."""
+"""Results of the page as HTML and SVG, readable at any width and in dark mode."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from hf_sqa.demo.scorers import Judgement, Scale
 from hf_sqa.pipelines.quality_plot import CATEGORIES, quality_over_time
 
-#: More stretches than this are averaged: nobody sees a two-hour recording second by second.
+#: Longer courses are averaged down to this many stretches.
 STRETCHES = 400
-#: Lines keep their width though the drawing is stretched to the page.
+#: Lines keep their width when the drawing is stretched to the page.
 THIN = 'vector-effect="non-scaling-stroke"'
 STATUS_WORDS = {"failed": "Could not be read", "abstained": "Nothing to judge"}
 
@@ -68,7 +68,7 @@ CSS = """
 
 
 def judged(judgement: Judgement, span_seconds: float | None = None) -> str:
-    """Scores, warnings, the picture and the facts of one recording; or why there is no score."""
+    """Scores, warnings, picture and facts of one recording, or why there is no score."""
     title = f'<p class="sqa-file">{escape(judgement.name)}</p>'
     if not judgement.is_scored:
         row = judgement.row
@@ -84,7 +84,7 @@ def judged(judgement: Judgement, span_seconds: float | None = None) -> str:
 
 
 def compared(first: Judgement, second: Judgement) -> str:
-    """Two recordings on one time axis, and how far apart they are."""
+    """Two recordings on one time axis, with the difference of their scores."""
     both = [judgement for judgement in (first, second) if judgement.is_scored]
     span = max((judgement.row["duration_seconds"] for judgement in both), default=None)
     headline = ""
@@ -95,19 +95,19 @@ def compared(first: Judgement, second: Judgement) -> str:
         headline = f'<p class="sqa-difference">{escape(scale.name.upper())}: B gets {words} A</p>'
     return (
         f'<div class="sqa-result">{headline}<div class="sqa-pair">{judged(first, span)}{judged(second, span)}</div>'
-        '<p class="sqa-hint">Compare like with like: the same speaker, sentence and language say most.</p></div>'
+        '<p class="sqa-hint">Compare recordings of the same speaker, sentence and language.</p></div>'
     )
 
 
 def message(text: str, alert: bool = False) -> str:
-    """One sentence where a result would be."""
+    """A sentence in place of a result."""
     if alert:
         return f'<div class="sqa-refused" role="alert">{_prose(text)}</div>'
     return f'<p class="sqa-hint">{escape(text)}</p>'
 
 
 def tabled(judgements: Sequence[tuple[str, Judgement]]) -> str:
-    """A row for every `(label, judgement)`, worst first score first, those without a score last."""
+    """A table with a row for every `(label, judgement)`, the worst first score first, those without a score last."""
     if not judgements:
         return ""
     scales = judgements[0][1].scales
@@ -121,7 +121,7 @@ def tabled(judgements: Sequence[tuple[str, Judgement]]) -> str:
 
 
 def picture(judgement: Judgement, span_seconds: float | None = None) -> str:
-    """The waveform, and under it the course of every score over time.
+    """The waveform with the course of every score over time below.
 
     Args:
         judgement (`Judgement`): A scored one.
@@ -158,7 +158,7 @@ def colour(scale: Scale, value: float) -> str:
 
 
 def word(scale: Scale, value: float) -> str:
-    """The listeners' word for a score (bad to excellent); where it is no opinion, the range it lies in."""
+    """The listeners' word for a score (bad to excellent), or its range if it is not an opinion score."""
     if scale.is_opinion:
         return next(word for at, word, _ in reversed(CATEGORIES) if value >= at - 0.5 or at == 1)
     return f"in {scale.low:g} to {scale.high:g}"
@@ -179,7 +179,7 @@ def _table_row(label: str, judgement: Judgement) -> str:
 
 
 def _prose(text: str) -> str:
-    """Escaped, with what stands between backticks as code."""
+    """Escaped text, with text between backticks as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
@@ -194,7 +194,9 @@ def _score_box(scale: Scale, value: float) -> str:
 def _warnings(warnings: Sequence[dict[str, str]]) -> str:
     if not warnings:
         return ""
-    items = "".join(f"<li><b>Doubtful:</b> {escape(one['message'])} <code>{escape(one['code'])}</code></li>" for one in warnings)
+    items = "".join(
+        f"<li><b>Doubtful:</b> {escape(finding['message'])} <code>{escape(finding['code'])}</code></li>" for finding in warnings
+    )
     return f'<ul class="sqa-warnings">{items}</ul>'
 
 

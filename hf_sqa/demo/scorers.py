@@ -1,4 +1,4 @@
-"""The models a visitor can pick, and what one of them says about one recording."""
+"""The models a visitor can choose, and their judgements of recordings."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from hf_sqa.pipelines.quality_plot import envelope
 
 #: Columns of a waveform on the page.
 COLUMNS = 480
-#: Judgements kept, so that a second look at a recording (in a comparison, with the model picked before) costs nothing.
+#: Judgements kept, so that a recording is not scored again for a comparison or a model chosen before.
 KEPT = 32
-#: Ranges of the scores that are not opinions of listeners; the configuration has one range for all scores of a model.
+#: Ranges of scores that are not opinion scores; the configuration has one range for all scores of a model.
 RANGES = {"pesq": (-0.5, 4.5), "stoi": (0.0, 1.0), "sdi": (0.0, 1.0)}
 LOWER_IS_BETTER = frozenset({"sdi"})
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Where a score lies: `low` and `high` in label units, and whether five-point words (bad to excellent) apply."""
+    """Range of a score, `low` to `high` in label units, and whether the five-point words (bad to excellent) apply."""
 
     name: str
     low: float
@@ -35,20 +35,20 @@ class Scale:
     is_opinion: bool
 
     def goodness(self, value: float) -> float:
-        """Place of a score between worst (1) and best (5)."""
+        """A score mapped to 1 (worst) to 5 (best)."""
         share = (value - self.low) / (self.high - self.low)
         return 1 + 4 * min(1.0, max(0.0, 1 - share if self.name in LOWER_IS_BETTER else share))
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a model says about one recording.
+    """A model's judgement of one recording.
 
     Args:
-        name (`str`): File name, as the visitor knows it.
+        name (`str`): File name shown to the visitor.
         row (`dict`): Result of the pipeline with `on_error="row"`, segments and details.
-        scales (`tuple[Scale]`): One per score, in the model's order.
-        waveform (`tuple`, *optional*): `(seconds, low, high)` of [`envelope`]; `None` where nothing was scored.
+        scales (`tuple[Scale]`): A scale for each score, in the model's order.
+        waveform (`tuple`, *optional*): `(seconds, low, high)` of [`envelope`]; `None` if the recording was not scored.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Judgement:
 
 
 class Scorers:
-    """Models by the name a visitor picks, each loaded when it is first picked.
+    """Models by the name a visitor chooses, each loaded on first use.
 
     Args:
         models (`Iterable[str]`): Short names, folders or Hub ids; the default model if there is none. A folder is shown by its
@@ -82,11 +82,11 @@ class Scorers:
 
     @property
     def names(self) -> list[str]:
-        """Names a visitor picks from, in the order given."""
+        """Names to choose from, in the order given."""
         return list(self._models)
 
     def load(self, name: str) -> AudioQualityPipeline:
-        """The pipeline of a model; what `from_pretrained` raises if it cannot be loaded."""
+        """The pipeline of a model; raises the errors of `from_pretrained` if it cannot be loaded."""
         if name not in self._models:
             raise ValueError(f"Expected a model out of {', '.join(self._models)}, got {name!r}.")
         with self._lock:
@@ -95,7 +95,7 @@ class Scorers:
             return self._loaded[name]
 
     def judge(self, model: str, path: str | Path, name: str | None = None) -> Judgement:
-        """Score one file; a file that cannot be scored is a judgement with its reason."""
+        """Score one file; for a file that cannot be scored, the judgement has the reason."""
         key = (model, str(path))
         with self._lock:
             if key in self._kept:

@@ -1,7 +1,7 @@
 """`evaluate.evaluator("audio-quality")`: a pipeline, a rated data set, one call. Importing this module registers the task.
 
 The base class of evaluate 0.4 refers to `transformers.TFPreTrainedModel`, gone since transformers 5, and its bootstrap calls the
-metric once per draw and key and knows no systems; the methods concerned are replaced. Needs `pip install hf-sqa[train]`.
+metric once per draw and key and has no systems; these methods are replaced. Needs `pip install hf-sqa[train]`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class AudioQualityEvaluator(Evaluator):
             feature_extractor (feature extractor, *optional*): For a model given as an object; the model's own if not given.
             strategy (`str`, *optional*, defaults to `"simple"`): `"simple"`, or `"bootstrap"` for intervals of
                 [`hf_sqa.metrics.bootstrap_agreement`], clustered by system where `system_column` is given.
-            confidence_level (`float`, *optional*, defaults to 0.95): Of the intervals.
+            confidence_level (`float`, *optional*, defaults to 0.95): Confidence level of the intervals.
             n_resamples (`int`, *optional*, defaults to 9999): Bootstrap draws.
             device (`int`, *optional*): Device of the pipeline made here; -1 is the CPU. A GPU is used if there is one.
             random_state (`int`, *optional*): Seed of the draws.

@@ -1,6 +1,6 @@
-"""A model on rated test sets: a row a clip, agreement with listeners with intervals, and what it cost.
+"""Evaluates a model on rated test sets: a row for each clip, agreement with listeners with intervals, and CPU time.
 
-What `hf-sqa evaluate` prints, what the cells of a study keep, and what a model card quotes.
+`hf-sqa evaluate` prints it, the cells of a study keep it, and model cards quote it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import numpy as np
 from hf_sqa.metrics import METRICS, bootstrap_agreement
 
 LEVEL_COLUMNS = {"sys": "system_id", "con": "condition_id"}
-#: What clips are drawn with for the intervals, the first that a test set knows.
+#: Columns whose clips are drawn together for the intervals; the first that a test set has.
 CLUSTER_COLUMNS = ("system_id", "condition_id", "source_id", "talker_id")
 CLIP_COLUMNS = ("utterance_id", "system_id", "condition_id", "talker_id", "source_id", "corpus", "language")
 DEFAULT_METRICS = ("lcc", "srcc", "mse", "rmse")
-#: Stronger marks first: a test clip that was trained on says less than one whose talker was.
+#: The most serious first.
 OVERLAP_MARKS = {
     "clips": ("†", "some of these recordings were trained on"),
     "sources": ("‡", "trained on other versions of the same originals"),
     "talkers": ("§", "trained on other speech of the same talkers"),
-    "unknown": ("?", "what it was trained on is not at hand, so overlap is not known"),
+    "unknown": ("?", "training data not available, so overlap is unknown"),
 }
 
 
@@ -36,16 +36,16 @@ class SuiteResult:
 
     Args:
         test_set (`str`): Its name.
-        clips (`list[dict]`): A row a clip: `audio` (its path), who and what (`utterance_id`, `system_id`, ...), for each score
+        clips (`list[dict]`): A row for each clip: `audio` (its path), `utterance_id`, `system_id`, ..., for each score
             `label_<score>` and `predicted_<score>` (NaN where there is none), `status`, `code` and `reason` (why it was not
             scored), `warnings`, `seconds`.
-        rows (`list[dict]`): A row a score, level and metric: `test_set`, `score`, `level`, `metric`, `value`, `low`, `high`,
+        rows (`list[dict]`): A row for each score, level and metric: `test_set`, `score`, `level`, `metric`, `value`, `low`, `high`,
             `num_clips`, `num_failed`, `num_unrated`, `num_units` and `unit` (what was drawn for the interval).
-        identity (`dict`): Of the model, see [`~hf_sqa.pipelines.model_identity`].
-        num_parameters (`int`): Weights of the model.
+        identity (`dict`): Identity of the model, see [`~hf_sqa.pipelines.model_identity`].
+        num_parameters (`int`): Number of weights of the model.
         cpu_seconds_per_second (`float`): CPU time of this process inside the model for a second of audio, decoding left out; NaN
             where nothing was scored.
-        complete (`bool`): Whether all clips were gone through; an interrupted run gives what it has.
+        complete (`bool`): Whether all clips were scored; an interrupted run has only some.
     """
 
     test_set: str
@@ -75,14 +75,15 @@ class SuiteOptions:
     """How test sets are evaluated.
 
     Args:
-        scores (sequence of `str` or `dict`, *optional*): Scores to compare; a dict names the label of a predicted score where it
-            is another: `{"mos": "g_mos"}`. By default the scores that model and test set share.
+        scores (sequence of `str` or `dict`, *optional*): Scores to compare; a dict maps a predicted score to a label of another
+            name: `{"mos": "g_mos"}`. By default the scores that model and test set share.
         metrics (sequence of `str`): Out of `lcc`, `srcc`, `ktau`, `mse`, `rmse`, `mae`, at every level.
         cluster (`str`, *optional*): Column whose clips are drawn together for the intervals of the level `utt`; `"none"` for single
-            clips. By default the first of system, condition, source and talker that the test set knows.
+            clips. By default the first of system, condition, source and talker that the test set has.
         num_draws (`int`): Bootstrap draws.
-        confidence_level (`float`): Of the intervals.
-        seed (`int`): Of the draws.
+        confidence_level (`float`): Confidence level of the intervals.
+        seed (`int`): Seed of the draws.
+        scoring (`dict`): Options of the pipeline: `mode`, `dtype`, `hop_seconds`, ...
     """
 
     scores: Sequence[str] | Mapping[str, str] | None = None
@@ -122,16 +123,16 @@ def evaluate_checkpoint(
     0.91
     ```
 
-    Clips that cannot be scored are rows with a reason and are counted. Ctrl-C stops the scoring, not the counting: the result is
-    that of the clips done, and `complete` is false.
+    Clips that cannot be scored are rows with a reason and are counted. After Ctrl-C the result covers the clips done, and
+    `complete` is false.
 
     Args:
         model: An audio-quality pipeline, `"default"`, a folder, a Hub id.
         dataset (`datasets.Dataset`): In the schema of [`~hf_sqa.data.load_corpus`], audio undecoded.
-        test_set (`str`, *optional*, defaults to `"test"`): What to call it.
+        test_set (`str`, *optional*, defaults to `"test"`): Its name.
         options ([`SuiteOptions`], *optional*): Scores, metrics and intervals.
         batch_size, num_workers: As for the pipeline; they never change a score.
-        device (*optional*): Of a model given by name.
+        device (*optional*): Device of a model given by name.
         progress (callable, *optional*): Called with clips done and all clips.
 
     Raises:
@@ -178,7 +179,7 @@ def evaluate_checkpoint(
 
 
 def evaluate_suite(model: Any, test_sets: Mapping[str, Any], **kwargs: Any) -> list[SuiteResult]:
-    """[`evaluate_checkpoint`] on several test sets by name; the model is loaded once. Stops after one that was interrupted."""
+    """[`evaluate_checkpoint`] on several test sets by name; the model is loaded once. Ctrl-C ends at the test set in progress."""
     options = kwargs.get("options") or SuiteOptions()
     scorer = load_scorer(model, device=kwargs.pop("device", None), scoring=options.scoring)
     results = []
@@ -201,9 +202,9 @@ def load_scorer(model: Any, *, device: Any = None, scoring: Mapping[str, Any] | 
 def agreement_rows(
     clips: Sequence[Mapping[str, Any]], scores: Sequence[str], *, test_set: str, options: SuiteOptions | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of agreement with intervals from rows of clips, as [`SuiteResult`] has both; nothing is scored again.
+    """Rows of agreement with intervals from rows of clips, as in [`SuiteResult`]; nothing is scored again.
 
-    The level `utt` is always there, `sys` and `con` where the clips have two systems or conditions or more, fewer than clips.
+    There is always the level `utt`; `sys` and `con` need at least two systems or conditions, and fewer than clips.
     """
     options = options or SuiteOptions()
     rows = []
@@ -247,16 +248,16 @@ def markdown_table(
     score: str | None = None,
     columns: str = "metric",
 ) -> str:
-    """A table in Markdown of rows of agreement, with the marks of overlap and their legend.
+    """A Markdown table of rows of agreement, with the marks of overlap and their legend.
 
     Args:
-        rows (iterable of `dict`): Of [`SuiteResult`] or of a study: there with `model`, `seed` and `overlap`; seeds are averaged.
-        metrics (sequence of `str`, *optional*): With their level.
+        rows (iterable of `dict`): Rows of [`SuiteResult`], or of a study with `model`, `seed` and `overlap`; seeds are averaged.
+        metrics (sequence of `str`, *optional*): Metrics with their level.
         score (`str`, *optional*): Which score; the first by default.
-        columns (`str`, *optional*, defaults to `"metric"`): `"metric"`: a line a model and test set, a column a metric, with
-            intervals. `"test_set"`: a line a model, a column a test set, of the first metric, without.
+        columns (`str`, *optional*, defaults to `"metric"`): `"metric"`: a line for each model and test set, a column for each
+            metric, with intervals. `"test_set"`: a line for each model, a column for each test set, for the first metric.
 
-    A number of several seeds is their mean with their standard deviation; one of a single run has its interval.
+    Values of several seeds are mean and standard deviation; those of a single run have their interval.
     """
     kept = [dict(row) for row in rows]
     score = score or (kept[0]["score"] if kept else "")
@@ -272,7 +273,7 @@ def markdown_table(
     if columns == "test_set":
         header = ["model", *test_sets]
         body = [
-            [model, *(_cell(cells.get((model, one, metrics[0]), []), interval=False, marked=True) for one in test_sets)]
+            [model, *(_cell(cells.get((model, test_set, metrics[0]), []), interval=False, marked=True) for test_set in test_sets)]
             for model in models
         ]
     else:
@@ -283,7 +284,7 @@ def markdown_table(
             for test_set in test_sets:
                 found = [cells.get((model, test_set, name), []) for name in metrics]
                 if any(found):
-                    first = next(one for one in found if one)
+                    first = next(rows for rows in found if rows)
                     where = test_set + _mark(first)
                     body.append(([model] if len(lead) == 2 else []) + [where, f"{first[0]['num_clips']:,}", *map(_cell, found)])
     lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
@@ -300,12 +301,12 @@ def _cell(rows: Sequence[Mapping[str, Any]], interval: bool = True, marked: bool
     values = np.array([row["value"] for row in rows], dtype=np.float64)
     if not len(values) or np.isnan(values).all():
         return "-"
-    told = f"{np.nanmean(values):.3f}"
+    text = f"{np.nanmean(values):.3f}"
     if len(values) > 1:
-        told += f" ± {np.nanstd(values, ddof=1):.3f}"
+        text += f" ± {np.nanstd(values, ddof=1):.3f}"
     elif interval:
-        told += f" [{rows[0]['low']:.3f}, {rows[0]['high']:.3f}]"
-    return told + (_mark(rows) if marked else "")
+        text += f" [{rows[0]['low']:.3f}, {rows[0]['high']:.3f}]"
+    return text + (_mark(rows) if marked else "")
 
 
 def _scores_to_compare(wanted: Any, predicted: Sequence[str], dataset: Any, test_set: str) -> dict[str, str]:

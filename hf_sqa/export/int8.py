@@ -1,4 +1,4 @@
-"""An ONNX graph of DistilledSQA in 8 bits: the transformer computes in integers, what comes before it does not."""
+"""An ONNX graph of DistilledSQA in 8 bits: the transformer computes in integers, the layers before it do not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-#: Weights from this size on that stay out of the integers are stored in half precision, and computed with in single.
+#: Unquantised weights of at least this size are stored in half precision and used in single precision.
 STORED_IN_HALF = 1024
 
 
@@ -15,14 +15,14 @@ def quantize(source: Path, target: Path) -> None:
     """Write a float32 graph of DistilledSQA in 8 bits.
 
     Linear layers of transformer and pooling are quantised dynamically by onnxruntime: 8-bit weights, a scale for each output, and
-    activations in 8 bits by the range they have at that moment, so that no calibration recordings are needed. Unsigned weights:
-    with signed ones, processors with AVX2 but without VNNI saturate, and the score would depend on the machine. Spectrum,
-    convolutions and the projection behind them, which 8 bits would ruin, compute in float32 with weights stored in float16; so does
-    the last layer, which is small.
+    activations in 8 bits by their current range, so that no calibration recordings are needed. Weights are unsigned: with signed
+    weights, processors with AVX2 but without VNNI saturate, and the score would depend on the machine. Spectrum, convolutions and
+    the projection after them, which need more precision, compute in float32 with weights stored in float16; so does the last layer,
+    which is small.
 
     Args:
-        source (`Path`): The graph as `export_onnx` makes it.
-        target (`Path`): Where to.
+        source (`Path`): The graph written by [`~hf_sqa.export.onnx.export_onnx`].
+        target (`Path`): The file to write.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -39,7 +39,7 @@ def quantize(source: Path, target: Path) -> None:
 
 
 def _store_in_half(graph: Any) -> None:
-    """Replace large float32 constants by float16 ones and a cast, which the runtime does once, when it loads the graph."""
+    """Replace large float32 constants by float16 ones and a cast, which the runtime runs once, when it loads the graph."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []
@@ -92,7 +92,9 @@ def filters_from_a_wave(model: Any, hann: np.ndarray) -> None:
     _prepend(
         graph,
         [
-            helper.make_node(kind, [f"filters.{one}" for one in inputs], [out if out == name else f"filters.{out}"], **options)
+            helper.make_node(
+                kind, [f"filters.{tensor}" for tensor in inputs], [out if out == name else f"filters.{out}"], **options
+            )
             for kind, inputs, out, options in steps
         ],
     )

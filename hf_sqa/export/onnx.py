@@ -1,4 +1,4 @@
-"""A model as an ONNX graph that runs without torch, checked against torch before it is handed over."""
+"""A model as an ONNX graph that runs without torch, checked against torch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from hf_sqa.models.distilled_sqa import DistilledSQA
 from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import GRAPH_FILE
 
 TOLERANCE = 1e-3  # MOS points between onnxruntime and torch
-INT8_TOLERANCE = 0.1  # the same for a graph in 8 bits, for one window of noise: beyond it something is broken
+INT8_TOLERANCE = 0.1  # the same for a graph in 8 bits, for one window of noise
 OPSET = 20
 PAGE_FILES = ("index.html", "score.js")
 
 
 class ScoresOnly(nn.Module):
-    """A model that takes its inputs by position and returns nothing but scores, as a graph does."""
+    """A model that takes its inputs by position and returns only scores, like a graph."""
 
     def __init__(self, model: AudioQualityPreTrainedModel, names: list[str]):
         super().__init__()
@@ -37,15 +37,15 @@ class ScoresOnly(nn.Module):
 
 
 def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8: bool = False) -> float:
-    """Write `model.onnx` with configuration and feature extractor beside it, and check it on three sizes of input.
+    """Write `model.onnx` with configuration and feature extractor, and check it on three sizes of input.
 
-    The graph takes what `model.onnx_inputs()` names, without padding, and returns `logits`. Cutting a recording into windows, where
-    a family does that, and the mel spectrum of NISQA stay outside; the spectrum of DistilledSQA is inside, as a fixed convolution.
-    Outside is a `score_mapping` of the configuration too, as a warning says: it belongs behind the mean over windows.
+    The graph takes the inputs of `model.onnx_inputs()`, without padding, and returns `logits`. It includes the spectrum of
+    DistilledSQA, as a fixed convolution. It does not include the cutting of a recording into windows, the mel spectrum of NISQA,
+    and a `score_mapping` of the configuration, which applies after the mean over windows; a warning says so.
 
     Args:
-        model (`AudioQualityPreTrainedModel`): In float32.
-        folder (`str` or `Path`): Where to; created if missing.
+        model (`AudioQualityPreTrainedModel`): The model, in float32.
+        folder (`str` or `Path`): Output folder; created if missing.
         int8 (`bool`, *optional*, defaults to `False`): Whether the linear layers compute in 8 bits; for DistilledSQA.
 
     Returns:
@@ -123,7 +123,7 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8:
 
 
 def _strip(graph: Any) -> None:
-    """Remove the exporter's notes, a fifth of a student's file with paths of this machine in it, and shapes that no longer hold."""
+    """Remove the exporter's notes, which contain paths of this machine, and outdated shapes."""
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
@@ -131,10 +131,10 @@ def _strip(graph: Any) -> None:
 
 
 def write_page(model: AudioQualityPreTrainedModel, folder: str | Path) -> None:
-    """Put the page that scores in a browser where `model.onnx` is to be; docs/onnx.md says how to serve it.
+    """Write the page that scores in a browser beside `model.onnx`; docs/onnx.md says how to serve it.
 
     Raises:
-        ValueError: If the model is no DistilledSQA, or has a `score_mapping`, which the page does not apply.
+        ValueError: If the model is not a DistilledSQA, or has a `score_mapping`, which the page does not apply.
     """
     if not isinstance(model, DistilledSQA) or model.config.score_mapping:
         what = "one with a `score_mapping`" if isinstance(model, DistilledSQA) else f"a {type(model).__name__}"

@@ -1,4 +1,4 @@
-"""Code that travels: a family's modules flattened into a checkpoint's folder, so that it works where hf_sqa is not installed.
+"""Bundled code: a family's modules as flat files in a checkpoint's folder, so that it works where hf_sqa is not installed.
 
 With `trust_remote_code=True`, transformers copies Python files of a repository and imports them, but only siblings imported as
 `from .sibling import name`. Here every module of hf_sqa that a family and the pipeline need becomes such a sibling.
@@ -27,14 +27,14 @@ from hf_sqa.auto import families
 PACKAGE = "hf_sqa"
 TASK = "audio-quality"
 PIPELINE = ("hf_sqa.pipelines.audio_quality", "AudioQualityPipeline")
-#: What someone has who installed the four packages below; `numpy` and the like come with them.
+#: Packages that the user of a bundle has installed; `numpy` and others come with them.
 NEEDED = ("torch", "transformers", "soundfile", "soxr")
 ALLOWED_IMPORTS = {*NEEDED, "numpy", "huggingface_hub", "safetensors", "packaging", "filelock", *sys.stdlib_module_names}
-HEADER = "# Copied from hf_sqa {version}, {module}; Apache-2.0. Change it there: this file is written anew by every push.\n"
+HEADER = "# Copied from hf_sqa {version}, {module}; Apache-2.0. Change it there: every push overwrites this file.\n"
 
 
 class BundleError(ValueError):
-    """A module cannot travel: it imports something that a stranger does not have, or in a way that cannot be flattened."""
+    """A module cannot be bundled: it imports a package that the user may not have, or in a way that cannot be flattened."""
 
 
 def bundled_sources(model_type: str) -> dict[str, str]:
@@ -44,7 +44,7 @@ def bundled_sources(model_type: str) -> dict[str, str]:
         model_type (`str`): The family.
 
     Raises:
-        BundleError: If a module imports a package beyond torch, transformers, soundfile, soxr and what these bring along.
+        BundleError: If a module imports a package other than torch, transformers, soundfile, soxr and their dependencies.
     """
     waiting = [*_modules_of(model_type).values(), PIPELINE[0]]
     sources: dict[str, str] = {}
@@ -60,15 +60,15 @@ def bundled_sources(model_type: str) -> dict[str, str]:
 
 
 def add_code(folder: str | Path) -> list[str]:
-    """Put the code of a checkpoint's family beside its weights and name it in `config.json`; returns the files written.
+    """Write the code of a checkpoint's family beside its weights and refer to it in `config.json`; returns the files written.
 
     Raises:
-        BundleError: If the folder is an adapter, whose code is that of its base, or the code cannot travel.
+        BundleError: If the folder is an adapter, whose code is that of its base, or the code cannot be bundled.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise BundleError(
-            "Code travels with whole checkpoints, got a LoRA adapter: merge it first (`model.merge_and_unload()`), then push that."
+            "Code is bundled with whole checkpoints, got an adapter: merge it first (`model.merge_and_unload()`), then push that."
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model_type = config["model_type"]
@@ -88,7 +88,7 @@ def add_code(folder: str | Path) -> list[str]:
 
 
 def code_entries(model_type: str) -> dict[str, Any]:
-    """What `config.json` says of the code beside it: `auto_map` and `custom_pipelines`."""
+    """Entries of `config.json` for the bundled code: `auto_map` and `custom_pipelines`."""
     config_class, model_class = families()[model_type]
     modules = _modules_of(model_type)
     model = f"{_flat_name(modules['AutoModel'])}.{model_class.__name__}"
@@ -105,14 +105,14 @@ def code_entries(model_type: str) -> dict[str, Any]:
 
 
 def scores_without_hf_sqa(recording: str | Path, *folders: str | Path) -> list[dict[str, float]]:
-    """Scores of a recording, not rounded, in another process that sees torch, transformers, soundfile and soxr, and not hf_sqa.
+    """Unrounded scores of a recording by a process that sees only torch, transformers, soundfile and soxr, not hf_sqa.
 
     Args:
         recording (`str` or `Path`): The recording.
         *folders (`str` or `Path`): Checkpoints with their code; one process loads all of them, one after the other.
 
     Raises:
-        BundleError: If the code in a folder does not work there; ends in what went wrong.
+        BundleError: If bundled code does not work there; the message ends with the reason.
     """
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -128,7 +128,7 @@ def scores_without_hf_sqa(recording: str | Path, *folders: str | Path) -> list[d
 
 
 def visible_modules(packages: tuple[str, ...] = NEEDED) -> set[str]:
-    """Importable names that installing some packages brings along: theirs, and those of everything they require."""
+    """Importable names of some packages and all their requirements."""
     waiting, seen = list(packages), set()
     names: set[str] = set()
     while waiting:
@@ -242,12 +242,12 @@ def _check_import(module: str, imported: str) -> None:
         raise BundleError(f"{module} says `import {imported}`; say `from {imported} import ...`, which can be flattened.")
     if root not in ALLOWED_IMPORTS:
         raise BundleError(
-            f"{module} imports {root}, which someone with only {', '.join(NEEDED)} does not have; do without it, or do not bundle."
+            f"{module} imports {root}, which a user with only {', '.join(NEEDED)} does not have; do without it, or do not bundle."
         )
 
 
 def _home(module: str, name: str) -> str:
-    """The module that defines a name: itself, or for a package the one its `__init__` takes it from."""
+    """The module that defines a name: itself, or for a package the one its `__init__` imports it from."""
     path = _path(module)
     if path.name != "__init__.py":
         return module

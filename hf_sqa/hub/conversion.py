@@ -1,4 +1,4 @@
-"""An authors' checkpoint to a folder that `from_pretrained` loads: read, checked, written whole or not at all."""
+"""Converts an authors' checkpoint to a folder that `from_pretrained` loads: checked, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from hf_sqa.auto import AutoModelForAudioQuality, Converter, converters
 
 @dataclass
 class Conversion:
-    """What a conversion found and wrote.
+    """Result of a conversion.
 
     Args:
-        folder (`Path`): Where the checkpoint now is.
+        folder (`Path`): The folder of the new checkpoint.
         model (`str`): Its class.
-        checkpoint_name (`str`, *optional*): What the weights are called.
+        checkpoint_name (`str`, *optional*): Name of the weights.
         num_weights (`int`): Number of parameters.
         sample_scores (`dict[str, float]`): Scores of the built-in sample, equal before and after saving.
     """
@@ -57,9 +57,9 @@ def convert_checkpoint(
     Args:
         family (`str`): One of [`readable_checkpoints`].
         checkpoint (`str` or `Path`, *optional*): The authors' file, or a name the converter knows; its default if not given.
-        folder (`str` or `Path`): Where to write; must not exist, or be empty.
+        folder (`str` or `Path`): Output folder; must be new or empty.
         encoder (`str` or `Path`, *optional*): Folder or Hub id of the speech encoder, for checkpoints that hold only a head.
-        encoder_config (`str` or `Path`, *optional*): JSON file that describes the encoder, where the tensors do not tell.
+        encoder_config (`str` or `Path`, *optional*): JSON file that describes the encoder, if the tensors do not.
 
     Raises:
         ValueError: If the family or an option is unknown, the folder is in use, or a tensor does not match (it is named).

@@ -1,4 +1,4 @@
-"""Which models there are: inside PyPI packages, convertible from authors' files, in the cache, on the Hub."""
+"""Lists models: inside PyPI packages, convertible from authors' files, in the cache, on the Hub."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ HUB_SECONDS = 10
 
 @dataclass(frozen=True)
 class ListedModel:
-    """A model that can be named to `--model`.
+    """A model for `--model`.
 
     Args:
-        name (`str`): What to call it.
+        name (`str`): Its name.
         where (`str`): `shipped`, `cached` or `hub`.
-        scores (`str`): Score names, separated by spaces; empty where not known without loading it.
-        license (`str`): Licence of the weights; empty where not known.
-        note (`str`): What else there is to say: the revision, how to get it.
+        scores (`str`): Score names, separated by spaces; empty if unknown without loading it.
+        license (`str`): Licence of the weights; empty if unknown.
+        note (`str`): Remarks: the revision, how to get it.
     """
 
     name: str
@@ -43,11 +43,11 @@ def shipped_models() -> Iterator[ListedModel]:
 
     def note(package: str, module: str) -> str:
         there = importlib.util.find_spec(module) is not None
-        return "at hand" if there else f"pip install --no-deps {package}"
+        return "installed" if there else f"pip install --no-deps {package}"
 
     yield ListedModel(DEFAULT_MODEL, "shipped", "mos", "mit", f"the default; {note('distillmos', 'distillmos')}")
     for name, folder in students().items():
-        yield ListedModel(name, "shipped", "mos", _license(folder), f"student of {DEFAULT_MODEL}; at hand")
+        yield ListedModel(name, "shipped", "mos", _license(folder), f"student of {DEFAULT_MODEL}; installed")
     for name in MFCC_HEADS:
         yield ListedModel(name, "shipped", "mos", "mit", note("xls-r-sqa", "xls_r_sqa"))
 

@@ -1,4 +1,4 @@
-"""The table of models, generated from the families so that it cannot fall behind.
+"""The table of models, generated from the families.
 
 python -m hf_sqa.hub.model_table      # rewrites docs/models.md
 """
@@ -33,7 +33,7 @@ def provenance(model_class: type) -> dict[str, str]:
 
 
 def model_table() -> str:
-    """Markdown table with a row a family."""
+    """Markdown table with a row for each family."""
     rows = ["| model | scores | what it is | paper | weights |", "|---|---|---|---|---|"]
     for model_type, (config_class, model_class) in families().items():
         header = provenance(model_class)

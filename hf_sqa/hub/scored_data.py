@@ -1,4 +1,4 @@
-"""Data sets with scores in them, each score column naming the model that gave it, wherever the data set goes."""
+"""Data sets with scores; every score column stores which model gave it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def add_scores(dataset: Any, scorer: Any, *, name: str | None = None, audio_colu
     """Score a data set's recordings and add the scores as columns.
 
     Adds `<score>__<name>` (float, missing where a recording could not be scored), `status__<name>` and `reason__<name>`. The
-    identity of the model lies in the score columns' own metadata ([`score_identities`] reads it): `push_to_hub`, `save_to_disk` and
-    Parquet files carry it along, and the card of a pushed data set shows it.
+    identity of the model is stored in the metadata of the score columns ([`score_identities`] reads it); `push_to_hub`,
+    `save_to_disk` and Parquet files keep it, and the card of a pushed data set shows it.
 
     Args:
         dataset (`datasets.Dataset`): Its audio is neither decoded nor changed.
         scorer ([`AudioQualityPipeline`]): As `hf_sqa.pipeline(...)` gives it.
-        name (`str`, *optional*): What to call the model in the column names; the last part of its id if not given.
+        name (`str`, *optional*): Name of the model in the column names; the last part of its id if not given.
         audio_column (`str`, *optional*, defaults to `"audio"`): Column of the recordings.
         batch_size (`int`, *optional*, defaults to 1): Recordings handed to the model together.
 
@@ -27,7 +27,7 @@ def add_scores(dataset: Any, scorer: Any, *, name: str | None = None, audio_colu
         `datasets.Dataset`: With the columns added, in the same order.
 
     Raises:
-        ValueError: If there is no such column, or one of the new ones is there already.
+        ValueError: If there is no such column, or a new column exists already.
     """
     import datasets
 
@@ -51,10 +51,10 @@ def add_scores(dataset: Any, scorer: Any, *, name: str | None = None, audio_colu
 
 
 def name_scores(dataset: Any, identities: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Write into columns' metadata which model gave their values, for scores that come from elsewhere.
+    """Store in columns' metadata which model gave their values, for scores from elsewhere.
 
     Args:
-        dataset (`datasets.Dataset`): With the columns.
+        dataset (`datasets.Dataset`): A data set with the columns.
         identities (`dict`): Column to identity, as `scorer.identity()` gives it.
     """
     features = dataset.features.copy()

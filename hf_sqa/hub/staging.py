@@ -104,7 +104,7 @@ def staged(
     read_configs(folder)
     published, left_out = _sorted_out(folder)
     if with_code and "adapter_config.json" in published:
-        raise PublishError("Code travels with whole checkpoints, got a LoRA adapter: merge it first, then push that.")
+        raise PublishError("Code is bundled with whole checkpoints, got a LoRA adapter: merge it first, then push that.")
     with tempfile.TemporaryDirectory(prefix="hf-sqa-push-") as name:
         stage = Path(name) / folder.resolve().name
         stage.mkdir()

@@ -1,4 +1,4 @@
-"""Agreement with listeners, how sure it is, and labels that need the clean original. NumPy and SciPy only."""
+"""Agreement with listeners, its intervals, and full-reference labels. NumPy and SciPy only."""
 
 from hf_sqa.metrics.agreement import (
     GREATER_IS_BETTER,

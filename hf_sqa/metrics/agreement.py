@@ -22,12 +22,12 @@ from scipy.stats import kendalltau, rankdata
 #: Degrees of freedom `d` that a mapping takes from the error, as NISQA and the ConferencingSpeech 2022 challenge count them.
 DEGREES_OF_FREEDOM = {None: 0, "first": 1, "third": 4}
 MAPPING_ORDERS = {"first": 1, "third": 3}
-#: Of a metric's name without its level: is more better?
+#: Whether a larger value is better, by metric name without its level.
 GREATER_IS_BETTER = {"lcc": True, "srcc": True, "ktau": True, "mse": False, "rmse": False, "mae": False}
 
 #: Spread below this share of the largest value is rounding, not variation.
 ROUNDING = 1e-12
-#: Means of a group are rounded, or equal means of different ratings would differ in the last bit and break a tie.
+#: Group means are rounded: equal means of different ratings would otherwise differ in the last bit and break a tie.
 MEAN_DECIMALS = 10
 #: Places of the double root in `_third_order`; more of them lower a mapped error by less than 1e-6.
 NUM_ROOTS = 1001
@@ -43,7 +43,7 @@ def agreement(
     mapping: str | None = None,
     score_range: tuple[float, float] | None = None,
 ) -> dict[str, float]:
-    """Everything one reports about predictions of one score, as a flat dict.
+    """Agreement of the predictions of one score with its labels, as a flat dict.
 
     At system and condition level predictions and labels are averaged first and compared second, over the clips that have both.
 
@@ -69,8 +69,8 @@ def agreement(
     Returns:
         `dict[str, float]`: `{level}_{metric}` for the levels `utt`, `sys`, `con` and the metrics `lcc`, `srcc`, `ktau`, `mse`,
         `rmse`, `mae`, `rmse_mapped`, `rmse_star`. Errors are in MOS points (`mse` in squared points). NaN means undefined, never
-        zero: a correlation of a constant or of fewer than two points, an error of none, a mapped error of no more points than the
-        mapping has degrees of freedom. Then the counts: `num_scored` clips compared, `num_failed` rated clips without a
+        zero: a correlation of a constant or of fewer than two points, an error without points, a mapped error with no more points
+        than the mapping has degrees of freedom. Then the counts: `num_scored` clips compared, `num_failed` rated clips without a
         prediction, `num_unrated` clips without a label, and where asked for `num_systems`, `num_without_system`, `num_conditions`,
         `num_without_condition`, `num_without_ci95`, `mapping_order`.
 
@@ -139,7 +139,7 @@ def ktau(predictions: ArrayLike, labels: ArrayLike) -> float:
 
 
 def mse(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Mean square error in squared label units; NaN of no points."""
+    """Mean square error in squared label units; NaN without points."""
     predictions, labels = _points(predictions, labels)
     return float(np.mean((predictions - labels) ** 2)) if len(labels) else float("nan")
 
@@ -150,7 +150,8 @@ def rmse(predictions: ArrayLike, labels: ArrayLike, *, degrees_of_freedom: int =
     Args:
         predictions (array of shape `(num_points,)`): Predicted scores, mapped where a mapping is used.
         labels (array of shape `(num_points,)`): Labels.
-        degrees_of_freedom (`int`, *optional*, defaults to 0): `d`, what the mapping took: 0 without, 1 first, 4 third order.
+        degrees_of_freedom (`int`, *optional*, defaults to 0): `d`, used by the mapping: 0 without one, 1 for first, 4 for third
+            order.
 
     Returns:
         `float`: NaN unless `N > d`.
@@ -159,7 +160,7 @@ def rmse(predictions: ArrayLike, labels: ArrayLike, *, degrees_of_freedom: int =
 
 
 def rmse_star(predictions: ArrayLike, labels: ArrayLike, ci95: ArrayLike, *, degrees_of_freedom: int = 0) -> float:
-    """RMSE*: only what an error exceeds the uncertainty of its label by counts (P.1401 eq. 7-27 and 7-29).
+    """RMSE*: only the part of an error beyond the uncertainty of its label counts (P.1401 eq. 7-27 and 7-29).
 
     `sqrt(sum(max(|error| - ci95, 0)²) / (N - d))`, in label units.
 
@@ -167,7 +168,8 @@ def rmse_star(predictions: ArrayLike, labels: ArrayLike, ci95: ArrayLike, *, deg
         predictions (array of shape `(num_points,)`): Predicted scores, mapped where a mapping is used.
         labels (array of shape `(num_points,)`): Labels.
         ci95 (array of shape `(num_points,)` or `float`): Half-width of the labels' 95 % intervals.
-        degrees_of_freedom (`int`, *optional*, defaults to 0): `d`, what the mapping took: 0 without, 1 first, 4 third order.
+        degrees_of_freedom (`int`, *optional*, defaults to 0): `d`, used by the mapping: 0 without one, 1 for first, 4 for third
+            order.
 
     Returns:
         `float`: NaN unless `N > d`.
@@ -180,7 +182,7 @@ def rmse_star(predictions: ArrayLike, labels: ArrayLike, ci95: ArrayLike, *, deg
 
 
 def mae(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Mean absolute error in label units; NaN of no points."""
+    """Mean absolute error in label units; NaN without points."""
     predictions, labels = _points(predictions, labels)
     return float(np.mean(np.abs(predictions - labels))) if len(labels) else float("nan")
 
@@ -198,7 +200,7 @@ METRICS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
 def fit_mapping(
     predictions: ArrayLike, labels: ArrayLike, order: str, *, score_range: tuple[float, float] | None = None
 ) -> Polynomial:
-    """The polynomial that does not fall and brings predictions closest to labels, in the sense of least squares.
+    """The non-decreasing polynomial that maps predictions closest to labels, by least squares.
 
     It removes offset, slope and curvature between the scale of a model and that of a listening test (ITU-T P.1401).
 
@@ -264,7 +266,8 @@ def average_by(values: ArrayLike, groups: Sequence[Hashable]) -> dict[Any, float
 
     Args:
         values (array of shape `(num_clips,)`): Scores.
-        groups (sequence of length `num_clips`): System, condition or talker of every clip; None, NaN or an empty string is unknown.
+        groups (sequence of length `num_clips`): System, condition or talker of every clip; None, NaN and an empty string mean
+        unknown.
 
     Returns:
         `dict`: Group to mean; NaN for a group without a value.

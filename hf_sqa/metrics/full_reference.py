@@ -1,4 +1,4 @@
-"""Labels that need the clean original: PESQ, STOI, speech distortion index and SNR of a degraded recording.
+"""Full-reference labels: PESQ, STOI, speech distortion index and SNR of a degraded recording.
 
 PESQ is ITU-T P.862.1 (narrowband) and P.862.2 (wideband) by the package `pesq`; STOI is Taal, Hendriks, Heusdens, Jensen, "An
 Algorithm for Intelligibility Prediction of Time-Frequency Weighted Noisy Speech", IEEE TASLP 2011, by the package `pystoi`. The
@@ -36,7 +36,7 @@ ONE_STEP = 1 / 32768  # of 16-bit samples
 
 @dataclass(frozen=True)
 class FullReferenceScores:
-    """Labels of one pair.
+    """Labels of one pair of recordings.
 
     Args:
         scores (`dict[str, float]`): Label to value; NaN where it could not be measured.
@@ -63,11 +63,11 @@ def full_reference_scores(
 ) -> FullReferenceScores:
     """Align a degraded recording with its clean original and measure it.
 
-    One constant delay is estimated and removed; then both are cut to what they have in common, so either may be the longer. The
-    function keeps no state and pickles, for a pool of processes.
+    One constant delay is estimated and removed; then both are cut to their common part, so either may be longer. The function has
+    no state and can be pickled, for a pool of processes.
 
     Args:
-        degraded (`np.ndarray` of shape `(num_samples,)`): What is judged, floating point.
+        degraded (`np.ndarray` of shape `(num_samples,)`): The degraded recording, floating point.
         reference (`np.ndarray` of shape `(num_reference_samples,)`): Its clean original at the same rate, floating point.
         sampling_rate (`int`): Rate of both in Hz. PESQ is measured at 16 kHz (8 kHz for rates below 16 kHz), STOI at 10 kHz; other
             rates are resampled.
@@ -117,14 +117,14 @@ def full_reference_scores(
 def speech_distortion_index(degraded: np.ndarray, reference: np.ndarray, *, align_level: bool = True) -> float:
     """`sum((degraded - reference)²) / sum(reference²)`, by default after bringing `degraded` to the power of `reference`.
 
-    The index of Chen et al. (2006) compares the clean signal before and after a noise reduction filter. A finished recording does
-    not tell its filtered speech from its residual noise, so here the whole recording takes the place of the filtered speech: noise
-    counts as distortion. With equal power the index is `2 (1 - r)`, `r` being the correlation of the two around zero: 0 for the
-    original at any volume, 0.59 for noise at an SNR of 0 dB, 2 for unrelated signals, 4 for an inverted one. Without level
+    The index of Chen et al. (2006) compares the clean signal before and after a noise reduction filter. In a finished recording the
+    filtered speech cannot be separated from the residual noise, so here the whole recording takes the place of the filtered speech:
+    noise counts as distortion. With equal power the index is `2 (1 - r)`, `r` being the correlation of the two around zero: 0 for
+    the original at any volume, 0.59 for noise at an SNR of 0 dB, 2 for unrelated signals, 4 for an inverted one. Without level
     alignment it is the textbook ratio, unbounded, 1 for silence.
 
     Args:
-        degraded (`np.ndarray` of shape `(num_samples,)`): What is judged, in time with `reference`: a shift of a sample counts.
+        degraded (`np.ndarray` of shape `(num_samples,)`): The degraded recording, aligned with `reference` to the sample.
         reference (`np.ndarray` of shape `(num_samples,)`): Clean original.
         align_level (`bool`, *optional*, defaults to `True`): Whether to equalise power first.
 
@@ -207,7 +207,7 @@ def _snr_db(degraded: np.ndarray, reference: np.ndarray) -> float:
 
 
 class _NotMeasurableError(Exception):
-    """A label that this pair does not have; the message is the reason."""
+    """A label cannot be measured for this pair; the message is the reason."""
 
 
 def _failed(labels: Sequence[str], reason: str, delay_seconds: float, compared_seconds: float) -> FullReferenceScores:

@@ -1,4 +1,4 @@
-"""How sure is a number: bootstrap intervals of agreement metrics, and whether one model is better than another.
+"""Uncertainty: bootstrap intervals of agreement metrics, and whether one model is better than another.
 
 Bias-corrected and accelerated (BCa) bootstrap: Efron, "Better bootstrap confidence intervals", JASA 1987; clusters drawn whole:
 Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8; tails of Student's t, without
@@ -6,7 +6,7 @@ which few units give too short an interval: Hesterberg, "What Teachers Should Kn
 2015. NumPy and SciPy only.
 
 A draw is a vector of counts, how often each clip was drawn, and every metric is computed from counts: ranks of a draw are
-cumulative counts in an order sorted once. So nothing is sorted per draw, and draws are computed by the hundred.
+cumulative counts in an order sorted once. So nothing is sorted per draw, and hundreds of draws are computed at once.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from hf_sqa.metrics.agreement import GREATER_IS_BETTER, METRICS, ROUNDING, avera
 
 LEVELS = {"utt": "clips", "sys": "systems", "con": "conditions"}
 METHODS = ("bca", "percentile")
-#: Counts held at a time: few enough for the cache of a core ...
+#: Counts held at a time; they fit into the cache of a core ...
 COUNTS_AT_A_TIME = 60_000
-#: ... except for Kendall's tau, whose signs of all pairs are worked out anew every time.
+#: ... except for Kendall's tau, which computes the signs of all pairs each time.
 COUNTS_AT_A_TIME_OF_PAIRS = 2_000_000
 #: The acceleration is estimated from at most this many groups left out in turn.
 JACKKNIFE_GROUPS = 1000
 SIGN_ROWS = 1024
-#: Of the denominator of a BCa correction, which a bias of few units can turn negative: the end is then the last draw.
+#: Smallest denominator of a BCa correction, which the bias of few units can make negative; the end is then the last draw.
 MIN_STRETCH = 1e-3
-#: Of fewer units there are too few different draws for their outermost to bracket anything.
+#: With fewer units there are too few different draws for an interval.
 MIN_UNITS = 5
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric and where it may lie.
+    """A metric with its bootstrap interval.
 
     Args:
         value (`float`): The metric on the clips given.
         low (`float`): Lower end; NaN where the metric is undefined or fewer than five units were given.
         high (`float`): Upper end.
-        standard_error (`float`): Standard deviation of the draws; NaN of fewer than two.
+        standard_error (`float`): Standard deviation of the draws; NaN with fewer than two.
         confidence_level (`float`): Share of listening tests in which such an interval covers the truth.
-        num_units (`int`): What was drawn: clips, clusters, systems or conditions. Simulated 95 % intervals of normal scores cover
-            the truth in 95 to 98 % (LCC, SRCC) and 92 % (RMSE) for 15 units, 95 and 94 % for 100, 95 and 95 % for 300.
-        num_draws (`int`): Draws made.
+        num_units (`int`): Number of units drawn: clips, clusters, systems or conditions. Simulated 95 % intervals of normal scores
+            cover the truth in 95 to 98 % (LCC, SRCC) and 92 % (RMSE) for 15 units, 95 and 94 % for 100, 95 and 95 % for 300.
+        num_draws (`int`): Number of draws.
         num_undefined (`int`): Draws in which the metric is undefined, left out of the interval.
     """
 
@@ -73,11 +73,11 @@ class Comparison:
         metric (`str`): The metric with its level, `utt_srcc`.
         value_a (`float`): The metric of the first model.
         value_b (`float`): The metric of the second.
-        difference (`Interval`): `value_a - value_b` and where it may lie.
-        p_value (`float`): Two-sided: how surprising the difference were between equals. Below `1 - confidence_level` exactly if the
+        difference (`Interval`): `value_a - value_b` with its interval.
+        p_value (`float`): Two-sided p-value of the difference. Below `1 - confidence_level` exactly if the
             interval excludes zero. NaN where the difference is undefined.
-        better (`str`, *optional*): Name of the better model; None where no difference is shown.
-        verdict (`str`): All of it in words.
+        better (`str`, *optional*): Name of the better model; None if no difference is significant.
+        verdict (`str`): The result in words.
         num_clips (`int`): Clips compared: rated, and scored by both.
         num_failed_a (`int`): Rated clips that the first model did not score.
         num_failed_b (`int`): Rated clips that the second model did not score.
@@ -125,10 +125,11 @@ def bootstrap_agreement(
         systems (sequence of length `num_clips`, *optional*): System of every clip, for `sys_` metrics and as clusters.
         conditions (sequence of length `num_clips`, *optional*): Condition of every clip, for `con_` metrics.
         clusters (sequence of length `num_clips`, *optional*): What clips have in common: talker, source file, listener panel. A
-            clip of no known cluster is one by itself.
+            clip without a cluster is a cluster of its own.
         num_draws (`int`, *optional*, defaults to 10000): Draws.
         confidence_level (`float`, *optional*, defaults to 0.95): Share of intervals that cover the truth.
-        method (`str`, *optional*, defaults to `"bca"`): `"bca"`, or `"percentile"`, simpler and off for skewed metrics.
+        method (`str`, *optional*, defaults to `"bca"`): `"bca"`, or `"percentile"`, which is simpler but inaccurate for skewed
+            metrics.
         rng (`np.random.Generator` or `int`, *optional*): Generator or seed; the same seed gives the same interval.
 
     Returns:
@@ -171,8 +172,8 @@ def compare_models(
 ) -> Comparison:
     """Does the first model agree better with listeners than the second, on the same clips?
 
-    Both are judged on the same draws, so what makes a clip hard for both cancels: the interval of the difference is far shorter
-    than the two intervals suggest. For what is drawn, the options and the errors see [`bootstrap_agreement`].
+    Both are evaluated on the same draws, so effects of a clip on both cancel: the interval of the difference is far shorter than
+    the two intervals suggest. For the units drawn, the options and the errors see [`bootstrap_agreement`].
 
     Args:
         predictions_a (array of shape `(num_clips,)`): Scores of the first model; NaN where it failed.
@@ -180,10 +181,10 @@ def compare_models(
         labels (array of shape `(num_clips,)`): Mean opinion scores; NaN where unrated.
         metric (`str`, *optional*, defaults to `"utt_srcc"`): What to compare, with its level. Several comparisons of one pair find
             a difference by chance more often than the p-value says.
-        names (`tuple[str, str]`, *optional*, defaults to `("A", "B")`): What to call the models.
+        names (`tuple[str, str]`, *optional*, defaults to `("A", "B")`): Names of the models.
 
     Returns:
-        `Comparison`: The clips that only one model scored are left out, and counted.
+        `Comparison`: Clips that only one model scored are left out and counted.
     """
     _check_options(num_draws, confidence_level, method)
     rng = np.random.default_rng(rng)

@@ -487,7 +487,7 @@ def test_ctrl_c_is_told_with_exit_code_130(hub, fresh, checkpoint):
     result = fresh(code + command("push", checkpoint, REPO, "--license", "mit"), token=ALICE)
 
     assert result.returncode == 130
-    assert "as before or complete" in result.stderr
+    assert "unchanged or complete" in result.stderr
 
 
 def test_leftovers_of_training_stay_at_home(hub, checkpoint):

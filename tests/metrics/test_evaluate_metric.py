@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 import hf_sqa.metrics
-from hf_sqa.evaluation import AudioQualityEvaluator
+from hf_sqa.evaluation.evaluator import AudioQualityEvaluator
 from hf_sqa.metrics import agreement, bootstrap_agreement
 from hf_sqa.metrics.hub.speech_quality_agreement import SpeechQualityAgreement
 from hf_sqa.models import DistilledSQA, DistilledSQAConfig

@@ -1,7 +1,7 @@
 """A corpus anyone can rebuild: recorded speech from Debian packages, simulated conditions, human scores of the conditions.
 
-`mos`, `s_mos` and `n_mos` are scores that listeners gave to the condition, with other speech: good for training, regression tests
-and agreement over conditions, never to be reported as agreement on recordings. Conditions without such scores stand on ladders.
+`mos`, `s_mos` and `n_mos` are listeners' scores of the condition for other speech: suitable for training, regression tests and
+agreement over conditions, not to be reported as agreement on recordings. Conditions without such scores are steps of ladders.
 """
 
 from hf_sqa.data.bench.build import BenchPlan, Clip, build_clips, label_clips, ladder_pairs, plan_bench

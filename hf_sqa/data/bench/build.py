@@ -1,4 +1,4 @@
-"""Building the bench corpus: clips on all cores, whole or not at all, going on where a run stopped; then labels, the same way."""
+"""Building the bench corpus: clips, then labels, on all cores; every file is whole or absent, and a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ SUFFIXES = (".flac", ".wav")
 LABELS = ("pesq", "stoi", "sdi")
 #: Phrases of each voice in the small form: 25 phrases x 25 conditions.
 CI_PHRASES = 5
-#: Of the listeners' scores.
+#: Columns of the listeners' scores.
 SCALE = (1, 5)
-#: Goes up when the same phrase and condition would give other samples.
+#: Increased whenever the same phrase and condition give other samples.
 VERSION = 1
 COLUMNS = (
     *(
@@ -80,7 +80,7 @@ class Clip:
 
     @property
     def digest(self) -> str:
-        """Twelve digits that differ where its samples or its file could: recording, condition, container, version."""
+        """Twelve digits of a hash of all that its samples and file depend on: recording, condition, container, version."""
         steps = CONDITIONS[self.condition_id].chain().steps
         content = json.dumps(
             [VERSION, self.phrase.name, self.phrase.num_bytes, self.suffix, self.condition_id, steps], sort_keys=True
@@ -90,12 +90,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """What a build will make.
+    """The clips that a build makes.
 
     Args:
-        folder (`Path`): Where.
+        folder (`Path`): The folder of the corpus.
         form (`str`): `"ci"` or `"training"`.
-        clips (tuple of [`Clip`]): All of it, in the order of the table: phrase by phrase, condition by condition.
+        clips (tuple of [`Clip`]): All clips, in the order of the table: phrase by phrase, condition by condition.
     """
 
     folder: Path
@@ -111,7 +111,7 @@ def plan_bench(
     num_phrases: int | None = None,
     suffix: str = ".flac",
 ) -> BenchPlan:
-    """Find the recordings, check that all libraries are there, and say what there is to make.
+    """Find the recordings, check that all libraries are installed, and list the clips to make.
 
     Args:
         folder (`str` or `Path`): Where the corpus goes.
@@ -122,8 +122,8 @@ def plan_bench(
         suffix (`str`, *optional*, defaults to `".flac"`): `".flac"` or `".wav"`, both of 16 bits.
 
     Raises:
-        MissingPackagesError: If recordings, ffmpeg or codec libraries are missing; it names the packages of all.
-        ValueError: If an option is none of those, or a voice has fewer phrases.
+        MissingPackagesError: If recordings, ffmpeg or codec libraries are missing; the message names their packages.
+        ValueError: If an option has another value, or a voice has fewer phrases.
     """
     for option, value, choices in (("form", form, tuple(FORMS)), ("suffix", suffix, SUFFIXES)):
         if value not in choices:
@@ -151,21 +151,21 @@ def plan_bench(
 
 
 def build_clips(plan: BenchPlan, *, num_workers: int = 1) -> Iterator[dict[str, Any]]:
-    """Make the clips of a plan and yield a row for each, in the order in which they are done.
+    """Make the clips of a plan and yield a row for each, as they are done.
 
     The folder gets `<condition>/<voice>/<phrase>.flac`, where `c0` holds the originals; `manifest.jsonl`, with each clip's draw;
     and, when all clips are done, `bench.csv` (columns: `COLUMNS`), `conditions.csv` and `ladders.csv`. Files and tables appear
-    whole or not at all. Clips in the manifest whose file exists and whose recipe is the same are not made again, so a run that was
-    stopped ends with the very files it would have had. Chance depends on voice, phrase and condition only.
+    whole or not at all. Clips in the manifest whose file exists and whose recipe is the same are not made again, so a stopped run
+    ends with the same files as an uninterrupted one. Random choices depend only on voice, phrase and condition.
 
     A row is one of the manifest: `audio`, `status` (`"ok"` or `"failed"`), `reason`, `num_samples`, `gain_db` (0 unless it was
-    turned down to fit full scale), `sha256` (of the 16-bit little-endian samples, whatever the container),
+    attenuated to fit full scale), `sha256` (of the 16-bit little-endian samples, whatever the container),
     `degradations`, `digest`.
     FFTs round differently from one processor to the next, which may move a sample by one step of 16 bits, and then the hash.
 
     Args:
         plan ([`BenchPlan`]): From [`plan_bench`].
-        num_workers (`int`, *optional*, defaults to `1`): Processes; they change nothing in the results.
+        num_workers (`int`, *optional*, defaults to `1`): Processes; results do not depend on them.
 
     Raises:
         Locked: If another process is building or labelling there.
@@ -188,9 +188,9 @@ def build_clips(plan: BenchPlan, *, num_workers: int = 1) -> Iterator[dict[str, 
 
 
 def label_clips(plan: BenchPlan, labels: Sequence[str], *, num_workers: int = 1) -> Iterator[dict[str, Any]]:
-    """Measure the clips of a plan against their originals and yield a row for each; `bench.csv` gets a column a label.
+    """Measure the clips of a plan against their originals and yield a row for each; `bench.csv` gets a column for each label.
 
-    What cannot be measured is NaN there, with the reason in `labels.jsonl`. Labels that are in it, of the same samples, are not
+    Labels that cannot be measured are NaN, with the reason in `labels.jsonl`. Labels already in it for the same samples are not
     measured again.
 
     Args:
@@ -230,7 +230,7 @@ def label_clips(plan: BenchPlan, labels: Sequence[str], *, num_workers: int = 1)
 
 
 def ladder_pairs(rows: Sequence[Mapping[str, Any]], form: str) -> list[tuple[str, int, int]]:
-    """Neighbouring steps of all ladders, phrase by phrase.
+    """Pairs of neighbouring steps of all ladders, for every phrase.
 
     Args:
         rows (sequence of mappings): Rows with `condition_id` and `source_id`, as `bench.csv` has them.
@@ -255,7 +255,7 @@ def _reference(clip: Clip) -> str:
 
 
 def _make_clips(task: tuple[Path, tuple[Clip, ...]]) -> list[dict[str, Any]]:
-    """Make the clips of one phrase. Never raises for what is wrong with the recording: the rows say so."""
+    """Make the clips of one phrase. Problems of the recording do not raise: they are in the rows."""
     folder, clips = task
     rows: list[dict[str, Any]] = []
     waveform, broken = np.zeros(0, np.float32), None
@@ -291,8 +291,8 @@ def _measure(task: tuple[Path, str, str, str, tuple[str, ...], dict[str, Any] | 
     reasons: dict[str, str] = dict(known["reasons"]) if known else {}
     wanted = tuple(label for label in labels if label not in values)
     try:
-        degraded, reference = (soundfile.read(folder / one, dtype="float32")[0] for one in (name, reference_name))
-        # A clip is in time with its original; to estimate a delay could only do harm.
+        degraded, reference = (soundfile.read(folder / file, dtype="float32")[0] for file in (name, reference_name))
+        # Clips are aligned with their originals, so an estimated delay could only be wrong.
         found = full_reference_scores(degraded, reference, SAMPLING_RATE, labels=wanted, max_delay_seconds=0)
         values |= {label: None if math.isnan(value) else round(value, 5) for label, value in found.scores.items()}
         reasons |= found.reasons

@@ -1,4 +1,4 @@
-"""The conditions of the bench corpus: 13 with scores of listeners, and ladders of which only the order is known."""
+"""The conditions of the bench corpus: 13 with listeners' scores, and ladders of conditions whose order is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Condition:
         steps (tuple of `dict`): Kinds and parameters, as for [`~hf_sqa.degradations.Chain`]; empty for `c0`, and for the other
             P.835 conditions, which are those of the preset `p835`.
         human_scores (`tuple[float, float, float]`, *optional*): Overall, speech signal and background score of the full-band study
-            in microsoft/P.808 (CC BY 4.0), 1 to 5. They are scores of the condition, of other speech.
+            in microsoft/P.808 (CC BY 4.0), 1 to 5. They are scores of the condition for other speech.
     """
 
     condition_id: str
@@ -28,7 +28,7 @@ class Condition:
     human_scores: tuple[float, float, float] | None = None
 
     def chain(self) -> Chain:
-        """What makes it."""
+        """The degradations of the condition."""
         if self.human_scores is not None:
             return _p835().select(self.condition_id)
         return Chain(self.steps, name=self.condition_id)
@@ -49,7 +49,7 @@ def _other(condition_id: str, description: str, *steps: dict[str, Any]) -> Condi
 
 
 def _opus(bitrate_kbps: int, **losses: float) -> dict[str, Any]:
-    # libopus by name: libsndfile would code otherwise, and the corpus would depend on what is installed.
+    # libopus explicitly: libsndfile encodes differently, and the corpus would depend on what is installed.
     return {"kind": "opus", "bitrate_kbps": bitrate_kbps, "library": "libopus", **losses}
 
 
@@ -68,7 +68,7 @@ P835 = (
     _p835_condition(11, 20, 24, 2.60, 4.26, 2.17),
     _p835_condition(12, 30, 32, 3.39, 4.17, 3.00),
 )
-#: The rest of the small form.
+#: The other conditions of the small form.
 SMALL = (
     *(
         _other(f"clip_{share}", f"{share} % of the samples clipped", {"kind": "clip_share", "share": share / 100})
@@ -88,11 +88,11 @@ SMALL = (
         for share in (5, 15, 35)
     ),
 )
-#: What the training form has beside those.
+#: Further conditions of the training form.
 FURTHER = (
     *(_other(f"pink_{snr}", f"pink noise at {snr} dB", {"kind": "pink_noise", "snr_db": snr}) for snr in (20, 10, 0)),
     _other("hum_10", "hum of 50 Hz at 10 dB", {"kind": "hum", "snr_db": 10}),
-    # Of the recording itself: voices of other talkers would carry a talker from one split into another.
+    # Babble is made from the recording itself: other voices would carry a talker from one split into another.
     _other("babble_10", "babble at 10 dB", {"kind": "babble", "snr_db": 10}),
     _other("narrowband", "300 to 3400 Hz", {"kind": "band_pass"}),
     _other("low_pass_2000", "nothing above 2 kHz", {"kind": "low_pass", "cutoff_hz": 2000}),
@@ -128,12 +128,12 @@ LADDERS = {
 def ladders(form: str) -> dict[str, tuple[str, ...]]:
     """The ladders of a form, each without the conditions that the form leaves out; `c0`, the original, is the top of all."""
     present = {condition.condition_id for condition in FORMS[form]}
-    kept = {name: tuple(one for one in rungs if one in present) for name, rungs in LADDERS.items()}
+    kept = {name: tuple(rung for rung in rungs if rung in present) for name, rungs in LADDERS.items()}
     return {name: rungs for name, rungs in kept.items() if len(rungs) > 1}
 
 
 def place_on_ladder(condition_id: str) -> tuple[str, int] | None:
-    """The ladder of a condition and its step there, 1 the best; the first ladder for one that is on several, none for `c0`."""
+    """The ladder of a condition and its step there, 1 the best; the first ladder if it is on several, none for `c0`."""
     for name, rungs in LADDERS.items():
         if condition_id in rungs[1:]:
             return name, rungs.index(condition_id)

@@ -1,4 +1,4 @@
-"""The speech of the bench corpus: recorded prompts and game dialogue from Debian packages, found, chosen, brought to one form."""
+"""The speech of the bench corpus: recorded prompts and game dialogue from Debian packages, found, selected and converted."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hf_sqa.degradations import band_pass, level_dbfs, set_level
 
 SAMPLING_RATE = 16_000
 MIN_SECONDS, MAX_SECONDS = 2.2, 6.0
-#: G.722 at 64 kb/s: length is known from size.
+#: G.722 at 64 kb/s, so the length follows from the size.
 G722_BYTES_PER_SECOND = 8000
-#: Folders of prompts that are no phrases, and a word in the names of those that go with signal tones.
+#: Folders of prompts that are not phrases, and a word in the names of prompts with signal tones.
 NO_PHRASES, SIGNAL = ("digits", "letters", "phonetic", "silence"), "tone"
 #: G.722 has a tone of its filter bank at 8 kHz, and prompts have hum.
 LOW_HZ, HIGH_HZ = 60.0, 7400.0
 #: Active level of speech in listening tests, below overload (ITU-T P.800).
 LEVEL_DBFS = -26.0
-#: Softer than this is no prompt: silence through G.722 is noise near -80 dBFS, which would be brought to the level of speech.
+#: Quieter files are not prompts: silence through G.722 is noise near -80 dBFS, which would be amplified to the level of speech.
 MIN_LEVEL_DBFS = -60.0
 G722_CODEC, VORBIS_CODEC = "g722", "vorbis"
 
@@ -34,15 +34,15 @@ class Voice:
 
     Args:
         name (`str`): Name of its folder in the corpus.
-        talker (`str`): Who speaks. The English and the Spanish prompts are by one person, says the packages' CREDITS file, so they
-            are on one side of every split.
+        talker (`str`): Who speaks. The English and the Spanish prompts are by one person, according to the packages' CREDITS
+            file, so they are in the same part of every split.
         language (`str`): ISO 639-1.
         split (`str`): `"train"`, `"validation"` or `"test"`; a talker is in one.
         package (`str`): Debian package.
         folder (`str`): Where the package has the recordings, below its root.
         pattern (`str`): Which files there.
         codec (`str`): `"g722"` or `"vorbis"`.
-        licence (`str`): Of the recordings, and so of what is made of them.
+        licence (`str`): Licence of the recordings and of what is derived from them.
     """
 
     name: str
@@ -87,7 +87,7 @@ FORM_VOICES = {"ci": ("en", "es", "fr", "it", "ru"), "training": tuple(VOICES)}
 
 
 class MissingPackagesError(FileNotFoundError):
-    """Recordings, or a program or library, are not there; the message names the Debian packages and how to get them."""
+    """Recordings, a program or a library are missing; the message names the Debian packages and how to get them."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Phrase:
         voice (`str`): Key of `VOICES`.
         name (`str`): Its file, relative to the voice's folder, with suffix.
         path (`str`): Where it is.
-        num_bytes (`int`): Its size: another one is another recording.
+        num_bytes (`int`): Its size; a file of another size is another recording.
     """
 
     voice: str
@@ -126,7 +126,7 @@ def find_phrases(form: str, packages: str | Path | None = None, num_phrases: int
         ValueError: If a voice has fewer phrases than asked for.
     """
     root = Path(packages) if packages is not None else Path("/")
-    roots = [root] if packages is None else [root, *sorted(one for one in root.glob("*") if one.is_dir())]
+    roots = [root] if packages is None else [root, *sorted(folder for folder in root.glob("*") if folder.is_dir())]
     folders = {name: _folder_of(VOICES[name], roots) for name in FORM_VOICES[form]}
     missing = {VOICES[name].package for name, folder in folders.items() if folder is None}
     if missing:
@@ -146,11 +146,11 @@ def find_phrases(form: str, packages: str | Path | None = None, num_phrases: int
 
 
 def reference_waveform(phrase: Phrase) -> np.ndarray:
-    """A phrase as the reference it is in the corpus: mono float32 at 16 kHz, 60 to 7400 Hz, active level -26 dBFS.
+    """A phrase as the reference recording of the corpus: mono float32 at 16 kHz, 60 to 7400 Hz, active level -26 dBFS.
 
     Raises:
-        AudioError: If a Vorbis file cannot be read, or holds nothing that can be judged.
-        ValueError: If a phrase is silent, or softer than -60 dBFS.
+        AudioError: If a Vorbis file cannot be read, or cannot be judged.
+        ValueError: If a phrase is silent, or quieter than -60 dBFS.
         RuntimeError: If ffmpeg cannot decode a G.722 file.
     """
     if VOICES[phrase.voice].codec == G722_CODEC:

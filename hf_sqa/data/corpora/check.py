@@ -1,4 +1,4 @@
-"""`check_corpus`: is this download whole, and are its labels what they should be? Headers are read, audio is not decoded."""
+"""`check_corpus`: is a download complete, and are its labels as published? Reads headers, and does not decode audio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_sqa.data.corpora.loading import find_corpus, read_corpus
 from hf_sqa.data.schema import SCORE_RANGES, Ratings, Row, first_few
 from hf_sqa.folders import AUDIO_SUFFIXES, AudioFolders
 
-#: Kinds of faults, in the order of the report, and what each is called.
+#: Kinds of faults with their names, in the order of the report.
 FAULTS = {
     "count": "counts that differ from the published ones",
     "missing": "missing recordings",
@@ -30,17 +30,17 @@ FAULTS = {
 
 @dataclass
 class CheckReport:
-    """What [`check_corpus`] found.
+    """Result of [`check_corpus`].
 
     Args:
         name (`str`): The corpus or table.
-        present (`list[dict]`): A row a part and split: `part`, `split`, `rows`, `published` (`None` where not known), `present`
-            (recordings on disk) and `mos_mean`.
+        present (`list[dict]`): A row for each part and split: `part`, `split`, `rows`, `published` (`None` where not known),
+            `present` (recordings on disk) and `mos_mean`.
         faults (`dict[str, list[str]]`): Items by kind, see `FAULTS`.
         sampling_rates (`dict[int, int]`): Number of recordings by rate in Hz.
         seconds (`float`): Audio on disk.
-        unlabelled (`int`): Audio files beside the rated ones that no label names; no fault.
-        absent (`list[str]`): Parts of which nothing is listed; no fault, as parts are downloaded one by one.
+        unlabelled (`int`): Audio files that no label names; not a fault.
+        absent (`list[str]`): Parts without any row; not a fault, as parts are downloaded one by one.
     """
 
     name: str
@@ -66,9 +66,9 @@ class CheckReport:
             lines.append(f"  not here: {', '.join(self.absent)}")
         if self.unlabelled:
             lines.append(f"  without a label: {self.unlabelled:,} audio files beside the rated ones")
-        for kind, told in FAULTS.items():
+        for kind, title in FAULTS.items():
             if kind in self.faults:
-                lines.append(f"  FAULT {len(self.faults[kind]):,} {told}: {first_few(self.faults[kind])}")
+                lines.append(f"  FAULT {len(self.faults[kind]):,} {title}: {first_few(self.faults[kind])}")
         if not self.faults:
             lines.append("  no faults")
         return "\n".join(lines)
@@ -83,11 +83,11 @@ def check_corpus(
     columns: dict[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Hold a corpus against its published facts.
+    """Compare a corpus with its published facts.
 
     Args:
         name, root, scale, ratings, columns: As for `load_corpus`.
-        progress (callable, *optional*): Called with the number of recordings whose header was read, and of all.
+        progress (callable, *optional*): Called with the number of headers read and the number of recordings.
 
     Raises:
         FileNotFoundError, ValueError: If there are no labels to check, as `load_corpus` does.
@@ -118,9 +118,9 @@ def _count(report: CheckReport, name: str, rows: list[Row]) -> None:
         groups.setdefault((label.removeprefix(prefix).removeprefix("/"), row["split"] or ""), []).append(row)
     published = {}
     if corpus is not None:
-        published = {(one, split): count for one in corpus.parts(part) for split, count in corpus.clips[one].items()}
+        published = {(name, split): count for name in corpus.parts(part) for split, count in corpus.clips[name].items()}
         here = {one for one, _ in groups}
-        report.absent = [corpus.label(one) for one in corpus.parts(part) if one not in here]
+        report.absent = [corpus.label(name) for name in corpus.parts(part) if name not in here]
     for key in dict.fromkeys((*published, *groups)):
         group = groups.get(key, [])
         if not group and key[0] not in {one for one, _ in groups}:
@@ -142,7 +142,7 @@ def _count(report: CheckReport, name: str, rows: list[Row]) -> None:
 
 
 def _read_headers(report: CheckReport, rows: list[Row], expected: int | None, progress: Callable[[int, int], None] | None) -> None:
-    """Rates and durations; where no rate is published, the commonest one is expected, unless rates are thoroughly mixed."""
+    """Rates and durations; if no rate is published, the most common one is expected, unless no rate dominates."""
     import io
 
     import soundfile
@@ -150,17 +150,17 @@ def _read_headers(report: CheckReport, rows: list[Row], expected: int | None, pr
     rates: dict[int, list[str]] = {}
     present = [row for row in rows if not row["missing"] and not (isinstance(row["audio"], str) and "://" in row["audio"])]
     recordings = {row["audio"] if isinstance(row["audio"], str) else row["audio"]["path"]: row["embedded"] for row in present}
-    for number, (told, embedded) in enumerate(recordings.items(), 1):
+    for number, (recording, embedded) in enumerate(recordings.items(), 1):
         try:
             audio = {} if embedded is None else embedded[0][embedded[1]]["audio"]
-            header = soundfile.info(io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path") or told)
+            header = soundfile.info(io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path") or recording)
         except (RuntimeError, OSError) as error:
-            report.add("unreadable", f"{told} ({' '.join(str(error).split())[-80:]})")
+            report.add("unreadable", f"{recording} ({' '.join(str(error).split())[-80:]})")
         else:
-            rates.setdefault(header.samplerate, []).append(told)
+            rates.setdefault(header.samplerate, []).append(recording)
             report.seconds += header.duration
             if header.frames == 0:
-                report.add("unreadable", f"{told} (no samples)")
+                report.add("unreadable", f"{recording} (no samples)")
         if progress is not None and (number % 200 == 0 or number == len(recordings)):
             progress(number, len(recordings))
     report.sampling_rates = {rate: len(files) for rate, files in rates.items()}

@@ -1,4 +1,4 @@
-"""What a corpus is to us: its facts, its published counts, and a reader of its label files."""
+"""A published corpus: its facts, its published counts, and a reader of its label files."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from hf_sqa.folders import find_recordings
 
 @dataclass(frozen=True)
 class Corpus:
-    """A published corpus. A folder of it is read as it was downloaded; the facts are those of `hf-sqa corpus list`.
+    """A published corpus, read as it was downloaded; `hf-sqa corpus list` shows its facts.
 
     Args:
-        name (`str`): What `load_corpus` calls it. Several tests make parts: `nisqa/TRAIN_SIM` is one, also in the column `corpus`.
-        title (`str`): What its authors call it.
+        name (`str`): Its name in `load_corpus`. A corpus of several tests has parts: `nisqa/TRAIN_SIM`, also in the column
+            `corpus`.
+        title (`str`): Its name by its authors.
         language (`str`): Codes of its languages, separated by spaces.
         clips (`dict`): Published number of rated recordings by part (`""`: the only one) and split (`""`: not split).
         size (`str`): Hours or gigabytes, as far as known.
-        licence (`str`): Licence, as far as known; `unknown` where none was seen.
+        licence (`str`): Licence, as far as known; `unknown` if none was found.
         source (`str`): Where to get it.
         read (callable): `read(root, parts)` yields label rows for `hf_sqa.data.schema.examine`.
         scale (`tuple[float, float]`): Ends of the scale of the scores in the label files.
         sampling_rate (`int`, *optional*): Rate of every recording in Hz; `None` where it differs.
-        rows_are_ratings (`bool`): Label files have a row a rating rather than a mean.
+        rows_are_ratings (`bool`): Label files have one row per rating rather than means.
         default_parts (`tuple[str, ...]`): Parts meant by the bare name; all by default.
-        detect_scale (callable, *optional*): Tells the scale from the scores, where releases differ in it.
-        hub_id (`str`, *optional*): Repository of data set on the Hub, for a corpus that is only there.
+        detect_scale (callable, *optional*): Finds the scale from the scores, if releases differ in it.
+        hub_id (`str`, *optional*): Repository on the Hub, for a corpus that is only there.
     """
 
     name: str
@@ -69,12 +70,12 @@ class Corpus:
 
 
 def locate(root: Path, corpus: str, *label_files: str) -> list[Path]:
-    """Label files below the folder a user named, who may have named it, its parent or its only sub-folder.
+    """Label files below the folder a user gave, which may be the corpus's own, its parent or its only sub-folder.
 
     `label_files` are globs relative to the corpus's own folder; each is looked for in `root`, then one and two folders below.
 
     Raises:
-        FileNotFoundError: If none is there; says what was looked for and what is there.
+        FileNotFoundError: If there are none; the message says what was looked for and what is there.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"Expected the folder of {corpus}, but {str(root)!r} is not a folder.")

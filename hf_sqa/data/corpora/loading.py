@@ -1,4 +1,4 @@
-"""`load_corpus`: a corpus on disk, a data set of the Hub or a table of one's own, in one schema."""
+"""`load_corpus`: a corpus on disk, a data set of the Hub, or your own table, in one schema."""
 
 from __future__ import annotations
 
@@ -33,33 +33,34 @@ def load_corpus(
     """Load rated speech as a `datasets.Dataset` in the schema of `hf_sqa.data.schema`, audio undecoded.
 
     ```python
-    >>> load_corpus("nisqa", "NISQA_Corpus")          # seven databases, told apart by the column `corpus`
+    >>> load_corpus("nisqa", "NISQA_Corpus")          # seven databases, distinguished by the column `corpus`
     >>> load_corpus("nisqa/TEST_FOR", "NISQA_Corpus")  # one of them
     >>> load_corpus("hub:urgent-challenge/urgent2024_mos")
     >>> load_corpus("my_test.csv", columns={"audio": "stimulus", "mos": "opinion"}, scale=(0, 100))
     ```
 
     `mos`, `mos_std` and `mos_ci95` are on 1-5 whatever the scale of the labels: `1 + 4 * (score - low) / (high - low)`. The columns
-    `scale_min` and `scale_max` keep the scale the listeners used. Scores without a rating are NaN. What was loaded, and how many
-    rows were dropped, is said by `dataset.info.description`.
+    `scale_min` and `scale_max` keep the scale the listeners used. Scores without a rating are NaN. `dataset.info.description` says
+    what was loaded and how many rows were dropped.
 
     Args:
         name (`str`): A corpus of `CORPORA` or a part of one (`"tencent/with_reverberation"`), `"hub:<repository>"`, or a table
             (`.csv`, `.tsv`, `.txt`, `.jsonl`, `.xlsx`).
-        root (path, *optional*): Folder of the corpus, as unpacked; for a table the folder its paths begin in, by default its own.
-        columns (`dict`, *optional*): For a table or the Hub: columns by the name the schema gives them. A name that the schema
-            lacks, with a column of numbers, becomes another score.
-        scale (`tuple[float, float]`, *optional*): Ends of the scale of `mos`, where it is not the corpus's own; 1-5 for tables.
+        root (path, *optional*): Folder of the corpus, as unpacked; for a table, the folder its paths are relative to, by default
+        its own. columns (`dict`, *optional*): For a table or the Hub: columns by their name in the schema. Another name with a
+        column of
+            numbers becomes a further score.
+        scale (`tuple[float, float]`, *optional*): Ends of the scale of `mos`, if not the corpus's own; 1-5 for tables.
         ratings (`str`, *optional*): `"mean"` averages several rows of a recording, which a table may have only if it names the
-            listeners or this is given; `"each"` keeps a row a rating, with `listener_id`. By default `"mean"`.
+            listeners or this option is given; `"each"` keeps one row per rating, with `listener_id`. By default `"mean"`.
         join (path, *optional*): Table with further scores of the same recordings (such as `s_mos n_mos g_mos` of 3QUEST), joined by
             file name without folder and suffix. Recordings that it lacks keep NaN; the description counts them.
         language (`str`, *optional*): Language code of the rows that have none.
         split, revision (`str`, *optional*): For the Hub: one split, by its name there; branch, tag or commit.
-        on_missing (`str`, *optional*, defaults to `"raise"`): Audio that is not there: `"raise"`, or `"drop"` and count its rows.
+        on_missing (`str`, *optional*, defaults to `"raise"`): Missing audio: `"raise"`, or `"drop"` its rows and count them.
 
     Raises:
-        FileNotFoundError: If the folder holds no such corpus (says what was looked for and found), or audio is missing.
+        FileNotFoundError: If the folder holds no such corpus (the message says what was looked for and found), or audio is missing.
         ValueError: If the name is unknown, labels are of another corpus, text, or outside their scale, or recordings are repeated.
         ImportError: If `datasets` is not installed.
     """
@@ -116,7 +117,7 @@ def read_corpus(
             scale = corpus.detect_scale(scores) if scores else corpus.scale
         scale = scale or corpus.scale
     else:
-        score_names = tuple(one for one in columns if one not in SCORE_RANGES and _is_further_score(one))
+        score_names = tuple(name for name in columns if name not in SCORE_RANGES and _is_further_score(name))
         if name.startswith("hub:"):
             repo_id = name.removeprefix("hub:")
             rows, found = read_hub(repo_id, split, revision, columns, score_names)
@@ -191,7 +192,7 @@ def _floats(values: Iterable[Any]) -> list[float]:
 
 
 def _join(rows: Sequence[Row], path: Path) -> str:
-    """Add the scores of a table to rows of the same recordings, and say how many found theirs.
+    """Add the scores of a table to rows of the same recordings, and return how many matched, in words.
 
     Raises:
         ValueError: If it lists a recording twice, has no score to join, or none of the recordings.
