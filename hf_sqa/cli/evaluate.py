@@ -105,7 +105,6 @@ def evaluate(
 def _evaluated(
     model: str, corpora: list[str], split: str | None, options: Any, batch_size: int, num_workers: int, device: str | None
 ) -> list[Any]:
-
     quiet()
     from hf_sqa.evaluation.suite import evaluate_checkpoint, load_scorer
 

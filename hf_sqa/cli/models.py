@@ -27,7 +27,8 @@ def models(
 
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    from hf_sqa.hub.listing import cached_models, convertible, hub_models, shipped_models
+    from hf_sqa.hub.conversion import readable_checkpoints
+    from hf_sqa.hub.listing import cached_models, hub_models, shipped_models
 
     rows = [*shipped_models(), *cached_models()]
     failure = None
@@ -52,6 +53,6 @@ def models(
         for row in rows:
             table.add_row(row.name, row.where, row.scores, row.license, row.note)
         console.print(table)
-        console.print(f"\n`hf-sqa convert` reads authors' files of {', '.join(convertible())}; `hf-sqa convert --list` names them.")
+        console.print(f"\n`hf-sqa convert` reads authors' files of {', '.join(readable_checkpoints())}; `hf-sqa convert --list` names them.")
     if failure:
         typer.echo(f"hf-sqa: models on the Hub are left out: {failure}", err=True)

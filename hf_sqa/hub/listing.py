@@ -13,7 +13,6 @@ from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsE
 from hf_sqa.auto import families
 from hf_sqa.checkpoints import DEFAULT_MODEL, MFCC_HEADS, students
 from hf_sqa.hub.card import TAGS
-from hf_sqa.hub.conversion import readable_checkpoints
 
 HUB_SECONDS = 10
 
@@ -88,11 +87,6 @@ def hub_models(limit: int = 100, token: str | None = None) -> Iterator[ListedMod
         licence = next((tag.removeprefix("license:") for tag in model.tags or [] if tag.startswith("license:")), "")
         licence = licence or (str(model.card_data.get("license") or "") if model.card_data else "")
         yield ListedModel(model.id, "hub", "", licence, f"{(model.sha or '')[:7]}{', private' if model.private else ''}")
-
-
-def convertible() -> dict[str, tuple[str, ...]]:
-    """Families with a converter, each with what it reads; see `hf-sqa convert`."""
-    return readable_checkpoints()
 
 
 def _config(folder: Path) -> dict:
