@@ -53,6 +53,8 @@ def models(
         for row in rows:
             table.add_row(row.name, row.where, row.scores, row.license, row.note)
         console.print(table)
-        console.print(f"\n`hf-sqa convert` reads authors' files of {', '.join(readable_checkpoints())}; `hf-sqa convert --list` names them.")
+        console.print(
+            f"\n`hf-sqa convert` reads authors' files of {', '.join(readable_checkpoints())}; `hf-sqa convert --list` names them."
+        )
     if failure:
         typer.echo(f"hf-sqa: models on the Hub are left out: {failure}", err=True)
