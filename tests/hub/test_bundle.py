@@ -93,7 +93,7 @@ def test_names_that_a_config_needs_are_written(tmp_path):
 def test_an_import_that_a_stranger_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(bundle, "ALLOWED_IMPORTS", bundle.ALLOWED_IMPORTS - {"soxr"})
 
-    with pytest.raises(BundleError, match=r"hf_sqa\.audio\.recording imports soxr, which someone with only torch"):
+    with pytest.raises(BundleError, match=r"hf_sqa\.audio\.recording imports soxr, which a user with only torch"):
         bundled_sources("distilled_sqa")
 
 
