@@ -235,8 +235,14 @@ class AudioQualityTrainer(Trainer):
         examples, known = self.order.draw(self.state.global_step, self.args.process_index)
         collator = AudioQualityCollator(self.processing_class, lengths=self.batching, window_samples=self.window_samples)
         batch = self._prepare_inputs({name: value for name, value in collator(examples).items() if name not in NOT_INPUTS})
+        # Statistics over versions of one sentence are not those of speech: norms use, and keep, those that they have.
+        norms = [one for one in model.modules() if isinstance(one, torch.nn.modules.batchnorm._BatchNorm) and one.training]
+        for norm in norms:
+            norm.eval()
         with self.compute_loss_context_manager():
             scores = model(**batch)["logits"][:, 0].float()
+        for norm in norms:
+            norm.train()
         known = {name: value.to(scores.device) for name, value in known.items()}
         charged = self.order.options.weight * order_loss(scores, margin=self.order.options.margin, **known)
         self.accelerator.backward(charged * self.accelerator.gradient_accumulation_steps)

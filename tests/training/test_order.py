@@ -155,3 +155,18 @@ def test_a_training_with_an_order_learns_it_from_labels_that_say_nothing(recipe,
     run_recipe(content, train_dataset=flat, model=model)
 
     assert wrong_pairs(model) < 0.5 * before
+
+
+def test_an_order_leaves_the_statistics_of_norms_to_the_batches(recipe, rows, tiny, ladders, tmp_path):
+    found = []
+    for order in (None, {"table": ladders()}):
+        content = recipe({"family": "distilled_sqa"}, max_steps=4, eval_strategy="no", save_strategy="no", learning_rate=0.0)
+        content |= {"order": order, "output_dir": str(tmp_path / f"run{order is not None}")}
+        model = tiny("distilled_sqa")
+        before = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
+        run_recipe(content, train_dataset=rows(8), model=model)
+        found.append({name: value for name, value in model.named_buffers() if "running" in name})
+        assert any(not torch.equal(found[-1][name], before[name]) for name in before)
+
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, msg=name)
