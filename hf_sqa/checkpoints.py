@@ -23,7 +23,7 @@ import torch
 import transformers
 from huggingface_hub import cached_assets_path, snapshot_download
 from huggingface_hub.constants import HF_ASSETS_CACHE
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers.utils import cached_file, is_peft_available
 from transformers.utils.hub import extract_commit_hash
@@ -180,19 +180,23 @@ def load_checkpoint(
         ValueError: If it is of a family that is not known here, or of none that scores speech; or if its weights are not whole.
     """
     try:
-        place, options = _located(name, options)
-        adapter_file = _adapter_file(place, options)
-        if adapter_file is not None:
-            model, extractor = _load_adapter(place, adapter_file, merge, options)
-        else:
-            model = _load_whole(place, trust_remote_code, options)
-            extractor = _extractor(place, options) or model.make_feature_extractor()
+        model, extractor = _load(name, merge, trust_remote_code, options, ())
     except (OSError, ValueError) as error:
         explanation = explained(name, error)
         if explanation is error:
             raise
         raise explanation from error
     return Checkpoint("default" if name is None else str(name), model.eval(), extractor)
+
+
+def _load(name: Any, merge: bool, trust_remote_code: bool, options: dict[str, Any], adapters: tuple[str, ...]) -> tuple[Any, Any]:
+    """Model and feature extractor; `adapters` are those that it is the base of."""
+    place, options = _located(name, options)
+    adapter_file = _adapter_file(place, options)
+    if adapter_file is not None:
+        return _load_adapter(place, adapter_file, merge, options, adapters)
+    model = _load_whole(place, trust_remote_code, options)
+    return model, _extractor(place, options, model)
 
 
 def resolve_checkpoint(model: Any) -> Any:
@@ -282,24 +286,95 @@ def _adapter_file(place: str, options: dict[str, Any]) -> str | None:
     return find_adapter_config_file(place, **_hub_options(options))
 
 
+def _cached(place: str, file: str, options: dict[str, Any]) -> str | None:
+    """Path of a checkpoint's file; `None` if it has none of that name."""
+    return cached_file(
+        place,
+        file,
+        **_hub_options(options),
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """A JSON object that somebody else wrote.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"Expected a JSON object in {str(path)!r}, got something else ({str(error)[:100]}).") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected a JSON object in {str(path)!r}, got {type(content).__name__}.")
+    return content
+
+
+def _load_config(place: str, trust_remote_code: bool, options: dict[str, Any]) -> Any:
+    """The configuration, with one message for whatever may be wrong with it.
+
+    Raises:
+        OSError: If there is none.
+        ValueError: If it is not that of a model.
+    """
+    file = _cached(place, "config.json", options)
+    family = read_json(file).get("model_type") if file is not None else ""
+    if not isinstance(family, str):
+        raise ValueError(f"Expected the family's name as `model_type` in config.json of {place!r}, got {family!r}.")
+    try:
+        return transformers.AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code, **_hub_options(options))
+    except OSError:
+        raise
+    except Exception as error:  # what transformers and families make of values that they did not expect
+        reason = " ".join(str(error).split())
+        if "does not recognize this architecture" in reason or "trust_remote_code" in reason:
+            raise
+        raise ValueError(f"The configuration of {place!r} cannot be used: {reason[:600]}") from error
+
+
 def _load_whole(place: str, trust_remote_code: bool, options: dict[str, Any]) -> Any:
-    if trust_remote_code:
-        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=True, **_hub_options(options))
-        if "AutoModel" in (getattr(config, "auto_map", None) or {}):
-            return transformers.AutoModel.from_pretrained(place, trust_remote_code=True, **options)
-    # An answer given beforehand: transformers would ask on the terminal whether to run a stranger's code.
-    return AutoModelForAudioQuality.from_pretrained(place, trust_remote_code=False, **options)
+    config = options.get("config") or _load_config(place, trust_remote_code, options)
+    is_foreign = trust_remote_code and "AutoModel" in (getattr(config, "auto_map", None) or {})
+    auto_class = transformers.AutoModel if is_foreign else AutoModelForAudioQuality
+    try:
+        # An answer given beforehand: transformers would ask on the terminal whether to run a stranger's code.
+        return auto_class.from_pretrained(place, **{**options, "config": config, "trust_remote_code": trust_remote_code})
+    except (RuntimeError, TypeError, KeyError, AttributeError, ArithmeticError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The model in {place!r} cannot be built by its configuration ({reason[:300]}).") from error
 
 
-def _extractor(place: str, options: dict[str, Any]) -> Any:
-    """The feature extractor beside the weights, if there is one."""
-    missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
-    if cached_file(place, "preprocessor_config.json", **_hub_options(options), **missing) is None:
-        return None
-    return transformers.AutoFeatureExtractor.from_pretrained(place, **_hub_options(options))
+def _extractor(place: str, options: dict[str, Any], model: Any) -> Any:
+    """The feature extractor beside the weights, or the one that the model needs.
+
+    Raises:
+        ValueError: If it is none, or works at another rate than the model.
+    """
+    file = _cached(place, "preprocessor_config.json", options)
+    if file is None:
+        return model.make_feature_extractor()
+    read_json(file)
+    try:
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(place, **_hub_options(options))
+    except OSError:
+        raise
+    except Exception as error:  # as for the configuration
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The feature extractor of {place!r} cannot be used: {reason[:300]}") from error
+    rates = extractor.sampling_rate, model.config.sampling_rate
+    if None not in rates and rates[0] != rates[1]:
+        raise ValueError(
+            f"Expected the feature extractor of {place!r} to work at the rate of the model, {rates[1]} Hz, got {rates[0]!r}; save "
+            "it anew by `model.make_feature_extractor().save_pretrained(...)`."
+        )
+    return extractor
 
 
-def _load_adapter(place: str, adapter_file: str, merge: bool, options: dict[str, Any]) -> tuple[Any, Any]:
+def _load_adapter(
+    place: str, adapter_file: str, merge: bool, options: dict[str, Any], adapters: tuple[str, ...] = ()
+) -> tuple[Any, Any]:
     """An adapter on its base, in float32 until it is known that the base is the one it was trained on.
 
     Raises:
@@ -309,40 +384,44 @@ def _load_adapter(place: str, adapter_file: str, merge: bool, options: dict[str,
     if not is_peft_available():
         raise OSError(f"{place!r} is a LoRA adapter, which needs the package peft: `pip install 'hf-sqa[peft]'`.")
     hub_options = _hub_options(options)
-    missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
-    if cached_file(place, "adapter_model.safetensors", **hub_options, **missing) is None:
+    if _cached(place, "adapter_model.safetensors", options) is None:
         raise OSError(
             f"Expected the adapter's weights in adapter_model.safetensors of {place!r}, got none: hf_sqa does not read pickled "
             "weights (adapter_model.bin), which can run code. Ask for a safetensors version."
         )
-    base = json.loads(Path(adapter_file).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise OSError(f"The adapter {place!r} does not say which model it belongs to (base_model_name_or_path is empty).")
+    base = read_json(adapter_file).get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
+        raise OSError(f"The adapter {place!r} does not say which model it belongs to (base_model_name_or_path is {base!r}).")
+    if place in adapters:
+        raise ValueError(f"The adapter {place!r} is the base of itself: {' on '.join((*adapters, place))}.")
     token = {"token": options["token"]} if options.get("token") is not None else {}
     try:
         located, base_options = _located(base, token)
         if located == place or _is_same_folder(located, place):
             model = _load_beside_adapter(place)
         else:
-            model = load_checkpoint(base, merge=True, dtype=torch.float32, **token).model
+            model, _ = _load(base, True, False, {"dtype": torch.float32, **token}, (*adapters, place))
     except (OSError, ValueError) as error:
         raise OSError(f"The adapter {place!r} belongs to {base!r}, which cannot be loaded: {error}") from error
-    _check_base(place, base, model, hub_options)
+    _check_base(place, base, model, options)
     dtype = options.get("dtype", "auto")
-    if merge:
-        model = _merged(place, base, model, hub_options)
-    else:
-        try:
-            model.load_adapter(place, adapter_kwargs=dict(hub_options))
-        except ValueError as error:
-            raise ValueError(f"The adapter {place!r} does not fit {base!r}, the base it names: {error}") from error
+    try:
+        model = _merged(place, model, hub_options) if merge else _attached(place, model, hub_options)
+    except OSError:
+        raise
+    except Exception as error:  # what peft makes of options and tensors that it did not expect
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"The adapter {place!r} does not fit {base!r}, the base it names ({reason[:300]}): it was trained on another one. Name "
+            "the right one as base_model_name_or_path in its adapter_config.json."
+        ) from error
     if dtype not in (None, "auto"):
         model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     model.config._name_or_path = place
     model.config._commit_hash = extract_commit_hash(str(adapter_file), None)
     model.config.checkpoint_name = None
-    extractor = _extractor(place, options) or _extractor(located, base_options) or model.make_feature_extractor()
-    return model, extractor
+    has_extractor = _cached(place, "preprocessor_config.json", options) is not None
+    return model, _extractor(place, options, model) if has_extractor else _extractor(located, base_options, model)
 
 
 def _load_beside_adapter(place: str) -> Any:
@@ -362,11 +441,10 @@ def _is_same_folder(first: str, second: str) -> bool:
     return Path(first).is_dir() and Path(second).is_dir() and Path(first).samefile(second)
 
 
-def _check_base(place: str, base: str, model: Any, hub_options: dict[str, Any]) -> None:
-    """Refuse a base with other weights than those that the adapter was trained on, where it tells them."""
-    missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
-    file = cached_file(place, BASE_FILE, **hub_options, **missing)
-    expected = json.loads(Path(file).read_text(encoding="utf-8"))["weights"] if file is not None else None
+def _check_base(place: str, base: str, model: Any, options: dict[str, Any]) -> None:
+    """Refuse a base with other weights than those that the adapter was trained on, where it says which."""
+    file = _cached(place, BASE_FILE, options)
+    expected = read_json(file).get("weights") if file is not None else None
     if expected is not None and expected != base_digest(model):
         raise ValueError(
             f"Expected the base that the adapter in {place!r} was trained on (weights {expected}), got {base!r} with weights "
@@ -374,24 +452,22 @@ def _check_base(place: str, base: str, model: Any, hub_options: dict[str, Any]) 
         )
 
 
-def _merged(place: str, base: str, model: Any, hub_options: dict[str, Any]) -> Any:
+def _attached(place: str, model: Any, hub_options: dict[str, Any]) -> Any:
+    model.load_adapter(place, adapter_kwargs=dict(hub_options))
+    return model
+
+
+def _merged(place: str, model: Any, hub_options: dict[str, Any]) -> Any:
     import peft
 
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")
-            adapted = peft.PeftModel.from_pretrained(model, place, **hub_options)
-        with safe_open(str(cached_file(place, "adapter_model.safetensors", **hub_options)), "pt") as file:
-            in_file = set(file.keys())
-        in_model = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
-        refuse_partial_weights(place, missing=in_model - in_file, unexpected=in_file - in_model)
-    except (RuntimeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"The adapter {place!r} does not fit {base!r}, the base it names ({reason[:300]}): it was trained on another one. Name "
-            "the right one as base_model_name_or_path in its adapter_config.json."
-        ) from error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        adapted = peft.PeftModel.from_pretrained(model, place, **hub_options)
+    with safe_open(str(cached_file(place, "adapter_model.safetensors", **hub_options)), "pt") as file:
+        in_file = set(file.keys())
+    in_model = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    refuse_partial_weights(place, missing=in_model - in_file, unexpected=in_file - in_model)
     merged = adapted.merge_and_unload()
     for name, parameter in merged.named_parameters():  # peft freezes the base
         parameter.requires_grad_(name in trainable)

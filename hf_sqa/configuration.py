@@ -1,7 +1,5 @@
 """What every family's configuration has: score names, their scale, the sampling rate; misspelled options are refused."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from packaging.version import Version
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
+from transformers.utils import cached_file
 
 from hf_sqa import __version__
 from hf_sqa.audio import Recording
@@ -97,6 +98,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         report = (loaded[0] if isinstance(loaded, tuple) else loaded).__dict__.pop("_loading_report")
         if not may_be_partial:
             refuse_partial_weights(name, report.missing_keys, report.unexpected_keys, report.mismatched_keys)
+        _refuse_integer_weights(name, loaded[0] if isinstance(loaded, tuple) else loaded, kwargs)
         config = loaded[0].config if isinstance(loaded, tuple) else loaded.config
         _refuse_unknown_options(config)
         # The Auto classes resolve a revision once and hand the commit down; the identity of a score names it.
@@ -314,6 +316,19 @@ def refuse_partial_weights(
             f"The weights in {name!r} do not fit the configuration ({'; '.join(shown)}), so the scores would be wrong: get the "
             "files anew, or save the model again with `save_pretrained`. To train new layers, pass `ignore_mismatched_sizes=True`."
         )
+
+
+def _refuse_integer_weights(name: str, model: PreTrainedModel, options: Mapping[str, Any]) -> None:
+    """Stop where whole numbers stand for weights: no checkpoint has them, a damaged or forged header has."""
+    hub_options = {option: options[option] for option in ("cache_dir", "revision", "token") if options.get(option) is not None}
+    file = cached_file(name, "model.safetensors", local_files_only=True, _raise_exceptions_for_missing_entries=False, **hub_options)
+    if file is None:  # in shards, or in memory
+        return
+    with safe_open(file, "pt") as weights:
+        for key in weights.keys():  # noqa: SIM118  # no dict
+            kind = weights.get_slice(key).get_dtype()
+            if not kind.startswith(("F", "BF")) and key in dict(model.named_parameters()):
+                raise ValueError(f"Expected floating-point weights in {name!r}, got {kind} for {key}: get the file anew.")
 
 
 def _refuse_unknown_options(config: Any) -> None:

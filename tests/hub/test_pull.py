@@ -214,7 +214,7 @@ def refusal(fresh, model, audio, **options):
 def test_a_missing_repository_gets_the_names_at_hand(hub, fresh, audio):
     told = refusal(fresh, "alice/gone", audio)
 
-    assert "'alice/gone' is neither a folder, nor a short name (default, distill-mos-v7," in told
+    assert "there is no folder 'alice/gone' here, it is no short name (default, distill-mos-v7," in told
 
 
 def test_a_missing_revision_is_named(hub, fresh, make_tiny, audio):

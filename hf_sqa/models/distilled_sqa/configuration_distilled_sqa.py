@@ -1,9 +1,7 @@
 """Configuration of DistilledSQA."""
 
-from __future__ import annotations
-
 import math
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 
@@ -149,7 +147,7 @@ class DistilledSQAConfig(AudioQualityConfig):
     }
 
     @classmethod
-    def student(cls, size: str, **kwargs: Any) -> DistilledSQAConfig:
+    def student(cls, size: str, **kwargs: Any) -> Self:
         """A member of the ladder of students, made for CPU time: mel bands, larger steps in time, windows without overlap.
 
         Args:
@@ -165,7 +163,7 @@ class DistilledSQAConfig(AudioQualityConfig):
         return cls(**STUDENTS[size] | kwargs)
 
     @classmethod
-    def tiny(cls, **kwargs: Any) -> DistilledSQAConfig:
+    def tiny(cls, **kwargs: Any) -> Self:
         """A configuration for tests: windows of 0.64 s, about 6,000 weights."""
         return cls(
             **{

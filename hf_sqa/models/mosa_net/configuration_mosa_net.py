@@ -1,7 +1,5 @@
 """Configuration of MOSANet."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Self
 
@@ -131,7 +129,7 @@ class MOSANetConfig(AudioQualityConfig):
         return {0: "pesq", 1: "stoi", 2: "sdi"}
 
     @classmethod
-    def voicemos(cls, **kwargs: Any) -> MOSANetConfig:
+    def voicemos(cls, **kwargs: Any) -> Self:
         """Configuration of the authors' entry to the VoiceMOS challenge 2022: one MOS, 5 times a sigmoid."""
         return cls(
             **{

@@ -1,7 +1,5 @@
 """Configuration of MTQNet."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any, Self
 
@@ -83,7 +81,7 @@ class MTQNetConfig(MOSANetConfig):
         """Scores that stay for inference, in column order."""
         return [name for name in self.score_names if name not in self.auxiliary_score_names]
 
-    def without_auxiliary_scores(self) -> MTQNetConfig:
+    def without_auxiliary_scores(self) -> Self:
         """Copy of this configuration for inference: the targets only."""
         targets = self.target_score_names
         config = copy.deepcopy(self)

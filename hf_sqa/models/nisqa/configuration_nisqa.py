@@ -1,9 +1,7 @@
 """Configuration of NISQA."""
 
-from __future__ import annotations
-
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 
@@ -90,7 +88,7 @@ class NISQAConfig(AudioQualityConfig):
     }
 
     @classmethod
-    def tiny(cls, **kwargs: Any) -> NISQAConfig:
+    def tiny(cls, **kwargs: Any) -> Self:
         """A configuration for tests: 16 mel bands, about 4,000 weights."""
         return cls(
             **{

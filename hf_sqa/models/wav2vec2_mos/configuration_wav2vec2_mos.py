@@ -1,9 +1,7 @@
 """Configuration of Wav2Vec2ForMOS."""
 
-from __future__ import annotations
-
 import copy
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -102,7 +100,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
             self.do_normalize = norm != "group" and not is_quality_model(self.encoder_config)
 
     @classmethod
-    def tiny(cls, **kwargs: Any) -> Wav2Vec2ForMOSConfig:
+    def tiny(cls, **kwargs: Any) -> Self:
         """A configuration for tests: wav2vec 2.0 with layer norm, two blocks, about 7,000 weights."""
         encoder_config = {
             "model_type": "wav2vec2",

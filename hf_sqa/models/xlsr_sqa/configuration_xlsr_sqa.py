@@ -1,9 +1,7 @@
 """Configuration of XLSRSQA."""
 
-from __future__ import annotations
-
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -61,13 +59,14 @@ class XLSRSQAConfig(AudioQualityConfig):
     bounds = AudioQualityConfig.bounds | {
         **dict.fromkeys(("num_mfcc", "num_mel_bins", "fft_size", "fft_hop_samples", "num_frames"), SIZE),
         **dict.fromkeys(("hidden_size", "intermediate_size"), SIZE),
-        **dict.fromkeys(("layers", "num_hidden_layers", "num_attention_heads"), COUNT),
+        **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), COUNT),
+        "layers": (0, COUNT[1]),
         "top_db": (0, 1e6),
         "dropout": SHARE,
     }
 
     @classmethod
-    def tiny(cls, **kwargs: Any) -> XLSRSQAConfig:
+    def tiny(cls, **kwargs: Any) -> Self:
         """A configuration for tests: a head that sees 0.48 s, on both layers of a tiny encoder; about 9,000 weights."""
         layers = kwargs.pop("layers", (1, 2))
         encoder_config = {
@@ -92,7 +91,7 @@ class XLSRSQAConfig(AudioQualityConfig):
         return cls.tiny_mfcc(**{"encoder_config": encoder_config, "layers": layers} | kwargs)
 
     @classmethod
-    def tiny_mfcc(cls, **kwargs: Any) -> XLSRSQAConfig:
+    def tiny_mfcc(cls, **kwargs: Any) -> Self:
         """A configuration for tests without an encoder: a head that sees 0.3 s; about 3,000 weights."""
         return cls(
             **{"num_frames": 24, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
