@@ -550,7 +550,7 @@ def test_features_whose_frames_cannot_be_counted_need_their_mask(waveforms):
         ({"sinc_kernel_size": 250}, "`sinc_kernel_size` to be odd"),
         ({"fft_size": 63}, "`fft_size` to be even"),
         ({"dropout": 1.0}, r"`dropout` in \[0, 1\)"),
-        ({"frame_loss_weight": -1.0}, "`frame_loss_weight` of at least 0"),
+        ({"frame_loss_weight": -1.0}, "`frame_loss_weight` between 0"),
         ({"sampling_rate": None}, "`sampling_rate` in Hz, got None"),
     ],
 )

@@ -328,7 +328,7 @@ def test_a_model_on_precomputed_features_trains_every_parameter(waveforms):
         ({"encoder_layer": 9}, "`encoder_layer` between 0 and 2"),
         ({"encoder_config": {"model_type": "clip"}}, "without `hidden_size`"),
         ({"score_loss": "hinge"}, "`score_loss` to be one of"),
-        ({"huber_delta": 0.0}, "`huber_delta` above 0"),
+        ({"huber_delta": 0.0}, "`huber_delta` between"),
         ({"auxilliary_score_names": []}, "did you mean 'auxiliary_score_names'"),
     ],
 )

@@ -135,7 +135,7 @@ class DistilledSQAConfig(AudioQualityConfig):
     pooling_size: int | None = None
 
     bounds = AudioQualityConfig.bounds | {
-        **dict.fromkeys(("window_samples", "hop_samples"), SAMPLES),
+        "window_samples": SAMPLES,
         **dict.fromkeys(("fft_size", "fft_hop_samples", "hidden_size", "intermediate_size", "head_size", "pooling_size"), SIZE),
         **dict.fromkeys(("conv_initial_channels", "conv_final_channels", "conv_layer_channels", "layer_intermediate_sizes"), SIZE),
         **dict.fromkeys(("num_conv_layers", "num_hidden_layers", "num_attention_heads", "layer_num_heads"), COUNT),

@@ -1,13 +1,12 @@
 """Configuration of MOSANet."""
 
-import math
 from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE, WEIGHT
+from hf_sqa.blocks.bounds import SHARE, SIZE, WEIGHT
 from hf_sqa.blocks.speech_encoder import check_encoder_config, check_layer, takes_spectra
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.models.mosa_net.sincnet import SINC_EDGES
@@ -114,7 +113,6 @@ class MOSANetConfig(AudioQualityConfig):
         **dict.fromkeys(("fft_size", "hop_samples", "sinc_kernel_size", "conv_channels", "lstm_hidden_size", "hidden_size"), SIZE),
         **dict.fromkeys(("frame_loss_weight", "attention_penalty_weight"), WEIGHT),
         "score_scales": (-1e6, 1e6),
-        "encoder_layer": (0, COUNT[1]),
         "dropout": SHARE,
     }
 
@@ -193,11 +191,6 @@ class MOSANetConfig(AudioQualityConfig):
             raise ValueError(f"Expected `conv_channels` to hold one positive size per block, got {self.conv_channels}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"Expected `dropout` in [0, 1), got {self.dropout}.")
-        for option in ("frame_loss_weight", "attention_penalty_weight"):
-            if not (math.isfinite(getattr(self, option)) and getattr(self, option) >= 0):
-                raise ValueError(f"Expected `{option}` of at least 0, got {getattr(self, option)}.")
-        if self.huber_delta <= 0:
-            raise ValueError(f"Expected `huber_delta` above 0, got {self.huber_delta}.")
         for option in ("score_activations", "score_scales"):
             if len(getattr(self, option)) != len(self.id2label):
                 raise ValueError(

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE
+from hf_sqa.blocks.bounds import SIZE
 from hf_sqa.blocks.pooling import POOLINGS
 from hf_sqa.blocks.speech_encoder import check_encoder_config, check_layer, is_quality_model, takes_spectra
 from hf_sqa.configuration import AudioQualityConfig
@@ -81,12 +81,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
     do_normalize: bool | None = None
     score_loss: str = "l1"
 
-    bounds = AudioQualityConfig.bounds | {
-        "layer": (0, COUNT[1]),
-        "num_last_frames": SIZE,
-        "attention_size": SIZE,
-        "feature_grad_mult": SHARE,
-    }
+    bounds = AudioQualityConfig.bounds | {"attention_size": SIZE}
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.encoder_config = copy.deepcopy(SSL_MOS_SMALL_ENCODER if self.encoder_config is None else self.encoder_config)

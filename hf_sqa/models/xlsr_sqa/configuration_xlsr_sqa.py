@@ -60,7 +60,6 @@ class XLSRSQAConfig(AudioQualityConfig):
         **dict.fromkeys(("num_mfcc", "num_mel_bins", "fft_size", "fft_hop_samples", "num_frames"), SIZE),
         **dict.fromkeys(("hidden_size", "intermediate_size"), SIZE),
         **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), COUNT),
-        "layers": (0, COUNT[1]),
         "top_db": (0, 1e6),
         "dropout": SHARE,
     }
