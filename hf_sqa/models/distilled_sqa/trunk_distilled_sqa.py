@@ -1,0 +1,267 @@
+"""The layers of DistilledSQA before its transformer: spectra, strided convolutions, and frames that overlapping windows share.
+
+Shapes:   B batch, T samples, S spectra, K bins, C channels, F frames
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.audio_utils import mel_filter_bank
+from transformers.utils import is_torchdynamo_exporting
+
+from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
+
+#: Lower edge of the lowest mel band, in Hz, and the power added to every band: about -90 dB below speech at full scale.
+LOWEST_MEL_HZ, MEL_FLOOR = 50.0, 1e-6
+
+
+class CompressedSpectrum(nn.Module):
+    """Complex short-time spectrum whose magnitude is raised to a power; real and imaginary part as two channels."""
+
+    def __init__(self, config: DistilledSQAConfig):
+        super().__init__()
+        self.fft_size, self.hop_samples, self.compression = config.fft_size, config.fft_hop_samples, config.compression
+        # A NumPy attribute: from_pretrained leaves non-persistent buffers and tensors uninitialised. Torch's own window: NumPy's
+        # differs in the last bit, which the compression of near-empty bins turns into 1e-4 MOS.
+        self._hann = torch.hann_window(self.fft_size, dtype=torch.float32, device="cpu").numpy()
+
+    @property
+    def hann(self) -> np.ndarray:
+        """Window of every spectrum, `(fft_size,)`."""
+        return self._hann
+
+    @property
+    def margin(self) -> int:
+        """Samples that the first and the last spectrum reach beyond the window."""
+        return (self.fft_size - self.hop_samples) // 2
+
+    def forward(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
+        """
+        Args:
+            waveform (`torch.Tensor` of shape `(B, T)`): In float32.
+            reflect (`tuple[bool, bool]`): Whether the waveform begins, or ends, at the edge of a window and is mirrored there;
+                elsewhere it brings its margin along.
+
+        Returns:
+            `torch.Tensor` of shape `(B, 2, S, K)`, in channels-last memory.
+        """
+        spectrum = self.complex_spectrum(waveform, reflect)
+        power = spectrum.square().sum(dim=-1, keepdim=True)
+        # magnitude ** compression / magnitude, with the magnitude clipped at 1e-12 as in the original
+        spectrum = spectrum * power.clamp(min=1e-24) ** ((self.compression - 1) / 2)
+        return spectrum.permute(0, 3, 1, 2)
+
+    def complex_spectrum(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
+        """Spectra before compression, real and imaginary part last: `(B, S, K, 2)`."""
+        pad = [self.margin if side else 0 for side in reflect]
+        if any(pad):
+            waveform = F.pad(waveform, pad, mode="reflect")
+        if is_torchdynamo_exporting():
+            return self._spectrum_by_convolution(waveform)
+        frames = waveform.unfold(1, self.fft_size, self.hop_samples)  # (B, S, T')
+        window = torch.from_numpy(self._hann).to(waveform.device)
+        return torch.view_as_real(torch.fft.rfft(frames * window))
+
+    def _spectrum_by_convolution(self, waveform: torch.Tensor) -> torch.Tensor:
+        """The same by a fixed convolution, for graphs: there, cutting frames takes a table larger than a small student."""
+        sample, bin_ = np.arange(self.fft_size), np.arange(self.fft_size // 2 + 1)
+        angle = 2 * np.pi / self.fft_size * (bin_[:, None] * sample % self.fft_size)  # (K, T')
+        filters = np.concatenate([np.cos(angle), -np.sin(angle)]) * self._hann.astype(np.float64)
+        kernel = torch.from_numpy(filters[:, None].astype(np.float32)).to(waveform.device)  # (2 * K, 1, T')
+        spectrum = F.conv1d(waveform[:, None], kernel, stride=self.hop_samples)  # (B, 2 * K, S)
+        return spectrum.unflatten(1, (2, len(bin_))).permute(0, 3, 2, 1)
+
+
+class MelSpectrum(CompressedSpectrum):
+    """Magnitude in bands on the mel scale, raised to a power and, if asked for, each band on one scale; one channel."""
+
+    band_mean: torch.Tensor
+    band_deviation: torch.Tensor
+
+    def __init__(self, config: DistilledSQAConfig):
+        super().__init__(config)
+        bands = mel_filter_bank(
+            config.fft_size // 2 + 1,
+            config.num_mel_bins,
+            min_frequency=LOWEST_MEL_HZ,
+            max_frequency=config.sampling_rate / 2,
+            sampling_rate=config.sampling_rate,
+        )
+        self._bands = (bands / bands.sum(axis=0)).astype(np.float32)  # (K, bands): mean power in each
+        self.normalize_bands = config.normalize_bands
+        if self.normalize_bands:
+            self.register_buffer("band_mean", torch.zeros(config.num_mel_bins))
+            self.register_buffer("band_deviation", torch.ones(config.num_mel_bins))
+
+    def forward(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
+        """As for [`CompressedSpectrum`], with shape `(B, 1, S, K)`."""
+        bands = self.bands(waveform, reflect)
+        if self.normalize_bands:
+            bands = (bands - self.band_mean) / self.band_deviation
+        return bands[:, None]
+
+    def bands(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
+        """Bands on the scale they come in, `(B, S, K)`."""
+        power = self.complex_spectrum(waveform, reflect).square().sum(dim=-1)  # (B, S, K')
+        with torch.autocast(power.device.type, enabled=False):
+            bands = power @ torch.from_numpy(self._bands).to(power.device)
+        # The published compression clips magnitudes at 1e-12; here near silence is silence, and the gradient is finite.
+        return (bands + MEL_FLOOR) ** (self.compression / 2)
+
+
+class ConvTrunk(nn.Module):
+    """Strided convolutions over the spectrum. Time is padded with zeros by one step a layer, frequency is not."""
+
+    def __init__(self, config: DistilledSQAConfig):
+        super().__init__()
+        channels = [1 if config.num_mel_bins else 2, *config.conv_channels]
+        separate = [config.separable_convs and index > 0 for index in range(config.num_conv_layers)]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(
+                channels[i],
+                channels[i] if separate[i] else channels[i + 1],
+                3,
+                stride=stride,
+                groups=channels[i] if separate[i] else 1,
+            )
+            for i, stride in enumerate(config.conv_strides)
+        )
+        #: By number of the layer: what mixes the channels after a filter for each.
+        self.mixes = nn.ModuleDict(
+            {str(i): nn.Conv2d(channels[i], channels[i + 1], 1) for i in range(len(separate)) if separate[i]}
+        )
+        self.slope = config.leaky_relu_slope
+        self.spectra_per_frame = config.spectra_per_frame
+
+    @property
+    def reach(self) -> int:
+        """Spectra to either side that one output frame depends on."""
+        reach, step = 0, 1
+        for layer in self.layers:
+            reach, step = reach + step, step * layer.stride[0]
+        return reach
+
+    @property
+    def can_share(self) -> bool:
+        """Whether windows may share convolutions: in the published form, where the last layer alone has a step in time."""
+        return not self.mixes and [layer.stride[0] for layer in self.layers] == [1] * (len(self.layers) - 1) + [2]
+
+    def forward(self, spectra: torch.Tensor, pad: tuple[bool, bool] = (True, True)) -> torch.Tensor:
+        """
+        Args:
+            spectra (`torch.Tensor` of shape `(B, 2, S, K)`): Compressed spectra.
+            pad (`tuple[bool, bool]`): Whether the stretch begins, or ends, at the edge of a window, where every layer pads zeros;
+                elsewhere only frames with all their context are computed.
+
+        Returns:
+            `torch.Tensor` of shape `(B, F, K * C)`.
+        """
+        hidden_states = spectra.to(self.layers[0].weight.dtype)
+        for index, layer in enumerate(self.layers):
+            hidden_states = self.convolve(layer, hidden_states, pad)
+            if str(index) in self.mixes:
+                hidden_states = self.mixes[str(index)](hidden_states)
+            # One channel in leaves the layout open; channels last, the layers after it take half the time on a CPU.
+            hidden_states = self.activation(hidden_states.contiguous(memory_format=torch.channels_last))
+        return self.flatten(hidden_states)
+
+    def convolve(self, layer: nn.Conv2d, hidden_states: torch.Tensor, pad: tuple[bool, bool]) -> torch.Tensor:
+        """One convolution, with zeros in time on the sides asked for."""
+        symmetric = pad[0] == pad[1]
+        if not symmetric:
+            hidden_states = F.pad(hidden_states, (0, 0, int(pad[0]), int(pad[1])))
+        return F.conv2d(hidden_states, layer.weight, layer.bias, layer.stride, (int(symmetric and pad[0]), 0), groups=layer.groups)
+
+    def activation(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Leaky ReLU, in place where no gradient needs the input."""
+        return F.leaky_relu(hidden_states, self.slope, inplace=not torch.is_grad_enabled())
+
+    @staticmethod
+    def flatten(hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, C, F, K)` to float32 `(B, F, K * C)`; a view of channels-last memory."""
+        return hidden_states.permute(0, 2, 3, 1).flatten(2).float()
+
+
+class TrunkStream:
+    """Runs the trunk along a stretch of audio without recomputing: every layer keeps its last inputs.
+
+    Only frames with all their context come out, the same that every window in the middle of which they lie would see.
+    """
+
+    def __init__(self, trunk: ConvTrunk):
+        self._trunk = trunk
+        self._carried: list[torch.Tensor | None] = [None] * len(trunk.layers)
+
+    def extend(self, spectra: torch.Tensor) -> torch.Tensor:
+        """Take the next spectra `(1, 2, S, K)`, return the frames they complete, `(1, F, K * C)`.
+
+        The first call needs at least `2 * reach + 1` spectra, the others an even number.
+        """
+        trunk = self._trunk
+        hidden_states = spectra.to(trunk.layers[0].weight.dtype)
+        for index, layer in enumerate(trunk.layers):
+            carried, stride = self._carried[index], layer.stride[0]
+            if carried is not None:
+                hidden_states = torch.cat([carried, hidden_states], dim=2)
+            used = ((hidden_states.shape[2] - 3) // stride + 1) * stride
+            self._carried[index] = hidden_states[:, :, used:].clone(memory_format=torch.channels_last)
+            hidden_states = trunk.activation(trunk.convolve(layer, hidden_states, (False, False)))
+        return trunk.flatten(hidden_states)
+
+
+class SharedFrames:
+    """Frames of overlapping windows on the grid of the trunk, each convolution done once (mode `fast`).
+
+    Two windows share a frame if it lies well inside both and both are divided by the same peak. The frames at the edges of a window
+    see zeros and mirrored samples, so they are redone for each window.
+    """
+
+    def __init__(self, model: Any):
+        self._spectrum, self._trunk = model.spectrum, model.trunk
+        self._hop = model.config.fft_hop_samples
+        self._num_spectra, self._num_frames = model.config.num_spectra, model.config.num_frames
+        reach = self._trunk.reach
+        self._num_left, self._num_right = reach // 2 + 1, (reach + 1) // 2
+        self._num_inner = self._num_frames - self._num_left - self._num_right
+        self._stream: TrunkStream | None = None
+        self._peak, self._start = -1.0, 0
+        self._inner = torch.zeros(0)
+
+    @property
+    def can_share(self) -> bool:
+        """Whether a window has frames that see neither of its edges, and the trunk has the published form."""
+        return self._num_inner > 0 and self._trunk.can_share
+
+    def frames(self, window: torch.Tensor, start: int) -> torch.Tensor:
+        """Trunk output `(1, F, K * C)` of the window `(1, T)` that starts at sample `start`, a multiple of two hops."""
+        peak = float(window.abs().max())
+        window = window / (peak + 1e-8)
+        step = (start - self._start) // self._hop  # spectra
+        if self._stream is not None and peak == self._peak and step // 2 < self._num_inner:
+            new = self._stream.extend(self._spectra(window, self._num_spectra - 1 - step, self._num_spectra - 1))
+            self._inner = torch.cat([self._inner[:, step // 2 :], new], dim=1)
+        else:
+            self._stream = TrunkStream(self._trunk)
+            first = 2 * self._num_left - self._trunk.reach
+            self._inner = self._stream.extend(self._spectra(window, first, self._num_spectra - 1))
+        self._peak, self._start = peak, start
+        return torch.cat([self._left_edge(window), self._inner, self._right_edge(window)], dim=1)
+
+    def _spectra(self, window: torch.Tensor, first: int, end: int) -> torch.Tensor:
+        margin = self._spectrum.margin
+        return self._spectrum(window[:, first * self._hop - margin : end * self._hop + margin], reflect=(False, False))
+
+    def _left_edge(self, window: torch.Tensor) -> torch.Tensor:
+        num_spectra = 2 * (self._num_left - 1) + self._trunk.reach + 1
+        piece = window[:, : num_spectra * self._hop + self._spectrum.margin]
+        return self._trunk(self._spectrum(piece, reflect=(True, False)), pad=(True, False))
+
+    def _right_edge(self, window: torch.Tensor) -> torch.Tensor:
+        first = self._num_spectra - 2 * self._num_right - self._trunk.reach
+        piece = window[:, first * self._hop - self._spectrum.margin :]
+        return self._trunk(self._spectrum(piece, reflect=(False, True)), pad=(False, True))
