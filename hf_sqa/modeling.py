@@ -48,7 +48,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
     """Base of all families, with every hook that training, pruning, export and scoring ask; a family overrides those it needs.
 
     Class attributes:
-        pads_safely (`bool`): Whether padding, told by `attention_mask`, leaves every score as it is. If not, recordings are
+        pads_safely (`bool`): Whether padding that `attention_mask` marks leaves every score as it is. If not, recordings are
             scored in batches of equal length only.
         modes (`tuple[str]`): Ways to score a recording that `score_recordings` knows; the first is the default.
         publish (callable, *optional*): What `push_to_hub` of models and trainers calls, [`hf_sqa.hub.publish.publish_model`].
@@ -197,7 +197,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         raise ValueError(f"Expected a model that normalises its input by measured bands, got {type(self).__name__}.")
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
-        """What `hf-sqa finetune` does unless told otherwise, on a device such as `"cpu"`."""
+        """The defaults of `hf-sqa finetune` for this model, on a device such as `"cpu"`."""
         return FineTuningDefaults()
 
     def pruning_layout(self) -> Any:

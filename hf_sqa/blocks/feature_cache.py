@@ -1,8 +1,8 @@
 """Features of a frozen speech encoder, computed once a recording and kept in a folder: epochs, seeds and studies share them.
 
-The folder is that of the environment variable `HF_SQA_FEATURE_CACHE`; without it nothing is kept. A file is found again by the
+The environment variable `HF_SQA_FEATURE_CACHE` names the folder; without it nothing is kept. A file is found again by the
 weights and the configuration of the encoder and by the samples it saw, so that another encoder, a random crop or a changed
-recording never gets features that are not its own. Files appear whole or not at all; one that cannot be read is computed again.
+recording never gets the features of another. Files are whole or absent; one that cannot be read is computed again.
 Shapes:   B batch, T samples, F frames, D hidden size
 """
 
@@ -49,9 +49,9 @@ def encoder_features(encoder: PreTrainedModel, inputs: torch.Tensor, attention_m
     if not folder or not keeps or any(parameter.requires_grad for parameter in encoder.parameters()):
         return last_hidden_state(encoder, inputs, attention_mask)
     lengths = [inputs.shape[1]] * len(inputs) if attention_mask is None else attention_mask.sum(dim=1).tolist()
-    own = Path(folder) / _digest_of(encoder)
+    encoder_folder = Path(folder) / _digest_of(encoder)
     return nn.utils.rnn.pad_sequence(
-        [_features_of_one(encoder, row[: int(length)], own) for row, length in zip(inputs, lengths, strict=True)],
+        [_features_of_one(encoder, row[: int(length)], encoder_folder) for row, length in zip(inputs, lengths, strict=True)],
         batch_first=True,
     )
 
@@ -73,7 +73,7 @@ def _features_of_one(encoder: PreTrainedModel, samples: torch.Tensor, folder: Pa
 
 
 def _digest_of(encoder: PreTrainedModel) -> str:
-    """Twenty digits that differ where weights, buffers or configuration do; computed again when a tensor was written to."""
+    """Twenty digits that differ where weights, buffers or configuration do, computed again after a tensor has changed."""
     tensors = encoder.state_dict(keep_vars=True)
     versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors.values())
     known = _digests.get(encoder)
@@ -88,5 +88,5 @@ def _digest_of(encoder: PreTrainedModel) -> str:
     return _digests[encoder][1]
 
 
-#: Of a configuration, what says nothing about what is computed.
+#: Entries of a configuration that do not change what is computed.
 NOT_COMPUTED_WITH = ("_name_or_path", "transformers_version", "dtype", "architectures", "checkpoint_name")

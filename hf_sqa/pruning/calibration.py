@@ -74,7 +74,7 @@ def batches_of(model: Any, windows: Sequence[np.ndarray], batch_size: int) -> It
 
 
 def stacked(model: Any, windows: Sequence[np.ndarray]) -> torch.Tensor:
-    """Windows as `(B, T)`. A short one is filled up with zeros where the model has windows of its own, and repeated elsewhere."""
+    """Windows as `(B, T)`. Short ones are filled up with zeros if the model has a fixed window, and repeated if not."""
     if length := model.window_samples:
         return torch.from_numpy(np.stack([np.pad(window, (0, length - len(window))) for window in windows]))
     longest = max(map(len, windows))

@@ -31,7 +31,7 @@ from hf_sqa.models.distilled_sqa.pruning_distilled_sqa import DistilledLayout
 from hf_sqa.models.distilled_sqa.trunk_distilled_sqa import CompressedSpectrum, ConvTrunk, MelSpectrum, SharedFrames
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
 
-#: Of a band that never changes, such as one above the bandwidth of all recordings.
+#: Least deviation of a band, for bands that never change, such as those above the bandwidth of all recordings.
 LEAST_BAND_DEVIATION = 1e-3
 #: Windows that go through the network together. A processor's caches hold one; an accelerator wants many.
 WINDOWS_PER_CALL = {"cpu": 1}
@@ -101,7 +101,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     @property
     def needs_bands(self) -> bool:
-        """Whether mean and deviation of the mel bands are still those of a new model, which [`measure_bands`] takes."""
+        """Whether mean and deviation of the mel bands are still to be measured by [`measure_bands`]."""
         spectrum = self.spectrum
         if not (isinstance(spectrum, MelSpectrum) and spectrum.normalize_bands):
             return False
@@ -109,7 +109,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     @torch.no_grad()
     def measure_bands(self, windows: Iterable[np.ndarray]) -> None:
-        """Take mean and deviation of every mel band from windows, so that training begins with bands on one scale.
+        """Measure mean and deviation of every mel band on windows, so that training begins with all bands on one scale.
 
         Args:
             windows (iterable of `np.ndarray`): Waveforms `(T,)`, longer ones cut after a window. Each is scaled to its peak.
@@ -132,7 +132,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         self.spectrum.band_deviation.copy_((square - mean.square()).clamp(min=LEAST_BAND_DEVIATION**2).sqrt())
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
-        """Windows `(W, window_samples)`: cutting a recording into windows, and averaging their scores, stay outside the graph."""
+        """Windows `(W, window_samples)`; the graph neither cuts recordings into windows nor averages their scores."""
         windows = 0.1 * torch.randn(2, self.config.window_samples, generator=torch.Generator().manual_seed(0))
         return {"input_values": (windows, (0,))}
 
@@ -191,8 +191,8 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         rows = []
         for length in lengths:
             num_windows = -(-length // window_samples)
-            own, encoded = encoded[:num_windows], encoded[num_windows:]
-            rows.append(torch.cat(own)[: -(-length * num_frames // window_samples)])
+            frames_of_row, encoded = encoded[:num_windows], encoded[num_windows:]
+            rows.append(torch.cat(frames_of_row)[: -(-length * num_frames // window_samples)])
         return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
     def _score_row(self, waveform: torch.Tensor) -> torch.Tensor:
@@ -283,9 +283,9 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         scores = torch.cat(list(score(recordings, all_starts))).cpu().numpy()
         results = []
         for recording, starts in zip(recordings, all_starts, strict=True):
-            own, scores = scores[: len(starts)], scores[len(starts) :]
+            window_scores, scores = scores[: len(starts)], scores[len(starts) :]
             ends = np.minimum(starts + self.config.window_samples, recording.num_samples)
-            results.append(RecordingScores(own.mean(axis=0, dtype=np.float64), starts, ends, own))
+            results.append(RecordingScores(window_scores.mean(axis=0, dtype=np.float64), starts, ends, window_scores))
         return results
 
     def _score_published(self, recordings: Sequence[Recording], all_starts: list[np.ndarray]) -> Iterator[torch.Tensor]:

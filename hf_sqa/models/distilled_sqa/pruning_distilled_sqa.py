@@ -82,7 +82,7 @@ class DistilledLayout(PruningLayout):
         return readers
 
     def by_unit(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """Values in the shape of an activation `(B, ...)` as `(B, positions, size)`; of heads, their width is a position."""
+        """See [`PruningLayout.by_unit`]; the width of a head counts as positions."""
         if name.startswith("trunk."):
             return values.flatten(2).transpose(1, 2)
         if name.startswith("heads."):
@@ -90,7 +90,7 @@ class DistilledLayout(PruningLayout):
         return super().by_unit(name, values)
 
     def mean(self, name: str, activation: torch.Tensor) -> torch.Tensor:
-        """What a group gives on average: of heads one number a column, of the last channels one a bin and channel."""
+        """See [`PruningLayout.mean`]; a number for each column of a head, and for each bin and channel of the last convolution."""
         if name == f"trunk.{len(self.model.trunk.layers) - 1}":
             return activation.mean(dim=(0, 2)).T.flatten()  # (B, C, F, K) to bin first
         if name.startswith("trunk."):
@@ -98,7 +98,7 @@ class DistilledLayout(PruningLayout):
         return super().mean(name, activation)
 
     def config_for(self, keep: dict[str, np.ndarray]) -> Any:
-        """Configuration of a model with these units."""
+        """See [`PruningLayout.config_for`]."""
         layers = keep["layers"].tolist()
         options = self.config.changed_options() | {
             "conv_layer_channels": [len(keep[f"trunk.{index}"]) for index in range(self.config.num_conv_layers)],
@@ -112,7 +112,7 @@ class DistilledLayout(PruningLayout):
         return type(self.config)(**options)
 
     def pruned(self, keep: dict[str, np.ndarray], means: dict[str, torch.Tensor]) -> Any:
-        """A new model with these units, its biases holding what the others gave on average."""
+        """See [`PruningLayout.pruned`]."""
         kept = {name: torch.from_numpy(np.asarray(places, np.int64)) for name, places in keep.items()}
         gone = {name: all_but(places, self.groups[name].size) for name, places in kept.items()}
         layers = kept["layers"].tolist()
@@ -184,18 +184,20 @@ class DistilledLayout(PruningLayout):
         self, state: dict[str, torch.Tensor], index: int, kept: dict, gone: dict, means: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         prefix = f"transformer.layers.{index}."
-        own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        layer_state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         width = torch.arange(self.head_size)
         columns = (kept[f"heads.{index}"][:, None] * self.head_size + width).flatten()
         lost = (gone[f"heads.{index}"][:, None] * self.head_size + width).flatten()
         for name in ("q_proj", "k_proj", "v_proj"):
             for part in ("weight", "bias"):
-                own[f"self_attn.{name}.{part}"] = own[f"self_attn.{name}.{part}"][columns]
-        weight = own["self_attn.out_proj.weight"]
-        own["self_attn.out_proj.bias"] = own["self_attn.out_proj.bias"] + weight[:, lost] @ means[f"heads.{index}"][lost]
-        own["self_attn.out_proj.weight"] = weight[:, columns]
+                layer_state[f"self_attn.{name}.{part}"] = layer_state[f"self_attn.{name}.{part}"][columns]
+        weight = layer_state["self_attn.out_proj.weight"]
+        layer_state["self_attn.out_proj.bias"] = (
+            layer_state["self_attn.out_proj.bias"] + weight[:, lost] @ means[f"heads.{index}"][lost]
+        )
+        layer_state["self_attn.out_proj.weight"] = weight[:, columns]
         units, lost = kept[f"units.{index}"], gone[f"units.{index}"]
-        own["fc1.weight"], own["fc1.bias"] = own["fc1.weight"][units], own["fc1.bias"][units]
-        own["fc2.bias"] = own["fc2.bias"] + own["fc2.weight"][:, lost] @ means[f"units.{index}"][lost]
-        own["fc2.weight"] = own["fc2.weight"][:, units]
-        return own
+        layer_state["fc1.weight"], layer_state["fc1.bias"] = layer_state["fc1.weight"][units], layer_state["fc1.bias"][units]
+        layer_state["fc2.bias"] = layer_state["fc2.bias"] + layer_state["fc2.weight"][:, lost] @ means[f"units.{index}"][lost]
+        layer_state["fc2.weight"] = layer_state["fc2.weight"][:, units]
+        return layer_state

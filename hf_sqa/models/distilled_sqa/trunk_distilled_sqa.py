@@ -16,7 +16,7 @@ from transformers.utils import is_torchdynamo_exporting
 
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 
-#: Lower edge of the lowest mel band, in Hz, and the power added to every band: about -90 dB below speech at full scale.
+#: Lower edge of the lowest mel band in Hz, and the power added to every band, about 90 dB below speech at full scale.
 LOWEST_MEL_HZ, MEL_FLOOR = 50.0, 1e-6
 
 
@@ -68,7 +68,7 @@ class CompressedSpectrum(nn.Module):
         return torch.view_as_real(torch.fft.rfft(frames * window))
 
     def _spectrum_by_convolution(self, waveform: torch.Tensor) -> torch.Tensor:
-        """The same by a fixed convolution, for graphs: there, cutting frames takes a table larger than a small student."""
+        """The same by a fixed convolution, for ONNX, where cutting frames would take a table larger than a small student."""
         sample, bin_ = np.arange(self.fft_size), np.arange(self.fft_size // 2 + 1)
         angle = 2 * np.pi / self.fft_size * (bin_[:, None] * sample % self.fft_size)  # (K, T')
         filters = np.concatenate([np.cos(angle), -np.sin(angle)]) * self._hann.astype(np.float64)
@@ -78,7 +78,7 @@ class CompressedSpectrum(nn.Module):
 
 
 class MelSpectrum(CompressedSpectrum):
-    """Magnitude in bands on the mel scale, raised to a power and, if asked for, each band on one scale; one channel."""
+    """Magnitude in mel bands, raised to a power, as one channel; `normalize_bands` gives every band mean 0 and deviation 1."""
 
     band_mean: torch.Tensor
     band_deviation: torch.Tensor
@@ -131,7 +131,7 @@ class ConvTrunk(nn.Module):
             )
             for i, stride in enumerate(config.conv_strides)
         )
-        #: By number of the layer: what mixes the channels after a filter for each.
+        #: By number of the layer, the convolution that mixes the channels of a separable one.
         self.mixes = nn.ModuleDict(
             {str(i): nn.Conv2d(channels[i], channels[i + 1], 1) for i in range(len(separate)) if separate[i]}
         )

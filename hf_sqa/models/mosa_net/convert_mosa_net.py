@@ -186,13 +186,13 @@ def _lstm_layout(tensors: dict[str, np.ndarray], source: str) -> dict[str, tuple
 
 
 def _numbered_layers(original: dict[str, np.ndarray], num_convolutions: int) -> dict[str, Any]:
-    """Names of the layers that Keras numbers as it pleases, told by kind and order."""
+    """Names of the layers that Keras numbers arbitrarily, recognised by kind and order."""
     kinds: dict[str, list[str]] = {"conv2d": [], "time_distributed": [], "forward": [], "backward": []}
     for name in original:
         layer = name.rsplit("/", 1)[0]
         kind = re.match(r"conv2d|time_distributed|bidirectional_?\d*/(?P<direction>forward|backward)", layer)
-        if kind and layer not in (found := kinds[kind["direction"] or kind[0]]):
-            found.append(layer)
+        if kind and layer not in (layers := kinds[kind["direction"] or kind[0]]):
+            layers.append(layer)
     wanted = {"conv2d": num_convolutions, "time_distributed": 2, "forward": 1, "backward": 1}
     for kind, count in wanted.items():
         # Numbers tell the order of creation, whatever the order in the file.

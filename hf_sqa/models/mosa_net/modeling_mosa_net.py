@@ -179,7 +179,7 @@ class MOSANet(AudioQualityPreTrainedModel):
         self.attach_encoder(load_encoder(name_or_path, config.encoder_config, config.encoder_layer, **(hub_options or {})))
 
     def attach_encoder(self, encoder: nn.Module) -> None:
-        """Make an encoder of the configuration's kind, up to its layer, the model's own; frozen if the configuration says so."""
+        """Use an encoder that fits the configuration, up to its layer; it is frozen if the configuration says so."""
         self.encoder = encoder
         self._freeze()
 
@@ -345,7 +345,7 @@ def num_encoder_frames(encoder_config: Any, num_samples: Any) -> Any:
     """Frames that the convolutions of a speech encoder make of so many samples (`int` or integer tensor).
 
     Raises:
-        ValueError: If the encoder takes spectra or ends in an adapter: its frames cannot be told from samples here.
+        ValueError: If the encoder takes spectra or ends in an adapter: its frames cannot be computed from samples here.
     """
     if takes_spectra(encoder_config) or getattr(encoder_config, "add_adapter", False):
         raise ValueError(

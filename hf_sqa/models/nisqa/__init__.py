@@ -1,4 +1,4 @@
-"""NISQA: overall quality and four dimensions of it from overlapping mel segments, at the recording's own rate."""
+"""NISQA: overall quality and four of its dimensions, from overlapping mel segments at the native rate of the recording."""
 
 from hf_sqa.auto import Converter, register_family
 from hf_sqa.models.nisqa.bias_aware_loss import BiasAwareLoss

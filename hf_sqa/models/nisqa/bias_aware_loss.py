@@ -1,4 +1,4 @@
-"""Loss that forgives every corpus its own scale: listeners of one test use it differently from those of another.
+"""A loss that allows every corpus a scale of its own, because listeners of different tests use the scale differently.
 
 Paper:    Mittag et al., "Bias-Aware Loss for Training Image and Speech Quality Prediction Models from Multiple Datasets",
           QoMEX 2021, arXiv:2104.10217
@@ -99,15 +99,15 @@ class BiasAwareLoss(nn.Module):
             if not self.is_fitting[score]:
                 continue
             for index, corpus in enumerate(self.corpora):
-                own = rows == index
-                if corpus == self.anchor_corpus or not own.any() or torch.isnan(rated[own]).any():
+                of_corpus = rows == index
+                if corpus == self.anchor_corpus or not of_corpus.any() or torch.isnan(rated[of_corpus]).any():
                     continue
-                centred = predicted[own] - predicted[own].mean()
+                centred = predicted[of_corpus] - predicted[of_corpus].mean()
                 if not centred.any():
                     continue
-                slope = (centred * rated[own]).sum() / centred.square().sum()
+                slope = (centred * rated[of_corpus]).sum() / centred.square().sum()
                 self.slope[index, score] = slope
-                self.offset[index, score] = rated[own].mean() - slope * predicted[own].mean()
+                self.offset[index, score] = rated[of_corpus].mean() - slope * predicted[of_corpus].mean()
 
     def _rows(self, logits: torch.Tensor, labels: torch.Tensor, corpora: Sequence[str]) -> torch.Tensor:
         """Index of every row's corpus, after checking what came."""

@@ -167,10 +167,10 @@ def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -
 
     hidden_size, _ = shape("post_extract_proj.weight")
     num_layers = 1 + max(
-        (int(found[1]) for found in map(re.compile(r"encoder\.layers\.(\d+)\.").match, tensors) if found), default=-1
+        (int(match[1]) for match in map(re.compile(r"encoder\.layers\.(\d+)\.").match, tensors) if match), default=-1
     )
     num_convs = 1 + max(
-        (int(found[1]) for found in map(re.compile(r"feature_extractor\.conv_layers\.(\d+)\.").match, tensors) if found), default=-1
+        (int(match[1]) for match in map(re.compile(r"feature_extractor\.conv_layers\.(\d+)\.").match, tensors) if match), default=-1
     )
     convs = [shape(f"feature_extractor.conv_layers.{index}.0.weight") for index in range(num_convs)]
     kernels = tuple(kernel for _, _, kernel in convs)
@@ -225,12 +225,12 @@ def fairseq_options(content: dict[str, Any]) -> dict[str, Any]:
     task = (cfg or {}).get("task") or args or {}
     # Anything else, an enumeration for example, was an object and left its value behind.
     values = {name: value for name, value in model.items() if isinstance(value, (bool, int, float, str))}
-    found = {ours: values[theirs] for theirs, ours in FAIRSEQ_OPTIONS.items() if theirs in values}
+    options = {ours: values[theirs] for theirs, ours in FAIRSEQ_OPTIONS.items() if theirs in values}
     if "feature_grad_mult" in values:
-        found["feature_grad_mult"] = values["feature_grad_mult"]
+        options["feature_grad_mult"] = values["feature_grad_mult"]
     if isinstance(task.get("normalize"), bool):
-        found["do_normalize"] = task["normalize"]
-    return found
+        options["do_normalize"] = task["normalize"]
+    return options
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
