@@ -168,7 +168,7 @@ def _print(results: list[Any], metrics: Any) -> None:
             blocks.setdefault((row["score"], row["level"]), {})[row["metric"]] = row
         for (score, level), found in blocks.items():
             first = next(iter(found.values()))
-            values = [f"{found[one]['value']:.3f} [{found[one]['low']:.3f}, {found[one]['high']:.3f}]" for one in metrics]
+            values = [f"{found[name]['value']:.3f} [{found[name]['low']:.3f}, {found[name]['high']:.3f}]" for name in metrics]
             counts = (str(first["num_clips"]), str(first["num_failed"]), f"{first['num_units']} x {first['unit']}")
             table.add_row(result.test_set, score, level, *values, *counts)
     console.print(table)

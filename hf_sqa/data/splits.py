@@ -200,7 +200,7 @@ def by_language(data: Any, *languages: str, language_column: str = "language") -
         ValueError: If a language has no clip; the message lists those there are.
     """
     found = _labels(data, language_column)
-    plain = np.array([one.lower().replace("_", "-") for one in found], dtype=str)
+    plain = np.array([language.lower().replace("_", "-") for language in found], dtype=str)
     chosen = np.zeros(len(found), bool)
     for language in languages:
         wanted = language.lower().replace("_", "-")
@@ -237,7 +237,7 @@ def training_set(
         raise ValueError(f"Expected one of {', '.join(TRAINING_SETS)}, got {name!r}.")
     wanted = TRAINING_SETS[name]
     corpora = _labels(data, corpus_column)
-    plain = np.array(["".join(filter(str.isalnum, one.lower())) for one in corpora], dtype=str)
+    plain = np.array(["".join(filter(str.isalnum, corpus.lower())) for corpus in corpora], dtype=str)
     hits = {source: np.char.find(plain, source) >= 0 for source in wanted.sources}
     missing = [source for source, hit in hits.items() if not hit.any()]
     if missing and (len(missing) == len(hits) or not wanted.official_splits):
@@ -393,7 +393,7 @@ def _labels(data: Any, name: str, num_rows: int | None = None) -> np.ndarray:
     column = _column(data, name)
     if num_rows is not None and len(column) != num_rows:
         raise ValueError(f"Expected {num_rows} values in {name!r}, as many as scores, got {len(column)}.")
-    unknown = [one is None or one != one or one == "" for one in column.tolist()]
+    unknown = [value is None or value != value or value == "" for value in column.tolist()]
     if any(unknown):
         raise ValueError(
             f"Expected a value in {name!r} of every clip, got none for {sum(unknown)} of {len(column)}; fill in or "

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 DELIMITERS = ",;\t|"
-#: The line with which Excel is told how a table is delimited.
+#: The line that tells Excel how a table is delimited.
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")

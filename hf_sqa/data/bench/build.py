@@ -313,12 +313,12 @@ def _write_tables(plan: BenchPlan, rows: Mapping[str, Mapping[str, Any]]) -> Non
         table.append([*_table_row(clip, rows[clip.name]), *(found.get(label) for label in labels)])
     _write_csv(plan.folder / TABLE, [*COLUMNS, *labels], table)
     conditions = [
-        [one.condition_id, one.description, *(_human_scores(one.condition_id)), json.dumps(one.chain().steps)]
-        for one in FORMS[plan.form]
+        [condition.condition_id, condition.description, *_human_scores(condition.condition_id), json.dumps(condition.chain().steps)]
+        for condition in FORMS[plan.form]
     ]
     columns = ["condition_id", "description", "mos", "s_mos", "n_mos", "steps"]
     _write_csv(plan.folder / CONDITION_TABLE, columns, conditions)
-    places = [[name, step, one] for name, rungs in ladders(plan.form).items() for step, one in enumerate(rungs)]
+    places = [[name, step, condition] for name, rungs in ladders(plan.form).items() for step, condition in enumerate(rungs)]
     _write_csv(plan.folder / LADDER_TABLE, ["ladder", "ladder_step", "condition_id"], places)
 
 

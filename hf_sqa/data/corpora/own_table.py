@@ -126,8 +126,8 @@ def find_columns(
     by_name = {_plain(column): column for column in reversed(header)}
     found = dict(named)
     for name, usual in USUAL_NAMES.items():
-        for one in usual:
-            column = by_name.get(_plain(one))
+        for alias in usual:
+            column = by_name.get(_plain(alias))
             if name not in found and column is not None and column not in found.values():
                 found[name] = column
     scores = [name for name in found if name in names and name not in _NOT_SCORES]
@@ -148,7 +148,7 @@ _NOT_SCORES = {
 
 
 def _plain(name: str) -> str:
-    return name.strip().lower().translate({ord(one): "_" for one in "-. "})
+    return name.strip().lower().translate({ord(mark): "_" for mark in "-. "})
 
 
 def _records(path: Path) -> tuple[list[str], Iterator[tuple[dict[str, Any], str]]]:

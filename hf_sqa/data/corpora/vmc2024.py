@@ -18,7 +18,7 @@ def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
     index = index_audio(root)
     # SHEET also has a CSV of single listeners, which names samples otherwise.
     paths = locate(root, "VoiceMOS 2024", "*.csv", "answers/*.csv")
-    path = next((one for one in paths if "OVR" in one.read_text(encoding="utf-8-sig").split("\n", 1)[0]), paths[0])
+    path = next((file for file in paths if "OVR" in file.read_text(encoding="utf-8-sig").split("\n", 1)[0]), paths[0])
     for cells, where in read_csv(path, ("systems", "SIG", "BAK", "OVR"), "VoiceMOS 2024, track 3"):
         stem = cells["systems"].removesuffix(".wav")
         yield {
