@@ -1,5 +1,6 @@
 """What `import hf_sqa` does and gives: families and task registered with transformers, publishing handed to the models, names."""
 
+from pathlib import Path
 from typing import Any
 
 from hf_sqa.audio import AudioError as AudioError, load_recording as load_recording
@@ -21,4 +22,11 @@ def _publish(model: Any, repo_id: str, **options: Any) -> Any:
     return publish_model(model, repo_id, **options)
 
 
+def _add_code(folder: str | Path) -> Any:
+    from hf_sqa.hub.bundle import add_code
+
+    return add_code(folder)
+
+
+AudioQualityPipeline.add_code = staticmethod(_add_code)  # type: ignore[assignment]
 AudioQualityPreTrainedModel.publish = staticmethod(_publish)  # type: ignore[assignment]

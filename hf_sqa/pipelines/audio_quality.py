@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -68,6 +68,33 @@ class AudioQualityPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = True
     _load_tokenizer = False
+
+    #: Adds the code of the family to a folder, [`hf_sqa.hub.bundle.add_code`]; it lies above, so `import hf_sqa` hands it in.
+    add_code: ClassVar[Callable[[str | Path], Any] | None] = None
+
+    def save_pretrained(self, save_directory: str | Path, *, with_code: bool = False, **kwargs: Any) -> None:
+        """Save model and feature extractor, to be loaded by `hf_sqa.pipeline`, `transformers.pipeline` and `from_pretrained`.
+
+        transformers would also write the task, with names that only this process knows, into the folder and the live configuration.
+
+        Args:
+            save_directory (`str` or `Path`): Folder to write.
+            with_code (`bool`, *optional*, defaults to `False`): Add the code, so that the folder works without hf_sqa, given
+                `trust_remote_code=True`.
+            **kwargs: Options of the model's `save_pretrained`.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.feature_extractor.save_pretrained(save_directory)
+        if with_code:
+            if type(self).add_code is None:
+                raise ValueError("Expected `import hf_sqa` before `with_code=True`: only the package has the code to add.")
+            type(self).add_code(save_directory)
+
+    def push_to_hub(self, repo_id: str, *, commit_message: str | None = None, **options: Any) -> Any:
+        """Publish model and feature extractor; see the model's `push_to_hub`."""
+        if type(self.model).publish is None:  # the code of a repository, run without hf_sqa
+            return super().push_to_hub(repo_id, commit_message=commit_message, **options)
+        return self.model.push_to_hub(repo_id, commit_message=commit_message, feature_extractor=self.feature_extractor, **options)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         steps: dict[str, tuple[str, ...]] = {

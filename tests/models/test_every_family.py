@@ -251,3 +251,33 @@ def test_the_onnx_graph_agrees_on_three_sizes_of_input(model, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     assert [one.name for one in session.get_inputs()] == list(model.onnx_inputs())
     assert [one.name for one in session.get_outputs()] == ["logits"]
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_a_model_in_any_precision_takes_input_of_any(precision, model, waveforms):
+    model = copy.deepcopy(model).to(precision)
+    inputs = inputs_of(model, waveforms[:1])
+    exact = scores_of(model.float(), waveforms[:1])
+    model = model.to(precision)
+
+    for given in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        cast = {name: tensor.to(given) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+        with torch.no_grad():
+            scores = model(**cast).logits
+        torch.testing.assert_close(scores.float(), exact, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("with_code", [False, True], ids=["weights", "with code"])
+def test_a_saved_pipeline_loads_again_with_the_same_score(with_code, folder, waveforms, tmp_path):
+    pipe = hf_sqa.pipeline(str(folder), device="cpu")
+    expected = pipe(waveforms[0], sampling_rate=RATE)
+
+    pipe.save_pretrained(tmp_path / "saved", with_code=with_code)
+
+    assert not hasattr(pipe.model.config, "custom_pipelines") and not getattr(pipe.model.config, "auto_map", None)
+    ours = hf_sqa.pipeline(str(tmp_path / "saved"), device="cpu")
+    theirs = pipeline("audio-quality", model=str(tmp_path / "saved"), device="cpu", trust_remote_code=with_code or None)
+    for again in (ours, theirs):
+        assert again(waveforms[0], sampling_rate=RATE) == pytest.approx(expected, abs=1e-5)
+    pipe.model.save_pretrained(tmp_path / "later")
+    assert "custom_pipelines" not in (tmp_path / "later" / "config.json").read_text()

@@ -57,6 +57,11 @@ class OnnxDistilledSQA(DistilledSQA):
             raise OSError(f"onnxruntime cannot run {str(file)!r}: {error}") from error
         return model.eval()
 
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save the graph and its configuration."""
+        self.config.save_pretrained(save_directory)
+        (Path(save_directory) / GRAPH_FILE).write_bytes(self.graph.numpy().tobytes())
+
     @property
     def device(self) -> torch.device:
         return torch.device("cpu")

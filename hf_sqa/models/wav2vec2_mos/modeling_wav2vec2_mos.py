@@ -240,6 +240,7 @@ class Wav2Vec2ForMOS(AudioQualityPreTrainedModel):
         output_attentions: bool | None,
         output_hidden_states: bool | None,
     ) -> BaseModelOutput:
+        inputs = inputs.to(self.dtype)
         more = output_attentions or output_hidden_states or self.config.mix_layers
         if is_quality_model(self.config.encoder_config) and more:
             raise ValueError(
