@@ -499,3 +499,13 @@ def test_leftovers_of_training_stay_at_home(hub, checkpoint):
 
     assert set(done.files) == COMPLETE
     assert set(done.left_out) == {"training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "checkpoint-10/"}
+
+
+def test_a_pipeline_pushes_its_model_with_the_extractor_beside_it(hub, make_tiny):
+    model = make_tiny()
+    pipe = hf_sqa.pipeline(model=model, feature_extractor=model.make_feature_extractor(), device="cpu")
+
+    done = pipe.push_to_hub(REPO, license="mit", dry_run=True)
+
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(done.files)
+    assert not hasattr(model.config, "custom_pipelines")
