@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 #: Findings that leave nothing to judge: no score is given. `failed` could not be read, `abstained` was read and refused.
@@ -30,9 +32,12 @@ REFUSALS = {
 WARNINGS = {
     "short": "under one second: the model saw mostly padding",
     "little_speech": "less than half a second of active signal",
+    "no_speech": "steady noise or tones: no band changes its level as speech does",
     "low_level": "active level below -50 dBFS: recording noise dominates",
     "clipped": "at least 0.5 % of all samples sit on a flat top",
     "over_full_scale": "samples beyond +-1: they were used as they are",
+    "dc_offset": "a constant offset, a tenth of the speech level or more: it moves the score; a high-pass filter removes it",
+    "digital_tail": "the last second or more, and a fifth of the whole, is digital silence: was the file written to its end?",
     "narrowband": "telephone bandwidth: next to nothing above 4 kHz",
     "channels_partly_cancel": "the mean of the channels is far weaker than the channels",
 }
@@ -77,3 +82,21 @@ class AudioError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.message} [{self.code}]"
+
+
+@contextmanager
+def errors_of(source: str) -> Iterator[None]:
+    """Context in which whatever a decoder, a file object or a data set raises is an [`AudioError`] of the recording.
+
+    Args:
+        source (`str`): What to call the recording in messages.
+    """
+    try:
+        yield
+    except AudioError:
+        raise
+    except MemoryError:
+        raise AudioError(source, "out_of_memory", "the recording does not fit into memory; cut it into pieces") from None
+    except Exception as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise AudioError(source, "undecodable", f"it cannot be read ({cause}); check the file, or convert it first") from error

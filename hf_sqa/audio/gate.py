@@ -6,7 +6,10 @@ what cannot be judged (`REFUSALS`) and warns of what makes a score doubtful (`WA
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
+import scipy.ndimage
 
 from hf_sqa.audio.findings import WARNINGS, AudioError, Finding
 
@@ -17,12 +20,30 @@ LOW_LEVEL_DBFS = -50.0
 CLIPPED_SHARE = 0.005
 ONE_STEP = 1 / 32768  # of 16-bit samples
 FLAT_SHARE_OF_TOP = 1e-4
+#: Noise of a few steps has neighbours alike at every level; clipping has them at the tops.
+TOPS_OVER_OTHER_LEVELS = 2.0
+#: Below this part of the top a pause lies, where neighbours are alike as well.
+PAUSE_SHARE_OF_TOP = 0.2
+#: An offset this far below the speech moves the score of Distill-MOS by 0.1.
+OFFSET_OVER_SPEECH_DB = -20.0
 CANCELLED_DB = -40.0
 PARTLY_CANCELLED_DB = -10.0
 NARROWBAND_DB = -50.0
+TAIL_SECONDS, TAIL_SHARE = 1.0, 0.2
 
 FRAME_SECONDS = 0.01
+#: The offset is the median of so many frames' means: half a second, in which a voice has swung through zero dozens of times.
+OFFSET_FRAMES = 51
 SPECTRUM_SIZE = 512
+
+#: Ends in Hz of the bands whose levels a voice moves, each for itself, and a steady sound does not.
+VOICE_BANDS_HZ = (100, 300, 600, 1200, 2400, 4000)
+#: Moves are counted of levels over so long, within so many dB of the loudest, in bands that carry so large a part of the power.
+BAND_LEVEL_SECONDS, ACTIVE_RANGE_DB, CARRYING_SHARE = 0.1, 25.0, 1e-5
+#: Levels that a sound must reach for half a second, or 5 % of a shorter recording, above what it exceeds 90 % of the time. Steady
+#: noise, tones and hum stay below 6.2 dB; speech above 12 in noise as loud as itself (`docs/reliability.md`).
+STEADY_DB, LOUD_SECONDS, LOUD_SHARE = 6.5, 0.5, 0.05
+
 #: ITU-T P.56: the active level lies this far above the threshold that separates activity from pause ...
 P56_MARGIN_DB = 15.9
 #: ... and activity lasts this much longer than the threshold is exceeded.
@@ -31,6 +52,8 @@ P56_HANGOVER_FRAMES = 20
 
 class InputGate:
     """Collects what a recording shows, block by block; `close` refuses it or returns the warnings.
+
+    Levels, activity and clipping are those of the sound without a constant offset (ITU-T P.56 measures band-limited speech).
 
     Args:
         source (`str`): What to call the recording in messages.
@@ -46,13 +69,14 @@ class InputGate:
         self.num_channels = num_channels
         self.num_frames = 0
         self.lowest, self.highest = np.inf, -np.inf
-        self._channel_energy = np.zeros(num_channels)
-        self._mono_energy = 0.0
-        self._top = 0.0
-        self._flat_tops = 0
-        self._frame_powers: list[np.ndarray] = []
+        self._channel_sums = np.zeros((2, num_channels))
+        self._mono_sums = np.zeros(2)
+        self._tail_frames, self._last = 0, np.nan
+        self._flat_tops = self._flat_between = 0
+        self._frame_sums: list[np.ndarray] = []
         self._rest = np.zeros(0, np.float32)
         self._spectrum = np.zeros(SPECTRUM_SIZE // 2 + 1)
+        self._band_powers: list[np.ndarray] = []
 
     def see_channels(self, block: np.ndarray, mono: np.ndarray) -> None:
         """Look at a block of shape `(num_frames, num_channels)` at the native rate, and at what was made of it."""
@@ -64,39 +88,61 @@ class InputGate:
                 "not_finite",
                 f"a sample at {seconds:.3f} s is NaN or infinite; whatever wrote the recording failed there, so write it again",
             )
+        if len(block) == 0:
+            return
         self.num_frames += len(block)
-        self._channel_energy += np.square(block, dtype=np.float64).sum(axis=0)
-        self._mono_energy += float(np.square(mono, dtype=np.float64).sum())
-        self.lowest = min(self.lowest, float(mono.min()))
-        self.highest = max(self.highest, float(mono.max()))
+        self._channel_sums += [block.sum(axis=0, dtype=np.float64), np.square(block, dtype=np.float64).sum(axis=0)]
+        self._mono_sums += [mono.sum(dtype=np.float64), np.square(mono, dtype=np.float64).sum()]
+        self._count_tail(mono)
         self._count_flat_tops(mono)
 
     def see_mono(self, block: np.ndarray) -> None:
         """Look at a mono block at the model's rate."""
         block = np.concatenate([self._rest, block])
-        frame = max(1, round(FRAME_SECONDS * self.sampling_rate))
-        step = frame * SPECTRUM_SIZE
+        step = self._samples_in_frame * SPECTRUM_SIZE
         usable = len(block) - len(block) % step
-        self._measure(block[:usable], frame)
+        self._measure(block[:usable])
         self._rest = block[usable:]
 
-    def _measure(self, samples: np.ndarray, frame: int) -> None:
-        whole = samples[: len(samples) - len(samples) % frame].reshape(-1, frame)
-        self._frame_powers.append(np.einsum("ij,ij->i", whole, whole, dtype=np.float64) / frame)
+    @property
+    def _samples_in_frame(self) -> int:
+        return max(1, round(FRAME_SECONDS * self.sampling_rate))
+
+    def _measure(self, samples: np.ndarray) -> None:
+        frames = samples[: len(samples) - len(samples) % self._samples_in_frame].reshape(-1, self._samples_in_frame)
+        powers = np.einsum("ij,ij->i", frames, frames, dtype=np.float64) / self._samples_in_frame
+        self._frame_sums.append(np.stack([frames.mean(axis=1, dtype=np.float64), powers]))
         pieces = samples[: len(samples) - len(samples) % SPECTRUM_SIZE].reshape(-1, SPECTRUM_SIZE)
-        spectrum = np.fft.rfft(pieces * np.hanning(SPECTRUM_SIZE).astype(np.float32))
-        self._spectrum += (spectrum.real**2 + spectrum.imag**2).sum(axis=0)
+        spectrum = np.fft.rfft(pieces.astype(np.float64) * np.hanning(SPECTRUM_SIZE))
+        powers = spectrum.real**2 + spectrum.imag**2
+        self._spectrum += powers.sum(axis=0)
+        hertz = np.fft.rfftfreq(SPECTRUM_SIZE, 1 / self.sampling_rate)
+        edges = np.searchsorted(hertz, VOICE_BANDS_HZ)
+        self._band_powers.append(np.stack([powers[:, low:high].sum(axis=1) for low, high in pairwise(edges)], axis=1))
+
+    def _count_tail(self, mono: np.ndarray) -> None:
+        """Count the samples at the end that are all the same."""
+        others = np.flatnonzero(mono != mono[-1])
+        if len(others):
+            self._tail_frames = len(mono) - 1 - int(others[-1])
+        else:
+            self._tail_frames = len(mono) + (self._tail_frames if mono[-1] == self._last else 0)
+        self._last = float(mono[-1])
 
     def _count_flat_tops(self, mono: np.ndarray) -> None:
-        magnitude = np.abs(mono)
-        top = float(magnitude.max(initial=0.0))
-        if top > 1.001 * self._top:
-            self._top, self._flat_tops = top, 0
-        at_top = magnitude[1:] >= 0.999 * self._top
-        if self._top > ONE_STEP and at_top.any():
-            # Relative to the top too: the crest of a low tone is almost flat, and of a quiet one within a step.
-            flat = np.abs(np.diff(mono)) <= min(1.5 * ONE_STEP, FLAT_SHARE_OF_TOP * self._top)
-            self._flat_tops += int((at_top & flat).sum())
+        """Count neighbours that are alike at the highest and lowest level, and those between."""
+        lowest, highest = min(self.lowest, float(mono.min())), max(self.highest, float(mono.max()))
+        if highest - lowest > 1.001 * (self.highest - self.lowest):
+            self._flat_tops = self._flat_between = 0
+        self.lowest, self.highest = lowest, highest
+        top = (highest - lowest) / 2
+        if top <= ONE_STEP:
+            return
+        # Relative to the top too: the crest of a low tone is almost flat, and of a quiet one within a step.
+        flat = np.abs(np.diff(mono)) <= min(1.5 * ONE_STEP, FLAT_SHARE_OF_TOP * top)
+        magnitude = np.abs(mono[1:][flat] - (highest + lowest) / 2)
+        self._flat_tops += int((magnitude >= 0.999 * top).sum())
+        self._flat_between += int(((magnitude < 0.999 * top) & (magnitude >= PAUSE_SHARE_OF_TOP * top)).sum())
 
     @property
     def duration_seconds(self) -> float:
@@ -105,7 +151,8 @@ class InputGate:
     @property
     def clipped_share(self) -> float:
         """Share of samples that sit on a flat top, as hard clipping leaves them."""
-        return self._flat_tops / max(self.num_frames, 1)
+        stands_out = self._flat_tops > TOPS_OVER_OTHER_LEVELS * self._flat_between
+        return self._flat_tops / max(self.num_frames, 1) if stands_out else 0.0
 
     def close(self) -> list[Finding]:
         """Judge the recording.
@@ -117,17 +164,21 @@ class InputGate:
             `list[Finding]`: Warnings, in the order of `WARNINGS`.
         """
         self._refuse_what_cannot_be_judged()
-        self._measure(self._rest, max(1, round(FRAME_SECONDS * self.sampling_rate)))
+        self._measure(self._rest)
         self._rest = self._rest[:0]
-        level_dbfs, self.speech_seconds = active_level(np.concatenate(self._frame_powers))
+        level_dbfs, self.speech_seconds = active_level(_without_offset(*np.concatenate(self._frame_sums, axis=1)))
         self.level_dbfs = level_dbfs
+        offset = abs(self._mono_sums[0]) / self.num_frames
 
         found = {
             "short": self.duration_seconds < SHORT_SECONDS,
             "little_speech": self.speech_seconds < MIN_SPEECH_SECONDS,
+            "no_speech": self.duration_seconds >= SHORT_SECONDS and self._is_steady(),
             "low_level": level_dbfs < LOW_LEVEL_DBFS,
             "clipped": self.clipped_share >= CLIPPED_SHARE,
             "over_full_scale": max(self.highest, -self.lowest) > 1.0 + ONE_STEP,
+            "dc_offset": offset > ONE_STEP and 20 * np.log10(offset) > level_dbfs + OFFSET_OVER_SPEECH_DB,
+            "digital_tail": self._tail_frames >= max(TAIL_SECONDS * self.source_sampling_rate, TAIL_SHARE * self.num_frames),
             "narrowband": self._is_narrowband(),
             "channels_partly_cancel": self._cancellation_db() < PARTLY_CANCELLED_DB,
         }
@@ -143,7 +194,8 @@ class InputGate:
                 f"expected more than {MIN_SECONDS} s of audio, got {self.duration_seconds:.3f} s; join it with what precedes or "
                 "follows it",
             )
-        if not np.any(self._channel_energy) or (self.num_channels == 1 and self._spans_under_one_step()):
+        is_still = self.highest - self.lowest < ONE_STEP
+        if len(self._carrying_powers()) == 0 or (self.num_channels == 1 and is_still):
             raise AudioError(
                 self.source,
                 "silent",
@@ -156,18 +208,22 @@ class InputGate:
                 "channels_cancel",
                 f"the {self.num_channels} channels cancel when averaged (opposite phase); score one of them with `channel=0`",
             )
-        if self._spans_under_one_step():
+        if is_still:
             raise AudioError(self.source, "silent", f"all {self.num_frames:,} samples are digital silence; check the recording")
 
-    def _spans_under_one_step(self) -> bool:
-        return self.highest - self.lowest < ONE_STEP
+    def _carrying_powers(self) -> np.ndarray:
+        """Powers, without their offsets, of the channels that carry sound."""
+        means, powers = self._channel_sums / self.num_frames
+        moving = np.maximum(powers - means**2, 0)
+        return moving[moving > np.maximum(1e-12 * powers, 1e-24)]
 
     def _cancellation_db(self) -> float:
-        """Level of the mono mix against the mean level of the channels that carry signal."""
-        carrying = self._channel_energy[self._channel_energy > 0]
+        """Level of the mono mix against the mean level of the channels that carry sound."""
+        carrying = self._carrying_powers()
         if len(carrying) < 2:
             return 0.0
-        return 10 * np.log10(max(self._mono_energy, 1e-30) / carrying.mean())
+        mean, power = self._mono_sums / self.num_frames
+        return float(10 * np.log10(max(power - mean**2, 1e-30) / carrying.mean()))
 
     def _is_narrowband(self) -> bool:
         if self.source_sampling_rate <= 8000:
@@ -178,6 +234,27 @@ class InputGate:
         voice = self._spectrum[(hertz >= 300) & (hertz <= 3400)].mean()
         above = self._spectrum[(hertz >= 4400) & (hertz <= 7600)].mean()
         return bool(voice > 0 and 10 * np.log10(max(above, 1e-30) / voice) < NARROWBAND_DB)
+
+    def _is_steady(self) -> bool:
+        """Whether the level of every band stays where it is while the sound is there."""
+        powers = np.concatenate(self._band_powers)
+        length = max(1, round(BAND_LEVEL_SECONDS * self.sampling_rate / SPECTRUM_SIZE))
+        if len(powers) < 4 * length:
+            return False
+        smoothed = np.stack([np.convolve(band, np.full(length, 1 / length), "valid") for band in powers.T], axis=1)
+        total = smoothed.sum(axis=1)
+        smoothed = smoothed[total > np.percentile(total, 95) * 10 ** (-ACTIVE_RANGE_DB / 10)]
+        share = smoothed.mean(axis=0)
+        levels = 10 * np.log10(smoothed[:, share > CARRYING_SHARE * share.sum()] + 1e-30)
+        loud = max(1, int(min(LOUD_SECONDS * self.sampling_rate / SPECTRUM_SIZE, LOUD_SHARE * len(levels))))
+        ordered = np.sort(levels, axis=0)
+        return bool((ordered[-loud] - ordered[len(levels) // 10]).max(initial=0.0) < STEADY_DB)
+
+
+def _without_offset(means: np.ndarray, powers: np.ndarray) -> np.ndarray:
+    """Power of every frame without the offset of the half second around it."""
+    offsets = scipy.ndimage.median_filter(means, OFFSET_FRAMES, mode="nearest")
+    return np.maximum(powers - 2 * offsets * means + offsets**2, 0)
 
 
 def active_level(frame_powers: np.ndarray) -> tuple[float, float]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import soxr
 
-from hf_sqa.audio.findings import AudioError, Finding
+from hf_sqa.audio.findings import AudioError, Finding, errors_of
 from hf_sqa.audio.gate import InputGate
-from hf_sqa.audio.sources import AudioStream, open_stream
+from hf_sqa.audio.sources import open_stream
+from hf_sqa.audio.streams import AudioStream
 
 #: soxr's own default. The same filter everywhere: a score must not depend on the machine.
 RESAMPLING_QUALITY = "HQ"
@@ -74,7 +75,7 @@ class Recording:
             resampler = soxr.ResampleStream(
                 self.source_sampling_rate, self.sampling_rate, 1, dtype="float32", quality=RESAMPLING_QUALITY
             )
-        for block in self._stream.blocks():
+        for block in _guarded(self._stream):
             if self._channel != "mean":
                 block = block[:, self._channel : self._channel + 1]
             mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
@@ -159,6 +160,11 @@ def resample(waveform: np.ndarray, source_sampling_rate: int, sampling_rate: int
     if source_sampling_rate == sampling_rate:
         return np.asarray(waveform, np.float32)
     return soxr.resample(np.asarray(waveform, np.float32), source_sampling_rate, sampling_rate, quality=RESAMPLING_QUALITY)
+
+
+def _guarded(stream: AudioStream) -> Iterator[np.ndarray]:
+    with errors_of(stream.source):
+        yield from stream.blocks()
 
 
 def _checked_channel(channel: str | int, stream: AudioStream) -> Any:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from hf_sqa.audio import AudioError, Recording, open_stream
-from hf_sqa.audio.sources import BLOCK_SECONDS, AudioStream, FileStream
-from hf_sqa.folders import find_named
+from hf_sqa.audio.files import FileStream
+from hf_sqa.audio.streams import AudioStream
 from hf_sqa.isolation import DEFAULT_TIMEOUT_SECONDS, Isolated, Lost
 from hf_sqa.scoring.items import Excerpt, Item, Refusal, TarMember
 from hf_sqa.scoring.remote import is_remote, read_remote
 
-#: Formats that seek to the exact frame. In others an excerpt is reached by reading up to it.
-SEEKS_EXACTLY = frozenset({"WAV", "WAVEX", "FLAC", "AIFF", "AU", "CAF", "RF64", "W64"})
 #: Manifests round their times.
 STRETCH_TOLERANCE_SECONDS = 0.05
 
@@ -53,14 +49,13 @@ class ExcerptStream(AudioStream):
         if excerpt.duration_seconds is not None:
             self._last = round((excerpt.start_seconds + excerpt.duration_seconds) * self.sampling_rate)
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        position, blocks = self._from_near_first()
-        for block in blocks:
-            begin = max(0, self._first - position)
-            end = len(block) if self._last is None else min(len(block), self._last - position)
+    def blocks(self, first: int = 0) -> Iterator[np.ndarray]:
+        position = self._first + first
+        for block in self._stream.blocks(position):
+            wanted = block if self._last is None else block[: max(0, self._last - position)]
             position += len(block)
-            if end > begin:
-                yield block[begin:end]
+            if len(wanted):
+                yield wanted
             if self._last is not None and position >= self._last:
                 return
         if self._last is not None and position < self._last - STRETCH_TOLERANCE_SECONDS * self.sampling_rate:
@@ -70,24 +65,6 @@ class ExcerptStream(AudioStream):
                 f"expected an excerpt up to {self._last / self.sampling_rate:.3f} s, got a recording that ends before; correct the "
                 "manifest, or copy the recording again",
             )
-
-    def _from_near_first(self) -> tuple[int, Iterator[np.ndarray]]:
-        """The frame that the first block begins with, and the blocks."""
-        if isinstance(self._stream, FileStream) and self._first > 0 and not self._stream._is_unclosed_wav:
-            with self._stream._open() as opened:
-                if opened.format in SEEKS_EXACTLY and opened.frames > self._first:
-                    return self._first, self._blocks_from(self._first)
-        return 0, self._stream.blocks()
-
-    def _blocks_from(self, first: int) -> Iterator[np.ndarray]:
-        with self._stream._open() as opened:  # type: ignore[attr-defined]
-            opened.seek(first)
-            try:
-                while len(block := opened.read(int(BLOCK_SECONDS * self.sampling_rate), dtype="float32", always_2d=True)):
-                    yield block
-            except soundfile.LibsndfileError as error:
-                message = f"decoding stopped ({error.error_string.strip()}): the file is damaged; copy or encode it again"
-                raise AudioError(self.source, "truncated", message) from None
 
 
 class MemberStream(FileStream):
@@ -144,8 +121,6 @@ def _opened(audio: Any) -> AudioStream:
             raise AudioError(audio, "unreachable", f"it may not be read ({error}); check the credentials") from None
         except Exception as error:  # every file system of fsspec has its own
             raise AudioError(audio, "unreachable", f"the download failed ({error}); try again later") from None
-    if isinstance(audio, str) and not os.path.exists(audio):
-        audio = find_named(audio) or audio
     return open_stream(audio)
 
 

@@ -1,0 +1,202 @@
+"""MP3: frame after frame. A decoder looks for the next frame where one is missing, and tells nobody but the terminal."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from hf_sqa.audio.containers.part import DamagedError, Part
+
+#: Kilobits a second of the indices from 1, by version (1, or 2 for 2 and 2.5) and layer.
+KILOBITS = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+#: A recording from a station begins within a frame: so far is looked for the first whole one.
+LONGEST_LEAD = 1 << 16
+#: What may follow the last frame without being a tag that is known.
+LONGEST_TRAIL = 1 << 14
+#: Encoders disagree on whether the tag counts the frame that it is in.
+FRAMES_IN_DOUBT = 1
+#: Where a frame's tag begins: behind the header and what stereo and mono of both versions need, with or without a checksum.
+TAG_PLACES = (13, 15, 21, 23, 36, 38)
+HEAD_BYTES = 54
+
+Kind = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame, as its first bytes describe it.
+
+    Args:
+        length (`int`): Bytes.
+        kind (`tuple`): Version, layer and rate in Hz: all frames of a recording have the same.
+        is_tag (`bool`): Whether it holds a Xing, Info or VBRI tag in place of sound.
+        num_stated (`int`, *optional*): How many frames follow, if the tag says so.
+    """
+
+    length: int
+    kind: Kind
+    is_tag: bool = False
+    num_stated: int | None = None
+
+
+@dataclass
+class _Recording:
+    """What was met of one recording so far."""
+
+    start: int
+    kind: Kind
+    tag_end: int = 0
+    num_stated: int | None = None
+    num_frames: int = 0
+
+    def part(self, stop: int) -> Part:
+        if self.num_stated is None or abs(self.num_frames - self.num_stated) <= FRAMES_IN_DOUBT:
+            return Part(self.start, stop)
+        if self.num_frames < self.num_stated:
+            raise DamagedError(
+                f"its first frame says that {self.num_stated:,} follow and {self.num_frames:,} do: the file is cut short or "
+                "damaged; copy or encode it again"
+            )
+        return Part(self.tag_end, stop)  # something was appended, and a decoder stops where the tag says
+
+
+def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
+    """The recordings in an MP3 file: one, or several written one after another.
+
+    Args:
+        file: Binary file.
+        size (`int`): Its bytes.
+        start (`int`): Where the tags in front end.
+
+    Raises:
+        DamagedError: If bytes that are no frame lie between frames, or frames are missing.
+    """
+    position = _next_frame(file, start, min(size, start + LONGEST_LEAD), size)
+    if position is None:  # no MP3, or one whose frames do not say how long they are
+        return [Part(0, size)]
+    parts: list[Part] = []
+    recording: _Recording | None = None
+    begin = 0
+    while position < size:
+        frame = _frame(file, position)
+        if frame is None:
+            end = _tag_end(file, position, size)
+            if end is None:
+                _check_trail(file, position, size, recording)
+                break
+            position = end
+            continue
+        if recording is None or frame.is_tag or frame.kind != recording.kind:
+            if recording is not None and not _is_chain(file, position, size):
+                raise DamagedError(_told(position, size))
+            if recording is not None:
+                parts.append(recording.part(position))
+                begin = position
+            recording = _Recording(begin, frame.kind, position + frame.length, frame.num_stated)
+        if position + frame.length > size:
+            break  # less than a frame is missing
+        recording.num_frames += not frame.is_tag
+        position += frame.length
+    assert recording is not None
+    return [*parts, recording.part(size)]
+
+
+def _frame(file: BinaryIO, position: int) -> Frame | None:
+    file.seek(position)
+    head = file.read(HEAD_BYTES)
+    if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+    bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
+        return None
+    kilobits = KILOBITS[1 if version == 3 else 2, layer][bitrate - 1]
+    hertz, padding = RATES[version][rate], head[2] >> 1 & 1
+    if layer == 1:
+        length = (12_000 * kilobits // hertz + padding) * 4
+    else:
+        length = (72_000 if layer == 3 and version != 3 else 144_000) * kilobits // hertz + padding
+    kind = version, layer, hertz
+    for place in TAG_PLACES:
+        name = head[place : place + 4]
+        if name in (b"Xing", b"Info") and len(head) >= place + 12:
+            flags, count = struct.unpack_from(">II", head, place + 4)
+            return Frame(length, kind, True, count if flags & 1 else None)
+        if name == b"VBRI" and len(head) >= place + 18:
+            return Frame(length, kind, True, struct.unpack_from(">I", head, place + 14)[0])
+    return Frame(length, kind)
+
+
+def _is_chain(file: BinaryIO, position: int, size: int) -> bool:
+    """Whether the frame at a byte is followed by another of its kind, a tag, or the end: four bytes may look like a header."""
+    frame = _frame(file, position)
+    if frame is None:
+        return False
+    after = position + frame.length
+    following = _frame(file, after)
+    return after >= size or (following is not None and following.kind == frame.kind) or _tag_end(file, after, size) is not None
+
+
+def _next_frame(file: BinaryIO, position: int, stop: int, size: int) -> int | None:
+    """Where the first frame begins that another one follows."""
+    while position < stop:
+        file.seek(position)
+        block = file.read(min(1 << 16, stop - position))
+        place = block.find(b"\xff")
+        while place >= 0:
+            if _is_chain(file, position + place, size):
+                return position + place
+            place = block.find(b"\xff", place + 1)
+        position += len(block)
+    return None
+
+
+def _tag_end(file: BinaryIO, position: int, size: int) -> int | None:
+    """Where the tag ends that begins at a byte; `None` if none does."""
+    file.seek(position)
+    head = file.read(32)
+    if head.startswith(b"ID3") and len(head) >= 10:
+        return position + id3_bytes(head)
+    if head.startswith(b"TAG"):
+        return min(size, position + (227 if head.startswith(b"TAG+") else 128))
+    if head.startswith(b"APETAGEX") and len(head) == 32:
+        length, flags = struct.unpack("<12xI4xI8x", head)
+        is_header = flags >> 29 & 1
+        return position + 32 + (length if is_header else 0)
+    if head.startswith(b"LYRICSBEGIN"):
+        file.seek(position)
+        content = file.read(LONGEST_LEAD)
+        ends = [content.find(name) + len(name) for name in (b"LYRICS200", b"LYRICSEND") if name in content]
+        return position + min(ends) if ends else None
+    return None
+
+
+def id3_bytes(head: bytes) -> int:
+    """Bytes of the ID3v2 tag that begins so, with its footer."""
+    length = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    return 10 + length + (10 if head[5] & 16 else 0)
+
+
+def _check_trail(file: BinaryIO, position: int, size: int, recording: _Recording | None) -> None:
+    """What is neither frame nor tag must be the end, and short unless all frames are there that should be.
+
+    Raises:
+        DamagedError: If it is not.
+    """
+    is_complete = recording is not None and recording.num_stated is not None and recording.num_frames >= recording.num_stated
+    is_short = size - position <= LONGEST_TRAIL
+    if not (is_complete or is_short) or _next_frame(file, position + 1, size, size) is not None:
+        raise DamagedError(_told(position, size))
+
+
+def _told(position: int, size: int) -> str:
+    return f"no frame begins where one should, at byte {position:,} of {size:,}: the file is damaged; copy or encode it again"

@@ -1,0 +1,80 @@
+"""Ogg: pages with checksums and numbers. A decoder leaves out a page that is damaged or gone, and says nothing."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import BinaryIO
+
+from hf_sqa.audio.containers.part import DamagedError, Part
+
+MAGIC = b"OggS"
+BEGINS, ENDS = 2, 4
+#: Every byte with its bits in reverse: the checksum of Ogg is that of zlib, with bits counted from the other end.
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def find_parts(file: BinaryIO, size: int) -> list[Part]:
+    """The recordings in an Ogg file: one, or several written one after another.
+
+    Raises:
+        DamagedError: If a page is damaged, missing or cut off.
+    """
+    starts: list[int] = []
+    position, in_header, flags = 0, False, 0
+    last: dict[int, tuple[int, int]] = {}  # number and granule position of the last page of each stream
+    while position < size:
+        page = _page(file, position, size)
+        if page is None:
+            if _another_page_follows(file, position) or not flags & ENDS:
+                raise DamagedError(_told(position, size, "there is no page where one should begin"))
+            break  # what was appended, such as the tags of MP3
+        flags, granule, stream, number, length, is_sound = page
+        if not is_sound:
+            raise DamagedError(_told(position, size, "the checksum of a page does not match"))
+        if flags & BEGINS and not in_header:
+            starts.append(position)
+            last = {}
+        in_header = bool(flags & BEGINS)
+        before, granule_before = last.get(stream, (number - 1, 0))
+        # Recorded from a station, the first page of sound has a later number than the headers.
+        if number != (before + 1) % (1 << 32) and granule_before > 0:
+            raise DamagedError(_told(position, size, f"{number - before - 1} pages are missing"))
+        last[stream] = number, max(granule, granule_before)
+        position += length
+    return [Part(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
+
+
+def _page(file: BinaryIO, position: int, size: int) -> tuple[int, int, int, int, int, bool] | None:
+    """Flags, granule position, stream, number, length and soundness of the page at a byte; `None` if none is there."""
+    file.seek(position)
+    header = file.read(27)
+    if not header.startswith(MAGIC):
+        return None
+    if len(header) == 27:
+        segments = file.read(header[26])
+        body = file.read(sum(segments))
+        if len(segments) == header[26] and len(body) == sum(segments):
+            flags, granule, stream, number, checksum = struct.unpack("<5xBqIII", header[:26])
+            content = header[:22] + bytes(4) + header[26:] + segments + body
+            return flags, granule, stream, number, len(content), _checksum(content) == checksum
+    raise DamagedError(_told(position, size, "the last page breaks off"))
+
+
+def _checksum(content: bytes) -> int:
+    remainder = zlib.crc32(content.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(remainder.to_bytes(4, "little").translate(REVERSED), "big")
+
+
+def _another_page_follows(file: BinaryIO, position: int) -> bool:
+    file.seek(position)
+    kept = b""
+    while block := file.read(1 << 20):
+        if MAGIC + b"\0" in kept + block:
+            return True
+        kept = block[-4:]
+    return False
+
+
+def _told(position: int, size: int, what: str) -> str:
+    return f"{what} at byte {position:,} of {size:,}: the file is cut short or damaged; copy or encode it again"

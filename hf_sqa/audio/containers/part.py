@@ -1,0 +1,89 @@
+"""A stretch of a file that libsndfile can read, with a header of our own before it where that of the file is of no use."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import BinaryIO
+
+#: Headers are off by a frame or by their own size, 44 bytes, where a program counted wrongly; no cut is so small.
+SLOPPY_BYTES = 44
+#: Programs that write to a pipe put a size near 2 or 4 GiB, or zero, where they cannot know it ...
+NEAR_BYTES = 1 << 16
+#: ... or a round number of at least so many bytes, such as 2,000,000,000.
+ROUND_BYTES = 100_000_000
+UNKNOWN_LONG_SIZE = 1 << 62
+
+
+class DamagedError(Exception):
+    """A file holds less than it says, or something that is no audio where audio should be."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One recording in a file.
+
+    Args:
+        start (`int`): Its first byte.
+        stop (`int`): The byte after its last.
+        header (`bytes`): What to read before it.
+    """
+
+    start: int
+    stop: int
+    header: bytes = b""
+
+
+class PartFile(io.RawIOBase):
+    """A part as a file of its own."""
+
+    def __init__(self, file: BinaryIO, part: Part):
+        self._file, self._part = file, part
+        self._size = len(part.header) + part.stop - part.start
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = max(0, offset + (0, self._position, self._size)[whence])
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def, override]
+        content = self._part.header[self._position : self._position + len(buffer)]
+        if not content:
+            place = self._position - len(self._part.header) + self._part.start
+            self._file.seek(place)
+            content = self._file.read(max(0, min(len(buffer), self._part.stop - place)))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def is_open(num_bytes: int) -> bool:
+    """Whether a size in a header is what programs put there that do not know it."""
+    near = abs(num_bytes - (1 << 31)) <= NEAR_BYTES or (1 << 32) - NEAR_BYTES <= num_bytes <= 1 << 32
+    return num_bytes <= 0 or near or num_bytes >= UNKNOWN_LONG_SIZE or (num_bytes >= ROUND_BYTES and num_bytes % ROUND_BYTES == 0)
+
+
+def check_size(promised: int, present: int, tolerance: int = SLOPPY_BYTES) -> None:
+    """Hold the bytes of samples that a header states against those that are there.
+
+    Raises:
+        DamagedError: If more are missing than a program's own mistake explains, and the header does not leave its size open.
+    """
+    if promised > present + tolerance and not is_open(promised):
+        raise DamagedError(
+            f"the header promises {promised:,} bytes of samples and {max(0, present):,} are there; copy or record it again, or cut "
+            "it to the part that exists"
+        )

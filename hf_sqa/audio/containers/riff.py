@@ -1,0 +1,126 @@
+"""WAV and its relatives for long files, RF64 and BW64: chunks, and programs that never go back to say how long it got."""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO
+
+from hf_sqa.audio.containers.part import SLOPPY_BYTES, Part, check_size, is_open
+
+FORMS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
+LONG_FORMS = (b"RF64", b"BW64")
+#: The 32 bits of a WAV hold no more.
+MOST_BYTES = 0xFFFF0000
+#: A header that is nonsense must not be walked through byte by byte.
+MAX_CHUNKS = 10_000
+
+#: Name, first byte of the content, and stated length.
+Chunk = tuple[bytes, int, int]
+
+
+def find_parts(file: BinaryIO, size: int) -> list[Part]:
+    """The recordings in a file of such a form: one, or several written one after another.
+
+    Raises:
+        DamagedError: If samples are missing.
+        struct.error: If the header itself breaks off.
+    """
+    parts: list[Part] = []
+    start = 0
+    while start < size:
+        file.seek(start)
+        if file.read(4) not in FORMS:
+            break
+        part, start = _find_part(file, start, size)
+        parts.append(part)
+    return parts if len(parts) > 1 or parts[0].header else [Part(0, size)]
+
+
+def _find_part(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
+    """The recording whose form begins at a byte, and the byte after it."""
+    file.seek(start)
+    form, riff_size = file.read(4), file.read(4)
+    order = ">" if form == b"RIFX" else "<"
+    chunks, is_regular = _chunks(file, start + 12, size, order)
+    contents = {name: (first, length) for name, first, length in reversed(chunks)}
+    if b"data" not in contents or b"fmt " not in contents:
+        return Part(start, size), size
+    first, stated = contents[b"data"]
+    riff_end = start + 8 + struct.unpack(order + "I", riff_size)[0]
+    if form in LONG_FORMS and b"ds64" in contents and is_open(stated):
+        file.seek(contents[b"ds64"][0])
+        long_riff, stated = struct.unpack("<QQ", file.read(16))
+        riff_end = start + 8 + long_riff
+    present = size - first
+    if stated == 0 and (present == 0 or _fills_with_chunks(file, first, size, order)):
+        return Part(start, size), size  # empty, and what follows is no sound
+
+    file.seek(contents[b"fmt "][0])
+    format_chunk = file.read(contents[b"fmt "][1])
+    tolerance = max(SLOPPY_BYTES, struct.unpack_from(order + "H", format_chunk, 12)[0])
+    # A cut corrects no header, so a form that ends with the file is whole whatever its chunk says. Some put a placeholder there
+    # and subtract the header from it for the chunk.
+    ends_with_file = abs(riff_end - size) <= 1
+    is_placeholder = is_open(riff_end - start - 8) and 0 <= riff_end - first - stated <= first - start
+    if not ends_with_file and not is_placeholder:
+        check_size(stated, present, tolerance)
+    if 0 < stated <= present + tolerance:
+        end = max(riff_end, first + stated)
+        if is_regular and form != b"BW64":
+            return Part(start, min(end, size)), end
+        length = min(stated, present)
+    else:
+        length, end = present, size
+    return Part(first, first + length, _header(form, format_chunk, length)), end
+
+
+def _chunks(file: BinaryIO, position: int, size: int, order: str) -> tuple[list[Chunk], bool]:
+    """Chunks up to the samples, and whether all of odd length are followed by the byte that makes them even."""
+    found: list[Chunk] = []
+    is_regular = True
+    while position + 8 <= size and len(found) < MAX_CHUNKS:
+        file.seek(position)
+        name, length = struct.unpack(order + "4sI", file.read(8))
+        found.append((name, position + 8, length))
+        if name == b"data":
+            break
+        position += 8 + length
+        if length % 2:
+            file.seek(position)
+            following = file.read(5)
+            if following[:1] != b"\0" and _is_name(following[:4]) and (following[:4] == b"data" or not _is_name(following[1:])):
+                is_regular = False
+            else:
+                position += 1
+    return found, is_regular
+
+
+def _is_name(name: bytes) -> bool:
+    return len(name) == 4 and all(32 <= byte < 127 for byte in name)
+
+
+def _fills_with_chunks(file: BinaryIO, position: int, size: int, order: str) -> bool:
+    """Whether chunks follow each other from a byte to the end of the file."""
+    for _ in range(MAX_CHUNKS):
+        file.seek(position)
+        header = file.read(8)
+        if len(header) < 8 or not _is_name(header[:4]):
+            return False
+        length = struct.unpack(order + "I", header[4:])[0]
+        position += 8 + length + length % 2
+        if size <= position <= size + 1:
+            return True
+    return False
+
+
+def _header(form: bytes, format_chunk: bytes, length: int) -> bytes:
+    """A header of the kind that libsndfile reads, for that many bytes of samples."""
+    order = ">" if form == b"RIFX" else "<"
+    described = b"fmt " + struct.pack(order + "I", len(format_chunk)) + format_chunk + b"\0" * (len(format_chunk) % 2)
+    if length <= MOST_BYTES:
+        riff = b"RIFX" if form == b"RIFX" else b"RIFF"
+        body = b"WAVE" + described + b"data" + struct.pack(order + "I", length)
+        return riff + struct.pack(order + "I", len(body) + length) + body
+    block = max(1, struct.unpack_from("<H", format_chunk, 12)[0])
+    sizes = struct.pack("<IQQQI", 28, 4 + 36 + len(described) + 8 + length, length, length // block, 0)
+    return b"RF64" + b"\xff" * 4 + b"WAVE" + b"ds64" + sizes + described + b"data" + b"\xff" * 4

@@ -1,0 +1,153 @@
+"""Formats whose header states how many bytes of samples follow, in one number or two."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import BinaryIO
+
+from hf_sqa.audio.containers.part import check_size
+
+#: Where the samples begin, and how many bytes of them there should be.
+Promise = tuple[int, int]
+
+
+def check_stated_size(file: BinaryIO, size: int) -> None:
+    """Hold a file against its header; formats that state no size pass.
+
+    Raises:
+        DamagedError: If samples are missing.
+        struct.error, ValueError, IndexError: If the header is cut off or nonsense.
+    """
+    file.seek(0)
+    magic = file.read(16)
+    reader = next((reader for start, reader in READERS.items() if magic.startswith(start)), None)
+    promise = reader(file, size) if reader is not None else None
+    if promise is not None:
+        check_size(promise[1], size - promise[0])
+
+
+def _unpack(file: BinaryIO, position: int, layout: str) -> tuple:
+    file.seek(position)
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))
+
+
+def _iff(file: BinaryIO, size: int) -> Promise | None:
+    """AIFF and the IFF of the Amiga."""
+    position = 12
+    while position + 8 <= size:
+        name, length = _unpack(file, position, ">4sI")
+        if name in (b"SSND", b"BODY"):
+            return position + 8, length
+        position += 8 + length + length % 2
+    return None
+
+
+def _w64(file: BinaryIO, size: int) -> Promise | None:
+    position = 40  # behind the GUID and length of the file, and the GUID of its content
+    while position + 24 <= size:
+        name, length = _unpack(file, position, "<4s12xQ")  # the length counts this header too
+        if name == b"data":
+            return position + 24, length - 24
+        if length < 24:
+            return None
+        position += -(-length // 8) * 8
+    return None
+
+
+def _caf(file: BinaryIO, size: int) -> Promise | None:
+    position = 8
+    while position + 12 <= size:
+        name, length = _unpack(file, position, ">4sq")  # -1 where it is not known
+        if name == b"data":
+            return position + 12, length
+        if length < 0:
+            return None
+        position += 12 + length
+    return None
+
+
+def _au(file: BinaryIO, size: int) -> Promise:
+    (magic,) = _unpack(file, 0, "4s")
+    return _unpack(file, 4, ">II" if magic == b".snd" else "<II")  # type: ignore[return-value]
+
+
+def _sphere(file: BinaryIO, size: int) -> Promise | None:
+    file.seek(0)
+    header = file.read(1024).split(b"end_head")[0].decode("ascii", "replace").splitlines()
+    fields = {words[0]: words[2] for line in header[2:] if len(words := line.split(None, 2)) == 3}
+    if not {"sample_count", "sample_n_bytes"} <= set(fields) or "," in fields.get("sample_coding", ""):  # "pcm,embedded-shorten"
+        return None
+    return int(header[1]), int(fields["sample_count"]) * int(fields["sample_n_bytes"]) * int(fields.get("channel_count", "1"))
+
+
+def _voc(file: BinaryIO, size: int) -> Promise | None:
+    """Blocks until one of type 0; the last that has begun must be whole."""
+    (position,) = _unpack(file, 20, "<H")
+    while position + 4 <= size:
+        kind, low, high = _unpack(file, position, "<BHB")
+        length = low + (high << 16)
+        if kind == 0:
+            return None
+        if position + 4 + length > size:
+            return position + 4, length
+        position += 4 + length
+    return None
+
+
+def _mat4(file: BinaryIO, size: int) -> Promise:
+    """Two matrices: the rate, then the samples with a row a channel."""
+    (first,) = _unpack(file, 0, "<I")
+    order = "<" if first == 0 else ">"
+    name_length = _unpack(file, 16, order + "I")[0]
+    position = 20 + name_length + 8
+    kind, rows, columns, _, name_length = _unpack(file, position, order + "5I")
+    return position + 20 + name_length, rows * columns * (8, 4, 4, 2, 2, 1)[kind // 10 % 10]
+
+
+def _mat5(file: BinaryIO, size: int) -> Promise:
+    """Two matrices, each with its length."""
+    order = "<" if _unpack(file, 126, "2s")[0] == b"IM" else ">"
+    _, length = _unpack(file, 128, order + "II")
+    position = 136 + length
+    return position + 8, _unpack(file, position, order + "II")[1]
+
+
+def _avr(file: BinaryIO, size: int) -> Promise:
+    is_stereo, bits, frames = _unpack(file, 12, ">HH10xI")
+    return 128, frames * (2 if is_stereo else 1) * (bits // 8)
+
+
+def _mpc(file: BinaryIO, size: int) -> Promise:
+    is_stereo, frames = _unpack(file, 21, "<B8xI")
+    return 42, frames * 2 * (2 if is_stereo else 1)
+
+
+def _wve(file: BinaryIO, size: int) -> Promise:
+    return 32, _unpack(file, 18, ">I")[0]
+
+
+def _sds(file: BinaryIO, size: int) -> Promise:
+    """A dump of 127 bytes a packet; numbers have seven bits a byte."""
+    bits, low, middle, high = _unpack(file, 6, "B3xBBB")
+    frames = low + (middle << 7) + (high << 14)
+    per_packet = 120 // -(-bits // 7)
+    return 21, -(-frames // per_packet) * 127
+
+
+READERS: dict[bytes, Callable[[BinaryIO, int], Promise | None]] = {
+    b"FORM": _iff,
+    b"riff": _w64,
+    b"caff": _caf,
+    b".snd": _au,
+    b"dns.": _au,
+    b"NIST": _sphere,
+    b"Creative Voice": _voc,
+    b"MATLAB 5": _mat5,
+    b"\x00\x00\x00\x00\x01\x00\x00\x00\x01": _mat4,
+    b"\x00\x00\x03\xe8\x00\x00\x00\x01": _mat4,
+    b"2BIT": _avr,
+    b"\x01\x04": _mpc,
+    b"ALawSoundFile": _wve,
+    b"\xf0\x7e": _sds,
+}

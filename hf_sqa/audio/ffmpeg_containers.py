@@ -1,0 +1,175 @@
+"""What phones, browsers and meetings write, and libsndfile does not read: M4A, MP4, AAC, AMR, WebM, WMA, by PyAV.
+
+FFmpeg is told which format it is, and reads from the one file that it is given: a playlist or a reference to other files leads
+nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from hf_sqa.audio.findings import AudioError
+from hf_sqa.audio.streams import BLOCK_SECONDS, to_float32
+
+#: Containers by FFmpeg's name for them, and what people call them.
+KINDS = {
+    "mov": "an M4A or MP4",
+    "matroska": "a WebM or Matroska",
+    "asf": "a WMA",
+    "amr": "an AMR",
+    "aac": "an AAC",
+}
+#: Those whose header says how long the sound is; by how much the end may be missed, as players count the filling of the last frame.
+STATES_LENGTH, TOLERANCE_SECONDS = frozenset({"mov", "matroska", "asf"}), 0.15
+
+
+def container_kind(head: bytes) -> str | None:
+    """The key of `KINDS` that a file begins like, behind its tags; `None` if like none."""
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return "mov"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return "matroska"
+    if head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"):
+        return "asf"
+    if head.startswith(b"#!AMR"):
+        return "amr"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # an MP3 has a layer where it has none
+        return "aac"
+    return None
+
+
+class SoundTrack:
+    """The sound of such a file, decoded from its beginning as often as asked.
+
+    Args:
+        file: Binary file; closed by `close`.
+        kind (`str`): Key of `KINDS`.
+        source (`str`): What to call it in messages.
+
+    Attributes:
+        sampling_rate (`int`): Rate in Hz.
+        num_channels (`int`): Channels.
+
+    Raises:
+        AudioError: If it cannot be opened, or holds no sound.
+    """
+
+    def __init__(self, file: BinaryIO, kind: str, source: str):
+        self._kind, self._source = kind, source
+        try:
+            import av
+        except ImportError:
+            file.close()
+            raise AudioError(
+                source,
+                "unsupported",
+                f"{KINDS[kind]} file needs the extra `containers`: `pip install 'hf-sqa[containers]'`; or convert it first, for "
+                "example with `ffmpeg -i in.m4a out.wav`",
+            ) from None
+        self._av, self._file = av, file
+        try:
+            self._container: Any = av.open(file, format=kind, metadata_errors="ignore")
+        except Exception as error:  # FFmpeg's own, and those of reading numbers out of nonsense
+            file.close()
+            raise self._undecodable(error) from None
+        tracks = self._container.streams.audio
+        if not tracks:
+            self.close()
+            raise AudioError(source, "no_audio", f"{KINDS[kind]} file without a sound track; name the file that holds the sound")
+        self._track: Any = tracks[0]
+        self._frames = self._decoded()
+        try:
+            first = next(self._frames, None)
+        except Exception as error:
+            self.close()
+            raise self._undecodable(error) from None
+        if first is None:
+            self.close()
+            raise AudioError(source, "empty", "the header is there but not one sample follows; record or copy it again")
+        # The header of an AAC may give half of the rate that it is decoded to.
+        self.sampling_rate, self.num_channels = first.sample_rate, first.layout.nb_channels
+        self._first = first
+
+    def __enter__(self) -> SoundTrack:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+        self._file.close()
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield float32 arrays of shape `(num_frames, num_channels)`, once.
+
+        Raises:
+            AudioError: `truncated` if something is damaged, or the end comes before the header says.
+        """
+        waiting, num_waiting, seconds = [], 0, 0.0
+        for frame in self._all_frames():
+            if (frame.sample_rate, frame.layout.nb_channels) != (self.sampling_rate, self.num_channels):
+                raise AudioError(self._source, "unsupported", f"rate or channels change after {seconds:.2f} s; cut it there first")
+            samples = frame.to_ndarray()
+            samples = samples.T if frame.format.is_planar else samples.reshape(-1, self.num_channels)
+            waiting.append(to_float32(samples))
+            num_waiting += len(samples)
+            begin = seconds if frame.pts is None else float(frame.pts * frame.time_base)
+            seconds = begin + len(samples) / self.sampling_rate
+            if num_waiting >= BLOCK_SECONDS * self.sampling_rate:
+                yield np.concatenate(waiting)
+                waiting, num_waiting = [], 0
+        if waiting:
+            yield np.concatenate(waiting)
+        promised = self._promised_seconds()
+        if promised is not None and seconds < promised - TOLERANCE_SECONDS:
+            raise AudioError(
+                self._source,
+                "truncated",
+                f"decoding stopped after {seconds:.2f} of {promised:.2f} s: the file is cut short or damaged; copy or encode it "
+                "again",
+            )
+
+    def _all_frames(self) -> Iterator[Any]:
+        yield self._first
+        yield from self._frames
+
+    def _decoded(self) -> Iterator[Any]:
+        """Frames in order. A damaged packet is refused, but for the last: half a frame at the end is no loss that is heard."""
+        damage: Exception | None = None
+        for packet in self._container.demux(self._track):
+            try:
+                frames = packet.decode()
+            except self._av.FFmpegError as error:
+                damage = damage or error
+                continue
+            if frames and damage is not None:
+                raise AudioError(
+                    self._source, "truncated", f"a part of it cannot be decoded ({_told(damage)}); copy or encode it again"
+                )
+            yield from frames
+
+    def _promised_seconds(self) -> float | None:
+        if self._kind not in STATES_LENGTH:
+            return None
+        if self._track.duration is not None and (self._kind == "mov" or len(self._container.streams) == 1):
+            return float(self._track.duration * self._track.time_base)
+        # Beside a picture it is the picture's length.
+        is_alone = len(self._container.streams) == 1 and self._container.duration is not None
+        return self._container.duration / self._av.time_base if is_alone else None
+
+    def _undecodable(self, error: Exception) -> AudioError:
+        return AudioError(
+            self._source,
+            "undecodable",
+            f"FFmpeg cannot read it as {KINDS[self._kind]} file ({_told(error)}): it is damaged or cut short; copy or record it "
+            "again",
+        )
+
+
+def _told(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
