@@ -41,7 +41,8 @@ def encode(samples, kind, rate=RATE, channels=1, picture=False, path=None, **opt
                 container.mux(film.encode(av.VideoFrame(64, 64, "yuv420p")))
             container.mux(film.encode(None))
         pcm = np.round(32767 * np.atleast_2d(samples.T)).astype(np.int16)
-        resampler = av.AudioResampler(format=stream.format.name, layout=stream.layout, rate=rate, frame_size=stream.frame_size or 1024)
+        size = stream.frame_size or 1024
+        resampler = av.AudioResampler(format=stream.format.name, layout=stream.layout, rate=rate, frame_size=size)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(pcm), format="s16p", layout=stream.layout)
         frame.sample_rate = rate
         for ready in [*resampler.resample(frame), *resampler.resample(None)]:
