@@ -12,6 +12,6 @@ workers=${NUM_WORKERS:-$(nproc)}
 recipe="$(dirname "$0")/recipes/distilled_sqa-m-coders.yaml"
 python "$(dirname "$0")/students_ladders.py" --bench "$speech/bench" --folder "$speech/further" --output "$output-ladders" \
   --num-sentences "$((windows / 200 < 400 ? windows / 200 + 1 : 400))"
-exec hf-sqa distill "$recipe" "speech.bench=$speech/bench" "speech.folder=$speech/further" "labels.folder=$output-labels" \
+exec hf-sqa distill "$recipe" student.checkpoint=distilled-sqa-m "speech.bench=$speech/bench" "speech.folder=$speech/further" "labels.folder=$output-labels" \
   "labels.num_windows=$windows" "labels.num_workers=$workers" "order.table=$output-ladders/order.csv" \
   training.per_device_train_batch_size=128 "training.dataloader_num_workers=$((workers / 2))" "output_dir=$output" --test "$@"

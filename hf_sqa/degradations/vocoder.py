@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -166,7 +167,9 @@ def _correlation(samples: np.ndarray, lag: int) -> float:
 
 def _check_pyworld(parameters: Mapping[str, Any]) -> Any:
     try:
-        import pyworld
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pkg_resources, which it imports
+            import pyworld
     except ImportError as error:
         raise ModuleNotFoundError("`world_vocoder` needs the package pyworld; install it with `pip install pyworld`.") from error
     return pyworld
