@@ -58,7 +58,7 @@ def test_good_and_bad_recordings_on_standard_output_exit_with_1(program, recordi
     assert result.returncode == 1
     assert (good["file"], good["status"]) == ("-", "ok")
     assert bad["code"] == "missing"
-    assert result.stderr.decode().strip() == "1 of 2 recordings could not be scored; the rows say why."
+    assert result.stderr.decode().strip() == "hf-sqa: 1 of 2 recordings could not be scored; the rows say why."
 
 
 def test_a_misspelled_option_exits_with_2(program):

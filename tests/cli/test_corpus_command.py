@@ -54,4 +54,4 @@ def test_nothing_to_check_ends_in_two(tmp_path, table):
     assert invoke("check", "nisqa", tmp_path).exit_code == 2
     assert "looked in" in invoke("check", "nisqa", tmp_path).stderr
     assert "get it from https://depositonce" in invoke("check", "nisqa").stderr
-    assert "such as mos=opinion, got 'mos'" in invoke("check", table, "--column", "mos").stderr
+    assert "such as `mos=opinion`, got 'mos'" in invoke("check", table, "--column", "mos").stderr

@@ -339,7 +339,7 @@ def test_a_hub_that_does_not_answer_leaves_the_other_models_listed(hub, fresh):
 
     result = fresh(command("models"))
 
-    assert result.returncode == 1
+    assert result.returncode == 0
     assert "distill-mos-v7" in result.stdout
     assert "models on the Hub are left out" in result.stderr
 
