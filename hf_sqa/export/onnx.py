@@ -17,7 +17,7 @@ from torch import nn
 from hf_sqa.export.int8 import filters_from_a_wave, quantize
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.distilled_sqa import DistilledSQA
-from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import GRAPH_FILE
+from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import FORM, GRAPH_FILE, form_digest
 
 TOLERANCE = 1e-3  # MOS points between onnxruntime and torch
 INT8_TOLERANCE = 0.1  # the same for a graph in 8 bits, for one window of noise
@@ -106,6 +106,10 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8:
             written = Path(scratch) / "quantized.onnx" if int8 else exact
             if int8:
                 quantize(exact, written)
+            if isinstance(model, DistilledSQA):
+                made = onnx.load(written)
+                onnx.helper.set_model_props(made, {FORM: form_digest(model.config)})
+                onnx.save(made, written)
         finally:
             logging.disable(disabled)
         shutil.move(written, folder / GRAPH_FILE)

@@ -347,3 +347,18 @@ def _scored(browser, path: Path):
         assert time.monotonic() < deadline, browser.find_element("id", "state").text
         time.sleep(0.05)
     return browser.find_element("id", "score")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change", [{"hop_samples": 1600}, {"id2label": {"0": "mos", "1": "noisiness"}}, {"hidden_size": 24}], ids=str
+)
+def test_a_graph_beside_another_configuration_is_refused(change, graphs, tmp_path):
+    for file in graphs["int8"].iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+    with pytest.raises(ValueError, match=r"to be the one that model.onnx was exported with|config"):
+        hf_sqa.pipeline(str(tmp_path), backend="onnx")

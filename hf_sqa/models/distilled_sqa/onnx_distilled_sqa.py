@@ -11,8 +11,17 @@ import torch.nn.functional as F
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
+from hf_sqa.runs import digest_of
 
 GRAPH_FILE = "model.onnx"
+#: In the graph's metadata, the digest of the configuration that it was exported with.
+FORM = "hf_sqa_form"
+
+
+def form_digest(config: DistilledSQAConfig) -> str:
+    """Digest of everything in a configuration that a graph was made for, or is scored by."""
+    form = {name: getattr(config, name) for name in sorted({*config.bounds, "hop_samples", "normalize_bands", "separable_convs"})}
+    return digest_of([form, config.score_names])
 
 
 class OnnxDistilledSQA(DistilledSQA):
@@ -40,6 +49,7 @@ class OnnxDistilledSQA(DistilledSQA):
 
         Raises:
             OSError: If there is no such graph, onnxruntime is not installed, or it cannot run the graph.
+            ValueError: If the graph was exported with another configuration than the one beside it.
         """
         try:
             import onnxruntime  # noqa: F401
@@ -52,9 +62,15 @@ class OnnxDistilledSQA(DistilledSQA):
             raise OSError(f"Expected an ONNX graph {str(file)!r}, got none; `hf-sqa export onnx {folder} --model ...` writes it.")
         model = cls(DistilledSQAConfig.from_pretrained(folder), file.read_bytes())
         try:
-            model.score_windows(torch.zeros(1, 1))
+            num_scores = model.score_windows(torch.zeros(1, 1)).shape[-1]
         except Exception as error:  # onnxruntime's errors have no common class
             raise OSError(f"onnxruntime cannot run {str(file)!r}: {error}") from error
+        made_for = model._session.get_modelmeta().custom_metadata_map.get(FORM)
+        if made_for not in (None, form_digest(model.config)) or num_scores != len(model.config.score_names):
+            raise ValueError(
+                f"Expected config.json in {str(folder)!r} to be the one that {GRAPH_FILE} was exported with, got another: its "
+                "scores would be wrong. Export the model again."
+            )
         return model.eval()
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
