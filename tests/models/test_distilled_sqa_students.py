@@ -98,7 +98,7 @@ def test_students_do_not_overlap_their_windows():
     ("options", "message"),
     [
         ({"layer_num_heads": [2]}, "`layer_num_heads` with a number of 1 or more for each of `num_hidden_layers`=2"),
-        ({"conv_layer_channels": [4, 0, 8]}, "`conv_layer_channels` with a number of 1 or more"),
+        ({"conv_layer_channels": [4, 0, 8]}, "`conv_layer_channels` between 1 and 65,536, got 0"),
         ({"head_size": None}, "`head_size` beside `layer_num_heads`"),
         ({"num_mel_bins": 200}, "`num_mel_bins` between 0 and a quarter"),
         ({"conv_time_strides": [3, 3, 3]}, "multiple of 27"),

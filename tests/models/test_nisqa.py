@@ -415,10 +415,10 @@ def test_a_saved_model_scores_bit_for_bit_the_same(variant, tmp_path):
         torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=0, atol=1e-5)
 
 
-def test_weights_missing_from_a_checkpoint_are_initialised(tmp_path):
+def test_weights_missing_from_a_checkpoint_to_train_are_initialised(tmp_path):
     model = tiny("dense_avg")
     model.save_pretrained(tmp_path, state_dict={name: tensor for name, tensor in model.state_dict().items() if "pools" in name})
-    loaded = NISQA.from_pretrained(tmp_path)
+    loaded = NISQA.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
     for name, tensor in loaded.state_dict().items():
         assert torch.isfinite(tensor.float()).all() and tensor.abs().max() < 2, name
     for name, parameter in loaded.named_parameters():
