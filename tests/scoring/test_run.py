@@ -416,10 +416,12 @@ def test_an_odd_clock_and_locale_change_nothing(score, manifest, tmp_path, monke
     monkeypatch.setenv("LC_ALL", "tr_TR.UTF-8")
     time.tzset()
     monkeypatch.setattr(time, "time", lambda: -1e9)
+    before = locale.setlocale(locale.LC_ALL)
     try:
         locale.setlocale(locale.LC_ALL, "C")
         score(manifest, tmp_path / "odd")
     finally:
+        locale.setlocale(locale.LC_ALL, before)
         monkeypatch.undo()
         time.tzset()
 
