@@ -18,6 +18,7 @@ import hf_sqa
 from hf_sqa import checkpoints
 from hf_sqa.cli import app
 from hf_sqa.hub.listing import shipped_models
+from tests.processes import command
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = hf_sqa.__path__[0] + "/assets/sample.flac"
@@ -77,16 +78,11 @@ def test_a_student_needs_no_network_and_no_other_package(tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_mistyped_name_without_a_network_is_answered_with_the_nearest(tmp_path):
-    program = "import hf_sqa; hf_sqa.pipeline('hf-sqa/distilled-sqa-z', device='cpu')"
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+def test_a_mistyped_name_without_a_network_is_answered_with_the_nearest():
+    found = r"there is no folder 'hf-sqa/distilled-sqa-z' here.* Did you mean 'hf-sqa/distilled-sqa-\w+'\?"
 
-    child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-
-    assert child.returncode == 1
-    assert re.search(
-        r"OSError: there is no folder 'hf-sqa/distilled-sqa-z' here.* Did you mean 'hf-sqa/distilled-sqa-\w+'\?", child.stderr
-    )
+    with pytest.raises(OSError, match=found):
+        hf_sqa.pipeline("hf-sqa/distilled-sqa-z", device="cpu")
 
 
 def test_without_distillmos_a_student_stands_in_and_says_so(without_distillmos):
@@ -114,20 +110,19 @@ def test_info_checks_whichever_model_is_the_default(without_distillmos):
     assert re.search(r"sample +distilled-sqa-m scored 2\.\d+, expected 2\.\d+: works", result.stdout)
 
 
-def test_the_command_line_says_so_in_one_sentence(tmp_path):
+def test_the_command_line_says_so_in_one_sentence(nursery, tmp_path):
     program = (
+        f"from huggingface_hub import constants; constants.HF_ASSETS_CACHE = {str(tmp_path)!r}\n"
         "import importlib.metadata as metadata, sys\n"
         "def absent(name, found=metadata.distribution):\n"
         "    if name == 'distillmos':\n"
         "        raise metadata.PackageNotFoundError(name)\n"
         "    return found(name)\n"
         "metadata.distribution = absent\n"
-        f"sys.argv = ['hf-sqa', 'score', {SAMPLE!r}]\n"
-        "from hf_sqa.cli import main; main()"
     )
-    environment = os.environ | {"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
 
-    child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    child = nursery.start(program + command("score", SAMPLE))
+    child.communicate()
 
     assert child.returncode == 0 and "sample.flac" in child.stdout
     assert (
