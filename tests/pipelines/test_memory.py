@@ -62,9 +62,9 @@ def test_memory_does_not_grow_with_the_length_of_a_recording(tiny_folder, tmp_pa
 def test_ten_minutes_in_published_mode_need_little_memory(default_scorer, tmp_path):
     write_noise(tmp_path / "long.wav", 10)
 
-    seconds, num_segments, _, peak = score("default", tmp_path / "long.wav", "published", 4.0)
+    seconds, num_segments, _, peak = score("default", tmp_path / "long.wav", "published", 7.68)
 
-    assert (seconds, num_segments) == (600, 150)  # (600 - 7.68) / 4, rounded up, and one
+    assert (seconds, num_segments) == (600, 79)  # (600 - 7.68) / 7.68, rounded up, and one
     assert peak < 1500
 
 
