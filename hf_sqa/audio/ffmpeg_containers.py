@@ -6,6 +6,7 @@ nowhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -24,6 +25,8 @@ KINDS = {
 }
 #: Those whose header says how long the sound is; by how much the end may be missed, as players count the filling of the last frame.
 STATES_LENGTH, TOLERANCE_SECONDS = frozenset({"mov", "matroska", "asf"}), 0.15
+#: Longest time between frames. Opus, in Matroska, may send nothing for 0.4 s of silence.
+LONGEST_GAP_SECONDS = {"mov": 0.15, "asf": 0.15, "matroska": 0.5}
 
 
 def container_kind(head: bytes) -> str | None:
@@ -119,6 +122,11 @@ class SoundTrack:
             waiting.append(to_float32(samples))
             num_waiting += len(samples)
             begin = seconds if frame.pts is None else float(frame.pts * frame.time_base)
+            if waiting and begin > seconds + LONGEST_GAP_SECONDS.get(self._kind, math.inf):
+                message = (
+                    f"nothing is there from {seconds:.2f} to {begin:.2f} s: a part is damaged or missing; copy or record it again"
+                )
+                raise AudioError(self._source, "truncated", message)
             seconds = begin + len(samples) / self.sampling_rate
             if num_waiting >= BLOCK_SECONDS * self.sampling_rate:
                 yield np.concatenate(waiting)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
-from hf_sqa.audio.containers import DamagedError, Layout, Part, PartFile, after_tags, find_layout
+from hf_sqa.audio.containers import DamagedError, Part, PartFile, after_tags, check_frames, find_layout
 from hf_sqa.audio.ffmpeg_containers import SoundTrack, container_kind
 from hf_sqa.audio.findings import AudioError
 from hf_sqa.audio.quiet import without_decoder_messages
@@ -60,13 +60,18 @@ class FileStream(AudioStream):
             head = raw.read(12)
             self._kind = container_kind(head)
             self._may_be_mp3 = start > 0 or head[:1] == b"\xff"
-            if self._kind is None:
-                self._layout = _layout_of(raw, size, source)
+            try:
+                if self._kind in ("aac", "amr"):
+                    check_frames(raw, size, start)
+                elif self._kind is None:
+                    self._layout = find_layout(raw, size)
+            except DamagedError as error:
+                raise AudioError(source, "truncated", str(error)) from None
         if self._kind is not None:
             with SoundTrack(self._raw(), self._kind, source) as track:
                 self.sampling_rate, self.num_channels = checked_rate(track.sampling_rate, source), track.num_channels
             return
-        self._is_whole = self._layout.parts == (Part(0, size),)
+        self._is_whole = [(part.start, part.stop, part.header) for part in self._layout.parts] == [(0, size, b"")]
         for part in self._layout.parts:
             with self._opened(part) as opened:
                 rate, channels = checked_rate(opened.samplerate, source), opened.channels
@@ -146,6 +151,8 @@ class FileStream(AudioStream):
         tolerance = self._layout.frames_tolerance_seconds or 0.0
         if promised is not None and position < promised - tolerance * self.sampling_rate:
             raise self._cut_short(position, promised, "end of file")
+        if part.num_frames is not None and position < part.num_frames:
+            raise self._cut_short(position, part.num_frames, "end of file")
 
     def _promised_frames(self, opened: soundfile.SoundFile) -> int | None:
         states_frames = self._layout.frames_tolerance_seconds is not None and opened.frames < UNKNOWN_FRAMES
@@ -160,13 +167,6 @@ class FileStream(AudioStream):
             "truncated",
             f"decoding stopped after {read} s ({cause}): the file is cut short or damaged; copy or encode it again",
         )
-
-
-def _layout_of(file: BinaryIO, size: int, source: str) -> Layout:
-    try:
-        return find_layout(file, size)
-    except DamagedError as error:
-        raise AudioError(source, "truncated", str(error)) from None
 
 
 def _from(first: int, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -303,7 +303,7 @@ def test_a_steady_sound_holds_no_speech(kind, seconds, rng):
     assert "no_speech" in warnings_of(np.round(3276 * sounds[kind]).astype(np.int16))
 
 
-@pytest.mark.parametrize("seconds", [1.2, 8.0, 40.0])
+@pytest.mark.parametrize("seconds", [1.2, 8.0])
 @pytest.mark.parametrize("snr_db", [0, 5, 20, 60])
 @pytest.mark.parametrize("rate", [8_000, RATE, 48_000])
 def test_speech_in_noise_as_loud_as_itself_is_speech(rate, snr_db, seconds, speech_like, rng):

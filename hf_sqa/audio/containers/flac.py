@@ -13,16 +13,15 @@ BEGINNING = (MAGIC + b"\x00\x00\x00\x22", MAGIC + b"\x80\x00\x00\x22")
 
 def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
     """The recordings in a FLAC file, the first of which begins at a byte, behind its tags."""
-    starts: set[int] = {0}
-    file.seek(0)
-    position, kept = 0, b""
+    starts: set[int] = {start}
+    file.seek(start)
+    position, kept = start, b""
     while block := file.read(1 << 20):
         content = kept + block
         for beginning in BEGINNING:
             place = content.find(beginning)
             while place >= 0:
-                if position - len(kept) + place != start:
-                    starts.add(position - len(kept) + place)
+                starts.add(position - len(kept) + place)
                 place = content.find(beginning, place + 1)
         position += len(block)
         kept = content[-len(BEGINNING[0]) + 1 :]

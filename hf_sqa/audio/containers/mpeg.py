@@ -27,6 +27,8 @@ FRAMES_IN_DOUBT = 1
 #: Where a frame's tag begins: behind the header and what stereo and mono of both versions need, with or without a checksum.
 TAG_PLACES = (13, 15, 21, 23, 36, 38)
 HEAD_BYTES = 54
+#: What encoders add before and behind the sound, in frames.
+FRAMES_OF_DELAY = 4
 
 Kind = tuple[int, int, int]
 
@@ -54,19 +56,29 @@ class _Recording:
 
     start: int
     kind: Kind
-    tag_end: int = 0
-    num_stated: int | None = None
+    head: bytes
+    sound_start: int
+    num_stated: int | None
     num_frames: int = 0
 
     def part(self, stop: int) -> Part:
-        if self.num_stated is None or abs(self.num_frames - self.num_stated) <= FRAMES_IN_DOUBT:
-            return Part(self.start, stop)
-        if self.num_frames < self.num_stated:
+        is_stated = self.num_stated is not None and abs(self.num_frames - self.num_stated) <= FRAMES_IN_DOUBT
+        if is_stated or self.kind[1] != 3:
+            return Part(self.start, stop, num_frames=self._least_samples)
+        if self.num_stated is not None and self.num_frames < self.num_stated:
             raise DamagedError(
                 f"its first frame says that {self.num_stated:,} follow and {self.num_frames:,} do: the file is cut short or "
                 "damaged; copy or encode it again"
             )
-        return Part(self.tag_end, stop)  # something was appended, and a decoder stops where the tag says
+        # Without a tag, or where something was appended, libsndfile stops where it guesses the end.
+        return Part(self.sound_start, stop, _tag_frame(self.head, self.num_frames), self._least_samples)
+
+    @property
+    def _least_samples(self) -> int:
+        """Samples a channel that a decoder makes of the frames at least: it leaves out what the encoder added at both ends."""
+        version, layer, _ = self.kind
+        in_frame = 384 if layer == 1 else 576 if layer == 3 and version != 3 else 1152
+        return max(0, self.num_frames - FRAMES_OF_DELAY) * in_frame
 
 
 def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
@@ -101,7 +113,9 @@ def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
             if recording is not None:
                 parts.append(recording.part(position))
                 begin = position
-            recording = _Recording(begin, frame.kind, position + frame.length, frame.num_stated)
+            file.seek(position)
+            sound_start = position + (frame.length if frame.is_tag else 0)
+            recording = _Recording(begin, frame.kind, file.read(4), sound_start, frame.num_stated)
         if position + frame.length > size:
             break  # less than a frame is missing
         recording.num_frames += not frame.is_tag
@@ -112,7 +126,10 @@ def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
 
 def _frame(file: BinaryIO, position: int) -> Frame | None:
     file.seek(position)
-    head = file.read(HEAD_BYTES)
+    return _frame_of(file.read(HEAD_BYTES))
+
+
+def _frame_of(head: bytes) -> Frame | None:
     if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
@@ -128,12 +145,24 @@ def _frame(file: BinaryIO, position: int) -> Frame | None:
     kind = version, layer, hertz
     for place in TAG_PLACES:
         name = head[place : place + 4]
+        if any(head[6:place]):
+            break  # sound: mpg123 takes nothing for a tag that does not begin in silence
         if name in (b"Xing", b"Info") and len(head) >= place + 12:
             flags, count = struct.unpack_from(">II", head, place + 4)
             return Frame(length, kind, True, count if flags & 1 else None)
         if name == b"VBRI" and len(head) >= place + 18:
             return Frame(length, kind, True, struct.unpack_from(">I", head, place + 14)[0])
     return Frame(length, kind)
+
+
+def _tag_frame(head: bytes, num_frames: int) -> bytes:
+    """A frame like the one that begins so, which says how many follow and holds no sound."""
+    head = bytes((head[0], head[1] | 1, 0x80 | (head[2] & 0x0C), head[3]))  # without a checksum, at a rate that gives it room
+    is_mono = head[3] >> 6 == 3
+    place = 4 + ((17 if is_mono else 32) if head[1] >> 3 & 3 == 3 else (9 if is_mono else 17))
+    tag = head + bytes(place - 4) + b"Xing" + struct.pack(">II", 1, num_frames)
+    length = _frame_of(tag).length  # type: ignore[union-attr]
+    return tag[:length] + bytes(max(0, length - len(tag)))
 
 
 def _is_chain(file: BinaryIO, position: int, size: int) -> bool:

@@ -27,11 +27,13 @@ class Part:
         start (`int`): Its first byte.
         stop (`int`): The byte after its last.
         header (`bytes`): What to read before it.
+        num_frames (`int`, *optional*): Samples a channel that a decoder must give at least, where that is known.
     """
 
     start: int
     stop: int
     header: bytes = b""
+    num_frames: int | None = None
 
 
 class PartFile(io.RawIOBase):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from hf_sqa.audio.containers.part import SLOPPY_BYTES, Part, check_size, is_open
+from hf_sqa.audio.containers.part import NEAR_BYTES, SLOPPY_BYTES, Part, check_size, is_open
 
 FORMS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 LONG_FORMS = (b"RF64", b"BW64")
 #: The 32 bits of a WAV hold no more.
 MOST_BYTES = 0xFFFF0000
+#: Programs that count with a sign stop here.
+MOST_SIGNED_BYTES = 0x7FFF0000 - 1
 #: A header that is nonsense must not be walked through byte by byte.
 MAX_CHUNKS = 10_000
 
@@ -64,7 +66,8 @@ def _find_part(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
     is_placeholder = is_open(riff_end - start - 8) and 0 <= riff_end - first - stated <= first - start
     if not ends_with_file and not is_placeholder:
         check_size(stated, present, tolerance)
-    if 0 < stated <= present + tolerance:
+    is_beyond_32_bits = stated > MOST_SIGNED_BYTES and is_open(stated) and present > stated + NEAR_BYTES
+    if 0 < stated <= present + tolerance and not is_beyond_32_bits:
         end = max(riff_end, first + stated)
         if is_regular and form != b"BW64":
             return Part(start, min(end, size)), end

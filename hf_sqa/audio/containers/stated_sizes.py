@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
-from hf_sqa.audio.containers.part import check_size
+from hf_sqa.audio.containers.part import DamagedError, check_size
 
 #: Where the samples begin, and how many bytes of them there should be.
 Promise = tuple[int, int]
@@ -128,11 +130,21 @@ def _wve(file: BinaryIO, size: int) -> Promise:
 
 
 def _sds(file: BinaryIO, size: int) -> Promise:
-    """A dump of 127 bytes a packet; numbers have seven bits a byte."""
+    """A dump in packets of 127 bytes; numbers have seven bits a byte.
+
+    Raises:
+        DamagedError: If a packet does not begin and add up as one. libsndfile prints a line for each.
+    """
     bits, low, middle, high = _unpack(file, 6, "B3xBBB")
-    frames = low + (middle << 7) + (high << 14)
-    per_packet = 120 // -(-bits // 7)
-    return 21, -(-frames // per_packet) * 127
+    num_packets = -(-(low + (middle << 7) + (high << 14)) // (120 // -(-bits // 7)))
+    file.seek(21)
+    for number in range(num_packets):
+        packet = file.read(127)
+        if len(packet) < 127:
+            break
+        if packet[:2] != b"\xf0\x7e" or functools.reduce(operator.xor, packet[1:125]) & 0x7F != packet[125]:
+            raise DamagedError(f"packet {number + 1} of {num_packets} is damaged; copy or record it again")
+    return 21, num_packets * 127
 
 
 READERS: dict[bytes, Callable[[BinaryIO, int], Promise | None]] = {

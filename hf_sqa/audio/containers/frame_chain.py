@@ -1,0 +1,55 @@
+"""AAC and AMR as they are streamed, frame after frame: FFmpeg goes on behind a damaged one, and tells nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import BinaryIO
+
+from hf_sqa.audio.containers.part import DamagedError
+
+#: Bytes of an AMR frame by its type, with the byte that states it; types without an entry do not occur.
+NARROWBAND = {**dict(enumerate((13, 14, 16, 18, 20, 21, 27, 32, 6))), 15: 1}
+WIDEBAND = {**dict(enumerate((18, 24, 33, 37, 41, 47, 51, 59, 61, 6))), 14: 1, 15: 1}
+#: How the tags begin that players put behind.
+TAGS = (b"TAG", b"ID3", b"APETAGE")
+AMR_BEGINNINGS = {b"#!AMR-WB\n": WIDEBAND, b"#!AMR\n": NARROWBAND}
+
+
+def check_frames(file: BinaryIO, size: int, start: int) -> None:
+    """Go from frame to frame to the end of an AAC or AMR stream, the last of which may be cut off.
+
+    Raises:
+        DamagedError: If something is no frame.
+    """
+    file.seek(start)
+    head = file.read(9)
+    length: Callable[[bytes], int | None] = _adts_length
+    for beginning, lengths in AMR_BEGINNINGS.items():
+        if head.startswith(beginning):
+            start += len(beginning)
+
+            def length(head: bytes, lengths: dict[int, int] = lengths) -> int | None:
+                return lengths.get(head[0] >> 3) if head[0] & 0x83 == 0 else None
+
+            break
+    position = start
+    while position < size:
+        file.seek(position)
+        head = file.read(7)
+        step = length(head)
+        if head.startswith(TAGS):
+            return
+        if step is None:
+            raise DamagedError(
+                f"no frame begins where one should, at byte {position:,} of {size:,}: the file is damaged; copy or record it again"
+            )
+        position += step
+
+
+def _adts_length(head: bytes) -> int | None:
+    if len(head) < 7:
+        return 7  # cut off
+    if head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return None
+    length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    return length if length >= 7 else None
