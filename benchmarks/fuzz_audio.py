@@ -4,9 +4,9 @@
     python benchmarks/fuzz_audio.py --mutations 20000 --seed 7
 
 Files are decoded in processes of their own (`hf_sqa.isolation`), as in a corpus run, so that a crash is a number in the table. Of
-what is read, "same" has the samples of the undamaged file, "shorter" fewer of them, "other" as many or more and other values: in a
-format without checksums nothing can tell these from a recording that sounds so. "gate" was read and holds nothing to judge. The exit
-code is 1 if anything crashed, hung, or raised what nobody foresaw.
+what is read, "same" has the samples of the undamaged file, "shorter" fewer of them, "other" as many or more and other values: in
+a format without checksums nothing can tell these from a recording that sounds so. "gate" was read and holds nothing to judge. The
+exit code is 1 if anything crashed, hung, or raised what nobody foresaw.
 """
 
 import argparse
