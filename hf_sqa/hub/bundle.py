@@ -233,7 +233,10 @@ def _flattened(module: str) -> tuple[str, list[str]]:
 
 
 def _imports(tree: ast.Module) -> list[ast.Import | ast.ImportFrom]:
-    return [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    """Every import that must succeed: not one inside `try`, which transformers does not ask for either."""
+    attempts = [statement for node in ast.walk(tree) if isinstance(node, ast.Try) for statement in node.body]
+    optional = {id(node) for statement in attempts for node in ast.walk(statement) if isinstance(node, ast.Import)}
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) and id(node) not in optional]
 
 
 def _check_import(module: str, imported: str) -> None:

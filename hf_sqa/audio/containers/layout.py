@@ -6,8 +6,12 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from hf_sqa.audio.containers import flac, mpeg, ogg, riff, stated_sizes
+from hf_sqa.audio.containers.flac import MAGIC as FLAC_MAGIC, find_parts as find_flac_parts
+from hf_sqa.audio.containers.mpeg import find_parts as find_mpeg_parts, id3_bytes
+from hf_sqa.audio.containers.ogg import MAGIC as OGG_MAGIC, find_parts as find_ogg_parts
 from hf_sqa.audio.containers.part import Part
+from hf_sqa.audio.containers.riff import FORMS as RIFF_FORMS, find_parts as find_riff_parts
+from hf_sqa.audio.containers.stated_sizes import check_stated_size
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,15 @@ def find_layout(file: BinaryIO, size: int) -> Layout:
     file.seek(start)
     magic = file.read(4)
     try:
-        if magic in riff.FORMS and start == 0:
-            return Layout(tuple(riff.find_parts(file, size)))
-        if magic == ogg.MAGIC and start == 0:
-            return Layout(tuple(ogg.find_parts(file, size)), LOSSY_TOLERANCE_SECONDS)
-        if magic == flac.MAGIC:
-            return Layout(tuple(flac.find_parts(file, size, start)), 0.0)
+        if magic in RIFF_FORMS and start == 0:
+            return Layout(tuple(find_riff_parts(file, size)))
+        if magic == OGG_MAGIC and start == 0:
+            return Layout(tuple(find_ogg_parts(file, size)), LOSSY_TOLERANCE_SECONDS)
+        if magic == FLAC_MAGIC:
+            return Layout(tuple(find_flac_parts(file, size, start)), 0.0)
         if magic[:1] == b"\xff" or start:
-            return Layout(tuple(mpeg.find_parts(file, size, start)))
-        stated_sizes.check_stated_size(file, size)
+            return Layout(tuple(find_mpeg_parts(file, size, start)))
+        check_stated_size(file, size)
     except (struct.error, ValueError, IndexError):
         pass  # the header itself is cut off or nonsense: libsndfile will say so
     return Layout((Part(0, size),))
@@ -64,4 +68,4 @@ def after_tags(file: BinaryIO) -> int:
         head = file.read(10)
         if len(head) < 10 or not head.startswith(b"ID3"):
             return position
-        position += mpeg.id3_bytes(head)
+        position += id3_bytes(head)
