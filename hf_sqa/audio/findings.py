@@ -40,6 +40,7 @@ WARNINGS = {
     "digital_tail": "the last second or more, and a fifth of the whole, is digital silence: was the file written to its end?",
     "narrowband": "telephone bandwidth: next to nothing above 4 kHz",
     "channels_partly_cancel": "the mean of the channels is far weaker than the channels",
+    "out_of_scale": "a score outside the scale of the model: it was left as it is; is the checkpoint trained, and is this speech?",
 }
 
 

@@ -182,7 +182,7 @@ class InputGate:
             "narrowband": self._is_narrowband(),
             "channels_partly_cancel": self._cancellation_db() < PARTLY_CANCELLED_DB,
         }
-        return [Finding(code, WARNINGS[code]) for code in WARNINGS if found[code]]
+        return [Finding(code, WARNINGS[code]) for code, is_found in found.items() if is_found]
 
     def _refuse_what_cannot_be_judged(self) -> None:
         if self.num_frames == 0:

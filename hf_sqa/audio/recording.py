@@ -75,7 +75,7 @@ class Recording:
             resampler = soxr.ResampleStream(
                 self.source_sampling_rate, self.sampling_rate, 1, dtype="float32", quality=RESAMPLING_QUALITY
             )
-        for block in _guarded(self._stream):
+        for block in self._stream.blocks():
             if self._channel != "mean":
                 block = block[:, self._channel : self._channel + 1]
             mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
@@ -136,15 +136,8 @@ def load_recording(
         AudioError: If it cannot be read, or holds nothing that can be judged; the code says which.
     """
     _check_channel_option(channel)
-    try:
+    with errors_of(_name_of(audio)):
         return Recording(open_stream(audio, input_sampling_rate), sampling_rate, channel)
-    except AudioError:
-        raise
-    except MemoryError:
-        raise AudioError(_name_of(audio), "out_of_memory", "the recording does not fit into memory; cut it into pieces") from None
-    except Exception as error:  # what is wrong with a recording is one kind of error, whatever its decoder raises
-        message = f"it cannot be decoded ({type(error).__name__}: {error}); check the file, or convert it to WAV"
-        raise AudioError(_name_of(audio), "undecodable", message) from error
 
 
 def load_or_refuse(audio: tuple[Any], **options: Any) -> Recording | AudioError:
@@ -160,11 +153,6 @@ def resample(waveform: np.ndarray, source_sampling_rate: int, sampling_rate: int
     if source_sampling_rate == sampling_rate:
         return np.asarray(waveform, np.float32)
     return soxr.resample(np.asarray(waveform, np.float32), source_sampling_rate, sampling_rate, quality=RESAMPLING_QUALITY)
-
-
-def _guarded(stream: AudioStream) -> Iterator[np.ndarray]:
-    with errors_of(stream.source):
-        yield from stream.blocks()
 
 
 def _checked_channel(channel: str | int, stream: AudioStream) -> Any:

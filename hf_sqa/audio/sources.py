@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.audio.files import FileStream
-from hf_sqa.audio.findings import AudioError, errors_of
+from hf_sqa.audio.findings import AudioError
 from hf_sqa.audio.streams import ArrayStream, AudioStream
 from hf_sqa.folders import find_named
 
@@ -42,13 +42,8 @@ def open_stream(audio: Any, sampling_rate: int | None = None) -> AudioStream:
 
     Raises:
         AudioError: With code `missing`, `is_directory`, `unreachable`, `unsupported`, `no_sampling_rate`, `empty`,
-            `undecodable`, `truncated` or `out_of_memory`.
+            `undecodable` or `truncated`.
     """
-    with errors_of(str(audio) if isinstance(audio, (str, Path)) else f"<{type(audio).__name__}>"):
-        return _opened(audio, sampling_rate)
-
-
-def _opened(audio: Any, sampling_rate: int | None) -> AudioStream:
     if isinstance(audio, (str, Path)):
         return _open_path(audio)
     if isinstance(audio, (bytes, bytearray, memoryview)):
@@ -155,5 +150,5 @@ def _open_mapping(audio: Mapping, sampling_rate: int | None) -> AudioStream:
     if path is not None:
         return _open_path(path)
     if audio.get("audio") is not None:  # a row of a dataset
-        return _opened(audio["audio"], sampling_rate)
+        return open_stream(audio["audio"], sampling_rate)
     raise AudioError("<dict>", "unsupported", f"expected {ACCEPTED}, got a dict with the keys {sorted(map(str, audio))}")

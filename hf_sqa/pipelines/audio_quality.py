@@ -17,7 +17,7 @@ import torch
 from transformers import Pipeline
 from transformers.utils import logging
 
-from hf_sqa.audio import AudioError, Recording, load_or_refuse
+from hf_sqa.audio import WARNINGS, AudioError, Finding, Recording, load_or_refuse
 from hf_sqa.blocks.score_mapping import apply_score_mapping
 from hf_sqa.isolation import Isolated, Lost
 from hf_sqa.modeling import AudioQualityPreTrainedModel, model_identity
@@ -26,6 +26,8 @@ from hf_sqa.outputs import RecordingScores
 logger = logging.get_logger(__name__)
 
 SCORE_DECIMALS = 6
+#: An unbounded head predicts a little beyond the ends of its scale where listeners would give the ends.
+SCALE_SLACK = 0.02
 
 
 class AudioQualityPipeline(Pipeline):
@@ -132,11 +134,11 @@ class AudioQualityPipeline(Pipeline):
         return list(rows) if returns_list else rows
 
     def run_single(self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict) -> dict[str, Any]:
-        item = self.preprocess(inputs, **preprocess_params)
-        if item["recording"] is not None and not postprocess_params.get("return_details"):
-            for finding in item["recording"].warnings:
+        (item,) = self.forward([self.preprocess(inputs, **preprocess_params)], **forward_params)
+        if not postprocess_params.get("return_details"):
+            for finding in self._findings(item):
                 logger.warning(f"{item['recording'].source}: {finding.message} [{finding.code}]; the score is doubtful.")
-        return self.postprocess(self.forward([item], **forward_params)[0], **postprocess_params)
+        return self.postprocess(item, **postprocess_params)
 
     def get_iterator(
         self,
@@ -251,10 +253,22 @@ class AudioQualityPipeline(Pipeline):
             row["segments"] = _segments(names, item["scores"], recording.sampling_rate) if error is None else []
         if return_details:
             row |= _details(recording)
+            row["warnings"] = [{"code": finding.code, "message": finding.message} for finding in self._findings(item)]
             row["num_segments"] = len(item["scores"].segment_starts) if error is None else 0
             row["mode"], row["hop_seconds"] = item.get("mode"), item.get("hop_seconds")
             row["model"] = self.identity(item.get("mode"), item.get("hop_seconds"))
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+
+    def _findings(self, item: dict[str, Any]) -> list[Finding]:
+        """What makes the score doubtful: warnings of the recording, and a score that no listener could have given."""
+        found = list(item["recording"].warnings) if item["recording"] is not None else []
+        if item["error"] is None:
+            low, high = self.model.config.score_min, self.model.config.score_max
+            slack = SCALE_SLACK * (high - low)
+            scores = item["scores"].scores
+            if np.any(scores < low - slack) or np.any(scores > high + slack):
+                found.append(Finding("out_of_scale", WARNINGS["out_of_scale"]))
+        return found
 
     def identity(self, mode: str | None = None, hop_seconds: float | None = None) -> dict[str, str | None]:
         """Identity of the scores this pipeline gives; see [`model_identity`]."""
@@ -302,7 +316,7 @@ def _segments(names: list[str], scored: RecordingScores, sampling_rate: int) -> 
 def _details(recording: Recording | None) -> dict[str, Any]:
     if recording is None:
         keys = ("duration_seconds", "sampling_rate", "num_channels", "speech_seconds", "level_dbfs", "clipped_share")
-        return dict.fromkeys(keys) | {"warnings": []}
+        return dict.fromkeys(keys)
     return {
         "duration_seconds": round(recording.duration_seconds, 4),
         "sampling_rate": recording.source_sampling_rate,
@@ -310,5 +324,4 @@ def _details(recording: Recording | None) -> dict[str, Any]:
         "speech_seconds": round(recording.speech_seconds, 2),
         "level_dbfs": round(recording.level_dbfs, 2),
         "clipped_share": round(recording.clipped_share, 6),
-        "warnings": [{"code": finding.code, "message": finding.message} for finding in recording.warnings],
     }

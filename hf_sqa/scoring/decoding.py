@@ -11,6 +11,7 @@ import numpy as np
 
 from hf_sqa.audio import AudioError, Recording, open_stream
 from hf_sqa.audio.files import FileStream
+from hf_sqa.audio.findings import errors_of
 from hf_sqa.audio.streams import AudioStream
 from hf_sqa.isolation import DEFAULT_TIMEOUT_SECONDS, Isolated, Lost
 from hf_sqa.scoring.items import Excerpt, Item, Refusal, TarMember
@@ -85,17 +86,14 @@ class MemberStream(FileStream):
 def load(item: Item, decoding: Decoding) -> Recording | Refusal:
     """Open, check, mix down and resample one item. Returns a refusal for whatever goes wrong."""
     try:
-        stream, channel = _opened(item.audio), decoding.channel
-        if isinstance(item.audio, Excerpt):
-            stream = ExcerptStream(stream, item.audio)
-            channel = item.audio.channel if item.audio.channel is not None else channel
-        recording = Recording(stream, decoding.sampling_rate, channel)
+        with errors_of(item.name):
+            stream, channel = _opened(item.audio), decoding.channel
+            if isinstance(item.audio, Excerpt):
+                stream = ExcerptStream(stream, item.audio)
+                channel = item.audio.channel if item.audio.channel is not None else channel
+            recording = Recording(stream, decoding.sampling_rate, channel)
     except AudioError as error:
         return Refusal(error.status, error.code, error.message)
-    except MemoryError:
-        return Refusal("failed", "out_of_memory", "the recording does not fit into memory; cut it into pieces")
-    except Exception as error:  # one recording must not stop a million
-        return Refusal("failed", "undecodable", f"it cannot be decoded ({type(error).__name__}: {error})")
     if decoding.max_seconds is not None and recording.duration_seconds > decoding.max_seconds:
         reason = f"longer than the limit asked for: {recording.duration_seconds:.2f} s, limit {decoding.max_seconds:g} s"
         return Refusal("skipped", "too_long", reason)

@@ -267,6 +267,19 @@ class TestBadRecordings:
 
         assert {tuple(row) for row in rows} == {tuple(rows[0])}
 
+    @pytest.mark.parametrize(("mean", "found"), [(-0.43, True), (0.95, False), (3.0, False), (5.05, False), (5.5, True)])
+    def test_a_score_outside_the_scale_of_the_model_is_left_as_it_is_with_a_warning(self, mean, found, files):
+        model = hf_sqa.Wav2Vec2ForMOS(hf_sqa.Wav2Vec2ForMOSConfig.tiny()).eval()
+        with torch.no_grad():
+            model.score_head.weight.zero_()
+            model.score_head.bias.fill_(mean)
+        scorer = hf_sqa.pipeline(model, feature_extractor=model.make_feature_extractor(), device="cpu")
+
+        row = scorer([files[5]], return_details=True)[0]
+
+        assert row["mos"] == pytest.approx(mean, abs=1e-5)
+        assert ("out_of_scale" in [warning["code"] for warning in row["warnings"]]) == found
+
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_a_model_that_returns_no_number_gives_an_error_never_a_score(self, value, make_tiny, files):
         model = make_tiny()

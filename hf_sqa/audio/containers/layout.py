@@ -55,7 +55,7 @@ def find_layout(file: BinaryIO, size: int) -> Layout:
         if magic[:1] == b"\xff" or start:
             return Layout(tuple(find_mpeg_parts(file, size, start)))
         check_stated_size(file, size)
-    except (struct.error, ValueError, IndexError):
+    except (struct.error, ValueError, IndexError, ArithmeticError):
         pass  # the header itself is cut off or nonsense: libsndfile will say so
     return Layout((Part(0, size),))
 

@@ -19,7 +19,7 @@ def check_stated_size(file: BinaryIO, size: int) -> None:
 
     Raises:
         DamagedError: If samples are missing.
-        struct.error, ValueError, IndexError: If the header is cut off or nonsense.
+        struct.error, ValueError, IndexError, ArithmeticError: If the header is cut off or nonsense.
     """
     file.seek(0)
     magic = file.read(16)
