@@ -88,7 +88,10 @@ class Child:
             os.kill(self.pid, number)
 
     def errors_so_far(self):
-        return Path(self._outputs.name, "stderr").read_text(errors="replace") if self.stderr is None else self.stderr
+        if self.stderr is not None:
+            return self.stderr
+        written = Path(self._outputs.name, "stderr")
+        return written.read_text(errors="replace") if written.exists() else ""  # the process makes the file when it begins
 
     def communicate(self):
         """Wait for its end; what it wrote to standard output and standard error, which are its `stdout` and `stderr` too."""
