@@ -54,13 +54,21 @@ def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     print("ready", flush=True)
+    running = set()
     for line in sys.stdin:
         order = json.loads(line)
         if "poll" in order:
             answer = exit_code(order["poll"])
+            if answer is not None:
+                running.discard(order["poll"])
         elif (answer := os.fork()) == 0:
             run(order)
+        else:
+            running.add(answer)
         print(json.dumps(answer), flush=True)
+    for child in running:  # left behind by a test that failed
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":
