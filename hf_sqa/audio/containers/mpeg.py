@@ -21,7 +21,7 @@ RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8
 #: A recording from a station begins within a frame: so far is looked for the first whole one.
 LONGEST_LEAD = 1 << 16
 #: What may follow the last frame without being a tag that is known.
-LONGEST_TRAIL = 1 << 14
+LONGEST_TRAIL = 1 << 12
 #: Encoders disagree on whether the tag counts the frame that it is in.
 FRAMES_IN_DOUBT = 1
 #: Where a frame's tag begins: behind the header and what stereo and mono of both versions need, with or without a checksum.

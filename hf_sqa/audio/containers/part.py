@@ -78,7 +78,7 @@ def is_open(num_bytes: int) -> bool:
     return num_bytes <= 0 or near or num_bytes >= UNKNOWN_LONG_SIZE or (num_bytes >= ROUND_BYTES and num_bytes % ROUND_BYTES == 0)
 
 
-def check_size(promised: int, present: int, tolerance: int = SLOPPY_BYTES) -> None:
+def check_size(promised: int, present: int, tolerance: int = 0) -> None:
     """Hold the bytes of samples that a header states against those that are there.
 
     Raises:
