@@ -32,6 +32,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa import __version__
 from hf_sqa.auto import AutoModelForAudioQuality, families
+from hf_sqa.configuration import CODE_ENTRIES
 from hf_sqa.modeling import model_identity, refuse_partial_weights
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, convert, published_is_here
 from hf_sqa.models.xlsr_sqa.convert_xlsr_sqa import convert as convert_xlsr_sqa
@@ -363,6 +364,8 @@ def _extractor(place: str, options: dict[str, Any], model: Any) -> Any:
     except Exception as error:  # as for the configuration
         reason = " ".join(str(error).split())
         raise ValueError(f"The feature extractor of {place!r} cannot be used: {reason[:300]}") from error
+    for name in CODE_ENTRIES:  # whoever saves the extractor would hand them on
+        extractor.__dict__.pop(name, None)
     rates = extractor.sampling_rate, model.config.sampling_rate
     if None not in rates and rates[0] != rates[1]:
         raise ValueError(

@@ -12,6 +12,9 @@ from hf_sqa.blocks.bounds import COUNT, WEIGHT, check_bounds
 from hf_sqa.blocks.losses import SCORE_LOSSES
 from hf_sqa.blocks.score_mapping import check_score_mapping
 
+#: Entries of `config.json` that name code to be run.
+CODE_ENTRIES = ("auto_map", "custom_pipelines")
+
 
 @strict
 class AudioQualityConfig(PreTrainedConfig):
@@ -80,6 +83,18 @@ class AudioQualityConfig(PreTrainedConfig):
         self.label2id = {name: index for index, name in self.id2label.items()}
         self.problem_type = "regression"
         super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
+        """As in transformers, but without names of code: a model of ours needs none, and a stranger's would run from this folder.
+
+        `auto_map` and `custom_pipelines` come with a checkpoint that was loaded; `hf_sqa.hub.bundle` adds those of our own code.
+        """
+        is_ours = type(self).__module__.split(".")[0] == "hf_sqa"  # not so in a repository that carries its own code
+        left_out = {name: self.__dict__.pop(name) for name in CODE_ENTRIES if is_ours and name in self.__dict__}
+        try:
+            return super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.__dict__.update(left_out)
 
     def default_id2label(self) -> dict[int, str]:
         """Score names of a configuration that does not name any."""

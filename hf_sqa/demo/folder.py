@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import hf_sqa
+from hf_sqa.checkpoint_files import RECORDS, copy_checkpoint
 from hf_sqa.checkpoints import DEFAULT_MODEL, resolve_checkpoint
 
 MODEL_LIST = "models.txt"
@@ -21,13 +22,13 @@ def write_space(folder: str | Path, models: Sequence[str] = ()) -> Path:
 
     Args:
         folder (`str` or `Path`): A folder that does not exist yet, or is empty.
-        models (`Sequence[str]`, *optional*): Local folders are copied, Hub ids are loaded by the Space; the default model's
-            weights are copied too. The default model alone if empty.
+        models (`Sequence[str]`, *optional*): Checkpoints in local folders are copied, as is the default model; Hub ids are
+            loaded by the Space. The default model alone if empty.
 
     Raises:
         FileExistsError: If the folder is not empty.
         FileNotFoundError: If the default model's weights are not available.
-        ValueError: If two checkpoints have the same name.
+        ValueError: If two checkpoints have the same name, or one has pickled weights or a link that leaves its folder.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -57,7 +58,6 @@ def _fill(folder: Path, models: Sequence[str]) -> None:
     for file in files("hf_sqa.demo").joinpath("files").iterdir():
         if file.is_file():
             (folder / file.name).write_bytes(file.read_bytes())
-    shutil.copytree(Path(hf_sqa.__file__).parent, folder / "hf_sqa", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     listed = []
     for model in models:
         checkpoint = Path(resolve_checkpoint(model))
@@ -67,6 +67,7 @@ def _fill(folder: Path, models: Sequence[str]) -> None:
         name = DEFAULT_MODEL if model in ("default", DEFAULT_MODEL) else checkpoint.resolve().name
         if (folder / "models" / name).exists():
             raise ValueError(f"Expected checkpoints of different names, got {name!r} twice; rename one of the folders.")
-        shutil.copytree(checkpoint, folder / "models" / name, ignore=shutil.ignore_patterns(".*", "__pycache__", "checkpoint-*"))
+        copy_checkpoint(checkpoint, folder / "models" / name, without=RECORDS)
         listed.append(f"models/{name}")
     (folder / MODEL_LIST).write_text(LIST_HEADER + "".join(f"{name}\n" for name in listed), encoding="utf-8")
+    shutil.copytree(Path(hf_sqa.__file__).parent, folder / "hf_sqa", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.checkpoint_files import CARD_FILE, copy_checkpoint
 from hf_sqa.finetune.plan import Plan
 from hf_sqa.finetune.rated_clips import RatedClips
 from hf_sqa.runs import check_same_run, move_into, whole_file, write_whole
@@ -62,7 +63,7 @@ def write_checkpoint(
     extractor.save_pretrained(unfinished)
     if adapter is not None:
         checkpoint, base_name = base
-        shutil.copytree(adapter, unfinished / "adapter", ignore=shutil.ignore_patterns("README.md"))
+        copy_checkpoint(adapter, unfinished / "adapter", without=[CARD_FILE])
         extractor.save_pretrained(unfinished / "adapter")
         path = unfinished / "adapter" / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -11,12 +11,12 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_sqa.checkpoint_files import CARD_FILE, RECORDS, refuse_links_outside
 from hf_sqa.hub.card_facts import BASE_KEY, METRIC_TITLES, CardFacts, Evaluation, is_hub_id, public_name, read_configs
 from hf_sqa.hub.card_text import scale_rows, section_texts
 from hf_sqa.runs import write_whole
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
-CARD_FILE = "README.md"
 TAGS = ("audio-quality", "speech-quality-assessment", "mean-opinion-score")
 #: The limit that every card states; a push looks for it.
 RELATIVE_SENTENCE = "Scores compare systems rated in one test; they are not absolute."
@@ -49,12 +49,13 @@ def make_card(folder: str | Path, facts: CardFacts | None = None, **options: Any
 
     Raises:
         FileNotFoundError: If the folder holds no checkpoint.
-        ValueError: If it is not one of a family of `hf_sqa`, or a result is malformed.
+        ValueError: If it is not one of a family of `hf_sqa`, a result is malformed, or a file is a link out of the folder.
         TypeError: If an option is not a field of [`CardFacts`].
     """
     folder = Path(folder)
     given = facts or CardFacts(**options)
     config, adapter = read_configs(folder)
+    refuse_links_outside(folder, [CARD_FILE, *RECORDS])
     old = _existing(folder)
     old_data = old.data.to_dict() if old else {}
     facts = given.read_from(folder, adapter, old_data)

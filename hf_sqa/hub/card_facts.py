@@ -12,8 +12,8 @@ import yaml
 
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa.auto import families
+from hf_sqa.checkpoint_files import RECIPE_FILE, RESULT_FILES
 
-RECIPE_FILE, RESULT_FILES = "recipe.yaml", ("evaluation.json", "report.json")
 COST_FILES = ("training_result.json", "report.json")
 METRIC_TITLES = {
     "lcc": ("pearsonr", "Pearson correlation"),

@@ -22,26 +22,16 @@ from huggingface_hub.utils import validate_repo_id
 
 import hf_sqa
 from hf_sqa.auto import families
+from hf_sqa.checkpoint_files import COPIED, PICKLES, TRAINING_LEFTOVERS, is_one_of
 from hf_sqa.hub.card_facts import CardFacts
-from hf_sqa.hub.staging import (
-    PARITY_FILE,
-    PICKLES,
-    PUBLISHED,
-    SAMPLE_FILE,
-    TRAINING_LEFTOVERS,
-    Publication,
-    PublishError,
-    is_one_of,
-    on_one_line,
-    staged,
-)
+from hf_sqa.hub.staging import PARITY_FILE, SAMPLE_FILE, Publication, PublishError, on_one_line, staged
 
 __all__ = ["Publication", "PublishError", "publish", "publish_model"]
 
 #: HTTP libraries of the Hub's client, whose errors share no base class.
 HTTP_CLIENTS = {"httpx", "httpx2", "httpcore2"}
 #: Our files in a repository; a new push removes those that it does not replace.
-OURS = (*PUBLISHED, *TRAINING_LEFTOVERS, SAMPLE_FILE, PARITY_FILE, "*.py")
+OURS = (*COPIED, *TRAINING_LEFTOVERS, SAMPLE_FILE, PARITY_FILE, "*.py")
 
 
 def publish(

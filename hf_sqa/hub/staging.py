@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -19,33 +19,15 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
 import hf_sqa
+from hf_sqa.checkpoint_files import CARD_FILE, RECORDS, checkpoint_files
 from hf_sqa.checkpoints import load_checkpoint, local_folder, short_names, split_revision
 from hf_sqa.hub.bundle import add_code, scores_without_hf_sqa
-from hf_sqa.hub.card import CARD_FILE, make_card, missing_from_card, tidy
-from hf_sqa.hub.card_facts import RECIPE_FILE, RESULT_FILES, CardFacts, read_configs
+from hf_sqa.hub.card import make_card, missing_from_card, tidy
+from hf_sqa.hub.card_facts import CardFacts, read_configs
 from hf_sqa.modeling import model_identity
 from hf_sqa.pipelines import AudioQualityPipeline
 
 SAMPLE_FILE, PARITY_FILE = "sample.flac", "parity.json"
-#: Files of a folder that are published; all others stay, and are listed.
-PUBLISHED = (
-    "config.json",
-    "preprocessor_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    CARD_FILE,
-    RECIPE_FILE,
-    *RESULT_FILES,
-    "training_result.json",
-    "LICENSE*",
-    "NOTICE*",
-)
-#: Weights in formats that can run code when they are opened.
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.h5", "*.keras", "*.tar", "*.npy", "*.npz")
-#: Pickles that training leaves beside a checkpoint; scoring does not need them, so they stay and do not stop the push.
-TRAINING_LEFTOVERS = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "scaler.*")
 #: MOS points between the bundled code and our own: rounding depends on where weights lie in memory.
 CODE_TOLERANCE = 1e-5
 TEXT_SUFFIXES = {".json", ".yaml", ".yml", ".md", ".txt", ".csv", ""}
@@ -126,7 +108,7 @@ def staged(
         if with_code:
             announce("adding the code, and scoring the sample without hf_sqa")
             _add_code(stage, scores)
-        for file in (RECIPE_FILE, *RESULT_FILES, "training_result.json"):
+        for file in RECORDS:
             if (stage / file).is_file():
                 _shorten_paths(stage / file)
         made = make_card(stage, replace(facts, repo_id=repo_id, sample_scores=scores, identity=identity))
@@ -140,34 +122,10 @@ def staged(
 
 
 def _sorted_out(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Names of the files to publish, and those that stay with the reason.
-
-    Raises:
-        PublishError: If weights are pickled, or there are none in safetensors.
-    """
-    published, left_out, pickled = [], {}, []
-    is_adapter = (folder / "adapter_config.json").is_file()
-    for path in sorted(folder.iterdir()):
-        if is_adapter and path.name in {"config.json", "model.safetensors"}:
-            left_out[path.name] = "part of the adapter's base"
-        elif path.is_dir():
-            left_out[path.name + "/"] = "a folder"
-        elif is_one_of(path.name, PUBLISHED):
-            published.append(path.name)
-        elif is_one_of(path.name, TRAINING_LEFTOVERS):
-            left_out[path.name] = "state of a training run, pickled"
-        elif is_one_of(path.name, PICKLES):
-            pickled.append(path.name)
-        else:
-            left_out[path.name] = "not part of a checkpoint"
-    if pickled:
-        raise PublishError(
-            f"Expected weights as safetensors only, got {', '.join(pickled)} in {str(folder)!r}: opening such a file can run code. "
-            "Load the model and `save_pretrained` it into a new folder, or move the file away."
-        )
-    if not any(name.endswith(".safetensors") for name in published):
-        raise PublishError(f"Expected weights in {str(folder)!r} (model.safetensors or adapter_model.safetensors), got none.")
-    return published, left_out
+    try:
+        return checkpoint_files(folder)
+    except ValueError as error:
+        raise PublishError(str(error)) from None
 
 
 def _prepare_configs(stage: Path, base_model: str | None) -> None:
@@ -293,10 +251,6 @@ def _refuse_traces(stage: Path, folder: Path) -> None:
                 raise PublishError(
                     f"{path.name}, line {number}, names a path of this machine: {found.group()!r}; remove it: nobody else has it."
                 )
-
-
-def is_one_of(name: str, patterns: Sequence[str]) -> bool:
-    return any(Path(name).match(pattern) for pattern in patterns)
 
 
 def on_one_line(error: Any) -> str:

@@ -1,0 +1,112 @@
+"""What may be copied out of a checkpoint's folder, into a repository, a Space or another folder: one list, and no links outside.
+
+A folder may come from a stranger, or hold what a training left in it. What is copied out of it is often published next.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+CARD_FILE, RECIPE_FILE, RESULT_FILES = "README.md", "recipe.yaml", ("evaluation.json", "report.json")
+#: What tells of a training, and may name folders of this machine.
+RECORDS = (RECIPE_FILE, *RESULT_FILES, "training_result.json")
+#: Files of a folder that are copied; all others stay, and are listed.
+COPIED = (
+    "config.json",
+    "preprocessor_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "base.json",
+    CARD_FILE,
+    *RECORDS,
+    "LICENSE*",
+    "NOTICE*",
+)
+#: Weights in formats that can run code when they are opened.
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.h5", "*.keras", "*.tar", "*.npy", "*.npz")
+#: Pickles that training leaves beside a checkpoint; scoring does not need them, so they stay and are no reason to refuse.
+TRAINING_LEFTOVERS = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "scaler.*")
+
+
+def checkpoint_files(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Names of the files to copy, and those that stay with the reason.
+
+    Raises:
+        ValueError: If weights are pickled, there are none in safetensors, or a file to copy is a link that leaves the folder.
+    """
+    copied, left_out, pickled = [], {}, []
+    is_adapter = (folder / "adapter_config.json").is_file()
+    for path in sorted(folder.iterdir()):
+        if is_adapter and path.name in {"config.json", "model.safetensors"}:
+            left_out[path.name] = "part of the adapter's base"
+        elif path.is_dir():
+            left_out[path.name + "/"] = "a folder"
+        elif is_one_of(path.name, COPIED):
+            copied.append(path.name)
+        elif is_one_of(path.name, TRAINING_LEFTOVERS):
+            left_out[path.name] = "state of a training run, pickled"
+        elif is_one_of(path.name, PICKLES):
+            pickled.append(path.name)
+        else:
+            left_out[path.name] = "not part of a checkpoint"
+    if pickled:
+        raise ValueError(
+            f"Expected weights as safetensors only, got {', '.join(pickled)} in {str(folder)!r}: opening such a file can run code. "
+            "Load the model and `save_pretrained` it into a new folder, or move the file away."
+        )
+    if not any(name.endswith(".safetensors") for name in copied):
+        raise ValueError(f"Expected weights in {str(folder)!r} (model.safetensors or adapter_model.safetensors), got none.")
+    refuse_links_outside(folder)
+    return copied, left_out
+
+
+def copy_checkpoint(folder: Path, target: Path, without: Sequence[str] = ()) -> dict[str, str]:
+    """Copy a checkpoint into a new folder; returns what stayed, with the reason.
+
+    Raises:
+        ValueError: As [`checkpoint_files`].
+        OSError: If the target exists or cannot be written.
+    """
+    copied, left_out = checkpoint_files(folder)
+    target.mkdir()
+    for name in copied:
+        if name not in without:
+            shutil.copyfile(folder / name, target / name)
+    return left_out
+
+
+def refuse_links_outside(folder: Path, names: Sequence[str] = COPIED) -> None:
+    """Refuse links among some files that lead out of their folder, and what is no file at all, such as a pipe or a device.
+
+    In the cache of huggingface_hub, where files of a snapshot are links to blobs of their repository, these are inside.
+
+    Args:
+        folder (`Path`): The checkpoint's folder.
+        names (sequence of `str`, *optional*): Patterns of the names to look at; of all that is copied if not given.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    real = folder.resolve()
+    inside = [real] + ([real.parents[1] / "blobs"] if real.parent.name == "snapshots" else [])
+    for path in sorted(folder.iterdir()):
+        if not is_one_of(path.name, names) or path.is_dir():
+            continue
+        target = Path(os.path.realpath(path))  # of links that go in circles, Path.resolve makes an error
+        if not any(target.is_relative_to(place) for place in inside):
+            raise ValueError(
+                f"Expected the files of a checkpoint in {str(folder)!r}, got {path.name}, a link to {str(target)!r} outside of it: "
+                "that file would be copied, and perhaps published. Replace the link by the file itself."
+            )
+        if not path.is_file():
+            raise ValueError(f"Expected a file, got {path.name} in {str(folder)!r}, which is none; remove it.")
+
+
+def is_one_of(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name matches one of some patterns."""
+    return any(Path(name).match(pattern) for pattern in patterns)
