@@ -12,8 +12,8 @@ from hf_sqa.blocks.bounds import COUNT, WEIGHT, check_bounds
 from hf_sqa.blocks.losses import SCORE_LOSSES
 from hf_sqa.blocks.score_mapping import check_score_mapping
 
-#: Entries of `config.json` that name code to be run.
-CODE_ENTRIES = ("auto_map", "custom_pipelines")
+#: Entries of config.json about code: where it lies in a repository, or that there is none.
+CODE_ENTRIES = ("auto_map", "custom_pipelines", "hf_sqa_needed")
 
 
 @strict
@@ -63,6 +63,9 @@ class AudioQualityConfig(PreTrainedConfig):
         "ranking_weight": WEIGHT,
         "ranking_margin": WEIGHT,
     }
+    #: Tasks that a checkpoint brings for `transformers.pipeline`: those of its config.json where its own code runs. `import hf_sqa`
+    #: hands in the one that it registers.
+    custom_pipelines: ClassVar[Mapping[str, Any]] = {}
     #: Options of the sizes in which the family comes, by name; empty for a family of one size.
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -72,6 +75,8 @@ class AudioQualityConfig(PreTrainedConfig):
             # transformers keeps unknown options as attributes: a typo would silently leave the default in force.
             if suggestion := get_close_matches(option, ours, n=1, cutoff=0.85):
                 raise TypeError(f"Unknown option {option!r} for {type(self).__name__}; did you mean {suggestion[0]!r}?")
+        if type(self).custom_pipelines:  # the package is there, so the code beside the weights neither runs nor is saved again
+            kwargs = {name: value for name, value in kwargs.items() if name not in CODE_ENTRIES}
         self.validate_bounds()
         num_labels = kwargs.pop("num_labels", None)
         self.id2label = _checked_names(self.id2label or self.default_id2label())

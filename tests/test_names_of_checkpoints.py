@@ -235,9 +235,9 @@ def by_push(name, clips, folder):
     base = load_adapter_base(name)
     if base is not None and base not in checkpoints.short_names():
         with pytest.raises(PublishError, match=r"The adapter belongs to|Could not check"):  # nobody else would find its base
-            publish(name, "alice/pushed", license="mit", dry_run=True)
+            publish(name, "alice/pushed", license="mit", dry_run=True, with_code=False)
         return by_pipeline(name, clips, folder)
-    done = publish(name, "alice/pushed", license="mit", dry_run=True)
+    done = publish(name, "alice/pushed", license="mit", dry_run=True, with_code=False)
     sample = hf_sqa.pipeline(name, device="cpu")(hf_sqa.__path__[0] + "/assets/sample.flac")
     assert done.sample_scores["mos"] == pytest.approx(sample["mos"], abs=1e-5)
     return by_pipeline(name, clips, folder)

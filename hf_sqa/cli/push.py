@@ -20,8 +20,13 @@ def push(
     revision: Annotated[str | None, typer.Option(help="Branch; made from `main` if it is new.", show_default="main")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     with_code: Annotated[
-        bool, typer.Option("--with-code", help="Add the code: works without hf_sqa, with `trust_remote_code=True`.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--with-code/--without-code",
+            help="Add the code, which works without hf_sqa, given `trust_remote_code=True`; done by default, except for adapters.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and list the files; send nothing.")] = False,
     license: Annotated[str | None, typer.Option(help="Licence of the weights: `mit`, `cc-by-nc-sa-4.0`, `other`, ...")] = None,
     license_name: Annotated[str | None, typer.Option(help="What the licence `other` is called.")] = None,

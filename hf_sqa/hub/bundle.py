@@ -25,8 +25,11 @@ import hf_sqa.models  # registers the families
 from hf_sqa.auto import families
 
 PACKAGE = "hf_sqa"
-TASK = "audio-quality"
-PIPELINE = ("hf_sqa.pipelines.audio_quality", "AudioQualityPipeline")
+#: Module and class by task. The Hub's page of a model shows how to use it as the second one.
+PIPELINES = {
+    "audio-quality": ("hf_sqa.pipelines.audio_quality", "AudioQualityPipeline"),
+    "audio-classification": ("hf_sqa.pipelines.audio_classification", "QualityAsClassification"),
+}
 #: Packages that the user of a bundle has installed; `numpy` and others come with them.
 NEEDED = ("torch", "transformers", "soundfile", "soxr")
 ALLOWED_IMPORTS = {*NEEDED, "numpy", "huggingface_hub", "safetensors", "packaging", "filelock", *sys.stdlib_module_names}
@@ -46,7 +49,7 @@ def bundled_sources(model_type: str) -> dict[str, str]:
     Raises:
         BundleError: If a module imports a package other than torch, transformers, soundfile, soxr and their dependencies.
     """
-    waiting = [*_modules_of(model_type).values(), PIPELINE[0]]
+    waiting = [*_modules_of(model_type).values(), *(module for module, _ in PIPELINES.values())]
     sources: dict[str, str] = {}
     while waiting:
         module = waiting.pop()
@@ -66,7 +69,7 @@ def add_code(folder: str | Path) -> list[str]:
         BundleError: If the folder is an adapter, whose code is that of its base, or the code cannot be bundled.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if (folder / "adapter_config.json").is_file() or not (folder / "config.json").is_file():
         raise BundleError(
             "Code is bundled with whole checkpoints, got an adapter: merge it first (`model.merge_and_unload()`), then push that."
         )
@@ -99,7 +102,8 @@ def code_entries(model_type: str) -> dict[str, Any]:
             "AutoModelForAudioClassification": model,
         },
         "custom_pipelines": {
-            TASK: {"impl": f"{_flat_name(PIPELINE[0])}.{PIPELINE[1]}", "pt": ["AutoModel"], "type": "audio"},
+            task: {"impl": f"{_flat_name(module)}.{name}", "pt": ["AutoModel"], "type": "audio"}
+            for task, (module, name) in PIPELINES.items()
         },
     }
 

@@ -120,6 +120,7 @@ class CardFacts:
         sample_scores (`dict[str, float]`, *optional*): Scores of the built-in sample, which a push puts beside the weights.
         identity (`dict`, *optional*): Result of `hf_sqa.pipelines.model_identity`. If not given the model is loaded to compute it.
         use (`str`, *optional*): Markdown in place of the code example.
+        with_code (`bool`, *optional*, defaults to `False`): Whether the code lies beside the weights.
         code_licence (`str`, *optional*): Licence of the code; that of `hf_sqa`, Apache-2.0, if not given.
         licence_note (`str`, *optional*): A remark on the licence of the weights.
         evaluation_note (`str`, *optional*): Text of the evaluation section if there are no results.
@@ -142,6 +143,7 @@ class CardFacts:
     sample_scores: Mapping[str, float] | None = None
     identity: Mapping[str, Any] | None = None
     use: str | None = None
+    with_code: bool = False
     code_licence: str | None = None
     licence_note: str | None = None
     evaluation_note: str | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sqa.auto import families
+from hf_sqa.hub.bundle import NEEDED
 from hf_sqa.hub.card_facts import CardFacts, Evaluation, as_list, is_hub_id, public_name, training_sets
 from hf_sqa.hub.model_table import provenance
 
@@ -75,16 +76,26 @@ def _link(name: Any) -> str:
 def _use(facts: CardFacts, folder: Path, is_adapter: bool) -> str:
     name = facts.repo_id or folder.resolve().name
     if facts.repo_id:
-        imports = "import hf_sqa\nfrom huggingface_hub import hf_hub_download"
-        recording = f'hf_hub_download("{facts.repo_id}", "sample.flac")'
+        imports, recording = "from huggingface_hub import hf_hub_download\n", f'hf_hub_download("{facts.repo_id}", "sample.flac")'
     else:
-        imports = "from importlib.resources import files\n\nimport hf_sqa"
-        recording = 'files("hf_sqa") / "assets/sample.flac"'
-    shown = f"\n# {_rounded(facts.sample_scores)}" if facts.sample_scores else ""
-    install = "hf-sqa[peft]" if is_adapter else "hf-sqa"
+        imports, recording = "from importlib.resources import files\n\n", 'files("hf_sqa") / "assets/sample.flac"'
+    shown = f"print(score({recording}))" + (f"\n# {_rounded(facts.sample_scores)}" if facts.sample_scores else "")
+    package = "hf-sqa[peft]" if is_adapter else "hf-sqa"
+    if facts.with_code:
+        code = (
+            f"With the code in this repository, which you should read first:\n\n```bash\npip install {' '.join(NEEDED)}\n```\n\n"
+            f"```python\n{imports}from transformers import pipeline\n\n"
+            f'score = pipeline("audio-quality", model="{name}", trust_remote_code=True)\n{shown}\n```\n\n'
+            f"With the package `hf-sqa`, whose code is then used instead (`pip install {package}`):\n\n"
+        )
+    else:
+        code = (
+            f"This repository holds no code: `pip install '{package}'`, and `import hf_sqa` makes the model known to transformers, "
+            'where `pipeline("audio-quality")` scores with it.\n\n'
+        )
     return (
-        f'```python\n{imports}\n\nscore = hf_sqa.pipeline("{name}")\nprint(score({recording})){shown}\n```\n\n'
-        f"```bash\npip install '{install}'\nhf-sqa score --model {name} recordings/\n```"
+        f"{code}```python\n{imports}import hf_sqa\n\n"
+        f'score = hf_sqa.pipeline("{name}")\n{shown}\n```\n\n```bash\nhf-sqa score --model {name} recordings/\n```'
     )
 
 

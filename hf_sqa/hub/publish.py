@@ -41,7 +41,7 @@ def publish(
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
-    with_code: bool = False,
+    with_code: bool | None = None,
     dry_run: bool = False,
     replace: bool = False,
     base_model: str | None = None,
@@ -63,8 +63,8 @@ def publish(
         private (`bool`, *optional*): Visibility of a new repository.
         revision (`str`, *optional*): Branch to commit to, made from `main` if it is new; `main` if not given.
         create_pr (`bool`, *optional*, defaults to `False`): Open a pull request instead.
-        with_code (`bool`, *optional*, defaults to `False`): Add the code, so that the model works without hf_sqa, given
-            `trust_remote_code=True`.
+        with_code (`bool`, *optional*): Whether to add the code, so that the model works where hf_sqa is not installed, given
+            `trust_remote_code=True`. If not given, it is added to whole checkpoints, not to adapters.
         dry_run (`bool`, *optional*, defaults to `False`): Check everything and list what would be published; send nothing.
         replace (`bool`, *optional*, defaults to `False`): Overwrite a repository that holds a model of another library.
         base_model (`str`, *optional*): Hub id of an adapter's base, where the adapter was trained from a folder.

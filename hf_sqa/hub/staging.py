@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import yaml
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
 import hf_sqa
 from hf_sqa.checkpoint_files import CARD_FILE, RECORDS, checkpoint_files
 from hf_sqa.checkpoints import load_checkpoint, local_folder, short_names, split_revision
-from hf_sqa.hub.bundle import add_code, scores_without_hf_sqa
+from hf_sqa.configuration import CODE_ENTRIES
+from hf_sqa.hub.bundle import BundleError, add_code, scores_without_hf_sqa
 from hf_sqa.hub.card import make_card, missing_from_card, tidy
 from hf_sqa.hub.card_facts import CardFacts, read_configs
 from hf_sqa.modeling import model_identity
@@ -30,6 +31,8 @@ from hf_sqa.pipelines import AudioQualityPipeline
 SAMPLE_FILE, PARITY_FILE = "sample.flac", "parity.json"
 #: MOS points between the bundled code and our own: rounding depends on where weights lie in memory.
 CODE_TOLERANCE = 1e-5
+#: In the configuration of a checkpoint without its code.
+PACKAGE_NEEDED = "pip install hf-sqa; then `import hf_sqa` makes this model known to transformers"
 TEXT_SUFFIXES = {".json", ".yaml", ".yml", ".md", ".txt", ".csv", ""}
 ROOTS = (
     "home|root|Users|mnt|media|tmp|var|opt|srv|data|datasets|work|workspace|scratch|gpfs|nfs|lustre|private|content|kaggle|storage"
@@ -78,15 +81,17 @@ def staged(
     repo_id: str,
     facts: CardFacts,
     *,
-    with_code: bool = False,
+    with_code: bool | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> Iterator[tuple[Path, Publication]]:
     """A temporary folder with exactly what would be published, checked; see [`~hf_sqa.hub.publish.publish`]."""
     folder = Path(folder) if isinstance(folder, Path) else local_folder(folder)
     read_configs(folder)
     published, left_out = _sorted_out(folder)
-    if with_code and "adapter_config.json" in published:
+    is_adapter = "adapter_config.json" in published
+    if with_code and is_adapter:
         raise PublishError("Code is bundled with whole checkpoints, got a LoRA adapter: merge it first, then push that.")
+    with_code = not is_adapter if with_code is None else with_code
     with tempfile.TemporaryDirectory(prefix="hf-sqa-push-") as name:
         stage = Path(name) / folder.resolve().name
         stage.mkdir()
@@ -95,7 +100,7 @@ def staged(
             (stage / file).symlink_to((folder / file).resolve()) if file.endswith(".safetensors") else shutil.copy(
                 folder / file, stage / file
             )
-        _prepare_configs(stage, facts.base_model)
+        _prepare_configs(stage, facts.base_model, with_code)
         announce("loading the weights and scoring the sample")
         scorer = _loaded(stage)
         if not (stage / "preprocessor_config.json").is_file():
@@ -111,8 +116,7 @@ def staged(
         for file in RECORDS:
             if (stage / file).is_file():
                 _shorten_paths(stage / file)
-        made = make_card(stage, replace(facts, repo_id=repo_id, sample_scores=scores, identity=identity))
-        made = _with_remote_code_example(made, repo_id) if with_code else made
+        made = make_card(stage, replace(facts, repo_id=repo_id, sample_scores=scores, identity=identity, with_code=with_code))
         (stage / CARD_FILE).write_text(tidy(made), encoding="utf-8")
         if lacking := missing_from_card(made):
             raise PublishError("The card is not complete; it lacks " + "; ".join(lacking) + ".")
@@ -128,14 +132,16 @@ def _sorted_out(folder: Path) -> tuple[list[str], dict[str, str]]:
         raise PublishError(str(error)) from None
 
 
-def _prepare_configs(stage: Path, base_model: str | None) -> None:
-    """Remove what is only meaningful on this machine from the configurations."""
-    if (stage / "config.json").is_file():
-        config = _without_local_names(json.loads((stage / "config.json").read_text(encoding="utf-8")))
-        config.pop("auto_map", None)
-        config.pop("custom_pipelines", None)
-        config["hf_sqa_version"] = hf_sqa.__version__
-        _write_json(stage / "config.json", config)
+def _prepare_configs(stage: Path, base_model: str | None, with_code: bool) -> None:
+    """Remove what is only meaningful on this machine, and code of an earlier push, from the configurations."""
+    for file in ("config.json", "preprocessor_config.json"):
+        if (stage / file).is_file():
+            config = _without_local_names(json.loads((stage / file).read_text(encoding="utf-8")))
+            config = {key: value for key, value in config.items() if key not in CODE_ENTRIES}
+            if file == "config.json":
+                config["hf_sqa_version"] = hf_sqa.__version__
+                config |= {} if with_code else {"hf_sqa_needed": PACKAGE_NEEDED}
+            _write_json(stage / file, config)
     path = stage / "adapter_config.json"
     if not path.is_file():
         return
@@ -204,8 +210,14 @@ def _write_parity(path: Path, scores: Mapping[str, float], identity: Mapping[str
 
 
 def _add_code(stage: Path, scores: Mapping[str, float]) -> None:
-    add_code(stage)
-    (bundled,) = scores_without_hf_sqa(stage / SAMPLE_FILE, stage)
+    try:
+        add_code(stage)
+        (bundled,) = scores_without_hf_sqa(stage / SAMPLE_FILE, stage)
+    except BundleError as error:
+        raise PublishError(
+            f"The code cannot travel with this checkpoint: {error} Push `--without-code` (`with_code=False`); who uses "
+            "it then needs hf_sqa."
+        ) from error
     _refuse_other_scores(bundled, scores)
 
 
@@ -213,19 +225,6 @@ def _refuse_other_scores(bundled: Mapping[str, float], scores: Mapping[str, floa
     """The code that travels may round otherwise; it may not score otherwise."""
     if bundled.keys() != scores.keys() or not all(abs(bundled[name] - score) <= CODE_TOLERANCE for name, score in scores.items()):
         raise PublishError(f"The code beside the weights scores the sample {bundled}, hf_sqa {dict(scores)}: report this.")
-
-
-def _with_remote_code_example(card: ModelCard, repo_id: str) -> ModelCard:
-    """The card with an example of its use where hf_sqa is not installed."""
-    block = (
-        "\nWithout `hf_sqa`, from the code in this repository (read it first; `pip install torch transformers soundfile soxr`):\n\n"
-        f'```python\nfrom transformers import pipeline\n\nscore = pipeline("audio-quality", model="{repo_id}", '
-        'trust_remote_code=True)\nprint(score("recording.wav"))\n```\n'
-    )
-    end = "<!-- /hf-sqa:use -->"
-    if end in card.text and "trust_remote_code=True" not in card.text:
-        card.text = card.text.replace(end, block + end, 1)
-    return card
 
 
 def _shorten_paths(path: Path) -> None:

@@ -89,7 +89,10 @@ class AudioQualityPipeline(Pipeline):
         self.feature_extractor.save_pretrained(save_directory)
         if with_code:
             if type(self).add_code is None:
-                raise ValueError("Expected `import hf_sqa` before `with_code=True`: only the package has the code to add.")
+                raise ValueError(
+                    "Expected `import hf_sqa` before `with_code=True`: only the package has the code to add. `pip install hf-sqa`, "
+                    "or copy the `.py` files of the repository, and its config.json, beside the weights."
+                )
             type(self).add_code(save_directory)
 
     def push_to_hub(self, repo_id: str, *, commit_message: str | None = None, **options: Any) -> Any:

@@ -9,6 +9,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.checkpoints import DefaultModel, load_checkpoint
+from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
 from hf_sqa.pipelines.onnx_backend import load_graph
 
@@ -24,6 +25,20 @@ PIPELINE_REGISTRY.register_pipeline(
     default=DefaultModel(),
     type="audio",
 )
+
+
+class RegisteredTask(dict[str, Any]):
+    """The task that `transformers.pipeline` takes for our models where it is told none.
+
+    It asks the configuration for tasks of the checkpoint's own, and would run the checkpoint's code for one that is among them.
+    This mapping names the task without holding it, so that the registered pipeline is taken, whether or not there is code.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        return False
+
+
+AudioQualityConfig.custom_pipelines = RegisteredTask({TASK: {}})
 
 
 def pipeline(task: Any = None, model: Any = None, *, backend: Any = None, **kwargs: Any) -> AudioQualityPipeline:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 import hf_sqa
 from hf_sqa.auto import families
@@ -18,7 +19,7 @@ from hf_sqa.hub import bundle, staging
 from hf_sqa.hub.bundle import BundleError, add_code, bundled_sources, scores_without_hf_sqa, visible_modules
 from hf_sqa.hub.publish import publish
 from tests.hub.conftest import ALICE
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, command
 
 SAMPLE = files("hf_sqa") / "assets" / "sample.flac"
 
@@ -88,7 +89,10 @@ def test_names_that_a_config_needs_are_written(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     extractor = json.loads((folder / "preprocessor_config.json").read_text())
     assert config["auto_map"]["AutoModel"] == "modeling_nisqa.NISQA"
-    assert config["custom_pipelines"]["audio-quality"]["impl"] == "pipelines_audio_quality.AudioQualityPipeline"
+    assert {task: entry["impl"] for task, entry in config["custom_pipelines"].items()} == {
+        "audio-quality": "pipelines_audio_quality.AudioQualityPipeline",
+        "audio-classification": "pipelines_audio_classification.QualityAsClassification",
+    }
     assert extractor["auto_map"] == {"AutoFeatureExtractor": "feature_extraction_nisqa.NISQAFeatureExtractor"}
 
 
@@ -110,8 +114,11 @@ def test_code_that_does_not_run_elsewhere_is_told(tmp_path):
         scores_without_hf_sqa(SAMPLE, tmp_path / "whole", folder)
 
 
-def test_an_adapter_has_no_code_of_its_own(tmp_path):
+@pytest.mark.parametrize("beside", [None, "config.json"])
+def test_an_adapter_has_no_code_of_its_own(beside, tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
+    if beside:
+        (tmp_path / beside).write_text(json.dumps({"model_type": "nisqa"}))
 
     with pytest.raises(BundleError, match="merge it first"):
         add_code(tmp_path)
@@ -124,15 +131,55 @@ def test_what_is_visible_to_a_stranger_is_what_four_packages_bring():
     assert not {"hf_sqa", "scipy", "librosa", "datasets", "pandas", "peft", "matplotlib"} & visible
 
 
-@pytest.mark.slow
-def test_a_push_with_code_says_in_its_card_how_to_use_it(hub, tmp_path):
-    folder = tiny("distilled_sqa", tmp_path / "model")
+def test_a_push_without_code_names_the_package_in_card_and_configuration(hub, tmp_path):
+    folder = tiny("nisqa", tmp_path / "model")
+    add_code(folder)
 
-    done = publish(folder, "alice/with-code", license="mit", with_code=True)
+    done = publish(folder, "alice/without-code", license="mit", with_code=False)
 
-    assert 'pipeline("audio-quality", model="alice/with-code", trust_remote_code=True)' in done.card
-    assert "modeling_distilled_sqa.py" in done.files
-    assert set(bundled_sources("distilled_sqa")) < set(done.files)
+    assert not [name for name in done.files if name.endswith(".py")]
+    assert "This repository holds no code: `pip install 'hf-sqa'`" in done.card and "trust_remote_code" not in done.card
+    names = ("config.json", "preprocessor_config.json")
+    config, extractor = (
+        json.loads(Path(hub.api().hf_hub_download("alice/without-code", name, cache_dir=tmp_path)).read_text()) for name in names
+    )
+    assert "`import hf_sqa`" in config["hf_sqa_needed"]
+    assert not {"auto_map", "custom_pipelines"} & {*config, *extractor}
+    assert exact_scores(folder) == pytest.approx(exact_scores("alice/without-code"), abs=1e-5, rel=0)
+
+
+def test_what_was_loaded_with_its_code_is_saved_without_it(tmp_path):
+    folder = tiny("nisqa", tmp_path / "model")
+    add_code(folder)
+
+    hf_sqa.pipeline(str(folder), device="cpu").save_pretrained(tmp_path / "again")
+
+    assert not {"auto_map", "custom_pipelines"} & {*json.loads((tmp_path / "again" / "config.json").read_text())}
+
+
+@pytest.mark.parametrize("with_code", [False, True], ids=["weights", "with code"])
+def test_without_a_task_transformers_finds_our_pipeline(with_code, tmp_path):
+    folder = tiny("nisqa", tmp_path / "model")
+    if with_code:
+        add_code(folder)
+
+    for options in ({}, {"task": "audio-quality"}, {"trust_remote_code": True}):
+        assert type(transformers.pipeline(model=str(folder), device="cpu", **options)) is hf_sqa.AudioQualityPipeline
+
+
+def test_without_a_task_a_repository_gives_our_pipeline_though_its_page_has_another_task(hub, tmp_path):
+    publish(tiny("nisqa", tmp_path / "model"), "alice/mos", license="mit", with_code=False)
+
+    assert hub.api().model_info("alice/mos").pipeline_tag == "audio-classification"
+    assert type(transformers.pipeline(model="alice/mos", device="cpu")) is hf_sqa.AudioQualityPipeline
+
+
+def test_a_checkpoint_whose_code_cannot_travel_says_how_to_push_it(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "ALLOWED_IMPORTS", bundle.ALLOWED_IMPORTS - {"soxr"})
+
+    with pytest.raises(staging.PublishError, match=r"imports soxr.* Push `--without-code`"):
+        publish(tiny("nisqa", tmp_path / "model"), "alice/mos", license="mit")
+    assert not hub.writes()
 
 
 def test_a_copy_may_round_otherwise_but_not_score_otherwise():
@@ -166,28 +213,38 @@ def strangers_python(tmp_path):
     return python
 
 
-@pytest.mark.slow
-def test_a_virtual_environment_without_hf_sqa_pulls_and_scores_the_same(hub, strangers_python, tmp_path):
-    folder = tiny("wav2vec2_mos", tmp_path / "model")
-    expected = exact_scores(folder)
-    publish(folder, "alice/with-code", license="mit", with_code=True, private=True)
-    code = f"""
-import sys
-try:
-    import hf_sqa
-    raise SystemExit("hf_sqa is installed here")
-except ModuleNotFoundError:
-    pass
-for name in ("scipy", "datasets", "librosa", "peft"):
+STRANGER = """
+for name in ("hf_sqa", "scipy", "datasets", "librosa", "peft"):
     try:
         __import__(name)
         raise SystemExit(name + " is installed here")
     except ModuleNotFoundError:
         pass
+from huggingface_hub import ModelCard
 from transformers import pipeline
-score = pipeline("audio-quality", model="alice/with-code", trust_remote_code=True, device="cpu", dtype="float32")
-print([float(v) for v in score.forward([score.preprocess({str(SAMPLE)!r})])[0]["scores"].scores])
+blocks = ModelCard.load("alice/with-code").text.split("```python\\n")[1:]
+(block,) = [block for block in blocks if "trust_remote_code=True" in block]
+exec(block.split("```")[0])
+exact = score.forward([score.preprocess(SAMPLE)])[0]["scores"].scores
+labels = pipeline("audio-classification", model="alice/with-code", trust_remote_code=True, device="cpu")(SAMPLE, top_k=2)
+print([[float(value) for value in exact], labels])
+for task in ("audio-quality", "audio-classification"):
+    try:
+        pipeline(task, model="alice/with-code")
+        raise SystemExit("code ran without being trusted")
+    except ValueError as error:
+        assert "`trust_remote_code=True`" in str(error), error
 """
+
+
+@pytest.mark.slow
+def test_a_virtual_environment_without_hf_sqa_scores_a_repository_by_the_snippet_of_its_card(
+    hub, fresh, strangers_python, tmp_path
+):
+    folder = tiny("nisqa", tmp_path / "model")
+    expected = exact_scores(folder)
+    pushed = fresh(command("push", folder, "alice/with-code", "--license", "mit", "--private"), token=ALICE)
+    assert pushed.returncode == 0, pushed.stderr
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
@@ -198,8 +255,20 @@ print([float(v) for v in score.forward([score.preprocess({str(SAMPLE)!r})])[0]["
         "OMP_NUM_THREADS": "1",
     }
     result = subprocess.run(
-        [strangers_python, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=PATIENCE
+        [strangers_python, "-c", f"SAMPLE = {str(SAMPLE)!r}\n" + STRANGER],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
     )
 
     assert result.returncode == 0, result.stderr
-    assert ast.literal_eval(result.stdout.splitlines()[-1]) == list(expected.values())
+    shown, last = result.stdout.splitlines()[:2]  # what follows asks whether to trust
+    exact, labels = ast.literal_eval(last)
+    assert exact == pytest.approx(list(expected.values()), abs=1e-5, rel=0)
+    assert ast.literal_eval(shown) == pytest.approx(expected, abs=1e-5, rel=0)
+    highest = sorted(expected.items(), key=lambda named: -named[1])[:2]
+    assert [row["label"] for row in labels] == [name for name, _ in highest]
+    assert [row["score"] for row in labels] == pytest.approx([value for _, value in highest], abs=1e-5, rel=0)

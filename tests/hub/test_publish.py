@@ -20,7 +20,7 @@ COMPLETE = {"README.md", "config.json", "model.safetensors", "parity.json", "pre
 
 
 def push(folder, repo_id=REPO, **options):
-    return publish(folder, repo_id, **{"license": "mit", **options})
+    return publish(folder, repo_id, **{"license": "mit", "with_code": False, **options})
 
 
 def published(hub, revision=None, repo=REPO):
@@ -66,7 +66,7 @@ def test_a_dry_run_lists_what_would_go_and_sends_nothing(hub, checkpoint, fresh)
     (checkpoint / "notes.txt").write_text("mine")
     (checkpoint / "training_args.bin").write_bytes(b"pickle")
 
-    result = fresh(command("push", checkpoint, REPO, "--dry-run", "--license", "mit"), token=ALICE)
+    result = fresh(command("push", checkpoint, REPO, "--dry-run", "--license", "mit", "--without-code"), token=ALICE)
 
     assert result.returncode == 0, result.stderr
     assert hub.requests() == []
@@ -85,13 +85,13 @@ def test_private_branch_and_pull_request(hub, checkpoint):
 
     torch.manual_seed(5)
     other = hf_sqa.DistilledSQA(hf_sqa.DistilledSQAConfig.tiny())
-    done = publish_model(other, REPO, create_pr=True, license="mit")
+    done = publish_model(other, REPO, create_pr=True, license="mit", with_code=False)
     assert done.url.endswith("/discussions/1")
     assert hub.api().model_info(REPO).sha != done.commit
 
 
 def test_a_model_in_memory_is_published_with_the_extractor_it_needs(hub, make_tiny):
-    done = publish_model(make_tiny(), REPO, license="mit")
+    done = publish_model(make_tiny(), REPO, license="mit", with_code=False)
 
     assert set(done.files) == COMPLETE
 
@@ -109,10 +109,10 @@ def test_files_of_an_earlier_push_do_not_linger(hub, checkpoint):
 
 def test_a_model_pushes_itself_with_the_same_checks(hub, make_tiny):
     with pytest.raises(PublishError, match=r'lacks the licence of the weights.*license="mit"'):
-        make_tiny().push_to_hub(REPO)
+        make_tiny().push_to_hub(REPO, with_code=False)
     assert hub.requests() == []
 
-    done = make_tiny().push_to_hub(REPO, commit_message="First", license="mit", private=True)
+    done = make_tiny().push_to_hub(REPO, commit_message="First", license="mit", private=True, with_code=False)
 
     assert published(hub) == COMPLETE and done.commit == hub.api().list_repo_commits(REPO)[0].commit_id
     assert hub.api().list_repo_commits(REPO)[0].title == "First"
@@ -148,14 +148,14 @@ def test_a_pickle_that_is_in_the_repository_already_is_refused(hub, checkpoint):
 
 def test_a_card_without_a_licence_is_refused(hub, checkpoint):
     with pytest.raises(PublishError, match=r"lacks the licence of the weights: pass `--license mit`"):
-        publish(checkpoint, REPO)
+        publish(checkpoint, REPO, with_code=False)
     assert hub.requests() == []
 
 
 def test_a_card_that_lost_a_section_is_completed_not_refused(hub, checkpoint):
     (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n\nBy hand.\n")
 
-    card = publish(checkpoint, REPO).card
+    card = publish(checkpoint, REPO, with_code=False).card
 
     assert "By hand." in card and "## Limits" in card
 
@@ -352,8 +352,8 @@ def test_without_a_network_the_message_says_so(hub, checkpoint, monkeypatch):
 
 def test_the_token_is_neither_printed_nor_logged(hub, fresh, checkpoint):
     code = "import logging, huggingface_hub; logging.basicConfig(level=1); huggingface_hub.logging.set_verbosity_debug()\n"
-    pushed = fresh(code + command("push", checkpoint, REPO, "--license", "mit"), token=ALICE)
-    refused = fresh(code + command("push", checkpoint, "bob/x", "--license", "mit"), token=ALICE)
+    pushed = fresh(code + command("push", checkpoint, REPO, "--license", "mit", "--without-code"), token=ALICE)
+    refused = fresh(code + command("push", checkpoint, "bob/x", "--license", "mit", "--without-code"), token=ALICE)
 
     assert (pushed.returncode, refused.returncode) == (0, 2)
     assert ALICE not in pushed.stdout + pushed.stderr + refused.stdout + refused.stderr
@@ -427,7 +427,7 @@ import json, os, sys, urllib.request
 order = json.dumps({{"forget": True, "kill": {{"at": {at}, "when": "{when}", "pid": os.getpid()}}}}).encode()
 urllib.request.urlopen(urllib.request.Request("{hub}/_control", data=order, method="POST")).read()
 from hf_sqa.hub.publish import publish
-publish({folder!r}, "{repo}", license="apache-2.0", revision={revision!r})
+publish({folder!r}, "{repo}", license="apache-2.0", revision={revision!r}, with_code=False)
 """
 
 
@@ -484,7 +484,7 @@ def test_ctrl_c_is_told_with_exit_code_130(hub, fresh, checkpoint):
     code = "import huggingface_hub\n"
     code += "def stop(*a, **k): raise KeyboardInterrupt\n"
     code += "huggingface_hub.HfApi.create_commit = stop\n"
-    result = fresh(code + command("push", checkpoint, REPO, "--license", "mit"), token=ALICE)
+    result = fresh(code + command("push", checkpoint, REPO, "--license", "mit", "--without-code"), token=ALICE)
 
     assert result.returncode == 130
     assert "unchanged or complete" in result.stderr
@@ -505,7 +505,7 @@ def test_a_pipeline_pushes_its_model_with_the_extractor_beside_it(hub, make_tiny
     model = make_tiny()
     pipe = hf_sqa.pipeline(model=model, feature_extractor=model.make_feature_extractor(), device="cpu")
 
-    done = pipe.push_to_hub(REPO, license="mit", dry_run=True)
+    done = pipe.push_to_hub(REPO, license="mit", dry_run=True, with_code=False)
 
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(done.files)
-    assert not hasattr(model.config, "custom_pipelines")
+    assert "custom_pipelines" not in model.config.to_dict()

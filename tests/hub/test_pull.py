@@ -50,7 +50,7 @@ def last_line(result):
 
 
 def test_a_checkpoint_is_pulled_by_name_in_another_process_with_the_same_score(hub, fresh, make_tiny, audio):
-    done = publish_model(make_tiny(), REPO, license="mit")
+    done = publish_model(make_tiny(), REPO, license="mit", with_code=False)
 
     pulled = last_line(fresh(SCORE.format(model=REPO, audio=audio)))
 
@@ -59,10 +59,10 @@ def test_a_checkpoint_is_pulled_by_name_in_another_process_with_the_same_score(h
 
 
 def test_branches_tags_and_commits_are_named_after_an_at_sign(hub, fresh, make_tiny, audio):
-    first = publish_model(make_tiny(1), REPO, license="mit")
+    first = publish_model(make_tiny(1), REPO, license="mit", with_code=False)
     hub.api().create_tag(REPO, tag="v1")
-    publish_model(make_tiny(2), REPO, license="mit")
-    publish_model(make_tiny(3), REPO, license="mit", revision="next")
+    publish_model(make_tiny(2), REPO, license="mit", with_code=False)
+    publish_model(make_tiny(3), REPO, license="mit", with_code=False, revision="next")
     expected = {"v1": 1, first.commit: 1, "main": 2, "next": 3}
 
     code = "import hf_sqa\n" + "".join(
@@ -77,8 +77,8 @@ def test_branches_tags_and_commits_are_named_after_an_at_sign(hub, fresh, make_t
 
 
 def test_the_command_line_scores_with_a_model_at_a_revision(hub, fresh, make_tiny, audio):
-    publish_model(make_tiny(1), REPO, license="mit")
-    publish_model(make_tiny(2), REPO, license="mit", revision="next")
+    publish_model(make_tiny(1), REPO, license="mit", with_code=False)
+    publish_model(make_tiny(2), REPO, license="mit", with_code=False, revision="next")
 
     result = fresh(command("score", audio, "--model", f"{REPO}@next", "--output", "-"))
 
@@ -86,7 +86,7 @@ def test_the_command_line_scores_with_a_model_at_a_revision(hub, fresh, make_tin
 
 
 def test_every_auto_class_and_the_stock_pipeline_pull_it(hub, fresh, make_tiny, audio):
-    publish_model(make_tiny(), REPO, license="mit")
+    publish_model(make_tiny(), REPO, license="mit", with_code=False)
     code = f"""
 import hf_sqa, transformers
 for auto in (hf_sqa.AutoModelForAudioQuality, transformers.AutoModel, transformers.AutoModelForAudioClassification):
@@ -101,7 +101,7 @@ print(transformers.pipeline("audio-quality", model="{REPO}", device="cpu")({audi
 
 
 def test_a_private_repository_needs_the_token_of_somebody_who_may(hub, fresh, make_tiny, audio):
-    publish_model(make_tiny(), REPO, license="mit", private=True)
+    publish_model(make_tiny(), REPO, license="mit", with_code=False, private=True)
     code = SCORE.format(model=REPO, audio=audio)
 
     assert last_line(fresh(code, token=ALICE))["mos"] == approx(local_score(make_tiny(), audio))
@@ -113,7 +113,7 @@ def test_a_private_repository_needs_the_token_of_somebody_who_may(hub, fresh, ma
 
 @pytest.mark.slow
 def test_what_was_pulled_once_scores_offline(hub, fresh, nursery, make_tiny, audio):
-    publish_model(make_tiny(), REPO, license="mit")
+    publish_model(make_tiny(), REPO, license="mit", with_code=False)
     once = last_line(fresh(SCORE.format(model=REPO, audio=audio)))
     hub.control(forget=True)
     environment = os.environ | {"HF_HOME": str(nursery.home), "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": hub.address}
@@ -152,7 +152,7 @@ def adapter(hub, make_tiny, tmp_path):
 @pytest.mark.parametrize("at", ["", "@v2"])
 def test_an_adapter_over_its_base_scores_as_it_did_when_trained(hub, fresh, make_tiny, adapter, audio, at):
     folder, adapted = adapter
-    publish_model(make_tiny(1), REPO, license="mit")
+    publish_model(make_tiny(1), REPO, license="mit", with_code=False)
     publish(folder, "alice/adapter", license="mit", base_model=REPO)
     hub.api().create_tag("alice/adapter", tag="v2")
     base = local_score(make_tiny(1), audio)
@@ -185,7 +185,7 @@ def test_an_adapter_without_peft_says_how_to_get_it(adapter, monkeypatch):
 
 
 def test_an_adapter_whose_base_is_gone_says_which(hub, fresh, adapter, make_tiny, audio):
-    publish_model(make_tiny(1), REPO, license="mit")
+    publish_model(make_tiny(1), REPO, license="mit", with_code=False)
     publish(adapter[0], "alice/adapter", license="mit", base_model=REPO)
     hub.api().delete_repo(REPO)
 
@@ -218,7 +218,7 @@ def test_a_missing_repository_gets_the_names_at_hand(hub, fresh, audio):
 
 
 def test_a_missing_revision_is_named(hub, fresh, make_tiny, audio):
-    publish_model(make_tiny(), REPO, license="mit")
+    publish_model(make_tiny(), REPO, license="mit", with_code=False)
 
     assert "gone is not a valid git identifier" in refusal(fresh, f"{REPO}@gone", audio)
 
@@ -288,7 +288,7 @@ def test_options_of_a_newer_version_are_refused_not_ignored(hub, fresh, make_tin
 
 
 def test_a_wrong_token_or_no_network_stop_with_one_line(hub, fresh, make_tiny, audio):
-    publish_model(make_tiny(), REPO, license="mit")
+    publish_model(make_tiny(), REPO, license="mit", with_code=False)
 
     for told in (refusal(fresh, REPO, audio, token="hf_" + "z" * 34), refusal(fresh, "alice/other", audio, HTTP_PROXY="")):
         assert told.startswith("hf-sqa: The model ") and len(told.splitlines()) == 1
@@ -319,8 +319,8 @@ def test_shipped_heads_have_short_names(name, audio):
 
 
 def test_models_are_listed_from_packages_cache_and_hub(hub, fresh, make_tiny, audio):
-    publish_model(make_tiny(), REPO, license="cc-by-4.0")
-    publish_model(make_tiny(), "alice/hidden", license="mit", private=True)
+    publish_model(make_tiny(), REPO, license="cc-by-4.0", with_code=False)
+    publish_model(make_tiny(), "alice/hidden", license="mit", with_code=False, private=True)
     assert fresh(SCORE.format(model=REPO, audio=audio)).returncode == 0
 
     result = fresh(command("models", "--json"), keep_cache=True)
@@ -370,7 +370,7 @@ def number(result):
 def test_fine_tuned_pushed_and_pulled_in_three_processes_the_score_is_the_same(hub, fresh, tiny_folder, audio, tmp_path):
     model = f'{{"checkpoint": {str(tiny_folder)!r}}}'
     trained = number(fresh(TRAIN.format(model=model, audio=audio, folder="finetuned")))
-    pushed = fresh(command("push", "finetuned", REPO, "--license", "mit", "--language", "sw"), token=ALICE)
+    pushed = fresh(command("push", "finetuned", REPO, "--license", "mit", "--language", "sw", "--without-code"), token=ALICE)
     pulled = fresh(f"import hf_sqa; print(hf_sqa.pipeline({REPO!r}, device='cpu')({audio!r})['mos'])", folder="/")
 
     assert pushed.returncode == 0, pushed.stderr
@@ -381,7 +381,7 @@ def test_fine_tuned_pushed_and_pulled_in_three_processes_the_score_is_the_same(h
 @pytest.mark.slow
 def test_an_adapter_goes_the_same_way(hub, fresh, make_tiny, audio, tmp_path):
     pytest.importorskip("peft")
-    publish_model(make_tiny(), REPO, license="mit")
+    publish_model(make_tiny(), REPO, license="mit", with_code=False)
     model = f'{{"checkpoint": "{REPO}", "lora": {{"r": 2, "alpha": 4}}}}'
     trained = number(fresh(TRAIN.format(model=model, audio=audio, folder="finetuned/adapter")))
     pushed = fresh(command("push", "finetuned/adapter", "alice/adapter", "--license", "mit", "--base", REPO), token=ALICE)
@@ -428,7 +428,7 @@ trainer.train()
     assert refused.returncode != 0 and "licen" in refused.stderr
     assert not hub.writes()
 
-    code += "trainer.push_to_hub(license='mit')\n"
+    code += "trainer.push_to_hub(license='mit', with_code=False)\n"
     code += "extractor = trainer.processing_class\n"
     code += "pipe = hf_sqa.pipelines.AudioQualityPipeline(model=model.eval(), feature_extractor=extractor, device='cpu')\n"
     code += f"print(pipe({audio!r})['mos'])"
