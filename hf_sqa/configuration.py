@@ -75,7 +75,9 @@ class AudioQualityConfig(PreTrainedConfig):
             # transformers keeps unknown options as attributes: a typo would silently leave the default in force.
             if suggestion := get_close_matches(option, ours, n=1, cutoff=0.85):
                 raise TypeError(f"Unknown option {option!r} for {type(self).__name__}; did you mean {suggestion[0]!r}?")
-        if type(self).custom_pipelines:  # the package is there, so the code beside the weights neither runs nor is saved again
+        if type(
+            self
+        ).custom_pipelines:  # the package is there: code beside the weights, or a stranger's, neither runs nor is handed on
             kwargs = {name: value for name, value in kwargs.items() if name not in CODE_ENTRIES}
         self.validate_bounds()
         num_labels = kwargs.pop("num_labels", None)
@@ -88,18 +90,6 @@ class AudioQualityConfig(PreTrainedConfig):
         self.label2id = {name: index for index, name in self.id2label.items()}
         self.problem_type = "regression"
         super().__post_init__(**kwargs)
-
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
-        """As in transformers, but without names of code: a model of ours needs none, and a stranger's would run from this folder.
-
-        `auto_map` and `custom_pipelines` come with a checkpoint that was loaded; `hf_sqa.hub.bundle` adds those of our own code.
-        """
-        is_ours = type(self).__module__.split(".")[0] == "hf_sqa"  # not so in a repository that carries its own code
-        left_out = {name: self.__dict__.pop(name) for name in CODE_ENTRIES if is_ours and name in self.__dict__}
-        try:
-            return super().save_pretrained(save_directory, **kwargs)
-        finally:
-            self.__dict__.update(left_out)
 
     def default_id2label(self) -> dict[int, str]:
         """Score names of a configuration that does not name any."""
