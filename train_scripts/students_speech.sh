@@ -2,7 +2,7 @@
 # Recorded speech for the students, from Debian packages: the bench corpus, and 48 further talkers in 30 languages.
 #   sh train_scripts/students_speech.sh speech      makes speech/bench and speech/further
 #   sh train_scripts/students_speech.sh speech more     without short words (below 9 kB), and with ten talkers of whole phrases
-# Then: hf-sqa distill train_scripts/recipes/distilled_sqa-s.yaml speech.bench=speech/bench speech.folder=speech/further
+# Then: hf-sqa distill distilled_sqa-s speech.bench=speech/bench speech.folder=speech/further
 set -eu
 [ $# -ge 1 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
 more=${2:-}

@@ -1,4 +1,4 @@
-"""Run a study: `python train_scripts/study.py train_scripts/studies/finetuning_size.yaml --output size`, or under torchrun.
+"""Run a study: `python train_scripts/study.py finetuning_size --output size`, or under torchrun.
 
 The same as `hf-sqa study`; `--help` lists the options.
 """

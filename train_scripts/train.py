@@ -1,4 +1,4 @@
-"""`hf-sqa train` as a script: `torchrun --nproc_per_node 2 train_scripts/train.py recipe.yaml training.use_cpu=true`."""
+"""`hf-sqa train` as a script: `torchrun --nproc_per_node 2 train_scripts/train.py w2v-ger training.use_cpu=true`."""
 
 import sys
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cli.bars import bar
+from hf_sqa.cli.shipped import list_option
 from hf_sqa.cli.stopping import ends_of_training, stop
 
 AGREEMENT = "agreement.json"
@@ -19,7 +20,8 @@ NUM_SHOWN = 5
 
 def distill(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe (YAML), such as train_scripts/recipes/distilled_sqa-s.yaml.", show_default=False)
+        str,
+        typer.Argument(help="A recipe: its name, such as `distilled_sqa-s` see `--list`; or a YAML file.", show_default=False),
     ],
     changes: Annotated[
         list[str] | None,
@@ -38,6 +40,7 @@ def distill(
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was cut short.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete another run in the output folder.")] = False,
+    list_recipes: Annotated[bool, list_option("recipes", "distill")] = False,
 ) -> None:
     """Distil a student from one teacher or several, by a recipe.
 
@@ -47,8 +50,8 @@ def distill(
 
     Examples:
 
-    - `hf-sqa distill train_scripts/recipes/distilled_sqa-s.yaml --test`
-    - `hf-sqa distill train_scripts/recipes/distilled_sqa-xs.yaml speech.bench=null speech.folder=calls/ output_dir=mine`
+    - `hf-sqa distill distilled_sqa-s --test`
+    - `hf-sqa distill distilled_sqa-xs speech.bench=null speech.folder=calls/ output_dir=mine`
     """
     from hf_sqa.cli.quiet import quiet
     from hf_sqa.distillation.recipe import load_distillation

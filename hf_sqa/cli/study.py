@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.shipped import list_option
 from hf_sqa.cli.stopping import stop
 
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -22,7 +23,9 @@ MARKDOWN_TABLE = "results.md"
 
 
 def study(
-    file: Annotated[Path, typer.Argument(help="The study, a YAML file.", show_default=False)],
+    file: Annotated[
+        str, typer.Argument(help="The study: its name, such as `mtq_losses` (see `--list`), or a YAML file.", show_default=False)
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Changes by dotted key: `seeds=[0]` `corpora.bench.table=bench.csv`.", show_default=False),
@@ -36,6 +39,7 @@ def study(
         str | None, typer.Option(help="`i/n`: only every n-th run from the i-th (0 to n - 1); for job arrays.", show_default=False)
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is done and what is left, and stop.")] = False,
+    list_studies: Annotated[bool, list_option("studies", "study")] = False,
 ) -> None:
     """Run a study: train what it asks for, test everything, write one table and the figures.
 
@@ -47,7 +51,7 @@ def study(
 
     Examples:
 
-    - `hf-sqa study train_scripts/studies/finetuning_size.yaml corpora.bench.table=bench/bench.csv --output size/`
+    - `hf-sqa study finetuning_size corpora.bench.table=bench/bench.csv --output size/`
     - `hf-sqa study mine.yaml "seeds=[0,1,2,3,4]" --output mine/ --num-processes 4`
     """
     rank = _leave_the_launcher()

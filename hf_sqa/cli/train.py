@@ -6,11 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.shipped import list_option
 from hf_sqa.cli.stopping import ends_of_training, is_first_process
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe (YAML), such as one of train_scripts/recipes.", show_default=False)],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe: its name, such as `w2v-ger` (see `--list`), or a YAML file.", show_default=False)
+    ],
     changes: Annotated[
         list[str] | None,
         typer.Argument(
@@ -24,12 +27,18 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete another run in the output folder.")] = False,
+    list_recipes: Annotated[bool, list_option("recipes", "train")] = False,
 ) -> None:
     """Train or fine-tune a model by a recipe.
 
     The output folder holds the best weights with all that is needed to load them, the recipe and its result. Ctrl-C saves a
     checkpoint and exits with 130; the same command goes on from the newest complete one. Several processes:
-    `torchrun --nproc_per_node 2 train_scripts/train.py recipe.yaml`.
+    `torchrun --nproc_per_node 2 -m hf_sqa train w2v-ger`.
+
+    Examples:
+
+    - `hf-sqa train --list`
+    - `hf-sqa train w2v-ger data.train.0.root=/data/NISQA_Corpus output_dir=w2v_ger`
     """
     with ends_of_training("the same command goes on from the last checkpoint, if there is one"):
         from hf_sqa.training.recipe import load_recipe

@@ -182,7 +182,7 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
     """Read a distillation recipe and check every key.
 
     Args:
-        recipe (path or `dict`): A YAML file, or its content.
+        recipe (path or `dict`): A YAML file, its content, or the name of a recipe of the package, such as `"distilled_sqa-s"`.
         overrides (sequence of `str`): Changes, `dotted.key=value`: `student.size=xs`, `labels.num_windows=2000`.
 
     Raises:

@@ -19,6 +19,7 @@ from typing import Any
 
 from hf_sqa.options import parse_yaml, set_dotted
 from hf_sqa.runs import digest_of, write_whole
+from hf_sqa.shipped import find_file
 from hf_sqa.studies.study_data import StudyData
 from hf_sqa.studies.study_file import ModelSpec, Study, models_in_order
 
@@ -86,10 +87,7 @@ def _definition(
 
 def _recipe_content(recipe: Any) -> Any:
     if isinstance(recipe, (str, os.PathLike)):
-        path = Path(recipe)
-        if not path.is_file():
-            raise FileNotFoundError(f"Expected the study's recipe, but there is no file {str(path)!r}.")
-        return path.read_text(encoding="utf-8")
+        return find_file(recipe, "recipes").read_text(encoding="utf-8")
     return recipe
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_sqa.evaluation.suite import SuiteOptions
 from hf_sqa.options import apply_overrides, did_you_mean, dump_yaml, load_yaml, read_options, refuse_unknown, written
+from hf_sqa.shipped import find_file
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 PARTS = ("train", "validation", "test")
@@ -157,7 +158,7 @@ def load_study(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Se
     """Read a study and check all that can be checked without its data.
 
     Args:
-        source (path or `dict`): The file, or its content.
+        source (path or `dict`): The file, its content, or the name of a study of the package, such as `"mtq_losses"`.
         overrides (sequence of `str`, *optional*): `dotted.key=value` with a value as in YAML: `"seeds=[0]"`,
             `"corpora.bench.table=bench.csv"`.
 
@@ -166,7 +167,9 @@ def load_study(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Se
         TypeError: If a key is unknown; the message suggests the nearest.
         ValueError: If a value is of another type, or a name is not defined.
     """
-    content = apply_overrides(source if isinstance(source, Mapping) else load_yaml(source, "study"), overrides)
+    content = apply_overrides(
+        source if isinstance(source, Mapping) else load_yaml(find_file(source, "studies"), "study"), overrides
+    )
     if isinstance(content.get("seeds"), int):
         content["seeds"] = [content["seeds"]]
     models = content.get("models")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_sqa.options import apply_overrides, did_you_mean, dump_yaml, load_yaml, read_options, written
+from hf_sqa.shipped import find_file
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,7 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, ove
     """Read a recipe and check every key.
 
     Args:
-        recipe (path, `dict` or [`Recipe`]): A YAML file, or its content.
+        recipe (path, `dict` or [`Recipe`]): A YAML file, its content, or the name of a recipe of the package, such as `"w2v-ger"`.
         overrides (sequence of `str`): Changes to it, see [`~hf_sqa.options.apply_overrides`]: `training.learning_rate=1e-4`,
             `data.train.0.root=/data/NISQA`, `model.lora.r=4`; `+=` adds to a list.
 
@@ -278,6 +279,8 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, ove
     if isinstance(recipe, Recipe) and not overrides:
         return recipe
     content, source = read_content(recipe, overrides)
+    if "student" in content and "model" not in content:
+        raise ValueError(f"Expected a recipe of a training, but {source} is one of a distillation; run it with `hf-sqa distill`.")
     check_training(content, source)
     checked = read_options(Recipe, content, source)
     everything = dataclasses.asdict(checked)
@@ -295,7 +298,7 @@ def read_content(
         recipe = recipe.to_dict()
     if isinstance(recipe, Mapping):
         return apply_overrides(recipe, overrides), f"the {what}"
-    return apply_overrides(load_yaml(recipe, what), overrides), f"the {what} {str(recipe)!r}"
+    return apply_overrides(load_yaml(find_file(recipe, "recipes"), what), overrides), f"the {what} {str(recipe)!r}"
 
 
 def check_training(content: Mapping[str, Any], source: str) -> None:

@@ -1,0 +1,49 @@
+"""`--list` of `train`, `distill` and `study`: what comes with the package, and can be named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from hf_sqa.shipped import Kind
+
+
+def list_option(kind: Kind, command: str) -> Any:
+    """An option `--list` that prints the files of a kind that a command takes, and ends the command."""
+
+    def print_list(asked: bool) -> None:
+        if asked:
+            _print(kind, command)
+            raise typer.Exit
+
+    return typer.Option("--list", callback=print_list, is_eager=True, help="List those that come with hf-sqa, and exit.")
+
+
+def _print(kind: Kind, command: str) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from hf_sqa.cli.tables import make_console
+    from hf_sqa.shipped import about, shipped_files
+
+    table = Table("name", "about", box=None, pad_edge=False, header_style="bold")
+    table.columns[0].no_wrap = True
+    for name, path in shipped_files(kind).items():
+        has_student = "\nstudent:" in path.read_text(encoding="utf-8")
+        if kind != "recipes" or has_student == (command == "distill"):
+            table.add_row(name, Text(about(path)))
+    console = make_console()
+    console.print(table)
+    folder = next(iter(shipped_files(kind).values())).parent
+    console.print(f"\nThe files, to copy and change: {folder}", markup=False, soft_wrap=True)
+    if command == "train":
+        configurations = shipped_files("accelerate")
+        example = configurations["multi_gpu"]
+        console.print(
+            f"Configurations of accelerate beside them: {', '.join(configurations)}. For example\n"
+            f"accelerate launch --config_file {example} -m hf_sqa train <recipe>",
+            markup=False,
+            soft_wrap=True,
+        )
