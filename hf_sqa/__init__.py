@@ -15,6 +15,7 @@ __all__ = [
     "AudioQualityPipeline",
     "AutoModelForAudioQuality",
     "__version__",
+    "compare",
     "default_checkpoint",
     "load_recording",
     "pipeline",

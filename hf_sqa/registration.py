@@ -16,6 +16,13 @@ from hf_sqa.pipelines import (
 )
 
 
+def compare(*sources: Any, **options: Any) -> Any:
+    """Which system is better? See [`hf_sqa.scoring.comparison.compare`]."""
+    from hf_sqa.scoring.comparison import compare as compare_sources  # readers of corpora take their time
+
+    return compare_sources(*sources, **options)
+
+
 def _publish(model: Any, repo_id: str, **options: Any) -> Any:
     from hf_sqa.hub.publish import publish_model  # the client of the Hub and the cards take their time
 

@@ -12,6 +12,7 @@ import typer
 
 from hf_sqa.cli import (
     card,
+    compare,
     convert,
     corpus,
     degrade,
@@ -61,6 +62,7 @@ def _options(
 
 
 app.command("score")(score.score)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("filter")(filter.filter_corpus)
 app.command("info")(info.info)

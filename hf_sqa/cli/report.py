@@ -79,16 +79,22 @@ def _print(made: Any) -> None:
     if made.num_repeated_keys:
         console.print(f"Rows whose key occurred before: {made.num_repeated_keys:,}; each is scored.")
     spreads = [
-        [name, f"{spread.num_scored:,}", *_numbers(spread.mean, spread.deviation), *_percentiles(spread, 5, 50, 95)]
+        [
+            *(name, f"{spread.num_scored:,}", *_numbers(spread.mean)),
+            "" if math.isnan(spread.low) else f"[{spread.low:.2f}, {spread.high:.2f}]",
+            *(*_numbers(spread.deviation), *_percentiles(spread, 5, 50, 95)),
+        ]
         for name, spread in made.spreads.items()
     ]
-    _show(console, "Scores", ["score", "scored", "mean", "deviation", "5 %", "50 %", "95 %"], spreads)
+    _show(console, "Scores", ["score", "scored", "mean", "95 %", "deviation", "5 %", "50 %", "95 %"], spreads)
     for column, groups in made.groups.items():
         rows = [
             [group.name, f"{group.num_rows:,}", f"{group.hours:.3f}", *_numbers(group.mean), *_percentiles(group, 5, 50)]
             for group in groups
         ]
         _show(console, f"By {column}", [column, "rows", "hours", f"mean {made.score}", "5 %", "50 %"], rows)
+        if column in made.verdicts:
+            console.print(visible(made.verdicts[column]), markup=False, soft_wrap=True)
     thresholds = [[f"{at:.2f}", f"{kept:,}", f"{hours:.3f}"] for at, kept, hours in made.thresholds]
     _show(console, "What a threshold keeps", [f"{made.score} from", "rows", "hours"], thresholds)
     reasons = [[f"{status}: {code}", f"{count:,}"] for (status, code), (count, _) in made.reasons.items()]

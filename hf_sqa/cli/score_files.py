@@ -15,7 +15,7 @@ from hf_sqa.cli.bars import bar
 from hf_sqa.cli.files import find_recordings
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import say, stop
-from hf_sqa.cli.tables import SORTS, RowWriter, make_console, print_table, sort_rows
+from hf_sqa.cli.tables import SORTS, RowWriter, make_console, mean_and_worst, print_table, sort_rows
 
 if TYPE_CHECKING:
     from hf_sqa.scoring.scorer import Settings
@@ -71,7 +71,10 @@ def score_files(
     finally:
         results.close()
     if output != "-":
-        print_table(sort_rows(rows, score_names[0], sort), score_names, make_console())
+        console = make_console()
+        print_table(sort_rows(rows, score_names[0], sort), score_names, console)
+        if len(rows) > 1:
+            console.print(f"\n{mean_and_worst(rows, score_names[0])}", markup=False, soft_wrap=True)
     if plot is not None and rows and rows[0]["status"] == "ok":
         _draw(plot, recordings[0][1], settings, rows[0], segments, score_names[0])
     if unwritten is not None:

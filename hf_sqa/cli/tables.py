@@ -14,6 +14,8 @@ from hf_sqa.cells import csv_cell, finite, visible
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SORTS = ("worst", "best", "name", "input")
+#: Recordings named at the end of a table.
+NUM_WORST = 3
 #: From this score up, on the five-point scale: the colour of a cell or a bar.
 COLOURS = ((4.0, "green"), (3.0, "yellow"), (2.0, "dark_orange"), (-math.inf, "red"))
 
@@ -130,6 +132,23 @@ def print_table(rows: Sequence[dict[str, Any]], score_names: Sequence[str], cons
                 *[Text(f"{segment[name]:.2f}", style=colour(segment[name])) for name in score_names],
             )
     console.print(table)
+
+
+def mean_and_worst(rows: Sequence[dict[str, Any]], score: str) -> str:
+    """One line on several recordings: their mean with its interval, how many have no score, and which are the worst."""
+    from hf_sqa.metrics import compare_systems
+    from hf_sqa.metrics.bootstrap import MIN_UNITS
+
+    scored = [row for row in rows if row["status"] == "ok"]
+    without = f", {len(rows) - len(scored)} without a score" if len(scored) < len(rows) else ""
+    if not scored:
+        return f"Mean {score}: none; {len(rows)} recordings, all without a score."
+    mean = compare_systems([row[score] for row in scored], ["all"] * len(scored)).systems[0].mean
+    interval = f"too few recordings for an interval, {MIN_UNITS} are needed"
+    if not math.isnan(mean.low):
+        interval = f"{100 * mean.confidence_level:g} % interval {mean.low:.2f} to {mean.high:.2f}"
+    worst = ", ".join(f"{visible(row['file'])} ({row[score]:.2f})" for row in sort_rows(scored, score, "worst")[:NUM_WORST])
+    return f"Mean {score} {mean.value:.2f}, {interval}, of {len(scored):,} recordings{without}. Worst: {worst}."
 
 
 def colour(score: float) -> str:

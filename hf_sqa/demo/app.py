@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from hf_sqa.demo import page
 from hf_sqa.demo.clips import write_clips
 from hf_sqa.demo.scorers import Judgement, Scorers
+from hf_sqa.demo.sets import judged_sets
 
 TITLE = "How good does this speech sound?"
 ABOUT = (
@@ -107,6 +108,25 @@ def _compare_tab(scorers: Scorers, model: gr.Dropdown, clips: dict[str, str]) ->
         api_name="compare",
         trigger_mode="always_last",
     )
+    _sets(scorers, model)
+
+
+def _sets(scorers: Scorers, model: gr.Dropdown) -> None:
+    with gr.Accordion("Or two sets of recordings, such as two builds of a codec", open=False, elem_id="sets"):
+        with gr.Row():
+            first, second = (
+                gr.File(label=f"Recordings of {name}", file_count="multiple", height=160, elem_id=f"set-{name.lower()}")
+                for name in "AB"
+            )
+        start = gr.Button("Compare them", variant="primary", elem_id="start-sets")
+        result = gr.HTML(page.message("Files of one name are compared with each other."), elem_id="sets-result")
+
+    def compare_sets(one: list[str] | None, other: list[str] | None, name: str) -> str:
+        if not one or not other:
+            return page.message("Choose files for A and for B first.", alert=True)
+        return _shown(lambda: judged_sets(scorers, name, one, other))
+
+    start.click(compare_sets, [first, second, model], result, api_name="compare_sets", show_progress="minimal")
 
 
 def _many_tab(scorers: Scorers, model: gr.Dropdown) -> None:

@@ -14,8 +14,10 @@ from hf_sqa.metrics.agreement import (
     rmse_star,
     srcc,
 )
+from hf_sqa.metrics.bootstrap import Interval
 from hf_sqa.metrics.full_reference import FullReferenceScores, estimate_delay, full_reference_scores, speech_distortion_index
-from hf_sqa.metrics.intervals import Comparison, Interval, bootstrap_agreement, compare_models
+from hf_sqa.metrics.intervals import Comparison, bootstrap_agreement, compare_models
+from hf_sqa.metrics.systems import PairDifference, SystemComparison, SystemMean, compare_systems
 
 __all__ = [
     "GREATER_IS_BETTER",
@@ -23,10 +25,14 @@ __all__ = [
     "Comparison",
     "FullReferenceScores",
     "Interval",
+    "PairDifference",
+    "SystemComparison",
+    "SystemMean",
     "agreement",
     "average_by",
     "bootstrap_agreement",
     "compare_models",
+    "compare_systems",
     "estimate_delay",
     "fit_mapping",
     "full_reference_scores",

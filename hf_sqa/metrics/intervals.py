@@ -1,9 +1,4 @@
-"""Uncertainty: bootstrap intervals of agreement metrics, and whether one model is better than another.
-
-Bias-corrected and accelerated (BCa) bootstrap: Efron, "Better bootstrap confidence intervals", JASA 1987; clusters drawn whole:
-Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8; tails of Student's t, without
-which few units give too short an interval: Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician
-2015. NumPy and SciPy only.
+"""Uncertainty: bootstrap intervals of agreement metrics, and whether one model is better than another. NumPy and SciPy only.
 
 A draw is a vector of counts, how often each clip was drawn, and every metric is computed from counts: ranks of a draw are
 cumulative counts in an order sorted once. So nothing is sorted per draw, and hundreds of draws are computed at once.
@@ -11,58 +6,21 @@ cumulative counts in an order sorted once. So nothing is sorted per draw, and hu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from hf_sqa.metrics.agreement import GREATER_IS_BETTER, METRICS, ROUNDING, average_by, group_codes, rated_and_scored
+from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, Spread, drawn, jackknife
 
 LEVELS = {"utt": "clips", "sys": "systems", "con": "conditions"}
 METHODS = ("bca", "percentile")
-#: Counts held at a time; they fit into the cache of a core ...
-COUNTS_AT_A_TIME = 60_000
-#: ... except for Kendall's tau, which computes the signs of all pairs each time.
+#: Counts held at a time for Kendall's tau, which computes the signs of all pairs each time.
 COUNTS_AT_A_TIME_OF_PAIRS = 2_000_000
-#: The acceleration is estimated from at most this many groups left out in turn.
-JACKKNIFE_GROUPS = 1000
 SIGN_ROWS = 1024
-#: Smallest denominator of a BCa correction, which the bias of few units can make negative; the end is then the last draw.
-MIN_STRETCH = 1e-3
-#: With fewer units there are too few different draws for an interval.
-MIN_UNITS = 5
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A metric with its bootstrap interval.
-
-    Args:
-        value (`float`): The metric on the clips given.
-        low (`float`): Lower end; NaN where the metric is undefined or fewer than five units were given.
-        high (`float`): Upper end.
-        standard_error (`float`): Standard deviation of the draws; NaN with fewer than two.
-        confidence_level (`float`): Share of listening tests in which such an interval covers the truth.
-        num_units (`int`): Number of units drawn: clips, clusters, systems or conditions. Simulated 95 % intervals of normal scores
-            cover the truth in 95 to 98 % (LCC, SRCC) and 92 % (RMSE) for 15 units, 95 and 94 % for 100, 95 and 95 % for 300.
-        num_draws (`int`): Number of draws.
-        num_undefined (`int`): Draws in which the metric is undefined, left out of the interval.
-    """
-
-    value: float
-    low: float
-    high: float
-    standard_error: float
-    confidence_level: float
-    num_units: int
-    num_draws: int
-    num_undefined: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True)
@@ -147,10 +105,10 @@ def bootstrap_agreement(
         num_units = int(codes.max(initial=-1)) + 1
         measure = partial(_Sample(*columns).measure, names)
         at_a_time = _draws_at_a_time(names, len(codes))
-        draws = _drawn(measure, codes, num_draws, rng, at_a_time)
-        left_out = _left_out(measure, codes, rng, method, at_a_time)
+        draws = drawn(measure, codes, num_draws, rng, at_a_time)
+        left_out = jackknife(measure, codes, rng, method, at_a_time)
         for row, name in enumerate(names):
-            spread = _Spread(METRICS[name](*columns), draws[row], left_out[row], num_units)
+            spread = Spread(METRICS[name](*columns), draws[row], left_out[row], num_units)
             result[f"{level}_{name}"] = spread.interval(confidence_level)
     return {metric: result[metric] for metric in metrics}
 
@@ -202,9 +160,9 @@ def compare_models(
 
     value_a, value_b = METRICS[name](first, truth), METRICS[name](second, truth)
     at_a_time = _draws_at_a_time([name], len(codes))
-    draws = _drawn(difference, codes, num_draws, rng, at_a_time)[0]
-    left_out = _left_out(difference, codes, rng, method, at_a_time)[0]
-    spread = _Spread(value_a - value_b, draws, left_out, num_units)
+    draws = drawn(difference, codes, num_draws, rng, at_a_time)[0]
+    left_out = jackknife(difference, codes, rng, method, at_a_time)[0]
+    spread = Spread(value_a - value_b, draws, left_out, num_units)
     interval = spread.interval(confidence_level)
     p_value = spread.p_value()
     better = None
@@ -320,95 +278,8 @@ def _variance(total_of_values: np.ndarray, total_of_squares: np.ndarray, total: 
     return np.where(variance > ROUNDING * total_of_squares, variance, np.nan)
 
 
-Statistic = Callable[[np.ndarray], np.ndarray]
-
-
 def _draws_at_a_time(names: Sequence[str], num_points: int) -> int:
     return max(1, (COUNTS_AT_A_TIME_OF_PAIRS if "ktau" in names else COUNTS_AT_A_TIME) // max(num_points, 1))
-
-
-def _drawn(statistic: Statistic, codes: np.ndarray, num_draws: int, rng: np.random.Generator, at_a_time: int) -> np.ndarray:
-    """The statistic of every draw, `(num_metrics, num_draws)`."""
-    num_units = int(codes.max(initial=-1)) + 1
-    if num_units < 2:
-        return np.full((statistic(np.ones((len(codes), 1))).shape[0], num_draws), np.nan)
-    return np.concatenate([statistic(counts[codes]) for counts in _counts(num_units, num_draws, rng, at_a_time)], axis=1)
-
-
-def _counts(num_units: int, num_draws: int, rng: np.random.Generator, at_a_time: int) -> Iterator[np.ndarray]:
-    """How often each unit was drawn, `(num_units, draws at a time)`."""
-    for start in range(0, num_draws, at_a_time):
-        width = min(at_a_time, num_draws - start)
-        drawn = rng.integers(num_units, size=(num_units, width), dtype=np.int32).astype(np.intp)
-        drawn *= width
-        drawn += np.arange(width)
-        yield np.bincount(drawn.ravel(), minlength=num_units * width).reshape(num_units, width).astype(np.float64)
-
-
-def _left_out(statistic: Statistic, codes: np.ndarray, rng: np.random.Generator, method: str, at_a_time: int) -> np.ndarray:
-    """The statistic with each unit left out in turn, or each of `JACKKNIFE_GROUPS` groups of them: `(num_metrics, num_groups)`."""
-    num_units = int(codes.max(initial=-1)) + 1
-    if method != "bca" or num_units < 2:
-        return np.zeros((statistic(np.ones((len(codes), 1))).shape[0], 0))
-    num_groups = min(num_units, JACKKNIFE_GROUPS)
-    groups = (rng.permutation(num_units) % num_groups)[codes]
-    parts = []
-    for start in range(0, num_groups, at_a_time):
-        left_out = np.arange(start, min(start + at_a_time, num_groups))
-        parts.append(statistic((groups[:, None] != left_out).astype(np.float64)))
-    return np.concatenate(parts, axis=1)
-
-
-class _Spread:
-    """A value, its draws and its jackknife, from which interval and p-value follow (Efron 1987)."""
-
-    def __init__(self, value: float, draws: np.ndarray, left_out: np.ndarray, num_units: int):
-        self.value = value
-        self.num_units = num_units
-        self.num_draws = len(draws)
-        self.draws = draws[~np.isnan(draws)]
-        self.num_undefined = len(draws) - len(self.draws)
-        self.bias = float(ndtri(self._share_below(value))) if len(left_out) and len(self.draws) else 0.0
-        self.acceleration = 0.0
-        deviations = np.nanmean(left_out) - left_out if np.isfinite(left_out).any() else np.zeros(1)
-        deviations = deviations[~np.isnan(deviations)]
-        if np.abs(deviations).max() > ROUNDING:
-            self.acceleration = float((deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5))
-
-    def interval(self, confidence_level: float) -> Interval:
-        ends = np.full(2, np.nan)
-        if len(self.draws) and not np.isnan(self.value) and self.num_units >= MIN_UNITS:
-            tails = np.array([(1 - confidence_level) / 2, (1 + confidence_level) / 2])
-            # n units vary by sqrt((n - 1) / n) too little when drawn from themselves.
-            tails = self.bias + stdtrit(self.num_units - 1, tails) * np.sqrt(self.num_units / (self.num_units - 1))
-            tails /= np.maximum(1 - self.acceleration * tails, MIN_STRETCH)
-            ends = np.quantile(self.draws, ndtr(self.bias + tails), method="weibull")
-        error = float(self.draws.std(ddof=1)) if len(self.draws) > 1 else float("nan")
-        return Interval(
-            value=self.value,
-            low=float(ends[0]),
-            high=float(ends[1]),
-            standard_error=error,
-            confidence_level=confidence_level,
-            num_units=self.num_units,
-            num_draws=self.num_draws,
-            num_undefined=self.num_undefined,
-        )
-
-    def p_value(self) -> float:
-        """The confidence level at which the interval just touches zero, subtracted from 1."""
-        if not len(self.draws) or np.isnan(self.value):
-            return float("nan")
-        shifted = ndtri(self._share_below(0.0)) - self.bias
-        tail = shifted / max(1 + self.acceleration * shifted, MIN_STRETCH) - self.bias
-        return float(2 * stdtr(self.num_units - 1, -abs(tail) * np.sqrt((self.num_units - 1) / self.num_units)))
-
-    def _share_below(self, value: float) -> float:
-        """Share of draws below a value, ties counted by half, never quite 0 or 1."""
-        tolerance = ROUNDING * max(abs(value), 1.0)
-        below = float((self.draws < value - tolerance).sum())
-        tied = float((np.abs(self.draws - value) <= tolerance).sum())
-        return (below + tied / 2 + 0.5) / (len(self.draws) + 1)
 
 
 def _units_of(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.metrics import compare_systems
 from hf_sqa.scoring.shards import ShardFolder, kept_name, read_run
 from hf_sqa.scoring.sinks import columns_of
 
@@ -22,6 +23,8 @@ NUM_EXTREMES = 20
 #: Columns of the source that are many things at once are no groups.
 MOST_GROUPS = 500
 CONFIDENCE_LEVEL = 0.95
+#: Groups and rows that are compared with each other at most, and draws: a report shall take seconds.
+MOST_COMPARED, MOST_ROWS_COMPARED, NUM_DRAWS = 20, 50_000, 1000
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Spread:
         num_scored (`int`): Rows with a score.
         hours (`float`): Audio of the scored rows.
         mean (`float`): Mean score; NaN if there is none, as the following.
+        low (`float`), high (`float`): 95 % interval of the mean, Student's; NaN of fewer than two.
         deviation (`float`): Standard deviation.
         percentiles (`dict[int, float]`): By per cent.
     """
@@ -43,6 +47,8 @@ class Spread:
     num_scored: int
     hours: float
     mean: float
+    low: float
+    high: float
     deviation: float
     percentiles: dict[int, float]
 
@@ -62,6 +68,7 @@ class Report:
         hours (`float`): Audio of all rows whose length is known.
         spreads (`dict[str, Spread]`): Of every score.
         groups (`dict[str, list[Spread]]`): Of the score, by column and value, most hours first.
+        verdicts (`dict[str, str]`): By column, which groups are shown to differ, in words; not for very many groups or rows.
         thresholds (`list[tuple[float, int, float]]`): Threshold, rows and hours that reach it.
         worst (`list[dict]`), best (`list[dict]`): Rows at the ends.
         num_repeated_keys (`int`): Rows whose key occurred before.
@@ -79,6 +86,7 @@ class Report:
     hours: float
     spreads: dict[str, Spread]
     groups: dict[str, list[Spread]]
+    verdicts: dict[str, str]
     thresholds: list[tuple[float, int, float]]
     worst: list[dict[str, Any]]
     best: list[dict[str, Any]]
@@ -99,6 +107,7 @@ class Report:
             "warnings": dict(self.warnings),
             "hours": self.hours,
             "scores": {name: _plain(spread) for name, spread in self.spreads.items()},
+            "verdicts": self.verdicts,
             "groups": {column: [_plain(spread) for spread in spreads] for column, spreads in self.groups.items()},
             "thresholds": [{"from": at, "rows": rows, "hours": hours} for at, rows, hours in self.thresholds],
             "repeated_keys": self.num_repeated_keys,
@@ -129,7 +138,7 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
     scored = statuses == "ok"
     scores = {name: _floats(table, column) for name, column in run["columns"].items()}
     values = _floats(table, column)
-    groups = {}
+    groups, verdicts = {}, {}
     for name, group_column in group_columns.items():
         labels = _group_values(table, group_column)
         distinct, codes = np.unique(labels, return_inverse=True)
@@ -140,6 +149,9 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
             for number, value in enumerate(distinct.tolist())
         ]
         groups[name] = sorted(spreads, key=lambda spread: (-spread.hours, spread.name))
+        if 1 < len(distinct) <= MOST_COMPARED and scored.sum() <= MOST_ROWS_COMPARED:
+            compared = compare_systems(values, labels.tolist(), score_name=score, num_draws=NUM_DRAWS)
+            verdicts[name] = compared.verdict
     order = np.flatnonzero(scored)[np.argsort(values[scored], kind="stable")]
     keys = table.column("key").to_pylist()
     rows_per_shard = run["rows_per_shard"]
@@ -156,6 +168,7 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
         hours=float(np.nansum(seconds)) / 3600,
         spreads={name: _spread("", scored_as, seconds, scored, np.arange(len(keys))) for name, scored_as in scores.items()},
         groups=groups,
+        verdicts=verdicts,
         thresholds=_thresholds(values[scored], seconds[scored]),
         worst=[_extreme(table, int(index), column) for index in order[:NUM_EXTREMES]],
         best=[_extreme(table, int(index), column) for index in order[::-1][:NUM_EXTREMES]],
@@ -311,18 +324,21 @@ def compare_runs(
 
 
 def _difference(name: str, before: np.ndarray, after: np.ndarray, num_groups: int) -> Difference:
-    from scipy.stats import t
-
     differences = after - before
     count = len(differences)
     if not count:
         return Difference(name, 0, math.nan, math.nan, math.nan, math.nan, math.nan)
-    mean = float(differences.mean())
-    half = math.nan
-    if count > 1:
-        level = 1 - (1 - CONFIDENCE_LEVEL) / num_groups
-        half = float(t.ppf((1 + level) / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count))
+    mean, half = float(differences.mean()), _half_width(differences, 1 - (1 - CONFIDENCE_LEVEL) / num_groups)
     return Difference(name, count, float(before.mean()), float(after.mean()), mean, mean - half, mean + half)
+
+
+def _half_width(values: np.ndarray, level: float) -> float:
+    """Half of Student's interval of a mean; NaN of fewer than two values."""
+    from scipy.special import stdtrit
+
+    if len(values) < 2:
+        return math.nan
+    return float(stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def _interval(difference: Difference) -> str:
@@ -361,10 +377,11 @@ def _spread(name: str, values: np.ndarray, seconds: np.ndarray, scored: np.ndarr
     chosen = rows[scored[rows]]
     scores = values[chosen]
     if not len(scores):
-        return Spread(name, len(rows), 0, 0.0, math.nan, math.nan, dict.fromkeys(PERCENTILES, math.nan))
+        return Spread(name, len(rows), 0, 0.0, math.nan, math.nan, math.nan, math.nan, dict.fromkeys(PERCENTILES, math.nan))
     percentiles = dict(zip(PERCENTILES, np.percentile(scores, PERCENTILES).tolist(), strict=True))
     hours = float(np.nansum(seconds[chosen])) / 3600
-    return Spread(name, len(rows), len(scores), hours, float(scores.mean()), float(scores.std()), percentiles)
+    mean, half = float(scores.mean()), _half_width(scores, CONFIDENCE_LEVEL)
+    return Spread(name, len(rows), len(scores), hours, mean, mean - half, mean + half, float(scores.std()), percentiles)
 
 
 def _thresholds(values: np.ndarray, seconds: np.ndarray) -> list[tuple[float, int, float]]:
@@ -403,6 +420,6 @@ def _floats(table: Any, name: str) -> np.ndarray:
 
 def _plain(spread: Spread) -> dict[str, Any]:
     described = {"name": spread.name, "rows": spread.num_rows, "scored": spread.num_scored, "hours": spread.hours}
-    numbers = {"mean": spread.mean, "deviation": spread.deviation}
+    numbers = {"mean": spread.mean, "low": spread.low, "high": spread.high, "deviation": spread.deviation}
     numbers |= {f"p{at:02d}": value for at, value in spread.percentiles.items()}
     return described | {name: None if math.isnan(value) else value for name, value in numbers.items()}

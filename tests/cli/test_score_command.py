@@ -315,7 +315,8 @@ class TestFiles:
 
 class TestTable:
     def order(self, result):
-        return re.findall(r"(a\.wav|\"c\"\.FLAC|d\.ogg|talk\.m4a|silent\.wav)", result.stdout)
+        table, _ = result.stdout.split("\n\nMean mos")
+        return re.findall(r"(a\.wav|\"c\"\.FLAC|d\.ogg|talk\.m4a|silent\.wav)", table)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -356,6 +357,27 @@ class TestTable:
         (tmp_path / "[red]x[_red].wav").write_bytes((calls / "a.wav").read_bytes())
 
         assert "[red]x[_red].wav" in run(tmp_path).stdout
+
+    def test_several_recordings_end_with_their_mean_and_the_worst(self, run, rows, calls):
+        scores = sorted(row["mos"] for row in rows(calls) if row["mos"] is not None)
+        last = run(calls).stdout.splitlines()[-1]
+
+        assert last.startswith(
+            f"Mean mos {np.mean(scores):.2f}, too few recordings for an interval, 5 are needed, of 3 recordings, 2 "
+        )
+        assert f"Worst: {calls}" in last and f"({scores[0]:.2f})," in last
+        assert "Mean" not in run(calls / "a.wav").stdout
+
+    def test_the_mean_of_five_recordings_has_an_interval(self, run, tmp_path):
+        for seed in range(5):
+            tone = np.sin(2 * np.pi * 200 * np.arange(RATE) / RATE) * 0.1 * seed + 0.1 * np.random.default_rng(
+                seed
+            ).standard_normal(RATE)
+            soundfile.write(tmp_path / f"{seed}.wav", np.clip(tone, -1, 1), RATE)
+
+        mean, low, high = map(float, re.search(r"Mean mos (.+), 95 % interval (.+) to (.+), of 5", run(tmp_path).stdout).groups())
+
+        assert low <= mean <= high
 
 
 class TestPlot:

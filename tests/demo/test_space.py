@@ -24,6 +24,7 @@ from hf_sqa.demo import page
 from hf_sqa.demo.clips import write_clips
 from hf_sqa.demo.folder import models_beside, write_space
 from hf_sqa.demo.scorers import Scale, Scorers
+from hf_sqa.demo.sets import judged_sets
 from tests.processes import PATIENCE, heed_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,23 @@ def test_a_comparison_with_a_bad_file_keeps_the_good_one(scorers, recordings):
     html = page.compared(first, second)
 
     assert html.count("sqa-value") == 1 and "undecodable" in html and "than A" not in html
+
+
+def test_two_sets_are_compared_by_file_names_and_name_what_has_no_score(scorers, recordings, tmp_path):
+    sets = {name: [] for name in "ab"}
+    for name, paths in sets.items():
+        (tmp_path / name).mkdir()
+        for index in range(6):
+            paths.append(str(tmp_path / name / f"{index}.wav"))
+            tone = 0.2 * np.sin(2 * np.pi * (200 + 40 * index) * np.arange(RATE) / RATE)
+            soundfile.write(paths[-1], tone * np.sin(np.pi * 4 * np.arange(RATE) / RATE) ** 2, RATE)
+
+    same = judged_sets(scorers, scorers.names[0], sets["a"], sets["b"])
+    with_bad = judged_sets(scorers, scorers.names[0], sets["a"], [*sets["b"], str(recordings / "silent.wav")])
+
+    assert "No difference is shown" in same and "6 pairs" in same and "Without a score" not in same
+    assert "silent.wav of B (<code>silent</code>)" in with_bad and "6 pairs" in with_bad
+    assert "Nothing can be said" in judged_sets(scorers, scorers.names[0], sets["a"][:2], sets["b"][:2])
 
 
 def test_a_long_course_is_averaged_not_cut():

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pandas
 import pytest
+import scipy.stats
 import soundfile
 from made_clips import RATE, make_clip
 from typer.testing import CliRunner
@@ -82,6 +83,17 @@ def test_the_report_divides_by_what_went_along(output, frame, column):
     assert set(groups) == {"s0", "s1", "s2", "s3", "(none)"}
     assert (groups["s1"].num_rows, groups["s1"].num_scored) == (10, 9)
     assert groups["s2"].mean == pytest.approx(frame[frame["system"] == "s2"][column].mean())
+
+
+def test_the_report_gives_the_mean_an_interval_and_says_which_groups_differ(output, frame, column, run):
+    report = make_report(output, group_by=["system"])
+    interval = scipy.stats.t.interval(0.95, 36, frame[column].mean(), frame[column].sem())
+
+    assert (report.spreads["mos"].low, report.spreads["mos"].high) == pytest.approx(interval)
+    named = re.findall(r"(s\d|\(none\)) \([\d.]+\)", report.verdicts["system"])
+    assert sorted(named) == ["s0", "s1", "s2", "s3"]
+    assert report.verdicts["system"] in re.sub("<.*?>", "", render(report)).replace("&gt;", ">")
+    assert report.verdicts["system"] in run("report", output, "--group-by", "system").stdout
 
 
 def test_thresholds_say_what_stays(output, frame, column):

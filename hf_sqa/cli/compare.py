@@ -1,0 +1,225 @@
+"""`hf-sqa compare`: which of several systems is better."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_sqa.cells import visible
+from hf_sqa.cli.bars import bar
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.score_files import PLOT_SUFFIXES
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, say, stop
+from hf_sqa.cli.tables import RowWriter, colour, make_console
+
+#: Pairs printed at most; of more, those that are neighbours by their means.
+NUM_PAIRS = 15
+NUM_NAMED = 5
+
+
+def compare(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="A system each: folders of recordings, tables, tables by `hf-sqa score --output`, or folders of finished runs; "
+            "`name=path` names one. Or one table with `--systems`.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[list[str] | None, typer.Option(help="As in `hf-sqa score`; again for more, which then are compared.")] = None,
+    systems: Annotated[str | None, typer.Option(help="Column that says which system a recording is of.")] = None,
+    pair_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of what clips of different systems share (again for more), or a regular expression whose groups find it "
+            "in file names; by default `sentence`, `sentence_id` or `source_id`, else the name of the file within its folder.",
+            show_default=False,
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Column, or such a regular expression, of clips to draw together, as those of a talker.", show_default=False
+        ),
+    ] = None,
+    paired: Annotated[
+        bool | None, typer.Option("--paired/--unpaired", help="By default paired where half of the files have a partner.")
+    ] = None,
+    score: Annotated[str | None, typer.Option(help="Score to compare; the first of the model by default.")] = None,
+    confidence: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
+    num_draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws.")] = 10_000,
+    fail_if_worse: Annotated[
+        bool, typer.Option("--fail-if-worse", help="Exit code 1 if a system is shown to be worse than the first, or lost files.")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="With `--fail-if-worse`: a loss up to this many points is accepted.")
+    ] = 0.0,
+    fail_unless_better: Annotated[
+        bool, typer.Option("--fail-unless-better", help="Exit code 1 unless all are shown to be better than the first.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write a row a recording and model to `.csv`, `.jsonl` or `.parquet`.")
+    ] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw means and differences with intervals into this PNG, PDF or SVG.")] = None,
+    mode: Annotated[str | None, typer.Option(help="As in `hf-sqa score`.")] = None,
+    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `mps`; the first accelerator, else `cpu`.")] = None,
+    num_workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; 1 by default.")] = None,
+) -> None:
+    """Which system is better? Compares mean scores sentence by sentence where file names match, and says how sure that is.
+
+    Intervals come from draws of whole sentences, or of `--cluster`. Of several pairs the significance is adjusted (Holm). Systems
+    whose difference is not shown share a group. Recordings without a score are counted and named.
+
+    Exit code 0: compared. 1: `--fail-if-worse` or `--fail-unless-better` says so; without these, recordings could not be scored.
+    2: nothing could be compared, or too few recordings for what was to be decided.
+
+    Examples:
+
+    - `hf-sqa compare build_a/ build_b/`
+    - `hf-sqa compare tts.csv --systems voice --pair-by sentence --cluster talker`
+    - `hf-sqa compare main=runs/main/ mine=runs/mine/ --fail-if-worse --tolerance 0.05`
+    - `hf-sqa compare a/ b/ --model default --model m --plot ab.png`
+    """
+    if plot is not None and (plot.suffix.lower() not in PLOT_SUFFIXES or not plot.parent.is_dir()):
+        stop(f"Expected --plot to end in {', '.join(PLOT_SUFFIXES)} and to lie in a folder that exists, got {str(plot)!r}.")
+    if tolerance and not fail_if_worse:
+        stop("--tolerance needs --fail-if-worse.")
+    from hf_sqa.scoring.comparison import compare as compare_sources
+    from hf_sqa.scoring.comparison_plot import plot_comparison
+    from hf_sqa.scoring.shards import write_json
+
+    quiet()
+    try:
+        writer = RowWriter(output, sys.stdout) if output is not None else None
+        with bar() as update:
+            compared = compare_sources(
+                *sources,
+                model=model or ["default"],
+                systems=systems,
+                pair_by=pair_by,
+                cluster=cluster,
+                paired=paired,
+                score=score,
+                confidence_level=confidence,
+                num_draws=num_draws,
+                on_progress=update,
+                **{"mode": mode, "device": device, "num_workers": num_workers},
+            )
+        if writer is not None:
+            for row in compared.rows:
+                writer.write(row)
+            writer.close()
+        if as_json is not None:
+            write_json(as_json, compared.as_dict())
+        if plot is not None:
+            plot_comparison(compared, plot)
+    except KeyboardInterrupt:
+        stop("Interrupted: nothing was compared.", EXIT_INTERRUPTED)
+    except (OSError, ValueError, ImportError) as error:
+        stop(error)
+    if str(output) != "-":
+        _print(compared)
+    if plot is not None:
+        say(f"Drawn: {plot}")
+    _say_what_failed(compared.failed, len(compared.rows) // len(compared.by_model))
+    raise typer.Exit(_exit_code(compared, fail_if_worse, tolerance, fail_unless_better))
+
+
+def _exit_code(compared: Any, fail_if_worse: bool, tolerance: float, fail_unless_better: bool) -> int:
+    if not (fail_if_worse or fail_unless_better):
+        return EXIT_FAILED if compared.failed else 0
+    faults = compared.worse_than_first(tolerance) if fail_if_worse else []
+    faults += [fault for fault in (compared.not_better_than_first() if fail_unless_better else []) if fault not in faults]
+    for fault in faults:
+        say(f"Failed: {fault}")
+    if faults:
+        return EXIT_FAILED
+    undecided = compared.undecided_against_first()
+    if undecided:
+        stop(f"Nothing can be decided: {undecided[0]}")
+    return 0
+
+
+def _print(compared: Any) -> None:
+    console = make_console()
+    for model, found in compared.by_model.items():
+        console.print(f"By {visible(model)}, paired by {visible(compared.paired_by)}:", markup=False)
+        _print_systems(console, found, compared.score)
+        if len(found.systems) > 2:
+            _print_pairs(console, found)
+        console.print(f"\n{visible(found.verdict)}\n", markup=False, soft_wrap=True)
+    if compared.agreement:
+        console.print(visible(compared.agreement), markup=False, soft_wrap=True)
+
+
+def _print_systems(console: Any, found: Any, score: str) -> None:
+    from rich.text import Text
+
+    group_of = {name: place for place, group in enumerate(found.groups, 1) for name in group}
+    rows = []
+    for system in sorted(found.systems, key=lambda system: (math.isnan(system.mean.value), -system.mean.value)):
+        mean = system.mean
+        interval = "" if math.isnan(mean.low) else f"[{mean.low:.2f}, {mean.high:.2f}]"
+        value = Text(
+            "none" if math.isnan(mean.value) else f"{mean.value:.2f}", style="" if math.isnan(mean.value) else colour(mean.value)
+        )
+        rows.append(
+            [
+                system.name,
+                f"{system.num_clips:,}",
+                str(system.num_failed or ""),
+                value,
+                interval,
+                str(group_of.get(system.name, "")),
+            ]
+        )
+    level = f"{100 * found.systems[0].mean.confidence_level:g} %"
+    _show(console, ["system", "scored", "failed", f"mean {score}", level, "group"], rows)
+
+
+def _print_pairs(console: Any, found: Any) -> None:
+    from hf_sqa.metrics.systems import in_per_cent
+
+    pairs, note = found.pairs, ""
+    if len(pairs) > NUM_PAIRS:
+        ranked = [name for group in found.groups for name in group]
+        neighbours = {frozenset(names) for names in itertools.pairwise(ranked)}
+        pairs = [pair for pair in pairs if frozenset((pair.first, pair.second)) in neighbours]
+        note = f" (neighbours; --json has all {len(found.pairs)} pairs)"
+    rows = []
+    for pair in pairs:
+        difference = pair.difference
+        interval = "" if math.isnan(difference.low) else f"[{difference.low:+.2f}, {difference.high:+.2f}]"
+        counted = f"{pair.num_pairs:,}{'' if pair.is_paired else ' unpaired'}"
+        shown = pair.better or ("not shown" if not math.isnan(pair.p_value) else "too few")
+        sure, won = in_per_cent(pair.probability), f"{100 * pair.share_won:.0f} %"
+        rows.append([f"{pair.second} less {pair.first}", f"{difference.value:+.2f}", interval, sure, won, counted, shown])
+    console.print(f"\nDifferences{note}", markup=False)
+    _show(console, ["pair", "difference", "interval", "P(higher)", "won", "pairs", "better"], rows)
+
+
+def _show(console: Any, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, name in enumerate(head):
+        table.add_column(Text(visible(name)), justify="left" if place == 0 else "right", overflow="fold", no_wrap=place > 0)
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
+    console.print(table)
+
+
+def _say_what_failed(failed: Sequence[dict[str, Any]], num_recordings: int) -> None:
+    if not failed:
+        return
+    named = ", ".join(f"{row['file']} of {row['system']} ({row['code']})" for row in failed[:NUM_NAMED])
+    more = f" and {len(failed) - NUM_NAMED} more; --output writes them all" if len(failed) > NUM_NAMED else ""
+    say(f"{len(failed)} of {num_recordings} recordings have no score and are not compared: {named}{more}.")

@@ -1,0 +1,383 @@
+"""Which of several systems is better, from scores of their clips: means, differences with intervals, groups that differ.
+
+Clips of one sentence are compared with each other where every system has it, since the sentence then cancels. All intervals come
+from the same draws of whole units (sentences, talkers), [`hf_sqa.metrics.bootstrap`]. P-values of several pairs are adjusted after
+Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 1979. Groups follow the idea of
+ITU-T P.1401, which counts together what is not statistically different from the best. NumPy and SciPy only.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+from scipy.stats import rankdata
+
+from hf_sqa.metrics.agreement import group_codes
+from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, Spread, drawn, jackknife
+
+#: Two systems are compared sentence by sentence where this share of the clips of the smaller one has a partner.
+PAIRED_SHARE = 0.5
+#: Draws times units at most: of a million clips, a thousand draws are as good as ten thousand of few.
+MOST_COUNTS = 1_000_000_000
+FEWEST_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class SystemMean:
+    """A system and its mean score.
+
+    Args:
+        name (`str`): The system.
+        num_clips (`int`): Its clips that have a score.
+        num_failed (`int`): Its clips that have none.
+        mean ([`Interval`]): Mean of the scores, with the interval in which the mean of all such clips may lie.
+    """
+
+    name: str
+    num_clips: int
+    num_failed: int
+    mean: Interval
+
+
+@dataclass(frozen=True)
+class PairDifference:
+    """A system beside another.
+
+    Args:
+        first (`str`), second (`str`): The systems.
+        is_paired (`bool`): Whether they are compared sentence by sentence.
+        num_pairs (`int`): Sentences that both have; without pairs, clips of both.
+        num_alone (`tuple[int, int]`): With pairs, scored clips of each that have no partner and are left out.
+        difference ([`Interval`]): Mean of the second less that of the first; no ends from fewer than five units.
+        probability (`float`): Probability that the second has the higher mean: 0.975 where the 95 % interval just touches zero from
+            above. It says how sure the sign of the difference is, not how large it is.
+        share_won (`float`): Share of pairs (without pairs, of all combinations) in which the second is higher; ties count half.
+        p_value (`float`): Two-sided p-value of the difference; NaN where there is no interval.
+        adjusted_p_value (`float`): The same, adjusted for the number of pairs that were compared.
+        better (`str`, *optional*): The system that is shown to be better: by the adjusted p-value.
+    """
+
+    first: str
+    second: str
+    is_paired: bool
+    num_pairs: int
+    num_alone: tuple[int, int]
+    difference: Interval
+    probability: float
+    share_won: float
+    p_value: float
+    adjusted_p_value: float
+    better: str | None
+
+
+@dataclass(frozen=True)
+class SystemComparison:
+    """Everything that scores say about systems.
+
+    Args:
+        systems (`list[SystemMean]`): In the order in which they first occur.
+        pairs (`list[PairDifference]`): Every two of them that have scores.
+        groups (`list[list[str]]`): Best group first, by means. A group begins with the best system that is left, and ends before
+            the first that is shown to differ from that one. Empty where nothing could be tested.
+        verdict (`str`): The result in words.
+    """
+
+    systems: list[SystemMean]
+    pairs: list[PairDifference]
+    groups: list[list[str]]
+    verdict: str
+
+    def pair(self, first: str, second: str) -> PairDifference:
+        """The comparison of two systems, whichever comes first.
+
+        Raises:
+            KeyError: If they were not compared.
+        """
+        for pair in self.pairs:
+            if {pair.first, pair.second} == {first, second}:
+                return pair
+        raise KeyError(f"{first!r} and {second!r} were not compared.")
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """Scored clips: `(num_clips,)` arrays of scores, numbers of systems, of sentences (-1: none) and of units."""
+
+    scores: np.ndarray
+    systems: np.ndarray
+    items: np.ndarray
+    units: np.ndarray
+
+
+def compare_systems(
+    scores: ArrayLike,
+    systems: Sequence[Hashable],
+    *,
+    items: Sequence[Hashable] | None = None,
+    clusters: Sequence[Hashable] | None = None,
+    paired: bool | None = None,
+    score_name: str = "score",
+    confidence_level: float = 0.95,
+    num_draws: int = 10_000,
+    rng: np.random.Generator | int | None = 0,
+) -> SystemComparison:
+    """Compare systems by the scores of their clips.
+
+    ```python
+    >>> from hf_sqa.metrics import compare_systems
+    >>> scores = [3.0, 3.4, 2.8, 3.3, 3.1, 3.2, 3.5, 3.1, 3.4, 3.3]
+    >>> compare_systems(scores, ["old"] * 5 + ["new"] * 5, items=[1, 2, 3, 4, 5] * 2).pairs[0].better
+    'new'
+    ```
+
+    Intervals say how much another draw of sentences (or talkers) would change a mean. They do not know the errors of the model that
+    gave the scores, which may favour one kind of system.
+
+    Args:
+        scores (array of shape `(num_clips,)`): Score of every clip; NaN where there is none.
+        systems (sequence of length `num_clips`): System of every clip.
+        items (sequence of length `num_clips`, *optional*): What tells which clips belong together: sentence, source file. `None`
+            for a clip without partners. Several clips of one system and item are averaged.
+        clusters (sequence of length `num_clips`, *optional*): What clips have in common, such as the talker; drawn whole. By
+            default the items, else single clips.
+        paired (`bool`, *optional*): Whether to compare sentence by sentence; if not given, where at least half of the clips of
+            the smaller system have a partner.
+        score_name (`str`, *optional*, defaults to `"score"`): What the verdict calls the score.
+        confidence_level (`float`, *optional*, defaults to 0.95): Of every interval, and 1 less the significance level of groups.
+        num_draws (`int`, *optional*, defaults to 10000): Draws; fewer for more than a hundred thousand units.
+        rng (`np.random.Generator` or `int`, *optional*, defaults to 0): Generator or seed.
+
+    Raises:
+        ValueError: If lengths differ, a number is out of range, two systems must be paired and share no item, or the clips of one
+            item lie in several clusters.
+    """
+    if num_draws < 1 or not 0 < confidence_level < 1:
+        raise ValueError(
+            f"Expected `num_draws` of 1 or more and `confidence_level` between 0 and 1, got {num_draws} and {confidence_level}."
+        )
+    values = np.asarray(scores, np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"Expected scores of shape (num_clips,), got {values.shape}.")
+    of_system, labels = group_codes(systems, len(values), "systems")
+    if (of_system < 0).any():
+        raise ValueError(f"Expected a system for every clip, got none for {int((of_system < 0).sum())} of {len(values)}.")
+    names = [str(label) for label in labels]
+    of_item = group_codes(items, len(values), "items")[0] if items is not None else np.full(len(values), -1)
+    scored = np.isfinite(values)
+    clips = _Clips(values[scored], of_system[scored], of_item[scored], _units(of_item, clusters)[scored])
+    counts = np.bincount(clips.systems, minlength=len(names))
+    pairs = [
+        _Pair(clips, first, second, (names[first], names[second]), paired)
+        for first, second in itertools.combinations(range(len(names)), 2)
+        if counts[first] and counts[second]
+    ]
+    spreads = _spreads(clips, len(names), pairs, num_draws, np.random.default_rng(rng))
+    means = [
+        SystemMean(name, int(counts[number]), int((of_system == number).sum() - counts[number]), spread.interval(confidence_level))
+        for number, (name, spread) in enumerate(zip(names, spreads[: len(names)], strict=True))
+    ]
+    differences = _differences(names, pairs, spreads[len(names) :], confidence_level)
+    groups = _groups(means, differences)
+    return SystemComparison(means, differences, groups, _verdict(means, differences, groups, score_name))
+
+
+def _units(of_item: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:
+    """Number of the unit with which each clip is drawn: its cluster, its item, or itself."""
+    codes = of_item.copy() if clusters is None else group_codes(clusters, len(of_item), "clusters")[0]
+    alone = codes < 0
+    codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
+    return np.unique(codes, return_inverse=True)[1] if len(codes) else codes
+
+
+class _Pair:
+    """Two systems, and what is summed to compare them: by unit, sums of differences and numbers of items."""
+
+    def __init__(self, clips: _Clips, first: int, second: int, names: tuple[str, str], paired: bool | None):
+        self.first, self.second = first, second
+        rows = [np.flatnonzero(clips.systems == number) for number in (first, second)]
+        by_item = [_means_by_item(clips, each) for each in rows]
+        shared = sorted(by_item[0].keys() & by_item[1].keys())
+        smaller = min(len(each) for each in rows)
+        alone = [int((~np.isin(clips.items[each], shared)).sum()) for each in rows]
+        self.is_paired = len(shared) >= PAIRED_SHARE * smaller and len(shared) > 0 if paired is None else paired
+        if self.is_paired and not shared:
+            raise ValueError(f"Expected sentences that {names[0]!r} and {names[1]!r} share, got none; compare without pairs.")
+        scores = [clips.scores[each] for each in rows]
+        if self.is_paired:
+            self.num_alone = (alone[0], alone[1])
+            self.num_pairs = len(shared)
+            units = [[each[item][1] for item in shared] for each in by_item]
+            if units[0] != units[1]:
+                raise ValueError(
+                    f"Expected one cluster for each sentence, got several for a sentence that {names[0]!r} and {names[1]!r} share."
+                )
+            self.units = np.array(units[0])
+            self.differences = np.array([by_item[1][item][0] - by_item[0][item][0] for item in shared])
+            self.num_units = len(np.unique(self.units))
+            self.value = float(self.differences.mean())
+            self.share_won = float(((self.differences > 0) + 0.5 * (self.differences == 0)).mean())
+        else:
+            self.num_alone, self.num_pairs = (0, 0), sum(len(each) for each in rows)
+            of_each = [np.unique(clips.units[each]) for each in rows]
+            fewest = min(len(each) for each in of_each)
+            self.num_units = len(np.union1d(*of_each)) if fewest >= MIN_UNITS else fewest
+            self.value = float(scores[1].mean() - scores[0].mean())
+            ranks = rankdata(np.concatenate(scores))[len(scores[0]) :].sum()
+            num_first, num_second = len(scores[0]), len(scores[1])
+            self.share_won = float((ranks - num_second * (num_second + 1) / 2) / (num_first * num_second))
+
+
+def _means_by_item(clips: _Clips, rows: np.ndarray) -> dict[int, tuple[float, int]]:
+    """Mean score and unit of every item among these clips."""
+    found: dict[int, list[int]] = {}
+    for row in rows.tolist():
+        if clips.items[row] >= 0:
+            found.setdefault(int(clips.items[row]), []).append(row)
+    return {item: (float(clips.scores[places].mean()), int(clips.units[places[0]])) for item, places in found.items()}
+
+
+def _spreads(clips: _Clips, num_systems: int, pairs: Sequence[_Pair], num_draws: int, rng: np.random.Generator) -> list[Spread]:
+    """Values and draws of the mean of every system, then of the difference of every pair, all from the same draws."""
+    num_units = int(clips.units.max(initial=-1)) + 1
+    units, rows, sums = [clips.units], [clips.systems], [clips.scores]
+    paired = [pair for pair in pairs if pair.is_paired]
+    for row, pair in enumerate(paired, num_systems):
+        units.append(pair.units)
+        rows.append(np.full(len(pair.units), row))
+        sums.append(pair.differences)
+    places = (np.concatenate(rows), np.concatenate(units))
+    shape = (num_systems + len(paired), num_units)
+    totals = csr_array((np.concatenate(sums), places), shape=shape)
+    sizes = csr_array((np.ones(len(places[0])), places), shape=shape)
+    row_of = {id(pair): row for row, pair in enumerate(paired, num_systems)}
+
+    def measure(counts: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means = (totals @ counts) / (sizes @ counts)
+        of_pairs = [means[row_of[id(pair)]] if pair.is_paired else means[pair.second] - means[pair.first] for pair in pairs]
+        return np.concatenate([means[:num_systems], np.array(of_pairs).reshape(len(pairs), counts.shape[1])])
+
+    codes = np.arange(num_units)
+    at_a_time = max(1, COUNTS_AT_A_TIME // max(num_units, 1))
+    num_draws = min(num_draws, max(FEWEST_DRAWS, MOST_COUNTS // max(num_units, 1)))
+    draws = drawn(measure, codes, num_draws, rng, at_a_time)
+    left_out = jackknife(measure, codes, rng, "bca", at_a_time)
+    values, counted = [], []
+    for number in range(num_systems):
+        inside = clips.systems == number
+        values.append(float(clips.scores[inside].mean()) if inside.any() else float("nan"))
+        counted.append(len(np.unique(clips.units[inside])))
+    values += [pair.value for pair in pairs]
+    counted += [pair.num_units for pair in pairs]
+    return [
+        Spread(value, draws[row], left_out[row], number) for row, (value, number) in enumerate(zip(values, counted, strict=True))
+    ]
+
+
+def _differences(
+    names: Sequence[str], pairs: Sequence[_Pair], spreads: Sequence[Spread], confidence_level: float
+) -> list[PairDifference]:
+    p_values = np.array([spread.p_value(of_a_mean=True) if spread.num_units >= MIN_UNITS else np.nan for spread in spreads])
+    adjusted = holm(p_values)
+    differences = []
+    for pair, spread, p_value, p_adjusted in zip(pairs, spreads, p_values.tolist(), adjusted.tolist(), strict=True):
+        better = None
+        if p_adjusted < 1 - confidence_level:
+            better = names[pair.second if pair.value > 0 else pair.first]
+        differences.append(
+            PairDifference(
+                first=names[pair.first],
+                second=names[pair.second],
+                is_paired=pair.is_paired,
+                num_pairs=pair.num_pairs,
+                num_alone=pair.num_alone,
+                difference=spread.interval(confidence_level),
+                probability=1 - p_value / 2 if pair.value > 0 else p_value / 2,
+                share_won=pair.share_won,
+                p_value=p_value,
+                adjusted_p_value=p_adjusted,
+                better=better,
+            )
+        )
+    return differences
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """P-values of several tests, adjusted so that one false finding among all is as rare as in a single test. NaN is no test."""
+    adjusted = np.full(len(p_values), np.nan)
+    order = [index for index in np.argsort(p_values, kind="stable").tolist() if not np.isnan(p_values[index])]
+    highest = 0.0
+    for place, index in enumerate(order):
+        highest = max(highest, min(1.0, float(p_values[index]) * (len(order) - place)))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _groups(means: Sequence[SystemMean], pairs: Sequence[PairDifference]) -> list[list[str]]:
+    tested = [pair for pair in pairs if not np.isnan(pair.p_value)]
+    if not tested:
+        return []
+    known = {name for pair in tested for name in (pair.first, pair.second)}
+    differ = {frozenset((pair.first, pair.second)) for pair in tested if pair.better is not None}
+    left = [mean.name for mean in sorted(means, key=lambda mean: -mean.mean.value) if mean.name in known]
+    groups = []
+    while left:
+        end = next((place for place, name in enumerate(left) if frozenset((left[0], name)) in differ), len(left))
+        groups.append(left[:end])
+        left = left[end:]
+    return groups
+
+
+def _verdict(means: Sequence[SystemMean], pairs: Sequence[PairDifference], groups: Sequence[Sequence[str]], score_name: str) -> str:
+    by_name = {mean.name: mean for mean in means}
+    if len(pairs) == 1:
+        return pair_in_words(pairs[0], by_name, score_name)
+    if not pairs:
+        return "Nothing can be compared: fewer than two systems have scores."
+    if not groups:
+        return f"Nothing can be said: no two systems have {MIN_UNITS} units (sentences, talkers or clips) each."
+    sentences = []
+    for place, group in enumerate(groups):
+        named = ", ".join(f"{name} ({by_name[name].mean.value:.2f})" for name in group)
+        together = "; between these no difference from the first is shown" if len(group) > 1 else ""
+        sentences.append(f"{'Best' if place == 0 else 'Then'}: {named}{together}.")
+    tested = {name for group in groups for name in group}
+    if untested := [mean.name for mean in means if mean.name not in tested]:
+        sentences.append(f"Too few scored clips to place {', '.join(untested)}: {MIN_UNITS} units are needed for an interval.")
+    return " ".join(sentences)
+
+
+def pair_in_words(pair: PairDifference, means: Mapping[str, Any], score_name: str = "score") -> str:
+    """One comparison as a sentence."""
+    first, second = means[pair.first].mean.value, means[pair.second].mean.value
+    units = pair.difference.num_units
+    counted = f"{pair.num_pairs:,} {'pairs' if pair.is_paired else 'clips without pairs'}"
+    if units != pair.num_pairs:
+        counted += f", {units} units drawn whole"
+    values = f"mean {score_name} {second:.3f} ({pair.second}) and {first:.3f} ({pair.first})"
+    if np.isnan(pair.p_value):
+        which = "" if pair.is_paired else " of the smaller system"
+        return f"Nothing can be said: {values}, {counted}; {MIN_UNITS} units{which} are needed for an interval."
+    interval = f"{pair.difference.value:+.3f} [{pair.difference.low:+.3f}, {pair.difference.high:+.3f}]"
+    sure = f"probability {in_per_cent(pair.probability)} that {pair.second} is better"
+    if pair.better is None:
+        return f"No difference is shown: {values}, difference {interval}, {sure}; {counted}."
+    worse = pair.first if pair.better == pair.second else pair.second
+    return f"{pair.better} is better than {worse}: {values}, difference {interval}, {sure}; {counted}."
+
+
+def in_per_cent(probability: float) -> str:
+    """A probability as people read it: `97 %`, `99.8 %`, never quite 0 or 100."""
+    if np.isnan(probability):
+        return "unknown"
+    if probability > 0.9995:
+        return "over 99.9 %"
+    if probability < 0.0005:
+        return "under 0.1 %"
+    return f"{100 * probability:.1f} %" if not 0.05 <= probability <= 0.95 else f"{100 * probability:.0f} %"

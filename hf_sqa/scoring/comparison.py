@@ -1,0 +1,451 @@
+"""Which of several systems is better: from folders, tables and scored runs to means, differences and a verdict for every model."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hf_sqa.folders import AUDIO_SUFFIXES
+from hf_sqa.metrics import SystemComparison, compare_systems
+from hf_sqa.metrics.systems import pair_in_words
+from hf_sqa.scoring.items import Item, Refusal
+from hf_sqa.scoring.scorer import CorpusScorer, Settings
+from hf_sqa.scoring.shards import RUN_FILE, ShardFolder, iterate_rows, kept_name, read_run
+from hf_sqa.scoring.sinks import columns_of
+from hf_sqa.scoring.sources import open_source
+
+#: Columns of a table that say which clips are of one sentence.
+SENTENCE_COLUMNS = ("sentence", "sentence_id", "source_id")
+#: What tables of scores are called where they do not say which model gave them.
+GIVEN = "given scores"
+
+#: Takes clips done, all clips, and the model.
+OnProgress = Callable[[int, int, str], None]
+
+
+@dataclass
+class ComparedSystems:
+    """Systems compared by one model or several.
+
+    Args:
+        score (`str`): The score compared.
+        by_model (`dict[str, SystemComparison]`): What each model says.
+        rows (`list[dict]`): A row for every recording and model: `model`, `system`, `item` (what pairs it), `cluster`, `file`, the
+            score, `status`, `code`, `reason`.
+        paired_by (`str`): What tells which clips belong together, in words.
+    """
+
+    score: str
+    by_model: dict[str, SystemComparison]
+    rows: list[dict[str, Any]]
+    paired_by: str
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """Rows of recordings without a score, once each."""
+        seen = {(row["system"], row["file"]): row for row in reversed(self.rows) if row["status"] != "ok"}
+        return list(reversed(seen.values()))
+
+    @property
+    def verdict(self) -> str:
+        """The result in words: of the model, or of each, and whether they agree."""
+        if len(self.by_model) == 1:
+            return next(iter(self.by_model.values())).verdict
+        lines = [f"By {model}: {compared.verdict}" for model, compared in self.by_model.items()]
+        return "\n".join([*lines, self.agreement])
+
+    @property
+    def agreement(self) -> str:
+        """Whether several models agree, in words; empty for one."""
+        if len(self.by_model) < 2:
+            return ""
+        agreed = 0
+        partly: list[str] = []
+        contradicted: list[str] = []
+        for first, second in self._pairs():
+            better = {model: compared.pair(first, second).better for model, compared in self.by_model.items()}
+            if len(set(better.values())) == 1:
+                agreed += 1
+                continue
+            by_choice: dict[str | None, list[str]] = {}
+            for model, chosen in better.items():
+                by_choice.setdefault(chosen, []).append(model)
+            words = "; ".join(
+                f"{' and '.join(models)}: {'no difference' if chosen is None else f'{chosen} is better'}"
+                for chosen, models in by_choice.items()
+            )
+            (contradicted if len(set(by_choice) - {None}) > 1 else partly).append(f"{first} and {second} ({words})")
+        total = agreed + len(partly) + len(contradicted)
+        if agreed == total:
+            return "The models agree."
+        parts = [f"The models agree on {agreed} of {total} pairs." if total > 1 else ""]
+        for found, words in ((contradicted, "They contradict each other on"), (partly, "Shown by some of them only:")):
+            if found:
+                parts.append(f"{words} {', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}.")
+        return " ".join(part for part in parts if part)
+
+    def worse_than_first(self, tolerance: float = 0.0) -> list[str]:
+        """What is shown to be worse than the first system by more than `tolerance`, or has lost recordings; in words.
+
+        Worse is what a model shows to be worse where, too, the whole interval of the difference lies below `-tolerance`. Lost is
+        a sentence that the first system has a score for and another, which has the recording, has none for.
+        """
+        faults = []
+        for model, compared in self.by_model.items():
+            means = {system.name: system for system in compared.systems}
+            for pair in self._against_first(compared):
+                if pair.better == pair.first and pair.difference.high < -tolerance:
+                    faults.append(f"by {model}: {pair_in_words(pair, means, self.score)}")
+        return faults + self._lost()
+
+    def not_better_than_first(self) -> list[str]:
+        """What is not shown to be better than the first system, by every model; in words."""
+        faults = []
+        for model, compared in self.by_model.items():
+            means = {system.name: system for system in compared.systems}
+            against = {pair.second: pair for pair in self._against_first(compared)}
+            for system in compared.systems[1:]:
+                pair = against.get(system.name)
+                if pair is not None and not math.isnan(pair.p_value) and pair.better != pair.second:
+                    faults.append(f"by {model}: {pair_in_words(pair, means, self.score)}")
+        return faults
+
+    def undecided_against_first(self) -> list[str]:
+        """Systems with too few recordings to be compared with the first, in words."""
+        undecided = []
+        for model, compared in self.by_model.items():
+            means = {system.name: system for system in compared.systems}
+            against = {pair.second: pair for pair in self._against_first(compared)}
+            for name in list(means)[1:]:
+                if name not in against:
+                    undecided.append(f"by {model}: {name} or {compared.systems[0].name} has no scores")
+                elif math.isnan(against[name].p_value):
+                    undecided.append(f"by {model}: {pair_in_words(against[name], means, self.score)}")
+        return undecided
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the rows as plain values, for JSON, which has no NaN."""
+        models = {}
+        for model, compared in self.by_model.items():
+            models[model] = {
+                "systems": [_plain(asdict(system)) for system in compared.systems],
+                "pairs": [_plain(asdict(pair)) for pair in compared.pairs],
+                "groups": compared.groups,
+                "verdict": compared.verdict,
+            }
+        failed = [{name: row[name] for name in ("system", "file", "status", "code", "reason")} for row in self.failed]
+        return {"score": self.score, "paired_by": self.paired_by, "models": models, "agreement": self.agreement, "failed": failed}
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        """Pairs that every model compared."""
+        found = [{(pair.first, pair.second) for pair in compared.pairs} for compared in self.by_model.values()]
+        for compared in itertools.islice(self.by_model.values(), 1):
+            yield from (
+                (pair.first, pair.second) for pair in compared.pairs if all((pair.first, pair.second) in each for each in found)
+            )
+
+    def _against_first(self, compared: SystemComparison) -> list[Any]:
+        return [pair for pair in compared.pairs if pair.first == compared.systems[0].name]
+
+    def _lost(self) -> list[str]:
+        first = self.rows[0]["system"] if self.rows else ""
+        scored = {(row["model"], row["item"]) for row in self.rows if row["system"] == first and row["status"] == "ok"}
+        lost = Counter(
+            (row["system"], row["file"], row["code"])
+            for row in self.rows
+            if row["system"] != first and row["status"] != "ok" and (row["model"], row["item"]) in scored
+        )
+        return [f"{file} of {system} has no score ({code}), and {first} has one" for system, file, code in lost]
+
+
+@dataclass
+class _Clip:
+    """A recording of a system, with its score where it comes with one."""
+
+    system: str
+    item: str | None
+    cluster: str | None
+    recording: Item
+    score: float | None = None
+
+
+def compare(
+    *sources: str | os.PathLike[str],
+    model: str | Sequence[str] = "default",
+    systems: str | None = None,
+    pair_by: str | Sequence[str] | None = None,
+    cluster: str | None = None,
+    paired: bool | None = None,
+    score: str | None = None,
+    confidence_level: float = 0.95,
+    num_draws: int = 10_000,
+    on_progress: OnProgress | None = None,
+    **settings: Any,
+) -> ComparedSystems:
+    """Which system is better? Scores the recordings of every system and compares the means.
+
+    ```python
+    >>> import hf_sqa
+    >>> compared = hf_sqa.compare("build_a/", "build_b/")
+    >>> print(compared.verdict)
+    build_b is better than build_a: mean mos 3.412 (build_b) and 3.201 (build_a), difference +0.211 [+0.120, +0.302], ...
+    ```
+
+    Args:
+        *sources (`str` or path): A system each: a folder of recordings, a table or manifest, a table that `hf-sqa score` wrote, or
+            the folder of a finished run. `name=path` names it. One table, or run, holds several systems by `systems`.
+        model (`str` or sequence of `str`, *optional*, defaults to `"default"`): As in `hf_sqa.pipeline`; several give a
+            verdict each, and say whether they agree. Scores that are there already are taken as they are.
+        systems (`str`, *optional*): Column that says which system a recording is of.
+        pair_by (`str` or sequence of `str`, *optional*): Columns that tell which recordings are of one sentence, or a regular
+            expression whose groups do so in file names. By default a column called `sentence`, `sentence_id` or `source_id`, else
+            the names of the files within their folder, without suffix.
+        cluster (`str`, *optional*): Column of what recordings have in common, such as the talker, or such a regular expression:
+            drawn whole for the intervals. By default the sentences.
+        paired (`bool`, *optional*): Whether to compare sentence by sentence; by default where at least half of the sentences of
+            the smaller system have a partner.
+        score (`str`, *optional*): Score to compare; the first of the model, or table, if not given.
+        confidence_level (`float`, *optional*, defaults to 0.95): Of every interval.
+        num_draws (`int`, *optional*, defaults to 10000): Bootstrap draws.
+        on_progress (callable, *optional*): Takes recordings done, all recordings, and the model's name.
+        **settings: Fields of [`Settings`]: `device`, `mode`, `dtype`, ...
+
+    Raises:
+        ValueError: If there are fewer than two systems, columns are missing, scores do not compare, or a model cannot be loaded.
+        OSError: If a source is not there.
+    """
+    clips, scored_by, paired_by, score_name = _read(_named(sources), systems, pair_by, cluster, score)
+    if len({clip.system for clip in clips}) < 2:
+        raise ValueError(
+            f"Expected two systems or more, got {', '.join({clip.system for clip in clips}) or 'none'}: name a folder, table or "
+            "run for each, or the column that says which system a recording is of (`--systems`)."
+        )
+    if scored_by is not None:
+        rows = {scored_by: [_row(scored_by, clip, score_name, {"score": clip.score}) for clip in clips]}
+    else:
+        models = [model] if isinstance(model, str) else list(model)
+        if len(set(models)) < len(models) or not models:
+            raise ValueError(f"Expected one model or several different ones, got {', '.join(models) or 'none'}.")
+        rows, score_name = _score(clips, models, score, settings, on_progress)
+    by_model = {
+        name: compare_systems(
+            [math.nan if row[score_name] is None else row[score_name] for row in each],
+            [row["system"] for row in each],
+            items=[row["item"] for row in each],
+            clusters=None if cluster is None else [row["cluster"] for row in each],
+            paired=paired,
+            score_name=score_name,
+            confidence_level=confidence_level,
+            num_draws=num_draws,
+        )
+        for name, each in rows.items()
+    }
+    return ComparedSystems(score_name, by_model, [row for each in rows.values() for row in each], paired_by)
+
+
+def _named(sources: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
+    """Sources by name: what is typed before `=`, else the end of the path, as much of it as tells them apart."""
+    given: list[tuple[str | None, str]] = []
+    for source in [str(os.fspath(source)) for source in sources]:
+        name, equals, path = source.partition("=")
+        is_named = bool(equals and name and path) and not os.path.exists(source) and "/" not in name
+        given.append((name, path) if is_named else (None, source))
+    parts = [tuple(part for part in Path(os.path.abspath(path)).parts if part != os.sep) for _, path in given]
+    for depth in itertools.count(1):
+        ends = ["/".join(each[-depth:]) for each in parts]
+        names = [name or (Path(end).stem if depth == 1 and Path(path).suffix and not os.path.isdir(path) else end)
+                 for (name, path), end in zip(given, ends, strict=True)]  # fmt: skip
+        if len(set(names)) == len(names):
+            return dict(zip(names, (path for _, path in given), strict=True))
+        if depth > max(map(len, parts)):
+            break
+    raise ValueError(f"Expected sources with different names, got {', '.join(path for _, path in given)}; write name=path.")
+
+
+def _read(
+    sources: Mapping[str, str], systems: str | None, pair_by: str | Sequence[str] | None, cluster: str | None, score: str | None
+) -> tuple[list[_Clip], str | None, str, str]:
+    """Clips of all sources, who scored them (`None`: nobody yet), what pairs them, and the name of the score."""
+    given = [pair_by] if isinstance(pair_by, str) else list(pair_by or ())
+    clips: list[_Clip] = []
+    scored_by: dict[str, Any] = {}
+    words, score_name = "file name", score or "score"
+    for name, path in sources.items():
+        if (Path(path) / RUN_FILE).is_file():
+            found, scored_by[name], score_name = _scored_run(path, score)
+        else:
+            recordings = list(open_source(path).items())
+            found, is_scored, score_name = _scored_table(recordings, score, path)
+            scored_by[name] = GIVEN if is_scored else None
+        if not found:
+            raise ValueError(f"Expected recordings in {path!r}, got none.")
+        of_sentence = given or [column for column in SENTENCE_COLUMNS if column in found[0][0].columns][:1]
+        if of_sentence:
+            words = " and ".join(of_sentence)
+        named = _names_within([recording.name or recording.key for recording, _ in found], path)
+        by_system: dict[str, list[int]] = {}
+        for row, (recording, _) in enumerate(found):
+            system = name if systems is None else _text(recording, systems, named[row], path, found)
+            if system is None:
+                raise ValueError(
+                    f"Expected a system in the column {systems!r} of every row of {path!r}, got none for {named[row]!r}."
+                )
+            by_system.setdefault(system, []).append(row)
+        for system, rows in by_system.items():
+            within = _names_within([named[row] for row in rows], None) if systems is not None else [named[row] for row in rows]
+            for row, own in zip(rows, within, strict=True):
+                recording, value = found[row]
+                parts = [_text(recording, column, named[row], path, found) for column in of_sentence]
+                item = own if not of_sentence else None if None in parts else "/".join(map(str, parts))
+                of_cluster = None if cluster is None else _text(recording, cluster, named[row], path, found)
+                clips.append(_Clip(system, item, of_cluster, recording, value))
+    kinds = list(scored_by.values())
+    if any(kind != kinds[0] for kind in kinds):
+        raise ValueError(
+            "Expected sources scored by one model in one mode, or none that is scored, got "
+            + ", ".join(f"{name} ({_kind(kind)})" for name, kind in scored_by.items())
+            + ": such scores do not compare. Score them again, or name the recordings."
+        )
+    by = kinds[0]["id"] if kinds and isinstance(kinds[0], dict) else kinds[0] if kinds else None
+    return clips, by, words, score_name
+
+
+def _kind(kind: Any) -> str:
+    return "recordings" if kind is None else kind if isinstance(kind, str) else f"by {kind['id']}, mode {kind['mode']}"
+
+
+def _scored_run(path: str, score: str | None) -> tuple[list[tuple[Item, float | None]], dict[str, Any], str]:
+    """Rows of a finished run, the identity of its scores, and the name of the score."""
+    run = read_run(path)
+    columns = list(run["columns"].values())
+    shards = ShardFolder(path, columns, run["kept_columns"])
+    if "rows" not in run or len(shards.indices()) < math.ceil(run["rows"] / run["rows_per_shard"]):
+        raise ValueError(f"Expected a finished run in {path!r}; call the same `hf-sqa score` again, which goes on with it.")
+    score = score or next(iter(run["columns"]))
+    column = columns_of(run, [score])[score]
+    kept = {name: kept_name(name, columns) for name in run["kept_columns"]}
+    found = []
+    for row in iterate_rows(path, run):
+        refusal = None if row["status"] == "ok" else Refusal(row["status"], row["code"], row["reason"])
+        own = {name: row[kept_column] for name, kept_column in kept.items()}
+        found.append((Item(row["row"], row["key"], row["audio"] or row["key"], None, own, refusal), row[column]))
+    return found, run["identity"], score
+
+
+def _scored_table(recordings: Sequence[Item], score: str | None, path: str) -> tuple[list[tuple[Item, float | None]], bool, str]:
+    """Rows of a table, and whether they are scored: `hf-sqa score` writes a `status` after the scores."""
+    columns = list(recordings[0].columns) if recordings else []
+    if "status" not in columns:
+        return [(recording, None) for recording in recordings], False, score or "score"
+    names = columns[: columns.index("status")]
+    name = score or (names[0] if names else "")
+    if name not in names:
+        raise ValueError(f"Expected a score among {', '.join(names) or '(none)'} in {path!r}, got {name!r}.")
+    found: list[tuple[Item, float | None]] = []
+    for recording in recordings:
+        cells = recording.columns
+        if recording.refusal is None and cells.get("status") != "ok":
+            status, code, reason = (str(cells.get(column) or "") for column in ("status", "code", "reason"))
+            recording.refusal = Refusal(status or "failed", code or "bad_row", reason or "the table has no score in this row")
+        value = None
+        if recording.refusal is None:
+            try:
+                value = float(cells[name])
+            except (TypeError, ValueError):
+                recording.refusal = Refusal("failed", "bad_row", f"expected a number under {name!r}, got {cells.get(name)!r}")
+        found.append((recording, value))
+    return found, True, name
+
+
+def _names_within(names: Sequence[str], folder: str | None) -> list[str]:
+    """Names within the folder that all lie in, with `/`, without the suffix of a recording."""
+    if folder is None or not os.path.isdir(folder) or not all(name.startswith(os.fspath(folder)) for name in names):
+        folders = {os.path.dirname(name) for name in names}
+        folder = os.path.commonpath(folders) if len(folders) == 1 or all(map(os.path.isabs, folders)) or "" not in folders else ""
+    short = []
+    for name in names:
+        within = os.path.relpath(name, folder) if folder and not name.startswith(("http://", "https://")) else name
+        stem, suffix = os.path.splitext(within)
+        short.append((stem if suffix.lower() in AUDIO_SUFFIXES else within).replace(os.sep, "/"))
+    return short
+
+
+def _text(recording: Item, column: str, name: str, path: str, found: Sequence[tuple[Item, Any]]) -> str | None:
+    """What a column says of a recording, or the groups of a regular expression in its name."""
+    if column in recording.columns:
+        value = recording.columns[column]
+        return None if value is None or value == "" else str(value)
+    known = {name: None for recording, _ in found for name in recording.columns}
+    if column in known:
+        return None
+    if "(" in column:
+        try:
+            match = re.search(column, name)
+        except re.error as error:
+            raise ValueError(f"Expected a column or a regular expression with a group, got {column!r}: {error}.") from None
+        return "/".join(group or "" for group in match.groups()) if match else None
+    raise ValueError(
+        f"Expected a column of {path!r} ({', '.join(known) or 'it has none'}) or a regular expression with a group, such as "
+        f"'_(p[0-9]+)_', got {column!r}."
+    )
+
+
+def _score(
+    clips: Sequence[_Clip], models: Sequence[str], score: str | None, settings: Mapping[str, Any], on_progress: OnProgress | None
+) -> tuple[dict[str, list[dict[str, Any]]], str]:
+    """Rows by model, each in the order of the clips, and the name of the score."""
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    name = score
+    for model in models:
+        scorer = CorpusScorer(Settings(**{**settings, "model": model, "suffix": ""}))
+        name = name or scorer.model.config.score_names[0]
+        if name not in scorer.columns:
+            raise ValueError(f"Expected a score that every model gives, got {name!r}; {model} gives {', '.join(scorer.columns)}.")
+        label = str(scorer.identity["id"])
+        label = label if label not in by_model else model
+        items = [replace(clip.recording, position=place) for place, clip in enumerate(clips)]
+        rows: dict[int, dict[str, Any]] = {}
+        with scorer.decoder() as decoder:
+            for row in scorer.rows(decoder.decode(items)):
+                if isinstance(row, dict):
+                    rows[row["row"]] = row
+                if on_progress is not None:
+                    on_progress(len(rows), len(clips), label)
+        by_model[label] = [
+            _row(label, clip, name, {"score": rows[place][name], **{key: rows[place][key] for key in ("status", "code", "reason")}})
+            for place, clip in enumerate(clips)
+        ]
+    assert name is not None
+    return by_model, name
+
+
+def _row(model: str, clip: _Clip, score: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    refusal = clip.recording.refusal
+    own = {"status": "ok", "code": None, "reason": None}
+    if refusal is not None:
+        own = {"status": refusal.status, "code": refusal.code, "reason": refusal.reason}
+    outcome = {key: result.get(key, own[key]) for key in own}
+    return {
+        "model": model,
+        "system": clip.system,
+        "item": clip.item,
+        "cluster": clip.cluster,
+        "file": clip.recording.name or clip.recording.key,
+        score: result["score"] if outcome["status"] == "ok" else None,
+        **outcome,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
