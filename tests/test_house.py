@@ -90,7 +90,7 @@ def test_the_table_of_corpora_is_up_to_date():
     assert corpora_table.updated(page) == page, "run `python -m hf_sqa.data.corpora.table`"
 
 
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("scoring", "models", "metrics"))]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("scoring", "reading_scores", "models", "metrics"))]
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{index}")
     for page in PAGES
