@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.agreement import print_agreement
 from hf_sqa.cli.bars import bar
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import stop
@@ -39,6 +40,16 @@ def evaluate(
     ] = None,
     num_draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws.")] = 10_000,
     split: Annotated[str | None, typer.Option(help="Only clips of this split, such as `test`.", show_default=False)] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", help="Only clips with this value, `language=de` or `language=de,en`; may be repeated.", show_default=False
+        ),
+    ] = None,
+    join: Annotated[
+        Path | None,
+        typer.Option(help="Table with further labels of the same recordings, by file name, such as S/N/G-MOS.", show_default=False),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the rows of agreement to `.csv`, `.jsonl` or `.parquet`.")
     ] = None,
@@ -59,6 +70,7 @@ def evaluate(
 
     - `hf-sqa evaluate my_test.csv`
     - `hf-sqa evaluate nisqa/TEST_FOR=NISQA_Corpus --model my-model --predictions predictions.csv`
+    - `hf-sqa evaluate tmhint-qi=TMHINTQI --join 3quest.csv --filter split=test --model trained/mtq_net-wavlm-mpl`
     """
     from hf_sqa.cli.tables import RowWriter
 
@@ -77,7 +89,7 @@ def evaluate(
             cluster=cluster,
             num_draws=num_draws,
         )
-        results = _evaluated(model, corpora, split, options, batch_size, num_workers, device)
+        results = _evaluated(model, corpora, _wanted(split, keep), join, options, batch_size, num_workers, device)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         stop(" ".join(str(error).split()))
     for result in results:
@@ -89,7 +101,7 @@ def evaluate(
     for writer in writers.values():
         writer.close()
     if "-" not in map(str, (output, predictions)):
-        _print(results, options.metrics)
+        print_agreement([row for result in results for row in result.rows])
     failed = sum(result.num_failed for result in results)
     if failed:
         first = next(clip for result in results for clip in result.clips if clip["status"] != "ok")
@@ -103,12 +115,19 @@ def evaluate(
 
 
 def _evaluated(
-    model: str, corpora: list[str], split: str | None, options: Any, batch_size: int, num_workers: int, device: str | None
+    model: str,
+    corpora: list[str],
+    wanted: dict[str, list[str]],
+    join: Path | None,
+    options: Any,
+    batch_size: int,
+    num_workers: int,
+    device: str | None,
 ) -> list[Any]:
     quiet()
     from hf_sqa.evaluation.suite import evaluate_checkpoint, load_scorer
 
-    test_sets = {text: _loaded(text, split) for text in corpora}
+    test_sets = {text: _loaded(text, wanted, join) for text in corpora}
     scorer = load_scorer(model, device=device)
     results: list[Any] = []
     for text, dataset in test_sets.items():
@@ -129,46 +148,36 @@ def _evaluated(
     return results
 
 
-def _loaded(text: str, split: str | None) -> Any:
+def _loaded(text: str, wanted: dict[str, list[str]], join: Path | None) -> Any:
     import numpy as np
 
     from hf_sqa.data import load_corpus
 
     name, _, root = text.partition("=")
-    dataset = load_corpus(name, root or None)
-    if split is None:
-        return dataset
-    splits = list(dataset["split"])
-    if split not in splits:
-        there = ", ".join(sorted({str(name) for name in splits if name})) or "none"
-        raise ValueError(f"Expected --split to be one of those of {name!r} ({there}), got {split!r}.")
-    return dataset.select(np.flatnonzero([name == split for name in splits]))
+    dataset = load_corpus(name, root or None, join=join)
+    for column, allowed in wanted.items():
+        if column not in dataset.column_names:
+            raise ValueError(f"Expected a filter by a column of {name!r} ({', '.join(dataset.column_names)}), got {column!r}.")
+        values = ["" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in dataset[column]]
+        rows = np.flatnonzero(np.isin(values, allowed))
+        if not len(rows):
+            there = ", ".join(sorted({value for value in values if value})[:20]) or "none"
+            raise ValueError(f"Expected clips of {name!r} with {column} of {' or '.join(allowed)}, got none; there are: {there}.")
+        dataset = dataset.select(rows)
+    return dataset
+
+
+def _wanted(split: str | None, texts: list[str] | None) -> dict[str, list[str]]:
+    """Values to keep by column, from `--split` and `--filter`."""
+    wanted = {} if split is None else {"split": [split]}
+    for text in texts or ():
+        column, _, values = text.partition("=")
+        if not column or not values:
+            raise ValueError(f"Expected --filter as `column=value`, such as `language=de`, got {text!r}.")
+        wanted.setdefault(column, []).extend(values.split(","))
+    return wanted
 
 
 def _named(text: str) -> tuple[str, str]:
     predicted, _, label = text.partition("=")
     return predicted, label or predicted
-
-
-def _print(results: list[Any], metrics: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # a pipe or a file has no edge to wrap at
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("test set", "score", "level"):
-        table.add_column(name, no_wrap=True)
-    for name in (*metrics, "clips", "failed", "drawn"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for result in results:
-        blocks: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in result.rows:
-            blocks.setdefault((row["score"], row["level"]), {})[row["metric"]] = row
-        for (score, level), found in blocks.items():
-            first = next(iter(found.values()))
-            values = [f"{found[name]['value']:.3f} [{found[name]['low']:.3f}, {found[name]['high']:.3f}]" for name in metrics]
-            counts = (str(first["num_clips"]), str(first["num_failed"]), f"{first['num_units']} x {first['unit']}")
-            table.add_row(result.test_set, score, level, *values, *counts)
-    console.print(table)

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.agreement import print_agreement
+from hf_sqa.cli.bars import bar
 from hf_sqa.cli.shipped import list_option
 from hf_sqa.cli.stopping import ends_of_training, is_first_process
 
@@ -32,8 +34,9 @@ def train(
     """Train or fine-tune a model by a recipe.
 
     The output folder holds the best weights with all that is needed to load them, the recipe and its result. Ctrl-C saves a
-    checkpoint and exits with 130; the same command goes on from the newest complete one. Several processes:
-    `torchrun --nproc_per_node 2 -m hf_sqa train w2v-ger`.
+    checkpoint and exits with 130; the same command goes on from the newest complete one. The test sets of the recipe's section
+    `evaluation` are scored at the end: `results.md` in the output folder is the table, `results.csv` has all numbers. Several
+    processes: `torchrun --nproc_per_node 2 -m hf_sqa train w2v-ger`.
 
     Examples:
 
@@ -42,15 +45,18 @@ def train(
     """
     with ends_of_training("the same command goes on from the last checkpoint, if there is one"):
         from hf_sqa.training.recipe import load_recipe
-        from hf_sqa.training.run import run_recipe
 
         loaded = load_recipe(recipe, changes or [])
         if dry_run:
             _dry_run(loaded)
             return
-        result = run_recipe(loaded, resume=resume, overwrite=overwrite)
+        from hf_sqa.evaluation.after_training import run_and_evaluate
+
+        result, rows = run_and_evaluate(loaded, evaluates=is_first_process(), progress=bar, resume=resume, overwrite=overwrite)
     if is_first_process():
         _print_result(result)
+        if rows:
+            print_agreement(rows)
 
 
 def _print_result(result: Any) -> None:
@@ -84,7 +90,7 @@ def _dry_run(recipe: Any) -> None:
     check_names(recipe)
     print(dump_yaml(recipe.to_dict()))
     print()
-    for source in [*recipe.data.train, *(recipe.data.validation or [])]:
+    for source in [*recipe.data.train, *(recipe.data.validation or []), *recipe.evaluation]:
         place = source.root or source.table
         if source.hub is not None:
             print(f"{source.name}: on the Hub, not looked at")
@@ -93,7 +99,7 @@ def _dry_run(recipe: Any) -> None:
         elif place is not None:
             print(f"{source.name}: found in {place!r}")
         else:
-            print(f"{source.name}: no root given; name it with data.train.<number>.root=<folder>")
+            print(f"{source.name}: no root given; name it with `root`, such as data.train.0.root=<folder>")
     result = dry_run_recipe(recipe)
     losses = ", ".join(f"{entry['loss']:.3f}" for entry in result.history if "loss" in entry)
     print(f"Two steps with a tiny model on {result.num_train} generated clips: loss {losses}. The recipe works.")

@@ -87,30 +87,46 @@ def add_pseudo_labels(train: Any, validation: Any, recipe: Recipe, notes: list[s
     return train, None if validation is None else with_pseudo_labels(validation, table, score_names=names)
 
 
-def _load_sources(sources: Sequence[Source], excluded: Counter[str]) -> Any:
-    from hf_sqa.data.corpora.loading import read_corpus
-    from hf_sqa.data.schema import build_dataset, import_datasets
+def load_source(source: Source, excluded: Counter[str] | None = None) -> Any:
+    """Load the rows of one source, filtered and drawn as it says.
 
-    datasets = import_datasets()
-    parts = []
-    for source in sources:
-        examined, score_names, note = read_corpus(
-            source.name,
-            source.root,
-            columns=source.columns,
-            scale=None if source.scale is None else (source.scale[0], source.scale[1]),
-            ratings=source.ratings,
-            join=source.join,
-            language=source.language,
-            split=source.split,
-            revision=source.revision,
-        )
-        rows = build_dataset(examined, name=source.name, on_missing=source.on_missing, score_names=score_names, note=note)
-        if examined.missing:
-            excluded["missing"] += examined.missing
-        rows = _filtered(rows, source.filter, f"the filter of {source.name}", excluded)
-        parts.append(rows if source.limit is None else _limited(rows, source.limit, 0))
-    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+    Args:
+        source ([`Source`]): The source.
+        excluded (`Counter`, *optional*): Gets the number of rows left out by reason: `missing`, `filter`.
+
+    Returns:
+        `datasets.Dataset`: In the schema of `hf_sqa.data`, audio undecoded.
+
+    Raises:
+        FileNotFoundError, ValueError: As [`~hf_sqa.data.load_corpus`], or if no row meets the filter.
+    """
+    from hf_sqa.data.corpora.loading import read_corpus
+    from hf_sqa.data.schema import build_dataset
+
+    excluded = Counter() if excluded is None else excluded
+    examined, score_names, note = read_corpus(
+        source.name,
+        source.root,
+        columns=source.columns,
+        scale=None if source.scale is None else (source.scale[0], source.scale[1]),
+        ratings=source.ratings,
+        join=source.join,
+        language=source.language,
+        split=source.split,
+        revision=source.revision,
+    )
+    rows = build_dataset(examined, name=source.name, on_missing=source.on_missing, score_names=score_names, note=note)
+    if examined.missing:
+        excluded["missing"] += examined.missing
+    rows = _filtered(rows, source.filter, f"the filter of {source.name}", excluded)
+    return rows if source.limit is None else _limited(rows, source.limit, 0)
+
+
+def _load_sources(sources: Sequence[Source], excluded: Counter[str]) -> Any:
+    from hf_sqa.data.schema import import_datasets
+
+    parts = [load_source(source, excluded) for source in sources]
+    return parts[0] if len(parts) == 1 else import_datasets().concatenate_datasets(parts)
 
 
 def _by_own_split(rows: Any, excluded: Counter[str]) -> tuple[Any, Any]:

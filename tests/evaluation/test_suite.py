@@ -153,6 +153,20 @@ def test_the_command_prints_a_table_and_writes_clips_and_rows(rated, tiny_folder
     assert {row["metric"] for row in rows} == {"lcc", "srcc", "rmse"} and {row["complete"] for row in rows} == {"True"}
 
 
+def test_the_command_joins_labels_of_another_table_and_keeps_the_clips_asked_for(rated, tiny_folder, tmp_path):
+    further = "filename,g_mos\n" + "".join(f"{index},{1 + index / 4}\n" for index in range(12))
+    (tmp_path / "further.csv").write_text(further)
+    options = ["--join", str(tmp_path / "further.csv"), "--score", "mos=g_mos", "--filter", "condition_id=c0,c1", "--split", "test"]
+
+    done = CliRunner().invoke(
+        app, ["evaluate", str(rated), "--model", str(tiny_folder), *options, "--num-draws", "50", "--predictions", "-"]
+    )
+
+    assert done.exit_code == 0, done.stderr
+    clips = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [clip["label_mos"] for clip in clips] == [1 + index / 4 for index in (0, 1, 4, 5, 8, 9)]
+
+
 def test_the_command_exits_with_1_where_clips_failed(rated, tiny_folder):
     done = CliRunner().invoke(app, ["evaluate", str(rated), "--model", str(tiny_folder), "--num-draws", "50"])
 
@@ -164,7 +178,9 @@ def test_the_command_exits_with_1_where_clips_failed(rated, tiny_folder):
     ("arguments", "told"),
     [
         (["absent.csv"], "there is no file 'absent.csv'"),
-        (["{rated}", "--split", "train"], "Expected --split to be one of those of"),
+        (["{rated}", "--split", "train"], "with split of train, got none; there are: other, test"),
+        (["{rated}", "--filter", "colour=red"], "got 'colour'"),
+        (["{rated}", "--filter", "red"], "Expected --filter as `column=value`"),
         (["{rated}", "--metrics", "pearson"], "got 'pearson'"),
         (["{rated}", "--output", "rows.xlsx"], "Expected --output to end in"),
     ],

@@ -1,5 +1,6 @@
 """`hf-sqa train`, as a user types it."""
 
+import csv
 import json
 import signal
 
@@ -46,6 +47,48 @@ def test_a_result_scores_recordings(written, tmp_path):
     result = runner.invoke(app, ["score", "--model", str(tmp_path / "mine"), str(tmp_path / "clips" / "clip000.flac")])
 
     assert result.exit_code == 0, result.output
+
+
+def evaluation(*sources):
+    return "evaluation=" + json.dumps(sources)
+
+
+def test_the_test_sets_of_a_recipe_are_scored_after_training(written, tmp_path, monkeypatch):
+    labels = str(tmp_path / "clips" / "labels.csv")
+    sources = evaluation({"table": labels, "filter": {"split": "validation"}}, {"table": labels})
+    command = (written, "training.max_steps=2", f"output_dir={tmp_path / 'mine'}", sources)
+
+    result = run(*command)
+
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((tmp_path / "mine" / "results.csv").open()))
+    counts = {row["test_set"]: row["num_clips"] for row in rows if row["level"] == "utt"}
+    assert counts == {"labels": "4", "labels (2)": "16"}
+    assert {row["metric"] for row in rows} == {"lcc", "srcc", "ktau", "mse", "rmse", "mae"}
+    assert "| labels (2) | 16 |" in (tmp_path / "mine" / "results.md").read_text()
+    assert "labels (2)" in result.stdout
+
+    def scored_again(*args, **options):
+        raise AssertionError("these test sets are done")
+
+    monkeypatch.setattr("hf_sqa.evaluation.after_training.evaluate_checkpoint", scored_again)
+    again = run(*command)
+    assert again.exit_code == 0, again.output
+    assert list(csv.DictReader((tmp_path / "mine" / "results.csv").open())) == rows
+
+
+def test_a_missing_test_set_is_reported_before_the_training(written, tmp_path):
+    result = run(written, f"output_dir={tmp_path / 'mine'}", evaluation({"table": "/does/not/exist.csv"}))
+
+    assert result.exit_code == 2
+    assert "/does/not/exist.csv" in result.stderr
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_dry_run_looks_for_the_test_sets(written):
+    result = run(written, evaluation({"corpus": "pstn", "root": "nowhere"}), "--dry-run")
+
+    assert "pstn: 'nowhere' is not there" in result.stdout
 
 
 def test_a_trained_model_does_not_go_by_the_name_of_the_weights_it_began_with(written, tiny, tmp_path):

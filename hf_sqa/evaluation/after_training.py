@@ -1,0 +1,112 @@
+"""The section `evaluation` of a recipe: a trained model on the test sets that the recipe names, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hf_sqa.evaluation.suite import SuiteOptions, evaluate_checkpoint, load_scorer, markdown_table
+from hf_sqa.metrics import METRICS
+from hf_sqa.runs import digest_of, whole_file, write_whole
+from hf_sqa.training.recipe import Recipe, Source, load_recipe
+from hf_sqa.training.rows import load_source
+from hf_sqa.training.run import TrainingResult, run_recipe
+
+#: What is written into the folder of the trained model: a row for each test set, score, level and metric; the table to read.
+ROWS, TABLE = "results.csv", "results.md"
+
+
+def run_and_evaluate(
+    recipe: Any,
+    *,
+    device: Any = None,
+    progress: Callable[[str], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    evaluates: bool = True,
+    **options: Any,
+) -> tuple[TrainingResult, list[dict[str, Any]]]:
+    """Train by a recipe, and evaluate the result on the test sets of its section `evaluation`.
+
+    The test sets are loaded before the training begins, so that a missing corpus is reported at once and not days later. Rows of
+    agreement with all metrics are written to `results.csv`, and a table to `results.md`, in the folder of the trained model. The
+    same command resumes: a test set whose rows are there, for these weights and this source, is not scored again.
+
+    Args:
+        recipe ([`~hf_sqa.training.recipe.Recipe`], path or `dict`): The recipe.
+        device (*optional*): Device to score on; the first accelerator, else the CPU.
+        progress (callable, *optional*): Takes the name of a test set and gives a context, whose value is called with the clips
+            done and all clips.
+        evaluates (`bool`, *optional*, defaults to `True`): Whether this process evaluates; of several that train, only one does.
+        **options: Options of [`~hf_sqa.training.run.run_recipe`].
+
+    Returns:
+        `(TrainingResult, list[dict])`: The result of the training, and the rows of agreement.
+
+    Raises:
+        FileNotFoundError, ValueError: If a test set cannot be loaded, or has no label of a score of the model.
+        KeyboardInterrupt: After Ctrl-C; the test sets that are done are written.
+    """
+    recipe = load_recipe(recipe)
+    test_sets = {name: (source, load_source(source)) for name, source in _named(recipe).items()} if evaluates else {}
+    result = run_recipe(recipe, **options)
+    return result, _evaluate(result, test_sets, device, progress) if test_sets else []
+
+
+def _named(recipe: Recipe) -> dict[str, Source]:
+    """Sources by a name of their own: the corpus, and a number where a corpus is named twice."""
+    names: dict[str, Source] = {}
+    for source in recipe.evaluation:
+        plain = Path(source.name).stem if source.table is not None else source.name
+        name, number = plain, 2
+        while name in names:
+            name, number = f"{plain} ({number})", number + 1
+        names[name] = source
+    return names
+
+
+def _evaluate(
+    result: TrainingResult,
+    test_sets: Mapping[str, tuple[Source, Any]],
+    device: Any,
+    progress: Callable[[str], contextlib.AbstractContextManager[Any]],
+) -> list[dict[str, Any]]:
+    scorer = load_scorer(str(result.output_dir), device=device)
+    options = SuiteOptions(metrics=tuple(METRICS))
+    weights = scorer.identity()["weights"]
+    known = _read(result.output_dir)
+    rows: list[dict[str, Any]] = []
+    for name, (source, dataset) in test_sets.items():
+        source_digest = digest_of(asdict(source))
+        done = [row for row in known if (row["test_set"], row["weights"], row["source"]) == (name, weights, source_digest)]
+        if not done:
+            with progress(name) as update:
+                evaluated = evaluate_checkpoint(
+                    scorer, dataset, test_set=name, options=options, progress=update if callable(update) else None
+                )
+            if not evaluated.complete:
+                raise KeyboardInterrupt
+            done = [{**row, "weights": weights, "source": source_digest} for row in evaluated.rows]
+        rows += done
+        _write(result.output_dir, rows)
+    return rows
+
+
+def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
+    import pandas
+
+    with whole_file(folder / ROWS) as unfinished:
+        pandas.DataFrame(rows).to_csv(unfinished, index=False)
+    metrics = [f"utt_{metric}" for metric in METRICS]
+    scores = dict.fromkeys(row["score"] for row in rows)
+    write_whole(folder / TABLE, "\n".join(f"`{score}`\n\n{markdown_table(rows, metrics=metrics, score=score)}" for score in scores))
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    """Rows written before; none where there is no such file."""
+    import pandas
+
+    if not (folder / ROWS).is_file():
+        return []
+    return pandas.read_csv(folder / ROWS, dtype={"weights": str, "source": str}).to_dict("records")
