@@ -46,6 +46,8 @@ def ends_of_training(after_interrupt: str) -> Iterator[None]:
     Args:
         after_interrupt (`str`): What becomes of the work done so far, where no checkpoint is named.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     from hf_sqa.runs import Locked
     from hf_sqa.training.run import Interrupted, TrainingError
 
@@ -60,10 +62,10 @@ def ends_of_training(after_interrupt: str) -> Iterator[None]:
         stop(f"interrupted; {after_interrupt}.", EXIT_INTERRUPTED)
     except TrainingError as error:
         stop(error, EXIT_FAILED)
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         if not is_first_process():  # all processes find the same mistake in a recipe
             raise typer.Exit(EXIT_USAGE) from None
-        stop(error)
+        stop(error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error)
     except (OSError, TypeError, ImportError, Locked) as error:
         stop(error)
 

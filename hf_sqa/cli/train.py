@@ -85,11 +85,13 @@ def _dry_run(recipe: Any) -> None:
     from pathlib import Path
 
     from hf_sqa.options import dump_yaml
-    from hf_sqa.training.dry_run import check_names, dry_run_recipe
+    from hf_sqa.training.dry_run import check_names, dry_run_recipe, look_at_encoder
 
     check_names(recipe)
     print(dump_yaml(recipe.to_dict()))
     print()
+    if line := look_at_encoder(recipe):
+        print(line)
     for source in [*recipe.data.train, *(recipe.data.validation or []), *recipe.evaluation]:
         place = source.root or source.table
         if source.hub is not None:

@@ -57,7 +57,9 @@ class TrainingSet:
         num_train, num_validation (`int`): Clips, as printed.
         sources (tuple of `str`): Parts of the names of the corpora to draw from, in lower case without punctuation; none for all.
         language (`str`): As printed.
-        official_splits (`bool`): Whether the parts are the corpus's own `train` and `validation` instead of a draw.
+        own_splits (tuple of `str`): Those of the sources whose own `train` and `validation` clips go to the two parts, as a whole,
+            instead of a draw; their other clips are left out.
+        own_counts (`tuple[int, int]`): Number of these clips in the two parts.
         remark (`str`): Inconsistencies and omissions of the paper.
     """
 
@@ -65,10 +67,20 @@ class TrainingSet:
     num_validation: int
     sources: tuple[str, ...]
     language: str
-    official_splits: bool = False
+    own_splits: tuple[str, ...] = ()
+    own_counts: tuple[int, int] = (0, 0)
     remark: str = ""
 
 
+#: The two baselines of ConferencingSpeech 2022, whose checkpoints name NISQA's own parts for training and validation.
+NISQA_BASELINE: dict[str, Any] = {
+    "num_train": 70764,
+    "num_validation": 9713,
+    "sources": ("nisqa", "tencent", "pstn"),
+    "language": "English",
+    "own_splits": ("nisqa",),
+    "own_counts": (11020, 2700),
+}
 #: The paper does not give the shares of the corpora; ours are proportional to their sizes.
 TRAINING_SETS = {
     "w2v_ger": TrainingSet(185, 47, ("livetalk",), "German", remark="all 232 clips of NISQA_TEST_LIVETALK"),
@@ -84,9 +96,9 @@ TRAINING_SETS = {
         "English",
         remark="56217 is 80 % of all 70272 clips, which leaves 14055, not 14005: presumably a misprint, and 50 clips stay unused",
     ),
-    "w2v_base": TrainingSet(4974, 1066, ("voicemos", "bvcc"), "English", official_splits=True),
-    "nq_base1": TrainingSet(70764, 9713, ("nisqa", "tencent", "pstn"), "English"),
-    "nq_base2": TrainingSet(70764, 9713, ("nisqa", "tencent", "pstn"), "English", remark="as nq_base1, another architecture"),
+    "w2v_base": TrainingSet(4974, 1066, ("voicemos", "bvcc"), "English", own_splits=("voicemos", "bvcc"), own_counts=(4974, 1066)),
+    "nq_base1": TrainingSet(**NISQA_BASELINE, remark="trained on TRAIN_SIM and TRAIN_LIVE, validated on VAL_SIM and VAL_LIVE"),
+    "nq_base2": TrainingSet(**NISQA_BASELINE, remark="as nq_base1, another architecture"),
 }
 
 
@@ -228,7 +240,8 @@ def training_set(
         data: Rows of at least its corpora; others are ignored. A corpus is recognised by its name, ignoring case and
             punctuation: `NISQA_TEST_LIVETALK` by `livetalk`.
         score_column, corpus_column, seed: As for [`stratified_split`].
-        split_column (`str`, *optional*, defaults to `"split"`): Needed by `"w2v_base"`, which keeps the splits of its corpus.
+        split_column (`str`, *optional*, defaults to `"split"`): Needed by `"w2v_base"`, which keeps the splits of
+            its corpus, and by `"nq_base1"` and `"nq_base2"`, which keep those of NISQA.
 
     Raises:
         ValueError: If the name is unknown, a corpus is missing, or there are fewer clips than the counts need.
@@ -240,27 +253,35 @@ def training_set(
     plain = np.array(["".join(filter(str.isalnum, corpus.lower())) for corpus in corpora], dtype=str)
     hits = {source: np.char.find(plain, source) >= 0 for source in wanted.sources}
     missing = [source for source, hit in hits.items() if not hit.any()]
-    if missing and (len(missing) == len(hits) or not wanted.official_splits):
+    if set(missing) - set(wanted.own_splits) or (wanted.own_splits and set(wanted.own_splits) <= set(missing)):
         raise ValueError(f"{name} needs corpora named like {', '.join(missing)}; the corpora here are {_listed(corpora)}.")
-    rows = np.flatnonzero(np.logical_or.reduce(list(hits.values())) if hits else np.ones(len(corpora), bool))
-    if wanted.official_splits:
-        splits = _labels(data, split_column, len(corpora))
-        train, validation = (rows[splits[rows] == part] for part in ("train", "validation"))
-        _check_counts(name, {"train": (wanted.num_train, len(train)), "validation": (wanted.num_validation, len(validation))})
-        rows = np.sort(np.concatenate([train, validation]))
-        scores = _scores({score_column: _column(data, score_column)[rows]}, score_column)
-        return _of_rows(_split(scores, corpora[rows], np.flatnonzero(np.isin(rows, validation))), rows)
-    total = wanted.num_train + wanted.num_validation
+    nothing = np.zeros(len(corpora), bool)
+    is_own = np.logical_or.reduce([hits[source] for source in wanted.own_splits] or [nothing])
+    is_drawn = np.logical_or.reduce(list(hits.values())) & ~is_own if hits else ~nothing
+    train, validation = np.flatnonzero(nothing), np.flatnonzero(nothing)
+    if wanted.own_splits:
+        splits = np.asarray(_column(data, split_column)).astype(str)
+        train, validation = (np.flatnonzero(is_own & (splits == part)) for part in ("train", "validation"))
+        _check_counts(name, {"train": (wanted.own_counts[0], len(train)), "validation": (wanted.own_counts[1], len(validation))})
+    rows = np.flatnonzero(is_drawn)
+    num_validation = wanted.num_validation - len(validation)
+    total = wanted.num_train - len(train) + num_validation
     if len(rows) < total:
+        sources = ", ".join(source for source in wanted.sources if source not in wanted.own_splits) or "all corpora"
         raise ValueError(
-            f"{name} needs {wanted.num_train} + {wanted.num_validation} = {total} clips of "
-            f"{', '.join(wanted.sources) or 'all corpora'}, got {len(rows)}; check that the corpora are complete."
+            f"{name} needs {total - num_validation} + {num_validation} = {total} clips of {sources}, got {len(rows)}; check that "
+            "the corpora are complete."
         )
+    if total:
+        scores = _scores({score_column: _column(data, score_column)[rows]}, score_column)
+        rng = np.random.default_rng(seed)
+        kept = _drawn(scores, corpora[rows], total, rng)
+        rows, scores = rows[kept], scores[kept]
+        drawn = rows[_drawn(scores, corpora[rows], num_validation, rng)]
+        train, validation = np.union1d(train, np.setdiff1d(rows, drawn)), np.union1d(validation, drawn)
+    rows = np.union1d(train, validation)
     scores = _scores({score_column: _column(data, score_column)[rows]}, score_column)
-    rng = np.random.default_rng(seed)
-    kept = _drawn(scores, corpora[rows], total, rng)
-    rows, scores = rows[kept], scores[kept]
-    return _of_rows(_split(scores, corpora[rows], _drawn(scores, corpora[rows], wanted.num_validation, rng)), rows)
+    return _of_rows(_split(scores, corpora[rows], np.flatnonzero(np.isin(rows, validation))), rows)
 
 
 def ks_distance(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:

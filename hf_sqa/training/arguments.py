@@ -25,12 +25,14 @@ class AudioQualityTrainingArguments(TrainingArguments):
         max_seconds (`float`, *optional*): Longer clips are cut at random in training, differently in every epoch; never in
             validation.
         early_stopping_patience (`int`, *optional*): Evaluations without a better `metric_for_best_model` after which to stop.
+        early_stopping_metrics (`list[str]`, *optional*): Metrics of which one must get better, instead of `metric_for_best_model`:
+            `["corpus_lcc", "corpus_mapped_rmse"]`, by which NISQA stops.
         muon_learning_rate (`float`, *optional*): Train weights that are matrices or filters by Muon at this rate, and the rest by
             AdamW at `learning_rate`. For models trained from scratch: 0.005 to 0.01 halved the steps that a student needed.
         metric_for_best_model (`str`, *optional*): A metric of `hf_sqa.metrics.agreement`, such as `"sys_srcc"`, `"utt_mse"` or
-            `"utt_mae"`, or `"loss"`. By default `"sys_srcc"` where the validation rows name three systems or more, else
-            `"utt_srcc"`. With several scores it is a mean over the scores unless it begins with a score's name:
-            `"noisiness_utt_srcc"`.
+            `"utt_mae"`; the mean of the corpora, `"corpus_lcc"` or `"corpus_mapped_rmse"`; or `"loss"`. By default `"sys_srcc"`
+            where the validation rows name three systems or more, else `"utt_srcc"`. With several scores it is a mean over the
+            scores unless it begins with a score's name: `"noisiness_utt_srcc"`.
         greater_is_better (`bool`, *optional*): Follows from the metric if not given.
         bf16 (`bool`, *optional*, defaults to `False`): As in transformers; without an accelerator it means the processor.
         hub_strategy (`str`, *optional*, defaults to `"end"`): `"end"` only: what is published is checked, and only a finished model
@@ -41,6 +43,7 @@ class AudioQualityTrainingArguments(TrainingArguments):
     bucket_by_length: bool = field(default=True, metadata={"help": "Whether clips of similar length share a batch."})
     max_seconds: float | None = field(default=None, metadata={"help": "Longer clips are cut at random in training."})
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without a better metric."})
+    early_stopping_metrics: list[str] | None = field(default=None, metadata={"help": "Metrics of which one must get better."})
     muon_learning_rate: float | None = field(default=None, metadata={"help": "Of Muon, for matrices and filters."})
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})

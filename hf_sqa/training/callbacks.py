@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -57,6 +58,42 @@ class StopAtNaN(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not math.isfinite(kwargs["logs"].get("loss", 0.0)):
             control.should_training_stop = True
+
+
+class StopWithoutProgress(TrainerCallback):
+    """Ends a run when none of some metrics was better for a number of evaluations; it remembers nothing, so that a run resumes.
+
+    Args:
+        patience (`int`): Evaluations without progress after which to stop.
+        metrics (sequence of `str`): The metrics, without `eval_`. NISQA watches `corpus_lcc` and `corpus_mapped_rmse`.
+    """
+
+    def __init__(self, patience: int, metrics: Sequence[str]):
+        self._patience = patience
+        self._metrics = [f"eval_{metric.removeprefix('eval_')}" for metric in metrics]
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
+        missing = [metric for metric in self._metrics if evaluations and metric not in evaluations[-1]]
+        if missing:
+            known = ", ".join(sorted(name.removeprefix("eval_") for name in evaluations[-1] if name.startswith("eval_")))
+            raise ValueError(f"Expected a metric to stop by out of {known}, got {missing[0].removeprefix('eval_')!r}.")
+        best = [
+            max(
+                range(len(evaluations)),
+                key=lambda index: (_goodness(metric, evaluations[index][metric]), -index),
+            )
+            for metric in self._metrics
+        ]
+        if evaluations and len(evaluations) - 1 - max(best) >= self._patience:
+            control.should_training_stop = True
+
+
+def _goodness(metric: str, value: float) -> float:
+    """A number that is larger where the metric is better; the least of all where it is not defined."""
+    from hf_sqa.training.arguments import greater_is_better
+
+    return -math.inf if math.isnan(value) else value if greater_is_better(metric) else -value
 
 
 class Progress(TrainerCallback):

@@ -28,6 +28,8 @@ SHORT = {
     "logging_steps": 1,
     "eval_on_start": False,
 }
+#: Options that follow the encoder, which a tiny model does not have.
+OF_ENCODER = {"encoder_config", "layer", "layers"}
 LEFT_OUT = ("eval_delay", "deepspeed", "fsdp", "fsdp_config", "tf32", "dataloader_prefetch_factor", "torch_compile")
 
 
@@ -99,6 +101,40 @@ def check_names(recipe: Recipe) -> None:
             raise ValueError(f"Expected `data.split.group` to name columns of {', '.join(TEXT_COLUMNS)}, got {column!r}.")
 
 
+def look_at_encoder(recipe: Recipe) -> str | None:
+    """Say where the encoder of a new model comes from, and refuse one that the family cannot be built on.
+
+    Returns:
+        `str`: A line for the user; `None` for a family without an encoder, or a checkpoint that brings its own.
+
+    Raises:
+        ValueError: If the encoder is here and is not a known one, or lacks the layers that the recipe names.
+    """
+    from hf_sqa.auto import families
+    from hf_sqa.blocks.speech_encoder import load_encoder_config
+    from hf_sqa.checkpoints import resolve_checkpoint
+
+    model = recipe.model
+    if model.checkpoint is not None or model.knowledge_from is not None or model.family not in families():
+        return None
+    config_class = families()[model.family][0]
+    options = {name: value for name, value in model.config.items() if name != "encoder_config"}
+    if model.encoder is None:
+        given = config_class(**model.config)
+        has_encoder = getattr(given, "encoder_config", None) is not None and not getattr(given, "precomputed_features", False)
+        return "encoder: random weights; name a pre-trained one by model.encoder" if has_encoder else None
+    try:
+        encoder_config = load_encoder_config(resolve_checkpoint(model.encoder), model.encoder_options, local_files_only=True)
+    except OSError:
+        if Path(model.encoder).is_absolute() or model.encoder.startswith("."):
+            raise ValueError(
+                f"Expected `model.encoder` to be a folder or a Hub id, got {model.encoder!r}: it is not there."
+            ) from None
+        return f"encoder: {model.encoder} is not on this machine; it will be fetched from the Hub"
+    config_class(encoder_config=encoder_config, **options)
+    return f"encoder: {model.encoder}, {encoder_config.model_type} with {encoder_config.num_hidden_layers} layers"
+
+
 def tiny_model(recipe: Recipe) -> Any:
     """A tiny random model of the recipe's family, with its scores, its loss and every option but sizes.
 
@@ -122,11 +158,9 @@ def tiny_model(recipe: Recipe) -> Any:
     known = {field.name for field in fields(config_class)}
     tiny, default = config_class.tiny(), config_class()
     sizes = {name for name in known if getattr(tiny, name) != getattr(default, name)}
-    config_class(**{name: value for name, value in options.items() if name not in ("layer", "layers")})  # misspelled options
+    config_class(**{name: value for name, value in options.items() if name not in OF_ENCODER})  # misspelled options
     set_seed(int(recipe.training.get("seed", 42)))
-    return model_class(
-        config_class.tiny(**{name: value for name, value in options.items() if name not in sizes | {"layer", "layers"}})
-    )
+    return model_class(config_class.tiny(**{name: value for name, value in options.items() if name not in sizes | OF_ENCODER}))
 
 
 def generated_rows(score_names: Sequence[str], num_rows: int, corpora: Sequence[str] = ("first",)) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -284,7 +285,15 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
         if section.knowledge_from is not None:
             return _with_knowledge(model_class, section, options, announce)
         if section.encoder is None:
-            return model_class(config_class(**options))
+            config = config_class(**options)
+            if getattr(config, "encoder_config", None) is not None and not getattr(config, "precomputed_features", False):
+                warnings.warn(
+                    f"The {config.encoder_config.model_type} encoder of this {section.family} begins with random weights, which "
+                    "rated speech alone hardly trains. Name a pre-trained one: `model.encoder`.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            return model_class(config)
         encoder = resolve_checkpoint(section.encoder)
         return model_class.from_encoder(encoder, encoder_options=section.encoder_options, **options)
     model = load_checkpoint(section.checkpoint, merge=True, dtype="float32").model

@@ -11,21 +11,21 @@ import logging
 import math
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_sqa.data.collator import AudioQualityCollator
-from hf_sqa.metrics import agreement
+from hf_sqa.metrics import agreement, fit_mapping, lcc, rmse
 from hf_sqa.training.arguments import AudioQualityTrainingArguments, greater_is_better
 from hf_sqa.training.batches import EpochBatches
-from hf_sqa.training.callbacks import Interrupt, StopAtNaN
+from hf_sqa.training.callbacks import Interrupt, StopAtNaN, StopWithoutProgress
 from hf_sqa.training.examples import Augmentation, RatedSpeech
 from hf_sqa.training.losses import make_training_loss
 from hf_sqa.training.muon import Muon, muon_groups
@@ -126,7 +126,8 @@ class AudioQualityTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         if args.early_stopping_patience is not None and evaluated is not None:
-            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+            watched = args.early_stopping_metrics or [args.metric_for_best_model]
+            self.add_callback(StopWithoutProgress(args.early_stopping_patience, watched))
         self.add_callback(StopAtNaN())
         if self.training_loss is not None:
             self.add_callback(_BeginsEpochs(self))
@@ -425,11 +426,13 @@ def validation_metrics(predictions: np.ndarray, data: RatedSpeech, score_names: 
     """Agreement of predictions `(num_rows, num_labels)` with the labels, for every score.
 
     Returns:
-        `dict[str, float]`: With one score the keys of `hf_sqa.metrics.agreement` as they are (`utt_srcc`, `sys_srcc`, ...). With
+        `dict[str, float]`: With one score the keys of `hf_sqa.metrics.agreement` and of [`corpus_agreement`] as they are
+            (`utt_srcc`, `sys_srcc`, ...). With
         several the same behind the score's name (`noisiness_utt_srcc`), and their mean over the scores without a name.
     """
     each = {
         name: agreement(predictions[:, column], data.labels[:, column], systems=data.systems, conditions=data.conditions)
+        | corpus_agreement(predictions[:, column], data.labels[:, column], data.corpora)
         for column, name in enumerate(score_names)
     }
     if len(each) == 1:
@@ -439,6 +442,26 @@ def validation_metrics(predictions: np.ndarray, data: RatedSpeech, score_names: 
         values = [agreed[name] for agreed in each.values() if not math.isnan(agreed[name])]
         metrics[name] = math.nan if not values else sum(values) if name.startswith("num_") else sum(values) / len(values)
     return metrics
+
+
+def corpus_agreement(predictions: np.ndarray, labels: np.ndarray, corpora: Sequence[str]) -> dict[str, float]:
+    """What NISQA's training watches: correlation and error of each corpus by itself, averaged over the corpora.
+
+    Args:
+        predictions, labels (`np.ndarray` of shape `(num_rows,)`): Scores, NaN where there is none.
+        corpora (sequence of `str`): Corpus of each row.
+
+    Returns:
+        `dict[str, float]`: `corpus_lcc`, and `corpus_mapped_rmse`: the error after the first-order mapping of each corpus, with
+        its degree of freedom. NaN if no corpus has enough clips.
+    """
+    values: dict[str, list[float]] = {"corpus_lcc": [], "corpus_mapped_rmse": []}
+    for corpus in sorted(set(corpora)):
+        rows = (np.asarray(corpora) == corpus) & ~np.isnan(predictions) & ~np.isnan(labels)
+        mapped = fit_mapping(predictions[rows], labels[rows], "first")(predictions[rows])
+        values["corpus_lcc"].append(lcc(predictions[rows], labels[rows]))
+        values["corpus_mapped_rmse"].append(rmse(mapped, labels[rows], degrees_of_freedom=1))
+    return {name: float(np.nanmean(of)) if not np.isnan(of).all() else math.nan for name, of in values.items()}
 
 
 def choose_metric(data: Any) -> str:

@@ -141,6 +141,8 @@ def corpora_of_the_paper():
     corpus = np.repeat(list(counts), list(counts.values()))
     split = np.full(len(corpus), "test", dtype="U10")
     split[:4974], split[4974 : 4974 + 1066] = "train", "validation"
+    for own in ("train", "val"):
+        split[np.char.startswith(corpus, f"NISQA_{own.upper()}_")] = {"train": "train", "val": "validation"}[own]
     return {"mos": np.random.default_rng(1).uniform(1, 5, len(corpus)), "corpus": corpus, "split": split}
 
 
@@ -159,6 +161,27 @@ def test_the_training_sets_of_the_paper_have_its_counts(name, corpora_of_the_pap
     if name in sources:
         rows = np.concatenate([split.train, split.validation])
         assert all(sources[name][0] in corpus for corpus in corpora_of_the_paper["corpus"][rows])
+
+
+@pytest.mark.parametrize("name", ["nq_base1", "nq_base2"])
+def test_the_baselines_train_and_validate_on_the_parts_that_nisqa_made_for_it(name, corpora_of_the_paper):
+    split = training_set(name, corpora_of_the_paper)
+    corpus = corpora_of_the_paper["corpus"]
+
+    parts = [dict(zip(*np.unique(corpus[rows], return_counts=True), strict=True)) for rows in (split.train, split.validation)]
+    nisqa = [{name: count for name, count in part.items() if name.startswith("NISQA")} for part in parts]
+    assert nisqa == [{"NISQA_TRAIN_LIVE": 1020, "NISQA_TRAIN_SIM": 10000}, {"NISQA_VAL_LIVE": 200, "NISQA_VAL_SIM": 2500}]
+    assert all(part[name] > 0 for part in parts for name in ("PSTN", "Tencent_withoutReverb", "tencent_with_reverb"))
+
+
+def test_the_large_set_draws_from_chinese_and_english_alike(corpora_of_the_paper):
+    """The shares of the corpora are those of their sizes, in both parts."""
+    split = training_set("w2v_50k", corpora_of_the_paper)
+    corpus = corpora_of_the_paper["corpus"]
+
+    for rows in (split.train, split.validation):
+        share = np.mean(corpus[rows] == "PSTN")
+        assert share == pytest.approx(58709 / 70272, abs=1e-3)
 
 
 def test_a_training_set_that_the_corpora_cannot_give_is_refused(corpora_of_the_paper):

@@ -563,6 +563,45 @@ def test_encoders_load_from_every_published_layout(kind, tmp_path):
     assert model.encoder.dtype == torch.float32
 
 
+@pytest.mark.parametrize("layers", [(2,), (1, 3)], ids=str)
+def test_a_new_head_on_a_pretrained_encoder_sees_its_features(layers, tmp_path):
+    whole = save_encoder(tmp_path)
+    model = XLSRSQA.from_encoder(str(tmp_path), layers=layers, num_frames=24)
+    inputs = inputs_of(model, [noise(9_000)])["input_values"]
+
+    with torch.no_grad():
+        expected = whole(inputs, output_hidden_states=True).hidden_states
+        features = model.features(inputs, None, torch.tensor([9_000]))
+
+    for layer, got in zip(layers, features, strict=True):
+        torch.testing.assert_close(got, expected[layer], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_encoder_stays_as_it_is_in_training_and_after_reloading(frozen, tmp_path):
+    save_encoder(tmp_path / "encoder")
+    XLSRSQA.from_encoder(str(tmp_path / "encoder"), layers=(2,), num_frames=24, freeze_encoder=frozen).save_pretrained(
+        tmp_path / "a"
+    )
+    model = XLSRSQA.from_pretrained(tmp_path / "a").train()
+    before = {name: tensor.clone() for name, tensor in model.encoder.state_dict().items()}
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
+
+    model(**inputs_of(model, [noise(9_000)]), labels=torch.tensor([[4.5]])).loss.backward()
+    optimizer.step()
+
+    assert model.encoder.training is not frozen
+    moved = [name for name, tensor in model.encoder.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert bool(moved) is not frozen
+
+
+def test_an_encoder_without_layers_is_refused_by_name(tmp_path):
+    save_encoder(tmp_path)
+
+    with pytest.raises(StrictDataclassError, match="Expected both `encoder_config` and `layers`"):
+        XLSRSQA.from_encoder(str(tmp_path))
+
+
 def test_a_converted_model_saves_and_reloads(tmp_path):
     save_encoder(tmp_path / "encoder")
     model = convert(save_head(tmp_path / "head.pt"), tmp_path / "encoder", layers=(2,))

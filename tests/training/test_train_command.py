@@ -9,6 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from hf_sqa.cli import app
+from hf_sqa.training.recipe import Model
+from hf_sqa.training.run import build_model
 from tests.processes import command, wait_until
 
 runner = CliRunner()
@@ -83,6 +85,46 @@ def test_a_missing_test_set_is_reported_before_the_training(written, tmp_path):
     assert result.exit_code == 2
     assert "/does/not/exist.csv" in result.stderr
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "line"),
+    [
+        ("tiny", "tiny, wav2vec2 with 2 layers"),
+        ("facebook/wav2vec2-xls-r-300m", "it will be fetched from the Hub"),
+        (None, "encoder: random weights"),
+    ],
+)
+def test_a_dry_run_says_where_the_encoder_comes_from(encoder, line, tiny, tmp_path):
+    start = tmp_path / "tiny"
+    tiny("xlsr_sqa").encoder.save_pretrained(start)
+    model = {"family": "xlsr_sqa", "config": {"layers": [1]}, "encoder": str(start) if encoder == "tiny" else encoder}
+    if encoder is None:
+        model["config"]["encoder_config"] = tiny("xlsr_sqa").config.encoder_config.to_dict()
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": model, "data": {"train": [{"table": "mine.csv"}]}}))
+
+    result = run(tmp_path / "recipe.yaml", "--dry-run")
+
+    assert result.exit_code == 0, result.output
+    assert line in result.stdout
+
+
+def test_a_dry_run_refuses_a_layer_that_the_encoder_lacks(tiny, tmp_path):
+    tiny("xlsr_sqa").encoder.save_pretrained(tmp_path / "tiny")
+    model = {"family": "xlsr_sqa", "config": {"layers": [7]}, "encoder": str(tmp_path / "tiny")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": model, "data": {"train": [{"table": "mine.csv"}]}}))
+
+    result = run(tmp_path / "recipe.yaml", "--dry-run")
+
+    assert result.exit_code == 2
+    assert "Expected `layers` between 0 and 2" in result.stderr
+
+
+def test_a_random_encoder_is_announced(tiny):
+    model = Model(family="xlsr_sqa", config={"layers": [1], "encoder_config": tiny("xlsr_sqa").config.encoder_config.to_dict()})
+
+    with pytest.warns(UserWarning, match="begins with random weights"):
+        build_model(model)
 
 
 def test_a_dry_run_looks_for_the_test_sets(written):

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from hf_sqa.metrics import agreement
 from hf_sqa.training import AudioQualityTrainer, AudioQualityTrainingArguments, TrainingError, load_recipe, run_recipe
-from hf_sqa.training.trainer import choose_metric
+from hf_sqa.training.trainer import choose_metric, corpus_agreement
 
 
 def arguments(tmp_path, **options):
@@ -180,6 +180,43 @@ def test_training_stops_early_and_keeps_the_best(recipe, rows, tiny):
     )
 
     assert (result.best_step, result.num_steps) == (2, 8)  # nothing gets better without learning: three evaluations more
+
+
+def test_training_stops_when_none_of_the_metrics_gets_better(recipe, rows, tiny):
+    watched = {"early_stopping_patience": 2, "metric_for_best_model": "corpus_mapped_rmse"}
+    corpora = {"train_dataset": rows(8), "validation_dataset": rows(8, corpora=("first", "second"))}
+    quiet = {"model": tiny(), "announce": lambda line: None}
+
+    result = run_recipe(
+        recipe(max_steps=40, learning_rate=0.0, early_stopping_metrics=["corpus_lcc"], **watched), **corpora, **quiet
+    )
+
+    evaluations = [entry for entry in result.history if "eval_loss" in entry]
+    assert len(evaluations) == 3  # without learning: the first, and two that are no better
+    assert {"eval_corpus_lcc", "eval_corpus_mapped_rmse"} <= set(evaluations[0])
+
+
+def test_nothing_is_stopped_by_a_metric_that_nobody_measures(recipe, rows, tiny):
+    options = {"early_stopping_patience": 2, "early_stopping_metrics": ["corpus_pesq"]}
+
+    with pytest.raises(ValueError, match=r"corpus_lcc, corpus_mapped_rmse, .* got 'corpus_pesq'"):
+        run_recipe(recipe(**options), train_dataset=rows(8), validation_dataset=rows(6), model=tiny(), announce=lambda line: None)
+
+
+def test_agreement_over_corpora_is_the_mean_of_each_by_itself():
+    rng = np.random.default_rng(0)
+    labels = rng.uniform(1, 5, 40)
+    predictions = labels + rng.normal(0, 0.5, 40)
+    corpora = ["a"] * 15 + ["b"] * 25
+
+    agreed = corpus_agreement(predictions, labels, corpora)
+
+    expected = []
+    for rows in (slice(0, 15), slice(15, 40)):
+        slope, offset = np.polyfit(predictions[rows], labels[rows], 1)
+        errors = slope * predictions[rows] + offset - labels[rows]
+        expected.append((np.corrcoef(predictions[rows], labels[rows])[0, 1], np.sqrt((errors**2).sum() / (len(errors) - 1))))
+    assert tuple(agreed.values()) == pytest.approx(tuple(np.mean(expected, axis=0)))
 
 
 # ---- Learning

@@ -21,6 +21,7 @@ class XLSRSQAConfig(AudioQualityConfig):
             whose padding a mask shields. `None` for MFCC features. Its blocks above the last of `layers` are not built.
         layers (`tuple[int]`, *optional*): Encoder blocks after which features are taken, ascending, counted from 1, before
             any final norm. One layer feeds the head as it is, more are mixed into one. Only with an encoder.
+        freeze_encoder (`bool`, *optional*, defaults to `False`): Whether the encoder stays as it is while training, as the paper's.
         num_mfcc (`int`, *optional*, defaults to `40`): Cepstral coefficients, without an encoder.
         num_mel_bins (`int`, *optional*, defaults to `128`): Mel bands between 0 Hz and half the sampling rate.
         fft_size (`int`, *optional*, defaults to `400`): Samples in one spectrum, 25 ms.
@@ -44,6 +45,7 @@ class XLSRSQAConfig(AudioQualityConfig):
 
     encoder_config: dict[str, Any] | PreTrainedConfig | None = None
     layers: list[int] | tuple[int, ...] | None = None
+    freeze_encoder: bool = False
     num_mfcc: int = 40
     num_mel_bins: int = 128
     fft_size: int = 400

@@ -23,7 +23,15 @@ from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.pruning_layout import EncoderLayout
-from hf_sqa.blocks.speech_encoder import all_layers, build_encoder
+from hf_sqa.blocks.speech_encoder import (
+    FINE_TUNING_OPTIONS,
+    all_layers,
+    build_encoder,
+    freeze_idle_parameters,
+    load_encoder,
+    load_encoder_config,
+    published_sampling_rate,
+)
 from hf_sqa.blocks.sqa_transformer import SinusoidalPositions, SQATransformer, batch_norm_as_affine, batch_norm_over_channels
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
@@ -130,12 +138,12 @@ class XLSRSQA(AudioQualityPreTrainedModel):
     # The head is a thousandth of the encoder's work; MFCC are logarithms of sums over six decades.
     _keep_in_fp32_modules_strict = ["fusion", "transformer"]
 
-    def __init__(self, config: XLSRSQAConfig):
+    def __init__(self, config: XLSRSQAConfig, encoder: nn.Module | None = None):
         super().__init__(config)
         if config.encoder_config is None:
             self.mfcc = MFCC(config)
         else:
-            self.encoder = build_encoder(config.encoder_config, config.layers[-1])
+            self.encoder = build_encoder(config.encoder_config, config.layers[-1]) if encoder is None else encoder
         num_inputs = len(config.layers or (0,))
         if num_inputs > 1:
             self.fusion = LayerFusion(num_inputs, config.feature_size)
@@ -151,6 +159,61 @@ class XLSRSQA(AudioQualityPreTrainedModel):
             normalize_features=num_inputs == 1,
         )
         self.post_init()
+        self._freeze_idle_parameters()
+
+    @classmethod
+    def from_encoder(
+        cls,
+        name_or_path: str,
+        *,
+        encoder_options: dict[str, Any] | None = None,
+        hub_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> XLSRSQA:
+        """A new random head on a pre-trained encoder, in evaluation mode: what training on rated speech begins with.
+
+        Args:
+            name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-xls-r-300m"`. Only the layers needed are read.
+            encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
+                No layer is skipped and no frame is masked in training.
+            hub_options (`dict[str, Any]`, *optional*): `revision`, `token`, `cache_dir`, ... of `from_pretrained`.
+            **options: Options of [`XLSRSQAConfig`]; `layers=(5,)` and `freeze_encoder=True` are the paper's.
+
+        Raises:
+            ValueError: If no `layers` are given, the encoder cannot be used, lacks a tensor, or is for another sampling rate.
+        """
+        hub_options = hub_options or {}
+        changed = FINE_TUNING_OPTIONS | {"layerdrop": 0.0} | (encoder_options or {})
+        encoder_config = load_encoder_config(name_or_path, changed, **hub_options)
+        config = cls.config_class(encoder_config=encoder_config, **options)
+        published_rate = published_sampling_rate(name_or_path, **hub_options)
+        if published_rate not in (None, config.sampling_rate):
+            raise ValueError(
+                f"Expected an encoder for audio sampled at {config.sampling_rate} Hz, got {name_or_path}, whose feature extractor "
+                f"asks for {published_rate} Hz."
+            )
+        return cls(config, load_encoder(name_or_path, config.encoder_config, config.layers[-1], **hub_options)).eval()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; see [`PreTrainedModel.from_pretrained`]. What is frozen stays frozen, which loading alone would undo."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_idle_parameters()
+        return loaded
+
+    def _freeze_idle_parameters(self) -> None:
+        if self.config.encoder_config is None:
+            return
+        freeze_idle_parameters(self.encoder)
+        if self.config.freeze_encoder:
+            self.encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> XLSRSQA:
+        """Set training mode; a frozen encoder stays in evaluation, its features are constants."""
+        super().train(mode)
+        if self.config.freeze_encoder and self.config.encoder_config is not None:
+            self.encoder.eval()
+        return self
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
