@@ -134,7 +134,7 @@ class EncoderLayout(PruningLayout):
 
     def scores(self, batch: torch.Tensor) -> torch.Tensor:
         extractor = self.model.make_feature_extractor()
-        inputs = extractor(list(batch.numpy()), sampling_rate=self.config.sampling_rate, return_tensors="pt")
+        inputs = extractor(list(batch.cpu().numpy()), sampling_rate=self.config.sampling_rate, return_tensors="pt").to(batch.device)
         return self.model(**{name: tensor for name, tensor in inputs.items() if name != "attention_mask"}).logits
 
     def readers(self) -> dict[str, Any]:

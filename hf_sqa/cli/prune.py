@@ -32,6 +32,13 @@ def prune(
     batch_size: Annotated[int, typer.Option(help="Windows in an optimiser step.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of the repair.")] = 5e-5,
     num_windows: Annotated[int, typer.Option(help="Calibration windows; a quarter of them measures agreement only.")] = 400,
+    label_weight: Annotated[
+        float,
+        typer.Option(help="Weight of the listeners' scores in repair, where the speech is rated, beside the unpruned model's."),
+    ] = 0.0,
+    device: Annotated[
+        str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.", show_default=False)
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Repair in bfloat16: twice as fast on processors that have it.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn at random.")] = 0,
 ) -> None:
@@ -59,6 +66,7 @@ def prune(
             batch_size=batch_size,
             learning_rate=learning_rate,
             kinds=tuple(kind.strip() for kind in kinds.split(",") if kind.strip()),
+            label_weight=label_weight,
             bf16=bf16,
             seed=seed,
         )
@@ -72,7 +80,7 @@ def prune(
             f"{loaded.num_parameters():,} weights; {len(speech.repair)} windows to measure and repair on, "
             f"{len(speech.held_out)} for agreement"
         )
-        result = run(loaded, speech, options, folder=output, on_step=_print_step)
+        result = run(loaded, speech, options, folder=output, device=device or _first_device(), on_step=_print_step)
         save_model(result.model, output)
     except KeyboardInterrupt:
         typer.echo("hf-sqa: interrupted; whole steps are kept, and the same command goes on after them.", err=True)
@@ -84,6 +92,12 @@ def prune(
     if not result.steps:
         typer.echo("Nothing was removed.")
     typer.echo(f"The model is in {output}: hf-sqa score --model {output} ...")
+
+
+def _first_device() -> str:
+    import torch
+
+    return str(torch.accelerator.current_accelerator() or "cpu")
 
 
 def _print_step(number: int, step: Any) -> None:

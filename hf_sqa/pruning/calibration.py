@@ -28,6 +28,8 @@ class Calibration:
 
     Args:
         repair (`list[np.ndarray]`): Float32 waveforms.
+        labels (`np.ndarray` of shape `(num_repair, num_labels)`, *optional*): Scores of listeners for the recordings of `repair`,
+            NaN where there are none; only of a table or corpus.
         held_out (`list[np.ndarray]`): Float32 waveforms.
         sampling_rate (`int`): Their rate in Hz.
         excluded (`dict[str, str]`): By name of a recording, why it is not used.
@@ -37,6 +39,7 @@ class Calibration:
     held_out: list[np.ndarray]
     sampling_rate: int
     excluded: dict[str, str] = field(default_factory=dict)
+    labels: np.ndarray | None = None
 
 
 def load_calibration(source: str | Path, model: Any, num_windows: int = NUM_WINDOWS, seed: int = 0) -> Calibration:
@@ -58,7 +61,7 @@ def load_calibration(source: str | Path, model: Any, num_windows: int = NUM_WIND
     if (Path(source) / "speech.json").exists():
         calibration = _windows_of_cache(WindowCache(source), rate, num_windows)
     else:
-        calibration = _windows_of_recordings(source, rate, samples, num_windows, seed)
+        calibration = _windows_of_recordings(source, rate, samples, num_windows, seed, model.config.score_names)
     if min(len(calibration.repair), len(calibration.held_out)) < MIN_WINDOWS:
         raise ValueError(
             f"Expected {MIN_WINDOWS} calibration windows of {samples / rate:.2f} s or more on both sides, got "
@@ -74,11 +77,13 @@ def batches_of(model: Any, windows: Sequence[np.ndarray], batch_size: int) -> It
 
 
 def stacked(model: Any, windows: Sequence[np.ndarray]) -> torch.Tensor:
-    """Windows as `(B, T)`. Short ones are filled up with zeros if the model has a fixed window, and repeated if not."""
+    """Windows as `(B, T)` on the model's device. Short ones are filled up with zeros for a fixed window, and repeated if not."""
     if length := model.window_samples:
-        return torch.from_numpy(np.stack([np.pad(window, (0, length - len(window))) for window in windows]))
-    longest = max(map(len, windows))
-    return torch.from_numpy(np.stack([np.resize(window, longest) for window in windows]))
+        padded = [np.pad(window, (0, length - len(window))) for window in windows]
+    else:
+        longest = max(map(len, windows))
+        padded = [np.resize(window, longest) for window in windows]
+    return torch.from_numpy(np.stack(padded)).to(model.device)
 
 
 def _num_held_out(num_windows: int) -> int:
@@ -102,11 +107,13 @@ def _windows_of_cache(cache: WindowCache, rate: int, num_windows: int) -> Calibr
     return Calibration(windows("train", max(MIN_WINDOWS, num_windows - held_out)), windows("validation", held_out), rate)
 
 
-def _windows_of_recordings(source: str | Path, rate: int, samples: int, num_windows: int, seed: int) -> Calibration:
+def _windows_of_recordings(
+    source: str | Path, rate: int, samples: int, num_windows: int, seed: int, score_names: Sequence[str]
+) -> Calibration:
     if Path(source).is_dir():
-        recordings = [(clip.name, clip.path, clip.talker) for clip in folder_speech(source)]
+        recordings, labels = [(clip.name, clip.path, clip.talker) for clip in folder_speech(source)], {}
     else:
-        recordings = _recordings_of_table(str(source))
+        recordings, labels = _recordings_of_table(str(source), score_names)
     excluded: dict[str, str] = {}
     pieces: list[tuple[str, str, list[np.ndarray]]] = []  # recording, talker, windows
     for place in np.random.default_rng(seed).permutation(len(recordings)):
@@ -130,16 +137,26 @@ def _windows_of_recordings(source: str | Path, rate: int, samples: int, num_wind
     owners = [name if is_one_talker else talker for name, talker, _ in pieces]
     distinct = list(dict.fromkeys(owners))
     aside = set(distinct[: max(1, round(len(distinct) * HELD_OUT_SHARE))])
-    repair = [window for owner, (_, _, windows) in zip(owners, pieces, strict=True) if owner not in aside for window in windows]
+    repair = [
+        (name, window) for owner, (name, _, windows) in zip(owners, pieces, strict=True) if owner not in aside for window in windows
+    ]
     held_out = [window for owner, (_, _, windows) in zip(owners, pieces, strict=True) if owner in aside for window in windows]
     num_held_out = _num_held_out(num_windows)
-    return Calibration(repair[: max(MIN_WINDOWS, num_windows - num_held_out)], held_out[:num_held_out], rate, excluded)
+    repair = repair[: max(MIN_WINDOWS, num_windows - num_held_out)]
+    return Calibration(
+        [window for _, window in repair],
+        held_out[:num_held_out],
+        rate,
+        excluded,
+        np.array([labels[name] for name, _ in repair], np.float32) if labels else None,
+    )
 
 
-def _recordings_of_table(source: str) -> list[tuple[str, str, str]]:
-    """Name, path and talker of every row of a table or corpus."""
-    recordings = []
+def _recordings_of_table(source: str, score_names: Sequence[str]) -> tuple[list[tuple[str, str, str]], dict[str, list[float]]]:
+    """Name, path and talker of every row of a table or corpus; and by name, the scores that listeners gave."""
+    recordings, labels = [], {}
     for number, row in enumerate(load_corpus(source)):
         path = str(row["audio"]["path"] if isinstance(row["audio"], dict) else row["audio"])
         recordings.append((path, path, str(row.get("talker_id") or number)))
-    return recordings
+        labels[path] = [float(row.get(name, np.nan)) for name in score_names]
+    return recordings, labels

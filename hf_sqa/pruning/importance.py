@@ -50,16 +50,16 @@ def measure(layout: PruningLayout, windows: Sequence[np.ndarray], options: Pruni
             energies[name] = energies.get(name, 0) + layout.by_unit(name, activation).square().mean(dim=1).sum(dim=0)
             sums[name] = sums.get(name, 0) + layout.mean(name, activation) * len(batch)
     count = len(windows)
-    importance = {name: (total / count).sqrt().double().numpy() for name, total in squares.items()}
+    importance = {name: (total / count).sqrt().double().cpu().numpy() for name, total in squares.items()}
     if options.criterion == "energy":
         for name, energy in energies.items():
             outgoing: Any = layout.groups[name].outgoing
-            worth = (energy / count * outgoing).sqrt().double().numpy()
+            worth = (energy / count * outgoing).sqrt().double().cpu().numpy()
             # In points of the score: the units of a group are together worth what they are by gradient.
             importance[name] = worth * (importance[name].sum() / max(worth.sum(), 1e-30))
     if "layers" in layout.groups and "layers" in options.kinds:
         importance["layers"] = _drop_one(layout, batches, torch.cat(scores))
-    return Measured(importance, {name: total / count for name, total in sums.items()})
+    return Measured(importance, {name: (total / count).cpu() for name, total in sums.items()})
 
 
 @torch.inference_mode()

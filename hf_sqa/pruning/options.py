@@ -22,6 +22,8 @@ class PruningOptions:
         repair_steps (`int`): Optimiser steps after each of them.
         batch_size (`int`): Windows in an optimiser step.
         learning_rate (`float`): Highest learning rate of the repair.
+        label_weight (`float`): Weight, in repair, of the distance to the scores of listeners beside that to the unpruned model;
+            only where the calibration speech is rated.
         bf16 (`bool`): Whether repair computes in bfloat16 where that is safe; twice as fast on processors that have it.
         num_measured (`int`): Number of the windows to repair on that measure what units are worth.
         kinds (`tuple[str]`): What can be removed, among `channels`, `units`, `heads` and `layers`.
@@ -35,6 +37,7 @@ class PruningOptions:
     repair_steps: int = 100
     batch_size: int = 8
     learning_rate: float = 5e-5
+    label_weight: float = 0.0
     bf16: bool = False
     num_measured: int = 32
     kinds: tuple[str, ...] = tuple(LEAST)
@@ -47,6 +50,8 @@ class PruningOptions:
             raise ValueError(f"Expected `criterion` to be one of {', '.join(CRITERIA)}, got {self.criterion!r}.")
         if self.min_agreement is not None and not 0 < self.min_agreement < 1:
             raise ValueError(f"Expected `min_agreement`, a correlation, above 0 and below 1, got {self.min_agreement}.")
+        if not 0 <= self.label_weight < float("inf"):
+            raise ValueError(f"Expected `label_weight` of 0 or more, got {self.label_weight}.")
         for name, least in (("num_steps", 1), ("batch_size", 1), ("num_measured", 1), ("repair_steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"Expected `{name}` of {least} or more, got {getattr(self, name)}.")

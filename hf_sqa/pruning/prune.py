@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hf_sqa.pruning.calibration import Calibration
 from hf_sqa.pruning.importance import choose, measure, num_parameters
 from hf_sqa.pruning.options import PruningOptions
@@ -78,6 +80,7 @@ def prune(
     options: PruningOptions,
     *,
     folder: str | Path | None = None,
+    device: str | torch.device = "cpu",
     on_step: Callable[[int, PruningStep], None] | None = None,
 ) -> PruningResult:
     """Prune a DistilledSQA, or the transformer encoder inside another model (XLSRSQA, Wav2Vec2ForMOS, MOSANet).
@@ -89,19 +92,25 @@ def prune(
         calibration ([`Calibration`]): Speech.
         options ([`PruningOptions`]): How far and how.
         folder (`str` or `Path`, *optional*): Where every step is kept; pruning that was cut short goes on after the last of them.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where scores, gradients and repair are computed.
         on_step (callable, *optional*): Called with the number of a step and the [`PruningStep`].
 
     Returns:
-        [`PruningResult`]: With a new model, in evaluation mode.
+        [`PruningResult`]: With a new model, in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: If the model cannot be pruned, or not so far; the message says how far.
+        ValueError: If the model cannot be pruned, or not so far, the message says how far; or if labels are to count and the
+            calibration speech has none.
     """
+    labels = None if calibration.labels is None else torch.from_numpy(calibration.labels)
+    if options.label_weight and (labels is None or bool(labels.isnan().all())):
+        raise ValueError("Expected rated calibration speech with `label_weight`, got none: give a table or corpus with scores.")
     model.pruning_layout()  # refuses before anything is copied
-    unpruned = copy.deepcopy(model).float().eval()
+    unpruned = copy.deepcopy(model).float().eval().to(device)
     total = num_parameters(unpruned)
     aims = aims_of(unpruned, calibration.repair)
     reference = scores_of(unpruned, calibration.held_out)
+    unpruned.cpu()
     result = PruningResult(copy.deepcopy(unpruned))
     journal = _Journal(folder, options, total)
     for number, step in enumerate(journal.finished):
@@ -112,13 +121,15 @@ def prune(
     for number in range(len(result.steps), options.num_steps):
         began = time.monotonic()
         goal = math.floor(total * options.target ** ((number + 1) / options.num_steps))
-        layout = result.model.pruning_layout()
+        layout = result.model.to(device).pruning_layout()
         measured = measure(layout, to_measure, options)
+        result.model.cpu()  # where units are taken out
         keep = choose(layout, measured, goal, options)
-        pruned = layout.pruned(keep, measured.means)
+        pruned = layout.pruned(keep, measured.means).to(device)
         before = agreement_with(pruned, calibration.held_out, reference)
-        repair(pruned, calibration.repair, aims, options, number)
+        repair(pruned, calibration.repair, aims, options, number, labels)
         after = agreement_with(pruned, calibration.held_out, reference)
+        pruned.cpu()
         removed: Counter[str] = Counter()
         for name, group in layout.groups.items():
             removed[group.kind] += group.size - len(keep[name])

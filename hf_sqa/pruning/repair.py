@@ -43,10 +43,10 @@ class Aims:
     def frame_distance(self, frames: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """Mean square of the differences in deviations; 0 if the frames have another shape."""
         assert self.frames is not None and self.deviation is not None
-        theirs = self.frames[chosen].float()
+        theirs = self.frames[chosen].to(frames.device).float()
         if frames.shape != theirs.shape:
             return frames.new_zeros(())
-        return ((frames - theirs) / self.deviation).square().mean()
+        return ((frames - theirs) / self.deviation.to(frames.device)).square().mean()
 
 
 @torch.no_grad()
@@ -57,9 +57,9 @@ def aims_of(model: Any, windows: Sequence[np.ndarray]) -> Aims:
     with _frames_of(model) as seen:
         for batch in batches_of(model, windows, 2):
             seen.clear()
-            scores.append(layout.scores(batch))
+            scores.append(layout.scores(batch).cpu())
             if seen:
-                frames.append(torch.cat(seen, dim=2).half())
+                frames.append(torch.cat(seen, dim=2).half().cpu())
     # An encoder gives as many frames as the longest window of a batch.
     if len({batch.shape[1:] for batch in frames}) != 1:
         return Aims(torch.cat(scores))
@@ -82,7 +82,14 @@ def _frames_of(model: Any) -> Iterator[list[torch.Tensor]]:
             handle.remove()
 
 
-def repair(model: Any, windows: Sequence[np.ndarray], aims: Aims, options: PruningOptions, number: int) -> None:
+def repair(
+    model: Any,
+    windows: Sequence[np.ndarray],
+    aims: Aims,
+    options: PruningOptions,
+    number: int,
+    labels: torch.Tensor | None = None,
+) -> None:
     """Fine-tune a pruned model towards the scores and frames of the unpruned one. Norms stay in evaluation.
 
     Args:
@@ -91,6 +98,7 @@ def repair(model: Any, windows: Sequence[np.ndarray], aims: Aims, options: Pruni
         aims ([`Aims`]): Outputs of the unpruned model for these.
         options ([`PruningOptions`]): How.
         number (`int`): Number of the pruning step, which decides on the order of the windows.
+        labels (`torch.Tensor` of shape `(W, L)`, *optional*): Scores of listeners, NaN where there are none.
     """
     if not options.repair_steps:
         return
@@ -104,9 +112,14 @@ def repair(model: Any, windows: Sequence[np.ndarray], aims: Aims, options: Pruni
         for _ in range(options.repair_steps):
             chosen = torch.from_numpy(rng.choice(len(windows), min(options.batch_size, len(windows)), replace=False))
             seen.clear()
-            with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=options.bf16):
                 scores = layout.scores(stacked(model, [windows[place] for place in chosen]))
-            loss = F.smooth_l1_loss(scores.float(), aims.scores[chosen], beta=0.1)
+            loss = F.smooth_l1_loss(scores.float(), aims.scores[chosen].to(scores.device), beta=0.1)
+            if labels is not None and options.label_weight:
+                given = labels[chosen].to(scores.device)
+                rated = ~given.isnan()
+                if rated.any():
+                    loss = loss + options.label_weight * F.smooth_l1_loss(scores.float()[rated], given[rated], beta=0.1)
             if aims.frames is not None and seen:
                 loss = loss + aims.frame_distance(torch.cat(seen, dim=2), chosen)
             optimizer.zero_grad()
@@ -120,7 +133,7 @@ def repair(model: Any, windows: Sequence[np.ndarray], aims: Aims, options: Pruni
 def scores_of(model: Any, windows: Sequence[np.ndarray]) -> torch.Tensor:
     """A model's scores `(W, L)` of windows."""
     layout = model.pruning_layout()
-    return torch.cat([layout.scores(batch) for batch in batches_of(model, windows, 2)]).clone()
+    return torch.cat([layout.scores(batch).cpu() for batch in batches_of(model, windows, 2)]).clone()
 
 
 def agreement_with(model: Any, windows: Sequence[np.ndarray], reference: torch.Tensor) -> dict[str, float]:

@@ -174,6 +174,33 @@ def test_repair_brings_the_scores_back(make_model, calibration):
     assert result.steps[0].after_repair["rmse"] < 0.8 * result.steps[0].before_repair["rmse"]
 
 
+def test_the_scores_of_listeners_draw_the_repair_their_way(make_model, calibration):
+    """With labels far above what the unpruned model says, scores after the repair are higher than without labels."""
+    high = replace(calibration, labels=np.full((len(calibration.repair), 1), 4.9, np.float32))
+    scores = {}
+    for weight in (0.0, 5.0):
+        options = PruningOptions(target=0.7, num_steps=1, repair_steps=20, batch_size=4, learning_rate=2e-3, label_weight=weight)
+        scores[weight] = scores_of(prune(make_model(), high, options).model, calibration.held_out).mean()
+
+    assert scores[5.0] > scores[0.0] + 0.05
+
+
+def test_labels_that_are_to_count_must_be_there(make_model, calibration):
+    with pytest.raises(ValueError, match="Expected rated calibration speech with `label_weight`"):
+        prune(make_model(), calibration, PruningOptions(target=0.7, label_weight=1.0))
+
+
+def test_a_table_brings_the_scores_of_its_listeners(speech, make_tiny, tmp_path):
+    recordings = sorted(speech.rglob("*.wav"))
+    lines = ["audio,mos,talker_id", *(f"{path},{1 + number / 8},{number}" for number, path in enumerate(recordings))]
+    (tmp_path / "rated.csv").write_text("\n".join(lines) + "\n")
+
+    calibration = load_calibration(str(tmp_path / "rated.csv"), make_tiny())
+
+    assert calibration.labels.shape == (len(calibration.repair), 1)
+    assert set(calibration.labels[:, 0].tolist()) <= {1 + number / 8 for number in range(len(recordings))}
+
+
 def test_the_model_given_stays_as_it_is(model, calibration):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     prune(model, calibration, replace(OPTIONS, num_steps=1))
