@@ -110,8 +110,9 @@ def _windows_of_cache(cache: WindowCache, rate: int, num_windows: int) -> Calibr
 def _windows_of_recordings(
     source: str | Path, rate: int, samples: int, num_windows: int, seed: int, score_names: Sequence[str]
 ) -> Calibration:
+    labels: dict[str, list[float]] = {}
     if Path(source).is_dir():
-        recordings, labels = [(clip.name, clip.path, clip.talker) for clip in folder_speech(source)], {}
+        recordings = [(clip.name, clip.path, clip.talker) for clip in folder_speech(source)]
     else:
         recordings, labels = _recordings_of_table(str(source), score_names)
     excluded: dict[str, str] = {}

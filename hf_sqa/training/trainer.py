@@ -126,7 +126,7 @@ class AudioQualityTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         if args.early_stopping_patience is not None and evaluated is not None:
-            watched = args.early_stopping_metrics or [args.metric_for_best_model]
+            watched = args.early_stopping_metrics or [str(args.metric_for_best_model)]
             self.add_callback(StopWithoutProgress(args.early_stopping_patience, watched))
         self.add_callback(StopAtNaN())
         if self.training_loss is not None:
