@@ -109,6 +109,7 @@ def card(name: str, fact: dict, result: dict) -> str:
             code_licence=fact["code_licence"],
             licence_note=fact.get("licence_note"),
             citation=fact.get("citation"),
+            known_failures=fact.get("fails", ()),
             evaluation_note=fact.get("evaluation"),
             score_meanings={"mos": fact["meaning"]} if "meaning" in fact else None,
         )

@@ -12,10 +12,11 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_sqa.checkpoint_files import CARD_FILE, RECORDS, refuse_links_outside
-from hf_sqa.hub.card_facts import BASE_KEY, METRIC_TITLES, CardFacts, Evaluation, is_hub_id, public_name, read_configs
+from hf_sqa.hub.card_facts import BASE_KEY, CardFacts, Evaluation, as_list, hub_sets, is_hub_id, public_name, read_configs
 from hf_sqa.hub.card_text import scale_rows, section_texts
 from hf_sqa.runs import write_whole
 
+SAMPLE_FILE = "sample.flac"
 TEMPLATE = Path(__file__).with_name("card_template.md")
 TAGS = ("audio-quality", "speech-quality-assessment", "mean-opinion-score")
 #: The limit that every card states; a push looks for it.
@@ -71,6 +72,7 @@ def make_card(folder: str | Path, facts: CardFacts | None = None, **options: Any
         "summary": given.summary,
         "training": facts.training_data or facts.recipe,
         "evaluation": facts.results,
+        "limits": given.known_failures,
         "cost": (facts.training_cost or {}).get("seconds"),
     }
     kept = {section for section, value in known.items() if not value}
@@ -137,6 +139,7 @@ def _title(config: Mapping[str, Any], folder: Path, repo_id: str | None) -> str:
 def _metadata(facts: CardFacts, adapter: Mapping[str, Any] | None, old_data: Mapping[str, Any], model_name: str) -> ModelCardData:
     """Metadata of the card; keys of an existing card that nothing here states stay."""
     base = facts.base_model
+    evaluations = [Evaluation.of(result) for result in facts.results or ()]
     described: dict[str, Any] = {
         "language": list(facts.languages or ()) or None,
         "license": facts.license,
@@ -144,16 +147,34 @@ def _metadata(facts: CardFacts, adapter: Mapping[str, Any] | None, old_data: Map
         "license_link": facts.license_link,
         "base_model": base if is_hub_id(base) else None,
         BASE_KEY: None if is_hub_id(base) else public_name(base),
-        "base_model_relation": "adapter" if adapter else old_data.get("base_model_relation"),
+        "base_model_relation": "adapter"
+        if adapter
+        else old_data.get("base_model_relation", "finetune" if is_hub_id(base) else None),
+        "datasets": _together(hub_sets(facts.recipe if isinstance(facts.recipe, Mapping) else {}), old_data.get("datasets")),
+        "metrics": _together([result.metric_type for result in evaluations], old_data.get("metrics")),
         "library_name": "transformers",
         "pipeline_tag": "audio-classification",
-        "tags": [*dict.fromkeys([*TAGS, *(["lora"] if adapter else []), *old_data.get("tags", [])])],
+        "tags": _together([*TAGS, *(["lora"] if adapter else [])], old_data.get("tags")),
+        "widget": _widget(facts.sample_scores) or old_data.get("widget"),
     }
     described |= {key: value for key, value in old_data.items() if key not in described and key != "model-index"}
-    if results := _eval_results([Evaluation.of(result) for result in facts.results or ()]):
+    if results := _eval_results(evaluations):
         return ModelCardData(**described, model_name=model_name, eval_results=results)
     index = {"model-index": old_data["model-index"]} if old_data.get("model-index") else {}
     return ModelCardData(**described, **index)
+
+
+def _together(found: Sequence[str], old: Any) -> list[str] | None:
+    """What was found and what an existing card says, each once."""
+    return [*dict.fromkeys([*found, *as_list(old)])] or None
+
+
+def _widget(sample_scores: Mapping[str, float] | None) -> list[dict[str, Any]] | None:
+    """The sample that travels with the checkpoint, as an example on its page: to be heard, with its scores."""
+    if not sample_scores:
+        return None
+    output = [{"label": name, "score": round(value, 3)} for name, value in sample_scores.items()]
+    return [{"src": SAMPLE_FILE, "example_title": "The sample of hf_sqa", "output": output}]
 
 
 def _eval_results(evaluations: Sequence[Evaluation]) -> list[EvalResult]:
@@ -165,7 +186,7 @@ def _eval_results(evaluations: Sequence[Evaluation]) -> list[EvalResult]:
             dataset_type=result.dataset_id or _slug(result.dataset),
             dataset_name=result.dataset,
             dataset_split=result.split,
-            metric_type=METRIC_TITLES[result.metric.partition("_")[2]][0],
+            metric_type=result.metric_type,
             metric_name=f"{result.score}: {result.title}",
             metric_value=round(float(result.value), 4),
             metric_args=None

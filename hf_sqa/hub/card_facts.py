@@ -83,6 +83,11 @@ class Evaluation:
         return given
 
     @property
+    def metric_type(self) -> str:
+        """The metric as the Hub calls it."""
+        return METRIC_TITLES[self.metric.partition("_")[2]][0]
+
+    @property
     def title(self) -> str:
         """The metric in words."""
         level, _, name = self.metric.partition("_")
@@ -124,6 +129,7 @@ class CardFacts:
         code_licence (`str`, *optional*): Licence of the code; that of `hf_sqa`, Apache-2.0, if not given.
         licence_note (`str`, *optional*): A remark on the licence of the weights.
         evaluation_note (`str`, *optional*): Text of the evaluation section if there are no results.
+        known_failures (sequence of `str`, *optional*): Where the scores were found to be wrong, for the section of the limits.
         citation (`str`, *optional*): Whom to cite; the paper of the family if not given.
         score_meanings (`dict[str, str]`, *optional*): Meanings of scores, where not the usual.
     """
@@ -147,6 +153,7 @@ class CardFacts:
     code_licence: str | None = None
     licence_note: str | None = None
     evaluation_note: str | None = None
+    known_failures: Sequence[str] = ()
     citation: str | None = None
     score_meanings: Mapping[str, str] | None = None
 
@@ -232,6 +239,11 @@ def training_sets(recipe: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]
         name = entry.get("corpus") or entry.get("hub") or Path(str(entry.get("table", "?"))).name
         sets.append((str(name), dict(entry)))
     return sets
+
+
+def hub_sets(recipe: Mapping[str, Any]) -> list[str]:
+    """Ids of the training sets that came from the Hub."""
+    return [name for name, entry in training_sets(recipe) if entry.get("hub") and is_hub_id(name)]
 
 
 def as_list(value: Any) -> list[str]:

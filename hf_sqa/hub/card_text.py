@@ -40,6 +40,7 @@ def section_texts(facts: CardFacts, config: Mapping[str, Any], adapter: Mapping[
         "use": facts.use or _use(facts, folder, is_adapter=adapter is not None),
         "training": facts.training_data or _training(recipe),
         "evaluation": _evaluation(evaluations) if evaluations else facts.evaluation_note or NOT_COMPARED,
+        "failures": _failures(facts.known_failures),
         "licences": _licences(facts),
         "cost": _cost(facts.training_cost or {}),
         "identity": _identity(facts.identity or {}, facts.sample_scores),
@@ -142,6 +143,10 @@ def _evaluation(evaluations: Sequence[Evaluation]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else "undefined" if math.isnan(value) else f"{value:.3f}"
+
+
+def _failures(failures: Sequence[str]) -> str:
+    return "\n".join(["", "", "Known failures:", "", *(f"- {failure}" for failure in failures)]) if failures else ""
 
 
 def _licences(facts: CardFacts) -> str:

@@ -23,8 +23,9 @@ from huggingface_hub.utils import validate_repo_id
 import hf_sqa
 from hf_sqa.auto import families
 from hf_sqa.checkpoint_files import COPIED, PICKLES, TRAINING_LEFTOVERS, is_one_of
+from hf_sqa.hub.card import SAMPLE_FILE
 from hf_sqa.hub.card_facts import CardFacts
-from hf_sqa.hub.staging import PARITY_FILE, SAMPLE_FILE, Publication, PublishError, on_one_line, staged
+from hf_sqa.hub.staging import PARITY_FILE, Publication, PublishError, on_one_line, staged
 
 __all__ = ["Publication", "PublishError", "publish", "publish_model"]
 

@@ -23,12 +23,12 @@ from hf_sqa.checkpoint_files import CARD_FILE, RECORDS, checkpoint_files
 from hf_sqa.checkpoints import load_checkpoint, local_folder, short_names, split_revision
 from hf_sqa.configuration import CODE_ENTRIES
 from hf_sqa.hub.bundle import BundleError, add_code, scores_without_hf_sqa
-from hf_sqa.hub.card import make_card, missing_from_card, tidy
+from hf_sqa.hub.card import SAMPLE_FILE, make_card, missing_from_card, tidy
 from hf_sqa.hub.card_facts import CardFacts, read_configs
 from hf_sqa.modeling import model_identity
 from hf_sqa.pipelines import AudioQualityPipeline
 
-SAMPLE_FILE, PARITY_FILE = "sample.flac", "parity.json"
+PARITY_FILE = "parity.json"
 #: MOS points between the bundled code and our own: rounding depends on where weights lie in memory.
 CODE_TOLERANCE = 1e-5
 #: In the configuration of a checkpoint without its code.

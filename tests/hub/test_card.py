@@ -128,6 +128,32 @@ def test_a_base_with_a_short_name_is_remembered_when_the_recipe_is_gone(complete
     assert "base_model" not in ModelCard(text_of(complete)).data.to_dict()  # the Hub takes only its own ids there
 
 
+def test_the_hub_is_told_bases_data_sets_metrics_and_how_the_sample_scores(checkpoint):
+    recipe = {"model": {"checkpoint": "alice/base"}, "data": {"train": [{"hub": "alice/calls"}, {"table": "mine.csv"}]}}
+    (checkpoint / "recipe.yaml").write_text(json.dumps(recipe))
+    write_card(checkpoint, results=RESULTS, sample_scores={"mos": 3.14159}, license="mit")
+
+    data = ModelCard(text_of(checkpoint)).data.to_dict()
+    assert (data["base_model"], data["base_model_relation"]) == ("alice/base", "finetune")
+    assert data["datasets"] == ["alice/calls"]
+    assert data["metrics"] == ["spearmanr", "rmse"]
+    output = [{"label": "mos", "score": 3.142}]
+    assert data["widget"] == [{"src": "sample.flac", "example_title": "The sample of hf_sqa", "output": output}]
+
+    write_card(checkpoint, license="mit")  # nothing new is known
+    again = ModelCard(text_of(checkpoint)).data.to_dict()
+    assert {key: again[key] for key in data} == data
+
+
+def test_known_failures_stand_among_the_limits_until_others_are_known(checkpoint):
+    write_card(checkpoint, known_failures=["Opus: 2.8 for 4.3"])
+    write_card(checkpoint)
+    assert "\n\nKnown failures:\n\n- Opus: 2.8 for 4.3\n<!-- /hf-sqa:limits -->" in text_of(checkpoint)
+
+    write_card(checkpoint, known_failures=["Opus: 3.4 for 4.3"])
+    assert "2.8 for 4.3" not in text_of(checkpoint) and "- Opus: 3.4 for 4.3" in text_of(checkpoint)
+
+
 def test_a_misspelt_fact_is_refused(checkpoint):
     with pytest.raises(TypeError, match="licence"):
         make_card(checkpoint, licence="mit")
