@@ -27,6 +27,8 @@ COPIED = (
     "LICENSE*",
     "NOTICE*",
 )
+#: ONNX graphs: as an export writes it, and where optimum and transformers.js look in a repository, in float32 and in 8 bits.
+GRAPH_FILE, HUB_GRAPHS = "model.onnx", ("onnx/model.onnx", "onnx/model_quantized.onnx")
 #: Weights in formats that can run code when they are opened.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.h5", "*.keras", "*.tar", "*.npy", "*.npz")
 #: Pickles that training leaves beside a checkpoint; scoring does not need them, so they stay and are no reason to refuse.
@@ -39,11 +41,13 @@ def checkpoint_files(folder: Path) -> tuple[list[str], dict[str, str]]:
     Raises:
         ValueError: If weights are pickled, there are none in safetensors, or a file to copy is a link that leaves the folder.
     """
-    copied, left_out, pickled = [], {}, []
+    copied, left_out, pickled = graph_files(folder), {}, []
     is_adapter = (folder / "adapter_config.json").is_file()
     for path in sorted(folder.iterdir()):
         if is_adapter and path.name in {"config.json", "model.safetensors"}:
             left_out[path.name] = "part of the adapter's base"
+        elif path.name in {Path(name).parts[0] for name in copied}:
+            continue
         elif path.is_dir():
             left_out[path.name + "/"] = "a folder"
         elif is_one_of(path.name, COPIED):
@@ -59,10 +63,17 @@ def checkpoint_files(folder: Path) -> tuple[list[str], dict[str, str]]:
             f"Expected weights as safetensors only, got {', '.join(pickled)} in {str(folder)!r}: opening such a file can run code. "
             "Load the model and `save_pretrained` it into a new folder, or move the file away."
         )
-    if not any(name.endswith(".safetensors") for name in copied):
-        raise ValueError(f"Expected weights in {str(folder)!r} (model.safetensors or adapter_model.safetensors), got none.")
-    refuse_links_outside(folder)
+    if not any(name.endswith((".safetensors", ".onnx")) for name in copied):
+        raise ValueError(
+            f"Expected weights in {str(folder)!r} (model.safetensors, adapter_model.safetensors, or a graph, model.onnx), got none."
+        )
+    refuse_links_outside(folder, [*COPIED, *copied])
     return copied, left_out
+
+
+def graph_files(folder: Path) -> list[str]:
+    """Names of the ONNX graphs in a folder, the exact ones first."""
+    return [name for name in (GRAPH_FILE, *HUB_GRAPHS) if (folder / name).is_file()]
 
 
 def copy_checkpoint(folder: Path, target: Path, without: Sequence[str] = ()) -> dict[str, str]:
@@ -76,6 +87,7 @@ def copy_checkpoint(folder: Path, target: Path, without: Sequence[str] = ()) -> 
     target.mkdir()
     for name in copied:
         if name not in without:
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, target / name)
     return left_out
 
@@ -94,8 +106,8 @@ def refuse_links_outside(folder: Path, names: Sequence[str] = COPIED) -> None:
     """
     real = folder.resolve()
     inside = [real] + ([real.parents[1] / "blobs"] if real.parent.name == "snapshots" else [])
-    for path in sorted(folder.iterdir()):
-        if not is_one_of(path.name, names) or path.is_dir():
+    for path in sorted([*folder.iterdir(), *(folder / name for name in graph_files(folder))]):
+        if not (is_one_of(path.name, names) or str(path.relative_to(folder)) in names) or path.is_dir():
             continue
         target = Path(os.path.realpath(path))  # of links that go in circles, Path.resolve makes an error
         if not any(target.is_relative_to(place) for place in inside):

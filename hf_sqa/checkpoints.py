@@ -13,7 +13,7 @@ import re
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -49,7 +49,7 @@ STUDENTS_FOLDER = Path(__file__).parents[0] / "assets" / "students"
 STAND_IN, STAND_IN_RMSE = "distilled-sqa-m", 0.27
 HUB_OWNER = "hf-sqa"
 #: Files of a checkpoint, for a whole snapshot of a repository.
-CHECKPOINT_FILES = ["*.json", "*.safetensors", "README.md", "sample.flac"]
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "README.md", "sample.flac")
 AT_REVISION = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<revision>[\w./-]+)")
 #: Beside an adapter, the digest of the weights that it was trained on.
 BASE_FILE = "base.json"
@@ -211,21 +211,26 @@ def resolve_checkpoint(model: Any) -> Any:
         return model
     place, options = _located(model, {})
     if "revision" in options:
-        return snapshot_download(place, revision=options["revision"], allow_patterns=CHECKPOINT_FILES)
+        return snapshot_download(place, revision=options["revision"], allow_patterns=list(CHECKPOINT_FILES))
     return place
 
 
-def local_folder(name: str | os.PathLike[str] | None) -> Path:
+def local_folder(name: str | os.PathLike[str] | None, files: Sequence[str] = CHECKPOINT_FILES, **hub_options: Any) -> Path:
     """Folder with the files of a checkpoint; those of a repository on the Hub are downloaded.
+
+    Args:
+        name (`str`): What [`load_checkpoint`] takes.
+        files (sequence of `str`, *optional*): Patterns of the files to download.
+        **hub_options: `revision`, `token`, ... of `huggingface_hub.snapshot_download`.
 
     Raises:
         OSError: If there is no such checkpoint.
     """
-    place, options = _located(name, {})
+    place, options = _located(name, hub_options)
     if Path(place).is_dir():
         return Path(place)
     try:
-        return Path(snapshot_download(place, allow_patterns=CHECKPOINT_FILES, **options))
+        return Path(snapshot_download(place, allow_patterns=list(files), **options))
     except (OSError, ValueError, RuntimeError) as error:
         raise explained(name, error) from error
 

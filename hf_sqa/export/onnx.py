@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_sqa.checkpoint_files import GRAPH_FILE
 from hf_sqa.export.int8 import filters_from_a_wave, quantize
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.distilled_sqa import DistilledSQA
-from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import FORM, GRAPH_FILE, form_digest
+from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import FORM, form_digest
 
 TOLERANCE = 1e-3  # MOS points between onnxruntime and torch
 INT8_TOLERANCE = 0.1  # the same for a graph in 8 bits, for one window of noise

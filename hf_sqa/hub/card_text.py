@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sqa.auto import families
+from hf_sqa.checkpoint_files import HUB_GRAPHS, graph_files
 from hf_sqa.hub.bundle import NEEDED
 from hf_sqa.hub.card_facts import CardFacts, Evaluation, as_list, is_hub_id, public_name, training_sets
 from hf_sqa.hub.model_table import provenance
@@ -81,22 +82,27 @@ def _use(facts: CardFacts, folder: Path, is_adapter: bool) -> str:
     else:
         imports, recording = "from importlib.resources import files\n\n", 'files("hf_sqa") / "assets/sample.flac"'
     shown = f"print(score({recording}))" + (f"\n# {_rounded(facts.sample_scores)}" if facts.sample_scores else "")
-    package = "hf-sqa[peft]" if is_adapter else "hf-sqa"
+    graphs = [file for file in graph_files(folder) if file in HUB_GRAPHS]
+    has_weights = any(folder.glob("*.safetensors"))
+    package = "hf-sqa[peft]" if is_adapter else "hf-sqa" if has_weights or not graphs else "hf-sqa[onnx]"
     if facts.with_code:
         code = (
             f"With the code in this repository, which you should read first:\n\n```bash\npip install {' '.join(NEEDED)}\n```\n\n"
             f"```python\n{imports}from transformers import pipeline\n\n"
             f'score = pipeline("audio-quality", model="{name}", trust_remote_code=True)\n{shown}\n```\n\n'
-            f"With the package `hf-sqa`, whose code is then used instead (`pip install {package}`):\n\n"
+            f"With the package, whose code is then used instead (`pip install {package}`):\n\n"
         )
+    elif graphs and not has_weights:
+        code = f"This repository holds {' and '.join(f'`{file}`' for file in graphs)}, for `pip install '{package}'`:\n\n"
     else:
         code = (
             f"This repository holds no code: `pip install '{package}'`, and `import hf_sqa` makes the model known to transformers, "
             'where `pipeline("audio-quality")` scores with it.\n\n'
         )
+    beside = f'\n\nIts ONNX graph: `hf_sqa.pipeline("{name}", backend="onnx")`.' if graphs and has_weights else ""
     return (
         f"{code}```python\n{imports}import hf_sqa\n\n"
-        f'score = hf_sqa.pipeline("{name}")\n{shown}\n```\n\n```bash\nhf-sqa score --model {name} recordings/\n```'
+        f'score = hf_sqa.pipeline("{name}")\n{shown}\n```\n\n```bash\nhf-sqa score --model {name} recordings/\n```{beside}'
     )
 
 

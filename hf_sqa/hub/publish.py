@@ -22,7 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 
 import hf_sqa
 from hf_sqa.auto import families
-from hf_sqa.checkpoint_files import COPIED, PICKLES, TRAINING_LEFTOVERS, is_one_of
+from hf_sqa.checkpoint_files import COPIED, HUB_GRAPHS, PICKLES, TRAINING_LEFTOVERS, is_one_of
 from hf_sqa.hub.card import SAMPLE_FILE
 from hf_sqa.hub.card_facts import CardFacts
 from hf_sqa.hub.staging import PARITY_FILE, Publication, PublishError, on_one_line, staged
@@ -32,7 +32,7 @@ __all__ = ["Publication", "PublishError", "publish", "publish_model"]
 #: HTTP libraries of the Hub's client, whose errors share no base class.
 HTTP_CLIENTS = {"httpx", "httpx2", "httpcore2"}
 #: Our files in a repository; a new push removes those that it does not replace.
-OURS = (*COPIED, *TRAINING_LEFTOVERS, SAMPLE_FILE, PARITY_FILE, "*.py")
+OURS = (*COPIED, *HUB_GRAPHS, *TRAINING_LEFTOVERS, SAMPLE_FILE, PARITY_FILE, "*.py")
 
 
 def publish(
@@ -51,7 +51,7 @@ def publish(
     announce: Callable[[str], None] = lambda line: None,
     **card: Any,
 ) -> Publication:
-    """Publish a checkpoint or a LoRA adapter on the Hub, in one commit, after checking it.
+    """Publish a checkpoint, an ONNX graph or a LoRA adapter on the Hub, in one commit, after checking it.
 
     Nothing is sent unless the weights are safetensors and all of them load, the built-in sample gets a finite score, the card is
     complete and names the licence of the weights apart from that of the code, no file holds a path of this machine or a token, and
@@ -65,7 +65,7 @@ def publish(
         revision (`str`, *optional*): Branch to commit to, made from `main` if it is new; `main` if not given.
         create_pr (`bool`, *optional*, defaults to `False`): Open a pull request instead.
         with_code (`bool`, *optional*): Whether to add the code, so that the model works where hf_sqa is not installed, given
-            `trust_remote_code=True`. If not given, it is added to whole checkpoints, not to adapters.
+            `trust_remote_code=True`. If not given, it is added to whole checkpoints, not to adapters and graphs.
         dry_run (`bool`, *optional*, defaults to `False`): Check everything and list what would be published; send nothing.
         replace (`bool`, *optional*, defaults to `False`): Overwrite a repository that holds a model of another library.
         base_model (`str`, *optional*): Hub id of an adapter's base, where the adapter was trained from a folder.
@@ -178,7 +178,7 @@ def _refuse_pickles(info: ModelInfo, repo_id: str) -> None:
 
 def _stale(there: Sequence[str], coming: Sequence[str]) -> list[str]:
     """Files of an earlier push that this one does not bring: other shards, code, the adapter's format."""
-    return [name for name in there if name not in coming and is_one_of(name, OURS) and "/" not in name]
+    return [name for name in there if name not in coming and is_one_of(name, OURS) and ("/" not in name or name in HUB_GRAPHS)]
 
 
 @contextmanager

@@ -19,18 +19,21 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
 import hf_sqa
-from hf_sqa.checkpoint_files import CARD_FILE, RECORDS, checkpoint_files
+from hf_sqa.checkpoint_files import CARD_FILE, GRAPH_FILE, HUB_GRAPHS, RECORDS, checkpoint_files, graph_files
 from hf_sqa.checkpoints import load_checkpoint, local_folder, short_names, split_revision
 from hf_sqa.configuration import CODE_ENTRIES
 from hf_sqa.hub.bundle import BundleError, add_code, scores_without_hf_sqa
 from hf_sqa.hub.card import SAMPLE_FILE, make_card, missing_from_card, tidy
 from hf_sqa.hub.card_facts import CardFacts, read_configs
 from hf_sqa.modeling import model_identity
+from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import OnnxDistilledSQA
 from hf_sqa.pipelines import AudioQualityPipeline
 
 PARITY_FILE = "parity.json"
 #: MOS points between the bundled code and our own: rounding depends on where weights lie in memory.
 CODE_TOLERANCE = 1e-5
+#: The same between weights and a graph, which may compute in 8 bits.
+GRAPH_TOLERANCE = 0.1
 #: In the configuration of a checkpoint without its code.
 PACKAGE_NEEDED = "pip install hf-sqa; then `import hf_sqa` makes this model known to transformers"
 TEXT_SUFFIXES = {".json", ".yaml", ".yml", ".md", ".txt", ".csv", ""}
@@ -86,26 +89,28 @@ def staged(
 ) -> Iterator[tuple[Path, Publication]]:
     """A temporary folder with exactly what would be published, checked; see [`~hf_sqa.hub.publish.publish`]."""
     folder = Path(folder) if isinstance(folder, Path) else local_folder(folder)
-    read_configs(folder)
+    config, adapter = read_configs(folder)
     published, left_out = _sorted_out(folder)
-    is_adapter = "adapter_config.json" in published
-    if with_code and is_adapter:
-        raise PublishError("Code is bundled with whole checkpoints, got a LoRA adapter: merge it first, then push that.")
-    with_code = not is_adapter if with_code is None else with_code
+    if config.get("model_type") != OnnxDistilledSQA.config_class.model_type or adapter is not None:
+        left_out |= dict.fromkeys(graph_files(folder), "only graphs of a whole DistilledSQA score recordings")
+        published = [name for name in published if name not in left_out]
+    has_weights = any(name.endswith(".safetensors") for name in published)
+    if with_code and (adapter is not None or not has_weights):
+        what = "a graph, which runs without it" if adapter is None else "a LoRA adapter: merge it first, then push that"
+        raise PublishError(f"Code is bundled with whole checkpoints, got {what}.")
+    with_code = has_weights and adapter is None if with_code is None else with_code
     with tempfile.TemporaryDirectory(prefix="hf-sqa-push-") as name:
         stage = Path(name) / folder.resolve().name
         stage.mkdir()
-        for file in published:
-            # A link, not a copy: weights may be large, and are only read.
-            (stage / file).symlink_to((folder / file).resolve()) if file.endswith(".safetensors") else shutil.copy(
-                folder / file, stage / file
-            )
+        _fill(stage, folder, published)
         _prepare_configs(stage, facts.base_model, with_code)
         announce("loading the weights and scoring the sample")
-        scorer = _loaded(stage)
+        scorer = _loaded(stage) if has_weights else _loaded_graph(stage, graph_files(stage)[0])
         if not (stage / "preprocessor_config.json").is_file():
             scorer.model.make_feature_extractor().save_pretrained(stage)
         scores = _sample_scores(scorer)
+        for graph in graph_files(stage):
+            _refuse_another_graph(graph, _sample_scores(_loaded_graph(stage, graph)), scores)
         identity = model_identity(scorer.model, scorer.feature_extractor, mode=scorer.model.modes[0], hop_seconds=None)
         identity["id"] = repo_id
         (stage / SAMPLE_FILE).write_bytes(_sample())
@@ -121,7 +126,7 @@ def staged(
         if lacking := missing_from_card(made):
             raise PublishError("The card is not complete; it lacks " + "; ".join(lacking) + ".")
         _refuse_traces(stage, folder)
-        sizes = {path.name: path.stat().st_size for path in sorted(stage.iterdir())}
+        sizes = {path.relative_to(stage).as_posix(): path.stat().st_size for path in _files_of(stage)}
         yield stage, Publication(repo_id, sizes, left_out, scores, str(made))
 
 
@@ -130,6 +135,29 @@ def _sorted_out(folder: Path) -> tuple[list[str], dict[str, str]]:
         return checkpoint_files(folder)
     except ValueError as error:
         raise PublishError(str(error)) from None
+
+
+def _fill(stage: Path, folder: Path, published: list[str]) -> None:
+    """Copy what is published; links stand for weights and graphs, which may be large and are only read.
+
+    A graph `model.onnx` goes where others look for it, by its precision.
+    """
+    for file in published:
+        if not file.endswith((".safetensors", ".onnx")):
+            shutil.copy(folder / file, stage / file)
+            continue
+        place = stage / file
+        if file == GRAPH_FILE:
+            is_narrow = b"MatMulInteger" in (folder / file).read_bytes()  # the operation that computes in 8 bits
+            place = stage / HUB_GRAPHS[is_narrow]
+        if place.exists():
+            raise PublishError(f"Expected one graph of a precision in {str(folder)!r}, got {file} and another one; remove one.")
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to((folder / file).resolve())
+
+
+def _files_of(stage: Path) -> list[Path]:
+    return sorted(path for path in stage.rglob("*") if path.is_file())
 
 
 def _prepare_configs(stage: Path, base_model: str | None, with_code: bool) -> None:
@@ -189,6 +217,28 @@ def _loaded(stage: Path) -> AudioQualityPipeline:
         raise PublishError(f"The checkpoint does not load: {on_one_line(error)}") from error
 
 
+def _loaded_graph(stage: Path, graph: str) -> AudioQualityPipeline:
+    """The pipeline on one of the graphs to publish.
+
+    Raises:
+        PublishError: If it does not load, or was exported with another configuration.
+    """
+    try:
+        model = OnnxDistilledSQA.from_folder(stage, graph)
+        return AudioQualityPipeline(model=model, feature_extractor=model.make_feature_extractor(), device=-1)
+    except Exception as error:
+        raise PublishError(f"The graph {graph} does not load: {on_one_line(error)}") from error
+
+
+def _refuse_another_graph(graph: str, found: Mapping[str, float], scores: Mapping[str, float]) -> None:
+    """Refuse a graph that was exported from other weights than those beside it."""
+    if not all(abs(found[name] - score) <= GRAPH_TOLERANCE for name, score in scores.items()):
+        raise PublishError(
+            f"The graph {graph} scores the sample {dict(found)}, what lies beside it {dict(scores)}: export it again "
+            "from these weights."
+        )
+
+
 def _sample() -> bytes:
     return files("hf_sqa").joinpath("assets/sample.flac").read_bytes()
 
@@ -240,7 +290,7 @@ def _refuse_traces(stage: Path, folder: Path) -> None:
     """Refuse paths of this machine and tokens in any text to be published."""
     places = {str(folder.resolve().parent), str(Path.home()), str(Path.cwd())} - {"/"}
     here = re.compile("|".join(rf"(?<![\w.:/-]){re.escape(place)}(?![\w-])" for place in sorted(places)) or r"(?!)")
-    for path in sorted(stage.iterdir()):
+    for path in _files_of(stage):
         if path.suffix not in TEXT_SUFFIXES:
             continue
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):

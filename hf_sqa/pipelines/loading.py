@@ -11,7 +11,7 @@ from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.checkpoints import DefaultModel, load_checkpoint
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
-from hf_sqa.pipelines.onnx_backend import load_graph
+from hf_sqa.pipelines.onnx_backend import load_graph, load_published_graph
 
 TASK = "audio-quality"
 #: Arguments of `transformers.pipeline` that are about loading.
@@ -48,8 +48,9 @@ def pipeline(task: Any = None, model: Any = None, *, backend: Any = None, **kwar
         task (*optional*): `"audio-quality"`, as in transformers. There is no other, so the model may stand in its place.
         model (*optional*): `"default"`, another short name, a folder, a Hub id, `"owner/name@revision"`, an adapter, or a loaded
             model (then with `feature_extractor`); the default if not given.
-        backend (`str`, *optional*): `"onnx"` runs `model.onnx` of a folder by onnxruntime, `"torch"` its weights; if not given, the
-            graph is run where there are no weights beside it.
+        backend (`str`, *optional*): `"onnx"` runs a graph by onnxruntime, of a folder or a repository (`model.onnx`,
+            `onnx/model.onnx`, with `dtype="int8"` `onnx/model_quantized.onnx`), `"torch"` the weights; if not given, the graph is
+            run where there are no weights beside it.
         **kwargs: Anything `transformers.pipeline` or [`AudioQualityPipeline`] takes: `device`, `dtype`, `mode`, `hop_seconds`, ...
 
     Raises:
@@ -63,10 +64,16 @@ def pipeline(task: Any = None, model: Any = None, *, backend: Any = None, **kwar
     if isinstance(model, transformers.PreTrainedModel):
         return transformers.pipeline(TASK, model=model, pipeline_class=AudioQualityPipeline, **kwargs)
     graph = load_graph(model, backend, kwargs)
-    if graph is not None:
-        kwargs = {name: value for name, value in kwargs.items() if name not in LOADING} | graph
-        return transformers.pipeline(TASK, pipeline_class=AudioQualityPipeline, **kwargs)
+    asked = dict(kwargs)
     loading = {name: kwargs.pop(name) for name in LOADING if name in kwargs} | kwargs.pop("model_kwargs", {})
-    checkpoint = load_checkpoint(model, **loading)
+    if graph is None:
+        try:
+            checkpoint = load_checkpoint(model, **loading)
+        except OSError:
+            graph = load_published_graph(model, asked) if backend is None else None
+            if graph is None:
+                raise
+    if graph is not None:
+        return transformers.pipeline(TASK, pipeline_class=AudioQualityPipeline, **kwargs | graph)
     kwargs.setdefault("feature_extractor", checkpoint.feature_extractor)
     return transformers.pipeline(TASK, model=checkpoint.model, pipeline_class=AudioQualityPipeline, **kwargs)

@@ -1,4 +1,4 @@
-"""`pipeline(folder, backend="onnx")`: the same pipeline, its network run by onnxruntime."""
+"""`pipeline(model, backend="onnx")`: the same pipeline, its network run by onnxruntime."""
 
 from __future__ import annotations
 
@@ -8,38 +8,47 @@ from typing import Any
 
 from transformers import AutoFeatureExtractor
 
-from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import GRAPH_FILE, OnnxDistilledSQA
+from hf_sqa.checkpoint_files import GRAPH_FILE, HUB_GRAPHS, graph_files
+from hf_sqa.checkpoints import local_folder
+from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import OnnxDistilledSQA
 
 BACKENDS = ("torch", "onnx")
+#: Files of a repository that a graph needs.
+GRAPH_PARTS = ["*.json", GRAPH_FILE, *HUB_GRAPHS]
 
 
 def load_graph(model: Any, backend: str | None, options: dict[str, Any]) -> dict[str, Any] | None:
-    """A folder by `hf-sqa export onnx` as arguments for a pipeline; `None` where torch is to run the model.
+    """A graph by `hf-sqa export onnx`, in a folder or on the Hub, as arguments for a pipeline; `None` where torch runs the model.
 
     Args:
         model: What was asked for.
-        backend (`str`, *optional*): `"onnx"` or `"torch"`; if not given, a folder with `model.onnx` and no weights is a graph.
-        options (`dict`): `device` and `dtype` are looked at.
+        backend (`str`, *optional*): `"onnx"` or `"torch"`; if not given, a folder with a graph and no weights is a graph.
+        options (`dict`): `device` and `dtype` are looked at: `"int8"` is the graph in 8 bits of a repository that has both.
+            `revision`, `token` and `cache_dir` say where on the Hub.
 
     Raises:
         ValueError: If the backend, device or dtype is not one that there is, or the graph is of a family other than DistilledSQA.
-        OSError: If `model` is not a folder, has no graph, or onnxruntime is missing.
+        OSError: If there is no graph, or onnxruntime is missing.
     """
     if backend not in {None, *BACKENDS}:
         raise ValueError(f"Expected `backend` to be one of {', '.join(BACKENDS)}, got {backend!r}.")
     folder = Path(model) if isinstance(model, str | Path) and Path(model).is_dir() else None
-    is_graph = folder is not None and (folder / GRAPH_FILE).is_file() and not any(folder.glob("*.safetensors*"))
+    is_graph = folder is not None and graph_files(folder) and not any(folder.glob("*.safetensors*"))
     if backend == "torch" or (backend is None and not is_graph):
         return None
-    if folder is None:
-        raise OSError(
-            f"Expected a folder with {GRAPH_FILE} for `backend='onnx'`, got {model!r}; `hf-sqa export onnx <folder> --model ...` "
-            "writes one."
-        )
     if str(options.get("device") or "cpu") not in {"cpu", "-1"}:
         raise ValueError(f"An ONNX graph runs on the CPU here, got `device={options['device']!r}`; leave it out.")
-    if str(options.get("dtype") or "auto").removeprefix("torch.") not in {"auto", "float32"}:
+    dtype = str(options.get("dtype") or "auto").removeprefix("torch.")
+    if dtype not in {"auto", "float32", "int8"}:
         raise ValueError(f"The precision of an ONNX graph is fixed when it is exported, got `dtype={options['dtype']!r}`.")
+    if folder is None:
+        hub_options = {name: options[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in options}
+        try:
+            folder = local_folder(model, GRAPH_PARTS, **hub_options)
+        except OSError as error:
+            raise OSError(
+                f"Expected a folder or repository with an ONNX graph, got {model!r}, which cannot be had: {error}"
+            ) from error
     config_file = folder / "config.json"
     family = json.loads(config_file.read_text(encoding="utf-8")).get("model_type") if config_file.is_file() else None
     if family != OnnxDistilledSQA.config_class.model_type:
@@ -47,8 +56,21 @@ def load_graph(model: Any, backend: str | None, options: dict[str, Any]) -> dict
             f"Expected the graph of a {OnnxDistilledSQA.config_class.model_type} for `backend='onnx'`, got {family!r} in "
             f"{str(folder)!r}; run other graphs by onnxruntime on the inputs of `model.onnx_inputs()`."
         )
+    graphs = graph_files(folder) if dtype != "int8" else [HUB_GRAPHS[1]]
     return {
-        "model": OnnxDistilledSQA.from_folder(folder),
+        "model": OnnxDistilledSQA.from_folder(folder, graphs[0] if graphs else GRAPH_FILE),
         "feature_extractor": AutoFeatureExtractor.from_pretrained(folder),
         "device": "cpu",
     }
+
+
+def load_published_graph(model: Any, options: dict[str, Any]) -> dict[str, Any] | None:
+    """[`load_graph`] of a repository that has a graph and no weights; `None` if it has no graph, or there is no such repository."""
+    if not isinstance(model, str) or Path(model).exists():
+        return None
+    hub_options = {name: options[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in options}
+    try:
+        has_graph = graph_files(local_folder(model, GRAPH_PARTS, **hub_options))
+    except (OSError, ValueError):
+        return None
+    return load_graph(model, "onnx", options) if has_graph else None

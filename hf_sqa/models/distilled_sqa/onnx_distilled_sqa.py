@@ -8,12 +8,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from hf_sqa.checkpoint_files import GRAPH_FILE
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
 from hf_sqa.runs import digest_of
 
-GRAPH_FILE = "model.onnx"
 #: In the graph's metadata, the digest of the configuration that it was exported with.
 FORM = "hf_sqa_form"
 
@@ -44,8 +44,12 @@ class OnnxDistilledSQA(DistilledSQA):
         self._session: Any = None
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> OnnxDistilledSQA:
-        """Load `model.onnx` and `config.json`.
+    def from_folder(cls, folder: str | Path, graph: str = GRAPH_FILE) -> OnnxDistilledSQA:
+        """Load a graph and `config.json`.
+
+        Args:
+            folder (`str` or `Path`): The folder.
+            graph (`str`, *optional*, defaults to `"model.onnx"`): The graph's name in it.
 
         Raises:
             OSError: If there is no such graph, onnxruntime is not installed, or it cannot run the graph.
@@ -57,7 +61,7 @@ class OnnxDistilledSQA(DistilledSQA):
             raise OSError(
                 f"{str(folder)!r} is an ONNX graph, which needs the package onnxruntime: `pip install 'hf-sqa[onnx]'`."
             ) from None
-        file = Path(folder) / GRAPH_FILE
+        file = Path(folder) / graph
         if not file.is_file():
             raise OSError(f"Expected an ONNX graph {str(file)!r}, got none; `hf-sqa export onnx {folder} --model ...` writes it.")
         model = cls(DistilledSQAConfig.from_pretrained(folder), file.read_bytes())
@@ -68,7 +72,7 @@ class OnnxDistilledSQA(DistilledSQA):
         made_for = model._session.get_modelmeta().custom_metadata_map.get(FORM)
         if made_for not in (None, form_digest(model.config)) or num_scores != len(model.config.score_names):
             raise ValueError(
-                f"Expected config.json in {str(folder)!r} to be the one that {GRAPH_FILE} was exported with, got another: its "
+                f"Expected config.json in {str(folder)!r} to be the one that {graph} was exported with, got another: its "
                 "scores would be wrong. Export the model again."
             )
         return model.eval()
