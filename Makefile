@@ -5,10 +5,14 @@ BIN := .venv/bin
 WEIGHTS := distillmos==0.9.1 xls-r-sqa==0.1.0
 # A worker a core; each holds about a gigabyte.
 WORKERS := -n logical --maxprocesses 16 --dist loadgroup
+# Of each kind: options, command line, every family, figures, training, tables, ONNX, agreement.
+LOWEST_TESTS := tests/test_options.py tests/cli/test_score_command.py tests/models/test_every_family.py tests/studies/test_figures.py \
+	tests/training/test_collator.py tests/training/test_train_command.py tests/data/test_tables.py tests/evaluation tests/export \
+	-m "not slow" -k "not info_proves_the_installation"
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast check docs format bench clean
+.PHONY: help demo test test-fast check check-lowest docs format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -32,6 +36,13 @@ check: .venv/dev docs  ## style, imports, types, documentation
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+check-lowest: .venv-lowest/bin/python  ## a hundred tests with the lowest releases that pyproject.toml allows
+	.venv-lowest/bin/python -m pip freeze | grep '^torch==' > .venv-lowest/torch.txt
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --constraint .venv-lowest/torch.txt \
+		--editable ".[train,peft,onnx,demo,xlsx,containers]"
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints.txt pytest pytest-xdist
+	.venv-lowest/bin/python -m pytest -q -p no:cacheprovider $(LOWEST_TESTS)
+
 docs: .venv/dev  ## pages and API reference, into site/; a reference or link that leads nowhere is an error
 	$(BIN)/mkdocs build --strict
 
@@ -48,12 +59,17 @@ bench: .venv/dev  ## speed and memory beside the original, in one run
 	$(BIN)/python benchmarks/tools_speed.py
 
 clean:  ## remove what make made
-	rm -rf .venv demo-out site
+	rm -rf .venv .venv-lowest demo-out site
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf-sqa needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "pip>=25.1"
+
+.venv-lowest/bin/python: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-lowest/bin/python -m pip install --quiet uv
 
 .venv/demo: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .

@@ -33,6 +33,7 @@ import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa import __version__
 from hf_sqa.auto import AutoModelForAudioQuality, families
 from hf_sqa.configuration import CODE_ENTRIES
+from hf_sqa.extras import needs_extra
 from hf_sqa.modeling import model_identity, refuse_partial_weights
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, convert, published_is_here
 from hf_sqa.models.xlsr_sqa.convert_xlsr_sqa import convert as convert_xlsr_sqa
@@ -390,7 +391,7 @@ def _load_adapter(
         ValueError: If it was trained on another base.
     """
     if not is_peft_available():
-        raise OSError(f"{place!r} is a LoRA adapter, which needs the package peft: `pip install 'hf-sqa[peft]'`.")
+        raise OSError(needs_extra(f"{place!r} is a LoRA adapter, which", "peft"))
     hub_options = _hub_options(options)
     if _cached(place, "adapter_model.safetensors", options) is None:
         raise OSError(

@@ -14,6 +14,7 @@ import numpy as np
 
 from hf_sqa.audio.findings import AudioError
 from hf_sqa.audio.streams import BLOCK_SECONDS, to_float32
+from hf_sqa.extras import needs_extra
 
 #: Containers by FFmpeg's name for them, and what people call them.
 KINDS = {
@@ -69,8 +70,7 @@ class SoundTrack:
             raise AudioError(
                 source,
                 "unsupported",
-                f"{KINDS[kind]} file needs the extra `containers`: `pip install 'hf-sqa[containers]'`; or convert it first, for "
-                "example with `ffmpeg -i in.m4a out.wav`",
+                needs_extra(f"{KINDS[kind]} file", "containers", "convert it first, such as with `ffmpeg -i in.m4a out.wav`")[:-1],
             ) from None
         self._av, self._file = av, file
         try:

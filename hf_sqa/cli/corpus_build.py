@@ -11,6 +11,7 @@ import typer
 
 from hf_sqa.cli.bars import tracked
 from hf_sqa.cli.stopping import stop
+from hf_sqa.extras import needs_extra
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 #: Failures listed individually; the manifest has all.
@@ -98,7 +99,7 @@ def _check_labels(labels: list[str]) -> None:
             try:
                 __import__(package)
             except ImportError:
-                raise ImportError(f"The label {label!r} needs the package {package!r}: `pip install {package}`.") from None
+                raise ImportError(needs_extra(f"The label {label!r}", "labels")) from None
 
 
 def _done(rows: Iterator[dict[str, Any]], total: int, what: str) -> list[dict[str, Any]]:

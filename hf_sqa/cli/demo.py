@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.stopping import need_extra, stop
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
@@ -54,8 +53,7 @@ def demo(
     if write_space is not None:
         _write(write_space, models)
         return
-    if find_spec("gradio") is None:
-        stop("The page needs gradio: `pip install 'hf-sqa[demo]'`.")
+    need_extra("The page", "demo", "gradio")
     try:
         page = _built(models, device)
         _serve(page, port, host, browser and sys.stdout.isatty(), share)

@@ -11,7 +11,7 @@ import typer
 
 from hf_sqa.cli.bars import bar
 from hf_sqa.cli.shipped import list_option
-from hf_sqa.cli.stopping import ends_of_training, stop
+from hf_sqa.cli.stopping import ends_of_training, need_extra, stop
 
 AGREEMENT = "agreement.json"
 #: Unused recordings that are printed; `training_result.json` has all of them.
@@ -53,6 +53,7 @@ def distill(
     - `hf-sqa distill distilled_sqa-s --test`
     - `hf-sqa distill distilled_sqa-xs speech.bench=null speech.folder=calls/ output_dir=mine`
     """
+    need_extra("`hf-sqa distill`", "train", "accelerate", "datasets")
     from hf_sqa.cli.quiet import quiet
     from hf_sqa.distillation.recipe import load_distillation
 

@@ -11,7 +11,7 @@ import typer
 from hf_sqa.cli.agreement import print_agreement
 from hf_sqa.cli.bars import bar
 from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.stopping import need_extra, stop
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -72,6 +72,7 @@ def evaluate(
     - `hf-sqa evaluate nisqa/TEST_FOR=NISQA_Corpus --model my-model --predictions predictions.csv`
     - `hf-sqa evaluate tmhint-qi=TMHINTQI --join 3quest.csv --filter split=test --model trained/mtq_net-wavlm-mpl`
     """
+    need_extra("`hf-sqa evaluate`", "train", "datasets", "evaluate")
     from hf_sqa.cli.tables import RowWriter
 
     try:

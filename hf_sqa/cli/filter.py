@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.stopping import need_extra, stop
 
 
 def filter_corpus(
@@ -42,6 +42,7 @@ def filter_corpus(
 
     Example: `hf-sqa filter out/ --min-mos 3.5 --without-warning clipped --write kept.jsonl`
     """
+    need_extra("`hf-sqa filter`", "corpus", "pyarrow")
     from hf_sqa.scoring.filter import Rule, filter_rows
     from hf_sqa.scoring.shards import read_run
     from hf_sqa.scoring.sources import MANIFEST_SUFFIXES, TABLE_SUFFIXES, open_source

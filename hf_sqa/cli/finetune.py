@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cli.bars import tracked
-from hf_sqa.cli.stopping import EXIT_INTERRUPTED, stop
+from hf_sqa.cli.stopping import EXIT_INTERRUPTED, need_extra, stop
 from hf_sqa.cli.tables import named_columns
 
 
@@ -77,7 +77,7 @@ def finetune(
     - `hf-sqa finetune --train mine.csv --calibrate first --output calibrated`
     - `hf-sqa finetune --model org/name --train mine.csv --test others.csv --lora --output adapted`
     """
-
+    need_extra("`hf-sqa finetune`", "train", "accelerate", "datasets")
     from hf_sqa.finetune.plan import schema_column
     from hf_sqa.finetune.settings import FinetuneOptions
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cli.bars import bar
-from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.stopping import need_extra, stop
 from hf_sqa.cli.tables import named_columns
 
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -53,6 +53,7 @@ def pseudo_label(
     - `hf-sqa pseudo-label nisqa/TRAIN_SIM --root NISQA_Corpus --teacher default -o labels.parquet`
     - `hf-sqa pseudo-label calls/ --teacher default -o calls.jsonl`
     """
+    need_extra("`hf-sqa pseudo-label`", "train", "accelerate", "datasets")
     from hf_sqa.training.pseudo_label import pseudo_label as label
     from hf_sqa.training.pseudo_label_table import SUFFIXES
 

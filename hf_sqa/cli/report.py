@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cells import visible
-from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.stopping import need_extra, stop
 from hf_sqa.cli.tables import make_console
 
 EXIT_WORSE = 1
@@ -40,6 +40,7 @@ def report(
     With `--compare`, exit code 1 if this run is worse: the 95 % interval of the paired difference lies below `-tolerance`, overall
     or in a group (intervals of groups are widened by their number), or recordings lost their score or are missing.
     """
+    need_extra("`hf-sqa report`", "corpus", "pyarrow")
     from hf_sqa.scoring.report import compare_runs, make_report
     from hf_sqa.scoring.report_page import write_page
     from hf_sqa.scoring.shards import write_json

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_sqa.cli.bars import bar
 from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import EXIT_USAGE, say, stop
+from hf_sqa.cli.stopping import EXIT_USAGE, need_extra, say, stop
 
 if TYPE_CHECKING:
     from hf_sqa.scoring import Progress, Settings
@@ -48,6 +48,7 @@ def score_corpus(corpus: str, output: Path, settings: Settings, options: CorpusO
     0: every row was scored or has its reason. 1: rows are left. 2: it could not begin or go on. 130: interrupted by Ctrl-C, or told
     to end by SIGTERM, as Slurm does; what is finished is kept.
     """
+    need_extra("Scoring a corpus into a folder", "corpus", "pyarrow")
     from hf_sqa.scoring import open_source, run
     from hf_sqa.scoring.sinks import FORMATS, export
 

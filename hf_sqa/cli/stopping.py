@@ -10,6 +10,7 @@ from typing import NoReturn
 import typer
 
 from hf_sqa.cells import visible
+from hf_sqa.extras import needs_extra
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -23,6 +24,14 @@ def stop(message: object, code: int = EXIT_USAGE) -> NoReturn:
 def say(message: object) -> None:
     """Write a line to standard error; what is not printable in it is escaped."""
     typer.echo(f"hf-sqa: {visible(str(message))}", err=True)
+
+
+def need_extra(what: str, extra: str, *packages: str) -> None:
+    """Exit if packages of an extra are not installed, before any work is done."""
+    from importlib.util import find_spec
+
+    if not all(map(find_spec, packages)):
+        stop(needs_extra(what, extra))
 
 
 def is_given(context: typer.Context, name: str) -> bool:

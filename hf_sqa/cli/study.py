@@ -11,7 +11,7 @@ import typer
 
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.shipped import list_option
-from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.stopping import need_extra, stop
 
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 #: Set by torchrun and accelerate. Their processes share a study here, not a training: each trains alone.
@@ -54,6 +54,7 @@ def study(
     - `hf-sqa study finetuning_size corpora.bench.table=bench/bench.csv --output size/`
     - `hf-sqa study mine.yaml "seeds=[0,1,2,3,4]" --output mine/ --num-processes 4`
     """
+    need_extra("`hf-sqa study`", "train", "accelerate", "datasets")
     rank = _leave_the_launcher()
     if output is None:
         stop("Expected --output, the folder for checkpoints, predictions, table and figures; name the same folder to resume.")

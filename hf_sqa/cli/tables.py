@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hf_sqa.cells import csv_cell, finite, visible
+from hf_sqa.extras import needs_extra
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SORTS = ("worst", "best", "name", "input")
@@ -50,7 +51,7 @@ class RowWriter:
             try:
                 import pyarrow  # noqa: F401
             except ImportError:
-                raise ValueError("Writing Parquet needs pyarrow: `pip install pyarrow`, or write .csv or .jsonl.") from None
+                raise ValueError(needs_extra("Writing Parquet", "corpus", "write .csv or .jsonl")) from None
         self._path = path
         self._rows: list[dict[str, Any]] = []
         self._columns: list[str] | None = None

@@ -9,7 +9,7 @@ import typer
 from hf_sqa.cli.agreement import print_agreement
 from hf_sqa.cli.bars import bar
 from hf_sqa.cli.shipped import list_option
-from hf_sqa.cli.stopping import ends_of_training, is_first_process
+from hf_sqa.cli.stopping import ends_of_training, is_first_process, need_extra
 
 
 def train(
@@ -43,6 +43,7 @@ def train(
     - `hf-sqa train --list`
     - `hf-sqa train w2v-ger data.train.0.root=/data/NISQA_Corpus output_dir=w2v_ger`
     """
+    need_extra("`hf-sqa train`", "train", "accelerate", "datasets")
     with ends_of_training("the same command goes on from the last checkpoint, if there is one"):
         from hf_sqa.training.recipe import load_recipe
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hf_sqa.data.tables import read_number
+from hf_sqa.extras import needs_extra
 from hf_sqa.folders import AudioFolders
 
 #: Scores of the schema and the range a value must lie in. `mos` lies on its own scale until `examine` has brought it to 1-5.
@@ -367,5 +368,5 @@ def import_datasets() -> Any:
     try:
         import datasets
     except ImportError:
-        raise ImportError("Loading a corpus needs the package datasets; install it with `pip install 'hf-sqa[train]'`.") from None
+        raise ImportError(needs_extra("Loading a corpus", "train")) from None
     return datasets

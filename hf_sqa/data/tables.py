@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.extras import needs_extra
+
 DELIMITERS = ",;\t|"
 #: The line that tells Excel how a table is delimited.
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
@@ -137,9 +139,7 @@ def sheet_cells(path: Path, sheet: str | None = None) -> Iterator[Cells]:
     try:
         import openpyxl
     except ImportError:
-        raise ImportError(
-            f"Expected the package openpyxl for {str(path)!r}; install it with `pip install 'hf-sqa[xlsx]'`, or save it as CSV."
-        ) from None
+        raise ImportError(needs_extra(f"The Excel table {str(path)!r}", "xlsx", "save it as CSV")) from None
     try:
         # Once with the values that formulas had, once with the formulas.
         books = [openpyxl.load_workbook(path, read_only=True, data_only=values) for values in (True, False)]

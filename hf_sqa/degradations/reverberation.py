@@ -9,6 +9,7 @@ import numpy as np
 import scipy.signal
 
 from hf_sqa.degradations.kind import check_range, degradation, note
+from hf_sqa.extras import needs_extra
 
 #: Highest order of reflections: beyond it, a room of usual size takes seconds and hundreds of megabytes.
 MAX_IMAGE_ORDER = 60
@@ -49,9 +50,7 @@ def _pyroomacoustics() -> Any:
     try:
         import pyroomacoustics
     except ImportError:
-        raise ModuleNotFoundError(
-            "The kind 'room' needs pyroomacoustics: `pip install pyroomacoustics`; `reverberation` needs nothing."
-        ) from None
+        raise ModuleNotFoundError(needs_extra("The kind 'room'", "rooms", "take `reverberation`, which needs nothing")) from None
     return pyroomacoustics
 
 

@@ -17,6 +17,7 @@ from scipy.linalg import solve_toeplitz
 from hf_sqa.audio import resample
 from hf_sqa.degradations.kind import check_choice, check_range, degradation
 from hf_sqa.degradations.spectrum import ShortTimeSpectrum, frame_size
+from hf_sqa.extras import needs_extra
 
 FRAME_MS = 64.0
 #: Griffin-Lim with momentum (Perraudin, Balazs and Sondergaard 2013).
@@ -171,7 +172,7 @@ def _check_pyworld(parameters: Mapping[str, Any]) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # of pkg_resources, which it imports
             import pyworld
     except ImportError as error:
-        raise ModuleNotFoundError("`world_vocoder` needs the package pyworld; install it with `pip install pyworld`.") from error
+        raise ModuleNotFoundError(needs_extra("The kind 'world_vocoder'", "vocoders")) from error
     return pyworld
 
 

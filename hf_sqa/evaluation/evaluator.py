@@ -1,7 +1,7 @@
 """`evaluate.evaluator("audio-quality")`: a pipeline, a rated data set, one call. Importing this module registers the task.
 
 The base class of evaluate 0.4 refers to `transformers.TFPreTrainedModel`, gone since transformers 5, and its bootstrap calls the
-metric once per draw and key and has no systems; these methods are replaced. Needs `pip install hf-sqa[train]`.
+metric once per draw and key and has no systems; these methods are replaced. Needs `pip install 'hf-sqa[train]'`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from torch import nn
 
 from hf_sqa.checkpoint_files import GRAPH_FILE
 from hf_sqa.export.int8 import filters_from_a_wave, quantize
+from hf_sqa.extras import needs_extra
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.distilled_sqa import DistilledSQA
 from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import FORM, form_digest
@@ -62,7 +63,7 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"Exporting to ONNX needs the extra `onnx`: `pip install 'hf-sqa[onnx]'` ({error}).") from None
+        raise ImportError(f"{needs_extra('Exporting to ONNX', 'onnx')} ({error})") from None
     if int8 and not isinstance(model, DistilledSQA):
         raise ValueError(f"Expected a DistilledSQA for 8 bits, got {type(model).__name__}, which is exported in float32 only.")
     if model.config.score_mapping:

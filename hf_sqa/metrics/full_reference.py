@@ -22,6 +22,7 @@ import numpy as np
 from scipy.signal import correlate
 
 from hf_sqa.audio import resample
+from hf_sqa.extras import needs_extra
 
 LABELS = ("pesq", "stoi", "sdi", "snr_db")
 PESQ_BANDS = ("wb", "nb")
@@ -261,7 +262,4 @@ def _package(name: str) -> ModuleType:
         return pystoi
     except ImportError as error:
         label = {"pesq": "PESQ", "pystoi": "STOI"}[name]
-        raise ImportError(
-            f"{label} needs the package {name!r}, which is not installed. Run `pip install {name}`, or leave "
-            f"{label.lower()!r} out of `labels`."
-        ) from error
+        raise ImportError(needs_extra(label, "labels", f"leave {label.lower()!r} out of `labels`")) from error

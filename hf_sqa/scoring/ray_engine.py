@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.extras import needs_extra
 from hf_sqa.scoring.folder import finish, hold_output, prepare
 from hf_sqa.scoring.run_part import Part, Progress, RunOfPart
 from hf_sqa.scoring.scorer import CorpusScorer, Settings
@@ -50,7 +51,7 @@ def score_with_ray(
         import ray
         import ray.data
     except ImportError:
-        raise ImportError("The Ray engine needs Ray: `pip install 'hf-sqa[scale]'`.") from None
+        raise ImportError(needs_extra("The Ray engine", "scale")) from None
     output = Path(output).absolute()
     with hold_output(output):
         worker = CorpusScorer(settings)  # here too: its identity decides whether the output may be used

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.extras import needs_extra
 from hf_sqa.runs import whole_file
 from hf_sqa.scoring.items import Item
 
@@ -113,7 +114,7 @@ def need_pyarrow() -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        raise ValueError("Corpora and Parquet need pyarrow: `pip install pyarrow`.") from None
+        raise ValueError(needs_extra("Scoring a corpus into a folder", "corpus", "name a file, such as scores.csv")) from None
 
 
 @contextlib.contextmanager

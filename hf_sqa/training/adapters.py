@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hf_sqa.checkpoints import BASE_FILE, base_digest, portable_name
+from hf_sqa.extras import needs_extra
 from hf_sqa.training.recipe import Lora
 
 #: Linear layers that get an adapter, where a family has them; else all outside the heads.
@@ -26,7 +27,7 @@ def add_adapter(model: Any, options: Lora) -> Any:
     try:
         import peft
     except ImportError:
-        raise ImportError("Expected the package peft for `model.lora`; install it with `pip install 'hf-sqa[peft]'`.") from None
+        raise ImportError(needs_extra("The section `model.lora`", "peft")) from None
     heads = []
     for name, module in model.named_modules():
         if name.split(".")[-1] in HEADS:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.extras import needs_extra
 from hf_sqa.runs import whole_file
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -109,7 +110,7 @@ def import_pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ValueError("A Parquet table needs pyarrow: `pip install pyarrow`, or take .csv or .jsonl.") from None
+        raise ValueError(needs_extra("A Parquet table", "corpus", "take .csv or .jsonl")) from None
     return pyarrow
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.extras import needs_extra
 from hf_sqa.runs import RunMismatch, check_same_run, digest_of, locked, move_into, write_whole
 from hf_sqa.training.recipe import AugmentationOptions, Model, Recipe, load_recipe
 
@@ -362,9 +363,10 @@ def _check_trackers(asked: Any) -> None:
             try:
                 __import__(name)
             except ImportError:
-                raise ImportError(
-                    f"Expected the package {name} for `training.report_to`; install it with `pip install {name}`, or leave it out."
-                ) from None
+                how = needs_extra(f"`training.report_to={name}`", "train", "leave it out")
+                if name != "tensorboard":
+                    how = f"`training.report_to={name}` needs the package {name}: `pip install {name}`; or leave it out."
+                raise ImportError(how) from None
 
 
 def _measure_bands(model: Any, data: Any) -> None:

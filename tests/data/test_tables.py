@@ -283,10 +283,11 @@ class TestExcel:
             self.rows(path)
 
     def test_without_openpyxl_the_extra_is_named(self, book, monkeypatch):
+        path = book(("file", "mos"))
         monkeypatch.setitem(sys.modules, "openpyxl", None)
 
-        with pytest.raises(ImportError, match=r"pip install 'hf-sqa\[xlsx\]'`, or save it as CSV"):
-            self.rows(book(("file", "mos")))
+        with pytest.raises(ImportError, match=r"pip install 'hf-sqa\[xlsx\]'`; or save it as CSV"):
+            self.rows(path)
 
 
 class TestOwnTable:

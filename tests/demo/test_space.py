@@ -233,7 +233,7 @@ def test_without_gradio_the_command_says_what_to_install(tmp_path):
 
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
 
-    assert (result.returncode, result.stderr) == (2, "hf-sqa: The page needs gradio: `pip install 'hf-sqa[demo]'`.\n")
+    assert (result.returncode, result.stderr) == (2, "hf-sqa: The page needs the extra `demo`: `pip install 'hf-sqa[demo]'`.\n")
 
 
 @pytest.fixture(scope="module")

@@ -195,7 +195,7 @@ def test_a_broken_graph_is_refused_by_name(tiny_folder, tmp_path):
 def test_without_onnxruntime_the_extra_is_named(tiny_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
-    with pytest.raises(OSError, match=r"needs the package onnxruntime: `pip install 'hf-sqa\[onnx\]'`"):
+    with pytest.raises(OSError, match=r"which needs the extra `onnx`: `pip install 'hf-sqa\[onnx\]'`"):
         hf_sqa.pipeline(str(tiny_folder), backend="onnx")
 
 

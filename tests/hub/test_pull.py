@@ -180,7 +180,7 @@ def test_an_adapter_over_a_shipped_model_finds_it_by_its_short_name(default_scor
 def test_an_adapter_without_peft_says_how_to_get_it(adapter, monkeypatch):
     monkeypatch.setattr(checkpoints, "is_peft_available", lambda: False)
 
-    with pytest.raises(OSError, match=r"is a LoRA adapter, which needs the package peft: `pip install 'hf-sqa\[peft\]'`"):
+    with pytest.raises(OSError, match=r"is a LoRA adapter, which needs the extra `peft`: `pip install 'hf-sqa\[peft\]'`"):
         hf_sqa.pipeline(str(adapter[0]))
 
 

@@ -167,7 +167,7 @@ def test_a_missing_package_is_named(package, label, clean, monkeypatch):
         return found(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_it)
-    with pytest.raises(ImportError, match=f"pip install {package}`, or leave '{label}' out"):
+    with pytest.raises(ImportError, match=rf"pip install 'hf-sqa\[labels\]'`; or leave '{label}' out"):
         full_reference_scores(clean, clean, RATE, labels=[label])
     assert full_reference_scores(clean, clean, RATE, labels=["sdi"]).scores == {"sdi": 0.0}
 

@@ -392,7 +392,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(recipe, rows, tiny):
 def test_a_tracker_that_is_not_installed_is_named(recipe, rows, tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "trackio", None)
 
-    with pytest.raises(ImportError, match=r"Expected the package trackio .*pip install trackio"):
+    with pytest.raises(ImportError, match=r"needs the package trackio: `pip install trackio`"):
         run_recipe(recipe(report_to=["trackio"]), train_dataset=rows(8), validation_dataset=rows(6), model=tiny())
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from hf_sqa.degradations.codec.frames import coded_at, coded_in_frames
 from hf_sqa.degradations.codec.shared_library import CodecUnavailableError
 from hf_sqa.degradations.kind import check_choice, degradation
+from hf_sqa.extras import needs_extra
 
 RATE, FRAME = 16000, 320
 #: Each quantiser codes a frame of 20 ms in 4 bits.
@@ -73,9 +74,7 @@ def _interpreter_class() -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise CodecUnavailableError(
-            "The codec 'lyra' needs the package ai-edge-litert, which was not found; install it with `pip install hf-sqa[lyra]`."
-        ) from error
+        raise CodecUnavailableError(needs_extra("The codec 'lyra'", "lyra")) from error
     return Interpreter
 
 

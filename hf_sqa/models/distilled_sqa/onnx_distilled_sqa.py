@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_sqa.checkpoint_files import GRAPH_FILE
+from hf_sqa.extras import needs_extra
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
@@ -58,9 +59,7 @@ class OnnxDistilledSQA(DistilledSQA):
         try:
             import onnxruntime  # noqa: F401
         except ImportError:
-            raise OSError(
-                f"{str(folder)!r} is an ONNX graph, which needs the package onnxruntime: `pip install 'hf-sqa[onnx]'`."
-            ) from None
+            raise OSError(needs_extra(f"{str(folder)!r} is an ONNX graph, which", "onnx")) from None
         file = Path(folder) / graph
         if not file.is_file():
             raise OSError(f"Expected an ONNX graph {str(file)!r}, got none; `hf-sqa export onnx {folder} --model ...` writes it.")

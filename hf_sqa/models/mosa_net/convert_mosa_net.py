@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_sqa.extras import needs_extra
 from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
 from hf_sqa.models.mosa_net.modeling_mosa_net import MOSANet
 
@@ -74,7 +75,7 @@ def read_keras_file(checkpoint: str | Path) -> dict[str, np.ndarray]:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError("Keras weights are HDF5 files: install `h5py` to convert them (`pip install h5py`).") from error
+        raise ImportError(needs_extra("Converting Keras weights, which are HDF5,", "keras")) from error
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a Keras file at {path}, found none.")

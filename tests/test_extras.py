@@ -1,0 +1,63 @@
+"""Extras: a command that lacks its packages says so, in the same words, and the page that lists them is whole."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hf_sqa.cli import app
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra", "package"),
+    [
+        (["train", "w2v-ger"], "train", "accelerate"),
+        (["distill", "distilled_sqa-s"], "train", "datasets"),
+        (["study", "mtq_losses", "--output", "out"], "train", "accelerate"),
+        (["finetune", "--train", "mine.csv", "--output", "out"], "train", "datasets"),
+        (["pseudo-label", "mine.csv", "--teacher", "default", "-o", "labels.csv"], "train", "datasets"),
+        (["evaluate", "mine.csv"], "train", "evaluate"),
+        (["score", "examples", "--output", "out/"], "corpus", "pyarrow"),
+        (["score", "a.wav", "--output", "out.parquet"], "corpus", "pyarrow"),
+        (["report", "out"], "corpus", "pyarrow"),
+        (["filter", "out", "--min-mos", "3"], "corpus", "pyarrow"),
+        (["demo"], "demo", "gradio"),
+        (["export", "onnx", "out", "--model", "distilled-sqa-xs"], "onnx", "onnxscript"),
+        (["corpus", "build", "bench", "out", "--labels", "pesq"], "labels", "pesq"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else value,
+)
+def test_a_command_without_its_extra_says_which_it_needs(arguments, extra, package, tmp_path, monkeypatch):
+    (tmp_path / "mine.csv").write_text("audio,mos\na.wav,3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, f"{package}.parquet", None)
+
+    result = CliRunner().invoke(app, arguments)
+
+    assert result.exit_code == 2, result.output
+    assert f"needs the extra `{extra}`: `pip install 'hf-sqa[{extra}]'`" in result.stderr
+
+
+def test_extras_that_are_named_exist():
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "hf_sqa").rglob("*.py")}
+    named = {extra for text in sources.values() for extra in re.findall(r'(?:needs|need)_extra\([^\n]*?", "(\w+)"', text)}
+
+    assert {"train", "corpus", "onnx", "demo"} <= named <= set(EXTRAS)
+
+
+def test_the_page_on_installing_lists_every_extra():
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    rows = {extra for line in page.splitlines() if line.startswith("|") for extra in re.findall(r"`(\w+)` \|$", line)}
+
+    assert rows == set(EXTRAS) - {"all"}
+
+
+def test_all_has_all():
+    assert set(re.search(r"\[(.*)\]", EXTRAS["all"][0])[1].split(",")) == set(EXTRAS) - {"all"}
