@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_sqa.audio import AudioError, Recording
+from hf_sqa.blocks.precision import warn_if_emulated
 from hf_sqa.blocks.sqa_transformer import find_transformer
 from hf_sqa.checkpoints import load_checkpoint
 from hf_sqa.distillation.recipe import TeacherOptions
@@ -88,6 +89,7 @@ def load_teacher(options: TeacherOptions) -> Teacher:
     """
     loaded = load_checkpoint(options.checkpoint, merge=True, dtype=getattr(torch, options.dtype))
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    warn_if_emulated(loaded.model.dtype, loaded.model.device)
     return Teacher(loaded.model, loaded.feature_extractor)
 
 

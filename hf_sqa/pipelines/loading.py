@@ -8,6 +8,7 @@ import transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_sqa.auto import AutoModelForAudioQuality
+from hf_sqa.blocks.precision import warn_if_emulated
 from hf_sqa.checkpoints import DefaultModel, load_checkpoint
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
@@ -62,7 +63,7 @@ def pipeline(task: Any = None, model: Any = None, *, backend: Any = None, **kwar
         raise ValueError(f"Expected the task {TASK!r} before a model, got {task!r}.")
     model = task if model is None and not is_named else model
     if isinstance(model, transformers.PreTrainedModel):
-        return transformers.pipeline(TASK, model=model, pipeline_class=AudioQualityPipeline, **kwargs)
+        return _with_warning(transformers.pipeline(TASK, model=model, pipeline_class=AudioQualityPipeline, **kwargs))
     graph = load_graph(model, backend, kwargs)
     asked = dict(kwargs)
     loading = {name: kwargs.pop(name) for name in LOADING if name in kwargs} | kwargs.pop("model_kwargs", {})
@@ -76,4 +77,10 @@ def pipeline(task: Any = None, model: Any = None, *, backend: Any = None, **kwar
     if graph is not None:
         return transformers.pipeline(TASK, pipeline_class=AudioQualityPipeline, **kwargs | graph)
     kwargs.setdefault("feature_extractor", checkpoint.feature_extractor)
-    return transformers.pipeline(TASK, model=checkpoint.model, pipeline_class=AudioQualityPipeline, **kwargs)
+    return _with_warning(transformers.pipeline(TASK, model=checkpoint.model, pipeline_class=AudioQualityPipeline, **kwargs))
+
+
+def _with_warning(scorer: AudioQualityPipeline) -> AudioQualityPipeline:
+    """The pipeline; warns of bfloat16 where the processor only emulates it."""
+    warn_if_emulated(scorer.model.dtype, scorer.device)
+    return scorer

@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+from hf_sqa.blocks.precision import warn_if_emulated
 from hf_sqa.pruning.calibration import Calibration
 from hf_sqa.pruning.importance import choose, measure, num_parameters
 from hf_sqa.pruning.options import PruningOptions
@@ -105,6 +106,8 @@ def prune(
     labels = None if calibration.labels is None else torch.from_numpy(calibration.labels)
     if options.label_weight and (labels is None or bool(labels.isnan().all())):
         raise ValueError("Expected rated calibration speech with `label_weight`, got none: give a table or corpus with scores.")
+    if options.bf16:
+        warn_if_emulated(torch.bfloat16, device)
     model.pruning_layout()  # refuses before anything is copied
     unpruned = copy.deepcopy(model).float().eval().to(device)
     total = num_parameters(unpruned)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from hf_sqa.blocks.precision import warn_if_emulated
+
 BATCHING = ("auto", "pad", "crop", "repeat", "equal")
 
 
@@ -82,6 +84,7 @@ class AudioQualityTrainingArguments(TrainingArguments):
             self.load_best_model_at_end = False
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # transformers asks for it by name, and a recipe cannot know the machine
+            warn_if_emulated(torch.bfloat16)
         asked = self.greater_is_better
         super().__post_init__()
         self.greater_is_better = greater_is_better(self.metric_for_best_model) if asked is None else asked

@@ -1,0 +1,53 @@
+"""Whether a device computes in bfloat16, or emulates it several times as slowly as float32."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import torch
+import torch.nn.functional as F
+
+#: Times that each precision is measured; the fastest counts, so that other work on the machine hardly does.
+NUM_MEASURED = 3
+
+
+def computes_in_bfloat16(device: torch.device | str = "cpu") -> bool:
+    """Whether a device computes in bfloat16: an accelerator that says so, or a processor for which oneDNN has such kernels.
+
+    On a processor the answer is oneDNN's, hence that of its instruction sets (AVX-512 with bfloat16, AMX), not of its name; the
+    variables `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA`, which hold them back, count.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def bfloat16_slowdown(device: torch.device | str = "cpu") -> float:
+    """Measured time of a convolution in bfloat16 over that in float32, in a tenth of a second."""
+    inputs = torch.randn(4, 32, 64, 64, device=device)
+    filters = torch.randn(32, 32, 3, 3, device=device)
+
+    def seconds(dtype: torch.dtype) -> float:
+        tensors = inputs.to(dtype), filters.to(dtype)
+        times = []
+        for _ in range(NUM_MEASURED + 1):  # the first one chooses the kernel
+            began = time.perf_counter()
+            F.conv2d(*tensors)
+            times.append(time.perf_counter() - began)
+        return min(times[1:])
+
+    with torch.inference_mode():
+        return seconds(torch.bfloat16) / seconds(torch.float32)
+
+
+def warn_if_emulated(dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+    """Warn of bfloat16 on a processor that does not compute in it, with the measured factor."""
+    if dtype == torch.bfloat16 and torch.device(device).type == "cpu" and not computes_in_bfloat16(device):
+        warnings.warn(
+            f"This processor does not compute in bfloat16: a convolution takes {bfloat16_slowdown(device):.1f} times as long as in "
+            "float32. Use float32 here.",
+            UserWarning,
+            stacklevel=3,
+        )
