@@ -12,6 +12,7 @@ memory where a recording holds more than 50 utterances.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ LABELS = ("pesq", "stoi", "sdi", "snr_db")
 PESQ_BANDS = ("wb", "nb")
 #: The reference code of P.862 has room for 50 utterances. An utterance lasts 0.2 s or more, and so does the pause after it.
 MAX_PESQ_SECONDS = 20.0
+#: Longest piece of a longer recording; 8 to 12 s are usual in listening tests.
+PESQ_PIECE_SECONDS = 12.0
 #: Refused by P.862.
 MIN_PESQ_SECONDS = 0.25
 #: What `pystoi` returns, with a warning, for fewer than 30 frames (0.4 s) of speech.
@@ -64,8 +67,9 @@ def full_reference_scores(
 ) -> FullReferenceScores:
     """Align a degraded recording with its clean original and measure it.
 
-    One constant delay is estimated and removed; then both are cut to their common part, so either may be longer. The function has
-    no state and can be pickled, for a pool of processes.
+    One constant delay is estimated and removed; then both are cut to their common part, so either may be longer. PESQ of more than
+    20 s, which its reference code cannot hold, is the mean over equal pieces of 12 s at most; pieces without speech do not count.
+    The function has no state and can be pickled, for a pool of processes.
 
     Args:
         degraded (`np.ndarray` of shape `(num_samples,)`): The degraded recording, floating point.
@@ -172,14 +176,32 @@ def _overlap(degraded: np.ndarray, reference: np.ndarray, delay: int) -> tuple[n
 
 
 def _pesq(package: ModuleType, degraded: np.ndarray, reference: np.ndarray, sampling_rate: int, band: str) -> float:
+    """PESQ of a recording, or the mean over its pieces where it is longer than PESQ can judge."""
+    if len(reference) / sampling_rate <= MAX_PESQ_SECONDS:
+        return _pesq_of_piece(package, degraded, reference, sampling_rate, band)
+    num_pieces = math.ceil(len(reference) / sampling_rate / PESQ_PIECE_SECONDS)
+    edges = np.linspace(0, len(reference), num_pieces + 1).astype(int)
+    values, reason = [], ""
+    for start, end in itertools.pairwise(edges):
+        piece = degraded[start:end], reference[start:end]
+        if unusable := _unusable(piece[0], "degraded") or _unusable(piece[1], "reference"):
+            reason = unusable
+            continue
+        try:
+            values.append(_pesq_of_piece(package, *piece, sampling_rate, band))
+        except _NotMeasurableError as error:  # such as a piece without speech
+            reason = str(error)
+    if not values:
+        raise _NotMeasurableError(f"none of {num_pieces} pieces could be judged; the last: {reason}")
+    return float(np.mean(values))
+
+
+def _pesq_of_piece(package: ModuleType, degraded: np.ndarray, reference: np.ndarray, sampling_rate: int, band: str) -> float:
     if band == "wb" and sampling_rate < 16_000:
         raise _NotMeasurableError(f"wideband PESQ needs 16000 Hz or more, got {sampling_rate} Hz; ask for pesq_band='nb'")
     seconds = len(reference) / sampling_rate
-    if not MIN_PESQ_SECONDS < seconds <= MAX_PESQ_SECONDS:
-        raise _NotMeasurableError(
-            f"PESQ judges {MIN_PESQ_SECONDS} to {MAX_PESQ_SECONDS:.0f} s, got {seconds:.2f} s; "
-            + ("join it with what follows" if seconds < 1 else "cut it and average, 8 to 12 s a piece are usual")
-        )
+    if seconds <= MIN_PESQ_SECONDS:
+        raise _NotMeasurableError(f"PESQ judges {MIN_PESQ_SECONDS} s or more, got {seconds:.2f} s; join it with what follows")
     rate = 16_000 if sampling_rate >= 16_000 else 8000
     if sampling_rate != rate:
         degraded, reference = (resample(wave.astype(np.float32), sampling_rate, rate) for wave in (degraded, reference))
