@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,8 +168,12 @@ class Trial:
         """Scores of the original for its clips and for those that are judged, as the model gives them; kept for `--resume`."""
         kept = self.folder / WORK / BEFORE
         if kept.is_file():
-            with np.load(kept) as arrays:
-                return arrays["clips"], arrays["judged"]
+            num_scores = len(self.model.config.score_names)
+            # What is damaged, or of other things than numbers, is computed anew.
+            with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(kept) as arrays:
+                raw, raw_judged = arrays["clips"].astype(float), arrays["judged"].astype(float)
+                if (raw.shape, raw_judged.shape) == ((len(self.clips), num_scores), (len(self.judged), num_scores)):
+                    return raw, raw_judged
         raw = raw_judged = self._scores_of(self.model, self.clips, rows, "before")
         if self.held_out is not None:
             raw_judged = self._scores_of(self.model, self.held_out, None, "before, held out")

@@ -37,9 +37,11 @@ def what_is_torn(path: Path, num_processes: int = 1) -> str | None:
     """Why a run cannot resume from a checkpoint; `None` if it can."""
     state = path / STATE_FILE
     try:
-        json.loads(state.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(state.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return f"{STATE_FILE} is missing or cut short"
+    if not isinstance(content, dict) or not isinstance(content.get("global_step"), int):
+        return f"{STATE_FILE} does not say the step"
     sharded = any(entry.is_dir() and entry.name.startswith(SHARDED) for entry in path.iterdir())
     weights = sorted(path.glob("*.safetensors"))
     if not weights and not sharded:

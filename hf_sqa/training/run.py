@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -224,7 +225,7 @@ def _train(trainer: Any, interrupt: Any, resume: bool, notes: list[str], announc
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     except Exception as error:
-        if (explained := _explained(error, args)) is None:
+        if (explained := _explained(error, args) or _not_resumable(error, checkpoint, trainer)) is None:
             raise
         raise explained from error
     if interrupt.requested and trainer.state.global_step < trainer.state.max_steps:
@@ -492,6 +493,20 @@ def _explained(error: Exception, args: Any) -> TrainingError | None:
             "is untouched."
         )
     return None
+
+
+def _not_resumable(error: Exception, checkpoint: Path | None, trainer: Any) -> TrainingError | None:
+    """What to do, where a run does not get beyond the checkpoint that it goes on from."""
+    if checkpoint is None or trainer.state.global_step > int(checkpoint.name.split("-")[1]):
+        return None
+    if isinstance(error, UnpicklingError):  # torch's message says how to open it nevertheless
+        reason = "one of its files holds other things than tensors and numbers, which could run code, and is not opened"
+    else:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return TrainingError(
+        f"Training cannot go on from {str(checkpoint)!r} ({reason}). Delete that folder, and start the same command again: it goes "
+        "on from the checkpoint before, or begins anew."
+    )
 
 
 def _announce(line: str) -> None:
