@@ -128,6 +128,10 @@ def written(options: Any) -> Any:
 # ---- YAML
 
 
+#: Values that a file may stand for; a list of aliases of lists of aliases reaches any number in ten lines.
+MAX_VALUES = 1_000_000
+
+
 class _Loader(yaml.SafeLoader):
     """Plain values only. `1e-4` is a number, dates stay text, and a key that stands twice is an error."""
 
@@ -156,12 +160,29 @@ def parse_yaml(text: str, source: str = "the text") -> Any:
     """The value of a YAML text of plain values, in which `1e-4` is a number.
 
     Raises:
-        ValueError: If it is not YAML, holds a tag such as `!!python/object`, or a key stands twice.
+        ValueError: If it is not YAML, holds a tag such as `!!python/object`, a key stands twice, it is nested too deeply, or its
+            aliases stand for each other or for more values than anybody writes.
     """
     try:
-        return yaml.load(text, _Loader)  # a subclass of SafeLoader
+        content = yaml.load(text, _Loader)  # a subclass of SafeLoader
+        if _num_values(content, {}) > MAX_VALUES:
+            raise ValueError(
+                f"Expected at most {MAX_VALUES:,} values in {source}, got more, by aliases of aliases; write them out."
+            )
+        return content
     except yaml.YAMLError as error:
         raise ValueError(f"Expected YAML, but {source} is not YAML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"Expected YAML, but {source} is nested too deeply, or holds itself.") from None
+
+
+def _num_values(value: Any, known: dict[int, int]) -> int:
+    """How many values there are when every alias is written out."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 1 + sum(_num_values(item, known) for item in (value.values() if isinstance(value, dict) else value))
+    return known[id(value)]
 
 
 def load_yaml(path: str | os.PathLike[str], what: str = "options") -> dict[str, Any]:

@@ -11,6 +11,8 @@ import typer
 from hf_sqa.cli.stopping import is_given, refuse, stop
 
 DTYPES = ("float32", "bfloat16", "float16")
+#: What names or holds many recordings, and is none itself.
+LISTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".parquet", ".tar", ".tgz")
 FILES_ONLY = ("sort", "batch_size", "segments", "plot")
 CORPUS_ONLY = (
     *("keep", "audio_column", "key_column", "root", "split", "suffix", "output_format", "max_seconds", "timeout"),
@@ -125,8 +127,8 @@ def score(
     others are scored, and the exit code is 1. Exit code 2: nothing could be done. Ctrl-C keeps what is done.
 
     With a folder as `--output`, one corpus of any size: a folder, glob, manifest (NeMo, Lhotse, URGENT, any JSON lines), `.csv`,
-    `.parquet`, WebDataset `.tar`, saved data set, `hub:<repository>`, or any of them behind a URL. After a kill the same command
-    resumes. Every row has a score or a reason, and the exit code is 0 when there are no more; see `hf-sqa report`.
+    `.xlsx`, `.parquet`, WebDataset `.tar`, saved data set, `hub:<repository>`, or any of them behind a URL. After a kill the same
+    command resumes. Every row has a score or a reason, and the exit code is 0 when there are no more; see `hf-sqa report`.
     Under `torchrun` and `accelerate launch -m hf_sqa` every process takes the shards of its rank.
 
     Examples:
@@ -144,6 +146,8 @@ def score(
         )
     else:
         refuse(context, CORPUS_ONLY, "needs a folder as --output, such as out/")
+        if len(audio) == 1 and Path(audio[0]).is_file() and audio[0].lower().endswith(LISTS):
+            stop(f"{audio[0]!r} is a list of recordings, which is scored into a folder: add `--output out/`.")
     if dtype not in DTYPES:
         stop(f"Expected --dtype to be one of {', '.join(DTYPES)}, got {dtype!r}.")
     if channel != "mean" and not channel.isdecimal():

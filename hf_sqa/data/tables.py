@@ -14,6 +14,7 @@ import io
 import itertools
 import json
 import re
+import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,6 +26,10 @@ DELIMITERS = ",;\t|"
 #: The line that tells Excel how a table is delimited.
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
+#: Characters of a line, and rows of a sheet as in Excel: what goes on after is not held in memory, or waited for.
+MAX_LINE, MAX_SHEET_ROWS = 1 << 24, 1 << 20
+#: Bytes of an unpacked Excel table; a few kilobytes of its compressed XML can become any number.
+MAX_SHEET_BYTES = 1 << 30
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 
 #: The cells of a row, or what is wrong with it, and its line from 1.
@@ -57,6 +62,16 @@ def read_delimited(binary: Any, name: str) -> tuple[list[str], Iterator[Record]]
         ValueError: If two columns have one name.
     """
     return _by_column(delimited_cells(text_lines(binary)), name)
+
+
+def read_sheet(binary: Any, name: str) -> tuple[list[str], Iterator[Record]]:
+    """The same of a binary file that holds an Excel table, its first sheet.
+
+    Raises:
+        ValueError: If it is none, or two columns have one name.
+        ImportError: If openpyxl is not installed.
+    """
+    return _by_column(sheet_cells(Path(name), binary=binary), name)
 
 
 def delimited_cells(lines: Iterable[str], has_header: bool = True) -> Iterator[Cells]:
@@ -120,20 +135,33 @@ def text_lines(binary: Any) -> Iterator[str]:
     # newline="": a line end within quotes belongs to its cell.
     text = io.TextIOWrapper(peekable, "utf-16" if wide else "utf-8-sig", errors="surrogateescape", newline="")
     try:
-        for line in text:
+        for line in bounded_lines(text):
             yield line.replace("\0", "\N{REPLACEMENT CHARACTER}")  # csv before Python 3.12 stops there
     finally:
         with contextlib.suppress(ValueError):  # closed already by its owner
             text.detach()
 
 
-def sheet_cells(path: Path, sheet: str | None = None) -> Iterator[Cells]:
+def bounded_lines(file: Any) -> Iterator[Any]:
+    """Lines of a text or binary file; of one that is longer than `MAX_LINE` the beginning, which then is no whole row."""
+    while line := file.readline(MAX_LINE):
+        yield line
+        while len(line) == MAX_LINE and line[-1:] not in ("\n", "\r", b"\n"):
+            line = file.readline(MAX_LINE)
+
+
+def sheet_cells(path: Path, sheet: str | None = None, binary: Any = None) -> Iterator[Cells]:
     """Rows of a sheet of an Excel table that are not blank, as Excel shows them; dates as ISO 8601.
 
     A formula has the value that was last saved. Where none was, as in tables that programs write, its row is a `ValueError`.
 
+    Args:
+        path (`Path`): The table.
+        sheet (`str`, *optional*): The sheet; the first, if there is none of that name.
+        binary (*optional*): The same as a file object that can be searched, where it is not at that path.
+
     Raises:
-        ValueError: If the file is no such table.
+        ValueError: If the file is no such table, or has more rows or bytes than one.
         ImportError: If openpyxl is not installed.
     """
     try:
@@ -142,12 +170,18 @@ def sheet_cells(path: Path, sheet: str | None = None) -> Iterator[Cells]:
         raise ImportError(needs_extra(f"The Excel table {str(path)!r}", "xlsx", "save it as CSV")) from None
     try:
         # Once with the values that formulas had, once with the formulas.
-        books = [openpyxl.load_workbook(path, read_only=True, data_only=values) for values in (True, False)]
+        source = path if binary is None else binary
+        with zipfile.ZipFile(source) as archive:
+            if (num_bytes := sum(member.file_size for member in archive.infolist())) > MAX_SHEET_BYTES:
+                raise ValueError(f"it unpacks to {num_bytes:,} bytes, more than {MAX_SHEET_BYTES:,}")
+        books = [openpyxl.load_workbook(source, read_only=True, data_only=values) for values in (True, False)]
         sheets = [book[sheet] if sheet in book.sheetnames else book.worksheets[0] for book in books]
         for each in sheets:
             each.reset_dimensions()  # what the file says of them may be wrong by a million cells
         for line, rows in enumerate(zip(*(each.iter_rows(values_only=True) for each in sheets), strict=True), 1):
             shown, written = rows
+            if line > MAX_SHEET_ROWS:
+                raise ValueError(f"it names rows beyond the {MAX_SHEET_ROWS:,} of a sheet")
             if any(value is not None for value in written):
                 unsaved = next((formula for value, formula in zip(shown, written, strict=True) if value is None and formula), None)
                 if unsaved is not None:

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hf_sqa.checkpoint_files import CARD_FILE, RECORDS, refuse_links_outside
 from hf_sqa.hub.card_facts import BASE_KEY, CardFacts, Evaluation, as_list, hub_sets, is_hub_id, public_name, read_configs
 from hf_sqa.hub.card_text import scale_rows, section_texts
+from hf_sqa.options import parse_yaml
 from hf_sqa.runs import write_whole
 
 SAMPLE_FILE = "sample.flac"
@@ -127,6 +128,8 @@ def _existing(folder: Path) -> ModelCard | None:
     if any(words in content for words in WRITTEN_BY_MACHINES):
         return None
     try:
+        if metadata := re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---", content, re.DOTALL):
+            parse_yaml(metadata[1], CARD_FILE)
         return ModelCard(content, ignore_metadata_errors=True)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"Expected YAML between the lines `---` of {str(path)!r}, got {error}; repair or remove it.") from None

@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa.auto import families
 from hf_sqa.checkpoint_files import RECIPE_FILE, RESULT_FILES
+from hf_sqa.options import load_yaml
 
 COST_FILES = ("training_result.json", "report.json")
 METRIC_TITLES = {
@@ -211,10 +210,7 @@ def read_recipe(folder: Path, recipe: Mapping[str, Any] | str | Path | None) -> 
     path = Path(recipe) if recipe else folder / RECIPE_FILE
     if recipe is None and not path.is_file():
         return {}
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a recipe with sections (model, data, training) in {str(path)!r}, got {type(content).__name__}.")
-    return content
+    return load_yaml(path, "recipe")
 
 
 def public_name(name: Any) -> Any:

@@ -68,7 +68,15 @@ def convert_checkpoint(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"Expected a new or an empty folder, got {str(folder)!r}, which is in use; choose another name.")
-    model = _converter(family).convert(**_arguments(family, checkpoint, encoder, encoder_config)).eval()
+    arguments = _arguments(family, checkpoint, encoder, encoder_config)
+    try:
+        model = _converter(family).convert(**arguments).eval()
+    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:  # what a converter makes of strange content
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"Expected a checkpoint that the converter of {family!r} reads (`hf-sqa convert --list`), got something else "
+            f"({type(error).__name__}: {reason})."
+        ) from error
     if not model.scores_waveforms:
         raise ValueError(
             f"The checkpoint of {family!r} holds no speech encoder, without which it cannot score a recording; name the folder or "

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -27,6 +26,7 @@ from hf_sqa.hub.card import SAMPLE_FILE, make_card, missing_from_card, tidy
 from hf_sqa.hub.card_facts import CardFacts, read_configs
 from hf_sqa.modeling import model_identity
 from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import OnnxDistilledSQA
+from hf_sqa.options import parse_yaml
 from hf_sqa.pipelines import AudioQualityPipeline
 
 PARITY_FILE = "parity.json"
@@ -282,7 +282,7 @@ def _shorten_paths(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     shortened = LOCAL_PATH.sub(lambda match: re.split(r"[/\\]", match.group().rstrip("/\\"))[-1], text)
     if shortened != text:
-        yaml.safe_load(shortened)  # JSON is YAML: still well-formed
+        parse_yaml(shortened, path.name)  # JSON is YAML: still well-formed
         path.write_text(shortened, encoding="utf-8")
 
 

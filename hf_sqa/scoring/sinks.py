@@ -18,7 +18,7 @@ from hf_sqa.cells import csv_cell, finite
 from hf_sqa.runs import whole_folder
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.shards import OWN_COLUMNS, ShardFolder, cannot_write, iterate_rows, read_run, writing_whole
-from hf_sqa.scoring.sources import Source
+from hf_sqa.scoring.sources import TABLE_SUFFIXES, Source
 
 FORMATS = ("jsonl", "csv", "parquet", "datasets", "manifest")
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -48,7 +48,7 @@ def export(output: Path, kind: str, source: Source | None = None) -> Path:
     if kind == "manifest":
         if source is None:
             raise ValueError("The format 'manifest' needs the source that was scored.")
-        suffix = ".csv" if Path(run["source"]).name.lower().endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")) else ".jsonl"
+        suffix = ".csv" if Path(run["source"]).name.lower().endswith(TABLE_SUFFIXES) else ".jsonl"
         path = output / f"manifest{suffix}"
         write_rows(path, with_manifest(iterate_rows(output, run), source, run), as_text=False)
         return path

@@ -660,7 +660,7 @@ def test_a_pickle_with_a_payload_is_refused_and_not_run(tmp_path, monkeypatch):
     torch.save({"norm_input.weight": Payload()}, "model_mfcc_subset.pt")
 
     for head in ("model_mfcc_full.pt", "model_mfcc_subset.pt"):
-        with pytest.raises(ValueError, match="not a PyTorch file of plain tensors, nothing of it was run"):
+        with pytest.raises(ValueError, match=r"Cannot read model_mfcc_.*neither imported nor run"):
             convert(head)
 
     assert not Path("payload-was-run").exists()

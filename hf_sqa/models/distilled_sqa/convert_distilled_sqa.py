@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from hf_sqa.blocks.foreign_checkpoint import read_foreign_checkpoint
 from hf_sqa.blocks.sqa_transformer import published_name
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
@@ -54,12 +55,13 @@ def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
         checkpoint (`str` or `Path`, *optional*): File written by the original code; the published one if not given.
 
     Raises:
-        FileNotFoundError: If no file is given and the published one is neither here nor can be fetched.
-        ValueError: If a tensor is missing, unknown or of another shape; the message names it.
+        FileNotFoundError: If there is no such file, or none is given and the published one is neither here nor can be fetched.
+        ValueError: If it holds other things than weights, which are not run; or a tensor is missing, unknown or of another shape;
+            the message names it.
     """
     path = Path(checkpoint) if checkpoint else published_weights()
+    content = read_foreign_checkpoint(path)
     published = hashlib.sha256(path.read_bytes()).hexdigest() == WEIGHTS_SHA256
-    content = torch.load(path, map_location="cpu", weights_only=True)
     original = content["model"] if isinstance(content, dict) and "model" in content else content
     if not isinstance(original, dict):
         raise ValueError(

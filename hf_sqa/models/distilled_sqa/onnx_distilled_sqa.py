@@ -67,7 +67,8 @@ class OnnxDistilledSQA(DistilledSQA):
         try:
             num_scores = model.score_windows(torch.zeros(1, 1)).shape[-1]
         except Exception as error:  # onnxruntime's errors have no common class
-            raise OSError(f"onnxruntime cannot run {str(file)!r}: {error}") from error
+            reason = " ".join(str(error).split())[:300]
+            raise OSError(f"onnxruntime cannot run {str(file)!r}: {reason}") from error
         made_for = model._session.get_modelmeta().custom_metadata_map.get(FORM)
         if made_for not in (None, form_digest(model.config)) or num_scores != len(model.config.score_names):
             raise ValueError(
@@ -105,5 +106,5 @@ def _session(graph: bytes) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised too
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

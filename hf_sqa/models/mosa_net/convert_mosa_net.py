@@ -27,6 +27,8 @@ OBJECTIVE_HEADS = {"pesq": ("Attention", "Frame_score"), "stoi": ("Attention2", 
 VOICEMOS_HEADS = {"mos": ("Attention", "Frame_score")}
 #: Gates of an LSTM; both sides order them input, forget, cell, output.
 NUM_GATES = 4
+#: Larger than any layer, and smaller than what a few bytes of HDF5 can announce.
+MAX_TENSOR_BYTES = 1 << 30
 
 
 def convert(
@@ -81,24 +83,54 @@ def read_keras_file(checkpoint: str | Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"Expected a Keras file at {path}, found none.")
     if not h5py.is_hdf5(path):
         raise ValueError(f"Expected a Keras `.h5` file, got {path}, which is not HDF5.")
+    try:
+        with h5py.File(path, "r") as file:
+            return _tensors_of(file, path)
+    except (FileNotFoundError, ValueError):
+        raise
+    except Exception as error:  # what h5py makes of damaged files and of attributes of other types has no common class
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"Cannot read {path} as Keras weights ({type(error).__name__}: {reason}); get the file anew.") from error
+
+
+def _tensors_of(file: Any, path: Path) -> dict[str, np.ndarray]:
+    import h5py
+
     tensors: dict[str, np.ndarray] = {}
-    with h5py.File(path, "r") as file:
-        root = file.get("model_weights", file)
-        if "layer_names" not in root.attrs:
-            raise ValueError(f"Expected Keras weights in {path}, got an HDF5 file without the attribute 'layer_names'.")
-        announced = set()
-        for layer in map(_text, root.attrs["layer_names"]):
-            for weight in map(_text, root[layer].attrs["weight_names"] if layer in root else ()):
-                name = f"{layer}/{weight}"
-                if name not in root:
-                    raise ValueError(f"The checkpoint lacks the tensor {name!r}, which its layer announces: the file is damaged.")
-                announced.add(name)
-                tensors[_short(layer, weight)] = root[name][()]
-        present: list[str] = []
-        root.visititems(lambda name, item: present.append(name) if isinstance(item, h5py.Dataset) else None)
-        if unknown := sorted(set(present) - announced):
-            raise ValueError(f"Unknown tensors in the checkpoint, announced by no layer: {', '.join(unknown[:5])}.")
+    root = file.get("model_weights", file)
+    if "layer_names" not in root.attrs:
+        raise ValueError(f"Expected Keras weights in {path}, got an HDF5 file without the attribute 'layer_names'.")
+    announced = set()
+    for layer in map(_text, root.attrs["layer_names"]):
+        for weight in map(_text, root[layer].attrs["weight_names"] if layer in root else ()):
+            name = f"{layer}/{weight}"
+            if name not in root:
+                raise ValueError(f"The checkpoint lacks the tensor {name!r}, which its layer announces: the file is damaged.")
+            announced.add(name)
+            tensors[_short(layer, weight)] = _tensor(root[name], name, file)
+    present: list[str] = []
+    root.visititems(lambda name, item: present.append(name) if isinstance(item, h5py.Dataset) else None)
+    if unknown := sorted(set(present) - announced):
+        raise ValueError(f"Unknown tensors in the checkpoint, announced by no layer: {', '.join(unknown[:5])}.")
     return tensors
+
+
+def _tensor(found: Any, name: str, file: Any) -> np.ndarray:
+    """The numbers of a data set.
+
+    Raises:
+        ValueError: If they lie in another file, are no numbers, or are more than any layer has.
+    """
+    if found.file.filename != file.filename or getattr(found, "external", None):
+        raise ValueError(
+            f"Expected the tensor {name!r} in the checkpoint itself, got one that lies in another file: it is not read."
+        )
+    if found.dtype.kind != "f" or found.nbytes > MAX_TENSOR_BYTES:
+        raise ValueError(
+            f"Expected numbers, at most {MAX_TENSOR_BYTES:,} bytes of them, for the tensor {name!r}, got {found.nbytes:,} bytes of "
+            f"{found.dtype}: the file is damaged."
+        )
+    return found[()]
 
 
 def convert_tensors(original: dict[str, np.ndarray], model: MOSANet) -> dict[str, torch.Tensor]:

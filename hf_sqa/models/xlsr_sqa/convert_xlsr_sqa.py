@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_sqa.blocks.foreign_checkpoint import read_foreign_checkpoint
 from hf_sqa.blocks.speech_encoder import check_layer, load_encoder, load_encoder_config
 from hf_sqa.blocks.sqa_transformer import published_name
 from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
@@ -222,10 +223,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(
             f"There is no file {path}; pass the path of a .pt file or one of `list_heads()`, as {DEFAULT_HEAD!r}."
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} is not a PyTorch file of plain tensors, nothing of it was run: {error}") from error
+    content = read_foreign_checkpoint(path)
     if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         raise ValueError(f"Expected a state dict of tensors in {path}, got {type(content).__name__} with other things in it.")
     return content

@@ -1,12 +1,13 @@
-"""Manifests of JSON lines, tables of text, and lists of paths."""
+"""Manifests of JSON lines, tables, and lists of paths."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
-from hf_sqa.data.tables import Record, parse_json, read_delimited, text_lines
+from hf_sqa.data.tables import MAX_LINE, Record, bounded_lines, parse_json, read_delimited, read_sheet, text_lines
 from hf_sqa.scoring.items import Item
-from hf_sqa.scoring.sources.names import printable, printable_text, shown
+from hf_sqa.scoring.sources.names import path_of, printable, printable_text, shown
 from hf_sqa.scoring.sources.source import FileSource, Wanted, open_binary
 
 
@@ -16,18 +17,20 @@ class Manifests(FileSource):
     def _items_of(self, file: str, first: int, wanted: Wanted) -> Iterator[Item]:
         position = first
         with open_binary(file) as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(bounded_lines(lines), 1):
                 if line.strip():
-                    yield self._columns.item_of_text(position, parse_json(line), f"{shown(file)}:{number}", file)
+                    is_long = len(line) >= MAX_LINE
+                    record = ValueError(f"it is longer than {MAX_LINE:,} bytes") if is_long else parse_json(line)
+                    yield self._columns.item_of_text(position, record, f"{shown(file)}:{number}", file)
                     position += 1
 
     def _count(self, file: str) -> int:
         with open_binary(file) as lines:
-            return sum(1 for line in lines if line.strip())
+            return sum(1 for line in bounded_lines(lines) if line.strip())
 
 
 class Tables(FileSource):
-    """CSV and TSV with a header."""
+    """CSV, TSV and Excel tables with a header."""
 
     def _items_of(self, file: str, first: int, wanted: Wanted) -> Iterator[Item]:
         for offset, (record, line) in enumerate(self._records(file)):
@@ -38,7 +41,11 @@ class Tables(FileSource):
 
     def _records(self, file: str) -> Iterator[Record]:
         with open_binary(file) as binary:
-            header, records = read_delimited(binary, shown(file))
+            if path_of(file).lower().endswith(".xlsx"):
+                # Two readers go through it; what comes from elsewhere may not be searchable.
+                header, records = read_sheet(io.BytesIO(binary.read()), shown(file))
+            else:
+                header, records = read_delimited(binary, shown(file))
             self._columns.check_header(header, file)
             yield from records
 

@@ -20,7 +20,7 @@ from hf_sqa.scoring.sources.source import FileSource, Source
 from hf_sqa.scoring.sources.tars import Tars
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
-TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")
 LIST_SUFFIXES = (".txt", ".lst")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PARQUET_SUFFIXES = (".parquet",)
@@ -46,9 +46,9 @@ def open_source(
 
     Args:
         name (`str`): A folder of recordings, tars, Parquet files or a saved `datasets` folder; a glob of files; a manifest
-            (`.jsonl`, also gzipped), a table (`.csv`, `.tsv`), a list of paths (`.txt`), `.parquet`, `.tar`; `hub:<repository>` or
-            `hub:<repository>/<configuration>` for a data set of the Hub, streamed. Files may lie behind any URL that fsspec
-            knows; `{00..99}` in a name stands for the numbers between.
+            (`.jsonl`, also gzipped), a table (`.csv`, `.tsv`, `.xlsx`), a list of paths (`.txt`), `.parquet`, `.tar`;
+            `hub:<repository>` or `hub:<repository>/<configuration>` for a data set of the Hub, streamed. Files may lie behind any
+            URL that fsspec knows; `{00..99}` in a name stands for the numbers between.
         audio_column (`str`, *optional*): Column of recordings; found by its usual name if not given.
         key_column (`str`, *optional*): Column of keys; found by its usual name, else the recording's name, if not given.
         root (`str`, *optional*): Folder that relative paths of a manifest begin in; the manifest's own if not given.
@@ -111,7 +111,7 @@ def _open_files(name: str, files: list[str], columns: Columns) -> Source:
     if kind is not None:
         return kind(name, files, columns)
     if len(files) == 1 and Path(path_of(files[0])).suffix.lower() not in AUDIO_SUFFIXES:
-        known = ", ".join((*MANIFEST_SUFFIXES[:1], *TABLE_SUFFIXES[:2], *LIST_SUFFIXES[:1], ".parquet", ".tar"))
+        known = ", ".join((*MANIFEST_SUFFIXES[:1], *TABLE_SUFFIXES[:2], TABLE_SUFFIXES[-1], *LIST_SUFFIXES[:1], ".parquet", ".tar"))
         hint = "; a folder behind a URL is written with / at its end" if is_remote(name) else ""
         raise ValueError(f"Expected a folder, a recording, or a list ending in {known}, got {name!r}{hint}.")
     return AudioFiles(name, files)

@@ -20,6 +20,25 @@ from hf_sqa.scoring.sources.source import FileSource, Wanted, open_binary
 #: Members that are held in memory: more than a day of speech, and far less than what a few kilobytes of gzip can become.
 MAX_MEMBER_BYTES = 1 << 32
 MAX_JSON_BYTES = 1 << 24
+#: Headers that tarfile reads whole, for long names and the like.
+EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+MAX_HEADER_BYTES = 1 << 20
+
+
+class _Member(tarfile.TarInfo):
+    """A header, where a damaged one is an error: tarfile takes it for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if not bytes(buf).strip(b"\0"):
+                raise
+            raise tarfile.ReadError(str(error)) from None
+        if member.type in EXTENDED and member.size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header states {member.size:,} bytes")
+        return member
 
 
 class Tars(FileSource):
@@ -56,10 +75,10 @@ class Tars(FileSource):
         with contextlib.ExitStack() as stack:
             try:
                 if local:
-                    archive = stack.enter_context(tarfile.open(file, "r:"))
+                    archive = stack.enter_context(tarfile.open(file, "r:", tarinfo=_Member))
                 else:
                     opened = stack.enter_context(open_binary(file, raw=True))
-                    archive = stack.enter_context(tarfile.open(fileobj=opened, mode="r|*"))
+                    archive = stack.enter_context(tarfile.open(fileobj=opened, mode="r|*", tarinfo=_Member))
                 size = Path(file).stat().st_size if local else None
                 broken, end = None, 0
                 while (member := archive.next()) is not None:
@@ -70,7 +89,7 @@ class Tars(FileSource):
                         break
                     if not member.isfile():
                         continue
-                    end = member.offset_data + member.size
+                    end = archive.offset if member.issparse() else member.offset_data + member.size
                     if Path(member.name).suffix.lower() not in (*AUDIO_SUFFIXES, ".json"):
                         continue
                     content = _content(archive, member, file, size, needed)
@@ -111,6 +130,8 @@ def _content(
     archive: tarfile.TarFile, member: tarfile.TarInfo, file: str, size: int | None, needed: Callable[[], bool]
 ) -> bytes | TarMember | Refusal | None:
     """What a member holds; `None` where nobody needs it."""
+    if member.issparse():
+        return Refusal("failed", "undecodable", "it has holes that the archive leaves out; pack it without `--sparse`")
     if size is not None and member.offset_data + member.size > size:
         present = f"{size - member.offset_data:,} of the {member.size:,} bytes"
         return Refusal("failed", "truncated", f"the archive ends after {present} of this member; copy the archive again")
