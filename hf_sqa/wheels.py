@@ -22,6 +22,7 @@ from huggingface_hub import cached_assets_path, constants
 from huggingface_hub.utils import tqdm
 from packaging.version import Version
 
+from hf_sqa.progress import LOG_SECONDS
 from hf_sqa.runs import locked, whole_folder
 
 #: Seconds that pip waits for an answer, and how often it asks again: a laptop without a network falls back soon.
@@ -164,7 +165,8 @@ def _show_progress(output: IO[str], name: str) -> None:
         numbers = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)
         if numbers:
             done, total = map(int, numbers.groups())
-            bar = bar or tqdm(total=total, unit="B", unit_scale=True, desc=name, file=sys.stderr)
+            seconds = 0.1 if sys.stderr.isatty() else LOG_SECONDS
+            bar = bar or tqdm(total=total, unit="B", unit_scale=True, desc=name, file=sys.stderr, mininterval=seconds)
             bar.update(done - bar.n)
     if bar is not None:
         bar.close()

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cells import visible
-from hf_sqa.cli.bars import bar
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.score_files import PLOT_SUFFIXES
 from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, say, stop
 from hf_sqa.cli.tables import RowWriter, colour, make_console
+from hf_sqa.progress import bar
 
 #: Pairs printed at most; of more, those that are neighbours by their means.
 NUM_PAIRS = 15

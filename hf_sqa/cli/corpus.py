@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from hf_sqa.cli import corpus_build
-from hf_sqa.cli.bars import bar
 from hf_sqa.cli.stopping import stop
 from hf_sqa.cli.tables import named_columns
+from hf_sqa.progress import bar
 
 EXIT_FAULTS, EXIT_USAGE = 1, 2
 

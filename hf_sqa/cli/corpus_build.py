@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.bars import tracked
 from hf_sqa.cli.stopping import stop
 from hf_sqa.extras import needs_extra
+from hf_sqa.progress import tracked
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 #: Failures listed individually; the manifest has all.

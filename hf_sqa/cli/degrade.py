@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.bars import bar
 from hf_sqa.cli.stopping import stop
+from hf_sqa.progress import bar
 
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 

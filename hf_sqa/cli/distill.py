@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.bars import bar
 from hf_sqa.cli.shipped import list_option
 from hf_sqa.cli.stopping import ends_of_training, need_extra, stop
+from hf_sqa.progress import bar
 
 AGREEMENT = "agreement.json"
 #: Unused recordings that are printed; `training_result.json` has all of them.

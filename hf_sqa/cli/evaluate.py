@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cli.agreement import print_agreement
-from hf_sqa.cli.bars import bar
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import need_extra, stop
+from hf_sqa.progress import bar
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

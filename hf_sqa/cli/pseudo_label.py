@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.bars import bar
 from hf_sqa.cli.stopping import need_extra, stop
 from hf_sqa.cli.tables import named_columns
+from hf_sqa.progress import bar
 
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_sqa.cli.bars import bar
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import EXIT_USAGE, need_extra, say, stop
+from hf_sqa.progress import bar, clock
 
 if TYPE_CHECKING:
     from hf_sqa.scoring import Progress, Settings
 
 ENGINES = ("local", "ray")
-#: Seconds between two lines of a log, and between two states of a bar.
-LOG_SECONDS, REFRESH_SECONDS = 60.0, 0.2
 EXIT_INCOMPLETE, EXIT_INTERRUPTED = 1, 130
 
 
@@ -76,10 +73,10 @@ def score_corpus(corpus: str, output: Path, settings: Settings, options: CorpusO
                     # Each rank takes every n-th of the shards of this part: rank r of part i of n takes i + n * r.
                     part = (part[0] + part[1] * rank, part[1] * num_ranks)
                     settings = replace(settings, device=settings.device or _device_of_rank())
-                with bar("reading the list") as update:
+                with bar("reading the list", unit="rows", tell=tell) as update:
                     update(0, None)
-                    teller = _Teller(update, tell)
-                    progress = run.score_corpus(source, output, settings, on_progress=teller, part=part, **more)
+                    show = functools.partial(_show, update)
+                    progress = run.score_corpus(source, output, settings, on_progress=show, part=part, **more)
             for kind in options.formats if progress.complete else ():
                 tell(f"Written: {export(output, kind, source)}")
         except KeyboardInterrupt:
@@ -113,35 +110,16 @@ def summary(progress: Progress, output: Path) -> str:
     if not progress.rows:
         return f"Nothing to do: {earlier or 'the source is empty'}."
     counts = ", ".join(f"{number:,} {status}" for status, number in progress.statuses.most_common())
-    hours = f", {progress.audio_seconds / 3600:.2f} hours of audio, in {_clock(progress.seconds)} " if progress.seconds else ""
+    hours = f", {progress.audio_seconds / 3600:.2f} hours of audio, in {clock(progress.seconds)} " if progress.seconds else ""
     rate = f"({progress.hours_per_hour:.1f} audio-hours per hour)" if progress.seconds else f" in {progress.shards:,} shards"
     text = f"Scored {progress.rows:,} rows{hours}{rate}" + (f": {counts}." if counts else ".")
     return f"{text}{f' {earlier}.' if earlier else ''} `hf-sqa report {output}` tells more."
 
 
-class _Teller:
-    """Shows progress, a few times a second at most."""
-
-    def __init__(self, update: Callable[..., None], tell: Callable[[str], None]):
-        self._update, self._tell = update, tell
-        self._is_terminal, self._last = sys.stderr.isatty(), time.monotonic()
-
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if now - self._last < (REFRESH_SECONDS if self._is_terminal else LOG_SECONDS):
-            return
-        self._last = now
-        done = progress.rows + progress.kept
-        failed = sum(progress.statuses.values()) - progress.statuses["ok"]
-        text = f"{progress.hours_per_hour:.1f} audio-hours per hour, {failed:,} without a score"
-        if self._is_terminal:
-            self._update(done, progress.total, text)
-            return
-        left = ""
-        if progress.total and progress.rows:
-            remaining = (progress.total - done) * progress.seconds / progress.rows
-            left = f" of {progress.total:,}, {_clock(remaining)} left"
-        self._tell(f"{done:,} rows{left}; {text}")
+def _show(update: Callable[..., None], progress: Progress) -> None:
+    failed = sum(progress.statuses.values()) - progress.statuses["ok"]
+    text = f"{progress.hours_per_hour:.1f} audio-hours per hour, {failed:,} without a score"
+    update(progress.rows + progress.kept, progress.total, text)
 
 
 def _rank() -> tuple[int, int]:
@@ -174,10 +152,3 @@ def _ending_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min" if whole >= 3600 else f"{whole // 60} min"

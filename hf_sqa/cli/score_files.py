@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hf_sqa.cli.bars import bar
 from hf_sqa.cli.files import find_recordings
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import say, stop
 from hf_sqa.cli.tables import SORTS, RowWriter, make_console, mean_and_worst, print_table, sort_rows
+from hf_sqa.progress import bar
 
 if TYPE_CHECKING:
     from hf_sqa.scoring.scorer import Settings

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cli.agreement import print_agreement
-from hf_sqa.cli.bars import bar
 from hf_sqa.cli.shipped import list_option
 from hf_sqa.cli.stopping import ends_of_training, is_first_process, need_extra
+from hf_sqa.progress import bar
 
 
 def train(

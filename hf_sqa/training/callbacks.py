@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_sqa.progress import bar
 
 #: Metrics in the line after every evaluation.
 SHOWN = ("loss", "utt_lcc", "utt_srcc", "utt_rmse", "sys_srcc")
@@ -97,27 +99,21 @@ def _goodness(metric: str, value: float) -> float:
 
 
 class Progress(TrainerCallback):
-    """A bar on a terminal, and a line for every evaluation, both on standard error."""
+    """How far a training is, see [`~hf_sqa.progress.bar`], and a line for every evaluation, on standard error."""
 
     def __init__(self, announce: Any) -> None:
         self._announce = announce
-        self._bar: Any = None
-        self._task: Any = None
+        self._shown = contextlib.ExitStack()
+        self._update: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step)
-        self._bar.start()
+        shown = bar(unit="steps", tell=self._announce, shown=state.is_world_process_zero)
+        self._update = self._shown.enter_context(shown)
+        self._update(state.global_step, state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step, description=f"epoch {state.epoch or 0:.1f}")
+        if self._update is not None:
+            self._update(state.global_step, state.max_steps, f"epoch {state.epoch or 0:.1f}")
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
@@ -136,6 +132,4 @@ class Progress(TrainerCallback):
 
     def close(self) -> None:
         """Remove the bar, also after an error."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._shown.close()

@@ -1,0 +1,85 @@
+"""How far a piece of work is, on standard error: a bar on a terminal, gone when all is done; elsewhere a line a minute."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+#: Between two lines of a log.
+LOG_SECONDS = 60.0
+
+
+@contextmanager
+def bar(
+    description: str = "", *, unit: str = "", tell: Callable[[str], object] | None = None, shown: bool = True
+) -> Iterator[Callable[..., None]]:
+    """Give the function that tells of progress: `update(done, total, description)`. Nothing is shown before its first call.
+
+    Args:
+        description (`str`, *optional*): What is done, as far as a call gives no other.
+        unit (`str`, *optional*): What is counted, in the plural: `"clips"`.
+        tell (callable, *optional*): Takes the lines where there is no terminal; they go to standard error if not given.
+        shown (`bool`, *optional*, defaults to `True`): `False` shows nothing: of several processes, one tells.
+    """
+    if not shown:
+        yield lambda *told: None
+        return
+    if not sys.stderr.isatty():
+        yield _Log(description, unit, tell or (lambda line: sys.stderr.write(f"hf-sqa: {line}\n")))
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=None, visible=False)
+
+        def update(done: int, total: int | None, description: str = description) -> None:
+            progress.update(task, completed=done, total=total, description=description, visible=True)
+
+        yield update
+
+
+def tracked(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+    """The items, with a bar of that title."""
+    with bar(title) as update:
+        update(0, total)
+        for done, item in enumerate(items, start=1):
+            yield item
+            update(done, total)
+
+
+def clock(seconds: float) -> str:
+    """A time to wait, as short as one says it: `"40 s"`, `"12 min"`, `"3 h 05 min"`."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min" if whole >= 3600 else f"{whole // 60} min"
+
+
+class _Log:
+    """Lines with count, rate and time left. What was done before the first call has no part in the rate."""
+
+    def __init__(self, description: str, unit: str, tell: Callable[[str], object]):
+        self._description, self._unit, self._tell = description, unit, tell
+        self._began: float | None = None
+        self._last, self._first = 0.0, 0
+
+    def __call__(self, done: int, total: int | None, description: str | None = None) -> None:
+        now = time.monotonic()
+        if self._began is None:
+            self._began, self._last, self._first = now, now, done
+        if now - self._last < LOG_SECONDS:
+            return
+        self._last = now
+        per_second = (done - self._first) / (now - self._began)
+        parts = [f"{done:,}" + (f" of {total:,}" if total else "") + (f" {self._unit}" if self._unit else "")]
+        if per_second > 0:
+            parts.append(f"{per_second:.1f} a second" if per_second >= 1 else f"{60 * per_second:.1f} a minute")
+            if total:
+                parts.append(f"{clock((total - done) / per_second)} left")
+        text = self._description if description is None else description
+        self._tell(", ".join(parts) + (f"; {text}" if text else ""))
