@@ -81,8 +81,7 @@ def _print(made: Any) -> None:
         console.print(f"Rows whose key occurred before: {made.num_repeated_keys:,}; each is scored.")
     spreads = [
         [
-            *(name, f"{spread.num_scored:,}", *_numbers(spread.mean)),
-            "" if math.isnan(spread.low) else f"[{spread.low:.2f}, {spread.high:.2f}]",
+            *(name, f"{spread.num_scored:,}", *_numbers(spread.mean), _interval(spread)),
             *(*_numbers(spread.deviation), *_percentiles(spread, 5, 50, 95)),
         ]
         for name, spread in made.spreads.items()
@@ -90,10 +89,13 @@ def _print(made: Any) -> None:
     _show(console, "Scores", ["score", "scored", "mean", "95 %", "deviation", "5 %", "50 %", "95 %"], spreads)
     for column, groups in made.groups.items():
         rows = [
-            [group.name, f"{group.num_rows:,}", f"{group.hours:.3f}", *_numbers(group.mean), *_percentiles(group, 5, 50)]
+            [
+                *(group.name, f"{group.num_rows:,}", f"{group.hours:.3f}", *_numbers(group.mean), _interval(group)),
+                *_percentiles(group, 5, 50),
+            ]
             for group in groups
         ]
-        _show(console, f"By {column}", [column, "rows", "hours", f"mean {made.score}", "5 %", "50 %"], rows)
+        _show(console, f"By {column}", [column, "rows", "hours", f"mean {made.score}", "95 %", "5 %", "50 %"], rows)
         if column in made.verdicts:
             console.print(visible(made.verdicts[column]), markup=False, soft_wrap=True)
     thresholds = [[f"{at:.2f}", f"{kept:,}", f"{hours:.3f}"] for at, kept, hours in made.thresholds]
@@ -116,6 +118,10 @@ def _show(console: Any, title: str, head: Sequence[str], rows: Sequence[Sequence
     shown = f" (first {NUM_ROWS} of {len(rows)})" if len(rows) > NUM_ROWS else ""
     console.print(f"\n{visible(title)}{shown}", markup=False)
     console.print(table)
+
+
+def _interval(spread: Any) -> str:
+    return "" if math.isnan(spread.low) else f"[{spread.low:.2f}, {spread.high:.2f}]"
 
 
 def _numbers(*values: float) -> list[str]:

@@ -17,7 +17,7 @@ from hf_sqa.scoring.sinks import columns_of
 
 THRESHOLD_STEP = 0.25
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-#: Groups listed, by hours; the rest is counted.
+#: Groups listed, lowest mean first; the rest is counted.
 NUM_GROUPS = 40
 NUM_EXTREMES = 20
 #: Columns of the source that are many things at once are no groups.
@@ -67,7 +67,7 @@ class Report:
         warnings (`Counter`): Scored rows by warning.
         hours (`float`): Audio of all rows whose length is known.
         spreads (`dict[str, Spread]`): Of every score.
-        groups (`dict[str, list[Spread]]`): Of the score, by column and value, most hours first.
+        groups (`dict[str, list[Spread]]`): Of the score, by column and value, lowest mean first.
         verdicts (`dict[str, str]`): By column, which groups are shown to differ, in words; not for very many groups or rows.
         thresholds (`list[tuple[float, int, float]]`): Threshold, rows and hours that reach it.
         worst (`list[dict]`), best (`list[dict]`): Rows at the ends.
@@ -148,7 +148,7 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
             _spread(value, values, seconds, scored, np.flatnonzero(codes == number))
             for number, value in enumerate(distinct.tolist())
         ]
-        groups[name] = sorted(spreads, key=lambda spread: (-spread.hours, spread.name))
+        groups[name] = sorted(spreads, key=lambda spread: (math.isnan(spread.mean), spread.mean, spread.name))
         if 1 < len(distinct) <= MOST_COMPARED and scored.sum() <= MOST_ROWS_COMPARED:
             compared = compare_systems(values, labels.tolist(), score_name=score, num_draws=NUM_DRAWS)
             verdicts[name] = compared.verdict

@@ -15,6 +15,9 @@ from hf_sqa.scoring.report import NUM_GROUPS, Report, RunComparison, Spread
 from hf_sqa.scoring.shards import writing_whole
 
 INK, ACCENT, SOFT = "#1d3557", "#2a6f97", "#a9c6d9"
+#: Ends of the axis of scores on the five-point scale, and which those are.
+FIVE_POINTS = (0.9, 5.1)
+FIVE_POINT_SCORES = ("mos", "s_mos", "n_mos", "g_mos", "noisiness", "coloration", "discontinuity", "loudness")
 #: Groups drawn in one plot.
 NUM_DRAWN = 20
 
@@ -80,17 +83,27 @@ def _boxes(spreads: Sequence[Spread], score: str) -> str:
     drawn = [spread for spread in spreads if spread.num_scored][:NUM_DRAWN]
     if len(drawn) < 2:
         return ""
-    drawn.sort(key=lambda spread: spread.percentiles[50])
+    drawn = drawn[::-1]  # on top what stands first in the table
     figure, axis = _figure(0.7 + 0.27 * len(drawn))
     for place, spread in enumerate(drawn):
         at = spread.percentiles
         axis.plot([at[5], at[95]], [place, place], color=ACCENT, linewidth=1)
         axis.barh(place, at[75] - at[25], left=at[25], height=0.55, color=SOFT, edgecolor=ACCENT, linewidth=0.8)
-        axis.plot([at[50], at[50]], [place - 0.275, place + 0.275], color=INK, linewidth=1.8)
+        axis.plot([at[50], at[50]], [place - 0.275, place + 0.275], color=ACCENT, linewidth=1.2)
+        if not math.isnan(spread.low):
+            axis.plot([spread.low, spread.high], [place, place], color=INK, linewidth=2.4, solid_capstyle="butt")
+        axis.plot(spread.mean, place, "o", color=INK, markersize=4.5)
     names = [spread.name if len(spread.name) <= 28 else f"{spread.name[:27]}…" for spread in drawn]
     axis.set_yticks(range(len(drawn)), [name.replace("$", r"\$") for name in names])
-    axis.set(xlabel=f"{score}: median, half of the recordings, 5 to 95 %", ylim=(-0.7, len(drawn) - 0.3))
+    label = f"{score}: mean with its 95 % interval (dark), median and half of the recordings (box), 5 to 95 % (line)"
+    axis.set(xlabel=label, xlim=_scale(score, drawn), ylim=(-0.7, len(drawn) - 0.3))
     return _svg(figure)
+
+
+def _scale(score: str, drawn: Sequence[Spread]) -> tuple[float, float] | None:
+    """The five-point scale, so that pages compare at a glance, where the scores are on it."""
+    ends = [spread.percentiles[at] for spread in drawn for at in (5, 95)]
+    return FIVE_POINTS if score in FIVE_POINT_SCORES and min(ends) >= 1 and max(ends) <= 5 else None
 
 
 def _figure(height: float) -> tuple[Any, Any]:

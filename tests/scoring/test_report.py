@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -17,7 +18,7 @@ from hf_sqa.cli import app
 from hf_sqa.scoring import open_source, score_corpus
 from hf_sqa.scoring.filter import Rule, filter_rows
 from hf_sqa.scoring.report import compare_runs, make_report
-from hf_sqa.scoring.report_page import render
+from hf_sqa.scoring.report_page import _scale, render
 from hf_sqa.scoring.sinks import export
 
 NUM_ROWS = 36
@@ -83,6 +84,27 @@ def test_the_report_divides_by_what_went_along(output, frame, column):
     assert set(groups) == {"s0", "s1", "s2", "s3", "(none)"}
     assert (groups["s1"].num_rows, groups["s1"].num_scored) == (10, 9)
     assert groups["s2"].mean == pytest.approx(frame[frame["system"] == "s2"][column].mean())
+
+
+def test_groups_come_worst_first_with_intervals_of_their_means(output, frame, column, run):
+    groups = make_report(output).groups["system"]
+    means = [group.mean for group in groups if group.num_scored]
+    worst = frame[frame["system"] == groups[0].name][column].dropna()
+
+    assert means == sorted(means) and not groups[-1].num_scored
+    assert (groups[0].low, groups[0].high) == pytest.approx(scipy.stats.t.interval(0.95, len(worst) - 1, worst.mean(), worst.sem()))
+    shown = f"[{groups[0].low:.2f}, {groups[0].high:.2f}]"
+    assert shown in run("report", output).stdout
+    assert f"{groups[0].low:.2f} to {groups[0].high:.2f}" in render(make_report(output))
+
+
+def test_scores_on_the_five_point_scale_are_drawn_on_all_of_it(output):
+    report = make_report(output)
+    groups = [replace(group, percentiles=dict.fromkeys(group.percentiles, 3.0)) for group in report.groups["system"]]
+
+    assert _scale("mos", groups) == (0.9, 5.1)
+    assert _scale("pesq", groups) is None
+    assert _scale("mos", [replace(groups[0], percentiles=dict.fromkeys(groups[0].percentiles, 0.2))]) is None
 
 
 def test_the_report_gives_the_mean_an_interval_and_says_which_groups_differ(output, frame, column, run):

@@ -234,6 +234,21 @@ def test_size_is_shown_against_weights_and_time_by_series(tmp_path):
     assert title(figure).startswith("s (100,000 weights, SRCC 0.880 on x) is the smallest within 0.02 of the best")
 
 
+def test_the_title_of_sizes_crowns_no_model_that_fails_on_a_test_set(tmp_path):
+    agreement = {"narrow": (1e4, {"x": 0.90, "y": 0.1}), "m": (1e6, {"x": 0.88, "y": 0.85}), "l": (4e6, {"x": 0.86, "y": 0.9})}
+    rows = [
+        row(model, test_set, value, num_parameters=weights, cpu_seconds_per_second=weights / 1e7)
+        for model, (weights, values) in agreement.items()
+        for test_set, value in values.items()
+    ]
+
+    figure = draw("size", rows, tmp_path / "f.png")
+
+    assert title(figure) == (
+        "m (1,000,000 weights, SRCC 0.850 on its worst of 2 test sets) is the smallest within 0.02 of the best, l (0.860)"
+    )
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "error", "told"),
     [
