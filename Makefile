@@ -12,7 +12,7 @@ LOWEST_TESTS := tests/test_options.py tests/cli/test_score_command.py tests/mode
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast check check-lowest docs format bench clean
+.PHONY: help demo test test-fast check check-lowest check-wheel docs format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,11 +30,12 @@ test: .venv/dev  ## everything CI runs
 test-fast: .venv/dev  ## without the slow tests
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
-check: .venv/dev docs  ## style, imports, types, documentation
+check: .venv/dev docs  ## style, imports, types, documentation, commands on the pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_documented_commands.py
 
 check-lowest: .venv-lowest/bin/python  ## a hundred tests with the lowest releases that pyproject.toml allows
 	.venv-lowest/bin/python -m pip freeze | grep '^torch==' > .venv-lowest/torch.txt
@@ -42,6 +43,10 @@ check-lowest: .venv-lowest/bin/python  ## a hundred tests with the lowest releas
 		--editable ".[train,peft,onnx,demo,xlsx,containers]"
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints.txt pytest pytest-xdist
 	.venv-lowest/bin/python -m pytest -q -p no:cacheprovider $(LOWEST_TESTS)
+
+check-wheel: .venv/bin/python  ## the built wheel in three environments of its own: core, [train], [all]
+	$(BIN)/python -m pip install --quiet uv
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash .ci/check_wheel.sh
 
 docs: .venv/dev  ## pages and API reference, into site/; a reference or link that leads nowhere is an error
 	$(BIN)/mkdocs build --strict
