@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import hf_sqa.torchaudio_loads  # noqa: F401  # first: it says what is wrong where transformers cannot be imported
 from hf_sqa.audio import AudioError as AudioError, load_recording as load_recording
 from hf_sqa.auto import AutoModelForAudioQuality as AutoModelForAudioQuality
 from hf_sqa.configuration import AudioQualityConfig as AudioQualityConfig

@@ -1,6 +1,8 @@
 """Extras: a command that lacks its packages says so, in the same words, and the page that lists them is whole."""
 
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -61,3 +63,20 @@ def test_the_page_on_installing_lists_every_extra():
 
 def test_all_has_all():
     assert set(re.search(r"\[(.*)\]", EXTRAS["all"][0])[1].split(",")) == set(EXTRAS) - {"all"}
+
+
+@pytest.mark.parametrize("code", ["import hf_sqa", "import hf_sqa_command; hf_sqa_command.main()"], ids=["import", "command"])
+def test_a_torchaudio_that_does_not_load_is_named_with_what_to_do(code, tmp_path):
+    (tmp_path / "torchaudio").mkdir()
+    (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')\n")
+    (tmp_path / "torchaudio-2.0.dist-info").mkdir()
+    (tmp_path / "torchaudio-2.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.0\n")
+    (tmp_path / "torchaudio-2.0.dist-info" / "RECORD").write_text("torchaudio/__init__.py,,\n")
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+
+    arguments = [sys.executable, "-c", f"import sys; sys.argv = ['hf-sqa', 'score', 'a.wav']; {code}"]
+    result = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert "torchaudio 2.0 does not load beside torch" in last and "pip uninstall torchaudio" in last

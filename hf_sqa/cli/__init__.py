@@ -89,6 +89,9 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"hf-sqa: {message}\n"  # for users, not for those who read the code
     try:
         app()
+    except ImportError as error:  # a package that is broken, such as a torchaudio that does not fit torch
+        sys.stderr.write(f"hf-sqa: {error}\n")
+        sys.exit(2)
     except BrokenPipeError:  # `hf-sqa score ... | head`
         _silence_stdout()
         sys.exit(1)

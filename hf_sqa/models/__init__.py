@@ -1,5 +1,6 @@
 """The families. A line here makes one exist; every shared test covers it from then on."""
 
+import hf_sqa.torchaudio_loads  # noqa: F401
 from hf_sqa.models.distilled_sqa import DistilledSQA as DistilledSQA, DistilledSQAConfig as DistilledSQAConfig
 from hf_sqa.models.mosa_net import MOSANet as MOSANet, MOSANetConfig as MOSANetConfig
 from hf_sqa.models.mtq_net import MTQNet as MTQNet, MTQNetConfig as MTQNetConfig
