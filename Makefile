@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Published weights for the tests, which run offline; the packages' dependencies and code are not used.
-WEIGHTS := distillmos==0.9.1 xls-r-sqa==0.1.0
+WEIGHTS := distillmos==0.9.1 xls-r-sqa==0.1.0 speechmos==0.0.1.1
 # A worker a core; each holds about a gigabyte.
 WORKERS := -n logical --maxprocesses 16 --dist loadgroup
 # Of each kind: options, command line, every family, figures, training, tables, ONNX, agreement.

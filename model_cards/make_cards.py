@@ -57,25 +57,29 @@ def measure(facts: dict, shared: Path, results: dict) -> None:
         evaluation = []
         for study in sorted(set(labels["study"])):
             chosen = (labels["study"] == study).to_numpy()
-            predicted = [
-                float("nan") if row["mos"] is None else row["mos"] for row, is_chosen in zip(rows, chosen, strict=True) if is_chosen
-            ]
-            truth = labels.loc[chosen, "mos"].to_numpy()
-            intervals = bootstrap_agreement(
-                predicted, truth, metrics=METRICS, clusters=list(labels.loc[chosen, "condition_id"]), num_draws=5000, rng=0
-            )
-            evaluation += [
-                {
-                    "dataset": DATA_SET,
-                    "split": study,
-                    "metric": metric,
-                    "value": round(interval.value, 4),
-                    "low": round(interval.low, 4),
-                    "high": round(interval.high, 4),
-                    "num_clips": int(chosen.sum()),
-                }
-                for metric, interval in intervals.items()
-            ]
+            for score, column in fact.get("compare", {"mos": "mos"}).items():
+                predicted = [
+                    float("nan") if row[score] is None else row[score]
+                    for row, is_chosen in zip(rows, chosen, strict=True)
+                    if is_chosen
+                ]
+                truth = labels.loc[chosen, column].to_numpy()
+                intervals = bootstrap_agreement(
+                    predicted, truth, metrics=METRICS, clusters=list(labels.loc[chosen, "condition_id"]), num_draws=5000, rng=0
+                )
+                evaluation += [
+                    {
+                        "dataset": DATA_SET,
+                        "split": study,
+                        **({} if score == "mos" else {"score": score}),
+                        "metric": metric,
+                        "value": round(interval.value, 4),
+                        "low": round(interval.low, 4),
+                        "high": round(interval.high, 4),
+                        "num_clips": int(chosen.sum()),
+                    }
+                    for metric, interval in intervals.items()
+                ]
         teacher = results.get(name, {}).get("teacher")
         results[name] = ({"teacher": teacher} if teacher else {}) | {
             "identity": {key: identity[key] for key in ("weights", "preprocessing")},

@@ -44,7 +44,10 @@ Output = Annotated[
 ]
 Sort = Annotated[str, typer.Option(help="Order of the table: `worst`, `best`, `name` or `input`.")]
 Mode = Annotated[
-    str | None, typer.Option(help="`published` (the original's windows) or `fast` (shared work; 0.02 MOS off, at most 0.04).")
+    str | None,
+    typer.Option(
+        help="`published` (the original's windows) or `fast` (shared work; 0.02 MOS off, at most 0.04); `whole` for DNSMOS."
+    ),
 ]
 HopSeconds = Annotated[
     float | None, typer.Option(help="Distance of the windows of long recordings; 1.0 is the published one, larger is faster.")

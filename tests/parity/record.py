@@ -1,6 +1,6 @@
 """Writes the parity recordings: scores that the authors' own code gave, one JSON file a checkpoint.
 
-    python tests/parity/record.py ../shared/reference/reference.json
+    python tests/parity/record.py ../shared/reference/reference.json ../shared/reference/dnsmos_reference.json
 
 The reference was computed by the original implementations; its `meta` names their versions. Only numbers are taken over: names and
 digests of the signals, scores, versions. `tests/models/test_parity.py` holds every converted checkpoint to them.
@@ -54,9 +54,32 @@ def record(reference: dict) -> dict[str, dict]:
     return found
 
 
+def record_dnsmos(reference: dict) -> dict[str, dict]:
+    """Recordings of both variants of DNSMOS, from the scores of the package speechmos 0.0.1.1."""
+    signals = {name: entry for name, entry in reference.items() if "/" not in name}
+    return {
+        variant: {
+            "family": "dnsmos",
+            "checkpoint": variant,
+            "scores": {
+                name: {
+                    **{score: (entry | own(entry))[score] for score in ("sig", "bak", "ovrl")},
+                    "p808_mos": entry["p808_mos"],
+                }
+                for name, entry in signals.items()
+            },
+            "signals": {name: entry["sha256_int16"] for name, entry in signals.items()},
+            "longest_seconds": 20.0,
+            "tolerance": TOLERANCE,
+            "recorded_with": {"speechmos": "0.0.1.1", "onnxruntime": "1.31.1", "librosa": "0.11.0", "numpy": "2.4.6"},
+        }
+        for variant, own in (("dnsmos", lambda entry: {}), ("dnsmos-personalized", lambda entry: entry["personalized"]))
+    }
+
+
 def main() -> None:
-    reference = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    for name, recording in record(reference).items():
+    reference, dnsmos = (json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:3])
+    for name, recording in {**record(reference), **record_dnsmos(dnsmos)}.items():
         path = HERE / f"{name}.json"
         path.write_text(json.dumps(recording, indent=1) + "\n", encoding="utf-8")
         print(f"{path.name}: {len(recording['scores'])} signals")

@@ -4,9 +4,9 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from hf_sqa.auto import Converter, register_family
 from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
-from hf_sqa.models.xlsr_sqa.convert_xlsr_sqa import READS, convert
+from hf_sqa.models.xlsr_sqa.convert_xlsr_sqa import PUBLISHED, READS, convert
 from hf_sqa.models.xlsr_sqa.modeling_xlsr_sqa import XLSRSQA
 
 __all__ = ["XLSRSQA", "XLSRSQAConfig"]
 
-register_family(XLSRSQAConfig, XLSRSQA, Wav2Vec2FeatureExtractor, Converter(convert, READS))
+register_family(XLSRSQAConfig, XLSRSQA, Wav2Vec2FeatureExtractor, Converter(convert, READS, PUBLISHED))

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_sqa.auto import PublishedCheckpoint
 from hf_sqa.blocks.foreign_checkpoint import read_foreign_checkpoint
 from hf_sqa.blocks.speech_encoder import check_layer, load_encoder, load_encoder_config
 from hf_sqa.blocks.sqa_transformer import published_name
@@ -35,6 +36,7 @@ WHEEL = Wheel(
     megabytes=15,
     license="MIT",
     weights=r"xls_r_sqa/models/.*\.pt",
+    short_name="xls-r-sqa-v2-mfcc-subset",
 )
 #: `sqa-v2` is the step of training with the least validation loss, `sqa` the last one, published by mistake.
 VERSIONS = ("sqa-v2", "sqa")
@@ -45,6 +47,22 @@ DATA = ("full", "subset")
 DEFAULT_HEAD = "sqa-v2/mfcc_subset"
 #: The heads were trained on an encoder at rest: no layer is skipped, no frame masked.
 FIXED_ENCODER = {"layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+
+
+def _file_in_wheel(name: str) -> str:
+    version, head = name.split("/")
+    encoder = head.split("_")[0]
+    folder = "mfcc" if encoder == "mfcc" else f"xls-r-{encoder}"
+    return f"xls_r_sqa/models/{version}/{folder}/model_{head}.pt"
+
+
+#: Heads that need no encoder, and so load by a short name.
+PUBLISHED = tuple(
+    PublishedCheckpoint(f"xls-r-{version}-mfcc-{data}", head, WHEEL, (_file_in_wheel(head),))
+    for version in reversed(VERSIONS)
+    for data in DATA
+    for head in (f"{version}/mfcc_{data}",)
+)
 
 
 def list_heads() -> list[str]:
@@ -73,11 +91,7 @@ def published_head(name: str) -> Path:
         ValueError: If there is no such head.
         WheelError: If it is not on this machine and cannot be fetched. A `FileNotFoundError`; the message says what to do.
     """
-    name = _full_name(name)
-    version, head = name.split("/")
-    encoder = head.split("_")[0]
-    folder = "mfcc" if encoder == "mfcc" else f"xls-r-{encoder}"
-    return WHEEL.file(f"xls_r_sqa/models/{version}/{folder}/model_{head}.pt")
+    return WHEEL.file(_file_in_wheel(_full_name(name)))
 
 
 def convert(head: str | Path | None = None, encoder: str | Path | None = None, *, layers: Sequence[int] | None = None) -> XLSRSQA:

@@ -1,0 +1,114 @@
+"""DNSMOS weights from the wheel of the `speechmos` package to a model.
+
+Reads the ONNX files only: their tensors, by name. None of the package's code is imported, and no graph is run.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hf_sqa.auto import PublishedCheckpoint
+from hf_sqa.models.dnsmos.configuration_dnsmos import POLYNOMIALS, PUBLISHED_SCORES, DNSMOSConfig
+from hf_sqa.models.dnsmos.modeling_dnsmos import DNSMOS
+from hf_sqa.models.dnsmos.onnx_initializers import read_initializers
+from hf_sqa.wheels import Wheel
+
+#: What `convert` takes, for `hf-sqa convert --list`.
+READS = (
+    "dnsmos: SIG, BAK, OVRL and the P.808 score, from the PyPI package speechmos",
+    "dnsmos-personalized: the variant that counts other talkers as noise, from the same package",
+)
+WHEEL = Wheel(
+    "speechmos",
+    "0.0.1.1",
+    sha256="31c4c9d3234f6ee10102edff74333014c50006a3f389daf7ecacae34e68ebbf7",
+    megabytes=10,
+    license="MIT",
+    weights=r"speechmos/p?dnsmos_models/(sig_bak_ovr|model_v8)\.onnx",
+    short_name="dnsmos",
+)
+P835_FILES = {
+    "dnsmos": "speechmos/dnsmos_models/sig_bak_ovr.onnx",
+    "dnsmos-personalized": "speechmos/pdnsmos_models/sig_bak_ovr.onnx",
+}
+#: The same for both variants.
+P808_FILE = "speechmos/dnsmos_models/model_v8.onnx"
+PUBLISHED = tuple(
+    PublishedCheckpoint(variant, variant, WHEEL, (file, P808_FILE), PUBLISHED_SCORES) for variant, file in P835_FILES.items()
+)
+#: Names of the tensors that each of our modules is made of, in the graphs of the networks.
+P835_CONVS = ("conv2d", *(f"conv2d_{number}" for number in range(1, 7)))
+P808_CONVS = tuple(f"conv2d_{number}" for number in range(5, 10))
+P835_DENSE = tuple(f"mos_estimator_logpow/{name}" for name in ("dense", "dense_1", "dense_3"))
+P808_DENSE = tuple(f"mos_estimator_small_1/{name}" for name in ("dense_3", "dense_4", "dense_5"))
+
+
+def convert(checkpoint: str | Path = "dnsmos") -> DNSMOS:
+    """Build the model from the published networks; they are fetched when they are needed for the first time.
+
+    Args:
+        checkpoint (`str`, *optional*, defaults to `"dnsmos"`): The variant, `"dnsmos"` or `"dnsmos-personalized"`.
+
+    Raises:
+        WheelError: If they are not on this machine and cannot be fetched. A `FileNotFoundError`; the message says what to do.
+        ValueError: If there is no such variant; or if a tensor is missing, unknown or of another shape, which the message names.
+    """
+    variant = str(checkpoint)
+    if variant not in P835_FILES:
+        close = get_close_matches(variant, P835_FILES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"Expected a published variant of DNSMOS, {' or '.join(map(repr, P835_FILES))}, got {variant!r}{hint}.")
+    model = DNSMOS(DNSMOSConfig(checkpoint_name=variant, skip_windows=True, score_polynomials=POLYNOMIALS[variant]))
+    graphs = (read_initializers(WHEEL.file(name)) for name in (P835_FILES[variant], P808_FILE))
+    model.load_state_dict(model.state_dict() | convert_initializers(*graphs, model))
+    return model.eval()
+
+
+def convert_initializers(p835: dict[str, np.ndarray], p808: dict[str, np.ndarray], model: DNSMOS) -> dict[str, torch.Tensor]:
+    """Tensors of the two graphs under our names; every tensor of both sides is accounted for.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown or of another shape.
+    """
+    sources = {f"network.{name}": (p835, source) for name, source in _names(P835_CONVS, P835_DENSE).items()}
+    sources |= {f"p808_network.{name}": (p808, source) for name, source in _names(P808_CONVS, P808_DENSE).items()}
+    sources |= {
+        "spectrum.real": (p835, "time2freq/stft-real/kernel:0"),
+        "spectrum.imaginary": (p835, "time2freq/stft-imag/kernel:0"),
+    }
+    converted: dict[str, torch.Tensor] = {}
+    for name, expected in model.named_parameters():
+        graph, source = sources[name]
+        if source not in graph:
+            raise ValueError(f"The file lacks the tensor {source!r}: this is not a published network of DNSMOS.")
+        tensor = torch.from_numpy(graph[source].copy())
+        if source.startswith("time2freq/"):
+            tensor = tensor.flatten(1)
+        elif "/MatMul/" in source:
+            tensor = tensor.T.contiguous()
+        if tensor.shape != expected.shape:
+            raise ValueError(f"Expected {source!r} to give shape {tuple(expected.shape)}, got {tuple(graph[source].shape)}.")
+        converted[name] = tensor
+    used = {source for _, source in sources.values()}
+    # Numbers that the graphs compute with, such as the least power, have no dimensions.
+    unknown = sorted(name for graph in (p835, p808) for name, tensor in graph.items() if tensor.ndim and name not in used)
+    if unknown:
+        raise ValueError(f"Unknown tensors in the file: {', '.join(unknown[:5])}; expected those of the published networks only.")
+    return converted
+
+
+def _names(convs: tuple[str, ...], dense: tuple[str, ...]) -> dict[str, str]:
+    """Names in a graph, by our names within the network."""
+    names: dict[str, str] = {}
+    for index, source in enumerate(convs):
+        names |= {f"convs.{index}.weight": f"{source}/kernel:0", f"convs.{index}.bias": f"{source}/bias:0"}
+    for name, source in zip(("dense.0", "dense.1", "score_head"), dense, strict=True):
+        names |= {
+            f"{name}.weight": f"{source}/MatMul/ReadVariableOp/resource:0",
+            f"{name}.bias": f"{source}/BiasAdd/ReadVariableOp/resource:0",
+        }
+    return names

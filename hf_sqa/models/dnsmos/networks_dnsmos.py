@@ -1,0 +1,208 @@
+"""The layers of DNSMOS: two kinds of spectra, and convolutions that overlapping windows share.
+
+Shapes:   T samples, S spectra, K bands, W windows, C channels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.audio_utils import hertz_to_mel, mel_to_hertz
+
+from hf_sqa.models.dnsmos.configuration_dnsmos import DNSMOSConfig
+
+#: Least power of a band, in the two kinds of spectra.
+LEAST_POWER, LEAST_MEL_POWER = 1e-12, 1e-10
+#: What lies further below the loudest mel band of a window is raised to that level; the levels are then scaled to [-1, 1].
+DYNAMIC_RANGE_DB = 80.0
+#: Spectra that go through the first convolutions together while scoring: their 128 channels fit a processor's caches.
+SPECTRA_PER_CALL = {"cpu": 100}
+SPECTRA_PER_CALL_ELSEWHERE = 8192
+
+
+class LearnedSpectrum(nn.Module):
+    """Decadic logarithm of the power of `fft_size` samples in bands whose filters were trained."""
+
+    def __init__(self, config: DNSMOSConfig):
+        super().__init__()
+        self.fft_size, self.hop_samples = config.fft_size, config.fft_hop_samples
+        self.real = nn.Parameter(torch.empty(config.fft_size // 2 + 1, config.fft_size))
+        self.imaginary = nn.Parameter(torch.empty(config.fft_size // 2 + 1, config.fft_size))
+
+    def reset_parameters(self) -> None:
+        """Begin with the Fourier transform under a Hann window."""
+        cosine, sine = fourier_filters(self.fft_size)
+        init.copy_(self.real, torch.from_numpy(cosine.T.copy()))
+        init.copy_(self.imaginary, torch.from_numpy(sine.T.copy()))
+
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Spectra `(W, S, K)` of waveforms `(W, T)` in float32; the first begins at the first sample."""
+        half = waveforms[:, : waveforms.shape[1] // self.hop_samples * self.hop_samples].unflatten(1, (-1, self.hop_samples))
+        frames = torch.cat([half[:, :-1], half[:, 1:]], dim=-1)
+        with torch.autocast(waveforms.device.type, enabled=False):
+            power = (frames @ self.real.float().T).square() + (frames @ self.imaginary.float().T).square()
+        return power.clamp(min=LEAST_POWER).log10()
+
+
+class MelPower(nn.Module):
+    """Power in mel bands, from spectra around every hop, as librosa computes it with a transform of `fft_size + 1` samples."""
+
+    filters: torch.Tensor
+    bands: torch.Tensor
+
+    def __init__(self, config: DNSMOSConfig):
+        super().__init__()
+        self.size, self.hop_samples = config.fft_size + 1, config.fft_hop_samples
+        self.sampling_rate, self.num_mel_bins = config.sampling_rate or 16_000, config.num_mel_bins
+        self.register_buffer("filters", torch.empty(self.size, 2 * (self.size // 2 + 1)))
+        self.register_buffer("bands", torch.empty(self.size // 2 + 1, self.num_mel_bins))
+
+    def reset_parameters(self) -> None:
+        """Fill both tables, through transformers' flag-honouring initialiser."""
+        init.copy_(self.filters, torch.from_numpy(np.concatenate(fourier_filters(self.size), axis=1)))
+        init.copy_(self.bands, torch.from_numpy(mel_filters(self.size, self.num_mel_bins, self.sampling_rate)))
+
+    def of_spans(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Power `(W, S, K)` around every hop of waveforms `(W, T)` but the last; beyond both ends are zeros."""
+        margin = self.size // 2
+        num_spectra = waveforms.shape[1] // self.hop_samples - 1
+        padded = F.pad(waveforms, (margin, margin))
+        length = (num_spectra - 1) * self.hop_samples + self.size
+        return self.of_frames(padded[:, :length].unfold(1, self.size, self.hop_samples))
+
+    def of_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """Power `(..., K)` of frames `(..., fft_size + 1)`."""
+        with torch.autocast(frames.device.type, enabled=False):
+            real, imaginary = (frames @ self.filters.float()).chunk(2, dim=-1)
+            return (real.square() + imaginary.square()) @ self.bands.float()
+
+
+def relative_levels(power: torch.Tensor) -> torch.Tensor:
+    """Levels of windows `(W, S, K)`, relative to the loudest band of each window: 1 there, at least -1."""
+    levels = 10 * power.clamp(min=LEAST_MEL_POWER).log10()
+    levels = levels - levels.amax(dim=(1, 2), keepdim=True)
+    return levels.clamp(min=-DYNAMIC_RANGE_DB) / (DYNAMIC_RANGE_DB / 2) + 1
+
+
+class ConvStack(nn.Module):
+    """Convolutions of 3 by 3 with zeros around, pooling by halves after some, the largest value of each channel, dense layers.
+
+    The layers before the first pooling, most of the work, are the front: what they compute more than `reach` spectra from the edges
+    of a window does not depend on where the window begins, so windows that overlap share it.
+    """
+
+    def __init__(self, channels: Sequence[int], pools: Sequence[int], dense_sizes: Sequence[int], num_scores: int):
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(size_in, size_out, 3, padding=1) for size_in, size_out in zip([1, *channels], channels, strict=False)
+        )
+        sizes = [channels[-1], *dense_sizes]
+        self.dense = nn.ModuleList(nn.Linear(size_in, size_out) for size_in, size_out in zip(sizes, dense_sizes, strict=False))
+        self.score_head = nn.Linear(sizes[-1], num_scores)
+        self.pools, self.reach = tuple(pools), pools[0]
+
+    def forward(self, spectra: torch.Tensor) -> torch.Tensor:
+        """Raw scores `(W, scores)`, in float32, of the spectra of windows `(W, S, K)`."""
+        return self.back(self.front(spectra, (True, True)))
+
+    def shared(self, spectra: torch.Tensor, starts: Sequence[int], num_spectra: int, period: int | None = None) -> torch.Tensor:
+        """As `forward`, of windows of `num_spectra` spectra that lie in one stretch.
+
+        Args:
+            spectra (`torch.Tensor` of shape `(1, S, K)`): The stretch, from the first window's start to the last one's end.
+            starts (sequence of `int`): Where in it the windows begin, ascending, even, and at most a window apart.
+            num_spectra (`int`): Spectra in a window, an even number.
+            period (`int`, *optional*): After how many spectra, an even number, the stretch repeats itself.
+        """
+        edge = self.reach + self.reach % 2  # poolings join pairs of spectra
+        if num_spectra <= 2 * edge:
+            return self(torch.cat([spectra[:, start : start + num_spectra] for start in starts]))
+        beyond, reach, end = edge - self.reach, edge + self.reach, num_spectra
+        num_inner = spectra.shape[1] - 2 * edge
+        num_computed = min(num_inner, period or num_inner)
+        inner = self.front(spectra[:, beyond : edge + num_computed + self.reach], (False, False))
+        inner = torch.cat([inner] * -(-num_inner // num_computed), dim=2)
+        left = self.front(torch.cat([spectra[:, start : start + reach] for start in starts]), (True, False))
+        right = self.front(torch.cat([spectra[:, start + end - reach : start + end] for start in starts]), (False, True))
+        width = (num_spectra - 2 * edge) // 2
+        middle = torch.cat([inner[:, :, start // 2 : start // 2 + width] for start in starts])
+        return self.back(torch.cat([left, middle, right], dim=2))
+
+    def front(self, spectra: torch.Tensor, pad: tuple[bool, bool]) -> torch.Tensor:
+        """The layers up to the first pooling, a bounded number of spectra at a time where no gradient is wanted.
+
+        Args:
+            spectra (`torch.Tensor` of shape `(W, S, K)`): Spectra.
+            pad (`tuple[bool, bool]`): Whether they begin, or end, at the edge of a window, where every layer sees zeros; elsewhere
+                only what has all its context comes out.
+        """
+        total = spectra.shape[1]
+        first, end = 0 if pad[0] else self.reach, total if pad[1] else total - self.reach
+        step = SPECTRA_PER_CALL.get(spectra.device.type, SPECTRA_PER_CALL_ELSEWHERE) // len(spectra)
+        step = max(2 * self.reach, step - step % 2)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or end - first <= step:
+            return self._front(spectra, pad)[:, :, : (end - first) // 2]
+        pieces = []
+        for start in range(first, end, step):
+            stop = min(start + step, end)
+            piece = spectra[:, max(0, start - self.reach) : stop + self.reach]
+            pieces.append(self._front(piece, (start < self.reach, stop + self.reach > total))[:, :, : (stop - start) // 2])
+        return torch.cat(pieces, dim=2)
+
+    def _front(self, spectra: torch.Tensor, pad: tuple[bool, bool]) -> torch.Tensor:
+        first, *others = self.convs[: self.reach]
+        padded = F.pad(spectra.to(first.weight.dtype), (1, 1, int(pad[0]), int(pad[1])))
+        # With one channel in, a product of matrices takes a third of the time of a convolution, and channels come last.
+        patches = padded.unfold(1, 3, 1).unfold(2, 3, 1).flatten(3)  # (W, S, K, 9)
+        hidden_states = F.linear(patches, first.weight.flatten(1), first.bias).permute(0, 3, 1, 2)
+        hidden_states = _relu(hidden_states)
+        for conv in others:
+            if pad[0] != pad[1]:
+                hidden_states = F.pad(hidden_states, (0, 0, int(pad[0]), int(pad[1])))
+            padding = (int(pad[0] and pad[1]), 1)
+            hidden_states = _relu(F.conv2d(hidden_states, conv.weight, conv.bias, padding=padding))
+        return F.max_pool2d(hidden_states, 2)
+
+    def back(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The layers after the first pooling: raw scores `(W, scores)` of `(W, C, S, K)`."""
+        for number, conv in enumerate(self.convs[self.reach :], start=self.reach + 1):
+            hidden_states = _relu(conv(hidden_states))
+            if number in self.pools:
+                hidden_states = F.max_pool2d(hidden_states, 2)
+        hidden_states = hidden_states.amax(dim=(2, 3))
+        for layer in self.dense:
+            hidden_states = F.relu(layer(hidden_states))
+        return self.score_head(hidden_states).float()
+
+
+def _relu(hidden_states: torch.Tensor) -> torch.Tensor:
+    """In place where no gradient needs the input."""
+    return F.relu(hidden_states, inplace=not torch.is_grad_enabled() and not torch.compiler.is_compiling())
+
+
+def fourier_filters(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Real and imaginary part, `(size, size // 2 + 1)` each in float32, of the Fourier transform under a periodic Hann window."""
+    sample, band = np.arange(size), np.arange(size // 2 + 1)
+    angle = 2 * np.pi / size * (sample[:, None] * band % size)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * sample[:, None] / size)
+    return (window * np.cos(angle)).astype(np.float32), (-window * np.sin(angle)).astype(np.float32)
+
+
+def mel_filters(size: int, num_mel_bins: int, sampling_rate: int) -> np.ndarray:
+    """Triangular filters on Slaney's scale up to half the rate, each of unit area: `(size // 2 + 1, num_mel_bins)`, float32.
+
+    Not by transformers' `mel_filter_bank`, whose highest bin lies at half the rate: with an odd `size` it lies below.
+    """
+    bins = np.arange(size // 2 + 1) * sampling_rate / size
+    edges = mel_to_hertz(
+        np.linspace(hertz_to_mel(0.0, "slaney"), hertz_to_mel(sampling_rate / 2, "slaney"), num_mel_bins + 2), "slaney"
+    )
+    rising = (bins[:, None] - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - bins[:, None]) / np.diff(edges)[1:]
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    return (triangles * (2 / (edges[2:] - edges[:-2]))).astype(np.float32)
