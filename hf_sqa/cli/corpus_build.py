@@ -11,7 +11,7 @@ import typer
 
 from hf_sqa.cli.stopping import stop
 from hf_sqa.extras import needs_extra
-from hf_sqa.progress import tracked
+from hf_sqa.progress import bar, tracked
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 #: Failures listed individually; the manifest has all.
@@ -28,6 +28,13 @@ def build(
     packages: Annotated[
         Path | None, typer.Option(help="Folder into which the Debian packages were unpacked; those installed by default.")
     ] = None,
+    fetch: Annotated[
+        bool,
+        typer.Option(
+            "--fetch",
+            help="Download the packages that are missing, check and unpack them, into `--packages`, or `<folder>/packages`.",
+        ),
+    ] = False,
     num_phrases: Annotated[
         int | None, typer.Option(min=1, help="Phrases of each voice; 5 in the form `ci` and all in `training` by default.")
     ] = None,
@@ -46,6 +53,7 @@ def build(
 
     Examples:
 
+    - `hf-sqa corpus build bench bench/ --fetch`
     - `hf-sqa corpus build bench bench/ --packages unpacked/`
     - `hf-sqa corpus build bench bench-training/ --form training --packages unpacked/ --labels pesq,stoi`
     """
@@ -60,6 +68,8 @@ def build(
     began = time.perf_counter()
     try:
         _check_labels(wanted)
+        if fetch:
+            packages = _fetched(form, packages or folder / "packages")
         plan = plan_bench(folder, form=form, packages=packages, num_phrases=num_phrases, suffix=f".{suffix.lstrip('.')}")
         rows = _done(build_clips(plan, num_workers=workers), len(plan.clips), "clips")
         failed = [f"{row['audio']}: {row['reason']}" for row in rows if row["status"] != "ok"]
@@ -85,6 +95,16 @@ def build(
         raise typer.Exit(EXIT_INTERRUPTED)
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _fetched(form: str, folder: Path) -> Path:
+    from hf_sqa.data.bench import FORM_VOICES
+    from hf_sqa.data.bench.packages import fetch_packages
+
+    if form not in FORM_VOICES:
+        raise ValueError(f"Expected --form to be one of {', '.join(FORM_VOICES)}, got {form!r}.")
+    with bar("packages") as update:
+        return fetch_packages(form, folder, update)
 
 
 def _check_labels(labels: list[str]) -> None:

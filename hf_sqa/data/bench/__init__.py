@@ -6,11 +6,12 @@ agreement over conditions, not to be reported as agreement on recordings. Condit
 
 from hf_sqa.data.bench.build import BenchPlan, Clip, build_clips, label_clips, ladder_pairs, plan_bench
 from hf_sqa.data.bench.conditions import CONDITIONS, FORMS, LADDERS, Condition, ladders
-from hf_sqa.data.bench.speech import VOICES, MissingPackagesError, Phrase, Voice, find_phrases, reference_waveform
+from hf_sqa.data.bench.speech import FORM_VOICES, VOICES, MissingPackagesError, Phrase, Voice, find_phrases, reference_waveform
 
 __all__ = [
     "CONDITIONS",
     "FORMS",
+    "FORM_VOICES",
     "LADDERS",
     "VOICES",
     "BenchPlan",

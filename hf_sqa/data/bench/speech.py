@@ -210,5 +210,5 @@ def _how_to_get(form: str, missing: set[str], root: Path) -> str:
         f"{', '.join(sorted(missing))}. On Debian or Ubuntu, without installing them: "
         f"`apt-get download {' '.join(sorted(missing))}`, then "
         f"`for package in *.deb; do dpkg-deb -x $package {folder}; done`, and give the folder with `--packages {folder}`. "
-        "Elsewhere: the .deb files are at https://packages.debian.org/bookworm/."
+        "`hf-sqa corpus build bench --fetch` does all that, and unpacks them on other systems too."
     )
