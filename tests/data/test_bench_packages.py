@@ -21,6 +21,10 @@ def deb(files):
             member = tarfile.TarInfo(f"./{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
+            if name.endswith("hello.g722"):
+                link = tarfile.TarInfo(f"./{name.replace('hello', 'linked')}")
+                link.type, link.linkname = tarfile.SYMTYPE, "hello.g722"
+                archive.addfile(link)
     members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": data.getvalue()}
     parts = [b"!<arch>\n"]
     for name, content in members.items():
@@ -57,7 +61,9 @@ def test_packages_that_lie_there_are_checked_and_unpacked_without_debian(debs, t
     fetch_packages("ci", folder, lambda *state: told.append(state))
 
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    assert files == sorted(f"{VOICES[name].package}/{VOICES[name].folder}/hello.g722" for name in FORM_VOICES["ci"])
+    folders = [f"{VOICES[name].package}/{VOICES[name].folder}" for name in FORM_VOICES["ci"]]
+    assert files == sorted(f"{place}/{stem}.g722" for place in folders for stem in ("hello", "linked"))
+    assert len({(folder / file).read_bytes() for file in files}) == 5
     assert not (tmp_path / "out.g722").exists()
     assert told[0][:2] == (0, 5) and told[-1][:2] == (5, 5)
     fetch_packages("ci", folder)  # nothing is left to do
@@ -93,7 +99,7 @@ def test_what_is_missing_is_downloaded_by_apt(debs, tmp_path, monkeypatch):
 
     fetch_packages("ci", tmp_path / "packages")
 
-    assert len(list((tmp_path / "packages").rglob("*.g722"))) == 5
+    assert len(list((tmp_path / "packages").rglob("*.g722"))) == 10
     (tmp_path / "store" / "asterisk-core-sounds-it-g722_1.6.1-1_all.deb").unlink()
     with pytest.raises(OSError, match="apt-get cannot download asterisk-core-sounds-it-g722"):
         fetch_packages("ci", tmp_path / "others")

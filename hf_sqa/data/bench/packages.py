@@ -78,11 +78,12 @@ def unpack(package: Path, name: str, folder: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(_data_of(content, package.name))) as archive:
         for member in archive:
             path = member.name.removeprefix("./")
-            if member.isfile() and path.startswith(roots) and ".." not in path.split("/"):
+            is_recording = member.isfile() or member.islnk() or member.issym()  # links are written as what they lead to
+            if is_recording and path.startswith(roots) and ".." not in path.split("/"):
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("wb") as file:
-                    shutil.copyfileobj(archive.extractfile(member), file)  # type: ignore[arg-type]
+                with archive.extractfile(member) as recording, target.open("wb") as file:  # type: ignore[union-attr]
+                    shutil.copyfileobj(recording, file)
 
 
 def _data_of(content: bytes, name: str) -> bytes:
