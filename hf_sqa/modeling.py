@@ -21,6 +21,7 @@ from hf_sqa import __version__
 from hf_sqa.audio import Recording
 from hf_sqa.audio.recording import RESAMPLING_QUALITY
 from hf_sqa.blocks.losses import score_loss
+from hf_sqa.blocks.sqa_transformer import LayerTrace
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.outputs import RecordingScores
 
@@ -172,6 +173,11 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         """
         family = cls.config_class.model_type
         raise ValueError(f"Expected no `model.knowledge_from` for {family}, which takes over no trunk; it is for mtq_net.")
+
+    def layer_trace(self, output_attentions: bool | None = None, output_hidden_states: bool | None = None) -> LayerTrace:
+        """What to keep of the layers; attention weights are computed one by one for it, and with `attn_implementation="eager"`."""
+        explicit = bool(output_attentions) or self.config._attn_implementation == "eager"
+        return LayerTrace(explicit, [] if output_hidden_states else None, [] if output_attentions else None)
 
     @property
     def window_samples(self) -> int | None:

@@ -17,8 +17,10 @@ class AudioQualityOutput(ModelOutput):
         loss (`torch.Tensor` of shape `()`, *optional*): Returned when `labels` are given.
         logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Scores in label units.
         frame_logits (`torch.Tensor` of shape `(batch_size, num_frames, num_labels)`, *optional*): Scores per frame.
-        hidden_states (`tuple[torch.Tensor]`, *optional*): Features per layer, each `(batch_size, num_frames, hidden_size)`.
-        attentions (`tuple[torch.Tensor]`, *optional*): Attention weights per layer.
+        hidden_states (`tuple[torch.Tensor]`, *optional*): Features per layer, each `(batch_size, num_frames, hidden_size)`;
+            returned with `output_hidden_states=True`.
+        attentions (`tuple[torch.Tensor]`, *optional*): Attention weights per layer, the last two dimensions `num_frames`;
+            returned with `output_attentions=True`.
     """
 
     loss: torch.Tensor | None = None

@@ -9,13 +9,15 @@ Shapes:   B batch, F frames, C input channels, D hidden size, H heads, L labels
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_torchdynamo_exporting
 
 
@@ -44,8 +46,46 @@ class SinusoidalPositions(nn.Module):
         return hidden_states + self.table
 
 
+@dataclass
+class LayerTrace:
+    """What the layers of a transformer give on their way to the scores, as far as it is kept.
+
+    Args:
+        explicit (`bool`, *optional*, defaults to `False`): Compute attention weights one by one instead of by the fused attention.
+        hidden_states (`list[torch.Tensor]`, *optional*): Takes what goes into the first layer, and the output of each.
+        attentions (`list[torch.Tensor]`, *optional*): Takes the weights of each layer.
+    """
+
+    explicit: bool = False
+    hidden_states: list[torch.Tensor] | None = None
+    attentions: list[torch.Tensor] | None = None
+
+    def keep(self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Keep what was asked for."""
+        if self.hidden_states is not None:
+            self.hidden_states.append(hidden_states)
+        if self.attentions is not None and weights is not None:
+            self.attentions.append(weights)
+
+    def outputs(self) -> dict[str, tuple[torch.Tensor, ...] | None]:
+        """As fields of an `AudioQualityOutput`."""
+        kept = {"hidden_states": self.hidden_states, "attentions": self.attentions}
+        return {name: None if tensors is None else tuple(tensors) for name, tensors in kept.items()}
+
+
+def run_layers(
+    layers: Iterable[nn.Module], hidden_states: torch.Tensor, frame_mask: torch.Tensor | None, trace: LayerTrace
+) -> torch.Tensor:
+    """Frames `(B, F, D)` through all [`EncoderLayer`]s; `frame_mask` `(B, F)` is `True` on real ones."""
+    trace.keep(hidden_states)
+    for layer in layers:
+        hidden_states, weights = layer(hidden_states, frame_mask, trace.explicit)
+        trace.keep(hidden_states, weights)
+    return hidden_states
+
+
 class EncoderAttention(nn.Module):
-    """Multi-head self-attention without a mask."""
+    """Multi-head self-attention; nothing looks at masked frames."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float = 0.0, head_size: int | None = None):
         super().__init__()
@@ -57,23 +97,37 @@ class EncoderAttention(nn.Module):
         self.v_proj = nn.Linear(hidden_size, inner_size)
         self.out_proj = nn.Linear(inner_size, hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None, keep_weights: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, F, D)`): Frames.
+            frame_mask (`torch.Tensor` of shape `(B, F)`, *optional*): `True` on real frames.
+            keep_weights (`bool`, *optional*, defaults to `False`): Compute the weights one by one and return them.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor | None]`: Frames of the same shape, and the weights `(B, H, F, F)` if kept.
+        """
         batch_size, num_frames, _ = hidden_states.shape
 
         def split(projected: torch.Tensor) -> torch.Tensor:
             return projected.view(batch_size, num_frames, self.num_heads, self.head_size).transpose(1, 2)  # (B, H, F, D / H)
 
-        context = F.scaled_dot_product_attention(
-            split(self.q_proj(hidden_states)),
-            split(self.k_proj(hidden_states)),
-            split(self.v_proj(hidden_states)),
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.out_proj(context.transpose(1, 2).flatten(2))
+        query, key, value = (split(project(hidden_states)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        mask = None if frame_mask is None else frame_mask[:, None, None, :]
+        dropout, weights = self.dropout if self.training else 0.0, None
+        if keep_weights:
+            similarity = query @ key.transpose(2, 3) / math.sqrt(self.head_size)
+            weights = (similarity if mask is None else similarity.masked_fill(~mask, float("-inf"))).softmax(dim=-1)
+            context = F.dropout(weights, dropout) @ value
+        else:
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return self.out_proj(context.transpose(1, 2).flatten(2)), weights
 
 
-class EncoderLayer(nn.Module):
-    """Post-norm transformer layer with a ReLU feed-forward."""
+class EncoderLayer(GradientCheckpointingLayer):
+    """Post-norm transformer layer with a ReLU feed-forward; `forward` takes and returns what that of [`EncoderAttention`] does."""
 
     def __init__(
         self, hidden_size: int, num_heads: int, intermediate_size: int, dropout: float = 0.0, head_size: int | None = None
@@ -86,10 +140,13 @@ class EncoderLayer(nn.Module):
         self.fc_norm = nn.LayerNorm(hidden_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.self_attn_norm(hidden_states + self.dropout(self.self_attn(hidden_states)))
+    def forward(
+        self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None, keep_weights: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attended, weights = self.self_attn(hidden_states, frame_mask, keep_weights)
+        hidden_states = self.self_attn_norm(hidden_states + self.dropout(attended))
         update = self.fc2(self.dropout(F.relu(self.fc1(hidden_states))))
-        return self.fc_norm(hidden_states + self.dropout(update))
+        return self.fc_norm(hidden_states + self.dropout(update)), weights
 
 
 class AttentionPooling(nn.Module):
@@ -152,17 +209,18 @@ class SQATransformer(nn.Module):
         self.pooling_norm = nn.BatchNorm1d(hidden_size)
         self.pooling = AttentionPooling(hidden_size, pooling_size or max(widths, default=hidden_size), num_labels)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
         """
         Args:
             features (`torch.Tensor` of shape `(B, F, C)`): Exactly `num_frames` frames.
+            trace ([`LayerTrace`], *optional*): Takes what the layers give.
 
         Returns:
             `torch.Tensor` of shape `(B, L)`: Raw scores, before any sigmoid.
         """
-        return self.score(self.encode(features))
+        return self.score(self.encode(features, trace))
 
-    def encode(self, features: torch.Tensor) -> torch.Tensor:
+    def encode(self, features: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
         """Frames `(B, F, C)` to encoded, normalised frames `(B, F, D)`."""
         # A graph keeps its norms apart: features of one scale survive 8 bits, and the weights behind them do.
         if self.training or is_torchdynamo_exporting():
@@ -177,8 +235,7 @@ class SQATransformer(nn.Module):
             weight, bias = self.projection.weight, self.projection.bias
             hidden_states = F.linear(features, weight * scale, bias + weight @ shift)
         hidden_states = self.positions(hidden_states)  # (B, F, D)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states)
+        hidden_states = run_layers(self.layers, hidden_states, None, trace or LayerTrace())
         return batch_norm_over_channels(self.pooling_norm, hidden_states)
 
     def score(self, hidden_states: torch.Tensor) -> torch.Tensor:

@@ -113,3 +113,14 @@ def test_sizes_that_do_not_fit_together_are_refused(options, message):
 def _normalised(waveform, length):
     filled = F.pad(waveform, (0, length - waveform.shape[1]))
     return filled / (filled.abs().max() + 1e-8)
+
+
+def test_a_student_is_one_graph_for_torch_compile():
+    torch.manual_seed(0)
+    model = DistilledSQA(DistilledSQAConfig.student("xxs")).eval()
+    windows = torch.randn(2, model.config.window_samples)
+
+    traced = torch.compile(model, fullgraph=True, backend="eager")  # as for a compiler, of which there need be none
+
+    with torch.no_grad():
+        torch.testing.assert_close(traced(windows).logits, model(windows).logits, rtol=0, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import re
 
 import numpy as np
@@ -238,6 +239,71 @@ def test_lora_attaches_trains_saves_reloads_and_merges(model, folder, waveforms,
         torch.testing.assert_close(reloaded(**inputs).logits, expected, rtol=0, atol=1e-6)
         merged = reloaded.merge_and_unload()
         torch.testing.assert_close(merged(**inputs).logits, expected, rtol=0, atol=1e-4)
+
+
+def test_a_family_that_calls_the_fused_attention_takes_it_by_name(model, folder, waveforms, monkeypatch):
+    called = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *given, **options: (called.append(1), fused(*given, **options))[1],
+    )
+    expected = scores_of(model, waveforms)
+    assert bool(called) <= type(model)._supports_sdpa
+    for implementation in ["eager", *(["sdpa"] if type(model)._supports_sdpa else [])]:
+        called.clear()
+
+        loaded = type(model).from_pretrained(folder, attn_implementation=implementation).eval()
+
+        torch.testing.assert_close(scores_of(loaded, waveforms), expected, rtol=0, atol=1e-5)
+        assert bool(called) <= (implementation == "sdpa"), "the fused attention ran though another one was asked for"
+
+
+def test_checkpointing_keeps_less_and_gives_the_same_gradients(model, waveforms):
+    if not type(model).supports_gradient_checkpointing:
+        pytest.skip(f"{type(model).__name__} says that it has no layers to checkpoint")
+    model.requires_grad_(True).train()
+    labels = labels_of(model, 2) + torch.arange(2)[:, None]
+    inputs = inputs_of(model, [waveforms[0], waveforms[0][::-1].copy()])
+
+    def gradients_and_kept():
+        kept = []
+        model.zero_grad()
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (kept.append(tensor.numel()), tensor)[1], lambda kept: kept):
+            loss = model(**inputs, labels=labels).loss
+        loss.backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}, sum(
+            kept
+        )
+
+    expected, kept = gradients_and_kept()
+    model.activation_checkpointing_enable()
+    found, kept_less = gradients_and_kept()
+
+    assert model.is_gradient_checkpointing and kept_less < kept
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_hidden_states_and_attentions_are_returned_where_forward_takes_them(model, waveforms):
+    if "output_hidden_states" not in inspect.signature(model.forward).parameters:
+        pytest.skip(f"{type(model).__name__} says that it returns scores alone")
+    model.set_attn_implementation("eager")  # of some encoders, no other gives weights
+    inputs = inputs_of(model, waveforms[:2] if model.pads_safely else waveforms[:1])
+
+    with torch.no_grad():
+        plain = model(**inputs)
+        full = model(**inputs, output_hidden_states=True, output_attentions=True)
+
+    assert plain.hidden_states is None and plain.attentions is None
+    torch.testing.assert_close(full.logits, plain.logits, rtol=0, atol=1e-5)
+    assert full.hidden_states and all(states.dim() == 3 and states.isfinite().all() for states in full.hidden_states)
+    num_frames = full.hidden_states[-1].shape[1]
+    assert full.attentions and all(weights.shape[-2:] == (num_frames, num_frames) for weights in full.attentions)
+    for weights in full.attentions:  # every real frame spreads a weight of one
+        sums = weights.sum(dim=-1)
+        assert ((sums - 1).abs() < 1e-4).logical_or(sums == 0).all() and (sums > 0).any()
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
-from hf_sqa.blocks.sqa_transformer import SinusoidalPositions, SQATransformer
+from hf_sqa.blocks.sqa_transformer import LayerTrace, SinusoidalPositions, SQATransformer
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.pruning_distilled_sqa import DistilledLayout
@@ -50,6 +50,8 @@ class DistilledSQA(AudioQualityPreTrainedModel):
     config: DistilledSQAConfig
     config_class = DistilledSQAConfig
     modes = ("published", "fast")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
     # In bfloat16 throughout the error is 0.03 MOS, with the transformer in float32 0.006.
     _keep_in_fp32_modules_strict = ["transformer", "spectrum"]
 
@@ -142,12 +144,17 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> AudioQualityOutput:
         """
         Args:
             input_values (`torch.Tensor` of shape `(B, T)`): Mono waveforms at 16 kHz, any length, any gain.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
             labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
+            output_attentions (`bool`, *optional*): Whether to return the weights of every layer of the transformer, `(W, H, F, F)`.
+            output_hidden_states (`bool`, *optional*): Whether to return what goes into the transformer and the output of each of
+                its layers, `(W, F, D)`. The W windows of all rows lie one behind the other; there is one a row if T is a window.
 
         Returns:
             [`AudioQualityOutput`], with `logits` of shape `(B, L)` in label units: the mean over the windows of each row.
@@ -157,16 +164,16 @@ class DistilledSQA(AudioQualityPreTrainedModel):
                 f"Expected `input_values` of shape (batch_size, num_samples) with at least one sample, got "
                 f"{tuple(input_values.shape)}."
             )
+        trace = self.layer_trace(output_attentions, output_hidden_states)
         if attention_mask is None and input_values.shape[1] == self.config.window_samples:
-            logits = self.score_windows(input_values)  # (B, L)
+            logits = self.score_windows(input_values, trace)  # (B, L)
         else:
-            logits = torch.stack(
-                [
-                    self._score_row(row[:length])
-                    for row, length in zip(input_values, _lengths(input_values, attention_mask), strict=True)
-                ]
-            )
-        return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits)
+            rows = [row[:length] for row, length in zip(input_values, _lengths(input_values, attention_mask), strict=True)]
+            if output_attentions or output_hidden_states:
+                logits = self._score_together(rows, trace)
+            else:
+                logits = torch.stack([self._score_row(row) for row in rows])
+        return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits, **trace.outputs())
 
     def encode(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Features of recordings, for a model that has this one as its speech encoder; see `hf_sqa.blocks.speech_encoder`.
@@ -187,7 +194,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             windows = nn.utils.rnn.pad_sequence(pieces[first : first + self._windows_per_call], batch_first=True).float()
             peak = windows.abs().amax(dim=1, keepdim=True)
             frames = self._frames(windows / (peak + 1e-8)).to(self.transformer.projection.weight.dtype)
-            encoded.extend(self.transformer.encode(frames))
+            encoded.extend(self.transformer.encode(frames, self.layer_trace()))
         rows = []
         for length in lengths:
             num_windows = -(-length // window_samples)
@@ -206,18 +213,32 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             scores.append(self.score_windows(torch.stack(windows)))
         return torch.cat(scores).mean(dim=0)
 
-    def score_windows(self, windows: torch.Tensor) -> torch.Tensor:
+    def _score_together(self, waveforms: Sequence[torch.Tensor], trace: LayerTrace) -> torch.Tensor:
+        """The same for several waveforms, `(B, L)`, in one call, so that what the layers give is one tensor each."""
+        length = self.config.window_samples
+        windows = [
+            [F.pad(row[start : start + length], (0, max(0, length - len(row)))) for start in self.window_starts(len(row)).tolist()]
+            for row in waveforms
+        ]
+        scores = self.score_windows(torch.stack([window for windows_of_row in windows for window in windows_of_row]), trace)
+        return torch.stack([part.mean(dim=0) for part in scores.split([len(windows_of_row) for windows_of_row in windows])])
+
+    def score_windows(self, windows: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
         """Score windows `(W, T)`, each on its own; windows shorter than `window_samples` count as followed by zeros.
+
+        Args:
+            windows (`torch.Tensor` of shape `(W, T)`): Waveforms.
+            trace ([`LayerTrace`], *optional*): Takes what the layers give.
 
         Returns:
             `torch.Tensor` of shape `(W, L)`, in label units.
         """
         windows = windows.float()
         peak = windows.abs().amax(dim=1, keepdim=True)
-        return self._score_frames(self._frames(windows / (peak + 1e-8)))
+        return self._score_frames(self._frames(windows / (peak + 1e-8)), trace)
 
-    def _score_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        raw = self.transformer(frames.to(self.transformer.projection.weight.dtype)).float()
+    def _score_frames(self, frames: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
+        raw = self.transformer(frames.to(self.transformer.projection.weight.dtype), trace or self.layer_trace()).float()
         return self.config.score_min + (self.config.score_max - self.config.score_min) * torch.sigmoid(raw)
 
     def _frames(self, windows: torch.Tensor) -> torch.Tensor:
@@ -226,7 +247,8 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         Silence gives the same frame everywhere but at the edges, so of the zeros that fill up a short window only as many are
         computed as the edges need.
         """
-        num_frames, reach, hop = self.config.num_frames, self.trunk.reach, self.config.fft_hop_samples
+        # Not from the configuration, whose computed sizes torch.compile cannot follow.
+        num_frames, reach, hop = self.transformer.positions.num_frames, self.trunk.reach, self.spectrum.hop_samples
         step = self.trunk.spectra_per_frame
         num_spectra_with_signal = -(-(windows.shape[1] + self.spectrum.margin) // hop)
         first_constant = -(-(num_spectra_with_signal + reach) // step)

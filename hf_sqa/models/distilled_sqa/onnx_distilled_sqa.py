@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from hf_sqa.blocks.sqa_transformer import LayerTrace
 from hf_sqa.checkpoint_files import GRAPH_FILE
 from hf_sqa.extras import needs_extra
 from hf_sqa.modeling import AudioQualityPreTrainedModel
@@ -90,8 +91,12 @@ class OnnxDistilledSQA(DistilledSQA):
     def dtype(self) -> torch.dtype:
         return torch.float32
 
-    def score_windows(self, windows: torch.Tensor) -> torch.Tensor:
+    def score_windows(self, windows: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
         """Score windows `(W, T)`; as [`DistilledSQA.score_windows`]."""
+        if trace is not None and (trace.hidden_states is not None or trace.attentions is not None):
+            raise ValueError(
+                "Expected the weights of the model for what its layers give, got an ONNX graph: it returns scores alone."
+            )
         windows = F.pad(windows.float(), (0, self.config.window_samples - windows.shape[1]))
         if self._session is None:
             self._session = _session(self.graph.numpy().tobytes())

@@ -63,11 +63,13 @@ class Scores(NamedTuple):
         logits (`torch.Tensor` of shape `(B, L)`): Scores of the recordings, label units.
         frame_logits (`torch.Tensor` of shape `(B, F, L)`): Scores of the frames, label units, 0 on padding.
         penalties (`torch.Tensor` of shape `(B, L)` or `None`): Attention penalties, if asked for.
+        attentions (`tuple[torch.Tensor]`): Attention weights of every score, each `(B, F, F)`, if kept.
     """
 
     logits: torch.Tensor
     frame_logits: torch.Tensor
     penalties: torch.Tensor | None
+    attentions: tuple[torch.Tensor, ...] = ()
 
 
 class TaskHeads(nn.ModuleDict):
@@ -81,19 +83,21 @@ class TaskHeads(nn.ModuleDict):
             }
         )
 
-    def forward(self, frames: Frames, with_penalties: bool = False) -> Scores:
+    def forward(self, frames: Frames, with_penalties: bool = False, keep_weights: bool = False) -> Scores:
         mask = frames.mask
-        logits, frame_logits, penalties = [], [], []
+        logits, frame_logits, penalties, attentions = [], [], [], []
         for head in self.values():  # each on its own, to the last bit: dropping a head leaves the others' scores
-            scores, attention = head(frames, keep_attention=with_penalties)
+            scores, attention = head(frames, keep_attention=with_penalties or keep_weights)
             if mask is not None:
                 scores = scores.masked_fill(~mask, 0.0)
             frame_logits.append(scores)
             logits.append(scores.mean(dim=1) if mask is None else scores.sum(dim=1) / mask.sum(dim=1))
+            if attention is not None:
+                attentions.append(attention)
             if with_penalties:
                 penalties.append(head.penalty(attention, mask))
         stacked_penalties = torch.stack(penalties, dim=-1) if with_penalties else None
-        return Scores(torch.stack(logits, dim=-1), torch.stack(frame_logits, dim=-1), stacked_penalties)
+        return Scores(torch.stack(logits, dim=-1), torch.stack(frame_logits, dim=-1), stacked_penalties, tuple(attentions))
 
 
 def utterance_and_frame_loss(

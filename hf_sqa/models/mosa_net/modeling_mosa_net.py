@@ -74,6 +74,8 @@ class MOSANet(AudioQualityPreTrainedModel):
         labels: torch.Tensor | None = None,
         ssl_features: torch.Tensor | None = None,
         ssl_attention_mask: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> AudioQualityOutput:
         """
         Args:
@@ -83,6 +85,8 @@ class MOSANet(AudioQualityPreTrainedModel):
             ssl_features (`torch.Tensor` of shape `(B, F3, D)`, *optional*): The encoder's features, computed beforehand.
             ssl_attention_mask (`torch.Tensor` of shape `(B, F3)`, *optional*): 1 on features, 0 on padding at the end; told from
                 `attention_mask` if not given.
+            output_attentions (`bool`, *optional*): Whether to return the weights of every score's attention, `(B, F, F)`.
+            output_hidden_states (`bool`, *optional*): Whether to return the frames that the heads see, `(B, F, D)`, alone.
 
         Returns:
             [`AudioQualityOutput`], with `logits` `(B, L)` and `frame_logits` `(B, F, L)` in label units. The frames of a recording
@@ -93,10 +97,16 @@ class MOSANet(AudioQualityPreTrainedModel):
         """
         frames = self.cross_domain_frames(input_values, attention_mask, ssl_features, ssl_attention_mask)
         with_penalties = self.training and labels is not None and self.config.attention_penalty_weight > 0
-        scores = self.score_heads(frames, with_penalties)
+        scores = self.score_heads(frames, with_penalties, self.layer_trace(output_attentions).explicit)
         loss = self.cross_domain_loss(scores, frames, labels)
         frame_logits = mark_padding(scores.frame_logits, frames.mask)
-        return AudioQualityOutput(loss=loss, logits=scores.logits, frame_logits=frame_logits)
+        return AudioQualityOutput(
+            loss=loss,
+            logits=scores.logits,
+            frame_logits=frame_logits,
+            hidden_states=(frames.hidden_states,) if output_hidden_states else None,
+            attentions=scores.attentions if output_attentions else None,
+        )
 
     def score_features(
         self,

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_sqa.models.mosa_net.sincnet import sinc_filters
 
@@ -99,7 +100,7 @@ class SincFilterBank(nn.Module):
         return frames @ torch.from_numpy(self._filters).to(waveform.device).T
 
 
-class ConvStack(nn.Module):
+class ConvStack(GradientCheckpointingLayer):
     """Blocks of three 3×3 convolutions with ReLU, padded as TensorFlow pads `"same"`; each block keeps a third of the bins."""
 
     def __init__(self, channels: list[int] | tuple[int, ...], num_bins: int):

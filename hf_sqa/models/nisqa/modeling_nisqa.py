@@ -28,7 +28,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
-from hf_sqa.blocks.sqa_transformer import AttentionPooling, EncoderAttention, EncoderLayer, batch_norm_as_affine
+from hf_sqa.blocks.sqa_transformer import AttentionPooling, EncoderLayer, LayerTrace, batch_norm_as_affine, run_layers
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.nisqa.configuration_nisqa import NISQAConfig
 from hf_sqa.models.nisqa.feature_extraction_nisqa import NISQAFeatureExtractor
@@ -157,38 +157,6 @@ class DenseSegmentEncoder(nn.Module):
             yield features
 
 
-class SegmentAttention(EncoderAttention):
-    """Self-attention over segments, none of which looks at padding."""
-
-    def forward(self, hidden_states: torch.Tensor, segment_mask: torch.Tensor | None = None) -> torch.Tensor:
-        batch_size, num_segments, hidden_size = hidden_states.shape
-
-        def split(projected: torch.Tensor) -> torch.Tensor:
-            return projected.view(batch_size, num_segments, self.num_heads, -1).transpose(1, 2)  # (B, H, N, D / H)
-
-        context = F.scaled_dot_product_attention(
-            split(self.q_proj(hidden_states)),
-            split(self.k_proj(hidden_states)),
-            split(self.v_proj(hidden_states)),
-            attn_mask=None if segment_mask is None else segment_mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.out_proj(context.transpose(1, 2).reshape(batch_size, num_segments, hidden_size))
-
-
-class SegmentLayer(EncoderLayer):
-    """Post-norm transformer layer over segments."""
-
-    def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, dropout: float):
-        super().__init__(hidden_size, num_heads, intermediate_size, dropout)
-        self.self_attn = SegmentAttention(hidden_size, num_heads, dropout)
-
-    def forward(self, hidden_states: torch.Tensor, segment_mask: torch.Tensor | None = None) -> torch.Tensor:
-        hidden_states = self.self_attn_norm(hidden_states + self.dropout(self.self_attn(hidden_states, segment_mask)))
-        update = self.fc2(self.dropout(F.relu(self.fc1(hidden_states))))
-        return self.fc_norm(hidden_states + self.dropout(update))
-
-
 class SelfAttentionEncoder(nn.Module):
     """Projection, layer norm and transformer layers without positions: the order of segments does not count."""
 
@@ -198,7 +166,7 @@ class SelfAttentionEncoder(nn.Module):
         self.input_projection = nn.Linear(input_size, config.hidden_size)
         self.input_norm = nn.LayerNorm(config.hidden_size)
         self.layers = nn.ModuleList(
-            SegmentLayer(config.hidden_size, config.num_attention_heads, config.intermediate_size, config.dropout)
+            EncoderLayer(config.hidden_size, config.num_attention_heads, config.intermediate_size, config.dropout)
             for _ in range(config.num_hidden_layers)
         )
 
@@ -206,11 +174,9 @@ class SelfAttentionEncoder(nn.Module):
         """Features of segments `(S, C)` to what `forward` takes, `(S, D)`; smaller, and it concerns every segment alone."""
         return self.input_norm(self.input_projection(features))
 
-    def forward(self, hidden_states: torch.Tensor, segment_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, segment_mask: torch.Tensor | None, trace: LayerTrace) -> torch.Tensor:
         """Projected segments `(B, N, D)` to hidden states of the same shape; `segment_mask` `(B, N)` is `True` on real ones."""
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, segment_mask)
-        return hidden_states
+        return run_layers(self.layers, hidden_states, segment_mask, trace)
 
 
 class LSTMEncoder(nn.Module):
@@ -226,7 +192,7 @@ class LSTMEncoder(nn.Module):
         """Nothing: the LSTM takes the features of segments `(S, C)` as they are."""
         return features
 
-    def forward(self, features: torch.Tensor, segment_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, segment_mask: torch.Tensor | None, trace: LayerTrace) -> torch.Tensor:
         """Features `(B, N, C)` to hidden states `(B, N, 2 * D)`; padding after the last real segment is never looked at."""
         if segment_mask is not None and torch.compiler.is_compiling() and torch.compiler.is_exporting():
             raise NotImplementedError(
@@ -236,7 +202,10 @@ class LSTMEncoder(nn.Module):
             )
         ahead, _ = self.forward_lstm(features)
         back, _ = self.backward_lstm(reverse_segments(features, segment_mask))
-        return torch.cat([ahead, reverse_segments(back, segment_mask)], dim=-1)
+        hidden_states = torch.cat([ahead, reverse_segments(back, segment_mask)], dim=-1)
+        trace.keep(features)
+        trace.keep(hidden_states)
+        return hidden_states
 
     def last_and_mean(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Last state of each direction and mean over time, each `(B, 2 * D)`, in memory that does not grow with time."""
@@ -293,6 +262,8 @@ class NISQA(AudioQualityPreTrainedModel):
     config: NISQAConfig
     config_class = NISQAConfig
     main_input_name = "input_features"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
     # Halving a megabyte gains nothing: in bfloat16 throughout the error is 0.08 MOS, with the convolutions alone 0.04.
     _keep_in_fp32_modules_strict = ["segment_encoder", "time_encoder", "pools"]
 
@@ -350,25 +321,36 @@ class NISQA(AudioQualityPreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> AudioQualityOutput:
         """
         Args:
             input_features (`torch.Tensor` of shape `(B, W, K)`): Log-mel spectra in dB, as [`NISQAFeatureExtractor`] makes them.
             attention_mask (`torch.Tensor` of shape `(B, W)`, *optional*): 1 on frames, 0 on padding after them.
             labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
+            output_attentions (`bool`, *optional*): Whether to return the weights of every layer over time, `(B, H, N, N)`.
+            output_hidden_states (`bool`, *optional*): Whether to return what goes into the first layer over time and the output of
+                each, `(B, N, D)`; an LSTM is one layer.
 
         Returns:
             [`AudioQualityOutput`], with `logits` of shape `(B, L)` in label units; nothing clips them to the scale.
 
         Raises:
-            ValueError: If the input has another shape, or a recording has too few frames for one segment.
+            ValueError: If the input has another shape, a recording has too few frames for one segment, or `output_attentions` is
+                asked of an LSTM.
         """
+        if output_attentions and not isinstance(self.time_encoder, SelfAttentionEncoder):
+            raise ValueError(
+                "Expected `output_attentions` of a NISQA with self-attention over time, got one with an LSTM: it has none."
+            )
         segments = self.cut_segments(input_features)  # (B, N, K, F)
         segment_mask = None if attention_mask is None else self._segment_mask(attention_mask, segments.shape[1])
         features = self._encode_segments(segments, segment_mask)  # (B, N, D), or C for an LSTM
-        hidden_states = self.time_encoder(features, segment_mask).to(_dtype(self.pools))  # (B, N, D)
+        trace = self.layer_trace(output_attentions, output_hidden_states)
+        hidden_states = self.time_encoder(features, segment_mask, trace).to(_dtype(self.pools))  # (B, N, D)
         logits = torch.cat([pool(hidden_states, segment_mask) for pool in self.pools], dim=1).float()  # (B, L)
-        return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits)
+        return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits, **trace.outputs())
 
     def cut_segments(self, input_features: torch.Tensor) -> torch.Tensor:
         """Overlapping segments `(B, N, K, F)` of spectra `(B, W, K)`; those of the original, every `segment_hop_frames`."""

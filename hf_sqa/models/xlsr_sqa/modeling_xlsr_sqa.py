@@ -32,7 +32,13 @@ from hf_sqa.blocks.speech_encoder import (
     load_encoder_config,
     published_sampling_rate,
 )
-from hf_sqa.blocks.sqa_transformer import SinusoidalPositions, SQATransformer, batch_norm_as_affine, batch_norm_over_channels
+from hf_sqa.blocks.sqa_transformer import (
+    LayerTrace,
+    SinusoidalPositions,
+    SQATransformer,
+    batch_norm_as_affine,
+    batch_norm_over_channels,
+)
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
@@ -243,6 +249,8 @@ class XLSRSQA(AudioQualityPreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> AudioQualityOutput:
         """
         Args:
@@ -250,6 +258,9 @@ class XLSRSQA(AudioQualityPreTrainedModel):
                 variance, as the checkpoint's feature extractor gives them.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
             labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
+            output_attentions (`bool`, *optional*): Whether to return the weights of every layer of the head, `(B, H, N, N)`.
+            output_hidden_states (`bool`, *optional*): Whether to return what goes into the head's transformer and the output of
+                each of its layers, `(B, N, D)`; those of the encoder are `features`.
 
         Returns:
             [`AudioQualityOutput`], with `logits` of shape `(B, L)` in label units.
@@ -260,8 +271,10 @@ class XLSRSQA(AudioQualityPreTrainedModel):
         lengths = self._lengths(input_values, attention_mask)
         features = self.features(input_values, attention_mask, lengths)  # one (B, F, C) for every layer
         frame_lengths = self._frame_lengths(lengths)
-        logits = self.score_features([centre_frames(layer, frame_lengths, self.config.num_frames) for layer in features])
-        return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits)
+        centred = [centre_frames(layer, frame_lengths, self.config.num_frames) for layer in features]
+        trace = self.layer_trace(output_attentions, output_hidden_states)
+        logits = self.score_features(centred, trace)
+        return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits, **trace.outputs())
 
     def features(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, lengths: torch.Tensor
@@ -276,10 +289,11 @@ class XLSRSQA(AudioQualityPreTrainedModel):
         hidden_states = all_layers(self.encoder, input_values, attention_mask)
         return [hidden_states[layer] for layer in self.config.layers]
 
-    def score_features(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+    def score_features(self, features: Sequence[torch.Tensor], trace: LayerTrace | None = None) -> torch.Tensor:
         """Scores `(B, L)` in label units from one `(B, N, C)` for every layer, N exactly `num_frames`."""
+        trace = trace or self.layer_trace()
         features = [layer.to(self.transformer.projection.weight.dtype) for layer in features]
-        raw = self.transformer(self.fusion(features) if len(features) > 1 else features[0]).float()
+        raw = self.transformer(self.fusion(features) if len(features) > 1 else features[0], trace).float()
         return self.config.score_min + (self.config.score_max - self.config.score_min) * torch.sigmoid(raw)
 
     def _lengths(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
