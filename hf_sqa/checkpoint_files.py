@@ -44,7 +44,7 @@ def checkpoint_files(folder: Path) -> tuple[list[str], dict[str, str]]:
     copied, left_out, pickled = graph_files(folder), {}, []
     is_adapter = (folder / "adapter_config.json").is_file()
     for path in sorted(folder.iterdir()):
-        if is_adapter and path.name in {"config.json", "model.safetensors"}:
+        if is_adapter and is_one_of(path.name, ("config.json", "model*.safetensors", "model.safetensors.index.json")):
             left_out[path.name] = "part of the adapter's base"
         elif path.name in {Path(name).parts[0] for name in copied}:
             continue

@@ -89,6 +89,11 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         except SafetensorError as error:
             raise OSError(f"The weights in {name!r} are damaged ({error}): get the file anew.") from None
         except OSError as error:
+            if (Path(name) / "adapter_config.json").is_file() and not any(Path(name).glob("model*.safetensors")):
+                raise OSError(
+                    f"Expected a whole checkpoint in {name!r}, got a LoRA adapter beside the configuration of its base: "
+                    "`hf_sqa.AutoModelForAudioQuality.from_pretrained` and `hf_sqa.pipeline` load both."
+                ) from None
             if any(Path(name).glob("pytorch_model*.bin")) or "cannot be loaded with `safetensors`" in str(error):
                 raise OSError(
                     f"Expected weights in model.safetensors of {name!r}, got none: hf_sqa does not read pickled weights "

@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 import hf_sqa
+from hf_sqa.checkpoint_files import checkpoint_files
 from hf_sqa.hub.publish import PublishError, publish, publish_model
 from tests.hub.conftest import ALICE, BOB
 from tests.processes import command
@@ -411,6 +412,20 @@ def test_an_adapter_is_published_over_a_base_on_the_hub(hub, fresh, checkpoint, 
     assert published(hub, repo="alice/adapter") == files
     card = ModelCard.load("alice/adapter")
     assert card.data.base_model == REPO and "lora" in card.data.tags
+
+
+def test_of_a_checkpoint_in_the_folder_of_an_adapter_nothing_is_published(hub, checkpoint, make_adapter, tmp_path):
+    make_adapter(tmp_path / "adapter", "distill-mos-v7", checkpoint)
+    for name in ("config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"):
+        (tmp_path / "adapter" / name).write_bytes((checkpoint / "config.json").read_bytes())
+
+    left_out = checkpoint_files(tmp_path / "adapter")[1]
+
+    assert {name for name, reason in left_out.items() if reason == "part of the adapter's base"} == {
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+    }
 
 
 def test_code_does_not_travel_with_an_adapter(hub, checkpoint, make_adapter, tmp_path):

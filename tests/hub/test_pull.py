@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 
 import hf_sqa
 from hf_sqa import checkpoints
@@ -175,6 +176,30 @@ def test_an_adapter_over_a_shipped_model_finds_it_by_its_short_name(default_scor
     scored = hf_sqa.pipeline(str(tmp_path / "adapter"), device="cpu")(audio)["mos"]
 
     assert scored == approx(local_score(adapted.base_model.model, audio))
+
+
+@pytest.mark.parametrize("beside", ["config.json", "config.json and weights"])
+def test_an_adapter_in_a_folder_that_holds_a_checkpoint_is_an_adapter(beside, adapter, make_tiny, audio):
+    folder, adapted = adapter
+    expected, base = local_score(adapted, audio), make_tiny(1)
+    save = base.config.save_pretrained if beside == "config.json" else base.save_pretrained
+    save(folder)
+    base.save_pretrained(folder.parent / "base")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(folder.parent / "base")}))
+
+    assert checkpoints.is_adapter(folder) and expected != approx(local_score(make_tiny(1), audio))
+    for made in (
+        hf_sqa.pipeline(str(folder), device="cpu"),
+        transformers.pipeline("audio-quality", model=str(folder), device="cpu"),
+        transformers.pipeline(model=str(folder), device="cpu"),
+    ):
+        assert made(audio)["mos"] == approx(expected)
+    merged = checkpoints.load_checkpoint(folder, merge=True).model
+    assert local_score(merged, audio) == pytest.approx(expected, abs=1e-4, rel=0)  # a sum of weights rounds otherwise
+    if beside == "config.json":
+        with pytest.raises(OSError, match=r"a LoRA adapter beside the configuration of its base: `hf_sqa.AutoModelForAudioQuality"):
+            transformers.AutoModel.from_pretrained(folder)
 
 
 def test_an_adapter_without_peft_says_how_to_get_it(adapter, monkeypatch):
