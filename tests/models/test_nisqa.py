@@ -310,6 +310,17 @@ def test_pooling_agrees_with_torch():
         torch.testing.assert_close(adaptive_max_pool(hidden, size), F.adaptive_max_pool2d(hidden, size), atol=0, rtol=0)
 
 
+def test_an_lstm_is_one_layer_without_attention():
+    model = tiny("dense_avg")
+    spectra = torch.randn(2, 40, model.config.num_mel_bins)
+
+    states = model(spectra, output_hidden_states=True).hidden_states
+
+    assert len(states) == 2 and states[1].shape[2] == 2 * model.config.hidden_size
+    with pytest.raises(ValueError, match="got one with an LSTM, which has none"):
+        model(spectra, output_attentions=True)
+
+
 def test_reversing_leaves_padding_in_place():
     features = torch.tensor([[1.0, 2, 3, 9, 9], [1, 2, 3, 4, 5]])[..., None]
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool()

@@ -174,9 +174,11 @@ class SelfAttentionEncoder(nn.Module):
         """Features of segments `(S, C)` to what `forward` takes, `(S, D)`; smaller, and it concerns every segment alone."""
         return self.input_norm(self.input_projection(features))
 
-    def forward(self, hidden_states: torch.Tensor, segment_mask: torch.Tensor | None, trace: LayerTrace) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, segment_mask: torch.Tensor | None = None, trace: LayerTrace | None = None
+    ) -> torch.Tensor:
         """Projected segments `(B, N, D)` to hidden states of the same shape; `segment_mask` `(B, N)` is `True` on real ones."""
-        return run_layers(self.layers, hidden_states, segment_mask, trace)
+        return run_layers(self.layers, hidden_states, segment_mask, trace or LayerTrace())
 
 
 class LSTMEncoder(nn.Module):
@@ -192,7 +194,9 @@ class LSTMEncoder(nn.Module):
         """Nothing: the LSTM takes the features of segments `(S, C)` as they are."""
         return features
 
-    def forward(self, features: torch.Tensor, segment_mask: torch.Tensor | None, trace: LayerTrace) -> torch.Tensor:
+    def forward(
+        self, features: torch.Tensor, segment_mask: torch.Tensor | None = None, trace: LayerTrace | None = None
+    ) -> torch.Tensor:
         """Features `(B, N, C)` to hidden states `(B, N, 2 * D)`; padding after the last real segment is never looked at."""
         if segment_mask is not None and torch.compiler.is_compiling() and torch.compiler.is_exporting():
             raise NotImplementedError(
@@ -203,8 +207,9 @@ class LSTMEncoder(nn.Module):
         ahead, _ = self.forward_lstm(features)
         back, _ = self.backward_lstm(reverse_segments(features, segment_mask))
         hidden_states = torch.cat([ahead, reverse_segments(back, segment_mask)], dim=-1)
-        trace.keep(features)
-        trace.keep(hidden_states)
+        if trace is not None:
+            trace.keep(features)
+            trace.keep(hidden_states)
         return hidden_states
 
     def last_and_mean(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
