@@ -223,7 +223,8 @@ class SQATransformer(nn.Module):
     def encode(self, features: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
         """Frames `(B, F, C)` to encoded, normalised frames `(B, F, D)`."""
         # A graph keeps its norms apart: features of one scale survive 8 bits, and the weights behind them do.
-        if self.training or is_torchdynamo_exporting():
+        # What an adapter adds to the projection would be lost in its weight.
+        if self.training or is_torchdynamo_exporting() or type(self.projection) is not nn.Linear:
             if self.feature_norm is not None:
                 features = batch_norm_over_channels(self.feature_norm, features)
             hidden_states = self.projection(batch_norm_over_channels(self.projection_norm, features))

@@ -317,7 +317,7 @@ def test_an_lstm_is_one_layer_without_attention():
     states = model(spectra, output_hidden_states=True).hidden_states
 
     assert len(states) == 2 and states[1].shape[2] == 2 * model.config.hidden_size
-    with pytest.raises(ValueError, match="got one with an LSTM, which has none"):
+    with pytest.raises(ValueError, match="got one with an LSTM: it has none"):
         model(spectra, output_attentions=True)
 
 
