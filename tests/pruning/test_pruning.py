@@ -144,7 +144,7 @@ def test_units_nobody_listens_to_are_worth_nothing(model, calibration, criterion
 def test_a_layer_is_worth_what_the_score_moves_without_it(model, calibration):
     importance = measure(model.pruning_layout(), calibration.repair, OPTIONS).importance["layers"]
     before = scores_of(model, calibration.repair)
-    model.transformer.layers[0] = torch.nn.Identity()
+    del model.transformer.layers[0]
 
     moved = float((scores_of(model, calibration.repair) - before).square().mean().sqrt())
 
