@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: A cell of a CSV that begins so is computed by spreadsheets, unless it is a number.
@@ -14,6 +15,31 @@ FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
 def finite(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with `None` for every number that is NaN or infinite, which JSON does not have."""
     return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+
+
+def file_row(
+    name: str, score_names: Sequence[str], result: Mapping[str, Any], asked: Mapping[str, bool] | None = None
+) -> dict[str, Any]:
+    """The row of one file, the same from the command line and the service.
+
+    Args:
+        name (`str`): Name of the file.
+        score_names (sequence of `str`): Scores of the model.
+        result (mapping): What the pipeline returned with `on_error="row"` and `return_details=True`; of a recording that never came
+            to it, `status`, `code` and `reason`.
+        asked (mapping, *optional*): What else was asked of the pipeline: `return_segments`.
+    """
+    row = {
+        # A file name that is not UTF-8 can be opened but not written to a table.
+        "file": os.fsencode(name).decode("utf-8", "backslashreplace"),
+        **{score: result.get(score) for score in score_names},
+        **{key: result[key] for key in ("status", "code", "reason")},
+        "warnings": [finding["code"] for finding in result.get("warnings", [])],
+        **{key: result.get(key) for key in ("duration_seconds", "sampling_rate")},
+    }
+    if (asked or {}).get("return_segments"):
+        row["segments"] = result.get("segments", [])
+    return row
 
 
 def csv_cell(value: Any, as_text: bool = True) -> Any:

@@ -30,6 +30,8 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["p
         (["report", "out"], "corpus", "pyarrow"),
         (["filter", "out", "--min-mos", "3"], "corpus", "pyarrow"),
         (["demo"], "demo", "gradio"),
+        (["demo", "--mcp"], "mcp", "mcp"),
+        (["serve"], "serve", "prometheus_client"),
         (["export", "onnx", "out", "--model", "distilled-sqa-xs"], "onnx", "onnxscript"),
         (["corpus", "build", "bench", "out", "--labels", "pesq"], "labels", "pesq"),
     ],

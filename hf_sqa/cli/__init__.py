@@ -30,6 +30,7 @@ from hf_sqa.cli import (
     push,
     report,
     score,
+    serve,
     study,
     train,
 )
@@ -72,6 +73,7 @@ app.command("degrade")(degrade.degrade)
 app.command("pseudo-label")(pseudo_label.pseudo_label)
 app.command("finetune")(finetune.finetune)
 app.command("demo")(demo.demo)
+app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)
 app.command("study")(study.study)
 app.command("train")(train.train)

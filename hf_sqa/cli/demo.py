@@ -34,6 +34,10 @@ def demo(
     share: Annotated[
         bool, typer.Option("--share/--no-share", help="Also serve through a public link of gradio.live, for anyone with the link.")
     ] = False,
+    mcp: Annotated[
+        bool,
+        typer.Option("--mcp", help="Also offer the page's functions as tools to language models (MCP); needs the extra `mcp`."),
+    ] = False,
     write_space: Annotated[
         Path | None,
         typer.Option(help="Serve nothing: write page, package and checkpoints into this new folder, ready to push as a Space."),
@@ -54,9 +58,11 @@ def demo(
         _write(write_space, models)
         return
     need_extra("The page", "demo", "gradio")
+    if mcp:
+        need_extra("A page with tools", "mcp", "mcp")
     try:
         page = _built(models, device)
-        _serve(page, port, host, browser and sys.stdout.isatty(), share)
+        _serve(page, port, host, browser and sys.stdout.isatty(), share, mcp)
     except KeyboardInterrupt:
         typer.echo("Closed.", err=True)
         sys.stdout.flush()
@@ -97,17 +103,28 @@ def _built(models: list[str], device: str | None) -> Any:
     return build(scorers)
 
 
-def _serve(page: Any, port: int | None, host: str, browser: bool, share: bool) -> None:
+def _serve(page: Any, port: int | None, host: str, browser: bool, share: bool, mcp: bool) -> None:
     from gradio.tunneling import CURRENT_TUNNELS
 
     from hf_sqa.demo.app import launch
 
     try:
-        launch(page, server_name=host, server_port=port, inbrowser=browser, share=share, quiet=True, prevent_thread_lock=True)
+        launch(
+            page,
+            server_name=host,
+            server_port=port,
+            inbrowser=browser,
+            share=share,
+            quiet=True,
+            prevent_thread_lock=True,
+            mcp_server=mcp,
+        )
     except (OSError, ValueError) as error:
         stop(f"The page cannot be served on {host}, port {port or '7860 and up'}: {' '.join(str(error).split())}")
     try:
         typer.echo(f"Open {page.local_url} (Ctrl-C ends it)")
+        if mcp:
+            typer.echo(f"Tools: {page.local_url}gradio_api/mcp/")
         if share and not page.share_url:
             typer.echo("hf-sqa: there is no public link, see above; the page is served on this machine alone.", err=True)
         while True:

@@ -27,6 +27,9 @@ def push(
             show_default=False,
         ),
     ] = None,
+    with_handler: Annotated[
+        bool, typer.Option("--with-handler", help="Add `handler.py`, which Inference Endpoints of the Hub run.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and list the files; send nothing.")] = False,
     license: Annotated[str | None, typer.Option(help="Licence of the weights: `mit`, `cc-by-nc-sa-4.0`, `other`, ...")] = None,
     license_name: Annotated[str | None, typer.Option(help="What the licence `other` is called.")] = None,
@@ -60,6 +63,7 @@ def push(
             revision=revision,
             create_pr=create_pr,
             with_code=with_code,
+            with_handler=with_handler,
             dry_run=dry_run,
             replace=replace,
             base_model=base,

@@ -58,6 +58,7 @@ def build(models: Scorers | Sequence[str | Path] = ()) -> gr.Blocks:
             _compare_tab(scorers, model, clips)
         with gr.Tab("Many"):
             _many_tab(scorers, model)
+        _tool(scorers, model)
     demo.queue(default_concurrency_limit=CONCURRENCY)
     return demo
 
@@ -79,6 +80,7 @@ def _score_tab(scorers: Scorers, model: gr.Dropdown, clips: dict[str, str]) -> N
             result = gr.HTML(page.message("The score appears here."), elem_id="result")
 
     def score(path: str | None, name: str) -> str:
+        """Scores a recording and shows score, course and findings as HTML."""
         if path is None:
             return page.message("The score appears here.")
         return _shown(lambda: page.judged(scorers.judge(name, path)))
@@ -95,6 +97,7 @@ def _compare_tab(scorers: Scorers, model: gr.Dropdown, clips: dict[str, str]) ->
     result = gr.HTML(page.message("Two recordings, side by side."), elem_id="comparison")
 
     def compare(one: str | None, other: str | None, name: str) -> str:
+        """Compares two recordings by their scores, as HTML."""
         if one is None or other is None:
             missing = " and ".join(label for label, path in (("A", one), ("B", other)) if path is None)
             return page.message(f"Waiting for recording {missing}.")
@@ -122,6 +125,7 @@ def _sets(scorers: Scorers, model: gr.Dropdown) -> None:
         result = gr.HTML(page.message("Files of one name are compared with each other."), elem_id="sets-result")
 
     def compare_sets(one: list[str] | None, other: list[str] | None, name: str) -> str:
+        """Compares two sets of recordings, paired where file names match, as HTML."""
         if not one or not other:
             return page.message("Choose files for A and for B first.", alert=True)
         return _shown(lambda: judged_sets(scorers, name, one, other))
@@ -143,6 +147,7 @@ def _many_tab(scorers: Scorers, model: gr.Dropdown) -> None:
     table = gr.HTML(elem_id="table")
 
     def score_many(chosen: list[str] | None, also: list[str] | None, name: str) -> Iterator[tuple[str, Any, Any]]:
+        """Scores many recordings into a table, as HTML and CSV."""
         paths = [*(chosen or []), *(also or [])]
         if not paths:
             yield page.message("Choose files or a folder first.", alert=True), gr.skip(), gr.skip()
@@ -174,6 +179,29 @@ def _many_tab(scorers: Scorers, model: gr.Dropdown) -> None:
         score_many, [files, in_folder, model], [status, table, download], api_name="score_many", show_progress="minimal"
     )
     stop.click(None, cancels=[run], api_visibility="private")
+
+
+def _tool(scorers: Scorers, model: gr.Dropdown) -> None:
+    """A call without a place on the page, for programs: the row of one recording."""
+    audio = gr.Audio(type="filepath", visible=False)
+    row = gr.JSON(visible=False)
+
+    def score_recording(recording: str | None, model: str) -> dict[str, Any]:
+        """Scores how good the speech in a recording sounds, on the five-point scale of listeners, without a reference.
+
+        Args:
+            recording: The audio file.
+            model: One of the models of this page.
+
+        Returns:
+            A row: the scores, status, warnings, duration; or the reason why it cannot be scored.
+        """
+        if recording is None:
+            raise gr.Error("Expected a recording, got none.")
+        judgement = scorers.judge(model, recording)
+        return table_row(judgement, judgement.name)
+
+    gr.Button(visible=False).click(score_recording, [audio, model], row, api_name="score_recording")
 
 
 def table_row(judgement: Judgement, label: str) -> dict[str, Any]:

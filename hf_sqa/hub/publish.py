@@ -43,6 +43,7 @@ def publish(
     revision: str | None = None,
     create_pr: bool = False,
     with_code: bool | None = None,
+    with_handler: bool = False,
     dry_run: bool = False,
     replace: bool = False,
     base_model: str | None = None,
@@ -66,6 +67,7 @@ def publish(
         create_pr (`bool`, *optional*, defaults to `False`): Open a pull request instead.
         with_code (`bool`, *optional*): Whether to add the code, so that the model works where hf_sqa is not installed, given
             `trust_remote_code=True`. If not given, it is added to whole checkpoints, not to adapters and graphs.
+        with_handler (`bool`, *optional*, defaults to `False`): Add `handler.py`, which Inference Endpoints run.
         dry_run (`bool`, *optional*, defaults to `False`): Check everything and list what would be published; send nothing.
         replace (`bool`, *optional*, defaults to `False`): Overwrite a repository that holds a model of another library.
         base_model (`str`, *optional*): Hub id of an adapter's base, where the adapter was trained from a folder.
@@ -85,7 +87,7 @@ def publish(
     if "/" not in repo_id:
         raise PublishError(f"Expected a repository as `owner/name`, got {repo_id!r}; put your user name in front.")
     facts = CardFacts(base_model=base_model, **card)
-    with staged(folder, repo_id, facts, with_code=with_code, announce=announce) as (stage, publication):
+    with staged(folder, repo_id, facts, with_code=with_code, with_handler=with_handler, announce=announce) as (stage, publication):
         if dry_run:
             return publication
         _upload(HfApi(token=token), stage, publication, private, revision, create_pr, replace, message, announce)

@@ -21,6 +21,7 @@ import hf_sqa
 from hf_sqa.checkpoint_files import CARD_FILE, GRAPH_FILE, HUB_GRAPHS, RECORDS, checkpoint_files, graph_files
 from hf_sqa.checkpoints import load_checkpoint, local_folder, short_names, split_revision
 from hf_sqa.configuration import CODE_ENTRIES
+from hf_sqa.hub import endpoint_handler
 from hf_sqa.hub.bundle import BundleError, add_code, scores_without_hf_sqa
 from hf_sqa.hub.card import SAMPLE_FILE, make_card, missing_from_card, tidy
 from hf_sqa.hub.card_facts import CardFacts, read_configs
@@ -30,6 +31,7 @@ from hf_sqa.options import parse_yaml
 from hf_sqa.pipelines import AudioQualityPipeline
 
 PARITY_FILE = "parity.json"
+HANDLER_FILE = "handler.py"
 #: MOS points between the bundled code and our own: rounding depends on where weights lie in memory.
 CODE_TOLERANCE = 1e-5
 #: The same between weights and a graph, which may compute in 8 bits.
@@ -85,6 +87,7 @@ def staged(
     facts: CardFacts,
     *,
     with_code: bool | None = None,
+    with_handler: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> Iterator[tuple[Path, Publication]]:
     """A temporary folder with exactly what would be published, checked; see [`~hf_sqa.hub.publish.publish`]."""
@@ -118,6 +121,9 @@ def staged(
         if with_code:
             announce("adding the code, and scoring the sample without hf_sqa")
             _add_code(stage, scores)
+        if with_handler:
+            (stage / HANDLER_FILE).write_bytes(Path(endpoint_handler.__file__).read_bytes())
+            (stage / "requirements.txt").write_text("soundfile\nsoxr\n" if with_code else "hf-sqa\n", encoding="utf-8")
         for file in RECORDS:
             if (stage / file).is_file():
                 _shorten_paths(stage / file)

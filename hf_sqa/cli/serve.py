@@ -1,0 +1,76 @@
+"""`hf-sqa serve`: scores over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.stopping import need_extra, stop
+
+
+def serve(
+    model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")] = "default",
+    host: Annotated[
+        str,
+        typer.Option(help="Address to serve on; `0.0.0.0` lets other machines in. Put a proxy before it that asks who they are."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with the model.")] = 1,
+    decoders: Annotated[
+        int, typer.Option(min=1, help="Processes that decode, for each worker. One at which a decoder dies is replaced.")
+    ] = 1,
+    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
+    dtype: Annotated[str, typer.Option(help="`float32`, `bfloat16` or `float16`.")] = "float32",
+    channel: Annotated[str, typer.Option(help="`mean` of the channels, or one of them by number from 0.")] = "mean",
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Largest request.")] = 100.0,
+    max_seconds: Annotated[float, typer.Option(min=0.25, help="Longest recording.")] = 600.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds from the end of an upload to its answer.")] = 120.0,
+    max_files: Annotated[int, typer.Option(min=1, help="Recordings of one batch.")] = 64,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Recordings that wait; the next are refused with 503.")] = 256,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Read recordings from URLs that requests name; public addresses only.")
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="With --allow-urls: a host with a private address that may be read too; again for more."),
+    ] = None,
+) -> None:
+    """Serve scores over HTTP: `/score`, `/score/batch`, `/timeline`, `/health`, `/metrics`, and their description at `/docs`.
+
+    It serves until Ctrl-C. A recording that cannot be scored is answered with its reason and a status code that fits. It asks
+    nobody who they are: serve on this machine only, or behind a proxy that does. Exit code 2: it could not be started.
+
+    Examples:
+
+    - `hf-sqa serve`
+    - `curl -F file=@call.wav http://127.0.0.1:8000/score`
+    - `hf-sqa serve --host 0.0.0.0 --workers 4 --max-seconds 120`
+    """
+    need_extra("The service", "serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    if channel != "mean" and not channel.isdecimal():
+        stop(f"Expected --channel to be 'mean' or a channel number from 0, got {channel!r}.")
+    if allow_host and not allow_urls:
+        stop("--allow-host needs --allow-urls.")
+    quiet()
+    from hf_sqa.scoring import Settings
+    from hf_sqa.serve.app import run
+    from hf_sqa.serve.service import Limits
+
+    settings = Settings(model=model, dtype=dtype, device=device, channel=int(channel) if channel.isdecimal() else channel)
+    limits = Limits(round(max_megabytes * 1e6), max_seconds, timeout, max_files, max_waiting)
+    typer.echo(f"Loading the model, then serving on http://{host}:{port}, described at /docs (Ctrl-C ends it)", err=True)
+    try:
+        run(
+            settings,
+            limits,
+            host=host,
+            port=port,
+            workers=workers,
+            num_decoders=decoders,
+            allow_urls=allow_urls,
+            private_hosts=allow_host or (),
+        )
+    except ValueError as error:
+        stop(error)

@@ -1,0 +1,282 @@
+"""The HTTP side: routes, limits on what comes in, status codes, the page that describes it all (`/docs`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hf_sqa import __version__
+from hf_sqa.cells import finite
+from hf_sqa.scoring import Settings
+from hf_sqa.scoring.items import Refusal
+from hf_sqa.serve.metrics import Metrics
+from hf_sqa.serve.service import Limits, Service
+from hf_sqa.serve.urls import RefusedURL, fetch
+
+#: Status code of the answer by the `code` of the row; the rest is 422: a recording that was understood and holds nothing to judge.
+HTTP_STATUS = {
+    "bad_request": 400,
+    "url_refused": 403,
+    "too_large": 413,
+    "too_long": 413,
+    "too_many": 413,
+    "out_of_memory": 413,
+    "undecodable": 415,
+    "unsupported": 415,
+    "score_not_finite": 500,
+    "service_failed": 500,
+    "busy": 503,
+    "timed_out": 504,
+}
+UNPROCESSABLE = 422
+BUSY_SECONDS = "2"
+#: Seconds between two signs of life while a stream waits for its scores.
+SIGN_OF_LIFE_SECONDS = 10.0
+#: The settings of processes that uvicorn starts, as JSON.
+ENVIRONMENT = "HF_SQA_SERVE"
+
+
+class Row(BaseModel):
+    """One recording: its scores, or why there are none. It is the row that `hf-sqa score` writes."""
+
+    model_config = ConfigDict(extra="allow")
+    file: str
+    status: str
+    code: str | None
+    reason: str | None
+    warnings: list[str]
+    duration_seconds: float | None
+    sampling_rate: int | None
+
+
+class Health(BaseModel):
+    """Whether the service can score, and with what."""
+
+    status: str
+    version: str
+    scores: list[str]
+    model: dict[str, Any]
+    waiting: int
+
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    status: {"model": Row} for status in sorted({*HTTP_STATUS.values(), UNPROCESSABLE} - {500})
+}
+Segments = Annotated[bool, Query(description="Add the score of every window.")]
+Recording = Annotated[UploadFile | None, File(description="The recording: WAV, FLAC, Ogg, Opus, MP3, ...")]
+URL = Annotated[str | None, Form(description="Or where it is, if the service reads URLs.")]
+
+
+def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Collection[str] = ()) -> FastAPI:
+    """The application, to be run by any ASGI server.
+
+    Args:
+        service ([`Service`]): What scores. It is started and ended with the application.
+        allow_urls (`bool`, *optional*, defaults to `False`): Read recordings from public http(s) URLs that requests name.
+        private_hosts (collection of `str`, *optional*): Hosts with a private address that such URLs may name too.
+    """
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with service:
+            yield
+
+    app = FastAPI(title="hf-sqa", version=__version__, summary="How good does this speech sound?", lifespan=lifespan)
+    app.add_middleware(BodyLimit, max_bytes=service.limits.max_bytes, refuse=service.refused)
+
+    @app.middleware("http")
+    async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        started = time.perf_counter()
+        response = await call_next(request)
+        path = getattr(request.scope.get("route"), "path", "other")  # never what a stranger typed
+        metrics.requests.labels(path, str(response.status_code)).inc()
+        metrics.seconds.labels(path).observe(time.perf_counter() - started)
+        return response
+
+    @app.exception_handler(HTTPException)
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Request, error: Exception) -> Response:
+        status = getattr(error, "status_code", 400)
+        code = "too_large" if status == 413 else "bad_request"
+        reason = error.detail if isinstance(error, HTTPException) else "; ".join(map(_told, error.errors()))  # type: ignore[attr-defined]
+        return JSONResponse(service.refused("", Refusal("failed", code, str(reason))), status)
+
+    async def row_of(file: UploadFile | None, url: str | None, asked: Mapping[str, bool]) -> dict[str, Any]:
+        name = (file.filename if file is not None else url) or "recording"
+        if (file is None) == (url is None):
+            refusal = Refusal("failed", "bad_request", "expected one recording, in the field `file` or `url` of a form")
+            row = service.refused("", refusal, asked)
+        elif file is not None:
+            row = await service.row(name, file.file, asked)
+        elif not allow_urls:
+            row = service.refused(name, Refusal("failed", "url_refused", "this service reads no URLs; send the file"), asked)
+        else:
+            assert url is not None
+            try:
+                row = await service.row(name, await fetch(url, service.limits.max_bytes, private_hosts), asked)
+            except RefusedURL as refused:
+                row = service.refused(name, refused.refusal, asked)
+        metrics.count_row(row)
+        return finite(row)
+
+    @app.post("/score", response_model=Row, responses=REFUSED)
+    async def score(file: Recording = None, url: URL = None, segments: Segments = False) -> Response:
+        """Score one recording."""
+        row = await row_of(file, url, {"return_segments": segments})
+        return _answer(row, row)
+
+    @app.post("/score/batch", response_model=list[Row], responses={413: {"model": Row}})
+    async def score_batch(
+        files: Annotated[list[UploadFile], File(description="The recordings.")], segments: Segments = False
+    ) -> Response:
+        """Score several recordings: a row each, in the order sent. The answer is 200 whatever is in the rows."""
+        most = service.limits.max_files
+        if len(files) > most:
+            row = service.refused("", Refusal("failed", "too_many", f"expected at most {most} recordings, got {len(files)}"))
+            return _answer(row, row)
+        rows = await asyncio.gather(*(row_of(file, None, {"return_segments": segments}) for file in files))
+        return JSONResponse(rows)
+
+    @app.post(
+        "/timeline",
+        response_class=StreamingResponse,
+        responses=REFUSED | {200: {"content": {"text/event-stream": {}}, "description": "`point` events, then one `row`."}},
+    )
+    async def timeline(file: Recording = None, url: URL = None) -> Response:
+        """Quality over time, as server-sent events: a `point` (`start`, `end`, scores) each, in order, then the `row`."""
+        scored = asyncio.ensure_future(row_of(file, url, {"return_segments": True}))
+        done, _ = await asyncio.wait({scored}, timeout=SIGN_OF_LIFE_SECONDS)
+        if done and scored.result()["status"] != "ok":
+            return _answer(scored.result(), scored.result())
+        return StreamingResponse(_events(scored, "segments"), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/health", response_model=Health, responses={503: {"model": Health}})
+    async def health() -> Response:
+        """200 while the service can score, else 503."""
+        state = "ok" if service.is_alive else "failed"
+        model = {**service.identity, "sampling_rate": service.scorer.model.config.sampling_rate}
+        told = Health(
+            status=state, version=__version__, scores=service.score_names, model=model, waiting=service.num_waiting
+        ).model_dump()
+        return JSONResponse(told, 200 if service.is_alive else 503)
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def read_metrics() -> Response:
+        """Counters for Prometheus."""
+        metrics.waiting.set(service.num_waiting)
+        while not service.batch_sizes.empty():
+            metrics.batches.observe(service.batch_sizes.get())
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return app
+
+
+class BodyLimit:
+    """Refuses requests above a size, by what they say of themselves and by what comes.
+
+    Args:
+        app (ASGI application): What is behind it.
+        max_bytes (`int`): The size.
+        refuse (callable): Makes the row of a refused request from a name and a `Refusal`.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, refuse: Callable[[str, Refusal], dict[str, Any]]):
+        self._app, self._max_bytes, self._refuse = app, max_bytes, refuse
+        self._reason = f"expected at most {max_bytes:,} bytes in a request; send fewer or shorter recordings"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        stated = dict(scope["headers"]).get(b"content-length", b"0")
+        if stated.isdigit() and int(stated) > self._max_bytes:
+            row = self._refuse("", Refusal("failed", "too_large", self._reason))
+            await JSONResponse(row, 413)(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_bytes:
+                raise HTTPException(413, self._reason)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+async def _events(scored: asyncio.Future[dict[str, Any]], points: str) -> AsyncIterator[str]:
+    while not (await asyncio.wait({scored}, timeout=SIGN_OF_LIFE_SECONDS))[0]:
+        yield ": still scoring\n\n"
+    row = scored.result()
+    for point in row.pop(points):
+        yield f"event: point\ndata: {json.dumps(point, allow_nan=False)}\n\n"
+    yield f"event: row\ndata: {json.dumps(row, allow_nan=False)}\n\n"
+
+
+def _answer(row: Mapping[str, Any], content: Any) -> Response:
+    status = 200 if row["status"] == "ok" else HTTP_STATUS.get(row["code"], UNPROCESSABLE)
+    return JSONResponse(content, status, headers={"Retry-After": BUSY_SECONDS} if row["code"] == "busy" else None)
+
+
+def _told(problem: Mapping[str, Any]) -> str:
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+
+
+def run(
+    settings: Settings,
+    limits: Limits,
+    *,
+    host: str,
+    port: int,
+    workers: int = 1,
+    num_decoders: int = 1,
+    allow_urls: bool = False,
+    private_hosts: Collection[str] = (),
+) -> None:
+    """Serve until interrupted.
+
+    Args:
+        settings ([`~hf_sqa.scoring.Settings`]): Model, mode, device and channel.
+        limits ([`Limits`]): What one request may cost.
+        host, port: Where to listen.
+        workers (`int`, *optional*, defaults to 1): Processes, each with the model.
+        num_decoders (`int`, *optional*, defaults to 1): Processes that decode, for each of these.
+        allow_urls, private_hosts: As in [`create_app`].
+
+    Raises:
+        ValueError: If the model cannot be loaded.
+    """
+    options: dict[str, Any] = {"host": host, "port": port, "log_level": "warning"}
+    access: dict[str, Any] = {"allow_urls": allow_urls, "private_hosts": list(private_hosts)}
+    if workers == 1:
+        uvicorn.run(create_app(Service(settings, limits, num_decoders), **access), **options)
+        return
+    told = {"settings": asdict(settings), "limits": asdict(limits), "num_decoders": num_decoders, "access": access}
+    with tempfile.TemporaryDirectory(prefix="hf-sqa-metrics-") as folder:
+        os.environ |= {ENVIRONMENT: json.dumps(told), "PROMETHEUS_MULTIPROC_DIR": folder}
+        uvicorn.run("hf_sqa.serve.app:app_from_environment", factory=True, workers=workers, **options)
+
+
+def app_from_environment() -> FastAPI:
+    """The application in a process that uvicorn started for [`run`]."""
+    told = json.loads(os.environ[ENVIRONMENT])
+    service = Service(Settings(**told["settings"]), Limits(**told["limits"]), told["num_decoders"])
+    return create_app(service, **told["access"])

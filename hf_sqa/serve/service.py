@@ -1,0 +1,197 @@
+"""Behind the service: recordings are decoded in processes of their own, and scored together by the thread that has the model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO
+
+from hf_sqa.audio import Recording
+from hf_sqa.cells import file_row
+from hf_sqa.scoring import CorpusScorer, Item, Settings
+from hf_sqa.scoring.decoding import Decoder
+from hf_sqa.scoring.items import Refusal
+
+logger = logging.getLogger("hf_sqa.serve")
+
+#: Recordings, and seconds of audio, that are given to the model together.
+BATCH_RECORDINGS, BATCH_SECONDS = 16, 300.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may cost.
+
+    Args:
+        max_bytes (`int`, *optional*, defaults to 100 million): Size of a request, and of what a URL gives.
+        max_seconds (`float`, *optional*, defaults to 600): Length of a recording.
+        timeout_seconds (`float`, *optional*, defaults to 120): Time from the end of the upload to the answer, waiting included.
+        max_files (`int`, *optional*, defaults to 64): Recordings of one batch.
+        max_waiting (`int`, *optional*, defaults to 256): Recordings that wait or are scored at one time; the next are refused.
+    """
+
+    max_bytes: int = 100_000_000
+    max_seconds: float = 600.0
+    timeout_seconds: float = 120.0
+    max_files: int = 64
+    max_waiting: int = 256
+
+
+@dataclass(eq=False)
+class _Job:
+    recording: Recording
+    asked: Mapping[str, bool]
+    scored: Future[dict[str, Any]] = field(default_factory=Future)
+
+
+class Service:
+    """A loaded model with the processes that decode for it. Use as a context manager: leaving it ends them.
+
+    Args:
+        settings ([`~hf_sqa.scoring.Settings`]): Model, mode, device and channel.
+        limits ([`Limits`], *optional*): What one request may cost.
+        num_decoders (`int`, *optional*, defaults to 1): Processes that decode. One at which a decoder dies or hangs is replaced.
+            Windows has none: there, what kills a decoder ends the service.
+        scorer (`AudioQualityPipeline`, *optional*): The pipeline, if it is loaded already.
+
+    Raises:
+        ValueError: If the model cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, limits: Limits | None = None, num_decoders: int = 1, scorer: Any = None):
+        self.limits = limits or Limits()
+        settings = replace(
+            settings,
+            max_seconds=self.limits.max_seconds,
+            timeout_seconds=self.limits.timeout_seconds,
+            num_workers=0 if os.name == "nt" else 1,  # of each of the decoders below
+        )
+        self._worker = CorpusScorer(settings, scorer)
+        self.scorer = self._worker.scorer
+        self.score_names: list[str] = self._worker.model.config.score_names
+        self.identity = self._worker.identity
+        #: Recordings that wait or are scored now.
+        self.num_waiting = 0
+        #: Sizes of the batches since somebody last took them.
+        self.batch_sizes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._decoders: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
+        self._num_decoders = num_decoders
+        self._decoding = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._scoring = threading.Thread(target=self._score_jobs, name="score", daemon=True)
+
+    def __enter__(self) -> Service:
+        for _ in range(self._num_decoders):
+            self._decoders.put(self._worker.decoder())
+        self._scoring.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoding.shutdown(wait=True, cancel_futures=True)
+        self._jobs.put(None)
+        self._scoring.join()
+        while not self._decoders.empty():
+            self._decoders.get().__exit__()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread that scores is running."""
+        return self._scoring.is_alive()
+
+    async def row(self, name: str, audio: bytes | BinaryIO, asked: Mapping[str, bool]) -> dict[str, Any]:
+        """Score one recording.
+
+        Args:
+            name (`str`): What to call it in its row.
+            audio (`bytes` or binary file): The encoded recording.
+            asked (mapping): `return_segments` and other such options of the pipeline.
+
+        Returns:
+            `dict`: Its row, as `hf-sqa score` writes it. One that cannot be scored has the reason; no value is NaN.
+        """
+        if self.num_waiting >= self.limits.max_waiting:
+            return self.refused(
+                name, Refusal("failed", "busy", f"{self.num_waiting} recordings are waiting; try again in a few seconds"), asked
+            )
+        self.num_waiting += 1
+        try:
+            async with asyncio.timeout(self.limits.timeout_seconds):
+                decoded = await asyncio.get_running_loop().run_in_executor(self._decoding, self._decode, name, audio)
+                if isinstance(decoded, Refusal):
+                    return self.refused(name, decoded, asked)
+                job = _Job(decoded, asked)
+                self._jobs.put(job)
+                return file_row(name, self.score_names, await asyncio.wrap_future(job.scored), asked)
+        except TimeoutError:
+            reason = f"it was not scored within {self.limits.timeout_seconds:g} s; try again later, or send a shorter recording"
+            return self.refused(name, Refusal("failed", "timed_out", reason), asked)
+        except Exception as error:
+            logger.exception("A recording was not scored")
+            reason = f"the service failed at it ({type(error).__name__}), and wrote why into its log"
+            return self.refused(name, Refusal("failed", "service_failed", reason), asked)
+        finally:
+            self.num_waiting -= 1
+
+    def refused(self, name: str, refusal: Refusal, asked: Mapping[str, bool] | None = None) -> dict[str, Any]:
+        """The row of a recording that was not scored."""
+        result = {"status": refusal.status, "code": refusal.code, "reason": refusal.reason}
+        return file_row(name, self.score_names, result, asked or {})
+
+    def _decode(self, name: str, audio: bytes | BinaryIO) -> Recording | Refusal:
+        """Decode in a process of its own. Uploads are read here, not before, so that those that wait stay on the disk."""
+        content = audio if isinstance(audio, bytes) else audio.read()
+        if not content:
+            return Refusal("failed", "empty", "the upload has no bytes; send the recording itself")
+        decoder = self._decoders.get()
+        try:
+            ((_, decoded),) = decoder.decode([Item(0, name, name, content)])
+        except RuntimeError as error:  # its processes cannot be started
+            decoder.__exit__()
+            decoder = self._worker.decoder()
+            return Refusal("failed", "service_failed", str(error))
+        finally:
+            self._decoders.put(decoder)
+        assert decoded is not None
+        return decoded
+
+    def _score_jobs(self) -> None:
+        ended = False
+        while not ended and (job := self._jobs.get()) is not None:
+            jobs, seconds = [job], job.recording.duration_seconds
+            while len(jobs) < BATCH_RECORDINGS and seconds < BATCH_SECONDS and not self._jobs.empty():
+                another = self._jobs.get()
+                if another is None:
+                    ended = True
+                    break
+                jobs.append(another)
+                seconds += another.recording.duration_seconds
+            waited_for = [job for job in jobs if job.scored.set_running_or_notify_cancel()]
+            for asked in {tuple(sorted(job.asked.items())) for job in waited_for}:
+                self._score([job for job in waited_for if tuple(sorted(job.asked.items())) == asked])
+
+    def _score(self, jobs: list[_Job]) -> None:
+        """Score together; what stops the batch costs the one recording that does."""
+        try:
+            rows = list(self._scored([job.recording for job in jobs], jobs[0].asked))
+        except Exception as error:
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._score([job])
+            else:
+                jobs[0].scored.set_exception(error)
+            return
+        self.batch_sizes.put(len(jobs))
+        for job, row in zip(jobs, rows, strict=True):
+            job.scored.set_result(row)
+
+    def _scored(self, recordings: Iterable[Recording], asked: Mapping[str, bool]) -> Iterable[dict[str, Any]]:
+        _, forward, postprocess = self.scorer._sanitize_parameters(**asked, return_details=True, on_error="row")
+        items = [{"recording": recording, "error": None} for recording in recordings]
+        for item in self.scorer.forward(items, **{**self.scorer._forward_params, **forward}):
+            yield self.scorer.postprocess(item, **postprocess)
