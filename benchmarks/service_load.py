@@ -3,9 +3,9 @@
 python benchmarks/service_load.py <recording> [--model distilled-sqa-s] [--requests 2000] [--at-once 64] [--workers 1]
 
 Starts the service as a user would, then sends the recording, cut to different lengths, every request on its own connection. One of
-ten is poisoned: no audio, silence, a file cut short, an empty one, one too large, or a client that goes away while it sends. Every answer
-is compared with what is due; a score with the one that the recording had alone. Memory is the proportional set size of the service
-with all its processes (Linux).
+ten is poisoned: no audio, silence, a file cut short, an empty one, one too large, or a client that goes away while it sends.
+Answers are compared with what is due; a score with the one that the recording had alone. Memory is the proportional set size of the
+service with all its processes (Linux).
 """
 
 import argparse

@@ -26,7 +26,7 @@ class EndpointHandler:
         except ImportError:
             from transformers import pipeline as stock
 
-            self.scorer: Any = stock(model=path, trust_remote_code=True)
+            self.scorer: Any = stock("audio-quality", model=path, trust_remote_code=True)  # type: ignore[call-overload]
         else:
             self.scorer = pipeline(path)
 

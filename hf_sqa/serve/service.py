@@ -47,7 +47,7 @@ class Limits:
 class _Job:
     recording: Recording
     asked: Mapping[str, bool]
-    scored: Future[dict[str, Any]] = field(default_factory=Future)
+    scored: Future[Any] = field(default_factory=Future)
 
 
 class Service:
