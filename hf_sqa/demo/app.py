@@ -14,6 +14,7 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
+from gradio_client.utils import is_http_url_like
 from safetensors import SafetensorError
 
 from hf_sqa.demo import page
@@ -59,6 +60,9 @@ def build(models: Scorers | Sequence[str | Path] = ()) -> gr.Blocks:
         with gr.Tab("Many"):
             _many_tab(scorers, model)
         _tool(scorers, model)
+    for component in demo.blocks.values():
+        if isinstance(component, gr.Audio | gr.File):
+            _take_uploads_only(component)
     demo.queue(default_concurrency_limit=CONCURRENCY)
     return demo
 
@@ -221,6 +225,18 @@ def table_row(judgement: Judgement, label: str) -> dict[str, Any]:
 
 def _recorder(label: str, elem_id: str) -> gr.Audio:
     return gr.Audio(label=label, sources=["upload", "microphone"], type="filepath", editable=False, buttons=[], elem_id=elem_id)
+
+
+def _take_uploads_only(component: Any) -> None:
+    """Keep a component from fetching an address that a request names in the place of a file."""
+    moved = component.async_move_resource_to_block_cache
+
+    async def move(path: Any) -> Any:
+        if is_http_url_like(str(path)):
+            raise gr.Error("Expected an uploaded file, got an address: the page fetches none. Download it, then drop it here.")
+        return await moved(path)
+
+    component.async_move_resource_to_block_cache = move
 
 
 def _shown(show: Callable[[], str]) -> str:

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_sqa.checkpoint_files import CARD_FILE, RECORDS, refuse_links_outside
 from hf_sqa.hub.card_facts import BASE_KEY, CardFacts, Evaluation, as_list, hub_sets, is_hub_id, public_name, read_configs
-from hf_sqa.hub.card_text import scale_rows, section_texts
+from hf_sqa.hub.card_text import as_text, scale_rows, section_texts
 from hf_sqa.options import parse_yaml
 from hf_sqa.runs import write_whole
 
@@ -65,7 +65,7 @@ def make_card(folder: str | Path, facts: CardFacts | None = None, **options: Any
     data = _metadata(facts, adapter, old_data, facts.repo_id.rsplit("/", 1)[-1] if facts.repo_id else name)
     sections = section_texts(facts, config, adapter, folder)
     scales = scale_rows(config, facts.score_meanings)
-    card = ModelCard.from_template(data, template_path=str(TEMPLATE), title=name, scales=scales, **sections)
+    card = ModelCard.from_template(data, template_path=str(TEMPLATE), title=as_text(name), scales=scales, **sections)
     if old is None:
         return card
     # Where nothing new is known, the existing section is worth more.

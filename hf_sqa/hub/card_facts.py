@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -222,7 +223,7 @@ def public_name(name: Any) -> Any:
 
 
 def is_hub_id(name: Any) -> bool:
-    return isinstance(name, str) and name.count("/") == 1 and public_name(name) == name
+    return isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and public_name(name) == name
 
 
 def training_sets(recipe: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_sqa.auto import families
+from hf_sqa.cells import visible
 from hf_sqa.checkpoint_files import HUB_GRAPHS, graph_files
 from hf_sqa.hub.bundle import NEEDED
 from hf_sqa.hub.card_facts import CardFacts, Evaluation, as_list, is_hub_id, public_name, training_sets
@@ -16,6 +18,8 @@ from hf_sqa.hub.model_table import provenance
 PURPOSE = "Predicts how listeners would rate a recording of speech, without a reference."
 NOT_COMPARED = "This checkpoint was not compared with listeners, so its agreement with them is unknown."
 CODE_LICENCE = "Apache-2.0"
+#: Where a licence may be read: a page, or a file beside the card.
+LINK = re.compile(r"https?://[^\s()<>]+|[\w.-]+")
 NOT_STATED = "**not stated**"
 SCORE_MEANINGS = {
     "mos": "overall quality, higher is better",
@@ -49,6 +53,17 @@ def section_texts(facts: CardFacts, config: Mapping[str, Any], adapter: Mapping[
     }
 
 
+def as_text(value: Any) -> str:
+    """What files and people name, as text of one line: no markup, HTML or cell of a table begins in it."""
+    line = visible(" ".join(str(value).split()))
+    return re.sub(r"[\\`|\[\]]", r"\\\g<0>", line).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def as_code(value: Any) -> str:
+    """The same between backticks."""
+    return "`" + visible(" ".join(str(value).split())).replace("`", "'").replace("|", "\\|") + "`"
+
+
 def scale_rows(config: Mapping[str, Any], meanings: Mapping[str, str] | None) -> list[tuple[str, str]]:
     """Rows of the table of scores: name, and scale with meaning."""
     if not config:
@@ -56,7 +71,8 @@ def scale_rows(config: Mapping[str, Any], meanings: Mapping[str, str] | None) ->
     real = families()[config["model_type"]][0](**{key: value for key, value in config.items() if not key.startswith("_")})
     known = {**SCORE_MEANINGS, **real.score_meanings, **(meanings or {})}
     return [
-        (f"`{name}`", f"{real.score_min:g} to {real.score_max:g}; {known.get(name, 'as trained on')}") for name in real.score_names
+        (as_code(name), f"{real.score_min:g} to {real.score_max:g}; {known.get(name, 'as trained on')}")
+        for name in real.score_names
     ]
 
 
@@ -72,11 +88,11 @@ def _summary(config: Mapping[str, Any], adapter: Mapping[str, Any] | None, base_
 
 def _link(name: Any) -> str:
     shown = public_name(name)
-    return f"[{shown}](https://huggingface.co/{shown})" if is_hub_id(name) else f"`{shown}`"
+    return f"[{shown}](https://huggingface.co/{shown})" if is_hub_id(name) else as_code(shown)
 
 
 def _use(facts: CardFacts, folder: Path, is_adapter: bool) -> str:
-    name = facts.repo_id or folder.resolve().name
+    name = facts.repo_id or re.sub(r"[^\w. -]", "_", folder.resolve().name)
     if facts.repo_id:
         imports, recording = "from huggingface_hub import hf_hub_download\n", f'hf_hub_download("{facts.repo_id}", "sample.flac")'
     else:
@@ -117,15 +133,15 @@ def _training(recipe: Mapping[str, Any]) -> str:
     for name, entry in training_sets(recipe):
         corpus = CORPORA.get(name.split("/")[0]) if entry.get("corpus") else None
         if corpus:
-            lines.append(f"- {corpus.title} (`{name}`): {corpus.language.replace(' ', ', ')}; licence: {corpus.licence}")
+            lines.append(f"- {corpus.title} ({as_code(name)}): {corpus.language.replace(' ', ', ')}; licence: {corpus.licence}")
         else:
-            languages = ", ".join(as_list(entry.get("language"))) or "language not stated"
-            lines.append(f"- {_link(name) if entry.get('hub') else f'`{name}`'}: {languages}; licence not stated")
+            languages = as_text(", ".join(map(str, as_list(entry.get("language"))))) or "language not stated"
+            lines.append(f"- {_link(name) if entry.get('hub') else as_code(name)}: {languages}; licence not stated")
     if not lines:
         return "The training data were not recorded with this checkpoint; state here what it was trained on, in which languages."
     training = recipe.get("training")
     settings = ", ".join(
-        f"{key.replace('_', ' ')} {training[key]}"
+        f"{key.replace('_', ' ')} {as_text(training[key])}"
         for key in ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed")
         if isinstance(training, Mapping) and key in training
     )
@@ -137,8 +153,8 @@ def _evaluation(evaluations: Sequence[Evaluation]) -> str:
     head = ["test set", "score", "agreement", "value", "95 % interval", "recordings", *(["before fine-tuning"] if before else [])]
     lines = ["| " + " | ".join(head) + " |", "|---|---|---" + "|---:" * (len(head) - 3) + "|"]
     for result in evaluations:
-        name = f"{result.dataset}, {result.split}" if result.split else result.dataset
-        cells = [name + (" †" if result.overlaps_training else ""), f"`{result.score}`", result.title, _number(result.value)]
+        name = as_text(f"{result.dataset}, {result.split}" if result.split else result.dataset)
+        cells = [name + (" †" if result.overlaps_training else ""), as_code(result.score), result.title, _number(result.value)]
         cells += [result.interval, "" if result.num_clips is None else f"{result.num_clips:,}"]
         cells += [_number(result.before)] if before else []
         lines.append("| " + " | ".join(cells) + " |")
@@ -156,8 +172,9 @@ def _failures(failures: Sequence[str]) -> str:
 
 
 def _licences(facts: CardFacts) -> str:
-    weights = facts.license_name or facts.license or NOT_STATED
-    if facts.license_link:
+    stated = facts.license_name or facts.license
+    weights = as_text(stated) if stated else NOT_STATED
+    if facts.license_link and LINK.fullmatch(facts.license_link):
         weights = f"[{weights}]({facts.license_link})"
     if facts.licence_note:
         weights += f"; {facts.licence_note}"
@@ -174,7 +191,7 @@ def _cost(cost: Mapping[str, Any]) -> str:
     speed = f" Scoring takes {scoring:.2g} s of one processor core for a second of audio." if scoring else ""
     if not cost.get("seconds"):
         return f"Time and energy of the training were not recorded.{speed}"
-    place = f" on {cost['device']}" if cost.get("device") else ""
+    place = f" on {as_text(cost['device'])}" if cost.get("device") else ""
     energy = f"{cost['energy_kwh']:.3g} kWh" if cost.get("energy_kwh") is not None else "not measured"
     return f"Training took {_duration(cost['seconds'])}{place}. Energy: {energy}.{speed}"
 

@@ -1,0 +1,148 @@
+"""Outputs that cannot be written, or are taken away: one message and exit code 2, or a whole result; never half of one."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+from typer.testing import CliRunner
+
+import hf_sqa
+from hf_sqa import DistilledSQA, DistilledSQAConfig
+from hf_sqa.cli import app
+from hf_sqa.training import TrainingError, run_recipe
+from hf_sqa.training.dry_run import generated_rows
+
+ROOT = Path(__file__).parents[2]
+
+needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+
+
+@pytest.fixture
+def table(tmp_path):
+    import soundfile
+
+    lines = ["audio,mos"]
+    for number, row in enumerate(generated_rows(["mos"], 12)):
+        soundfile.write(tmp_path / f"{number}.wav", row["audio"]["array"], row["audio"]["sampling_rate"])
+        lines.append(f"{number}.wav,{row['mos']}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    return tmp_path / "table.csv"
+
+
+def commands(table, tiny, out):
+    """Every command that writes a folder."""
+    recipe = table.with_name("recipe.yaml")
+    recipe.write_text(
+        f"model: {{checkpoint: {tiny}}}\ndata: {{train: {{table: {table}}}, split: {{share: 0.25}}}}\n"
+        f"training: {{max_steps: 2, use_cpu: true}}\noutput_dir: {out}\n"
+    )
+    distillation = table.with_name("distillation.yaml")
+    distillation.write_text(
+        f"student: {{family: distilled_sqa}}\nteachers: [{{checkpoint: {tiny}}}]\nspeech: {{folder: {table.parent}}}\n"
+        f"degradations: {{none: 1}}\nlabels: {{folder: {out}, num_windows: 64}}\noutput_dir: {out}\n"
+    )
+    return {
+        "convert": ["convert", "distilled_sqa", str(table), str(out)],
+        "finetune": ["finetune", "--train", str(table), "--model", str(tiny), "--output", str(out), "--device", "cpu"],
+        "train": ["train", str(recipe)],
+        "distill": ["distill", str(distillation)],
+        "export": ["export", "onnx", str(out), "--model", str(tiny)],
+        "demo": ["demo", "--model", str(tiny), "--write-space", str(out)],
+        "score": ["score", str(table), "--model", str(tiny), "--output", f"{out}/", "--num-workers", "0"],
+    }
+
+
+@needs_full
+@pytest.mark.parametrize("out", ["/dev/full", "/dev/full/below", "a file", "a file/below"])
+@pytest.mark.parametrize("command", ["convert", "finetune", "train", "distill", "export", "demo", "score"])
+def test_a_folder_that_cannot_be_is_one_message(command, out, table, tiny_folder, tmp_path):
+    (tmp_path / "a file").write_text("mine")
+    out = out if out.startswith("/") else tmp_path / out
+
+    result = CliRunner().invoke(app, commands(table, tiny_folder, out)[command])
+
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit | None), (result.output, result.exception)
+    assert result.stderr.strip() and "Traceback" not in result.stderr
+    assert (tmp_path / "a file").read_text() == "mine"
+
+
+class Remove(TrainerCallback):
+    """Takes the folder away after a step."""
+
+    def __init__(self, folder, step):
+        self.folder, self.step = folder, step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            shutil.rmtree(self.folder)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_folder_that_is_removed_while_training_costs_no_result_or_says_so(step, tmp_path):
+    torch.manual_seed(0)
+    rows = generated_rows(["mos"], 8)
+    training = {
+        "max_steps": 4,
+        "save_steps": 2,
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "eval_strategy": "steps",
+        "use_cpu": True,
+    }
+    recipe = {"model": {"family": "distilled_sqa"}, "training": training, "data": {}, "output_dir": str(tmp_path / "run")}
+    options = {"train_dataset": rows[:6], "validation_dataset": rows[6:], "announce": lambda line: None}
+    try:
+        run_recipe(recipe, model=DistilledSQA(DistilledSQAConfig.tiny()), callbacks=[Remove(tmp_path / "run", step)], **options)
+    except (TrainingError, OSError) as error:
+        assert len(str(error)) > 20
+        torch.manual_seed(0)
+        run_recipe(recipe, model=DistilledSQA(DistilledSQAConfig.tiny()), **options)
+
+    assert isinstance(hf_sqa.pipeline(str(tmp_path / "run"), device="cpu")(rows[0]["audio"])["mos"], float)
+
+
+def test_a_parent_that_is_removed_while_converting_is_one_message(tiny_folder, tmp_path, monkeypatch):
+    from hf_sqa.hub import conversion
+
+    converted = DistilledSQA.from_pretrained(tiny_folder)
+    scored = conversion._sample_scores
+
+    def removing(model, extractor):
+        shutil.rmtree(tmp_path / "parent", ignore_errors=True)
+        return scored(model, extractor)
+
+    converter = conversion.converters()["distilled_sqa"]
+    monkeypatch.setattr(
+        conversion, "_converter", lambda family: type(converter)(lambda checkpoint=None: converted, converter.reads)
+    )
+    monkeypatch.setattr(conversion, "_sample_scores", removing)
+    (tmp_path / "parent").mkdir()
+
+    with pytest.raises(OSError, match="parent"):
+        conversion.convert_checkpoint("distilled_sqa", None, tmp_path / "parent" / "out")
+    assert not (tmp_path / "parent").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_a_command_that_is_killed_twice_ends_whole(command):
+    """The small version of `python benchmarks/kills.py`."""
+    script = ROOT / "benchmarks" / "kills.py"
+    assert importlib.util.spec_from_file_location("kills", script) is not None
+
+    result = subprocess.run(
+        [sys.executable, str(script), "--kills", "2", "--only", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert f"| `{command}` | 2 |" in result.stdout
