@@ -60,15 +60,15 @@ def build(models: Scorers | Sequence[str | Path] = ()) -> gr.Blocks:
         with gr.Tab("Many"):
             _many_tab(scorers, model)
         _tool(scorers, model)
-    for component in demo.blocks.values():
-        if isinstance(component, gr.Audio | gr.File):
-            _take_uploads_only(component)
     demo.queue(default_concurrency_limit=CONCURRENCY)
     return demo
 
 
 def launch(demo: gr.Blocks, **options: Any) -> Any:
     """Serve the page; `**options` are those of `gradio.Blocks.launch`. It uses the visitor's system fonts."""
+    for component in demo.blocks.values():
+        if isinstance(component, gr.Audio | gr.File) and not options.get("mcp_server"):  # tools are given addresses
+            _take_uploads_only(component)
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=("ui-monospace", "Consolas", "monospace"))
     settings: dict[str, Any] = {"theme": theme, "css": page.CSS, "footer_links": [], "ssr_mode": False}

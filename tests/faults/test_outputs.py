@@ -129,6 +129,31 @@ def test_a_parent_that_is_removed_while_converting_is_one_message(tiny_folder, t
     assert not (tmp_path / "parent").exists()
 
 
+@pytest.mark.parametrize(("moved", "written"), [(2.4e-7, True), (1e-3, False)])
+def test_a_rounding_is_no_reason_to_refuse_a_conversion_and_another_score_is(moved, written, tiny_folder, tmp_path, monkeypatch):
+    from hf_sqa.hub import conversion
+
+    converted = DistilledSQA.from_pretrained(tiny_folder)
+    scored, calls = conversion._sample_scores, []
+
+    def rounded_otherwise(model, extractor):
+        calls.append(model)
+        return {name: score + moved * (len(calls) > 1) for name, score in scored(model, extractor).items()}
+
+    converter = conversion.converters()["distilled_sqa"]
+    monkeypatch.setattr(
+        conversion, "_converter", lambda family: type(converter)(lambda checkpoint=None: converted, converter.reads)
+    )
+    monkeypatch.setattr(conversion, "_sample_scores", rounded_otherwise)
+
+    if written:
+        conversion.convert_checkpoint("distilled_sqa", None, tmp_path / "out")
+    else:
+        with pytest.raises(ValueError, match="report this"):
+            conversion.convert_checkpoint("distilled_sqa", None, tmp_path / "out")
+    assert (tmp_path / "out").exists() == written
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "finetune"])
 def test_a_command_that_is_killed_twice_ends_whole(command):
