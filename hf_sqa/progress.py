@@ -27,14 +27,17 @@ def bar(
     if not shown:
         yield lambda *told: None
         return
-    if not sys.stderr.isatty():
+    try:  # the code of a repository runs where it is not installed
+        import rich.console
+        import rich.progress as parts
+    except ImportError:
+        parts = None  # type: ignore[assignment]
+    if parts is None or not sys.stderr.isatty():
         yield _Log(description, unit, tell or (lambda line: sys.stderr.write(f"hf-sqa: {line}\n")))
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    described = (parts.TextColumn(unit), parts.TextColumn("{task.description}"), parts.TimeRemainingColumn())
+    columns = (parts.BarColumn(), parts.MofNCompleteColumn(), *described)
+    with parts.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as progress:
         task = progress.add_task(description, total=None, visible=False)
 
         def update(done: int, total: int | None, description: str = description) -> None:
