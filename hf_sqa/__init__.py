@@ -14,6 +14,7 @@ __all__ = [
     "AudioQualityOutput",
     "AudioQualityPipeline",
     "AutoModelForAudioQuality",
+    "QualityMeter",
     "__version__",
     "compare",
     "default_checkpoint",

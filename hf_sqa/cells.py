@@ -65,6 +65,14 @@ def visible(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign in "\n\t" else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def clock(seconds: float) -> str:
+    """A time in a recording for people: `12.5 s`, `3:07` or `1:02:03`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)

@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 from hf_sqa import __version__
 from hf_sqa.audio import Recording
 from hf_sqa.audio.recording import RESAMPLING_QUALITY
+from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScorer, PieceScorer
 from hf_sqa.blocks.losses import score_loss
 from hf_sqa.blocks.sqa_transformer import LayerTrace
 from hf_sqa.configuration import AudioQualityConfig
@@ -289,6 +290,15 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
                 length = recordings[index].num_samples
                 results[index] = RecordingScores(scores, np.array([0]), np.array([length]), scores[None])
         return [results[index] for index in range(len(recordings))]
+
+    def local_scorer(self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS) -> LocalScorer:
+        """What computes the quality of every half second, as the samples come; a new one for every recording.
+
+        Args:
+            feature_extractor: The checkpoint's feature extractor.
+            hop_seconds (`float`, *optional*, defaults to 0.5): Length of a stretch.
+        """
+        return PieceScorer(self, feature_extractor, hop_seconds)
 
     def check_scoring_options(self, mode: str, hop_seconds: float | None) -> None:
         """Refuse a mode or a hop that this family does not have."""

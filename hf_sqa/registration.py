@@ -12,6 +12,7 @@ from hf_sqa.models import *  # noqa: F403
 from hf_sqa.outputs import AudioQualityOutput as AudioQualityOutput
 from hf_sqa.pipelines import (
     AudioQualityPipeline as AudioQualityPipeline,
+    QualityMeter as QualityMeter,
     default_checkpoint as default_checkpoint,
     pipeline as pipeline,
 )

@@ -51,12 +51,17 @@ def score_files(
         stop(error)
     score_names = scorer.model.config.score_names
     rows: list[dict[str, Any]] = []
-    segments: list[dict[str, Any]] = []
+    timeline: dict[str, Any] = {}
     interrupted, unwritten = False, None
-    results = _scored(scorer, recordings, settings, batch_size, with_segments or plot is not None)
+    # Where a head gives it for little, nobody is told a mean alone.
+    asked = {"return_segments": with_segments}
+    asked["return_timeline"] = settings.timeline or plot is not None or scorer.local_is_cheap
+    results = _scored(scorer, recordings, settings, batch_size, asked)
     try:
         for row in results:
-            segments = row["segments"] if with_segments else row.pop("segments")
+            timeline = {name: row.get(name) for name in ("timeline", "faults")}
+            if not settings.timeline:
+                row.pop("timeline", None)
             rows.append(row)
             if writer:
                 writer.write(row)
@@ -76,7 +81,7 @@ def score_files(
         if len(rows) > 1:
             console.print(f"\n{mean_and_worst(rows, score_names[0])}", markup=False, soft_wrap=True)
     if plot is not None and rows and rows[0]["status"] == "ok":
-        _draw(plot, recordings[0][1], settings, rows[0], segments, score_names[0])
+        _draw(plot, recordings[0][1], scorer, settings, rows[0], timeline, score_names[0])
     if unwritten is not None:
         stop(f"{output!r} cannot be written to its end ({unwritten.strerror or unwritten}); {len(rows)} recordings were scored.")
     if interrupted:
@@ -107,7 +112,7 @@ def _load(settings: Settings) -> Any:
 
 
 def _scored(
-    scorer: Any, recordings: list[tuple[str, Any]], settings: Settings, batch_size: int, with_segments: bool
+    scorer: Any, recordings: list[tuple[str, Any]], settings: Settings, batch_size: int, asked: dict[str, bool]
 ) -> Generator[dict[str, Any], None, None]:
     """Yield a row a recording, in order."""
     from hf_sqa.audio import AudioError
@@ -121,7 +126,7 @@ def _scored(
         num_workers=num_workers,
         on_error="row",
         return_details=True,
-        return_segments=with_segments,
+        **asked,
         channel=settings.channel,
     )
     with bar() as update:
@@ -131,7 +136,7 @@ def _scored(
                 result = {"status": audio.status, "code": audio.code, "reason": audio.message}
             else:
                 result = next(results)
-            row = _row(name, scorer.model.config.score_names, result)
+            row = _row(name, scorer.model.config.score_names, result, asked)
             audio_seconds += row["duration_seconds"] or 0.0
             failed += row["status"] != "ok"
             rate = audio_seconds / max(time.monotonic() - started, 1e-3)
@@ -139,22 +144,30 @@ def _scored(
             yield row
 
 
-def _row(name: str, score_names: list[str], result: dict[str, Any]) -> dict[str, Any]:
-    return {
+def _row(name: str, score_names: list[str], result: dict[str, Any], asked: dict[str, bool]) -> dict[str, Any]:
+    row = {
         # A file name that is not UTF-8 can be opened but not written to a table.
         "file": os.fsencode(name).decode("utf-8", "backslashreplace"),
         **{score: result.get(score) for score in score_names},
         **{key: result[key] for key in ("status", "code", "reason")},
         "warnings": [finding["code"] for finding in result.get("warnings", [])],
         **{key: result.get(key) for key in ("duration_seconds", "sampling_rate")},
-        "segments": result.get("segments", []),
     }
+    if asked["return_segments"]:
+        row["segments"] = result.get("segments", [])
+    if asked["return_timeline"]:
+        worst = result.get("worst") or {}
+        row |= {"worst": worst.get(score_names[0]), "worst_start": worst.get("start"), "worst_end": worst.get("end")}
+        row |= {"faults": result.get("faults", []), "timeline": result.get("timeline", [])}
+    return row
 
 
-def _draw(plot: Path, audio: Any, settings: Settings, row: dict[str, Any], segments: list[dict[str, Any]], score: str) -> None:
+def _draw(
+    plot: Path, audio: Any, scorer: Any, settings: Settings, row: dict[str, Any], timeline: dict[str, Any], score: str
+) -> None:
     from hf_sqa.audio import load_recording
     from hf_sqa.pipelines.quality_plot import plot_quality
 
     recording = load_recording(audio, channel=settings.channel)
-    plot_quality(recording, segments, row[score], plot, title=row["file"], score=score)
+    plot_quality(recording, timeline, row[score], plot, title=row["file"], score=score, method=scorer.local_method)
     say(f"Drawn: {plot}")

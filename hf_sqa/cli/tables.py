@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from hf_sqa.cells import csv_cell, finite, visible
+from hf_sqa.cells import clock, csv_cell, finite, visible
 from hf_sqa.extras import needs_extra
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SORTS = ("worst", "best", "name", "input")
 #: Recordings named at the end of a table.
 NUM_WORST = 3
+#: Faults named in a remark, and lines of a timeline under a recording.
+MOST_FAULTS, MOST_LINES = 3, 60
 #: From this score up, on the five-point scale: the colour of a cell or a bar.
 COLOURS = ((4.0, "green"), (3.0, "yellow"), (2.0, "dark_orange"), (-math.inf, "red"))
 
@@ -114,20 +116,24 @@ def print_table(rows: Sequence[dict[str, Any]], score_names: Sequence[str], cons
     table.add_column("file", overflow="fold", ratio=3)
     for name in score_names:
         table.add_column(name, justify="right", no_wrap=True)
+    with_worst = any("worst" in row for row in rows)
+    if with_worst:
+        table.add_column("worst", justify="right", no_wrap=True)
     for name in ("seconds", "Hz"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("remarks", overflow="fold", ratio=2)
     for row in rows:
         scored = row["status"] == "ok"
-        remarks = ", ".join(row["warnings"]) if scored else f"{row['code']}: {row['reason']}"
+        remarks = ", ".join([*row["warnings"], *_faults(row, score_names[0])]) if scored else f"{row['code']}: {row['reason']}"
         table.add_row(
             Text(visible(row["file"])),
             *[Text(f"{row[name]:.2f}", style=colour(row[name])) if scored else Text(row["status"], "red") for name in score_names],
+            *([_worst(row)] if with_worst else []),
             f"{row['duration_seconds']:.1f}" if row["duration_seconds"] is not None else "",
             str(row["sampling_rate"] or ""),
             Text(visible(remarks), style="" if not remarks else "yellow" if scored else "red"),
         )
-        for segment in row.get("segments") or []:
+        for segment in [*(row.get("segments") or []), *_course(row.get("timeline") or [], score_names)]:
             table.add_row(
                 Text(f"  {segment['start']:.2f} to {segment['end']:.2f} s", "dim"),
                 *[Text(f"{segment[name]:.2f}", style=colour(segment[name])) for name in score_names],
@@ -150,6 +156,33 @@ def mean_and_worst(rows: Sequence[dict[str, Any]], score: str) -> str:
         interval = f"{100 * mean.confidence_level:g} % interval {mean.low:.2f} to {mean.high:.2f}"
     worst = ", ".join(f"{visible(row['file'])} ({row[score]:.2f})" for row in sort_rows(scored, score, "worst")[:NUM_WORST])
     return f"Mean {score} {mean.value:.2f}, {interval}, of {len(scored):,} recordings{without}. Worst: {worst}."
+
+
+def _worst(row: dict[str, Any]) -> Any:
+    from rich.text import Text
+
+    if row.get("worst") is None:
+        return Text("")
+    return Text(f"{row['worst']:.2f}", colour(row["worst"])).append(f" at {clock(row['worst_start'])}", "dim")
+
+
+def _faults(row: dict[str, Any], score: str) -> list[str]:
+    """The deepest faults of a recording in words, in order of time."""
+    faults = row.get("faults") or []
+    named = sorted(sorted(faults, key=lambda fault: fault[score])[:MOST_FAULTS], key=lambda fault: fault["start"])
+    words = [f"fault from {clock(fault['start'])} to {clock(fault['end'])}" for fault in named]
+    return words + ([f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else [])
+
+
+def _course(timeline: Sequence[dict[str, Any]], score_names: Sequence[str]) -> list[dict[str, Any]]:
+    """A timeline in at most `MOST_LINES` stretches, each with the mean of its points; every point where they are few."""
+    size = max(1, math.ceil(len(timeline) / MOST_LINES))
+    pieces = [timeline[first : first + size] for first in range(0, len(timeline), size)]
+    return [
+        {"start": piece[0]["start"], "end": piece[-1]["end"]}
+        | {name: sum(point[name] for point in piece) / len(piece) for name in score_names}
+        for piece in pieces
+    ]
 
 
 def colour(score: float) -> str:

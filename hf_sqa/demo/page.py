@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.cells import clock
 from hf_sqa.demo.scorers import Judgement, Scale
-from hf_sqa.pipelines.quality_plot import CATEGORIES, quality_over_time
+from hf_sqa.pipelines.quality_plot import CATEGORIES
 
 #: Longer courses are averaged down to this many stretches.
 STRETCHES = 400
@@ -47,6 +48,10 @@ CSS = """
 .sqa-time span { position: absolute; transform: translateX(-50%); white-space: nowrap; }
 .sqa-time span:first-child { transform: none; }
 .sqa-time em { position: absolute; right: 0; top: 17px; font-style: normal; }
+.sqa-worst { margin: 0; font-weight: 600; }
+.sqa-key { margin: 0; font-size: 12px; color: var(--sqa-quiet); }
+.sqa-key i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin: 0 4px 0 10px; }
+.sqa-key i:first-child { margin-left: 0; }
 .sqa-pair { display: grid; grid-template-columns: 1fr 1fr; gap: 24px; }
 .sqa-difference { font-size: 20px; font-weight: 600; margin: 0; }
 .sqa-table { overflow-x: auto; max-height: 640px; overflow-y: auto; }
@@ -132,23 +137,20 @@ def picture(judgement: Judgement, span_seconds: float | None = None) -> str:
     span = span_seconds or duration
     rows = [_waveform(judgement.waveform, span)]
     for index, scale in enumerate(judgement.scales):
-        edges, means = stretches(judgement.row["segments"], duration, scale.name)
         height = 130 if index == 0 else 64
         rows.append(_axis(scale, height, with_words=index == 0))
-        rows.append(_course(scale, edges, means, judgement.row[scale.name], span, height))
+        rows.append(_course(scale, judgement.row, duration, span, height))
     names = ", ".join(scale.name for scale in judgement.scales)
     label = f"Waveform and course of {names} over {duration:.1f} seconds"
-    return f'<figure class="sqa-picture" role="img" aria-label="{escape(label)}">{"".join(rows)}{_time_axis(span)}</figure>'
+    figure = f'<figure class="sqa-picture" role="img" aria-label="{escape(label)}">{"".join(rows)}{_time_axis(span)}</figure>'
+    return f"{_worst(judgement)}{figure}{_key(judgement)}"
 
 
-def stretches(segments: list[dict[str, float]], duration: float, score: str) -> tuple[np.ndarray, np.ndarray]:
-    """[`quality_over_time`] in at most `STRETCHES` stretches: longer courses are averaged over time."""
-    edges, means = quality_over_time(segments, duration, score)
-    if len(means) <= STRETCHES:
-        return edges, means
-    total = np.concatenate([[0.0], np.cumsum(means * np.diff(edges))])
-    even = np.linspace(0, duration, STRETCHES + 1)
-    return even, np.diff(np.interp(even, edges, total)) / np.diff(even)
+def stretches(timeline: Sequence[dict[str, float]], score: str) -> list[tuple[float, float, float]]:
+    """A timeline as `(start, end, mean)` in at most about `STRETCHES` stretches, with nothing where nobody speaks."""
+    size = max(1, math.ceil(len(timeline) / STRETCHES))
+    parts = [timeline[first : first + size] for first in range(0, len(timeline), size)]
+    return [(part[0]["start"], part[-1]["end"], sum(row[score] for row in part) / len(part)) for part in parts]
 
 
 def colour(scale: Scale, value: float) -> str:
@@ -236,28 +238,53 @@ def _axis(scale: Scale, height: int, with_words: bool) -> str:
     return f'<div class="sqa-axis" style="height:{height}px">{title}{spans}</div>'
 
 
-def _course(scale: Scale, edges: np.ndarray, means: np.ndarray, overall: float, span: float, height: int) -> str:
-    x = edges / span * 1000
-    bars, steps = [], []
-    for start, end, left, right, mean in zip(edges[:-1], edges[1:], x[:-1], x[1:], means, strict=True):
+def _course(scale: Scale, row: dict[str, Any], duration: float, span: float, height: int) -> str:
+    bars, steps, last = [], [], None
+    for start, end, mean in stretches(row["timeline"], scale.name):
+        left, right = start / span * 1000, end / span * 1000
         y = 100 - _percent(scale, mean)
         bars.append(
             f'<rect x="{left:.2f}" y="{y:.2f}" width="{right - left:.2f}" height="{100 - y:.2f}" fill="{colour(scale, mean)}" '
             f'fill-opacity="0.85"><title>{start:.1f} to {end:.1f} s: {scale.name} {mean:.2f}</title></rect>'
         )
-        steps.append(f"{left:.2f} {y:.2f}L{right:.2f} {y:.2f}")
+        steps.append(f"{'L' if last == start else 'M'}{left:.2f} {y:.2f}L{right:.2f} {y:.2f}")
+        last = end
     grid = "".join(
         f'<line x1="0" x2="1000" y1="{at}" y2="{at}" stroke="currentColor" stroke-opacity="0.2" {THIN}/>'
         for at in (0, 25, 50, 75, 100)
     )
-    y = 100 - _percent(scale, overall)
+    faults = "".join(
+        f'<rect class="sqa-fault" x="{fault["start"] / span * 1000:.2f}" y="0" height="100" fill="#b2182b" fill-opacity="0.18" '
+        f'width="{(fault["end"] - fault["start"]) / span * 1000:.2f}"/>'
+        for fault in row["faults"]
+    )
+    y = 100 - _percent(scale, row[scale.name])
     return (
         f'<svg class="sqa-course" data-score="{escape(scale.name)}" viewBox="0 0 1000 100" preserveAspectRatio="none" '
-        f'style="height:{height}px">{grid}{"".join(bars)}'
-        f'<path d="M{"L".join(steps)}" fill="none" stroke="var(--body-text-color)" stroke-width="1.5" {THIN}/>'
-        f'<line x1="0" x2="{x[-1]:.2f}" y1="{y:.2f}" y2="{y:.2f}" stroke="var(--body-text-color)" stroke-dasharray="5 4" '
-        f'vector-effect="non-scaling-stroke"><title>whole recording: {overall:.2f}</title></line></svg>'
+        f'style="height:{height}px">{grid}{"".join(bars)}{faults}'
+        f'<path d="{"".join(steps)}" fill="none" stroke="var(--body-text-color)" stroke-width="1.5" {THIN}/>'
+        f'<line x1="0" x2="{duration / span * 1000:.2f}" y1="{y:.2f}" y2="{y:.2f}" stroke="var(--body-text-color)" '
+        f'stroke-dasharray="5 4" vector-effect="non-scaling-stroke"><title>whole recording: {row[scale.name]:.2f}</title>'
+        "</line></svg>"
     )
+
+
+def _worst(judgement: Judgement) -> str:
+    """Where the recording is worst, and what stands out, in a sentence."""
+    worst, faults = judgement.row["worst"], judgement.row["faults"]
+    if worst is None:
+        return ""
+    scale = judgement.scales[0]
+    words = f"Worst from {clock(worst['start'])} to {clock(worst['end'])}: {worst[scale.name]:.1f}."
+    others = f" {len(faults)} stretch{'es stand' if len(faults) > 1 else ' stands'} out." if faults else " Nothing stands out."
+    return f'<p class="sqa-worst">{escape(words + others)}</p>'
+
+
+def _key(judgement: Judgement) -> str:
+    """Colours of the course, and how it was made."""
+    boxes = "".join(f'<i style="background:{shade}"></i>{value} {name}' for value, name, shade in CATEGORIES)
+    fault = '<i style="background:rgba(178,24,43,.25)"></i>stands out; blank: nobody speaks'
+    return f'<p class="sqa-key">{boxes}{fault}<br>Local quality: {escape(judgement.method)}</p>'
 
 
 def _percent(scale: Scale, value: float) -> float:

@@ -46,15 +46,17 @@ class Judgement:
 
     Args:
         name (`str`): File name shown to the visitor.
-        row (`dict`): Result of the pipeline with `on_error="row"`, segments and details.
+        row (`dict`): Result of the pipeline with `on_error="row"`, timeline and details.
         scales (`tuple[Scale]`): A scale for each score, in the model's order.
         waveform (`tuple`, *optional*): `(seconds, low, high)` of [`envelope`]; `None` if the recording was not scored.
+        method (`str`, *optional*): How the local quality was found.
     """
 
     name: str
     row: dict[str, Any]
     scales: tuple[Scale, ...]
     waveform: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    method: str = ""
 
     @property
     def is_scored(self) -> bool:
@@ -103,11 +105,11 @@ class Scorers:
                 return self._kept[key]
         scorer = self.load(model)
         name = name or Path(path).name
-        row = scorer(str(path), on_error="row", return_details=True, return_segments=True)
+        row = scorer(str(path), on_error="row", return_details=True, return_timeline=True)
         if row["reason"]:
             row["reason"] = row["reason"].replace(str(path), name)
         waveform = envelope(load_recording(str(path)), COLUMNS) if row["status"] == "ok" else None
-        judgement = Judgement(name, row, scales(scorer.model.config), waveform)
+        judgement = Judgement(name, row, scales(scorer.model.config), waveform, scorer.local_method)
         with self._lock:
             self._kept[key] = judgement
             while len(self._kept) > KEPT:

@@ -4,9 +4,11 @@ from hf_sqa.checkpoints import default_checkpoint, models_at_hand, resolve_check
 from hf_sqa.modeling import model_identity
 from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
 from hf_sqa.pipelines.loading import pipeline
+from hf_sqa.pipelines.meter import QualityMeter
 
 __all__ = [
     "AudioQualityPipeline",
+    "QualityMeter",
     "default_checkpoint",
     "model_identity",
     "models_at_hand",

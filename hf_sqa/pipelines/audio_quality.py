@@ -18,10 +18,12 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from hf_sqa.audio import WARNINGS, AudioError, Finding, Recording, load_or_refuse
+from hf_sqa.blocks.local_quality import LocalScore
 from hf_sqa.blocks.score_mapping import apply_score_mapping
 from hf_sqa.isolation import Isolated, Lost
 from hf_sqa.modeling import AudioQualityPreTrainedModel, model_identity
 from hf_sqa.outputs import RecordingScores
+from hf_sqa.pipelines.timeline import described, local_scores
 
 logger = logging.get_logger(__name__)
 
@@ -55,6 +57,9 @@ class AudioQualityPipeline(Pipeline):
             Larger is faster and differs more from the published score.
         return_segments (`bool`, *optional*, defaults to `False`): Adds `segments`: the score of every window with `start` and `end`
             in seconds.
+        return_timeline (`bool`, *optional*, defaults to `False`): Adds `timeline`, the quality of every half second in which
+            somebody speaks (`start`, `end` and the scores); `worst`, the stretch around its lowest point; and `faults`, stretches
+            that fall 0.6 MOS or more below the median. `docs/scoring.md` says how, and what it costs.
         return_details (`bool`, *optional*, defaults to `False`): Adds duration, rate, level, `warnings`, and the model's identity.
         on_error (`str`, *optional*, defaults to `"raise"`): `"raise"` raises [`AudioError`] for a recording that cannot be scored;
             `"row"` returns `None` for its scores with `status`, `code` and `reason`, and adds these keys to every result. No value
@@ -104,10 +109,10 @@ class AudioQualityPipeline(Pipeline):
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         steps: dict[str, tuple[str, ...]] = {
             "preprocess": ("sampling_rate", "channel"),
-            "forward": ("mode", "hop_seconds"),
-            "postprocess": ("return_segments", "return_details", "on_error"),
+            "forward": ("mode", "hop_seconds", "return_timeline"),
+            "postprocess": ("return_segments", "return_timeline", "return_details", "on_error"),
         }
-        known = [option for options in steps.values() for option in options]
+        known = list(dict.fromkeys(option for options in steps.values() for option in options))
         for option in kwargs:
             if option not in known:
                 close = get_close_matches(option, [*known, "batch_size", "num_workers"], n=1)
@@ -190,7 +195,11 @@ class AudioQualityPipeline(Pipeline):
         return {"recording": None if is_error else result, "error": result if is_error else None}
 
     def _forward(
-        self, items: list[dict[str, Any]], mode: str | None = None, hop_seconds: float | None = None
+        self,
+        items: list[dict[str, Any]],
+        mode: str | None = None,
+        hop_seconds: float | None = None,
+        return_timeline: bool = False,
     ) -> list[dict[str, Any]]:
         mode = mode or self.model.modes[0]
         good = [item for item in items if item["error"] is None]
@@ -201,6 +210,9 @@ class AudioQualityPipeline(Pipeline):
                 item["error"] = scored
             else:
                 item["scores"] = self._mapped(scored)
+                if return_timeline:
+                    points = local_scores(item["recording"], self.model.local_scorer(self.feature_extractor))
+                    item["points"] = self.mapped_points(points)
         return items
 
     def _mapped(self, scored: RecordingScores) -> RecordingScores:
@@ -219,6 +231,15 @@ class AudioQualityPipeline(Pipeline):
                 segment_scores[:, column] = apply_score_mapping(segment_scores[:, column], mapping)
         return replace(scored, scores=scores, segment_scores=segment_scores)
 
+    def mapped_points(self, points: list[LocalScore]) -> list[LocalScore]:
+        """Local scores through the `score_mapping` of the checkpoint, if it has one."""
+        if not self.model.config.score_mapping:
+            return points
+        return [
+            point if point.scores is None else replace(point, scores=self._mapped(RecordingScores(point.scores)).scores)
+            for point in points
+        ]
+
     def _score(self, recordings: list[Recording], mode: str, hop_seconds: float | None) -> Sequence[RecordingScores | AudioError]:
         """Score together; if one recording stops the batch, score each alone so that the others keep their scores."""
         if not recordings:
@@ -234,6 +255,7 @@ class AudioQualityPipeline(Pipeline):
         self,
         item: dict[str, Any],
         return_segments: bool = False,
+        return_timeline: bool = False,
         return_details: bool = False,
         on_error: str = "raise",
     ) -> dict[str, Any]:
@@ -254,6 +276,9 @@ class AudioQualityPipeline(Pipeline):
             row["reason"] = None if error is None else error.message
         if return_segments:
             row["segments"] = _segments(names, item["scores"], recording.sampling_rate) if error is None else []
+        if return_timeline:
+            nothing = {"timeline": [], "worst": None, "faults": []}
+            row |= described(item["points"], names) if error is None else nothing
         if return_details:
             row |= _details(recording)
             row["warnings"] = [{"code": finding.code, "message": finding.message} for finding in self._findings(item)]
@@ -272,6 +297,16 @@ class AudioQualityPipeline(Pipeline):
             if np.any(scores < low - slack) or np.any(scores > high + slack):
                 found.append(Finding("out_of_scale", WARNINGS["out_of_scale"]))
         return found
+
+    @property
+    def local_method(self) -> str:
+        """How `return_timeline` finds the local quality, in a few words."""
+        return self.model.local_scorer(self.feature_extractor).method
+
+    @property
+    def local_is_cheap(self) -> bool:
+        """Whether `return_timeline` adds little to the time of the score."""
+        return self.model.local_scorer(self.feature_extractor).is_cheap
 
     def identity(self, mode: str | None = None, hop_seconds: float | None = None) -> dict[str, str | None]:
         """Identity of the scores this pipeline gives; see [`model_identity`]."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hf_sqa.audio import Recording
+from hf_sqa.cells import clock
 
 #: The five categories of an absolute category rating (ITU-T P.800), with colours that stay apart in grey and for the colour-blind.
 CATEGORIES = (
@@ -18,61 +20,112 @@ CATEGORIES = (
     (5, "excellent", "#2166ac"),
 )
 COLUMNS = 1200
+#: Points drawn of a long timeline; each is then the mean of several, with the range of these behind it.
+MOST_POINTS = 600
+INK, QUIET = "#222222", "#6b6b6b"
 
 
 def plot_quality(
-    recording: Recording, segments: list[dict[str, float]], overall: float, path: str | Path, *, title: str = "", score: str = "mos"
+    recording: Recording,
+    course: dict[str, Any],
+    overall: float,
+    path: str | Path,
+    *,
+    title: str = "",
+    score: str = "mos",
+    method: str = "",
 ) -> None:
-    """Draw a waveform with its quality over time into a PNG, PDF or SVG file.
+    """Draw a waveform with its local quality under it, coloured by the five-point scale, into a PNG, PDF or SVG file.
 
     Args:
         recording (`Recording`): What was scored, at any rate.
-        segments (`list[dict]`): As returned by the pipeline with `return_segments=True`: `start`, `end` and the score.
+        course (`dict`): `timeline` and `faults` as returned by the pipeline with `return_timeline=True`.
         overall (`float`): Score of the whole recording.
         path (`str` or `Path`): Where to; the suffix decides the format.
         title (`str`, *optional*): Printed above.
         score (`str`, *optional*, defaults to `"mos"`): Which score to draw.
+        method (`str`, *optional*): How the local quality was found, printed small.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    seconds, low, high = envelope(recording)
-    edges, means = quality_over_time(segments, recording.duration_seconds, score)
+    from hf_sqa.pipelines.timeline import worst_of
 
-    figure = Figure(figsize=(10, 4.6), dpi=150, layout="constrained")
+    timeline, faults = course["timeline"], course["faults"]
+    worst = worst_of(timeline, score)
+    seconds, low, high = envelope(recording)
+    figure = Figure(figsize=(10, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     wave_axis, score_axis = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
-    wave_axis.fill_between(seconds, low, high, color="#4d4d4d", linewidth=0.3)
     peak = max(1e-3, float(np.abs([low, high]).max()))
+    shades = [colour_of(value) for value in _values_at(timeline, score, seconds)]
+    wave_axis.vlines(seconds, low, high, color=shades, linewidth=max(0.5, 700 / len(seconds)))
     wave_axis.set(ylim=(-1.08 * peak, 1.08 * peak), ylabel="amplitude")
     wave_axis.set_title(title or recording.source, loc="left", fontsize=11, parse_math=False)
 
-    centres, widths = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
-    score_axis.bar(centres, means - 1, widths, bottom=1, color=[_colour(mean) for mean in means], linewidth=0)
-    score_axis.step(edges, np.append(means, means[-1]), where="post", color="black", linewidth=1.2)
-    score_axis.axhline(overall, color="black", linestyle="--", linewidth=1, label=f"whole recording: {overall:.2f}")
-    score_axis.set(xlim=(0, recording.duration_seconds), ylim=(1, 5), ylabel=f"quality ({score.upper()})", xlabel="time in seconds")
+    for piece in pieces_of(timeline, score):
+        score_axis.fill_between(piece[:, 0], piece[:, 2], piece[:, 3], color="#bbbbbb", linewidth=0)
+        score_axis.plot(piece[:, 0], piece[:, 1], color=INK, linewidth=1.3)
+        score_axis.scatter(piece[:, 0], piece[:, 1], c=[colour_of(value) for value in piece[:, 1]], s=14, zorder=3)
+    score_axis.axhline(overall, color=INK, linestyle="--", linewidth=1)
+    marked = [("fault", fault) for fault in faults] or ([("lowest", worst)] if worst else [])
+    for word, stretch in marked:
+        for axis in (wave_axis, score_axis):
+            axis.axvspan(stretch["start"], stretch["end"], color="#b2182b", alpha=0.13 if word == "fault" else 0.06, linewidth=0)
+    if worst:
+        words = f"worst: {worst[score]:.1f} from {clock(worst['start'])} to {clock(worst['end'])}"
+        share = (worst["start"] + worst["end"]) / 2 / recording.duration_seconds
+        side = "left" if share < 0.3 else "right" if share > 0.7 else "center"
+        at = worst["start"] if side == "left" else worst["end"] if side == "right" else (worst["start"] + worst["end"]) / 2
+        score_axis.annotate(words, (at, 1.06), ha=side, va="bottom", fontsize=9, color="#8c1020", weight="bold")
+    whole = f"whole recording {overall:.2f}" + (f"; {len(faults)} fault{'s' * (len(faults) != 1)}" if timeline else "")
+    score_axis.set_title(whole, loc="right", fontsize=9, color=INK)
+    score_axis.set(xlim=(0, recording.duration_seconds), ylim=(1, 5), ylabel=f"local quality ({score.upper()})")
+    score_axis.set_xlabel("time" if recording.duration_seconds >= 60 else "time in seconds")
+    if recording.duration_seconds >= 60:
+        score_axis.xaxis.set_major_locator(_whole_times(recording.duration_seconds))
+        score_axis.xaxis.set_major_formatter(lambda seconds, _: clock(seconds) if seconds else "0")
     score_axis.set_yticks([value for value, _, _ in CATEGORIES], [f"{value} {name}" for value, name, _ in CATEGORIES])
     score_axis.grid(axis="y", color="#cccccc", linewidth=0.6)
     score_axis.set_axisbelow(True)
-    score_axis.legend(loc="upper right", frameon=True, framealpha=0.9)
     for axis in (wave_axis, score_axis):
         axis.spines[["top", "right"]].set_visible(False)
+    _key(figure, method)
     figure.savefig(path)
 
 
-def quality_over_time(segments: list[dict[str, float]], duration: float, score: str = "mos") -> tuple[np.ndarray, np.ndarray]:
-    """Mean score of the windows that cover each stretch of time.
+def _key(figure: Any, method: str) -> None:
+    """Colours, and how the curve was made."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=shade, label=f"{value} {name}") for value, name, shade in CATEGORIES]
+    handles += [Patch(color="#d9d9d9", label="nobody speaks"), Patch(color="#f3d5d9", label="fault")]
+    figure.legend(handles=handles, loc="outside lower left", ncols=7, fontsize=8, frameon=False, handlelength=1, columnspacing=1.2)
+    if method:
+        figure.text(0.995, 0.004, f"local quality: {method}", fontsize=6.5, color=QUIET, ha="right", va="bottom")
+
+
+def pieces_of(timeline: Sequence[dict[str, float]], score: str, most: int = MOST_POINTS) -> list[np.ndarray]:
+    """A timeline as curves between silences.
 
     Returns:
-        `(edges, means)`: `means[i]` holds from `edges[i]` to `edges[i + 1]` seconds; a stretch ends where a window starts or ends.
+        `list[np.ndarray]`: For each, rows of the time in seconds, the mean, the lowest and the highest score.
     """
-    edges = np.unique([0.0, duration, *(segment[key] for segment in segments for key in ("start", "end"))])
-    edges = edges[edges <= duration + 1e-9]
-    centres = (edges[:-1] + edges[1:]) / 2
-    covers = np.array([[segment["start"] <= centre < segment["end"] for segment in segments] for centre in centres])
-    scores = np.array([segment[score] for segment in segments])
-    return edges, (covers * scores).sum(axis=1) / np.maximum(covers.sum(axis=1), 1)
+    if not timeline:
+        return []
+    size = max(1, -(-len(timeline) // most))
+    curves, run = [], [timeline[0]]
+    for before, row in zip(timeline, [*timeline[1:], None], strict=True):
+        # In a long recording a pause of a few points would only fray the curve.
+        if row is not None and row["start"] - before["end"] < 0.01 + (size - 1) * (before["end"] - before["start"]):
+            run.append(row)
+            continue
+        parts = [run[first : first + size] for first in range(0, len(run), size)]
+        scores = [[point[score] for point in part] for part in parts]
+        times = [(part[0]["start"] + part[-1]["end"]) / 2 for part in parts]
+        curves.append(np.array([[time, np.mean(of), min(of), max(of)] for time, of in zip(times, scores, strict=True)]))
+        run = [row]
+    return curves
 
 
 def envelope(recording: Recording, columns: int = COLUMNS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,5 +145,22 @@ def envelope(recording: Recording, columns: int = COLUMNS) -> tuple[np.ndarray, 
     return np.linspace(0, recording.duration_seconds, columns), low, high
 
 
-def _colour(value: Any) -> str:
+def colour_of(value: float) -> str:
+    """Colour of a score on the five-point scale; grey for NaN, where nobody speaks."""
+    if np.isnan(value):
+        return "#d9d9d9"
     return next(colour for at, _, colour in reversed(CATEGORIES) if value >= at - 0.5 or at == 1)
+
+
+def _values_at(timeline: Sequence[dict[str, float]], score: str, seconds: np.ndarray) -> np.ndarray:
+    values = np.full(len(seconds), np.nan)
+    for row in timeline:
+        values[np.searchsorted(seconds, row["start"]) : np.searchsorted(seconds, row["end"], "right")] = row[score]
+    return values
+
+
+def _whole_times(duration: float) -> Any:
+    from matplotlib.ticker import MultipleLocator
+
+    steps = (10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
+    return MultipleLocator(next((step for step in steps if duration / step <= 10), 14400))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.metrics import compare_systems
-from hf_sqa.scoring.shards import ShardFolder, kept_name, read_run
+from hf_sqa.scoring.shards import WORST, ShardFolder, kept_name, number_columns, read_run
 from hf_sqa.scoring.sinks import columns_of
 
 THRESHOLD_STEP = 0.25
@@ -128,7 +128,7 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
     run = read_run(output)
     score = score or next(iter(run["columns"]))
     column, group_columns = columns_of(run, [score])[score], _group_columns(run, group_by)
-    shards = ShardFolder(output, list(run["columns"].values()), run["kept_columns"])
+    shards = ShardFolder(output, number_columns(run), run["kept_columns"])
     indices = shards.indices()
     if not indices:
         raise ValueError(f"{str(output)!r} holds no finished shard yet; wait, or start `hf-sqa score` again.")
@@ -183,7 +183,7 @@ def read_table(output: str | os.PathLike, run: dict[str, Any], columns: Sequence
     import pyarrow
     import pyarrow.parquet
 
-    shards = ShardFolder(output, list(run["columns"].values()), run["kept_columns"])
+    shards = ShardFolder(output, number_columns(run), run["kept_columns"])
     tables = [
         pyarrow.parquet.read_table(shards.path(index), columns=columns).replace_schema_metadata() for index in shards.indices()
     ]
@@ -410,6 +410,7 @@ def _reasons(table: Any) -> dict[tuple[str, str], tuple[int, str]]:
 
 def _extreme(table: Any, index: int, column: str) -> dict[str, Any]:
     names = ["row", "key", "audio", "duration_seconds", "warnings"]
+    names += WORST if WORST[0] in table.column_names else ()
     row = {name: table.column(name)[index].as_py() for name in names}
     return {**row, "score": table.column(column)[index].as_py()}
 

@@ -16,6 +16,7 @@ from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedS
 from hf_sqa.scoring.shards import (
     OWN_COLUMNS,
     TRAILING,
+    WORST,
     kept_name,
     kept_text,
 )
@@ -40,6 +41,7 @@ class Settings:
         pack_seconds (`float`, *optional*): Seconds of audio given to the model together; never changes a score.
         suffix (`str`, *optional*): What the columns of scores end in after two underscores, the model's name if not given; empty
             for bare names.
+        timeline (`bool`, *optional*, defaults to `False`): Look where every recording is worst.
     """
 
     model: str | None = None
@@ -53,6 +55,7 @@ class Settings:
     num_workers: int | None = None
     pack_seconds: float | None = None
     suffix: str | None = None
+    timeline: bool = False
 
     @property
     def windows(self) -> dict[str, Any]:
@@ -96,6 +99,8 @@ class CorpusScorer:
             "channel": settings.channel,
             "max_seconds": settings.max_seconds,
         }
+        if settings.timeline:
+            self.identity["timeline"] = True
         suffix = settings.suffix if settings.suffix is not None else _slug(str(self.identity["id"]))
         #: Name of the column of every score of the model.
         self.columns = {name: f"{name}__{suffix}" if suffix else name for name in self.model.config.score_names}
@@ -125,8 +130,9 @@ class CorpusScorer:
 
     def _score(self, recordings: list[Recording]) -> list[dict[str, Any]]:
         items = [{"recording": recording, "error": None} for recording in recordings]
-        scored = self.scorer.forward(items, **self._chosen)
-        return [self.scorer.postprocess(item, return_details=True, on_error="row") for item in scored]
+        timeline = self.settings.timeline
+        scored = self.scorer.forward(items, **self._chosen, return_timeline=timeline)
+        return [self.scorer.postprocess(item, return_details=True, on_error="row", return_timeline=timeline) for item in scored]
 
     def _row(self, item: Item, result: dict[str, Any] | Refusal, kept_columns: Sequence[str]) -> dict[str, Any]:
         row: dict[str, Any] = {"row": item.position, "key": item.key, "audio": item.name}
@@ -140,6 +146,9 @@ class CorpusScorer:
             row["warnings"] = [warning["code"] for warning in result["warnings"]]
             row["speech_ratio"] = round(min(1.0, result["speech_seconds"] / max(result["duration_seconds"], 1e-9)), 4)
             row |= {name: result[name] for name in ("level_dbfs", "clipped_share")}
+            if worst := result.get("worst"):
+                first = self.model.config.score_names[0]
+                row |= dict(zip(WORST, (worst[first], worst["start"], worst["end"]), strict=True))
         return row | self.kept(item, kept_columns)
 
     def kept(self, item: Item, kept_columns: Sequence[str]) -> dict[str, str | None]:
@@ -173,7 +182,7 @@ def score_batch(batch: Mapping[str, Sequence[Any]], audio_column: str = "audio",
     with worker.decoder() as decoder:
         rows = [row for row in worker.rows(decoder.decode(items)) if isinstance(row, dict)]
     rows.sort(key=lambda row: row["row"])
-    names = [*worker.columns.values(), *(name for name, _ in TRAILING)]
+    names = [*worker.columns.values(), *(name for name, _ in TRAILING), *(WORST if worker.settings.timeline else ())]
     others = {name: list(values) for name, values in batch.items() if name != audio_column}
     return others | {name: [row.get(name) for row in rows] for name in names}
 

@@ -33,7 +33,14 @@ TRAILING = (
     ("level_dbfs", "float64"),
     ("clipped_share", "float64"),
 )
-OWN_COLUMNS = frozenset(name for name, _ in (*LEADING, *TRAILING))
+#: After the scores, where the run looked for it: the lowest local score of a recording, and from where to where that is.
+WORST = ("worst", "worst_start", "worst_end")
+OWN_COLUMNS = frozenset((*(name for name, _ in (*LEADING, *TRAILING)), *WORST))
+
+
+def number_columns(run: dict[str, Any]) -> list[str]:
+    """Columns of scores in the shards of a run, and those of the worst stretch if it has them."""
+    return [*run["columns"].values(), *(WORST if run["identity"].get("timeline") else ())]
 
 
 class OutputError(OSError):
@@ -208,6 +215,6 @@ def read_run(output: str | os.PathLike) -> dict[str, Any]:
 
 def iterate_rows(output: str | os.PathLike, run: dict[str, Any], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of an output folder in order, a shard at a time."""
-    shards = ShardFolder(output, run["columns"].values(), run["kept_columns"])
+    shards = ShardFolder(output, number_columns(run), run["kept_columns"])
     for index in shards.indices():
         yield from shards.rows(index, columns)

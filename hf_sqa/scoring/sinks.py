@@ -17,7 +17,16 @@ from typing import Any
 from hf_sqa.cells import csv_cell, finite
 from hf_sqa.runs import whole_folder
 from hf_sqa.scoring.items import Item
-from hf_sqa.scoring.shards import OWN_COLUMNS, ShardFolder, cannot_write, iterate_rows, read_run, writing_whole
+from hf_sqa.scoring.shards import (
+    OWN_COLUMNS,
+    WORST,
+    ShardFolder,
+    cannot_write,
+    iterate_rows,
+    number_columns,
+    read_run,
+    writing_whole,
+)
 from hf_sqa.scoring.sources import TABLE_SUFFIXES, Source
 
 FORMATS = ("jsonl", "csv", "parquet", "datasets", "manifest")
@@ -135,7 +144,7 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
 
 def _write_dataset(output: Path, run: dict[str, Any]) -> Path:
     """A folder that `datasets.load_dataset` reads and `hf upload` publishes."""
-    shards = ShardFolder(output, list(run["columns"].values()), run["kept_columns"])
+    shards = ShardFolder(output, number_columns(run), run["kept_columns"])
     indices, folder = shards.indices(), output / "dataset"
     try:
         with whole_folder(folder) as unfinished:
@@ -153,6 +162,8 @@ def _write_dataset(output: Path, run: dict[str, Any]) -> Path:
 def _card(run: dict[str, Any]) -> str:
     identity = run["identity"]
     columns = "\n".join(f"| `{column}` | `{name}` of `{identity['id']}` |" for name, column in run["columns"].items())
+    if identity.get("timeline"):
+        columns += f"\n| {', '.join(f'`{name}`' for name in WORST)} | lowest local score, and from where to where in seconds |"
     return f"""---
 configs:
 - config_name: default

@@ -395,7 +395,7 @@ class TestPlot:
         run(calls / "a.wav", "--plot", tmp_path / "plot.png")
 
         image = imread(tmp_path / "plot.png")
-        assert image.shape[:2] == (690, 1500)
+        assert image.shape[:2] == (750, 1500)
         colours = image[..., :3].max(axis=2) - image[..., :3].min(axis=2)
         assert (colours > 0.2).mean() > 0.01
 

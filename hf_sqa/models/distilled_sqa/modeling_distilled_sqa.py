@@ -24,9 +24,11 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
+from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScorer
 from hf_sqa.blocks.sqa_transformer import LayerTrace, SinusoidalPositions, SQATransformer
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
+from hf_sqa.models.distilled_sqa.local_distilled_sqa import FrameScorer, load_head
 from hf_sqa.models.distilled_sqa.pruning_distilled_sqa import DistilledLayout
 from hf_sqa.models.distilled_sqa.trunk_distilled_sqa import CompressedSpectrum, ConvTrunk, MelSpectrum, SharedFrames
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
@@ -279,6 +281,13 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             grid = self.config.spectra_per_frame * self.config.fft_hop_samples
             starts = np.unique(np.minimum((starts + grid // 2) // grid, over // grid) * grid)
         return starts
+
+    def local_scorer(self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS) -> LocalScorer:
+        """See [`AudioQualityPreTrainedModel.local_scorer`]: by a head, where one was fitted to this checkpoint."""
+        head = load_head(self.config)
+        if head is None:
+            return super().local_scorer(feature_extractor, hop_seconds)
+        return FrameScorer(self, head, hop_seconds)
 
     def check_scoring_options(self, mode: str, hop_seconds: float | None) -> None:
         super().check_scoring_options(mode, None)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScorer
 from hf_sqa.blocks.sqa_transformer import LayerTrace
 from hf_sqa.checkpoint_files import GRAPH_FILE
 from hf_sqa.extras import needs_extra
@@ -101,6 +102,10 @@ class OnnxDistilledSQA(DistilledSQA):
         if self._session is None:
             self._session = _session(self.graph.numpy().tobytes())
         return torch.from_numpy(self._session.run(["logits"], {"input_values": windows.numpy()})[0])
+
+    def local_scorer(self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS) -> LocalScorer:
+        """By pieces: what the graph computes on the way does not come out of it."""
+        return AudioQualityPreTrainedModel.local_scorer(self, feature_extractor, hop_seconds)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_session": None}  # a session cannot go to another process

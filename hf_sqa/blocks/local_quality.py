@@ -1,0 +1,187 @@
+"""Quality of a recording from half second to half second, computed as the samples come: the same numbers from a file and live.
+
+Nothing here looks further ahead than a second or two, and the memory does not grow with the recording.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.audio import AudioError, load_recording
+
+#: Distance of two points.
+HOP_SECONDS = 0.5
+#: Samples are looked at in slices, so that a whole recording given at once takes no more memory than its parts.
+SLICE_SECONDS = 7.68
+LEVEL_SECONDS = 0.02
+#: Speech lies within this of the loudest 20 ms, a maximum that falls slowly, and above a floor that is silence in any recording.
+ACTIVE_RANGE_DB, MAXIMUM_FALLS_DB_PER_SECOND, FLOOR_DBFS = 35.0, 0.5, -75.0
+#: A stretch with less activity than this around it is silent: it gets no score.
+LEAST_ACTIVE_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class LocalScore:
+    """Quality of one stretch.
+
+    Args:
+        start (`float`): Where it begins, in seconds.
+        end (`float`): Where it ends.
+        scores (`np.ndarray` of shape `(num_labels,)`, *optional*): In label units; `None` where nobody speaks.
+    """
+
+    start: float
+    end: float
+    scores: np.ndarray | None
+
+
+class LocalScorer:
+    """Takes samples in any portions, gives the scores of stretches as soon as what follows them has been heard.
+
+    Args:
+        sampling_rate (`int`): Of the samples, in Hz.
+        hop_seconds (`float`, *optional*, defaults to 0.5): Length of a stretch.
+
+    Attributes:
+        method (`str`): How, in a few words for small print.
+        half_seconds (`float`): A score is about so much to either side of the middle of its stretch.
+        is_cheap (`bool`): Whether it takes less time than the score of the recording.
+    """
+
+    method = ""
+    half_seconds = 0.0
+    is_cheap = False
+
+    def __init__(self, sampling_rate: int, hop_seconds: float = HOP_SECONDS):
+        if not 0.1 <= hop_seconds <= 10:
+            raise ValueError(f"Expected `hop_seconds` between 0.1 and 10, got {hop_seconds!r}.")
+        self.sampling_rate, self.hop_seconds = sampling_rate, float(hop_seconds)
+        self.num_samples = 0
+        self._next_point = 0
+        self._activity = _Activity(sampling_rate)
+
+    def feed(self, samples: np.ndarray) -> list[LocalScore]:
+        """Take the next samples `(num_samples,)`, mono float32 at the sampling rate; return the stretches that are known now."""
+        found = []
+        step = round(SLICE_SECONDS * self.sampling_rate)
+        for start in range(0, len(samples), step):
+            piece = np.asarray(samples[start : start + step], np.float32)
+            self.num_samples += len(piece)
+            self._activity.feed(piece)
+            self._take(piece)
+            found += self._points(self._known_samples(), last=False)
+        return found
+
+    def close(self) -> list[LocalScore]:
+        """The stretches at the end, after the last samples."""
+        self._end()
+        return self._points(self.num_samples, last=True)
+
+    def _take(self, samples: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        """Hook: nothing follows."""
+
+    def _known_samples(self) -> int:
+        """Samples from the beginning about which everything is known."""
+        return self.num_samples
+
+    def _scores(self, first: int, end: int) -> np.ndarray | None:
+        """Scores of what is heard from one sample to another."""
+        raise NotImplementedError
+
+    def _forget(self, sample: int) -> None:
+        """Hook: nothing before this sample is asked for again."""
+
+    def _points(self, known: int, last: bool) -> list[LocalScore]:
+        found = []
+        half = round(self.half_seconds * self.sampling_rate)
+        while True:
+            start = round(self._next_point * self.hop_seconds * self.sampling_rate)
+            end = round((self._next_point + 1) * self.hop_seconds * self.sampling_rate)
+            end = min(end, self.num_samples) if last else end
+            middle = (start + end) // 2
+            if start >= end or (middle + half > known and not last):
+                return found
+            first, stop = max(0, middle - half), min(middle + half, self.num_samples)
+            is_silent = self._activity.share(first, stop) < LEAST_ACTIVE_SHARE
+            scores = None if is_silent else self._scores(first, stop)
+            found.append(LocalScore(start / self.sampling_rate, end / self.sampling_rate, scores))
+            self._next_point += 1
+            self._forget(middle - half)
+            self._activity.forget(middle - half)
+
+
+class PieceScorer(LocalScorer):
+    """For every model: pieces of two seconds, each scored as a recording of its own.
+
+    A model of fixed windows hears the piece again and again until its window is full: filled up with silence, the scores of short
+    pieces lie 0.8 MOS below those of full windows, repeated 0.3.
+    """
+
+    half_seconds = 1.0
+    method = "pieces of 2 s, each scored alone"
+
+    def __init__(self, model: Any, feature_extractor: Any, hop_seconds: float = HOP_SECONDS):
+        super().__init__(model.config.sampling_rate, hop_seconds)
+        self._model, self._extractor = model, feature_extractor
+        self._buffer, self._origin = np.zeros(0, np.float32), 0
+
+    def _take(self, samples: np.ndarray) -> None:
+        self._buffer = np.concatenate([self._buffer, samples])
+
+    def _scores(self, first: int, end: int) -> np.ndarray | None:
+        piece = self._buffer[first - self._origin : end - self._origin]
+        if self._model.window_samples is not None:
+            piece = np.resize(piece, self._model.window_samples)
+        try:
+            recording = load_recording({"array": piece, "sampling_rate": self.sampling_rate}, sampling_rate=self.sampling_rate)
+        except AudioError:
+            return None  # it holds nothing to judge
+        return self._model.score_recordings([recording], self._extractor)[0].scores
+
+    def _forget(self, sample: int) -> None:
+        unused = max(0, sample - self._origin)
+        self._buffer, self._origin = self._buffer[unused:], self._origin + unused
+
+
+class _Activity:
+    """Which stretches of 20 ms are active, by their level."""
+
+    def __init__(self, sampling_rate: int):
+        self._step = max(1, round(LEVEL_SECONDS * sampling_rate))
+        self._rest = np.zeros(0, np.float32)
+        self._active: deque[bool] = deque()
+        self._first, self._maximum = 0, -np.inf
+
+    def feed(self, samples: np.ndarray) -> None:
+        samples = np.concatenate([self._rest, samples])
+        usable = len(samples) - len(samples) % self._step
+        frames = samples[:usable].reshape(-1, self._step).astype(np.float64)
+        self._rest = samples[usable:]
+        for level in (10 * np.log10(frames.var(axis=1) + 1e-12)).tolist():
+            self._maximum = max(level, self._maximum - MAXIMUM_FALLS_DB_PER_SECOND * LEVEL_SECONDS)
+            self._active.append(level > max(FLOOR_DBFS, self._maximum - ACTIVE_RANGE_DB))
+
+    def share(self, first: int, end: int) -> float:
+        """Active share from one sample to another; of a stretch under 20 ms, 0."""
+        begin, stop = first // self._step - self._first, end // self._step - self._first
+        chosen = [self._active[index] for index in range(max(0, begin), min(stop, len(self._active)))]
+        return sum(chosen) / len(chosen) if chosen else 0.0
+
+    def forget(self, sample: int) -> None:
+        while self._active and (self._first + 1) * self._step <= sample:
+            self._active.popleft()
+            self._first += 1
+
+
+def mean_of(points: Sequence[LocalScore]) -> np.ndarray | None:
+    """Mean of the scores of stretches where somebody speaks; `None` if nobody does."""
+    scores = [point.scores for point in points if point.scores is not None]
+    return np.mean(scores, axis=0) if scores else None

@@ -1,0 +1,105 @@
+"""[`QualityMeter`]: quality while the sound is still coming, beside a call or a stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import soxr
+
+from hf_sqa.audio.recording import RESAMPLING_QUALITY
+from hf_sqa.audio.streams import checked_rate, to_float32
+from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScore
+from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
+from hf_sqa.pipelines.loading import pipeline
+
+
+class QualityMeter:
+    """Takes samples in portions of any size, gives the quality of every half second a second or two later.
+
+    The scores are those of `pipeline(...)(recording, return_timeline=True)` for the same sound, however it is portioned. The memory
+    does not grow with time.
+
+    ```python
+    >>> meter = hf_sqa.QualityMeter("distilled-sqa-s", sampling_rate=48_000)
+    >>> for samples in microphone:
+    ...     for point in meter.feed(samples):
+    ...         print(point["end"], point["mos"], point["running"])
+    ```
+
+    Args:
+        model (*optional*): As for [`pipeline`], or a pipeline; the default model if not given. The students `distilled-sqa-xs` to
+            `-m` take a few per cent of one core.
+        hop_seconds (`float`, *optional*, defaults to 0.5): Distance of two scores.
+        sampling_rate (`int`, *optional*): Of the samples in Hz; the model's own, 16000, if not given.
+        **options: Of [`pipeline`], such as `device`.
+
+    Raises:
+        ValueError: If `hop_seconds` is not between 0.1 and 10, or the model cannot be loaded.
+    """
+
+    def __init__(self, model: Any = None, *, hop_seconds: float = HOP_SECONDS, sampling_rate: int | None = None, **options: Any):
+        scorer = model if isinstance(model, AudioQualityPipeline) else pipeline(model, **options)
+        self._pipeline, self._names = scorer, scorer.model.config.score_names
+        self._local = scorer.model.local_scorer(scorer.feature_extractor, hop_seconds)
+        self.method = self._local.method
+        self.sampling_rate = self._local.sampling_rate if sampling_rate is None else checked_rate(sampling_rate, "<samples>")
+        self._resampler = None
+        if self.sampling_rate != self._local.sampling_rate:
+            self._resampler = soxr.ResampleStream(
+                self.sampling_rate, self._local.sampling_rate, 1, dtype="float32", quality=RESAMPLING_QUALITY
+            )
+        self._sum, self._count = np.zeros(len(self._names)), 0
+
+    @property
+    def running(self) -> dict[str, float | None]:
+        """Means of all local scores so far; `None` before anybody has spoken."""
+        means = self._sum / self._count if self._count else [None] * len(self._names)
+        return {name: None if mean is None else round(float(mean), 6) for name, mean in zip(self._names, means, strict=True)}
+
+    def feed(self, samples: Any) -> list[dict[str, Any]]:
+        """Take the next samples.
+
+        Args:
+            samples (`np.ndarray` of shape `(num_samples,)` or `(num_samples, num_channels)`): Floating point, nominally in
+                `[-1, 1]`, or integers, divided by their full scale. Channels are averaged.
+
+        Returns:
+            `list[dict]`: For every stretch that is known now, `start` and `end` in seconds, the scores, `None` where nobody speaks,
+            and `running`, the mean of the first score so far.
+
+        Raises:
+            ValueError: If samples are NaN or infinite, or of another shape.
+        """
+        samples = np.asarray(samples)
+        if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
+            raise ValueError(
+                f"Expected samples as numbers of shape (num_samples,) or (num_samples, num_channels), got {samples.dtype} of shape "
+                f"{samples.shape}."
+            )
+        mono = to_float32(samples)
+        if mono.ndim == 2:
+            mono = mono.mean(axis=1, dtype=np.float32)
+        if not np.isfinite(mono).all():
+            raise ValueError(
+                "Expected finite samples, got some that are NaN or infinite: what records or decodes them failed there."
+            )
+        if self._resampler is not None:
+            mono = self._resampler.resample_chunk(mono)
+        return [self._row(point) for point in self._local.feed(mono)]
+
+    def close(self) -> list[dict[str, Any]]:
+        """The stretches that are left when the sound has ended; see [`feed`]."""
+        points = []
+        if self._resampler is not None:
+            points = self._local.feed(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        return [self._row(point) for point in [*points, *self._local.close()]]
+
+    def _row(self, point: LocalScore) -> dict[str, Any]:
+        (mapped,) = self._pipeline.mapped_points([point])
+        if mapped.scores is not None:
+            self._sum += mapped.scores
+            self._count += 1
+        scores = [None] * len(self._names) if mapped.scores is None else [round(float(score), 6) for score in mapped.scores]
+        row = {"start": round(point.start, 4), "end": round(point.end, 4), **dict(zip(self._names, scores, strict=True))}
+        return {**row, "running": self.running[self._names[0]]}

@@ -1,0 +1,106 @@
+"""Where a recording sounds bad: its local quality as rows, its faults, and its worst stretch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.audio import Recording
+from hf_sqa.blocks.local_quality import LocalScore, LocalScorer
+
+#: A stretch is a fault if it falls so far below the median of the recording, in MOS points.
+FAULT_DEPTH = 0.6
+#: A fault, and the worst stretch, reaches to where the curve has risen by this share of its depth.
+EDGE_SHARE = 0.45
+DECIMALS, SECONDS_DECIMALS = 6, 2
+
+
+def local_scores(recording: Recording, scorer: LocalScorer) -> list[LocalScore]:
+    """Local quality of a recording at the scorer's rate, block by block."""
+    points = [point for block in recording.blocks() for point in scorer.feed(block)]
+    return points + scorer.close()
+
+
+def timeline_rows(points: Sequence[LocalScore], names: Sequence[str]) -> list[dict[str, float]]:
+    """Rows `{"start", "end", "mos"}` of the stretches where somebody speaks, in order; silent ones are left out."""
+    return [
+        {"start": round(point.start, 4), "end": round(point.end, 4)}
+        | {name: round(float(score), DECIMALS) for name, score in zip(names, point.scores, strict=True)}
+        for point in points
+        if point.scores is not None
+    ]
+
+
+def faults_of(timeline: Sequence[dict[str, float]], score: str, depth: float = FAULT_DEPTH) -> list[dict[str, float]]:
+    """Stretches whose quality falls below that of the rest, in order.
+
+    Args:
+        timeline (sequence of `dict`): Rows of [`timeline_rows`].
+        score (`str`): The score that is looked at; higher is better.
+        depth (`float`, *optional*, defaults to 0.6): How far below the median of the recording a fault falls.
+
+    Returns:
+        `list[dict]`: `start`, `end` and the lowest local score of each. A silent stretch between two low ones, as a gap leaves it,
+        belongs to the fault.
+    """
+    values = np.array([row[score] for row in timeline])
+    if len(values) < 3:
+        return []
+    drop = np.median(values) - values
+    faults, index = [], 0
+    while index < len(drop):
+        first = index
+        while index < len(drop) and drop[index] > depth / 2:
+            index += 1
+        if index > first and drop[first:index].max() >= depth:
+            faults.append(_stretch(timeline, score, drop, first + int(np.argmax(drop[first:index]))))
+        index = max(index, first + 1)
+    return faults
+
+
+def worst_of(timeline: Sequence[dict[str, float]], score: str) -> dict[str, float] | None:
+    """The stretch around the lowest point: its `start`, `end` and lowest local score; `None` if nobody speaks.
+
+    Of a recording that is much alike throughout it is a matter of chance where that is; [`faults_of`] says what stands out.
+    """
+    if not timeline:
+        return None
+    values = np.array([row[score] for row in timeline])
+    return _stretch(timeline, score, np.median(values) - values, int(np.argmin(values)))
+
+
+def _stretch(timeline: Sequence[dict[str, float]], score: str, drop: np.ndarray, lowest: int) -> dict[str, float]:
+    """From where to where the curve stays within the share of its depth at the lowest point."""
+    level = EDGE_SHARE * drop[lowest]
+    first = last = lowest
+    while first > 0 and drop[first - 1] >= level and drop[first - 1] > 0:
+        first -= 1
+    while last + 1 < len(drop) and drop[last + 1] >= level and drop[last + 1] > 0:
+        last += 1
+    start = _edge(timeline, drop, level, first, first - 1)
+    end = _edge(timeline, drop, level, last, last + 1)
+    return {"start": round(start, SECONDS_DECIMALS), "end": round(end, SECONDS_DECIMALS), score: timeline[lowest][score]}
+
+
+def _edge(timeline: Sequence[dict[str, float]], drop: np.ndarray, level: float, inside: int, outside: int) -> float:
+    """Where the curve crosses the level between two points; at silence and at the ends, where the last stretch ends."""
+    row = timeline[inside]
+    border = "start" if outside < inside else "end"
+    if not 0 <= outside < len(timeline) or abs(timeline[outside][_other(border)] - row[border]) > 1e-3:
+        return row[border]
+    middle = (row["start"] + row["end"]) / 2
+    away = (timeline[outside]["start"] + timeline[outside]["end"]) / 2 - middle
+    share = (drop[inside] - level) / max(drop[inside] - drop[outside], 1e-9)
+    return middle + away * float(np.clip(share, 0, 1))
+
+
+def _other(border: str) -> str:
+    return "end" if border == "start" else "start"
+
+
+def described(points: Sequence[LocalScore], names: Sequence[str]) -> dict[str, Any]:
+    """What a result says of a recording's course: `timeline`, `worst` and `faults`, all by the first score."""
+    timeline = timeline_rows(points, names)
+    return {"timeline": timeline, "worst": worst_of(timeline, names[0]), "faults": faults_of(timeline, names[0])}
