@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.scorer import CorpusScorer, Decoded
-from hf_sqa.scoring.shards import RowsDigest, ShardFolder
+from hf_sqa.scoring.shards import RowsDigest, ShardFolder, number_columns
 from hf_sqa.scoring.sources import Source
 
 
@@ -91,7 +91,7 @@ class RunOfPart:
         self._part, self._retry_failed, self._on_progress = part, retry_failed, on_progress
         self._size = run["rows_per_shard"]
         self._kept_columns = run["kept_columns"]
-        self._shards = ShardFolder(output, list(run["columns"].values()), self._kept_columns)
+        self._shards = ShardFolder(output, number_columns(run), self._kept_columns)
         self._progress = Progress(total=part.num_rows(source.total, self._size))
 
     def go(self) -> Progress:

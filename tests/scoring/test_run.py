@@ -559,3 +559,14 @@ def test_twenty_kills_at_random_moments_leave_the_same_bytes(score, manifest, cl
     assert killed >= 10, "the kills came too late to prove anything"
     assert progress.complete
     assert checksum(tmp_path / "out") == checksum(tmp_path / "whole")
+
+
+def test_a_run_with_timelines_says_where_every_recording_is_worst(clips, tiny_folder, tmp_path):
+    score_corpus(clips, tmp_path / "plain", model=str(tiny_folder), num_workers=0)
+    score_corpus(clips, tmp_path / "out", model=str(tiny_folder), num_workers=0, timeline=True)
+
+    rows, plain = table(tmp_path / "out"), table(tmp_path / "plain")
+    assert all(0 <= row["worst_start"] < row["worst_end"] <= row["duration_seconds"] + 1e-6 for row in rows)
+    assert [{name: value for name, value in row.items() if not name.startswith("worst")} for row in rows] == plain
+    with pytest.raises(RunMismatch, match="timeline"):
+        score_corpus(clips, tmp_path / "plain", model=str(tiny_folder), num_workers=0, timeline=True)
