@@ -150,5 +150,5 @@ class TestMeter:
     def test_samples_that_are_no_number_are_refused(self, student):
         with pytest.raises(ValueError, match="finite samples"):
             hf_sqa.QualityMeter(student).feed(np.array([0.0, np.nan]))
-        with pytest.raises(ValueError, match="between 0.1 and 10"):
+        with pytest.raises(ValueError, match=r"between 0\.1 and 10"):
             hf_sqa.QualityMeter(student, hop_seconds=0)
