@@ -202,7 +202,7 @@ class XLSRSQA(AudioQualityPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a model; see [`PreTrainedModel.from_pretrained`]. What is frozen stays frozen, which loading alone would undo."""
+        """Load a model as transformers does. What is frozen stays frozen, which loading alone would undo."""
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_idle_parameters()
         return loaded
