@@ -100,7 +100,7 @@ class LocalScorer:
         """Hook: nothing before this sample is asked for again."""
 
     def _points(self, known: int, last: bool) -> list[LocalScore]:
-        found = []
+        found: list[LocalScore] = []
         half = round(self.half_seconds * self.sampling_rate)
         while True:
             start = round(self._next_point * self.hop_seconds * self.sampling_rate)

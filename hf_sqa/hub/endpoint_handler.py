@@ -22,7 +22,7 @@ class EndpointHandler:
 
     def __init__(self, path: str = ""):
         try:
-            from hf_sqa import pipeline
+            from hf_sqa.pipelines import pipeline
         except ImportError:
             from transformers import pipeline as stock
 

@@ -277,7 +277,7 @@ class AudioQualityPipeline(Pipeline):
         if return_segments:
             row["segments"] = _segments(names, item["scores"], recording.sampling_rate) if error is None else []
         if return_timeline:
-            nothing = {"timeline": [], "worst": None, "faults": []}
+            nothing: dict[str, Any] = {"timeline": [], "worst": None, "faults": []}
             row |= described(item["points"], names) if error is None else nothing
         if return_details:
             row |= _details(recording)

@@ -124,7 +124,7 @@ def pieces_of(timeline: Sequence[dict[str, float]], score: str, most: int = MOST
         scores = [[point[score] for point in part] for part in parts]
         times = [(part[0]["start"] + part[-1]["end"]) / 2 for part in parts]
         curves.append(np.array([[time, np.mean(of), min(of), max(of)] for time, of in zip(times, scores, strict=True)]))
-        run = [row]
+        run = [row] if row is not None else []
     return curves
 
 
