@@ -50,7 +50,7 @@ AT_REVISION = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<revision>[\w./-]+)
 #: Beside an adapter, the digest of the weights that it was trained on.
 BASE_FILE = "base.json"
 #: Part of the folder's name; counts up when the layout of the converted folder changes.
-LAYOUT = 1
+LAYOUT = 2
 
 
 def default_checkpoint() -> str:

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from hf_sqa.blocks.bounds import COUNT, WEIGHT, check_bounds
 from hf_sqa.blocks.losses import SCORE_LOSSES
+from hf_sqa.blocks.score_intervals import check_score_interval
 from hf_sqa.blocks.score_mapping import check_score_mapping
 
 #: Entries of config.json about code: where it lies in a repository, or that there is none.
@@ -34,6 +35,8 @@ class AudioQualityConfig(PreTrainedConfig):
         checkpoint_name (`str`, *optional*): What the weights are called, for results and cards; written by converters.
         score_mapping (`dict[str, list[float]]`, *optional*): By score name, the mapping that the audio-quality pipeline applies to
             the scores of a recording and of its segments; `forward` does not. See `hf_sqa.blocks.score_mapping`.
+        score_intervals (`dict[str, dict]`, *optional*): By score name, the calibration of its interval: tables, on which clips,
+            which coverage was measured. It holds for the weights that it names. See `hf_sqa.blocks.score_intervals`.
         id2label (`dict[int, str]`, *optional*): Score names in column order; `{0: "mos"}` if not given.
 
     Raises:
@@ -51,6 +54,7 @@ class AudioQualityConfig(PreTrainedConfig):
     ranking_margin: float | int = 0.1
     checkpoint_name: str | None = None
     score_mapping: dict[str, list[float | int]] | None = None
+    score_intervals: dict[str, dict[str, Any]] | None = None
 
     keys_to_ignore_at_inference = ["frame_logits", "hidden_states", "attentions"]
     #: Least and largest value of an option, and of the elements of a list; a family adds its own. Checked before anything is built.
@@ -98,8 +102,9 @@ class AudioQualityConfig(PreTrainedConfig):
         return {0: "mos"}
 
     def changed_options(self) -> dict[str, Any]:
-        """The options that are not at their defaults: `type(config)(**config.changed_options())` is a copy."""
+        """The options that are not at their defaults, for a model of other weights; hence without the calibration of intervals."""
         ours = {field.name for field in fields(self)} - {field.name for field in fields(PreTrainedConfig)} | {"id2label"}
+        ours -= {"score_intervals"}
         return {name: value for name, value in self.to_diff_dict().items() if name in ours}
 
     @property
@@ -126,6 +131,12 @@ class AudioQualityConfig(PreTrainedConfig):
             if name not in self.label2id:
                 raise ValueError(f"Expected `score_mapping` for scores of this model ({', '.join(self.label2id)}), got {name!r}.")
             check_score_mapping(name, mapping)
+
+    def validate_score_intervals(self) -> None:
+        for name, calibration in (self.score_intervals or {}).items():
+            if name not in self.label2id:
+                raise ValueError(f"Expected `score_intervals` for scores of this model ({', '.join(self.label2id)}), got {name!r}.")
+            check_score_interval(name, calibration)
 
 
 def _checked_names(id2label: Any) -> dict[int, str]:

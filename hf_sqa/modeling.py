@@ -22,6 +22,7 @@ from hf_sqa.audio import Recording
 from hf_sqa.audio.recording import RESAMPLING_QUALITY
 from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScorer, PieceScorer
 from hf_sqa.blocks.losses import score_loss
+from hf_sqa.blocks.score_intervals import check_coverage
 from hf_sqa.blocks.sqa_transformer import LayerTrace
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.outputs import RecordingScores
@@ -306,6 +307,31 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
             raise ValueError(f"Expected `mode` to be one of {', '.join(self.modes)} for {type(self).__name__}, got {mode!r}.")
         if hop_seconds is not None:
             raise ValueError(f"{type(self).__name__} scores a recording as a whole; leave `hop_seconds` out.")
+
+    def check_interval(self, coverage: float) -> None:
+        """Refuse an interval that this checkpoint cannot give.
+
+        Raises:
+            ValueError: If it carries no calibration, one of other weights, or one that does not reach so far.
+        """
+        calibrations = self.config.score_intervals
+        if not calibrations:
+            raise ValueError(
+                f"Expected a checkpoint with calibrated intervals for `interval={coverage:g}`, but this one has none: `hf-sqa "
+                "calibrate <model> <table of rated clips> --output <folder>` makes one from 20 rated clips or more, and `hf-sqa "
+                "finetune` writes one too."
+            )
+        for name, calibration in calibrations.items():
+            if calibration.get("weights") and not self.has_weights(calibration["weights"]):
+                raise ValueError(
+                    f"The interval of {name!r} was calibrated for other weights than these, whose errors differ: calibrate again "
+                    "with `hf-sqa calibrate`."
+                )
+            check_coverage(calibration, coverage)
+
+    def has_weights(self, digest: str) -> bool:
+        """Whether the weights have this digest; taken as true in half precision, where digests differ and scores hardly."""
+        return self.dtype != torch.float32 or weights_digest(self) == digest
 
     def _on_my_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)

@@ -17,6 +17,7 @@ from hf_sqa.auto import AutoModelForAudioQuality, families
 from hf_sqa.checkpoints import students
 from hf_sqa.hub.card import make_card, tidy
 from hf_sqa.hub.card_facts import CardFacts
+from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, INTERVALS
 
 HERE = Path(__file__).parent
 METRICS = ("utt_lcc", "utt_srcc", "utt_rmse")
@@ -94,6 +95,7 @@ def card(name: str, fact: dict, result: dict) -> str:
     """Text of one card."""
     config_class, _ = families()[fact["family"]]
     options = {"id2label": dict(enumerate(fact["scores"]))} if "scores" in fact else {}
+    options["score_intervals"] = intervals(name)
     with tempfile.TemporaryDirectory() as folder:
         config_class(checkpoint_name=name, **options).save_pretrained(folder)
         facts = CardFacts(
@@ -118,6 +120,15 @@ def card(name: str, fact: dict, result: dict) -> str:
             score_meanings={"mos": fact["meaning"]} if "meaning" in fact else None,
         )
         return tidy(make_card(folder, facts))
+
+
+def intervals(name: str) -> dict | None:
+    """The calibration of a checkpoint's intervals, if it has one: see `benchmarks/interval_coverage.py`."""
+    if name == CHECKPOINT_NAME:
+        return json.loads(INTERVALS.read_text(encoding="utf-8"))
+    if name in students():
+        return json.loads((students()[name] / "config.json").read_text(encoding="utf-8")).get("score_intervals")
+    return None
 
 
 def use(name: str, fact: dict, result: dict) -> str:

@@ -168,6 +168,7 @@ class EncoderLayout(PruningLayout):
     def config_for(self, keep: Mapping[str, np.ndarray]) -> Any:
         layers = self._kept_layers(keep)
         config = copy.deepcopy(self.config)
+        config.score_intervals = None  # its errors will be others
         config.encoder_config.intermediate_size = len(keep["units.0"])
         config.encoder_config.num_hidden_layers = len(layers)
         shifted = self._shifted_layers(set(range(len(self.layers))) - set(layers))

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from hf_sqa.cli import (
+    calibrate,
     card,
     compare,
     convert,
@@ -72,6 +73,7 @@ app.command("convert")(convert.convert)
 app.command("degrade")(degrade.degrade)
 app.command("pseudo-label")(pseudo_label.pseudo_label)
 app.command("finetune")(finetune.finetune)
+app.command("calibrate")(calibrate.calibrate)
 app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)

@@ -52,6 +52,14 @@ Mode = Annotated[
 HopSeconds = Annotated[
     float | None, typer.Option(help="Distance of the windows of long recordings; 1.0 is the published one, larger is faster.")
 ]
+Interval = Annotated[
+    float | None,
+    typer.Option(
+        help="Add `mos_low` and `mos_high`: where the mean rating of listeners lies in this share of recordings, such as 0.9, if "
+        "they are like those that the model was calibrated on (`hf-sqa calibrate`).",
+        show_default=False,
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="`float32`, `bfloat16` (twice as fast where the processor has it) or `float16`.")]
 Device = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Recordings handed to the model together; never changes a score.")]
@@ -108,6 +116,7 @@ def score(
     sort: Sort = "worst",
     mode: Mode = None,
     hop_seconds: HopSeconds = None,
+    interval: Interval = None,
     dtype: Dtype = "float32",
     device: Device = None,
     batch_size: BatchSize = 1,
@@ -171,6 +180,7 @@ def score(
         model=model,
         mode=mode,
         hop_seconds=hop_seconds,
+        interval=interval,
         dtype=dtype,
         device=device,
         channel=int(channel) if channel.isdecimal() else channel,

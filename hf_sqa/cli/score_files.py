@@ -49,7 +49,9 @@ def score_files(
         writer = RowWriter(Path(output), sys.stdout) if output is not None else None
     except (OSError, ValueError) as error:
         stop(error)
-    score_names = scorer.model.config.score_names
+    from hf_sqa.scoring.scorer import score_columns
+
+    score_names = score_columns(scorer.model.config, settings.interval)
     rows: list[dict[str, Any]] = []
     timeline: dict[str, Any] = {}
     interrupted, unwritten = False, None
@@ -116,6 +118,7 @@ def _scored(
 ) -> Generator[dict[str, Any], None, None]:
     """Yield a row a recording, in order."""
     from hf_sqa.audio import AudioError
+    from hf_sqa.scoring.scorer import score_columns
 
     num_workers = settings.num_workers
     if num_workers is None:
@@ -129,6 +132,7 @@ def _scored(
         **asked,
         channel=settings.channel,
     )
+    score_names = score_columns(scorer.model.config, settings.interval)
     with bar() as update:
         started, audio_seconds, failed = time.monotonic(), 0.0, 0
         for done, (name, audio) in enumerate(recordings, 1):
@@ -136,7 +140,7 @@ def _scored(
                 result = {"status": audio.status, "code": audio.code, "reason": audio.message}
             else:
                 result = next(results)
-            row = _row(name, scorer.model.config.score_names, result, asked)
+            row = _row(name, score_names, result, asked)
             audio_seconds += row["duration_seconds"] or 0.0
             failed += row["status"] != "ok"
             rate = audio_seconds / max(time.monotonic() - started, 1e-3)

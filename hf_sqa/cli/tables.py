@@ -127,7 +127,7 @@ def print_table(rows: Sequence[dict[str, Any]], score_names: Sequence[str], cons
         remarks = ", ".join([*row["warnings"], *_faults(row, score_names[0])]) if scored else f"{row['code']}: {row['reason']}"
         table.add_row(
             Text(visible(row["file"])),
-            *[Text(f"{row[name]:.2f}", style=colour(row[name])) if scored else Text(row["status"], "red") for name in score_names],
+            *[_score(row[name]) if scored else Text(row["status"], "red") for name in score_names],
             *([_worst(row)] if with_worst else []),
             f"{row['duration_seconds']:.1f}" if row["duration_seconds"] is not None else "",
             str(row["sampling_rate"] or ""),
@@ -136,9 +136,15 @@ def print_table(rows: Sequence[dict[str, Any]], score_names: Sequence[str], cons
         for segment in [*(row.get("segments") or []), *_course(row.get("timeline") or [], score_names)]:
             table.add_row(
                 Text(f"  {segment['start']:.2f} to {segment['end']:.2f} s", "dim"),
-                *[Text(f"{segment[name]:.2f}", style=colour(segment[name])) for name in score_names],
+                *[_score(segment[name]) if name in segment else Text("") for name in score_names],
             )
     console.print(table)
+
+
+def _score(value: float) -> Any:
+    from rich.text import Text
+
+    return Text(f"{value:.2f}", style=colour(value))
 
 
 def mean_and_worst(rows: Sequence[dict[str, Any]], score: str) -> str:

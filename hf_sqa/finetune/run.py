@@ -30,10 +30,12 @@ from hf_sqa.finetune.folder import (
     write_checkpoint,
     write_predictions,
 )
+from hf_sqa.finetune.intervals import describe_interval
 from hf_sqa.finetune.plan import MIN_CLIPS, Plan, choose_groups, plan_for, shared_values
 from hf_sqa.finetune.rated_clips import RatedClips, Track, clip_name, rated_scores
 from hf_sqa.finetune.settings import FinetuneOptions
 from hf_sqa.finetune.trial import Outcome, Trial
+from hf_sqa.modeling import weights_digest
 from hf_sqa.runs import digest_of, locked, write_whole
 
 
@@ -102,7 +104,7 @@ def finetune(
     for remark in remarks:
         announce(remark)
 
-    trial = Trial(options, checkpoint, folder, model, extractor, scores, clips, held_out, plan, announce=announce, track=track)
+    trial = Trial(options, checkpoint, folder, model, extractor, scores, clips, held_out, plan, announce, track, column)
     # A calibration that cannot be made leaves no folder; a training leaves what can go on.
     outcome = trial.calibrate(options.calibrate) if options.calibrate is not None else None
     begin(folder, definition)
@@ -114,11 +116,30 @@ def finetune(
         report["evaluation"] = for_the_card(by_score, data_name, plan)
         report["seconds"] = round(time.monotonic() - started, 1)
         name = report["checkpoint_name"]
+        outcome.model.config.score_intervals = _intervals(trial, outcome, data_name, report)
         write_checkpoint(folder, outcome.model, extractor, outcome.mapping, name, (checkpoint, base_name), outcome.adapter)
         write_predictions(folder / PREDICTIONS, trial.judged, outcome.predictions, scores, plan, held_out)
         write_whole(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n")
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return report
+
+
+def _intervals(trial: Trial, outcome: Outcome, data_name: str, report: dict[str, Any]) -> dict[str, Any] | None:
+    """The calibration of intervals, from the scores of clips that were held out; a remark in the report where there can be none."""
+    intervals, digest = {}, weights_digest(outcome.model)
+    judged = trial.judged
+    for index, name in enumerate(trial.scores):
+        try:
+            after = outcome.predictions["after"][:, index]
+            described = describe_interval(
+                after, judged.labels[:, index], judged.groups, data_name=f"{data_name}, held out", grouped_by=trial.group_column
+            )
+        except ValueError as error:
+            report["remarks"].append(f"No interval of {name} is calibrated: {error}")
+            continue
+        intervals[name] = {**described, "weights": digest}
+    report["score_intervals"] = intervals or None
+    return intervals or None
 
 
 def _definition(options: FinetuneOptions, base_name: str, train: Any, test: Any, scores: Sequence[str]) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class Trial:
     plan: Plan
     announce: Callable[[str], None]
     track: Track
+    group_column: str | None = None
 
     def __post_init__(self) -> None:
         self.judged = self.clips if self.held_out is None else self.held_out
@@ -138,7 +139,7 @@ class Trial:
         """The model of a part, trained now or before it was cut short, and the result of its training."""
         self.announce(f"Training, {part.name}: {len(part.train)} clips, {len(part.validation)} choose the epoch.")
         model = _loaded(self.checkpoint)
-        model.config.score_mapping = None
+        model.config.score_mapping = model.config.score_intervals = None
         result = run_recipe(
             self.recipe | {"output_dir": str(self._work(part))},
             train_dataset=self.clips.rows(part.train, anchors),

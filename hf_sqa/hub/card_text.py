@@ -20,6 +20,8 @@ NOT_COMPARED = "This checkpoint was not compared with listeners, so its agreemen
 CODE_LICENCE = "Apache-2.0"
 #: Where a licence may be read: a page, or a file beside the card.
 LINK = re.compile(r"https?://[^\s()<>]+|[\w.-]+")
+#: By so much the measured coverage may fall short before the card says that the interval does not hold.
+COVERAGE_TOLERANCE = 0.03
 NOT_STATED = "**not stated**"
 SCORE_MEANINGS = {
     "mos": "overall quality, higher is better",
@@ -44,7 +46,7 @@ def section_texts(facts: CardFacts, config: Mapping[str, Any], adapter: Mapping[
         "summary": facts.summary or _summary(config, adapter, facts.base_model),
         "use": facts.use or _use(facts, folder, is_adapter=adapter is not None),
         "training": facts.training_data or _training(recipe),
-        "evaluation": _evaluation(evaluations) if evaluations else facts.evaluation_note or NOT_COMPARED,
+        "evaluation": (_evaluation(evaluations) if evaluations else facts.evaluation_note or NOT_COMPARED) + _intervals(config),
         "failures": _failures(facts.known_failures),
         "licences": _licences(facts),
         "cost": _cost(facts.training_cost or {}),
@@ -161,6 +163,33 @@ def _evaluation(evaluations: Sequence[Evaluation]) -> str:
     if any(result.overlaps_training for result in evaluations):
         lines += ["", "† shares recordings or talkers with the training data, so the value is too optimistic."]
     return "\n".join(lines)
+
+
+def _intervals(config: Mapping[str, Any]) -> str:
+    """How sure the scores are: the calibration in the configuration, and where its coverage was measured."""
+    texts = []
+    for name, calibration in (config.get("score_intervals") or {}).items():
+        groups = f", left out by {calibration['grouped_by']} in turn" if calibration.get("grouped_by") else ""
+        lines = [
+            f"How sure is `{name}`? `interval=0.9` of the pipeline (`--interval 0.9`) gives `{name}_low` and `{name}_high`, "
+            f"calibrated on {calibration.get('data', 'rated clips')} ({calibration['num_clips']} clips). Measured on clips that "
+            f"did not calibrate{groups}:",
+            "",
+            "| clips | asked for | ratings inside | lowest group | mean half-width | recordings |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        short: dict[str, None] = {}
+        for measured in calibration.get("measured", ()):
+            asked, coverage = measured["asked"], measured["coverage"]
+            lowest = f"{measured['lowest']:.2f}" if "lowest" in measured else ""
+            cells = [measured["set"], f"{asked:.2f}", f"{coverage:.3f}", lowest, f"{measured['half_width']:.2f}"]
+            lines.append(f"| {' | '.join(cells)} | {measured['num_clips']:,} |")
+            if coverage < asked - COVERAGE_TOLERANCE:
+                short[measured["set"]] = None
+        if short:
+            lines += ["", f"**The interval does not hold for {', '.join(short)}**: for recordings of that kind it is too short."]
+        texts.append("\n".join(lines))
+    return "".join(f"\n\n{text}" for text in texts)
 
 
 def _number(value: float | None) -> str:

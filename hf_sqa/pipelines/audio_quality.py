@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from hf_sqa.audio import WARNINGS, AudioError, Finding, Recording, load_or_refuse
 from hf_sqa.blocks.local_quality import LocalScore
+from hf_sqa.blocks.score_intervals import half_widths
 from hf_sqa.blocks.score_mapping import apply_score_mapping
 from hf_sqa.isolation import Isolated, Lost
 from hf_sqa.modeling import AudioQualityPreTrainedModel, model_identity
@@ -55,6 +56,9 @@ class AudioQualityPipeline(Pipeline):
         mode (`str`, *optional*): Way of scoring, one of the model's `modes`; its first, `"published"`, if not given.
         hop_seconds (`float`, *optional*): Distance of the windows a long recording is cut into; the published one if not given.
             Larger is faster and differs more from the published score.
+        interval (`float`, *optional*): Adds `<score>_low` and `<score>_high`: where the mean rating of listeners lies in this share
+            of recordings like those that the checkpoint was calibrated on, `0.9` for nine of ten. Only for checkpoints that carry a
+            calibration, and the scores that it covers.
         return_segments (`bool`, *optional*, defaults to `False`): Adds `segments`: the score of every window with `start` and `end`
             in seconds.
         return_timeline (`bool`, *optional*, defaults to `False`): Adds `timeline`, the quality of every half second in which
@@ -110,7 +114,7 @@ class AudioQualityPipeline(Pipeline):
         steps: dict[str, tuple[str, ...]] = {
             "preprocess": ("sampling_rate", "channel"),
             "forward": ("mode", "hop_seconds", "return_timeline"),
-            "postprocess": ("return_segments", "return_timeline", "return_details", "on_error"),
+            "postprocess": ("return_segments", "return_timeline", "return_details", "on_error", "interval"),
         }
         known = list(dict.fromkeys(option for options in steps.values() for option in options))
         for option in kwargs:
@@ -123,6 +127,10 @@ class AudioQualityPipeline(Pipeline):
         if not {"mode", "hop_seconds"}.isdisjoint(kwargs):
             mode = kwargs.get("mode")
             self.model.check_scoring_options(self.model.modes[0] if mode is None else mode, kwargs.get("hop_seconds"))
+        checked = self.__dict__.setdefault("_checked_intervals", set())
+        if kwargs.get("interval") is not None and kwargs["interval"] not in checked:  # of a large model it takes seconds
+            self.model.check_interval(kwargs["interval"])
+            checked.add(kwargs["interval"])
         parameters = [{option: kwargs[option] for option in options if option in kwargs} for options in steps.values()]
         return parameters[0], parameters[1], parameters[2]
 
@@ -258,6 +266,7 @@ class AudioQualityPipeline(Pipeline):
         return_timeline: bool = False,
         return_details: bool = False,
         on_error: str = "raise",
+        interval: float | None = None,
     ) -> dict[str, Any]:
         recording, error = item["recording"], item["error"]
         if error is None and not np.isfinite(item["scores"].scores).all():
@@ -270,6 +279,8 @@ class AudioQualityPipeline(Pipeline):
             raise error
         names = self.model.config.score_names
         row: dict[str, Any] = _named(names, item["scores"].scores) if error is None else dict.fromkeys(names)
+        if interval is not None:
+            row = self._with_intervals(row, interval)
         if on_error == "row":
             row["status"] = "ok" if error is None else error.status
             row["code"] = None if error is None else error.code
@@ -286,6 +297,20 @@ class AudioQualityPipeline(Pipeline):
             row["mode"], row["hop_seconds"] = item.get("mode"), item.get("hop_seconds")
             row["model"] = self.identity(item.get("mode"), item.get("hop_seconds"))
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+
+    def _with_intervals(self, row: dict[str, Any], coverage: float) -> dict[str, Any]:
+        """Each score followed by the ends of its interval, which do not leave the scale, where the checkpoint has a calibration."""
+        config, widened = self.model.config, {}
+        for name, score in row.items():
+            widened[name] = score
+            if name in config.score_intervals:
+                low = high = None
+                if score is not None:
+                    half = float(half_widths(score, config.score_intervals[name], coverage))
+                    low, high = min(score, max(score - half, config.score_min)), max(score, min(score + half, config.score_max))
+                    low, high = round(low, SCORE_DECIMALS), round(high, SCORE_DECIMALS)
+                widened |= {f"{name}_low": low, f"{name}_high": high}
+        return widened
 
     def _findings(self, item: dict[str, Any]) -> list[Finding]:
         """What makes the score doubtful: warnings of the recording, and a score that no listener could have given."""

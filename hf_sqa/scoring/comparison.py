@@ -336,7 +336,7 @@ def _scored_run(path: str, score: str | None) -> tuple[list[tuple[Item, float | 
         refusal = None if row["status"] == "ok" else Refusal(row["status"], row["code"], row["reason"])
         own = {name: row[kept_column] for name, kept_column in kept.items()}
         found.append((Item(row["row"], row["key"], row["audio"] or row["key"], None, own, refusal), row[column]))
-    return found, run["identity"], score
+    return found, {**run["identity"], "interval": None}, score
 
 
 def _scored_table(recordings: Sequence[Item], score: str | None, path: str) -> tuple[list[tuple[Item, float | None]], bool, str]:

@@ -277,7 +277,8 @@ def compare_runs(
         ValueError: If the scores are not of the same model and mode, or no key is in both.
     """
     run, other_run = read_run(output), read_run(other)
-    differs = [name for name in run["identity"] if run["identity"][name] != other_run["identity"].get(name)]
+    identity, other_identity = ({**each["identity"], "interval": None} for each in (run, other_run))
+    differs = [name for name in identity if identity[name] != other_identity.get(name)]
     if differs:
         raise ValueError(
             f"Expected two runs of one model in one mode, but they differ in {', '.join(differs)}: such scores do not compare. "

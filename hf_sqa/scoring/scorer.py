@@ -32,6 +32,7 @@ class Settings:
         model (`str`, *optional*): As in `hf_sqa.pipeline`; the default if not given.
         mode (`str`, *optional*): One of the model's modes.
         hop_seconds (`float`, *optional*): Distance of windows.
+        interval (`float`, *optional*): Adds columns with the ends of an interval; see [`AudioQualityPipeline`].
         dtype (`str`, *optional*, defaults to `"float32"`): `float32`, `bfloat16` or `float16`.
         device (`str`, *optional*): The first accelerator, else the CPU, if not given.
         channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
@@ -47,6 +48,7 @@ class Settings:
     model: str | None = None
     mode: str | None = None
     hop_seconds: float | None = None
+    interval: float | None = None
     dtype: str = "float32"
     device: str | None = None
     channel: str | int = "mean"
@@ -78,7 +80,7 @@ class CorpusScorer:
             scorer = load_pipeline(settings)
         else:
             chosen = {**scorer._forward_params, **chosen}  # what the pipeline was made with holds here too
-            scorer._sanitize_parameters(**chosen)
+            scorer._sanitize_parameters(**chosen, interval=settings.interval)
         self.settings, self.scorer, self._chosen = settings, scorer, chosen
         self.model = scorer.model
         device = self.model.device.type
@@ -101,9 +103,13 @@ class CorpusScorer:
         }
         if settings.timeline:
             self.identity["timeline"] = True
+        #: Coverage of the intervals that rows have, if any.
+        self.interval = settings.interval if settings.interval is not None else scorer._postprocess_params.get("interval")
+        if self.interval is not None:
+            self.identity["interval"] = self.interval
         suffix = settings.suffix if settings.suffix is not None else _slug(str(self.identity["id"]))
         #: Name of the column of every score of the model.
-        self.columns = {name: f"{name}__{suffix}" if suffix else name for name in self.model.config.score_names}
+        self.columns = {name: f"{name}__{suffix}" if suffix else name for name in score_columns(self.model.config, self.interval)}
         clash = OWN_COLUMNS & set(self.columns.values())
         if clash:
             raise ValueError(f"Expected columns of scores that differ from {', '.join(sorted(clash))}; give a suffix.")
@@ -132,7 +138,8 @@ class CorpusScorer:
         items = [{"recording": recording, "error": None} for recording in recordings]
         timeline = self.settings.timeline
         scored = self.scorer.forward(items, **self._chosen, return_timeline=timeline)
-        return [self.scorer.postprocess(item, return_details=True, on_error="row", return_timeline=timeline) for item in scored]
+        options = {"return_details": True, "on_error": "row", "return_timeline": timeline, "interval": self.interval}
+        return [self.scorer.postprocess(item, **options) for item in scored]
 
     def _row(self, item: Item, result: dict[str, Any] | Refusal, kept_columns: Sequence[str]) -> dict[str, Any]:
         row: dict[str, Any] = {"row": item.position, "key": item.key, "audio": item.name}
@@ -202,10 +209,21 @@ def load_pipeline(settings: Settings) -> Any:
 
     import hf_sqa.pipelines
 
+    options = settings.windows | ({} if settings.interval is None else {"interval": settings.interval})
     try:
-        return hf_sqa.pipelines.pipeline(settings.model, dtype=settings.dtype, device=settings.device, **settings.windows)
+        return hf_sqa.pipelines.pipeline(settings.model, dtype=settings.dtype, device=settings.device, **options)
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
         raise ValueError(f"The model {settings.model or 'default'!r} cannot be used: {' '.join(str(error).split())}") from error
+
+
+def score_columns(config: Any, interval: float | None) -> list[str]:
+    """Names of the scores in a row, each followed by those of the ends of its interval where it has one."""
+    columns = []
+    for name in config.score_names:
+        columns.append(name)
+        if interval is not None and name in (config.score_intervals or {}):
+            columns += [f"{name}_low", f"{name}_high"]
+    return columns
 
 
 def _slug(name: str) -> str:

@@ -303,6 +303,12 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
         model.config.score_mapping = None
         if announce:
             announce("The checkpoint's mapping of its scores is dropped: it was fitted to its predictions, which training changes.")
+    if model.config.score_intervals is not None:
+        model.config.score_intervals = None
+        if announce:
+            announce(
+                "The checkpoint's calibration of intervals is dropped: training changes its errors. `hf-sqa calibrate` makes one."
+            )
     if any(getattr(model.config, name, None) != value for name, value in options.items()):
         model = _with_other_options(model, options, announce)
     for name, value in loss_options(loss, type(model.config)).items():

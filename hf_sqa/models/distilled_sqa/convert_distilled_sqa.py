@@ -6,6 +6,7 @@ Reads the weight file only; none of the package's code is imported.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -32,6 +33,8 @@ WHEEL = Wheel(
 WEIGHTS_FILE = "distillmos/weights/distill_mos_v7.pt"
 WEIGHTS_SHA256 = "b18b3ac60227267cfb91e5d00ce22cc7b73716fd92f269484da1446e27031a40"
 CHECKPOINT_NAME = "distill-mos-v7"
+#: How sure its scores are, `score_intervals` of the configuration; written by `benchmarks/interval_coverage.py`.
+INTERVALS = Path(__file__).with_name("distill-mos-v7-intervals.json")
 
 
 def published_weights() -> Path:
@@ -67,7 +70,10 @@ def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
         raise ValueError(
             f"Expected a state dict in {path.name!r}, got {type(original).__name__}: this is not a Distill-MOS v7 checkpoint."
         )
-    config = DistilledSQAConfig(checkpoint_name=CHECKPOINT_NAME if published else path.stem)
+    config = DistilledSQAConfig(
+        checkpoint_name=CHECKPOINT_NAME if published else path.stem,
+        score_intervals=json.loads(INTERVALS.read_text(encoding="utf-8")) if published else None,
+    )
     model = DistilledSQA(config)
     model.load_state_dict(convert_state_dict(original, model))
     return model.eval()

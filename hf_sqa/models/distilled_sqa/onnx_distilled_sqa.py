@@ -92,6 +92,10 @@ class OnnxDistilledSQA(DistilledSQA):
     def dtype(self) -> torch.dtype:
         return torch.float32
 
+    def has_weights(self, digest: str) -> bool:
+        """True: the calibration beside a graph is that of the model it was exported from."""
+        return True
+
     def score_windows(self, windows: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
         """Score windows `(W, T)`; as [`DistilledSQA.score_windows`]."""
         if trace is not None and (trace.hidden_states is not None or trace.attentions is not None):

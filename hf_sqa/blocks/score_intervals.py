@@ -1,0 +1,192 @@
+"""How sure a score is: an interval in which the mean opinion of listeners lies, calibrated on rated clips.
+
+Split conformal prediction with residuals normalised by the predicted level: Lei, G'Sell, Rinaldo, Tibshirani and Wasserman,
+"Distribution-Free Predictive Inference for Regression", JASA 2018. A calibration travels in the configuration of a checkpoint,
+`score_intervals={"mos": {...}}`. It says how large errors were on its clips; of recordings unlike these it knows nothing. NumPy
+only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+#: Fewer clips give no interval.
+MIN_CLIPS = 20
+#: Clips for each level at which the size of errors is measured, levels at most, and clips that stand for the mean of all levels.
+CLIPS_A_LEVEL, MOST_LEVELS, PRIOR_CLIPS = 50, 5, 20
+#: Clips without groups are left out in so many parts, and so are more groups.
+NUM_PARTS = 10
+#: Shares of clips for which a calibration has the quantile, as far as it has the clips.
+COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+SMALLEST_SCALE = 1e-3
+DECIMALS = 4
+NUMBERS = ("coverages", "quantiles", "levels", "scales")
+
+
+def fit_score_interval(scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable] | None = None) -> dict[str, Any]:
+    """The calibration of one score.
+
+    The size of an error depends on the predicted level (mean absolute errors at levels of equally many clips, drawn towards their
+    mean, joined by lines), as far as there are clips enough. Every residual is divided by a size that was measured without its own
+    group, and the quantiles of these make the interval.
+
+    Args:
+        scores (array of shape `(num_clips,)`): Scores as the pipeline gives them; NaN where there is none.
+        labels (array of shape `(num_clips,)`): Mean opinion scores of these clips, which the model was not trained on; NaN where
+            unrated.
+        groups (sequence of length `num_clips`, *optional*): What clips have in common, such as the talker.
+
+    Returns:
+        `dict`: `coverages` with `quantiles`, `levels` with `scales`, `num_clips`, and `num_groups` where groups are given.
+
+    Raises:
+        ValueError: If there are fewer than 20 rated and scored clips.
+    """
+    scores, labels, parts, num_groups = _known(scores, labels, groups)
+    residuals = np.abs(labels - scores)
+    normalised = np.empty(len(scores))
+    for part in np.unique(parts):
+        inside = parts == part
+        levels, scales = _sizes(scores[~inside], residuals[~inside])
+        normalised[inside] = residuals[inside] / np.interp(scores[inside], levels, scales)
+    normalised.sort()
+    ranks = [math.ceil((len(scores) + 1) * coverage) for coverage in COVERAGES]
+    reached = [(coverage, rank) for coverage, rank in zip(COVERAGES, ranks, strict=True) if rank <= len(scores)]
+    levels, scales = _sizes(scores, residuals)
+    calibration = {
+        "coverages": [coverage for coverage, _ in reached],
+        "quantiles": [round(float(normalised[rank - 1]), DECIMALS) for _, rank in reached],
+        "levels": [round(level, DECIMALS) for level in levels.tolist()],
+        "scales": [round(scale, DECIMALS) for scale in scales.tolist()],
+        "num_clips": len(scores),
+    }
+    return calibration if num_groups is None else calibration | {"num_groups": num_groups}
+
+
+def half_widths(scores: ArrayLike, calibration: Mapping[str, Any], coverage: float) -> np.ndarray:
+    """Half of the interval of every score, of the shape of `scores`.
+
+    Args:
+        scores (array): Scores of one name, as the pipeline gives them.
+        calibration (`dict`): What [`fit_score_interval`] returns.
+        coverage (`float`): Share of recordings whose rating shall lie inside.
+
+    Raises:
+        ValueError: If the calibration does not reach so far.
+    """
+    check_coverage(calibration, coverage)
+    quantile = np.interp(coverage, calibration["coverages"], calibration["quantiles"])
+    return quantile * np.interp(np.asarray(scores, np.float64), calibration["levels"], calibration["scales"])
+
+
+def check_coverage(calibration: Mapping[str, Any], coverage: float) -> None:
+    """
+    Raises:
+        ValueError: If the share lies outside what a calibration has quantiles for.
+    """
+    low, high = calibration["coverages"][0], calibration["coverages"][-1]
+    if not low <= coverage <= high:
+        raise ValueError(
+            f"Expected `interval` from {low:g} to {high:g}, got {coverage:g}: the {calibration['num_clips']} clips of the "
+            "calibration do not tell more."
+        )
+
+
+def measured_coverage(
+    scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable] | None = None, coverage: float = 0.9
+) -> dict[str, Any]:
+    """Coverage on clips that the calibration has not seen: each group in turn is left out, the others calibrate.
+
+    Args:
+        scores, labels, groups: As in [`fit_score_interval`].
+        coverage (`float`, *optional*, defaults to 0.9): Share asked for.
+
+    Returns:
+        `dict`: `asked`, `coverage`, `lowest` (of the groups, or parts), `half_width` (its mean), `num_clips`, and `num_groups`
+        where groups are given.
+
+    Raises:
+        ValueError: If fewer than 20 clips would be left to calibrate.
+    """
+    scores, labels, parts, num_groups = _known(scores, labels, groups)
+    inside, widths = np.zeros(len(scores), bool), np.empty(len(scores))
+    for part in np.unique(parts):
+        out = parts == part
+        others = parts[~out].tolist() if len(np.unique(parts[~out])) > 1 else None
+        calibration = fit_score_interval(scores[~out], labels[~out], others)
+        widths[out] = half_widths(scores[out], calibration, coverage)
+        inside[out] = np.abs(labels[out] - scores[out]) <= widths[out]
+    measured = {
+        "asked": coverage,
+        "coverage": round(float(inside.mean()), DECIMALS),
+        "lowest": round(min(float(inside[parts == part].mean()) for part in np.unique(parts)), DECIMALS),
+        "half_width": round(float(widths.mean()), DECIMALS),
+        "num_clips": len(scores),
+    }
+    return measured if num_groups is None else measured | {"num_groups": num_groups}
+
+
+def check_score_interval(name: str, calibration: Mapping[str, Any]) -> None:
+    """Refuse a calibration that is not one.
+
+    Raises:
+        ValueError: If tables are missing, of different lengths, not finite, or do not rise.
+    """
+    tables = [calibration.get(table) for table in NUMBERS]
+    try:
+        coverages, quantiles, levels, scales = (np.asarray(table, np.float64) for table in tables)
+        good = (
+            all(table.ndim == 1 and len(table) and np.isfinite(table).all() for table in (coverages, quantiles, levels, scales))
+            and len(coverages) == len(quantiles)
+            and len(levels) == len(scales)
+            and (np.diff(coverages) > 0).all()
+            and (np.diff(quantiles) >= 0).all()
+            and (np.diff(levels) >= 0).all()
+            and min(coverages[0], 1 - coverages[-1], quantiles[0] + SMALLEST_SCALE, scales.min()) > 0
+            and int(calibration["num_clips"]) >= MIN_CLIPS
+        )
+    except (TypeError, ValueError, KeyError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"Expected the interval calibration of {name!r} to have rising {NUMBERS[0]} with {NUMBERS[1]}, {NUMBERS[2]} with "
+            f"{NUMBERS[3]}, and num_clips of {MIN_CLIPS} or more, got {dict(calibration)}. `hf-sqa calibrate` makes one."
+        )
+
+
+def _known(
+    scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int | None]:
+    """Rated and scored clips, the part with which each is left out, and the number of groups."""
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+    if scores.ndim != 1 or scores.shape != labels.shape or (groups is not None and len(groups) != len(scores)):
+        raise ValueError(f"Expected a score and a label for every clip, got shapes {scores.shape} and {labels.shape}.")
+    known = np.isfinite(scores) & np.isfinite(labels)
+    if known.sum() < MIN_CLIPS:
+        raise ValueError(
+            f"Expected {MIN_CLIPS} rated and scored clips or more to calibrate an interval, got {int(known.sum())}; rate some more."
+        )
+    scores, labels = scores[known], labels[known]
+    if groups is None:
+        order = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
+        return scores, labels, order % NUM_PARTS, None
+    numbers: dict[Hashable, int] = {}
+    own = [numbers.setdefault(group, len(numbers)) for group, is_known in zip(groups, known, strict=True) if is_known]
+    if len(numbers) < 2:
+        raise ValueError(f"Expected clips of two groups or more, got {len(numbers)}: leave the groups out, or rate others too.")
+    return scores, labels, np.array(own) % max(2, min(len(numbers), NUM_PARTS)), len(numbers)
+
+
+def _sizes(scores: np.ndarray, residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted levels, rising, and the size of errors there."""
+    num_levels = min(MOST_LEVELS, max(1, len(scores) // CLIPS_A_LEVEL))
+    overall = float(residuals.mean())
+    parts = np.array_split(np.argsort(scores, kind="stable"), num_levels)
+    levels = np.array([np.median(scores[part]) for part in parts])
+    scales = np.array([(residuals[part].sum() + PRIOR_CLIPS * overall) / (len(part) + PRIOR_CLIPS) for part in parts])
+    return levels, np.maximum(scales, SMALLEST_SCALE)

@@ -1,0 +1,118 @@
+"""Calibrate the interval of a checkpoint on one's own rated clips, and measure its coverage on clips that it has not seen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hf_sqa.blocks.score_intervals import MIN_CLIPS, fit_score_interval, measured_coverage
+from hf_sqa.checkpoints import load_checkpoint
+from hf_sqa.finetune.plan import choose_groups
+from hf_sqa.finetune.rated_clips import RatedClips, Track, rated_scores
+from hf_sqa.modeling import weights_digest
+from hf_sqa.pipelines import pipeline
+
+#: Shares for which coverage is measured and stated.
+ASKED = (0.8, 0.9)
+
+
+def describe_interval(
+    scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable] | None, *, data_name: str, grouped_by: str | None = None
+) -> dict[str, Any]:
+    """A calibration with what it was made on, and the coverage that it has on clips that it has not seen.
+
+    Args:
+        scores, labels, groups: As in [`~hf_sqa.blocks.score_intervals.fit_score_interval`].
+        data_name (`str`): What the clips are called.
+        grouped_by (`str`, *optional*): What `groups` are.
+
+    Raises:
+        ValueError: If there are fewer than 20 clips, or too few to measure the coverage.
+    """
+    groups = groups if groups is not None and len(set(groups)) > 1 else None
+    calibration = fit_score_interval(scores, labels, groups) | {"data": data_name}
+    if groups is not None and grouped_by is not None:
+        calibration["grouped_by"] = grouped_by
+    measured = []
+    for asked in ASKED:
+        try:
+            measured.append({"set": data_name, "seen": False, **measured_coverage(scores, labels, groups, asked)})
+        except ValueError:  # what is left without a part of the clips does not reach so far
+            continue
+    return calibration | {"measured": measured}
+
+
+def calibrate(
+    checkpoint: str,
+    rated: Any,
+    output: str | os.PathLike[str],
+    *,
+    group: str | None = None,
+    base_name: str | None = None,
+    data_name: str = "the rated clips",
+    device: str | None = None,
+    announce: Callable[[str], None] | None = None,
+    track: Track | None = None,
+) -> dict[str, Any]:
+    """Write a copy of a checkpoint that carries a calibration of its intervals.
+
+    Args:
+        checkpoint (`str`): As in `hf_sqa.pipeline`. An adapter is merged into its base.
+        rated (`datasets.Dataset`): Rated clips in the schema of `hf_sqa.data`; none that the checkpoint was trained on.
+        output (path): Folder to make.
+        group (`str`, *optional*): Column of what clips have in common; found by its usual name if not given.
+        base_name (`str`, *optional*): What the original is called; `checkpoint` if not given.
+        data_name (`str`, *optional*): What the clips are called in the calibration.
+        device (`str`, *optional*): The first accelerator, else the CPU, if not given.
+        announce (callable, *optional*): Takes lines about what happens.
+        track (callable, *optional*): Wraps an iterable, with a title and a length, in a progress bar.
+
+    Returns:
+        `dict`: `score_intervals` as in the configuration, `base_model`, `num_clips`, and `excluded` clips with reasons.
+
+    Raises:
+        OSError, ValueError: If the table or the checkpoint cannot be used, or there are fewer than 20 rated clips.
+        FileExistsError: If the folder holds something.
+    """
+    announce = announce or (lambda line: None)
+    track = track or (lambda items, title, total: items)
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"Expected an empty or new folder, got {str(folder)!r}, which holds something.")
+    original = load_checkpoint(checkpoint, merge=True, dtype="float32")
+    model = original.model
+    names = rated_scores(model, rated, data_name)
+    column, sentence = choose_groups(rated, group)
+    announce(sentence)
+    clips = RatedClips.read(rated, names, column, model.config.sampling_rate, track, at_least=MIN_CLIPS)
+    scorer = pipeline(model=model, feature_extractor=original.feature_extractor, device=device)
+    scores = np.full((len(clips), len(names)), np.nan)
+    excluded = list(clips.excluded)
+    for row, audio in enumerate(track(clips.audio, "scoring", len(clips))):
+        scored = scorer(audio, on_error="row")
+        if scored["status"] == "ok":
+            scores[row] = [scored[name] for name in names]
+        else:
+            excluded.append({"file": clips.names[row], "code": scored["code"], "reason": scored["reason"]})
+    intervals = {}
+    for index, name in enumerate(names):
+        intervals[name] = {
+            **describe_interval(scores[:, index], clips.labels[:, index], clips.groups, data_name=data_name, grouped_by=column),
+            "weights": weights_digest(model),
+        }
+    model.config.score_intervals = intervals
+    model.config.checkpoint_name = Path(base_name or checkpoint).name
+    model.save_pretrained(folder)
+    original.feature_extractor.save_pretrained(folder)
+    return {
+        "score_intervals": intervals,
+        "base_model": base_name or checkpoint,
+        "num_clips": len(clips),
+        "grouped_by": column,
+        "excluded": excluded,
+    }
