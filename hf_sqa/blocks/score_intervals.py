@@ -163,23 +163,23 @@ def _known(
     scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int | None]:
     """Rated and scored clips, the part with which each is left out, and the number of groups."""
-    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
-    if scores.ndim != 1 or scores.shape != labels.shape or (groups is not None and len(groups) != len(scores)):
-        raise ValueError(f"Expected a score and a label for every clip, got shapes {scores.shape} and {labels.shape}.")
-    known = np.isfinite(scores) & np.isfinite(labels)
+    predicted, rated = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+    if predicted.ndim != 1 or predicted.shape != rated.shape or (groups is not None and len(groups) != len(predicted)):
+        raise ValueError(f"Expected a score and a label for every clip, got shapes {predicted.shape} and {rated.shape}.")
+    known = np.isfinite(predicted) & np.isfinite(rated)
     if known.sum() < MIN_CLIPS:
         raise ValueError(
             f"Expected {MIN_CLIPS} rated and scored clips or more to calibrate an interval, got {int(known.sum())}; rate some more."
         )
-    scores, labels = scores[known], labels[known]
+    predicted, rated = predicted[known], rated[known]
     if groups is None:
-        order = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
-        return scores, labels, order % NUM_PARTS, None
+        order = np.argsort(np.argsort(predicted, kind="stable"), kind="stable")
+        return predicted, rated, order % NUM_PARTS, None
     numbers: dict[Hashable, int] = {}
     own = [numbers.setdefault(group, len(numbers)) for group, is_known in zip(groups, known, strict=True) if is_known]
     if len(numbers) < 2:
         raise ValueError(f"Expected clips of two groups or more, got {len(numbers)}: leave the groups out, or rate others too.")
-    return scores, labels, np.array(own) % max(2, min(len(numbers), NUM_PARTS)), len(numbers)
+    return predicted, rated, np.array(own) % max(2, min(len(numbers), NUM_PARTS)), len(numbers)
 
 
 def _sizes(scores: np.ndarray, residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -111,6 +111,13 @@ def test_the_saved_folder_gives_the_scores_of_the_report(held_out, rated):
         assert score(str(rated.parent / Path(row["file"]).name))["mos"] == pytest.approx(float(row["mos_after"]), abs=1e-4)
 
 
+def test_few_held_out_clips_give_no_interval_and_say_so(held_out):
+    folder, report, _ = held_out
+
+    assert report["score_intervals"] is None and json.loads((folder / "config.json").read_text())["score_intervals"] is None
+    assert any(remark.startswith("No interval of mos is calibrated: Expected 20 rated") for remark in report["remarks"])
+
+
 def test_before_are_the_scores_of_the_original(held_out, rated, tiny_scorer):
     folder, _, _ = held_out
 
@@ -318,8 +325,10 @@ def test_calibration_is_part_of_the_checkpoint(scored, tiny_folder, tmp_path):
     assert report["score_mapping"]["mos"][2:] == pytest.approx([0.7, 0.5], abs=1e-4)
     assert report["recommendation"] == "use"
     rows = _rows(scored)
-    mapped = hf_sqa.pipeline(str(folder), device="cpu")([row["audio"] for row in rows])
+    mapped = hf_sqa.pipeline(str(folder), device="cpu", interval=0.9)([row["audio"] for row in rows])
     assert [one["mos"] for one in mapped] == pytest.approx([float(row["mos"]) for row in rows], abs=1e-4)
+    assert all(one["mos_low"] <= one["mos"] <= one["mos_high"] < one["mos"] + 0.1 for one in mapped)
+    assert (report["score_intervals"]["mos"]["num_clips"], report["score_intervals"]["mos"]["data"]) == (32, "scored.csv, held out")
 
 
 def test_before_a_mapped_model_are_its_mapped_scores_and_after_it_has_no_mapping(rated, make_tiny, tmp_path):
