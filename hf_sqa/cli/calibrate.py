@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.bars import tracked
 from hf_sqa.cli.stopping import EXIT_INTERRUPTED, say, stop
 from hf_sqa.cli.tables import named_columns
+from hf_sqa.progress import tracked
 
 
 def calibrate(
