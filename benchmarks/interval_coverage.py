@@ -4,8 +4,8 @@ python benchmarks/interval_coverage.py ../shared/data            # measures, and
 python benchmarks/interval_coverage.py ../shared/data --write    # and writes the calibrations into the package
 
 Calibrated on the P.808 reference clips, whose coverage is measured with each talker left out in turn; measured, and only measured,
-on coders that no model here was trained on. About a minute of one core. After `--write` count up `hf_sqa.checkpoints.LAYOUT`: Distill-MOS
-v7 lies converted in caches.
+on coders that no model here was trained on. About a minute of one core. After `--write` count up `hf_sqa.checkpoints.LAYOUT`:
+Distill-MOS v7 lies converted in caches.
 """
 
 import argparse
