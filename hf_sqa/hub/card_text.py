@@ -169,11 +169,12 @@ def _intervals(config: Mapping[str, Any]) -> str:
     """How sure the scores are: the calibration in the configuration, and where its coverage was measured."""
     texts = []
     for name, calibration in (config.get("score_intervals") or {}).items():
-        groups = f", left out by {calibration['grouped_by']} in turn" if calibration.get("grouped_by") else ""
+        groups = f", left out by {as_text(calibration['grouped_by'])} in turn" if calibration.get("grouped_by") else ""
+        data, num_clips = as_text(calibration.get("data", "rated clips")), calibration["num_clips"]
         lines = [
-            f"How sure is `{name}`? `interval=0.9` of the pipeline (`--interval 0.9`) gives `{name}_low` and `{name}_high`, "
-            f"calibrated on {calibration.get('data', 'rated clips')} ({calibration['num_clips']} clips). Measured on clips that "
-            f"did not calibrate{groups}:",
+            f"How sure is {as_code(name)}? `interval=0.9` of the pipeline (`--interval 0.9`) gives {as_code(f'{name}_low')} and "
+            f"{as_code(f'{name}_high')}, calibrated on {data} ({num_clips} clips). Measured on clips that did not "
+            f"calibrate{groups}:",
             "",
             "| clips | asked for | ratings inside | lowest group | mean half-width | recordings |",
             "|---|---:|---:|---:|---:|---:|",
@@ -182,10 +183,10 @@ def _intervals(config: Mapping[str, Any]) -> str:
         for measured in calibration.get("measured", ()):
             asked, coverage = measured["asked"], measured["coverage"]
             lowest = f"{measured['lowest']:.2f}" if "lowest" in measured else ""
-            cells = [measured["set"], f"{asked:.2f}", f"{coverage:.3f}", lowest, f"{measured['half_width']:.2f}"]
+            cells = [as_text(measured["set"]), f"{asked:.2f}", f"{coverage:.3f}", lowest, f"{measured['half_width']:.2f}"]
             lines.append(f"| {' | '.join(cells)} | {measured['num_clips']:,} |")
             if coverage < asked - COVERAGE_TOLERANCE:
-                short[measured["set"]] = None
+                short[as_text(measured["set"])] = None
         if short:
             lines += ["", f"**The interval does not hold for {', '.join(short)}**: for recordings of that kind it is too short."]
         texts.append("\n".join(lines))
