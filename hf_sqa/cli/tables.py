@@ -186,7 +186,7 @@ def _course(timeline: Sequence[dict[str, Any]], score_names: Sequence[str]) -> l
     pieces = [timeline[first : first + size] for first in range(0, len(timeline), size)]
     return [
         {"start": piece[0]["start"], "end": piece[-1]["end"]}
-        | {name: sum(point[name] for point in piece) / len(piece) for name in score_names}
+        | {name: sum(point[name] for point in piece) / len(piece) for name in score_names if name in piece[0]}
         for piece in pieces
     ]
 

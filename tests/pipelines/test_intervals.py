@@ -145,6 +145,14 @@ def test_windows_of_a_long_recording_have_scores_and_the_whole_has_the_interval(
     assert len(row["segments"]) > 1 and "mos_low" in row and "mos_low" not in row["segments"][0]
 
 
+def test_the_table_shows_an_interval_beside_windows_and_timeline(calibrated, recordings):
+    arguments = ["score", str(recordings / "2.wav"), "--model", str(calibrated), "--interval", "0.9", "--segments", "--timeline"]
+    result = CliRunner().invoke(app, [*arguments, "--num-workers", "0"], env={"COLUMNS": "200"})
+
+    assert result.exit_code == 0, result.output
+    assert "mos_low  mos_high" in result.stdout
+
+
 def test_a_graph_gives_the_same_interval(calibrated, recordings, tmp_path):
     pytest.importorskip("onnxruntime")
     from hf_sqa.export.onnx import export_onnx
