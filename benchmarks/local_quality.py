@@ -2,6 +2,7 @@
 
     python benchmarks/local_quality.py unpacked/ --model distilled-sqa-m              # 400 recordings
     python benchmarks/local_quality.py unpacked/ --model default --number 60          # Distill-MOS v7 takes longer
+    python benchmarks/local_quality.py unpacked/ --model distilled-sqa-m --live       # the meter's share of one core
 
 Speech: see `faults_at_known_places.py`. A fault is found if one that is reported overlaps it by half of what both cover together.
 CPU time is of the whole call on one thread, with and without the timeline, turn by turn.
@@ -67,13 +68,31 @@ def run(score, folder: Path, number: int, part: str) -> None:
     print(f"CPU time with the timeline: {seconds['timeline'] / seconds['plain']:.2f} times the plain score")
 
 
+def live(score, folder: Path, number: int = 20, portion: int = RATE // 10) -> None:
+    """Print the CPU seconds that the meter takes for a second of sound, in portions of a tenth of a second."""
+    heard = seconds = 0.0
+    for example in examples(folder, number):
+        meter = hf_sqa.QualityMeter(score)
+        began = time.process_time()
+        for start in range(0, len(example.clean), portion):
+            meter.feed(example.clean[start : start + portion])
+        meter.close()
+        seconds += time.process_time() - began
+        heard += len(example.clean) / RATE
+    print(f"real-time factor of the meter over {heard:.0f} s: {seconds / heard:.4f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Clean speech.")
     parser.add_argument("--model", default="distilled-sqa-m")
     parser.add_argument("--number", type=int, default=400)
     parser.add_argument("--part", choices=("test", "development"), default="test")
+    parser.add_argument("--live", action="store_true", help="Measure the meter alone.")
     options = parser.parse_args()
+    if options.live:
+        live(hf_sqa.pipeline(options.model, device="cpu"), options.folder)
+        return
     run(hf_sqa.pipeline(options.model, device="cpu"), options.folder, options.number, options.part)
 
 

@@ -25,6 +25,7 @@ from hf_sqa.cli import (
     filter,
     finetune,
     info,
+    listen,
     models,
     prune,
     pseudo_label,
@@ -65,6 +66,7 @@ def _options(
 
 app.command("score")(score.score)
 app.command("compare")(compare.compare)
+app.command("listen")(listen.listen)
 app.command("report")(report.report)
 app.command("filter")(filter.filter_corpus)
 app.command("info")(info.info)

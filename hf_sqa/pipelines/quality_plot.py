@@ -66,7 +66,9 @@ def plot_quality(
     for piece in pieces_of(timeline, score):
         score_axis.fill_between(piece[:, 0], piece[:, 2], piece[:, 3], color="#bbbbbb", linewidth=0)
         score_axis.plot(piece[:, 0], piece[:, 1], color=INK, linewidth=1.3)
-        score_axis.scatter(piece[:, 0], piece[:, 1], c=[colour_of(value) for value in piece[:, 1]], s=14, zorder=3)
+        score_axis.scatter(
+            piece[:, 0], piece[:, 1], c=[colour_of(value) for value in piece[:, 1]], s=14 if len(timeline) < 200 else 4, zorder=3
+        )
     score_axis.axhline(overall, color=INK, linestyle="--", linewidth=1)
     marked = [("fault", fault) for fault in faults] or ([("lowest", worst)] if worst else [])
     for word, stretch in marked:

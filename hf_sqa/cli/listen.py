@@ -1,0 +1,160 @@
+"""`hf-sqa listen`: quality while the sound is still coming, from standard input."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any, BinaryIO
+
+import numpy as np
+import typer
+
+from hf_sqa.cells import clock
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.stopping import say, stop
+
+#: Samples in a portion that is read: a tenth of a second.
+PORTION_SECONDS = 0.1
+#: Signs of the line that moves, from 1 to 5, and how many of the last points it shows.
+BLOCKS, SHOWN = "▁▂▃▄▅▆▇█", 60
+#: Kinds of samples by their names in FFmpeg, and the WAV codes (format, bits) that are read.
+FORMATS = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4"}
+WAV_FORMATS = {(1, 16): "s16le", (1, 32): "s32le", (3, 32): "f32le"}
+WAV_EXTENSIBLE = 0xFFFE
+
+Source = Annotated[str, typer.Argument(help="`-`: raw PCM or WAV on standard input.")]
+Model = Annotated[str, typer.Option(help="A short name, a local folder, or a Hub id; students take a few per cent of a core.")]
+Rate = Annotated[int, typer.Option(min=1000, help="Of raw PCM, in Hz. A WAV says its own.")]
+Channels = Annotated[int, typer.Option(min=1, help="Of raw PCM; they are averaged.")]
+Format = Annotated[str, typer.Option("--format", help="Of raw PCM: `s16le`, `s32le` or `f32le`, as FFmpeg calls them.")]
+HopSeconds = Annotated[float, typer.Option(help="Distance of two scores.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON line a score.")]
+
+
+def listen(
+    source: Source = "-",
+    model: Model = "distilled-sqa-s",
+    sampling_rate: Rate = 16_000,
+    channels: Channels = 1,
+    sample_format: Format = "s16le",
+    hop_seconds: HopSeconds = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Show the quality of sound that is still coming: a line that moves on a terminal, a line a score in a pipe.
+
+    The scores are those of `hf-sqa score --timeline` for the same sound, a second or two after it was heard.
+
+    Examples:
+
+    - `ffmpeg -loglevel error -i https://radio.example/stream -f s16le -ac 1 -ar 16000 - | hf-sqa listen -`
+    - `arecord -q -f S16_LE -r 16000 | hf-sqa listen -`
+    - `hf-sqa listen - --json < call.wav`
+    """
+    if source != "-":
+        stop(f"Expected `-`, standard input, got {source!r}; for a file: `hf-sqa score {source} --timeline`.")
+    if sample_format not in FORMATS:
+        stop(f"Expected --format to be one of {', '.join(FORMATS)}, got {sample_format!r}.")
+    quiet()
+    stream: BinaryIO = sys.stdin.buffer
+    try:
+        head, sampling_rate, channels, sample_format = _opened(stream, sampling_rate, channels, sample_format)
+        meter = _meter(model, hop_seconds, sampling_rate)
+        show = _print_json if as_json else _Line().show if sys.stdout.isatty() else _print_plain
+        for samples in _portions(stream, head, sampling_rate, channels, sample_format):
+            for point in meter.feed(samples):
+                show(point)
+        for point in meter.close():
+            show(point)
+    except KeyboardInterrupt:
+        pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        stop(error)
+    if sys.stdout.isatty() and not as_json:
+        typer.echo("")
+    running = next(iter(meter.running.values()))
+    say("Nobody spoke." if running is None else f"Mean of the local scores: {running:.2f}")
+
+
+def _meter(model: str, hop_seconds: float, sampling_rate: int) -> Any:
+    import hf_sqa
+
+    return hf_sqa.QualityMeter(model, hop_seconds=hop_seconds, sampling_rate=sampling_rate, device="cpu")
+
+
+def _opened(stream: BinaryIO, sampling_rate: int, channels: int, sample_format: str) -> tuple[bytes, int, int, str]:
+    """The first bytes of the samples, their rate, channels and format: those of the header, if it is a WAV."""
+    head = stream.read(12)
+    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return head, sampling_rate, channels, sample_format
+    found: str | None = None
+    while len(chunk := stream.read(8)) == 8:
+        name, size = struct.unpack("<4sI", chunk)
+        if name == b"data":  # its size is not known where FFmpeg writes into a pipe
+            if found is None:
+                break
+            return b"", sampling_rate, channels, found
+        content = stream.read(size + size % 2)
+        if name == b"fmt " and len(content) >= 16:
+            code, channels, sampling_rate, _, _, bits = struct.unpack("<HHIIHH", content[:16])
+            code = struct.unpack("<H", content[24:26])[0] if code == WAV_EXTENSIBLE and len(content) >= 26 else code
+            found = WAV_FORMATS.get((code, bits))
+            if found is None or not channels:
+                raise ValueError(
+                    f"Expected a WAV of 16 bits, 32 bits or 32 floating-point bits, got format {code} of {bits} bits; convert it on "
+                    "the way: `ffmpeg -i - -f s16le -ac 1 -ar 16000 -`."
+                )
+    raise ValueError("Expected samples after the header of the WAV, got none.")
+
+
+def _portions(stream: BinaryIO, head: bytes, sampling_rate: int, channels: int, sample_format: str) -> Iterator[np.ndarray]:
+    kind = np.dtype(FORMATS[sample_format])
+    frame = kind.itemsize * channels
+    size = max(1, round(PORTION_SECONDS * sampling_rate)) * frame
+    read = stream.read1 if isinstance(stream, io.BufferedReader) else stream.read
+    waiting = head
+    while content := read(size):
+        waiting += content
+        usable = len(waiting) - len(waiting) % frame
+        if usable:
+            yield np.frombuffer(waiting[:usable], kind).reshape(-1, channels)
+            waiting = waiting[usable:]
+
+
+def _scores(point: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in point.items() if name not in ("start", "end", "running")}
+
+
+def _print_json(point: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(point) + "\n")
+    sys.stdout.flush()
+
+
+def _print_plain(point: dict[str, Any]) -> None:
+    scores = "  ".join("silent" if value is None else f"{name} {value:.2f}" for name, value in _scores(point).items())
+    running = "" if point["running"] is None else f"  mean {point['running']:.2f}"
+    sys.stdout.write(f"{clock(point['end'])}  {scores}{running}\n")
+    sys.stdout.flush()
+
+
+class _Line:
+    """The last points as blocks, the last score and the mean, on one line that is drawn anew."""
+
+    def __init__(self) -> None:
+        self._points: list[float | None] = []
+
+    def show(self, point: dict[str, Any]) -> None:
+        value = next(iter(_scores(point).values()))
+        self._points = [*self._points, value][-SHOWN:]
+        drawn = "".join(
+            " " if score is None else BLOCKS[min(len(BLOCKS) - 1, max(0, int((score - 1) / 4 * len(BLOCKS))))]
+            for score in self._points
+        )
+        words = "silent" if value is None else f"{value:.1f}"
+        mean = "" if point["running"] is None else f"mean {point['running']:.2f}"
+        sys.stdout.write(f"\r{clock(point['end']):>8}  {drawn:<{SHOWN}}  {words:6}  {mean}\x1b[K")
+        sys.stdout.flush()
