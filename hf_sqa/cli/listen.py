@@ -105,8 +105,8 @@ def _opened(stream: BinaryIO, sampling_rate: int, channels: int, sample_format: 
             found = WAV_FORMATS.get((code, bits))
             if found is None or not channels:
                 raise ValueError(
-                    f"Expected a WAV of 16 bits, 32 bits or 32 floating-point bits, got format {code} of {bits} bits; convert it on "
-                    "the way: `ffmpeg -i - -f s16le -ac 1 -ar 16000 -`."
+                    f"Expected a WAV of 16 bits, 32 bits or 32 floating-point bits, got format {code} of {bits} bits; convert it "
+                    "on the way: `ffmpeg -i - -f s16le -ac 1 -ar 16000 -`."
                 )
     raise ValueError("Expected samples after the header of the WAV, got none.")
 
