@@ -31,7 +31,7 @@ STORAGES = {
 }
 #: Packages whose objects become inert records, and single names beside them that old pickles need.
 INERT = re.compile(
-    r"(argparse|datetime|enum|fairseq|hydra|numpy|omegaconf|pandas|pathlib|typing)(\..+)?"
+    r"(argparse|datetime|enum|fairseq|hydra|numpy|omegaconf|pandas|pathlib|pytorch_lightning|typing)(\..+)?"
     r"|_codecs\.encode|builtins\.slice|copyreg\._reconstructor"
 )
 

@@ -36,11 +36,7 @@ def score_loss(
     Raises:
         ValueError: If the shapes differ: broadcasting `(B, 1)` against `(B,)` gives a plausible, wrong loss.
     """
-    if logits.shape != labels.shape:
-        raise ValueError(
-            f"Expected labels of shape {tuple(logits.shape)} (batch_size, num_labels), got {tuple(labels.shape)}; a model with one "
-            "score takes labels of shape (batch_size, 1), NaN where a score was not rated."
-        )
+    check_label_shape(logits, labels)
     rated = ~torch.isnan(labels)
     # where() before the subtraction: NaN times zero is NaN in the backward pass.
     targets = torch.where(rated, labels, logits.detach().to(labels.dtype)).to(logits.dtype)
@@ -52,6 +48,19 @@ def score_loss(
     }[kind]()
     loss = errors / rated.sum().clamp(min=1)
     return loss + ranking_weight * ranking_loss(logits, labels, ranking_margin) if ranking_weight else loss
+
+
+def check_label_shape(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Refuse labels of another shape than the scores.
+
+    Raises:
+        ValueError: If the shapes differ: broadcasting `(B, 1)` against `(B,)` gives a plausible, wrong loss.
+    """
+    if logits.shape != labels.shape:
+        raise ValueError(
+            f"Expected labels of shape {tuple(logits.shape)} (batch_size, num_labels), got {tuple(labels.shape)}; a model with one "
+            "score takes labels of shape (batch_size, 1), NaN where a score was not rated."
+        )
 
 
 def clipped_error(predictions: torch.Tensor, targets: torch.Tensor, margin: float) -> torch.Tensor:

@@ -1,0 +1,121 @@
+"""Speech encoders of fairseq (wav2vec 2.0, HuBERT; small and large): their architecture by their tensors, and their names."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+#: Attention heads of the published encoders by hidden size: base, large and XLS-R 300M, XLS-R 1B, XLS-R 2B. No tensor tells.
+NUM_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}
+#: Convolution kernels of all published encoders, and the strides that go with them. No tensor tells the strides.
+CONV_KERNEL, CONV_STRIDE = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+#: Dropouts of fairseq's pre-training configurations, for group norm (small) and layer norm (large).
+DROPOUTS = {
+    "group": {"hidden_dropout": 0.1, "attention_dropout": 0.1, "feat_proj_dropout": 0.1, "layerdrop": 0.05},
+    "layer": {"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0},
+}
+#: Tensors of pre-training that the model has no use for.
+PRETRAINING_TENSORS = re.compile(
+    r"^(mask_emb|label_embs_concat)$|^(quantizer|project_q|final_proj|input_quantizer|project_inp|target_glu)\."
+)
+
+
+def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -> dict[str, Any]:
+    """Architecture of a fairseq encoder, as far as tensors and published sizes tell.
+
+    Args:
+        tensors (`dict[str, torch.Tensor]`): By fairseq's names within the encoder.
+        heads_known (`bool`, *optional*, defaults to `False`): Whether the number of attention heads is known from elsewhere.
+
+    Returns:
+        `dict[str, Any]`: For `AutoConfig.for_model`, `model_type` included.
+
+    Raises:
+        ValueError: If a tensor needed is missing, or if the sizes are none of the published ones and leave a choice.
+    """
+
+    def shape(name: str) -> torch.Size:
+        if name not in tensors:
+            raise ValueError(
+                f"The checkpoint lacks the tensor {name!r}: expected an SSL-MOS checkpoint, or one of fairseq's wav2vec 2.0 or "
+                "HuBERT with a projection behind the convolutions."
+            )
+        return tensors[name].shape
+
+    hidden_size, _ = shape("post_extract_proj.weight")
+    num_layers = 1 + max(
+        (int(match[1]) for match in map(re.compile(r"encoder\.layers\.(\d+)\.").match, tensors) if match), default=-1
+    )
+    num_convs = 1 + max(
+        (int(match[1]) for match in map(re.compile(r"feature_extractor\.conv_layers\.(\d+)\.").match, tensors) if match), default=-1
+    )
+    convs = [shape(f"feature_extractor.conv_layers.{index}.0.weight") for index in range(num_convs)]
+    kernels = tuple(kernel for _, _, kernel in convs)
+    if kernels != CONV_KERNEL:
+        raise ValueError(
+            f"Expected convolutions with kernels {CONV_KERNEL}, those of all published encoders, got {kernels}: their strides "
+            "cannot be inferred; pass a whole configuration as `encoder_config`."
+        )
+    if not heads_known and hidden_size not in NUM_HEADS:
+        raise ValueError(
+            f"Expected a hidden size of {', '.join(map(str, NUM_HEADS))}, those of the published encoders, got {hidden_size}: the "
+            'number of attention heads cannot be inferred; pass `encoder_config={"num_attention_heads": ...}` '
+            "(to `hf-sqa convert --encoder-config` as a JSON file)."
+        )
+    norm = "layer" if "feature_extractor.conv_layers.0.2.1.weight" in tensors else "group"
+    intermediate_size, _ = shape("encoder.layers.0.fc1.weight")
+    _, channels_per_group, pos_kernel = shape("encoder.pos_conv.0.weight_v")
+    return {
+        "model_type": "hubert" if "label_embs_concat" in tensors else "wav2vec2",
+        "hidden_size": hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": NUM_HEADS.get(hidden_size),
+        "intermediate_size": intermediate_size,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "feat_extract_norm": norm,
+        "feat_extract_activation": "gelu",
+        # No tensor tells whether norms come before or after a block; in all published encoders it goes with this norm.
+        "do_stable_layer_norm": norm == "layer",
+        "conv_dim": [channels for channels, _, _ in convs],
+        "conv_kernel": list(kernels),
+        "conv_stride": list(CONV_STRIDE),
+        "conv_bias": "feature_extractor.conv_layers.0.0.bias" in tensors,
+        "num_conv_pos_embeddings": pos_kernel,
+        "num_conv_pos_embedding_groups": hidden_size // channels_per_group,
+        "activation_dropout": 0.0,
+        "apply_spec_augment": False,
+        "mask_time_prob": 0.0,
+        "mask_feature_prob": 0.0,
+        **DROPOUTS[norm],
+    }
+
+
+def fairseq_name(name: str, grouped: bool) -> str:
+    """Name in fairseq of a tensor of transformers' encoder.
+
+    Args:
+        name (`str`): Name within the encoder.
+        grouped (`bool`): Whether its convolutions have group norm.
+    """
+    if name.startswith("feature_extractor."):
+        return name.replace(".conv.", ".0.").replace(".layer_norm.", ".2." if grouped else ".2.1.")
+    for ours, theirs in (
+        ("feature_projection.layer_norm.", "layer_norm."),
+        ("feature_projection.projection.", "post_extract_proj."),
+        ("encoder.pos_conv_embed.conv.parametrizations.weight.original0", "encoder.pos_conv.0.weight_g"),
+        ("encoder.pos_conv_embed.conv.parametrizations.weight.original1", "encoder.pos_conv.0.weight_v"),
+        ("encoder.pos_conv_embed.conv.", "encoder.pos_conv.0."),
+        ("masked_spec_embed", "mask_emb"),
+    ):
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    for ours, theirs in (
+        (".attention.", ".self_attn."),
+        (".feed_forward.intermediate_dense.", ".fc1."),
+        (".feed_forward.output_dense.", ".fc2."),
+    ):
+        name = name.replace(ours, theirs)
+    return re.sub(r"(layers\.\d+)\.layer_norm\.", r"\1.self_attn_layer_norm.", name)

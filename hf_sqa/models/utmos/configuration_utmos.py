@@ -1,0 +1,118 @@
+"""Configuration of UTMOS."""
+
+import copy
+from typing import Any, Self
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from hf_sqa.blocks.bounds import SHARE, SIZE
+from hf_sqa.blocks.speech_encoder import FINE_TUNING_OPTIONS, check_encoder_config, takes_spectra
+from hf_sqa.configuration import AudioQualityConfig
+
+#: wav2vec 2.0 base as UTMOS fine-tunes it, with the dropouts of fairseq's pre-training configuration.
+WAV2VEC2_BASE = {
+    "model_type": "wav2vec2",
+    "hidden_dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.1,
+    "layerdrop": 0.05,
+    **FINE_TUNING_OPTIONS,
+}
+
+
+@strict
+class UTMOSConfig(AudioQualityConfig):
+    r"""Configuration of [`UTMOS`]; the defaults are those of the strong learner of UTMOS22 without phoneme encoder.
+
+    Losses are in label units, twice those of the original, whose targets are `(MOS - 3) / 2`.
+
+    Args:
+        encoder_config (`dict` or `PreTrainedConfig`, *optional*): Speech encoder of transformers that takes waveforms. wav2vec 2.0
+            base if not given.
+        num_domains (`int`, *optional*, defaults to `3`): Domains with an embedding; 1 where only one was published.
+        domain_size (`int`, *optional*, defaults to `128`): Width of a domain's embedding.
+        domain_id (`int`, *optional*, defaults to `0`): Domain that scores are for.
+        num_judges (`int`, *optional*, defaults to `3000`): Listeners with an embedding; 1 where only one was published.
+        judge_size (`int`, *optional*, defaults to `128`): Width of a listener's embedding.
+        judge_id (`int`, *optional*, defaults to `288`): Listener that scores are for; 288 is the mean listener of the original.
+        lstm_hidden_size (`int`, *optional*, defaults to `512`): Width of each direction of the LSTM.
+        projection_size (`int`, *optional*, defaults to `2048`): Width of the layer between LSTM and scores.
+        dropout (`float`, *optional*, defaults to `0.3`): Dropout before the scores while training.
+        feature_grad_mult (`float`, *optional*, defaults to `0.1`): Factor on the gradient that reaches the encoder's convolutions;
+            0 freezes them.
+        freeze_encoder (`bool`, *optional*, defaults to `False`): Whether the encoder stays as it is while training.
+        score_loss (`str`, *optional*, defaults to `"clipped"`): Loss of every frame's score.
+        clip_margin (`float`, *optional*, defaults to `0.5`): As in the original, in label units.
+        ranking_weight (`float`, *optional*, defaults to `0.46`): As in the original, for its batches of 12, in label units.
+        ranking_margin (`float`, *optional*, defaults to `0.2`): As in the original, in label units.
+        **kwargs: Options of [`AudioQualityConfig`].
+
+    Raises:
+        ValueError: If the encoder is not a speech encoder that takes waveforms, or there is no such domain or listener.
+    """
+
+    model_type = "utmos"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="wav2vec2")}
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    num_domains: int = 3
+    domain_size: int = 128
+    domain_id: int = 0
+    num_judges: int = 3000
+    judge_size: int = 128
+    judge_id: int = 288
+    lstm_hidden_size: int = 512
+    projection_size: int = 2048
+    dropout: float | int = 0.3
+    feature_grad_mult: float | int = 0.1
+    freeze_encoder: bool = False
+    score_loss: str = "clipped"
+    clip_margin: float | int = 0.5
+    ranking_weight: float | int = 0.46
+    ranking_margin: float | int = 0.2
+
+    bounds = AudioQualityConfig.bounds | {
+        **dict.fromkeys(("domain_size", "judge_size", "lstm_hidden_size", "projection_size", "num_domains", "num_judges"), SIZE),
+        **dict.fromkeys(("domain_id", "judge_id"), (0, SIZE[1])),
+        **dict.fromkeys(("dropout", "feature_grad_mult"), SHARE),
+    }
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.encoder_config = copy.deepcopy(WAV2VEC2_BASE if self.encoder_config is None else self.encoder_config)
+        super().__post_init__(**kwargs)
+        # Where the encoder was read from says nothing about it, and may be a private path.
+        self.encoder_config._name_or_path = ""
+
+    @classmethod
+    def tiny(cls, **kwargs: Any) -> Self:
+        """A configuration for tests: wav2vec 2.0 with group norm, as in the base model, and two blocks; about 12,000 weights."""
+        encoder_config = {
+            **WAV2VEC2_BASE,
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "conv_dim": [8] * 7,
+            "num_conv_pos_embeddings": 8,
+            "num_conv_pos_embedding_groups": 2,
+            **dict.fromkeys(("hidden_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop"), 0.0),
+        }
+        sizes = {"domain_size": 4, "num_judges": 5, "judge_size": 6, "judge_id": 2, "lstm_hidden_size": 8, "projection_size": 12}
+        return cls(**{"encoder_config": encoder_config, "dropout": 0.0, **sizes} | kwargs)
+
+    def validate_encoder(self) -> None:
+        check_encoder_config(self.encoder_config)
+        if takes_spectra(self.encoder_config):
+            raise ValueError(f"Expected an encoder that takes waveforms, got {self.encoder_config.model_type}.")
+        if self.sampling_rate is None:
+            raise ValueError("Expected `sampling_rate` in Hz, got None: an encoder knows one rate only; most take 16000.")
+
+    def validate_ids(self) -> None:
+        for name, count in (("domain", self.num_domains), ("judge", self.num_judges)):
+            if getattr(self, f"{name}_id") >= count:
+                raise ValueError(
+                    f"Expected `{name}_id` below `num_{name}s` = {count}, got {getattr(self, f'{name}_id')}; ids count from 0."
+                )

@@ -1,0 +1,143 @@
+"""Weights of UTMOS, as SpeechMOS and its authors published them, to a model.
+
+Nothing of fairseq, Lightning or omegaconf is imported, and nothing in a checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Wav2Vec2Config
+
+from hf_sqa.blocks.fairseq_encoder import fairseq_name, infer_encoder
+from hf_sqa.blocks.foreign_checkpoint import read_foreign_checkpoint
+from hf_sqa.blocks.speech_encoder import check_encoder_options
+from hf_sqa.models.utmos.configuration_utmos import WAV2VEC2_BASE, UTMOSConfig
+from hf_sqa.models.utmos.modeling_utmos import UTMOS
+
+#: What `convert` takes, for `hf-sqa convert --list`.
+READS = (
+    "utmos22_strong_step7459_v1.pt: UTMOS22's strong learner as published by SpeechMOS (MIT)",
+    "*.ckpt: a checkpoint of the authors' code, without phoneme encoder",
+)
+#: Heads of wav2vec 2.0 base, on which the strong learner is built. No tensor tells.
+NUM_HEADS = 12
+#: Domain and listener for which the authors' Space scores, in the original's tables.
+DOMAIN_ID, JUDGE_ID = 0, 288
+#: From names in the authors' checkpoint to those in SpeechMOS's file.
+LIGHTNING_NAMES = (
+    (r"^feature_extractors\.0\.ssl_model\.", "wav2vec2."),
+    (r"^feature_extractors\.1\.embedding\.weight$", "domain_emb"),
+    (r"^output_layers\.0\.judge_embedding\.weight$", "judge_emb"),
+    (r"^output_layers\.0\.decoder_rnn\.", "blstm."),
+    (r"^output_layers\.1\.net\.0\.", "projection.0."),
+    (r"^output_layers\.1\.net\.3\.", "projection.2."),
+)
+#: From our names behind the encoder to those in SpeechMOS's file.
+HEAD_NAMES = {
+    "domain_embedding.weight": "domain_emb",
+    "judge_embedding.weight": "judge_emb",
+    "lstm_projection.weight": "projection.0.weight",
+    "lstm_projection.bias": "projection.0.bias",
+    "score_head.weight": "projection.2.weight",
+    "score_head.bias": "projection.2.bias",
+}
+#: Replaces masked frames in pre-training.
+UNUSED = {"wav2vec2.mask_emb"}
+
+
+def convert(checkpoint: str | Path, encoder_config: dict[str, Any] | None = None) -> UTMOS:
+    """Build the model from a published file; sizes are read from its tensors.
+
+    SpeechMOS's file holds one domain and one listener, already looked up; the authors' checkpoint holds all of them.
+
+    Args:
+        checkpoint (`str` or `Path`): The file.
+        encoder_config (`dict`, *optional*): Values of the encoder's configuration that win over those of wav2vec 2.0 base.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it needs a transcription (phoneme encoder), holds objects that are refused, or a tensor is missing, unknown
+            or of another shape, which the message names.
+    """
+    path = Path(checkpoint)
+    tensors, ids = _tensors(read_foreign_checkpoint(path), path)
+    encoder = {name.removeprefix("wav2vec2."): tensor for name, tensor in tensors.items() if name.startswith("wav2vec2.")}
+    values = infer_encoder(encoder, heads_known=True) | WAV2VEC2_BASE | {"num_attention_heads": NUM_HEADS}
+    values |= _checked(encoder_config or {})
+    config = UTMOSConfig(encoder_config=values, **_sizes(tensors), **ids, checkpoint_name=path.stem)
+    model = UTMOS(config)
+    model.load_state_dict(convert_state_dict(tensors, model))
+    return model.eval()
+
+
+def convert_state_dict(original: dict[str, torch.Tensor], model: UTMOS) -> dict[str, torch.Tensor]:
+    """Tensors of SpeechMOS's names under ours; every tensor of both sides is accounted for.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown or of another shape.
+    """
+    grouped = model.config.encoder_config.feat_extract_norm == "group"
+    converted: dict[str, torch.Tensor] = {}
+    used = set(UNUSED)
+    for name, expected in model.state_dict().items():
+        if name.startswith("encoder."):
+            source = "wav2vec2." + fairseq_name(name.removeprefix("encoder."), grouped)
+        else:
+            source = HEAD_NAMES.get(name) or f"b{name}"  # the LSTM
+        if source not in original:
+            raise ValueError(f"The checkpoint lacks the tensor {source!r}, which gives {name!r}; use a complete checkpoint.")
+        tensor = original[source]
+        if tensor.shape != expected.shape:
+            raise ValueError(f"Expected {source!r} of shape {tuple(expected.shape)}, got {tuple(tensor.shape)}.")
+        converted[name] = tensor.to(expected.dtype)
+        used.add(source)
+    if unknown := sorted(set(original) - used):
+        raise ValueError(f"Unknown tensors in the checkpoint: {', '.join(unknown[:5])}; expected those of UTMOS's strong learner.")
+    return converted
+
+
+def _tensors(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """Tensors by SpeechMOS's names, and the domain and listener to score for."""
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"Expected a dict of tensors, or one with such a dict as the entry 'state_dict', in {path}.")
+    if state is content:
+        return state, {"domain_id": 0, "judge_id": 0}
+    if "feature_extractors.1.encoder.weight_ih_l0" in state:
+        raise ValueError(
+            f"Expected a strong learner without phoneme encoder, got one with it in {path}: it needs a transcription of every "
+            "recording. The authors' Space and SpeechMOS publish the one without."
+        )
+    renamed = {}
+    for name, tensor in state.items():
+        for pattern, replacement in LIGHTNING_NAMES:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed, {"domain_id": DOMAIN_ID, "judge_id": JUDGE_ID}
+
+
+def _sizes(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    """Sizes behind the encoder, by the shapes of tensors."""
+
+    def size(name: str, dim: int) -> int:
+        if name not in tensors or tensors[name].dim() != 2:
+            raise ValueError(f"The checkpoint lacks the table {name!r}: expected a strong learner of UTMOS22.")
+        return tensors[name].shape[dim]
+
+    return {
+        "num_domains": size("domain_emb", 0),
+        "domain_size": size("domain_emb", 1),
+        "num_judges": size("judge_emb", 0),
+        "judge_size": size("judge_emb", 1),
+        "lstm_hidden_size": size("blstm.weight_hh_l0", 1),
+        "projection_size": size("projection.0.weight", 0),
+    }
+
+
+def _checked(encoder_config: dict[str, Any]) -> dict[str, Any]:
+    check_encoder_options(Wav2Vec2Config(), encoder_config)
+    return encoder_config

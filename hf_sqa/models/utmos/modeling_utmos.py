@@ -1,0 +1,282 @@
+"""UTMOS: naturalness of synthetic speech, from a fine-tuned speech encoder, a listener's and a domain's embedding, and an LSTM.
+
+Paper:    Saeki et al., "UTMOS: UTokyo-SaruLab System for VoiceMOS Challenge 2022", Interspeech 2022, arXiv:2204.02152; the strong
+          learner, without phoneme encoder
+Code:     https://github.com/sarulab-speech/UTMOS22, strong/ (MIT); for scoring https://github.com/tarepan/SpeechMOS (MIT)
+Weights:  `utmos22_strong_step7459_v1.pt`, release v1.0.0 of SpeechMOS, or the Lightning checkpoint of the authors' Space (MIT as
+          SpeechMOS says; the terms of their training data, BVCC, are not addressed); converted from the file
+Differs:  a recording's score does not depend on padding or on its batch, both of which move the original's: an encoder with group
+          norm sees every length by itself, the LSTM stops at the last frame, and so does the mean. Losses skip missing labels and
+          are in label units. For a recording alone, the original's scores to rounding.
+Shapes:   B batch, T samples, F frames, D hidden size, L labels
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers import PreTrainedModel, initialization as init
+from transformers.utils import can_return_tuple
+
+from hf_sqa.blocks.losses import check_label_shape, ranking_loss, score_loss
+from hf_sqa.blocks.speech_encoder import (
+    FINE_TUNING_OPTIONS,
+    build_encoder,
+    freeze_idle_parameters,
+    load_encoder,
+    load_encoder_config,
+    min_num_samples,
+    num_frames_of,
+    output_size,
+    pads_safely,
+    published_sampling_rate,
+    scale_feature_gradient,
+)
+from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
+from hf_sqa.models.utmos.configuration_utmos import UTMOSConfig
+from hf_sqa.outputs import AudioQualityOutput
+
+
+class UTMOS(AudioQualityPreTrainedModel):
+    """Strong learner of UTMOS22: every frame's score from encoder, domain, listener and LSTM; the mean over the frames."""
+
+    config: UTMOSConfig
+    config_class = UTMOSConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    # A score of 3.9 has steps of 0.016 in bfloat16, and so would a mean over time.
+    _keep_in_fp32_modules_strict = ["domain_embedding", "judge_embedding", "lstm", "lstm_projection", "score_head"]
+
+    def __init__(self, config: UTMOSConfig, encoder: PreTrainedModel | None = None):
+        """
+        Args:
+            config (`UTMOSConfig`): Configuration.
+            encoder (`PreTrainedModel`, *optional*): Encoder with weights, from `load_encoder`; a random one if not given.
+        """
+        super().__init__(config)
+        self.encoder = build_encoder(config.encoder_config, None) if encoder is None else encoder
+        self.domain_embedding = nn.Embedding(config.num_domains, config.domain_size)
+        self.judge_embedding = nn.Embedding(config.num_judges, config.judge_size)
+        input_size = output_size(config.encoder_config) + config.domain_size + config.judge_size
+        self.lstm = nn.LSTM(input_size, config.lstm_hidden_size, batch_first=True, bidirectional=True)
+        self.lstm_projection = nn.Linear(2 * config.lstm_hidden_size, config.projection_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.score_head = nn.Linear(config.projection_size, config.num_labels)
+        scale_feature_gradient(self.encoder, config.feature_grad_mult)
+        self.post_init()
+        self._freeze_idle_parameters()
+
+    @classmethod
+    def from_encoder(
+        cls,
+        name_or_path: str,
+        *,
+        encoder_options: dict[str, Any] | None = None,
+        hub_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> UTMOS:
+        """Start from a pre-trained encoder, with everything behind it new.
+
+        Args:
+            name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-base"`.
+            encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change.
+            hub_options (`dict[str, Any]`, *optional*): `revision`, `token`, `cache_dir`, ... of `from_pretrained`.
+            **options: Options of [`UTMOSConfig`].
+
+        Raises:
+            ValueError: If the encoder's file and configuration differ, it works at another rate, or an option cannot be used.
+        """
+        hub_options = hub_options or {}
+        encoder_config = load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | (encoder_options or {}), **hub_options)
+        config = cls.config_class(encoder_config=encoder_config, **options)
+        published_rate = published_sampling_rate(name_or_path, **hub_options)
+        if published_rate not in (None, config.sampling_rate):
+            raise ValueError(
+                f"Expected an encoder for audio sampled at {config.sampling_rate} Hz, got {name_or_path}, whose feature extractor "
+                f"asks for {published_rate} Hz; pass `sampling_rate={published_rate}`."
+            )
+        return cls(config, load_encoder(name_or_path, config.encoder_config, None, **hub_options)).eval()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; see [`PreTrainedModel.from_pretrained`]. Parameters that no gradient reaches are not trainable."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._freeze_idle_parameters()
+        return loaded
+
+    def _freeze_idle_parameters(self) -> None:
+        freeze_idle_parameters(self.encoder, self.config.feature_grad_mult)
+        if self.config.freeze_encoder:
+            self.encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> UTMOS:
+        """Set training mode; a frozen encoder stays in evaluation, its features are constants."""
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):  # torch's own start, which the original has
+            bound = 1 / math.sqrt(module.in_features)
+            for parameter in module.parameters(recurse=False):
+                init.uniform_(parameter, -bound, bound)
+        elif isinstance(module, nn.LSTM):
+            for parameter in module.parameters():
+                init.uniform_(parameter, -1 / math.sqrt(module.hidden_size), 1 / math.sqrt(module.hidden_size))
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+
+    def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
+        """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]; on a CPU, only what follows the encoder is trained."""
+        if device == "cpu":
+            return FineTuningDefaults(("encoder",), learning_rate=3e-4)
+        return FineTuningDefaults(("encoder.*feature_extractor", "encoder.*feature_projection"), learning_rate=2e-5)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        domain_ids: torch.Tensor | None = None,
+        judge_ids: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> AudioQualityOutput:
+        """
+        Args:
+            input_values (`torch.Tensor` of shape `(B, T)`): Mono waveforms at `config.sampling_rate`, at least as long as one frame
+                of the encoder (400 samples for wav2vec 2.0); nothing is normalised.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
+            labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
+            domain_ids, judge_ids (`torch.Tensor` of shape `(B,)`, *optional*): Domain and listener of every row; `domain_id` and
+                `judge_id` of the configuration if not given.
+            output_attentions (`bool`, *optional*): Whether to return attention weights; needs `attn_implementation="eager"`.
+            output_hidden_states (`bool`, *optional*): Whether to return the encoder's layers.
+
+        Returns:
+            [`AudioQualityOutput`], with `logits` of shape `(B, L)` and `frame_logits` of shape `(B, F, L)`, NaN on padding, in
+            label units; nothing clips them to the scale.
+
+        Raises:
+            ValueError: If the input has another shape or a row is too short for a frame, or `labels` have another shape.
+        """
+        if input_values.dim() != 2:
+            raise ValueError(f"Expected `input_values` of shape (batch_size, num_samples), got {tuple(input_values.shape)}.")
+        self._check_lengths(input_values, attention_mask)
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states, "return_dict": True}
+        features, hidden_states, attentions = self._encode(input_values.to(self.dtype), attention_mask, options)
+        num_frames = None if attention_mask is None else num_frames_of(self.encoder, attention_mask.sum(dim=1))
+
+        frames = self._with_embeddings(features.to(self.score_head.weight.dtype), domain_ids, judge_ids)
+        if num_frames is None:
+            states, _ = self.lstm(frames)
+        else:
+            packed = pack_padded_sequence(frames, num_frames.cpu(), batch_first=True, enforce_sorted=False)
+            states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)  # (B, F, 2 * H)
+        raw = self.score_head(self.dropout(F.relu(self.lstm_projection(states)))).float()
+        middle, half = (self.config.score_min + self.config.score_max) / 2, (self.config.score_max - self.config.score_min) / 2
+        frame_logits = middle + half * raw  # (B, F, L)
+        if num_frames is None:
+            logits = frame_logits.mean(dim=1)
+        else:
+            real = torch.arange(raw.shape[1], device=raw.device) < num_frames[:, None]
+            logits = torch.where(real[..., None], frame_logits, 0.0).sum(dim=1) / num_frames[:, None]
+            frame_logits = frame_logits.masked_fill(~real[..., None], float("nan"))
+        return AudioQualityOutput(
+            loss=self._loss(logits, frame_logits, num_frames, labels),
+            logits=logits,
+            frame_logits=frame_logits,
+            hidden_states=hidden_states,
+            attentions=attentions,
+        )
+
+    def _encode(
+        self, inputs: torch.Tensor, attention_mask: torch.Tensor | None, options: dict[str, Any]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None, tuple[torch.Tensor, ...] | None]:
+        """Features `(B, F, D)`, layers and attention weights, the latter two if asked for.
+
+        Group norm averages over time before any mask is seen, so an encoder that has it sees rows of one length at a time.
+        """
+        if attention_mask is None or pads_safely(self.config.encoder_config):
+            outputs = self.encoder(inputs, attention_mask=attention_mask, **options)
+            return outputs.last_hidden_state, outputs.hidden_states, outputs.attentions
+        lengths = attention_mask.sum(dim=1).tolist()
+        groups = {length: [row for row, other in enumerate(lengths) if other == length] for length in dict.fromkeys(lengths)}
+        outputs = [self.encoder(inputs[rows, : int(length)], **options) for length, rows in groups.items()]
+        order = [row for rows in groups.values() for row in rows]
+        back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=inputs.device)
+
+        def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+            longest = max(part.shape[-1 if part.dim() == 4 else 1] for part in parts)
+            if parts[0].dim() == 4:  # attention weights (b, heads, F, F)
+                padded = [F.pad(part, (0, longest - part.shape[-1]) * 2) for part in parts]
+            else:
+                padded = [F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
+            return torch.cat(padded)[back]
+
+        def joined_layers(name: str) -> tuple[torch.Tensor, ...] | None:
+            if outputs[0][name] is None:
+                return None
+            return tuple(joined(list(parts)) for parts in zip(*(output[name] for output in outputs), strict=True))
+
+        features = joined([output.last_hidden_state for output in outputs])
+        return features, *(joined_layers(name) if options[f"output_{name}"] else None for name in ("hidden_states", "attentions"))
+
+    def _with_embeddings(
+        self, features: torch.Tensor, domain_ids: torch.Tensor | None, judge_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Features with the domain's and then the listener's embedding at every frame."""
+        parts = [features]
+        for given, embedding, default in (
+            (domain_ids, self.domain_embedding, self.config.domain_id),
+            (judge_ids, self.judge_embedding, self.config.judge_id),
+        ):
+            ids = torch.full_like(features[:, 0, 0], default, dtype=torch.long) if given is None else given
+            parts.append(embedding(ids)[:, None].expand(-1, features.shape[1], -1))
+        return torch.cat(parts, dim=-1)
+
+    def _loss(
+        self, logits: torch.Tensor, frame_logits: torch.Tensor, num_frames: torch.Tensor | None, labels: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Mean over the recordings of the loss of their frames, and the ranking loss of their scores."""
+        if labels is None:
+            return None
+        check_label_shape(logits, labels)
+        labels = labels.to(logits.device)
+        config = self.config
+        lengths = [frame_logits.shape[1]] * len(labels) if num_frames is None else num_frames.tolist()
+        losses = [
+            score_loss(
+                frames[: int(length)],
+                row.expand(int(length), -1),
+                config.score_loss,
+                config.huber_delta,
+                clip_margin=config.clip_margin,
+            )
+            for frames, length, row in zip(frame_logits, lengths, labels, strict=True)
+        ]
+        rated = (~torch.isnan(labels)).any(dim=1).sum().clamp(min=1)
+        loss = torch.stack(losses).sum() / rated
+        return loss + config.ranking_weight * ranking_loss(logits, labels, config.ranking_margin) if config.ranking_weight else loss
+
+    def _check_lengths(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        shortest, length = min_num_samples(self.config.encoder_config), inputs.shape[1]
+        if length >= shortest and attention_mask is not None and not torch.compiler.is_compiling():
+            length = int(attention_mask.sum(dim=1).min())
+        if length < shortest:
+            raise ValueError(
+                f"Expected at least {shortest} samples in every recording, the length of one frame of the "
+                f"{self.config.encoder_config.model_type} encoder, got {length}; leave such recordings out."
+            )
