@@ -36,6 +36,18 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
+def _is_on_the_way_to_lite() -> bool:
+    """Whether this import is part of importing `hf_sqa.lite`, which must work where there is no torch."""
+    if "hf_sqa.lite" in sys.orig_argv:  # python -m
+        return True
+    frame = sys._getframe(1).f_back
+    while frame is not None and frame.f_code.co_filename.startswith("<frozen importlib"):
+        if str(frame.f_locals.get("name")).startswith("hf_sqa.lite"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 # The command `hf-sqa` must not wait seconds for torch before it prints its help.
-if "hf_sqa_command" not in sys.modules:
+if "hf_sqa_command" not in sys.modules and not _is_on_the_way_to_lite():
     import hf_sqa.registration  # noqa: F401

@@ -121,6 +121,18 @@ class Recording:
             yield buffer[:length]
 
 
+def window_starts(num_samples: int, window_samples: int, hop_samples: float) -> np.ndarray:
+    """First sample of every window of a recording, ascending and evenly spaced, the first 0 and the last at its end.
+
+    Args:
+        num_samples (`int`): Length of the recording.
+        window_samples (`int`): Length of a window; a shorter recording has one.
+        hop_samples (`float`): Largest distance between starts.
+    """
+    over = max(0, num_samples - window_samples)
+    return (np.linspace(0, 1, int(np.ceil(over / hop_samples)) + 1) * over).astype(np.int64)
+
+
 def load_recording(
     audio: Any, *, sampling_rate: int | None = None, channel: str | int = "mean", input_sampling_rate: int | None = None
 ) -> Recording:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import warnings
@@ -19,7 +20,7 @@ from hf_sqa.export.int8 import filters_from_a_wave, quantize
 from hf_sqa.extras import needs_extra
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.distilled_sqa import DistilledSQA
-from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import FORM, form_digest
+from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import EXPORTED_OPTIONS, FORM, form_digest, form_of
 
 TOLERANCE = 1e-3  # MOS points between onnxruntime and torch
 INT8_TOLERANCE = 0.1  # the same for a graph in 8 bits, for one window of noise
@@ -110,7 +111,8 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8:
                 quantize(exact, written)
             if isinstance(model, DistilledSQA):
                 made = onnx.load(written)
-                onnx.helper.set_model_props(made, {FORM: form_digest(model.config)})
+                options = json.dumps({**form_of(model.config), "id2label": model.config.id2label})
+                onnx.helper.set_model_props(made, {FORM: form_digest(model.config), EXPORTED_OPTIONS: options})
                 onnx.save(made, written)
         finally:
             logging.disable(disabled)

@@ -17,8 +17,17 @@ import torch
 from transformers import Pipeline
 from transformers.utils import logging
 
-from hf_sqa.audio import WARNINGS, AudioError, Finding, Recording, load_or_refuse
+from hf_sqa.audio import AudioError, Finding, Recording, load_or_refuse
 from hf_sqa.blocks.local_quality import LocalScore
+from hf_sqa.blocks.result_rows import (
+    SCORE_DECIMALS,
+    SHOWN_OF_A_RECORDING,
+    details,
+    findings,
+    named,
+    segment_rows,
+    status_columns,
+)
 from hf_sqa.blocks.score_intervals import half_widths
 from hf_sqa.blocks.score_mapping import apply_score_mapping
 from hf_sqa.isolation import Isolated, Lost
@@ -27,10 +36,6 @@ from hf_sqa.outputs import RecordingScores
 from hf_sqa.pipelines.timeline import described, local_scores
 
 logger = logging.get_logger(__name__)
-
-SCORE_DECIMALS = 6
-#: An unbounded head predicts a little beyond the ends of its scale where listeners would give the ends.
-SCALE_SLACK = 0.02
 
 
 class AudioQualityPipeline(Pipeline):
@@ -278,20 +283,22 @@ class AudioQualityPipeline(Pipeline):
         if error is not None and on_error == "raise":
             raise error
         names = self.model.config.score_names
-        row: dict[str, Any] = _named(names, item["scores"].scores) if error is None else dict.fromkeys(names)
+        row: dict[str, Any] = named(names, item["scores"].scores) if error is None else dict.fromkeys(names)
         if interval is not None:
             row = self._with_intervals(row, interval)
         if on_error == "row":
-            row["status"] = "ok" if error is None else error.status
-            row["code"] = None if error is None else error.code
-            row["reason"] = None if error is None else error.message
+            row |= status_columns(error)
         if return_segments:
-            row["segments"] = _segments(names, item["scores"], recording.sampling_rate) if error is None else []
+            row["segments"] = []
+            if error is None:
+                scored = item["scores"]
+                windows = (scored.segment_starts, scored.segment_ends, scored.segment_scores)
+                row["segments"] = segment_rows(names, *windows, recording.sampling_rate)
         if return_timeline:
             nothing: dict[str, Any] = {"timeline": [], "worst": None, "faults": []}
             row |= described(item["points"], names) if error is None else nothing
         if return_details:
-            row |= _details(recording)
+            row |= details(recording) if recording is not None else dict.fromkeys(SHOWN_OF_A_RECORDING)
             row["warnings"] = [{"code": finding.code, "message": finding.message} for finding in self._findings(item)]
             row["num_segments"] = len(item["scores"].segment_starts) if error is None else 0
             row["mode"], row["hop_seconds"] = item.get("mode"), item.get("hop_seconds")
@@ -314,14 +321,8 @@ class AudioQualityPipeline(Pipeline):
 
     def _findings(self, item: dict[str, Any]) -> list[Finding]:
         """What makes the score doubtful: warnings of the recording, and a score that no listener could have given."""
-        found = list(item["recording"].warnings) if item["recording"] is not None else []
-        if item["error"] is None:
-            low, high = self.model.config.score_min, self.model.config.score_max
-            slack = SCALE_SLACK * (high - low)
-            scores = item["scores"].scores
-            if np.any(scores < low - slack) or np.any(scores > high + slack):
-                found.append(Finding("out_of_scale", WARNINGS["out_of_scale"]))
-        return found
+        scores = item["scores"].scores if item["error"] is None else None
+        return findings(item["recording"], scores, self.model.config.score_min, self.model.config.score_max)
 
     @property
     def local_method(self) -> str:
@@ -363,28 +364,3 @@ def _is_one_recording(inputs: Any) -> bool:
     if hasattr(inputs, "get_all_samples") or hasattr(inputs, "read"):
         return True
     return not isinstance(inputs, Iterable) and not (hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"))
-
-
-def _named(names: list[str], scores: Any) -> dict[str, float]:
-    return {name: round(float(score), SCORE_DECIMALS) for name, score in zip(names, scores, strict=True)}
-
-
-def _segments(names: list[str], scored: RecordingScores, sampling_rate: int) -> list[dict[str, float]]:
-    return [
-        {"start": round(int(start) / sampling_rate, 4), "end": round(int(end) / sampling_rate, 4), **_named(names, scores)}
-        for start, end, scores in zip(scored.segment_starts, scored.segment_ends, scored.segment_scores, strict=True)
-    ]
-
-
-def _details(recording: Recording | None) -> dict[str, Any]:
-    if recording is None:
-        keys = ("duration_seconds", "sampling_rate", "num_channels", "speech_seconds", "level_dbfs", "clipped_share")
-        return dict.fromkeys(keys)
-    return {
-        "duration_seconds": round(recording.duration_seconds, 4),
-        "sampling_rate": recording.source_sampling_rate,
-        "num_channels": recording.num_channels,
-        "speech_seconds": round(recording.speech_seconds, 2),
-        "level_dbfs": round(recording.level_dbfs, 2),
-        "clipped_share": round(recording.clipped_share, 6),
-    }

@@ -24,6 +24,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
+from hf_sqa.audio.recording import window_starts
 from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScorer
 from hf_sqa.blocks.sqa_transformer import LayerTrace, SinusoidalPositions, SQATransformer
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
@@ -275,9 +276,9 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             hop_seconds (`float`, *optional*): Largest distance between starts; `hop_samples` of the configuration if not given.
         """
         hop_samples = self.config.hop_samples if hop_seconds is None else hop_seconds * self.config.sampling_rate
-        over = max(0, num_samples - self.config.window_samples)
-        starts = (np.linspace(0, 1, int(np.ceil(over / hop_samples)) + 1) * over).astype(np.int64)
+        starts = window_starts(num_samples, self.config.window_samples, hop_samples)
         if mode == "fast":
+            over = max(0, num_samples - self.config.window_samples)
             grid = self.config.spectra_per_frame * self.config.fft_hop_samples
             starts = np.unique(np.minimum((starts + grid // 2) // grid, over // grid) * grid)
         return starts

@@ -19,12 +19,18 @@ from hf_sqa.runs import digest_of
 
 #: In the graph's metadata, the digest of the configuration that it was exported with.
 FORM = "hf_sqa_form"
+#: The options themselves, as JSON, for those who cannot build the configuration: `hf_sqa.lite`.
+EXPORTED_OPTIONS = "hf_sqa_options"
 
 
 def form_digest(config: DistilledSQAConfig) -> str:
     """Digest of everything in a configuration that a graph was made for, or is scored by."""
-    form = {name: getattr(config, name) for name in sorted({*config.bounds, "hop_samples", "normalize_bands", "separable_convs"})}
-    return digest_of([form, config.score_names])
+    return digest_of([form_of(config), config.score_names])
+
+
+def form_of(config: DistilledSQAConfig) -> dict[str, Any]:
+    """Everything in a configuration that a graph was made for, or is scored by, but the names of the scores."""
+    return {name: getattr(config, name) for name in sorted({*config.bounds, "hop_samples", "normalize_bands", "separable_convs"})}
 
 
 class OnnxDistilledSQA(DistilledSQA):

@@ -1,0 +1,221 @@
+"""The audio-quality pipeline on a graph by `hf-sqa export onnx`: the same checks, windows, means and rows, by shared functions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_sqa.audio import AudioError, Recording, load_recording
+from hf_sqa.audio.recording import window_starts
+from hf_sqa.blocks.result_rows import SHOWN_OF_A_RECORDING, details, findings, named, segment_rows, status_columns
+from hf_sqa.blocks.score_mapping import apply_score_mapping
+from hf_sqa.checkpoint_files import graph_files
+from hf_sqa.extras import needs_extra
+
+FAMILY = "distilled_sqa"
+#: In the graph's metadata, the options of the configuration that it was exported with, as JSON.
+EXPORTED_OPTIONS = "hf_sqa_options"
+#: Options of config.json that scoring needs.
+NEEDED = ("window_samples", "hop_samples", "sampling_rate", "id2label", "score_min", "score_max")
+DIGEST_CHARACTERS = 16
+ONE_RECORDING = (str, Path, bytes, bytearray, memoryview, Mapping, np.ndarray)
+
+
+def pipeline(model: str | Path, *, num_threads: int | None = None, **options: Any) -> LitePipeline:
+    """A [`LitePipeline`]; named as `hf_sqa.pipeline`, for which it stands in.
+
+    Args:
+        model (`str` or `Path`): Folder with a graph and its `config.json`, or the graph in it.
+        num_threads (`int`, *optional*): Threads of onnxruntime; as many as there are cores if not given.
+        **options: Options of the calls.
+    """
+    return LitePipeline(model, num_threads=num_threads, **options)
+
+
+class LitePipeline:
+    """Scores recordings with the graph of a DistilledSQA, as [`hf_sqa.pipeline`] with `backend="onnx"` does.
+
+    Args:
+        model (`str` or `Path`): Folder with `config.json` and a graph (`model.onnx`, `onnx/model.onnx`,
+            `onnx/model_quantized.onnx`), or the graph itself.
+        num_threads (`int`, *optional*): Threads of onnxruntime; as many as there are cores if not given.
+        **options: Options of [`LitePipeline.__call__`], for every call.
+
+    Raises:
+        OSError: If there is no graph or configuration, onnxruntime is not installed, or it cannot run the graph.
+        ValueError: If the graph is of another family, or was exported with another configuration than the one beside it.
+    """
+
+    def __init__(self, model: str | Path, *, num_threads: int | None = None, **options: Any):
+        self._graph = _graph_of(Path(model))
+        in_repository = self._graph.parent.name == "onnx" and not (self._graph.parent / "config.json").is_file()
+        self.folder = self._graph.parent.parent if in_repository else self._graph.parent
+        self.config = _read_config(self.folder)
+        content = self._graph.read_bytes()
+        self._session = _session(content, num_threads, self._graph)
+        self.score_names = [self.config["id2label"][str(column)] for column in range(len(self.config["id2label"]))]
+        self._check_form()
+        # As `weights_digest` of the same graph in the pipeline on torch.
+        digest = hashlib.sha256(f"graph torch.uint8 {(len(content),)}\n".encode() + content)
+        self.identity = {"id": self.folder.resolve().name, "revision": None, "weights": digest.hexdigest()[:DIGEST_CHARACTERS]}
+        self._options = options
+        _checked(**options)
+
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        """Score one recording or many.
+
+        Args:
+            inputs: What [`hf_sqa.load_recording`] accepts, or several of it.
+            sampling_rate (`int`, *optional*): Rate of bare arrays in Hz.
+            channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
+            hop_seconds (`float`, *optional*): Distance of the windows of long recordings; that of the configuration if not given.
+            return_segments, return_details, on_error (*optional*): As in [`~hf_sqa.AudioQualityPipeline`].
+
+        Returns:
+            `dict`, a list of them for a list or tuple, or an iterator of them for other iterables.
+
+        Raises:
+            AudioError: If a recording cannot be scored, unless `on_error="row"`.
+            TypeError: If an option is unknown.
+        """
+        options = _checked(**{**self._options, **options})
+        if isinstance(inputs, ONE_RECORDING) or hasattr(inputs, "read") or not isinstance(inputs, Iterable):
+            return self._row(inputs, **options)
+        rows: Iterator[dict[str, Any]] = (self._row(audio, **options) for audio in inputs)
+        return list(rows) if isinstance(inputs, (list, tuple)) else rows
+
+    def score_windows(self, windows: np.ndarray) -> np.ndarray:
+        """Scores `(num_windows, num_labels)` of windows `(num_windows, num_samples)`; short ones count as followed by zeros."""
+        missing = self.config["window_samples"] - windows.shape[1]
+        padded = np.pad(np.asarray(windows, np.float32), ((0, 0), (0, missing)))
+        return self._session.run(["logits"], {"input_values": padded})[0]
+
+    def _row(
+        self,
+        audio: Any,
+        *,
+        sampling_rate: int | None,
+        channel: str | int,
+        hop_seconds: float | None,
+        return_segments: bool,
+        return_details: bool,
+        on_error: str,
+    ) -> dict[str, Any]:
+        recording = error = scores = starts = window_scores = None
+        try:
+            recording = load_recording(
+                audio, sampling_rate=self.config["sampling_rate"], channel=channel, input_sampling_rate=sampling_rate
+            )
+            scores, starts, window_scores = self._scored(recording, hop_seconds)
+        except AudioError as refused:
+            if on_error == "raise":
+                raise
+            error = refused
+        row = named(self.score_names, scores) if scores is not None else dict.fromkeys(self.score_names)
+        if on_error == "row":
+            row |= status_columns(error)
+        if return_segments:
+            row["segments"] = []
+            if scores is not None:
+                assert recording is not None
+                ends = np.minimum(starts + self.config["window_samples"], recording.num_samples)
+                row["segments"] = segment_rows(self.score_names, starts, ends, window_scores, recording.sampling_rate)
+        if return_details:
+            row |= details(recording) if recording is not None else dict.fromkeys(SHOWN_OF_A_RECORDING)
+            found = findings(recording, scores, self.config["score_min"], self.config["score_max"])
+            row["warnings"] = [{"code": finding.code, "message": finding.message} for finding in found]
+            row["num_segments"] = len(starts) if starts is not None else 0
+            row["mode"], row["hop_seconds"] = ("published", hop_seconds) if recording is not None else (None, None)
+            row["model"] = self.identity
+        return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+
+    def _scored(self, recording: Recording, hop_seconds: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores of a recording, first samples of its windows, and their scores, all through the score mapping."""
+        config = self.config
+        hop_samples = config["hop_samples"] if hop_seconds is None else hop_seconds * config["sampling_rate"]
+        starts = window_starts(recording.num_samples, config["window_samples"], hop_samples)
+        windows = recording.windows(starts.tolist(), config["window_samples"])
+        window_scores = np.concatenate([self.score_windows(window[None]) for window in windows])
+        scores = window_scores.mean(axis=0, dtype=np.float64)
+        if not np.isfinite(scores).all():
+            raise AudioError(recording.source, "score_not_finite", f"the graph returned {scores.tolist()}; export it again")
+        for name, mapping in (config.get("score_mapping") or {}).items():
+            column = self.score_names.index(name)
+            scores[column] = apply_score_mapping(scores[column], mapping)
+            window_scores[:, column] = apply_score_mapping(window_scores[:, column], mapping)
+        return scores, starts, window_scores
+
+    def _check_form(self) -> None:
+        exported = json.loads(self._session.get_modelmeta().custom_metadata_map.get(EXPORTED_OPTIONS, "{}"))
+        differing = [name for name, value in exported.items() if self.config.get(name) != value]
+        num_scores = self.score_windows(np.zeros((1, 1), np.float32)).shape[-1]
+        if differing or num_scores != len(self.score_names):
+            what = ", ".join(differing) or f"{len(self.score_names)} scores for a graph of {num_scores}"
+            raise ValueError(
+                f"Expected config.json in {str(self.folder)!r} to be the one that {self._graph.name} was exported with, got "
+                f"another ({what}): its scores would be wrong. Export the model again."
+            )
+
+
+def _checked(**options: Any) -> dict[str, Any]:
+    defaults: dict[str, Any] = {
+        "sampling_rate": None,
+        "channel": "mean",
+        "hop_seconds": None,
+        "return_segments": False,
+        "return_details": False,
+        "on_error": "raise",
+    }
+    if unknown := sorted(set(options) - set(defaults)):
+        raise TypeError(f"Unknown option {unknown[0]!r} for the pipeline without torch; expected one of {', '.join(defaults)}.")
+    options = {**defaults, **options}
+    if options["on_error"] not in {"raise", "row"}:
+        raise ValueError(f"Expected `on_error` to be 'raise' or 'row', got {options['on_error']!r}.")
+    hop = options["hop_seconds"]
+    if hop is not None and hop < 0.05:
+        raise ValueError(f"Expected `hop_seconds` of 0.05 or more, got {hop!r}.")
+    return options
+
+
+def _graph_of(model: Path) -> Path:
+    if model.is_file():
+        return model
+    graphs = graph_files(model) if model.is_dir() else []
+    if not graphs:
+        raise OSError(
+            f"Expected a folder with an ONNX graph, got {str(model)!r}, which has none; `hf-sqa export onnx {model} --model ...` "
+            "writes one, on a machine with torch."
+        )
+    return model / graphs[0]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise OSError(f"Expected config.json beside the graph in {str(folder)!r}, got none; copy it from where the graph is from.")
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config.get("model_type") != FAMILY:
+        raise ValueError(f"Expected the graph of a {FAMILY}, got {config.get('model_type')!r} in {str(folder)!r}.")
+    if missing := [name for name in NEEDED if name not in config]:
+        raise ValueError(f"Expected {', '.join(missing)} in config.json of {str(folder)!r}, got none; export the model again.")
+    return config
+
+
+def _session(content: bytes, num_threads: int | None, graph: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise OSError(needs_extra(f"{str(graph)!r} is an ONNX graph, which", "onnx")) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads or 0
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common class
+        raise OSError(f"onnxruntime cannot run {str(graph)!r}: {error}") from error
