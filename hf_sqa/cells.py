@@ -27,8 +27,9 @@ def file_row(
         score_names (sequence of `str`): Scores of the model.
         result (mapping): What the pipeline returned with `on_error="row"` and `return_details=True`; of a recording that never came
             to it, `status`, `code` and `reason`.
-        asked (mapping, *optional*): What else was asked of the pipeline: `return_segments`.
+        asked (mapping, *optional*): What else was asked of the pipeline: `return_segments`, `return_timeline`.
     """
+    asked = asked or {}
     row = {
         # A file name that is not UTF-8 can be opened but not written to a table.
         "file": os.fsencode(name).decode("utf-8", "backslashreplace"),
@@ -37,8 +38,12 @@ def file_row(
         "warnings": [finding["code"] for finding in result.get("warnings", [])],
         **{key: result.get(key) for key in ("duration_seconds", "sampling_rate")},
     }
-    if (asked or {}).get("return_segments"):
+    if asked.get("return_segments"):
         row["segments"] = result.get("segments", [])
+    if asked.get("return_timeline"):
+        worst = result.get("worst") or {}
+        row |= {"worst": worst.get(score_names[0]), "worst_start": worst.get("start"), "worst_end": worst.get("end")}
+        row |= {"faults": result.get("faults", []), "timeline": result.get("timeline", [])}
     return row
 
 

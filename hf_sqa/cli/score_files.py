@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from hf_sqa.cells import file_row
 from hf_sqa.cli.files import find_recordings
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import say, stop
@@ -140,30 +141,12 @@ def _scored(
                 result = {"status": audio.status, "code": audio.code, "reason": audio.message}
             else:
                 result = next(results)
-            row = _row(name, score_names, result, asked)
+            row = file_row(name, score_names, result, asked)
             audio_seconds += row["duration_seconds"] or 0.0
             failed += row["status"] != "ok"
             rate = audio_seconds / max(time.monotonic() - started, 1e-3)
             update(done, len(recordings), f"{rate:.1f} audio-hours per hour, {failed} failed")
             yield row
-
-
-def _row(name: str, score_names: list[str], result: dict[str, Any], asked: dict[str, bool]) -> dict[str, Any]:
-    row = {
-        # A file name that is not UTF-8 can be opened but not written to a table.
-        "file": os.fsencode(name).decode("utf-8", "backslashreplace"),
-        **{score: result.get(score) for score in score_names},
-        **{key: result[key] for key in ("status", "code", "reason")},
-        "warnings": [finding["code"] for finding in result.get("warnings", [])],
-        **{key: result.get(key) for key in ("duration_seconds", "sampling_rate")},
-    }
-    if asked["return_segments"]:
-        row["segments"] = result.get("segments", [])
-    if asked["return_timeline"]:
-        worst = result.get("worst") or {}
-        row |= {"worst": worst.get(score_names[0]), "worst_start": worst.get("start"), "worst_end": worst.get("end")}
-        row |= {"faults": result.get("faults", []), "timeline": result.get("timeline", [])}
-    return row
 
 
 def _draw(

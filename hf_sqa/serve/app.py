@@ -78,6 +78,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
     status: {"model": Row} for status in sorted({*HTTP_STATUS.values(), UNPROCESSABLE} - {500})
 }
 Segments = Annotated[bool, Query(description="Add the score of every window.")]
+Timeline = Annotated[bool, Query(description="Add the quality of every half second, the worst stretch and the faults.")]
 Recording = Annotated[UploadFile | None, File(description="The recording: WAV, FLAC, Ogg, Opus, MP3, ...")]
 URL = Annotated[str | None, Form(description="Or where it is, if the service reads URLs.")]
 
@@ -117,7 +118,8 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         reason = error.detail if isinstance(error, HTTPException) else "; ".join(map(_told, error.errors()))  # type: ignore[attr-defined]
         return JSONResponse(service.refused("", Refusal("failed", code, str(reason))), status)
 
-    async def row_of(file: UploadFile | None, url: str | None, asked: Mapping[str, bool]) -> dict[str, Any]:
+    async def row_of(file: UploadFile | None, url: str | None, *, segments: bool = False, timeline: bool = False) -> dict[str, Any]:
+        asked = {"return_segments": segments, "return_timeline": timeline or service.names_worst}
         name = (file.filename if file is not None else url) or "recording"
         if (file is None) == (url is None):
             refusal = Refusal("failed", "bad_request", "expected one recording, in the field `file` or `url` of a form")
@@ -133,24 +135,28 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
             except RefusedURL as refused:
                 row = service.refused(name, refused.refusal, asked)
         metrics.count_row(row)
+        if not timeline:
+            row.pop("timeline", None)
         return finite(row)
 
     @app.post("/score", response_model=Row, responses=REFUSED)
-    async def score(file: Recording = None, url: URL = None, segments: Segments = False) -> Response:
+    async def score(file: Recording = None, url: URL = None, segments: Segments = False, timeline: Timeline = False) -> Response:
         """Score one recording."""
-        row = await row_of(file, url, {"return_segments": segments})
+        row = await row_of(file, url, segments=segments, timeline=timeline)
         return _answer(row, row)
 
     @app.post("/score/batch", response_model=list[Row], responses={413: {"model": Row}})
     async def score_batch(
-        files: Annotated[list[UploadFile], File(description="The recordings.")], segments: Segments = False
+        files: Annotated[list[UploadFile], File(description="The recordings.")],
+        segments: Segments = False,
+        timeline: Timeline = False,
     ) -> Response:
         """Score several recordings: a row each, in the order sent. The answer is 200 whatever is in the rows."""
         most = service.limits.max_files
         if len(files) > most:
             row = service.refused("", Refusal("failed", "too_many", f"expected at most {most} recordings, got {len(files)}"))
             return _answer(row, row)
-        rows = await asyncio.gather(*(row_of(file, None, {"return_segments": segments}) for file in files))
+        rows = await asyncio.gather(*(row_of(file, None, segments=segments, timeline=timeline) for file in files))
         return JSONResponse(rows)
 
     @app.post(
@@ -160,11 +166,11 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
     )
     async def timeline(file: Recording = None, url: URL = None) -> Response:
         """Quality over time, as server-sent events: a `point` (`start`, `end`, scores) each, in order, then the `row`."""
-        scored = asyncio.ensure_future(row_of(file, url, {"return_segments": True}))
+        scored = asyncio.ensure_future(row_of(file, url, timeline=True))
         done, _ = await asyncio.wait({scored}, timeout=SIGN_OF_LIFE_SECONDS)
         if done and scored.result()["status"] != "ok":
             return _answer(scored.result(), scored.result())
-        return StreamingResponse(_events(scored, "segments"), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        return StreamingResponse(_events(scored), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
     @app.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> Response:
@@ -222,11 +228,11 @@ class BodyLimit:
         await self._app(scope, counted, send)
 
 
-async def _events(scored: asyncio.Future[dict[str, Any]], points: str) -> AsyncIterator[str]:
+async def _events(scored: asyncio.Future[dict[str, Any]]) -> AsyncIterator[str]:
     while not (await asyncio.wait({scored}, timeout=SIGN_OF_LIFE_SECONDS))[0]:
         yield ": still scoring\n\n"
     row = scored.result()
-    for point in row.pop(points):
+    for point in row.pop("timeline"):
         yield f"event: point\ndata: {json.dumps(point, allow_nan=False)}\n\n"
     yield f"event: row\ndata: {json.dumps(row, allow_nan=False)}\n\n"
 

@@ -76,6 +76,8 @@ class Service:
         self.scorer = self._worker.scorer
         self.score_names: list[str] = self._worker.model.config.score_names
         self.identity = self._worker.identity
+        #: Whether every row names the worst stretch, as those of `hf-sqa score` do where that costs little.
+        self.names_worst: bool = self.scorer.local_is_cheap
         #: Recordings that wait or are scored now.
         self.num_waiting = 0
         #: Sizes of the batches since somebody last took them.

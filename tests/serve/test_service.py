@@ -140,14 +140,18 @@ def events(text):
 
 
 def test_the_timeline_is_a_stream_of_points_that_ends_in_the_row(client, clip):
+    expected = post(client, clip, params={"timeline": True}).json()
     answer = post(client, clip, "/timeline")
 
     assert answer.headers["content-type"].startswith("text/event-stream")
     *points, (kind, row) = events(answer.text)
     assert len(points) > 1 and {name for name, _ in points} == {"point"} and kind == "row"
-    starts = [point["start"] for _, point in points]
-    assert starts == sorted(starts) and all(point["end"] <= 1.5 and 1 <= point["mos"] <= 5 for _, point in points)
-    assert row["mos"] == pytest.approx(post(client, clip).json()["mos"], abs=1e-5)
+    assert [(point["start"], point["end"]) for _, point in points] == [
+        (point["start"], point["end"]) for point in expected.pop("timeline")
+    ]
+    assert all(point["end"] <= 1.5 and 1 <= point["mos"] <= 5 for _, point in points)
+    assert row["mos"] == pytest.approx(expected["mos"], abs=1e-5) and list(row) == list(expected)
+    assert row["worst"] == pytest.approx(expected["worst"], abs=1e-5)
 
 
 def test_a_timeline_of_what_cannot_be_scored_is_the_row_with_its_status(client):
