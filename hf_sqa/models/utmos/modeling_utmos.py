@@ -232,7 +232,8 @@ class UTMOS(AudioQualityPreTrainedModel):
             return tuple(joined(list(parts)) for parts in zip(*(output[name] for output in outputs), strict=True))
 
         features = joined([output.last_hidden_state for output in outputs])
-        return features, *(joined_layers(name) if options[f"output_{name}"] else None for name in ("hidden_states", "attentions"))
+        layers = joined_layers("hidden_states") if options["output_hidden_states"] else None
+        return features, layers, joined_layers("attentions") if options["output_attentions"] else None
 
     def _with_embeddings(
         self, features: torch.Tensor, domain_ids: torch.Tensor | None, judge_ids: torch.Tensor | None
