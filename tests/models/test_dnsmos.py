@@ -14,6 +14,7 @@ from hf_sqa.models.dnsmos.configuration_dnsmos import POLYNOMIALS
 from hf_sqa.models.dnsmos.convert_dnsmos import P808_FILE, P835_FILES, WHEEL, convert, convert_initializers
 from hf_sqa.models.dnsmos.networks_dnsmos import MelPower, relative_levels
 from hf_sqa.models.dnsmos.onnx_initializers import read_initializers
+from hf_sqa.training.run import freeze
 from tests.parity.signals import signal
 
 RATE = 16_000
@@ -223,6 +224,19 @@ def test_a_polynomial_applies_to_every_window_before_the_mean(tiny, rng):
 def test_one_network_alone_has_the_scores_that_it_is_asked_for():
     assert not hasattr(DNSMOS(DNSMOSConfig.tiny(id2label={0: "mos"})), "p808_network")
     assert not hasattr(DNSMOS(DNSMOSConfig.tiny(id2label={0: "p808_mos"})), "network")
+
+
+@pytest.mark.parametrize("names", [{0: "mos"}, {0: "p808_mos"}, {0: "sig", 1: "p808_mos"}], ids=str)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_fine_tuning_freezes_is_there_and_leaves_the_dense_layers(names, device):
+    model = DNSMOS(DNSMOSConfig.tiny(id2label=names))
+
+    freeze(model, model.fine_tuning_defaults(device).freeze)
+
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[-2] for name in trained} >= {"score_head"}
+    assert any("convs" in name for name in trained) == (device == "cuda")
+    assert not any(name.startswith("spectrum") for name in trained)
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ class DNSMOS(AudioQualityPreTrainedModel):
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
         """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]; on a CPU, only the dense layers are trained."""
-        freeze = ("*spectrum", "*network.convs") if device == "cpu" else ("*spectrum",)
-        return FineTuningDefaults(freeze, learning_rate=3e-4)
+        spectrum = ("spectrum",) if self.config.num_p835_scores else ()
+        return FineTuningDefaults((*spectrum, "*network.convs") if device == "cpu" else spectrum, learning_rate=3e-4)
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
         """Windows `(W, window_samples)`; the graph neither cuts recordings into windows nor averages their scores."""
