@@ -1,7 +1,5 @@
 """`AutoModelForAudioQuality`, and the one call that makes a family known to transformers."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Values on their way out: into JSON, which has no NaN; into CSV, which spreadsheets take for formulas; onto a terminal."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -10,12 +10,9 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +29,12 @@ from transformers.utils.peft_utils import find_adapter_config_file
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa import __version__
 from hf_sqa.auto import AutoModelForAudioQuality, Converter, PublishedCheckpoint, converters, families
+from hf_sqa.choices import did_you_mean
 from hf_sqa.configuration import CODE_ENTRIES
 from hf_sqa.extras import needs_extra
 from hf_sqa.modeling import model_identity, refuse_partial_weights
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, convert, published_is_here
+from hf_sqa.runs import whole_folder
 
 DEFAULT_MODEL = CHECKPOINT_NAME
 #: Students of the default model, inside this package: a folder each.
@@ -123,22 +122,18 @@ def _converted(name: str, converter: Callable[[], Any]) -> str:
 
 
 def _write_atomically(folder: Path, converter: Callable[[], Any]) -> None:
-    model = converter()
-    # Not by tempfile.mkdtemp: a folder of its making is closed to the other users of a shared cache.
-    unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
+    model, is_begun = converter(), False
     try:
-        unfinished.mkdir()
+        with whole_folder(folder) as unfinished:
+            is_begun = True
+            model.save_pretrained(unfinished)
+            model.make_feature_extractor().save_pretrained(unfinished)
     except OSError as error:
-        raise _cannot_be_written(folder.parent, error) from error
-    try:
-        model.save_pretrained(unfinished)
-        model.make_feature_extractor().save_pretrained(unfinished)
-        os.replace(unfinished, folder)  # fails if another process was first: then its folder is as good
-    except OSError:
-        if not (folder / "model.safetensors").exists():
+        if (folder / "model.safetensors").exists():  # another process was first, and its folder is as good
+            return
+        if is_begun:
             raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        raise _cannot_be_written(folder.parent, error) from error
 
 
 def _cannot_be_written(folder: str | Path, error: Exception) -> OSError:
@@ -272,11 +267,9 @@ def _shown_names() -> str:
 
 def no_such_checkpoint(name: str) -> str:
     """What to say of a name that is neither a folder nor a short name."""
-    close = get_close_matches(name, list(short_names()), n=1, cutoff=0.6)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     return (
         f"there is no folder {name!r} here, and no model of that name comes with hf_sqa ({_shown_names()}); a repository on "
-        f"the Hub is named owner/name.{hint}"
+        f"the Hub is named owner/name{did_you_mean(name, short_names())}"
     )
 
 
@@ -537,15 +530,12 @@ def explained(model: Any, error: Exception) -> Exception:
     is_unreachable = "couldn't connect to" in message
     if not (is_missing or is_unreachable) or Path(name).exists():
         return error
-    close = get_close_matches(name, list(short_names()), n=1, cutoff=0.8 if is_unreachable else 0.6)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, short_names(), likeness=0.8 if is_unreachable else 0.6)
     if is_unreachable:
-        return OSError(
-            f"there is no folder {name!r} here, it is not in the cache, and the Hub cannot be reached.{hint} ({message})"
-        )
+        return OSError(f"there is no folder {name!r} here, it is not in the cache, and the Hub cannot be reached{hint} ({message})")
     return OSError(
         f"there is no folder {name!r} here, it is no short name ({_shown_names()}), and no repository on the Hub that you may see; "
-        f"a private one needs `hf auth login` or HF_TOKEN.{hint}"
+        f"a private one needs `hf auth login` or HF_TOKEN{hint}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -12,6 +11,7 @@ from hf_sqa.blocks.bounds import COUNT, WEIGHT, check_bounds
 from hf_sqa.blocks.losses import SCORE_LOSSES
 from hf_sqa.blocks.score_intervals import check_score_interval
 from hf_sqa.blocks.score_mapping import check_score_mapping
+from hf_sqa.choices import check_choice, did_you_mean
 
 #: Entries of config.json about code: where it lies in a repository, or that there is none.
 CODE_ENTRIES = ("auto_map", "custom_pipelines", "hf_sqa_needed")
@@ -79,11 +79,10 @@ class AudioQualityConfig(PreTrainedConfig):
         ours = {field.name for field in fields(self)} - {field.name for field in fields(PreTrainedConfig)}
         for option in kwargs:
             # transformers keeps unknown options as attributes: a typo would silently leave the default in force.
-            if suggestion := get_close_matches(option, ours, n=1, cutoff=0.85):
-                raise TypeError(f"Unknown option {option!r} for {type(self).__name__}; did you mean {suggestion[0]!r}?")
-        if type(
-            self
-        ).custom_pipelines:  # the package is there: code beside the weights, or a stranger's, neither runs nor is handed on
+            if hint := did_you_mean(option, ours, likeness=0.85, otherwise=""):
+                raise TypeError(f"Unknown option {option!r} for {type(self).__name__}{hint}")
+        if type(self).custom_pipelines:
+            # The package is there: code beside the weights, or a stranger's, neither runs nor is handed on.
             kwargs = {name: value for name, value in kwargs.items() if name not in CODE_ENTRIES}
         self.validate_bounds()
         num_labels = kwargs.pop("num_labels", None)
@@ -123,8 +122,7 @@ class AudioQualityConfig(PreTrainedConfig):
             )
 
     def validate_score_loss(self) -> None:
-        if self.score_loss not in SCORE_LOSSES:
-            raise ValueError(f"Expected `score_loss` to be one of {', '.join(SCORE_LOSSES)}, got {self.score_loss!r}.")
+        check_choice("score_loss", self.score_loss, SCORE_LOSSES)
 
     def validate_score_mapping(self) -> None:
         for name, mapping in (self.score_mapping or {}).items():

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 Item = TypeVar("Item")
 
@@ -61,7 +61,7 @@ class Isolated:
         self._queued: deque[_Job] = deque()
         self._starts_in_vain = 0
 
-    def __enter__(self) -> Isolated:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,9 +1,6 @@
 """What every family's model has: checked inputs, a loss that skips missing labels, and a way to score whole recordings."""
 
-from __future__ import annotations
-
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +23,7 @@ from hf_sqa.blocks.score_intervals import check_coverage
 from hf_sqa.blocks.sqa_transformer import LayerTrace
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.outputs import RecordingScores
+from hf_sqa.runs import digest_of
 
 DIGEST_CHARACTERS = 16
 #: Tensors that an error names of each kind.
@@ -119,11 +117,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         self._loading_report = loading_info
 
     def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, except that every tensor of the adapter must be there and have its place.
-
-        Raises:
-            ValueError: If tensors are missing, have no place or another shape.
-        """
+        """As in transformers, except that every tensor of the adapter must be there and have its place."""
         report = super().load_adapter(peft_model_id, *args, **{"ignore_mismatched_sizes": True, **kwargs})
         name = peft_model_id or "the adapter"
         refuse_partial_weights(name, report.missing_keys, report.unexpected_keys, report.mismatched_keys)
@@ -232,10 +226,25 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         """Feature extractor with the settings this checkpoint needs, ready to be saved beside it."""
         return Wav2Vec2FeatureExtractor(sampling_rate=self.config.sampling_rate, do_normalize=False, return_attention_mask=True)
 
+    def check_feature_extractor(self, feature_extractor: Any) -> None:
+        """Refuse a feature extractor that prepares other inputs than the model was trained on."""
+        expected = self.make_feature_extractor()
+        for name in ("sampling_rate", "do_normalize", *(["return_attention_mask"] if self.pads_safely else [])):
+            ours, theirs = getattr(expected, name, None), getattr(feature_extractor, name, None)
+            if hasattr(expected, name) and ours != theirs:
+                raise ValueError(
+                    f"Expected a feature extractor with `{name}={ours}`, which this model was trained with, got {theirs}: scores "
+                    "would be plausible but wrong. Make a matching one with `model.make_feature_extractor()`."
+                )
+
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
         """Example inputs of the ONNX graph by name, each with the axes that may have any size. No padding, hence no mask."""
         waveforms = 0.1 * torch.randn(2, 2 * (self.config.sampling_rate or 16_000), generator=torch.Generator().manual_seed(0))
         return {"input_values": (waveforms, (0, 1))}
+
+    def onnx_spectrum(self) -> tuple[np.ndarray, dict[str, str]] | None:
+        """Window of the spectrum that the ONNX graph computes, and the graph's metadata. Such a graph has 8 bits and a page."""
+        return None
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
         """Loss of the configuration's kind over the rated scores; `None` without labels."""
@@ -255,7 +264,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
     def score_recordings(
         self,
         recordings: Sequence[Recording],
-        feature_extractor: Any,
+        feature_extractor: Any = None,
         *,
         mode: str = "published",
         hop_seconds: float | None = None,
@@ -264,7 +273,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
 
         Args:
             recordings (`Sequence[Recording]`): At the model's sampling rate.
-            feature_extractor: The checkpoint's feature extractor.
+            feature_extractor (*optional*): The checkpoint's; [`make_feature_extractor`] makes one if not given.
             mode (`str`, *optional*, defaults to `"published"`): One of `modes`.
             hop_seconds (`float`, *optional*): Distance of windows, for families that score windows.
 
@@ -272,9 +281,12 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
             `list[RecordingScores]`: In the order given.
 
         Raises:
-            ValueError: If the family does not know the mode, or has no windows to move by `hop_seconds`.
+            ValueError: If the family does not know the mode, or has no windows to move by `hop_seconds`, or the feature extractor
+                is not the model's.
         """
         self.check_scoring_options(mode, hop_seconds)
+        feature_extractor = feature_extractor or self.make_feature_extractor()
+        self.check_feature_extractor(feature_extractor)
         groups: dict[Any, list[int]] = {}
         for index, recording in enumerate(recordings):
             groups.setdefault(None if self.pads_safely else recording.num_samples, []).append(index)
@@ -286,7 +298,9 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
                 padding=True,
                 return_tensors="pt",
             )
-            inputs = {name: self._on_my_device(tensor) for name, tensor in inputs.items()}
+            inputs = {
+                name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None) for name, tensor in inputs.items()
+            }
             for index, scores in zip(indices, self(**inputs).logits.float().cpu().numpy(), strict=True):
                 length = recordings[index].num_samples
                 results[index] = RecordingScores(scores, np.array([0]), np.array([length]), scores[None])
@@ -333,18 +347,11 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         """Whether the weights have this digest; taken as true in half precision, where digests differ and scores hardly."""
         return self.dtype != torch.float32 or weights_digest(self) == digest
 
-    def _on_my_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
-
 
 def refuse_partial_weights(
     name: str, missing: Iterable[str] = (), unexpected: Iterable[str] = (), mismatched: Iterable[tuple[str, Any, Any]] = ()
 ) -> None:
-    """Stop where a file of weights is not exactly that of the model: what is missing would be random, and so would the scores.
-
-    Raises:
-        ValueError: If there is any such tensor; the first few are named.
-    """
+    """Stop where a file of weights is not exactly that of the model: what is missing would be random, and so would the scores."""
     differences = {
         "missing": sorted(missing),
         "unexpected": sorted(unexpected),
@@ -413,7 +420,7 @@ def model_identity(model: PreTrainedModel, feature_extractor: Any, **scoring_opt
         "id": Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name,
         "revision": getattr(config, "_commit_hash", None),
         "weights": weights_digest(model),
-        "preprocessing": _digest(json.dumps(described, sort_keys=True, default=str).encode()),
+        "preprocessing": digest_of(described, DIGEST_CHARACTERS),
     }
 
 
@@ -424,7 +431,3 @@ def weights_digest(model: PreTrainedModel) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()[:DIGEST_CHARACTERS]
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:DIGEST_CHARACTERS]

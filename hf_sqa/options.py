@@ -4,11 +4,8 @@ content = apply_overrides(load_yaml("mine.yaml"), ["training.seed=1", "data.trai
 recipe = read_options(Recipe, content, "the recipe 'mine.yaml'")
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
-import difflib
 import os
 import re
 import types
@@ -18,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
+from hf_sqa.choices import did_you_mean
 
 Options = TypeVar("Options")
 
@@ -186,12 +185,7 @@ def _num_values(value: Any, known: dict[int, int]) -> int:
 
 
 def load_yaml(path: str | os.PathLike[str], what: str = "options") -> dict[str, Any]:
-    """The mapping in a YAML file; `what` is what errors call it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not YAML, or no mapping; see [`parse_yaml`].
-    """
+    """The mapping in a YAML file; `what` is what errors call it."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a YAML file of a {what}, but there is no file {str(path)!r}.")
@@ -233,11 +227,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
 
 
 def set_dotted(content: dict[str, Any], key: str, value: Any, *, add: bool = False) -> None:
-    """Set one value in place by its dotted key, or add it to the list there; missing sections are made.
-
-    Raises:
-        ValueError: If the key leads through something that is neither a section nor a list that is long enough.
-    """
+    """Set one value in place by its dotted key, or add it to the list there; missing sections are made."""
     names = key.split(".")
     if not all(names):
         raise ValueError(f"Expected a dotted key, such as training.seed, got {key!r}.")
@@ -271,9 +261,3 @@ def refuse_unknown(given: Iterable[Any], known: Iterable[str], place: str) -> No
     for name in given:
         if name not in known:
             raise TypeError(f"Unknown key {name!r} in {place}{did_you_mean(name, known)} It takes {', '.join(known) or 'none'}.")
-
-
-def did_you_mean(word: Any, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: `; did you mean 'mos'?`, or a full stop where nothing is near."""
-    near = difflib.get_close_matches(str(word), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."

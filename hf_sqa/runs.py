@@ -10,8 +10,6 @@
 | run a function in processes | [`in_processes`] |
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import hashlib

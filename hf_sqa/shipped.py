@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from hf_sqa.options import did_you_mean, parse_yaml
+from hf_sqa.choices import did_you_mean
+from hf_sqa.options import parse_yaml
 
 Kind = Literal["recipes", "studies", "accelerate"]
 #: What errors call one of a kind, and the command that lists them.

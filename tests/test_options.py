@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import pytest
 
-from hf_sqa.options import apply_overrides, did_you_mean, dump_yaml, load_yaml, parse_yaml, read_options, set_dotted, written
+from hf_sqa.choices import did_you_mean
+from hf_sqa.options import apply_overrides, dump_yaml, load_yaml, parse_yaml, read_options, set_dotted, written
 
 
 @dataclasses.dataclass(frozen=True)

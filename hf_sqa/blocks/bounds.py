@@ -3,8 +3,6 @@
 No checkpoint comes near them: what lies beyond is a mistake, or was made to exhaust memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +11,7 @@ COUNT, SIZE, SAMPLES, SHARE, WEIGHT = (1, 1024), (1, 65_536), (1, 2**24), (0, 1)
 
 
 def check_bounds(options: Mapping[str, Any], bounds: Mapping[str, tuple[float, float]]) -> None:
-    """Refuse options that are outside their bounds, or not numbers; `None` and what is not given is as good.
-
-    Raises:
-        ValueError: If one is.
-    """
+    """Refuse options that are outside their bounds, or not numbers; `None` and what is not given is as good."""
     for option, (lowest, highest) in bounds.items():
         waiting = [options.get(option)]
         while waiting:

@@ -6,8 +6,6 @@ recording never gets the features of another. Files are whole or absent; one tha
 Shapes:   B batch, T samples, F frames, D hidden size
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

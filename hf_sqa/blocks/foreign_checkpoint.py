@@ -4,14 +4,13 @@ A pickle is a program. What weights need (tensors, plain containers) is built; w
 frames, configurations) becomes an `InertRecord`; any other name is refused before it is imported.
 """
 
-from __future__ import annotations
-
 import pickle
 import re
 import tarfile
 import types
 import zipfile
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +108,83 @@ def read_foreign_checkpoint(path: str | Path) -> Any:
             f"Cannot read {path} as weights ({type(error).__name__}: {error}). Objects named there are neither imported nor run; "
             "use the file as its authors published it, or have them save the tensors alone."
         ) from error
+
+
+def renamed(name: str, prefixes: Mapping[str, str]) -> str:
+    """The name with the first beginning that is in `prefixes` replaced; as it is if there is none."""
+    ours = next((ours for ours in prefixes if name.startswith(ours)), "")
+    return prefixes.get(ours, "") + name.removeprefix(ours)
+
+
+def converted_tensors(
+    original: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    source_of: Callable[[str], str],
+    what: str,
+    layout: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, tensor: tensor,
+    may_stay: Callable[[str], Any] = lambda source: False,
+) -> dict[str, torch.Tensor]:
+    """Tensors of a foreign checkpoint under our names; every tensor of both sides is accounted for.
+
+    Args:
+        original (mapping): The checkpoint's tensors by their names there.
+        expected (mapping): The model's tensors, or those of them that the checkpoint gives.
+        source_of (callable): The name in the checkpoint of the tensor that gives one of ours.
+        what (`str`): What the file should be, for messages: `"a Distill-MOS v7 checkpoint"`.
+        layout (callable, *optional*): Brings a tensor to the layout of ours, by our name.
+        may_stay (callable, *optional*): Says of a tensor's name whether it may be left over.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown or of another shape; the message names it.
+    """
+    converted, used = {}, set()
+    for name, ours in expected.items():
+        source = source_of(name)
+        if source not in original:
+            raise ValueError(f"The checkpoint lacks the tensor {source!r}: this is not {what}.")
+        used.add(source)
+        try:
+            tensor = layout(name, original[source])
+        except (RuntimeError, IndexError, AttributeError):  # the shape cannot be right
+            tensor = original[source]
+        if not isinstance(tensor, torch.Tensor) or tensor.shape != ours.shape:
+            got = tuple(getattr(original[source], "shape", ())) or type(original[source]).__name__
+            raise ValueError(f"Expected {source!r} to give shape {tuple(ours.shape)}, got {got}: this is not {what}.")
+        converted[name] = tensor.to(ours.dtype, copy=True, memory_format=torch.contiguous_format)
+    if unknown := sorted(name for name in original if name not in used and not may_stay(name)):
+        raise ValueError(f"Unknown tensors in the checkpoint: {', '.join(unknown[:5])}; expected those of {what} only.")
+    return converted
+
+
+def published_name(name: str) -> str:
+    """Name, in the state dicts of XLS-R-SQA and Distill-MOS, of the tensor that feeds one of [`SQATransformer`].
+
+    Queries, keys and values are one tensor there, `self_attn.in_proj_weight` or `_bias`, with the rows in this order.
+    """
+    if not name.startswith("layers."):
+        return renamed(name, PUBLISHED_NAMES)
+    _, index, rest = name.split(".", 2)
+    return f"transformer.transformer_encoder.layers.{index}.{renamed(rest, PUBLISHED_LAYER_NAMES)}"
+
+
+def split_in_proj(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The rows of a published `in_proj` that are queries, keys or values, if `name` asks for these; else the whole tensor."""
+    is_part = ".self_attn." in name and "out_proj" not in name
+    return tensor.chunk(3)["qkv".index(name.split(".")[-2][0])] if is_part else tensor
+
+
+#: Beginnings of names here and in the published state dicts, within a transformer and within one of its layers.
+PUBLISHED_NAMES = {
+    "feature_norm.": "norm_input.",
+    "projection_norm.": "transformer.norm.",
+    "projection.": "transformer.linear_proj.",
+    "positions.table": "transformer.position_encoding.pe",
+    "pooling_norm.": "norm_trans.",
+    "pooling.attention_hidden.": "pool.linear1.",
+    "pooling.attention_score.": "pool.linear2.",
+    "pooling.score_head.": "pool.linear3.",
+}
+PUBLISHED_LAYER_NAMES = {
+    **dict.fromkeys(("self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."), "self_attn.in_proj_"),
+    **{"self_attn_norm.": "norm1.", "fc1.": "linear1.", "fc2.": "linear2.", "fc_norm.": "norm2."},
+}

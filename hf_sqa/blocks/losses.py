@@ -1,7 +1,5 @@
 """Losses on scores with missing labels: a NaN adds no error and no gradient."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 
@@ -36,10 +34,7 @@ def score_loss(
     Raises:
         ValueError: If the shapes differ: broadcasting `(B, 1)` against `(B,)` gives a plausible, wrong loss.
     """
-    check_label_shape(logits, labels)
-    rated = ~torch.isnan(labels)
-    # where() before the subtraction: NaN times zero is NaN in the backward pass.
-    targets = torch.where(rated, labels, logits.detach().to(labels.dtype)).to(logits.dtype)
+    targets, rated = rated_targets(logits, labels)
     errors = {
         "mse": lambda: F.mse_loss(logits, targets, reduction="sum"),
         "l1": lambda: F.l1_loss(logits, targets, reduction="sum"),
@@ -61,6 +56,15 @@ def check_label_shape(logits: torch.Tensor, labels: torch.Tensor) -> None:
             f"Expected labels of shape {tuple(logits.shape)} (batch_size, num_labels), got {tuple(labels.shape)}; a model with one "
             "score takes labels of shape (batch_size, 1), NaN where a score was not rated."
         )
+
+
+def rated_targets(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels as targets, where nothing is rated the predictions themselves, hence no error and no gradient; and what is rated."""
+    check_label_shape(logits, labels)
+    labels = labels.to(logits)
+    rated = ~torch.isnan(labels)
+    # Before the subtraction: NaN times zero is NaN in the backward pass.
+    return torch.where(rated, labels, logits.detach()), rated
 
 
 def clipped_error(predictions: torch.Tensor, targets: torch.Tensor, margin: float) -> torch.Tensor:
@@ -87,8 +91,7 @@ def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, margin: float = 0.1
     Returns:
         `torch.Tensor` of shape `()`: Over the pairs of a batch both of which are rated; 0 with a zero gradient if there is none.
     """
-    rated = ~torch.isnan(labels)
-    targets = torch.where(rated, labels, logits.detach().to(labels.dtype)).to(logits.dtype)
+    targets, rated = rated_targets(logits, labels)
     errors = logits - targets  # (B, L): the difference of two is the error of their difference
     first, second = torch.triu_indices(len(errors), len(errors), offset=1, device=errors.device)
     pairs = rated[first] & rated[second]

@@ -4,8 +4,6 @@ A pooling gives weights, not an average, so that the same weights average featur
 Shapes: B batch, F frames, D hidden size
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 
@@ -29,11 +27,7 @@ class MeanPooling(nn.Module):
 
 
 class LastPooling(nn.Module):
-    """Only the last real frames count, each the same; in a recording with fewer, all of them.
-
-    Args:
-        num_frames (`int`): How many.
-    """
+    """Only the last real frames count, each the same; in a recording with fewer, all of them."""
 
     def __init__(self, num_frames: int):
         super().__init__()
@@ -48,12 +42,7 @@ class LastPooling(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """A small network says how much a frame counts: softmax over time of `w · tanh(W h + b)`.
-
-    Args:
-        hidden_size (`int`): Width of a frame.
-        attention_size (`int`): Width of the network's hidden layer.
-    """
+    """A small network says how much a frame counts: softmax over time of `w · tanh(W h + b)`."""
 
     def __init__(self, hidden_size: int, attention_size: int):
         super().__init__()

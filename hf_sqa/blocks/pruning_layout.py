@@ -1,7 +1,5 @@
 """What pruning can remove from a model: groups of units, and the units of a transformer encoder inside a model."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

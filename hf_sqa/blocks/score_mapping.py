@@ -4,8 +4,6 @@ It travels in the configuration of a checkpoint, `score_mapping={"mos": [low, hi
 fitted on, then the coefficients of 1, x, x², x³. Ranks stay as they are. NumPy only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,11 +38,7 @@ def apply_score_mapping(scores: ArrayLike, mapping: Sequence[float]) -> np.ndarr
 
 
 def check_score_mapping(name: str, mapping: Sequence[float]) -> None:
-    """Refuse a mapping that is not one.
-
-    Raises:
-        ValueError: If it has no range or too many coefficients, is not finite, or falls somewhere in its range.
-    """
+    """Refuse a mapping that is not one."""
     if not 4 <= len(mapping) <= 3 + MAX_ORDER:
         raise ValueError(
             f"Expected the score mapping of {name!r} as [low, high, c0, c1] up to c{MAX_ORDER}, got {len(mapping)} numbers."

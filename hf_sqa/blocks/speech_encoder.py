@@ -9,8 +9,6 @@ Layers:   layer `n` is the output of the `n`-th transformer block, `hidden_state
 Shapes:   B batch, T samples or spectra, F frames, D hidden size
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Iterator, Sequence
@@ -56,6 +54,16 @@ MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "
 SPECTRUM_SAMPLES, SPECTRUM_HOP_SAMPLES, SPECTRA_PER_FRAME = 400, 160, 2
 #: Encoder options of fine-tuning for scores: no frames are masked. The vector that would replace them is then not built.
 FINE_TUNING_OPTIONS = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+#: Sizes of an encoder for tests; and such a wav2vec 2.0, with layer norm and without dropout.
+TINY_SIZES = {
+    **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24},
+    **{"conv_dim": [8] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2},
+}
+TINY_ENCODER = {
+    **{"model_type": "wav2vec2", "feat_extract_norm": "layer", "do_stable_layer_norm": True, "mask_time_prob": 0.0},
+    **dict.fromkeys(("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop"), 0.0),
+    **TINY_SIZES,
+}
 #: Tensors of a checkpoint that belong to a task or to pre-training, and not to the encoder.
 HEAD_TENSORS = re.compile(
     r"^(lm_head|quantizer|project_q|project_hid|dropout_features|final_proj|label_embs_concat|speaker_proj|label_embeddings_concat"
@@ -73,11 +81,7 @@ ENCODER_BOUNDS = {
 
 
 def check_encoder_config(encoder_config: PreTrainedConfig, *, with_quality_models: bool = False) -> None:
-    """Refuse an encoder that is not one of `ENCODER_TYPES`, nor, for those who take them, of `QUALITY_MODEL_TYPES`.
-
-    Raises:
-        ValueError: If the configuration has no `hidden_size`, or is not that of a known speech encoder.
-    """
+    """Refuse an encoder that is not one of `ENCODER_TYPES`, nor, for those who take them, of `QUALITY_MODEL_TYPES`."""
     model_type = getattr(encoder_config, "model_type", None)
     if getattr(encoder_config, "hidden_size", None) is None:
         raise ValueError(
@@ -94,12 +98,7 @@ def check_encoder_config(encoder_config: PreTrainedConfig, *, with_quality_model
 
 
 def check_layer(encoder_config: PreTrainedConfig, layer: int | None, option: str = "layer") -> None:
-    """Refuse a layer that the encoder does not have.
-
-    Raises:
-        ValueError: If `layer` is negative, beyond the last block, or given for an encoder that ends in an adapter or is a quality
-            model.
-    """
+    """Refuse a layer that the encoder does not have."""
     if layer is None:
         return
     if is_quality_model(encoder_config):
@@ -120,11 +119,7 @@ def check_layer(encoder_config: PreTrainedConfig, layer: int | None, option: str
 
 
 def check_encoder_options(encoder_config: PreTrainedConfig, options: dict[str, Any]) -> None:
-    """Refuse options by names that the encoder does not have: transformers would keep them and take no notice.
-
-    Raises:
-        ValueError: If there is such a name.
-    """
+    """Refuse options by names that the encoder does not have: transformers would keep them and take no notice."""
     for name in options:
         if not hasattr(encoder_config, name):
             raise ValueError(
@@ -147,28 +142,27 @@ def build_encoder(encoder_config: PreTrainedConfig, layer: int | None = None) ->
     Args:
         encoder_config (`PreTrainedConfig`): Of the whole encoder, one of `ENCODER_TYPES` or `QUALITY_MODEL_TYPES`.
         layer (`int`, *optional*): Layer to end at; blocks behind it are not built. The encoder's own output if not given.
-
-    Raises:
-        ValueError: If the configuration or the layer cannot be used; the message says which could.
     """
     check_encoder_config(encoder_config, with_quality_models=True)
     check_layer(encoder_config, layer)
     return _prepared(AutoModel.from_config(truncated(encoder_config, layer)), layer)
 
 
-def load_encoder_config(name_or_path: str, options: dict[str, Any] | None = None, **hub_options: Any) -> PreTrainedConfig:
+def load_encoder_config(
+    name_or_path: str, options: dict[str, Any] | None = None, *, local_files_only: bool = False
+) -> PreTrainedConfig:
     """Configuration of a pre-trained encoder, with some values changed; it keeps no trace of where it was read from.
 
     Args:
         name_or_path (`str`): Hub id, or folder with `config.json`; checkpoints for CTC or pre-training are as good as bare ones.
         options (`dict[str, Any]`, *optional*): Values to change, for example `{"layerdrop": 0.0}`. Those of `FINE_TUNING_OPTIONS`
             are left out for a quality model, which never masks frames.
-        **hub_options: `revision`, `token`, `cache_dir`, ... of `from_pretrained`.
+        local_files_only (`bool`, *optional*, defaults to `False`): Whether to look on this machine only.
 
     Raises:
         ValueError: If the encoder is none of `ENCODER_TYPES`, or has no option of a name in `options`.
     """
-    config = AutoConfig.from_pretrained(name_or_path, **hub_options)
+    config = AutoConfig.from_pretrained(name_or_path, local_files_only=local_files_only)
     check_encoder_config(config, with_quality_models=True)
     if is_quality_model(config):
         options = {name: value for name, value in (options or {}).items() if name not in FINE_TUNING_OPTIONS}
@@ -180,7 +174,7 @@ def load_encoder_config(name_or_path: str, options: dict[str, Any] | None = None
 
 
 def load_encoder(
-    name_or_path: str, encoder_config: PreTrainedConfig, layer: int | None = None, **hub_options: Any
+    name_or_path: str, encoder_config: PreTrainedConfig, layer: int | None = None, sampling_rate: int | None = None, **options: Any
 ) -> PreTrainedModel:
     """Load a pre-trained encoder up to a layer; of a safetensors file only the tensors needed are read.
 
@@ -188,21 +182,28 @@ def load_encoder(
         name_or_path (`str`): Hub id or folder of a bare encoder, or of one with a head for CTC, pre-training or classification.
         encoder_config (`PreTrainedConfig`): Of the whole encoder, from `load_encoder_config`.
         layer (`int`, *optional*): Layer to end at; the encoder's own output if not given.
-        **hub_options: `revision`, `token`, `cache_dir`, `dtype`, ... of `from_pretrained`.
+        sampling_rate (`int`, *optional*): Rate in Hz that the encoder's feature extractor, if it comes with one, must ask for.
+        **options: Options of `from_pretrained`.
 
     Raises:
-        ValueError: If the checkpoint lacks a tensor of the encoder, has one of another shape, or one that neither the encoder, nor
-            a layer left out, nor a head accounts for; the message names it.
+        ValueError: If it is for another rate, or the checkpoint lacks a tensor of the encoder, has one of another shape, or one
+            that neither the encoder, nor a layer left out, nor a head accounts for; the message names it.
     """
     check_encoder_config(encoder_config, with_quality_models=True)
     check_layer(encoder_config, layer)
+    published_rate = get_feature_extractor_config(name_or_path).get("sampling_rate") if sampling_rate is not None else None
+    if published_rate not in (None, sampling_rate):
+        raise ValueError(
+            f"Expected an encoder for audio sampled at {sampling_rate} Hz, got {name_or_path}, whose feature extractor asks for "
+            f"{published_rate} Hz; pass `sampling_rate={published_rate}`."
+        )
     with _without_load_report():
         encoder, loaded = AutoModel.from_pretrained(
             name_or_path,
             config=truncated(encoder_config, layer),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **hub_options,
+            **options,
         )
     if mismatched := sorted(loaded["mismatched_keys"]):
         name, found, expected = mismatched[0]
@@ -229,11 +230,6 @@ def load_encoder(
     encoder.config._name_or_path = ""
     encoder.name_or_path = ""
     return _prepared(encoder, layer)
-
-
-def published_sampling_rate(name_or_path: str, **hub_options: Any) -> int | None:
-    """Rate in Hz that a pre-trained encoder's feature extractor asks for; `None` if the checkpoint comes without one."""
-    return get_feature_extractor_config(name_or_path, **hub_options).get("sampling_rate")
 
 
 def has_final_norm(encoder_config: PreTrainedConfig) -> bool:
@@ -322,18 +318,8 @@ def scale_feature_gradient(encoder: PreTrainedModel, factor: float) -> None:
     """Multiply the gradient that reaches the convolutions in front of an encoder; what it computes stays the same.
 
     fairseq's `feature_grad_mult`. A factor of 0 freezes the convolutions, see `freeze_idle_parameters`.
-
-    Raises:
-        ValueError: If the encoder takes spectra: it has no such convolutions.
     """
-    if factor == 1:
-        return
-    if takes_spectra(encoder.config):
-        raise ValueError(
-            f"Expected `feature_grad_mult` to be 1 for a {encoder.config.model_type} encoder, which has no convolutions in front, "
-            f"got {factor}."
-        )
-    if factor != 0:
+    if factor not in (0, 1):
         encoder.feature_extractor.register_forward_hook(partial(_scale_gradient_of_output, factor=factor))
 
 
@@ -355,6 +341,33 @@ def freeze_idle_parameters(encoder: PreTrainedModel, feature_grad_mult: float = 
         encoder.masked_spec_embed.requires_grad = False
     if config.model_type == "wav2vec2-conformer":
         encoder.encoder.pos_conv_embed.requires_grad_(False)
+
+
+class FreezesEncoder:
+    """For families with an `encoder` and the option `freeze_encoder`: what is frozen stays frozen, which loading would undo."""
+
+    config: Any
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; see [`AudioQualityPreTrainedModel.from_pretrained`]."""
+        loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc]
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze()
+        return loaded
+
+    def freeze(self) -> None:
+        """Freeze what of the encoder no gradient reaches, and all of it where the configuration says so."""
+        if (encoder := getattr(self, "encoder", None)) is not None:
+            freeze_idle_parameters(encoder, getattr(self.config, "feature_grad_mult", 1.0))
+            if self.config.freeze_encoder:
+                encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training mode; a frozen encoder stays in evaluation, its features are constants."""
+        super().train(mode)  # type: ignore[misc]
+        if self.config.freeze_encoder and (encoder := getattr(self, "encoder", None)) is not None:
+            encoder.eval()
+        return self
 
 
 def last_hidden_state(encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -391,11 +404,7 @@ def all_layers(
 
 
 class LayerMix(nn.Module):
-    """Learned average of layers: one weight each, positive, summing to 1, equal at first (SUPERB's featurizer).
-
-    Args:
-        num_layers (`int`): Layers to average.
-    """
+    """Learned average of layers: one weight each, positive, summing to 1, equal at first (SUPERB's featurizer)."""
 
     def __init__(self, num_layers: int):
         super().__init__()

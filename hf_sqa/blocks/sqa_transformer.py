@@ -6,10 +6,9 @@ Differs:  in evaluation the batch norms are folded into the linear layers that f
 Shapes:   B batch, F frames, C input channels, D hidden size, H heads, L labels
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,7 +217,7 @@ class SQATransformer(nn.Module):
         Returns:
             `torch.Tensor` of shape `(B, L)`: Raw scores, before any sigmoid.
         """
-        return self.score(self.encode(features, trace))
+        return self.pooling(self.encode(features, trace))
 
     def encode(self, features: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
         """Frames `(B, F, C)` to encoded, normalised frames `(B, F, D)`."""
@@ -229,19 +228,20 @@ class SQATransformer(nn.Module):
                 features = batch_norm_over_channels(self.feature_norm, features)
             hidden_states = self.projection(batch_norm_over_channels(self.projection_norm, features))
         else:
-            scale, shift = batch_norm_as_affine(self.projection_norm)
-            if self.feature_norm is not None:
-                first_scale, first_shift = batch_norm_as_affine(self.feature_norm)
-                scale, shift = first_scale * scale, first_shift * scale + shift
+            scale, shift = self.norms_as_affine()
             weight, bias = self.projection.weight, self.projection.bias
             hidden_states = F.linear(features, weight * scale, bias + weight @ shift)
         hidden_states = self.positions(hidden_states)  # (B, F, D)
         hidden_states = run_layers(self.layers, hidden_states, None, trace or LayerTrace())
         return batch_norm_over_channels(self.pooling_norm, hidden_states)
 
-    def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Encoded frames `(B, F, D)` to raw scores `(B, L)`."""
-        return self.pooling(hidden_states)
+    def norms_as_affine(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and shift, `(C,)` each, of the batch norms before the projection in evaluation."""
+        scale, shift = batch_norm_as_affine(self.projection_norm)
+        if self.feature_norm is not None:
+            first_scale, first_shift = batch_norm_as_affine(self.feature_norm)
+            scale, shift = first_scale * scale, first_shift * scale + shift
+        return scale, shift
 
 
 def batch_norm_as_affine(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
@@ -261,39 +261,20 @@ def batch_norm_over_channels(norm: nn.BatchNorm1d, frames: torch.Tensor) -> torc
     return frames * scale + shift
 
 
-def published_name(name: str) -> str:
-    """Name, in the state dicts of XLS-R-SQA and Distill-MOS, of the tensor that feeds one of [`SQATransformer`].
-
-    Queries, keys and values are one tensor there, `self_attn.in_proj_weight` or `_bias`, with the rows in this order.
-    """
-    for ours, theirs in (
-        ("feature_norm.", "norm_input."),
-        ("projection_norm.", "transformer.norm."),
-        ("projection.", "transformer.linear_proj."),
-        ("positions.table", "transformer.position_encoding.pe"),
-        ("pooling_norm.", "norm_trans."),
-        ("pooling.attention_hidden.", "pool.linear1."),
-        ("pooling.attention_score.", "pool.linear2."),
-        ("pooling.score_head.", "pool.linear3."),
-    ):
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    _, index, rest = name.split(".", 2)
-    for ours, theirs in (
-        ("self_attn.q_proj.", "self_attn.in_proj_"),
-        ("self_attn.k_proj.", "self_attn.in_proj_"),
-        ("self_attn.v_proj.", "self_attn.in_proj_"),
-        ("self_attn_norm.", "norm1."),
-        ("fc1.", "linear1."),
-        ("fc2.", "linear2."),
-        ("fc_norm.", "norm2."),
-    ):
-        if rest.startswith(ours):
-            rest = theirs + rest.removeprefix(ours)
-            break
-    return f"transformer.transformer_encoder.layers.{index}.{rest}"
-
-
 def find_transformer(model: Any) -> SQATransformer | None:
     """The transformer over frames, of the families that have one."""
     return next((module for module in model.modules() if isinstance(module, SQATransformer)), None)
+
+
+@contextmanager
+def watched_frames(model: Any) -> Iterator[list[torch.Tensor]]:
+    """Collect, call by call, input (after its projection) and output of a model's transformer, `(B, F, D)` each, if it has one."""
+    seen: list[torch.Tensor] = []
+    transformer = find_transformer(model)
+    modules = [] if transformer is None else [transformer.positions, transformer.pooling]
+    handles = [module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().float())) for module in modules]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

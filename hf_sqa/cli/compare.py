@@ -13,8 +13,7 @@ import typer
 
 from hf_sqa.cells import visible
 from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.score_files import PLOT_SUFFIXES
-from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, say, stop
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, check_plot, say, stop
 from hf_sqa.cli.tables import RowWriter, colour, make_console
 from hf_sqa.progress import bar
 
@@ -87,8 +86,8 @@ def compare(
     - `hf-sqa compare main=runs/main/ mine=runs/mine/ --fail-if-worse --tolerance 0.05`
     - `hf-sqa compare a/ b/ --model default --model m --plot ab.png`
     """
-    if plot is not None and (plot.suffix.lower() not in PLOT_SUFFIXES or not plot.parent.is_dir()):
-        stop(f"Expected --plot to end in {', '.join(PLOT_SUFFIXES)} and to lie in a folder that exists, got {str(plot)!r}.")
+    if plot is not None:
+        check_plot(plot)
     if tolerance and not fail_if_worse:
         stop("--tolerance needs --fail-if-worse.")
     from hf_sqa.scoring.comparison import compare as compare_sources

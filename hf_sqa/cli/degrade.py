@@ -151,15 +151,14 @@ def _noise_step(step: dict[str, Any], noise: str, active_level: bool) -> dict[st
 def _codec_steps(codec: str | None, bitrate: float | None, loss_share: float | None) -> list[dict[str, Any]]:
     import inspect
 
-    import hf_sqa.degradations.codec
+    from hf_sqa.choices import did_you_mean
     from hf_sqa.degradations import KINDS
-    from hf_sqa.options import did_you_mean
 
     if codec is None:
         if bitrate is not None:
             raise ValueError("Expected --codec with --bitrate.")
         return [] if loss_share is None else [{"kind": "packet_loss", "loss_share": loss_share}]
-    codecs = [name for name in hf_sqa.degradations.codec.__all__ if name in KINDS]
+    codecs = [name for name, kind in KINDS.items() if kind.__module__.startswith("hf_sqa.degradations.codec.")]
     if codec not in codecs:
         raise ValueError(f"Expected --codec to be one of {', '.join(codecs)}, got {codec!r}{did_you_mean(codec, codecs)}")
     step: dict[str, Any] = {"kind": codec}

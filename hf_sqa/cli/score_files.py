@@ -14,14 +14,13 @@ import typer
 from hf_sqa.cells import file_row
 from hf_sqa.cli.files import find_recordings
 from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import say, stop
+from hf_sqa.cli.stopping import check_plot, say, stop
 from hf_sqa.cli.tables import SORTS, RowWriter, make_console, mean_and_worst, print_table, sort_rows
 from hf_sqa.progress import bar
 
 if TYPE_CHECKING:
     from hf_sqa.scoring.scorer import Settings
 
-PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
@@ -100,8 +99,7 @@ def _check_plot(plot: Path | None, num_recordings: int) -> None:
         return
     if num_recordings != 1:
         stop(f"--plot draws one recording, got {num_recordings}; name one file.")
-    if plot.suffix.lower() not in PLOT_SUFFIXES or not plot.parent.is_dir():
-        stop(f"Expected --plot to end in {', '.join(PLOT_SUFFIXES)} and to lie in a folder that exists, got {str(plot)!r}.")
+    check_plot(plot)
 
 
 def _load(settings: Settings) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -13,6 +14,7 @@ from hf_sqa.cells import visible
 from hf_sqa.extras import needs_extra
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def stop(message: object, code: int = EXIT_USAGE) -> NoReturn:
@@ -82,3 +84,9 @@ def ends_of_training(after_interrupt: str) -> Iterator[None]:
 def is_first_process() -> bool:
     """Whether this is the first, or the only one, of the processes that train together."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def check_plot(plot: Path) -> None:
+    """Stop where a plot cannot be written by its name."""
+    if plot.suffix.lower() not in PLOT_SUFFIXES or not plot.parent.is_dir():
+        stop(f"Expected --plot to end in {', '.join(PLOT_SUFFIXES)} and to lie in a folder that exists, got {str(plot)!r}.")

@@ -1,7 +1,5 @@
 """Turns examples of rated speech into a batch: the feature extractor's inputs and a label matrix, NaN where unrated."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,13 +55,13 @@ class AudioQualityCollator:
         self, waveforms: list[np.ndarray], offsets: Sequence[float], examples: Sequence[dict[str, Any]]
     ) -> list[np.ndarray]:
         if self.window_samples is not None:
-            cut = [_cut(one, self.window_samples, offset) for one, offset in zip(waveforms, offsets, strict=True)]
+            cut = [_cut(waveform, self.window_samples, offset) for waveform, offset in zip(waveforms, offsets, strict=True)]
             return [np.pad(waveform, (0, self.window_samples - len(waveform))) for waveform in cut]
         shortest, longest = min(map(len, waveforms)), max(map(len, waveforms))
         if self.lengths == "repeat":
             return [np.resize(waveform, longest) for waveform in waveforms]
         if self.lengths == "crop":
-            return [_cut(one, shortest, offset) for one, offset in zip(waveforms, offsets, strict=True)]
+            return [_cut(waveform, shortest, offset) for waveform, offset in zip(waveforms, offsets, strict=True)]
         if self.lengths == "equal" and shortest != longest:
             if longest - shortest > ROUNDING_SECONDS * (examples[0]["sampling_rate"] or STAND_IN_SAMPLES):
                 raise ValueError(

@@ -5,13 +5,12 @@ every problem; `build_dataset` makes the data set. Audio stays undecoded (`Audio
 neither torchcodec nor torch is needed and nothing is opened.
 """
 
-from __future__ import annotations
-
 import math
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from hf_sqa.data.tables import read_number
@@ -20,46 +19,23 @@ from hf_sqa.folders import AudioFolders
 
 #: Scores of the schema and the range a value must lie in. `mos` lies on its own scale until `examine` has brought it to 1-5.
 SCORE_RANGES: dict[str, tuple[float, float]] = {
-    "mos": (1.0, 5.0),
-    "noisiness": (1.0, 5.0),
-    "coloration": (1.0, 5.0),
-    "discontinuity": (1.0, 5.0),
-    "loudness": (1.0, 5.0),
-    "s_mos": (1.0, 5.0),
-    "n_mos": (1.0, 5.0),
-    "g_mos": (1.0, 5.0),
-    "intelligibility": (0.0, 10.0),
-    "pesq": (-0.5, 4.65),
-    "stoi": (-1.0, 1.0),
-    "sdi": (0.0, math.inf),
+    **dict.fromkeys(("mos", "noisiness", "coloration", "discontinuity", "loudness", "s_mos", "n_mos", "g_mos"), (1.0, 5.0)),
+    **{"intelligibility": (0.0, 10.0), "pesq": (-0.5, 4.65), "stoi": (-1.0, 1.0), "sdi": (0.0, math.inf)},
 }
 #: Text columns, null where unknown. `source_id` names the original recording or sentence and `talker_id` the voice: clips that
 #: share one belong in the same fold.
 TEXT_COLUMNS = (
-    "utterance_id",
-    "system_id",
-    "condition_id",
-    "listener_id",
-    "talker_id",
-    "source_id",
-    "corpus",
-    "language",
-    "split",
+    *("utterance_id", "system_id", "condition_id", "listener_id", "talker_id", "source_id"),
+    *("corpus", "language", "split"),
 )
 #: Numbers about the ratings behind `mos`, on the scale of `mos`; `scale_min` and `scale_max` are the ends of the scale that the
 #: listeners used.
 RATING_COLUMNS = ("num_ratings", "mos_std", "mos_ci95", "scale_min", "scale_max")
 
 SPLITS = {
-    "train": "train",
-    "training": "train",
-    "dev": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "eval": "test",
-    "evaluation": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "eval", "evaluation"), "test"),
 }
 NUM_LISTED = 5
 
@@ -132,7 +108,10 @@ def examine(
     num_label_rows = len(kept)
     unrated = sum(all(math.isnan(row[name]) for name in names) for row in kept)
     if rows_are_ratings:
-        _note_repeated_ratings(kept, problems)
+        ratings_given = Counter((_key(row), row["listener_id"]) for row in kept if row["listener_id"] is not None)
+        for (name, listener), count in ratings_given.items():
+            if count > 1:
+                problems.add("repeated_rating", f"{name} by listener {listener} ({count} times)")
         kept = _averaged(kept, names) if ratings == "mean" else [{**row, "num_ratings": 1} for row in kept]
     else:
         counts = Counter(_key(row) for row in kept)
@@ -199,13 +178,6 @@ def _number(value: Any, name: str, where: str, problems: Problems) -> float:
     return number
 
 
-def _note_repeated_ratings(rows: Sequence[Row], problems: Problems) -> None:
-    counts = Counter((_key(row), row["listener_id"]) for row in rows if row["listener_id"] is not None)
-    for (name, listener), count in counts.items():
-        if count > 1:
-            problems.add("repeated_rating", f"{name} by listener {listener} ({count} times)")
-
-
 def _averaged(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     """One row per recording: scores are means over its ratings, text comes from the first, listeners are dropped."""
     groups: dict[str, list[Row]] = {}
@@ -226,30 +198,30 @@ def _averaged(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     return means
 
 
-_student: dict[int, float] = {}
+@cache
+def _student(count: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(count - 1, 0.975))
 
 
 def _complete_interval(row: Row) -> None:
     """Half-width of the 95% interval from spread and number of ratings, where the corpus gives none."""
     count = row["num_ratings"]
     if math.isnan(row["mos_ci95"]) and not math.isnan(row["mos_std"]) and count is not None and count > 1:
-        if count not in _student:
-            from scipy.special import stdtrit
-
-            _student[count] = float(stdtrit(count - 1, 0.975))
-        row["mos_ci95"] = _student[count] * row["mos_std"] / math.sqrt(count)
+        row["mos_ci95"] = _student(count) * row["mos_std"] / math.sqrt(count)
 
 
 def _find_audio(examined: Examined, folders: AudioFolders) -> None:
     for row in examined.rows:
         row["missing"] = False
         if isinstance(row["audio"], str) and "://" not in row["audio"]:
-            found = folders.find(row["audio"])
-            row["missing"] = found is None
-            if found is None:
+            place = folders.find(row["audio"])
+            row["missing"] = place is None
+            if place is None:
                 examined.missing += 1
                 examined.problems.add("missing", row["audio"])
-            row["audio"] = found or row["audio"]
+            row["audio"] = place or row["audio"]
         reference = row["reference_audio"]
         if isinstance(reference, str) and "://" not in reference:
             row["reference_audio"] = folders.find(posixpath.normpath(reference))
@@ -361,6 +333,13 @@ def _dataset(rows: Sequence[Mapping[str, Any]], description: str, score_names: S
     merged = datasets.concatenate_datasets([embedded, dataset.remove_columns("audio")], axis=1)
     merged.info.description = description
     return merged
+
+
+def undecoded(data: Any, column: str = "audio") -> Any:
+    """A data set with a column of recordings as they are stored: hf_sqa decodes them, without torchcodec."""
+    datasets = import_datasets()
+    is_decoded = isinstance(data.features.get(column), datasets.Audio) and data.features[column].decode
+    return data.cast_column(column, datasets.Audio(decode=False)) if is_decoded else data
 
 
 def import_datasets() -> Any:

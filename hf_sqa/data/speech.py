@@ -1,9 +1,6 @@
 """Unrated speech: recordings of known talkers, split by talker, read once and kept in memory."""
 
-from __future__ import annotations
-
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +11,7 @@ import numpy as np
 from hf_sqa.audio import AUDIO_SUFFIXES, AudioError, Finding, load_recording
 from hf_sqa.data.bench import VOICES, Phrase, find_phrases, reference_waveform
 from hf_sqa.folders import find_recordings
+from hf_sqa.runs import digest_of
 
 SPLITS = ("train", "validation", "test")
 FULL_SCALE = 32767
@@ -141,7 +139,7 @@ class SpeechPool:
     def digest(self) -> str:
         """Sixteen digits that differ where names, sizes, talkers or splits of the recordings do."""
         rows = sorted((clip.name, clip.num_bytes, clip.talker, clip.split, round(clip.share, 6)) for clip in self.clips)
-        return hashlib.sha256(json.dumps([self.sampling_rate, rows]).encode()).hexdigest()[:16]
+        return digest_of([self.sampling_rate, rows])
 
     def draw(self, split: str, rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, list[SpeechClip]]:
         """Speech of one talker, and the recordings it comes from: phrases joined by pauses, or a piece of a long recording.
@@ -192,11 +190,9 @@ class SpeechPool:
             try:
                 waveform = self._read(clip)
             except AudioError as error:
-                self.excluded[clip.name] = Finding(error.code, error.message)
-                return None
+                waveform = Finding(error.code, error.message)
             except (ValueError, RuntimeError, OSError) as error:
-                self.excluded[clip.name] = Finding("failed", str(error))
-                return None
+                waveform = Finding("failed", str(error))
             if isinstance(waveform, Finding):
                 self.excluded[clip.name] = waveform
                 return None

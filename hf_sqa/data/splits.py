@@ -7,11 +7,9 @@ method here is ours: one clip from each stretch of the sorted scores.
 Data is anything with columns: a dict of sequences, a `pandas.DataFrame`, a `datasets.Dataset`. Results are row numbers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -182,15 +180,8 @@ def nested_subsets(
 ) -> dict[int, np.ndarray]:
     """Draw subsets of several sizes, each a part of the next larger one, so that points of a learning curve differ only in size.
 
-    Args:
-        sizes (sequence of `int`, *optional*, defaults to `(1000, 10000, 50000)`): Numbers of clips.
-        data, score_column, corpus_column, seed: As for [`subset`].
-
     Returns:
         `dict[int, np.ndarray]`: Size to rows, ascending.
-
-    Raises:
-        ValueError: As [`subset`].
     """
     scores = _scores(data, score_column)
     corpora = _labels(data, corpus_column, len(scores)) if corpus_column is not None else np.full(len(scores), "all")
@@ -206,11 +197,7 @@ def nested_subsets(
 
 
 def by_language(data: Any, *languages: str, language_column: str = "language") -> np.ndarray:
-    """Rows in one of the languages, ascending; `"en"` includes `"en-US"`.
-
-    Raises:
-        ValueError: If a language has no clip; the message lists those there are.
-    """
+    """Rows in one of the languages, ascending; `"en"` includes `"en-US"`."""
     found = _labels(data, language_column)
     plain = np.array([language.lower().replace("_", "-") for language in found], dtype=str)
     chosen = np.zeros(len(found), bool)
@@ -281,17 +268,15 @@ def training_set(
         train, validation = np.union1d(train, np.setdiff1d(rows, drawn)), np.union1d(validation, drawn)
     rows = np.union1d(train, validation)
     scores = _scores({score_column: _column(data, score_column)[rows]}, score_column)
-    return _of_rows(_split(scores, corpora[rows], np.flatnonzero(np.isin(rows, validation))), rows)
+    split = _split(scores, corpora[rows], np.flatnonzero(np.isin(rows, validation)))
+    return replace(split, train=rows[split.train], validation=rows[split.validation])
 
 
 def ks_distance(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
     """Kolmogorov-Smirnov distance: the largest gap between the two shares of scores up to a value, 0 to 1; NaN if one is empty."""
-    one, other = np.sort(np.asarray(first, float)), np.sort(np.asarray(second, float))
-    if not len(one) or not len(other):
-        return math.nan
-    values = np.concatenate([one, other])
-    shares = (np.searchsorted(part, values, side="right") / len(part) for part in (one, other))
-    return float(np.abs(np.subtract(*shares)).max())
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(first, second, method="asymp").statistic) if len(first) and len(second) else math.nan
 
 
 def _split(scores: np.ndarray, corpora: np.ndarray, validation: np.ndarray, groups: np.ndarray | None = None) -> Split:
@@ -305,10 +290,6 @@ def _split(scores: np.ndarray, corpora: np.ndarray, validation: np.ndarray, grou
         assert not np.intersect1d(groups[train], groups[validation]).size
         counts = (len(np.unique(groups[train])), len(np.unique(groups[validation])))
     return Split(train, validation, ks_distance(scores[train], scores[validation]), by_corpus, counts)
-
-
-def _of_rows(split: Split, rows: np.ndarray) -> Split:
-    return Split(rows[split.train], rows[split.validation], split.ks_distance, split.ks_by_corpus, split.groups)
 
 
 def _drawn(scores: np.ndarray, corpora: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

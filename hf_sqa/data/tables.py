@@ -5,8 +5,6 @@ caller raises or turns into a row of its own. Cells are stripped; blank rows, co
 left out.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import datetime
@@ -41,10 +39,6 @@ Record = tuple[dict[str, Any] | ValueError, int]
 def read_table(path: Path, sheet: str | None = None) -> tuple[list[str], Iterator[Record]]:
     """Names of the columns of an Excel table (`.xlsx`) or of a delimited text, and its rows.
 
-    Args:
-        path (`Path`): The table.
-        sheet (`str`, *optional*): Sheet of an Excel table; its first, if there is none of that name.
-
     Raises:
         OSError: If it cannot be read.
         ValueError: If it is no table, or two columns have one name.
@@ -56,11 +50,7 @@ def read_table(path: Path, sheet: str | None = None) -> tuple[list[str], Iterato
 
 
 def read_delimited(binary: Any, name: str) -> tuple[list[str], Iterator[Record]]:
-    """The same of a binary file that holds delimited text.
-
-    Raises:
-        ValueError: If two columns have one name.
-    """
+    """The same of a binary file that holds delimited text."""
     return _by_column(delimited_cells(text_lines(binary)), name)
 
 
@@ -257,7 +247,6 @@ def _lines_of(path: Path) -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    """A cell of Excel as text."""
     if value is None:
         return ""
     if isinstance(value, bool):

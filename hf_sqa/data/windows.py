@@ -33,7 +33,7 @@ from hf_sqa.audio import Finding, resample
 from hf_sqa.data.bench import FORMS
 from hf_sqa.data.speech import FULL_SCALE, SPLITS, SpeechPool
 from hf_sqa.degradations import Chain
-from hf_sqa.runs import check_same_run, whole_file, write_whole
+from hf_sqa.runs import check_same_run, digest_of, whole_file, write_whole
 
 WINDOWS_PER_SHARD = 64
 #: Raised when the same seed gives other windows.
@@ -100,7 +100,7 @@ class WindowMaker:
             "sampling_rate": self.pool.sampling_rate,
             "speech": self.pool.digest,
             "degradations": self.degradations,
-            "chains": hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()[:16],
+            "chains": digest_of(steps),
         }
 
     def make(self, split: str, number: int) -> tuple[np.ndarray, dict[str, Any]]:
@@ -144,10 +144,6 @@ class WindowMaker:
 
 class WindowCache:
     """The folder that the docstring of this module describes.
-
-    Args:
-        folder (`str` or `Path`): The folder.
-        maker ([`WindowMaker`], *optional*): Makes windows that are missing; reading needs none.
 
     Raises:
         ValueError: If the folder is empty and there is no maker, or ([`~hf_sqa.runs.RunMismatch`]) if its windows were made from

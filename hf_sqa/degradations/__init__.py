@@ -6,100 +6,47 @@ draws kinds and their parameters from what a preset or a YAML file says, and its
 
 # A module that is imported here registers its kinds; `KINDS` lists them in this order, which is that of the sound's way.
 # isort: off
-from hf_sqa.degradations.kind import KINDS
-from hf_sqa.degradations.level import gain, level_dbfs, set_level
+from hf_sqa.degradations.kind import KINDS as KINDS
+from hf_sqa.degradations.level import gain as gain, level_dbfs as level_dbfs, set_level as set_level
 from hf_sqa.degradations.noise import (
-    RecordingFolder,
-    add_noise,
-    babble,
-    background_noise,
-    fluctuating_noise,
-    hum,
-    pink_noise,
-    recorded_noise,
-    white_noise,
+    RecordingFolder as RecordingFolder,
+    add_noise as add_noise,
+    babble as babble,
+    background_noise as background_noise,
+    fluctuating_noise as fluctuating_noise,
+    hum as hum,
+    pink_noise as pink_noise,
+    recorded_noise as recorded_noise,
+    white_noise as white_noise,
 )
-from hf_sqa.degradations.mnru import mnru
-from hf_sqa.degradations.reverberation import reverberation, room
-from hf_sqa.degradations.echo import echo
-from hf_sqa.degradations.band import band_pass, high_pass, low_pass
-from hf_sqa.degradations.clipping import clip_level, clip_share, soft_clip
-from hf_sqa.degradations.chopping import chop
-from hf_sqa.degradations.packet_loss import draw_losses, jitter, packet_loss
-from hf_sqa.degradations.codec import (
-    CodecUnavailableError,
-    aac,
-    adpcm,
-    amr_nb,
-    amr_wb,
-    codec2,
-    g711,
-    g726,
-    gsm,
-    lyra,
-    mp3,
-    opus,
-    speex,
-    vorbis,
+from hf_sqa.degradations.mnru import mnru as mnru
+from hf_sqa.degradations.reverberation import reverberation as reverberation, room as room
+from hf_sqa.degradations.echo import echo as echo
+from hf_sqa.degradations.band import band_pass as band_pass, high_pass as high_pass, low_pass as low_pass
+from hf_sqa.degradations.clipping import clip_level as clip_level, clip_share as clip_share, soft_clip as soft_clip
+from hf_sqa.degradations.chopping import chop as chop
+from hf_sqa.degradations.packet_loss import draw_losses as draw_losses, jitter as jitter, packet_loss as packet_loss
+from hf_sqa.degradations.codec.amr import amr_nb as amr_nb, amr_wb as amr_wb
+from hf_sqa.degradations.codec.codec2 import codec2 as codec2
+from hf_sqa.degradations.codec.ffmpeg import aac as aac
+from hf_sqa.degradations.codec.lyra import lyra as lyra
+from hf_sqa.degradations.codec.opus import opus as opus
+from hf_sqa.degradations.codec.shared_library import CodecUnavailableError as CodecUnavailableError
+from hf_sqa.degradations.codec.sound_file import (
+    adpcm as adpcm,
+    g711 as g711,
+    g726 as g726,
+    gsm as gsm,
+    mp3 as mp3,
+    vorbis as vorbis,
 )
-from hf_sqa.degradations.noise_suppression import spectral_subtraction, wiener_filter
-from hf_sqa.degradations.vocoder import lpc_vocoder, mel_vocoder, phase_noise, world_vocoder
-from hf_sqa.degradations.chain import Chain, presets
-from hf_sqa.degradations.folders import Job, Run, degrade_files
-
-# isort: on
-
-__all__ = [
-    "KINDS",
-    "Chain",
-    "CodecUnavailableError",
-    "Job",
-    "RecordingFolder",
-    "Run",
-    "aac",
-    "add_noise",
-    "adpcm",
-    "amr_nb",
-    "amr_wb",
-    "babble",
-    "background_noise",
-    "band_pass",
-    "chop",
-    "clip_level",
-    "clip_share",
-    "codec2",
-    "degrade_files",
-    "draw_losses",
-    "echo",
-    "fluctuating_noise",
-    "g711",
-    "g726",
-    "gain",
-    "gsm",
-    "high_pass",
-    "hum",
-    "jitter",
-    "level_dbfs",
-    "low_pass",
-    "lpc_vocoder",
-    "lyra",
-    "mel_vocoder",
-    "mnru",
-    "mp3",
-    "opus",
-    "packet_loss",
-    "phase_noise",
-    "pink_noise",
-    "presets",
-    "recorded_noise",
-    "reverberation",
-    "room",
-    "set_level",
-    "soft_clip",
-    "spectral_subtraction",
-    "speex",
-    "vorbis",
-    "white_noise",
-    "wiener_filter",
-    "world_vocoder",
-]
+from hf_sqa.degradations.codec.speex import speex as speex
+from hf_sqa.degradations.noise_suppression import spectral_subtraction as spectral_subtraction, wiener_filter as wiener_filter
+from hf_sqa.degradations.vocoder import (
+    lpc_vocoder as lpc_vocoder,
+    mel_vocoder as mel_vocoder,
+    phase_noise as phase_noise,
+    world_vocoder as world_vocoder,
+)
+from hf_sqa.degradations.chain import Chain as Chain, presets as presets
+from hf_sqa.degradations.folders import Job as Job, Run as Run, degrade_files as degrade_files

@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.choices import did_you_mean
 from hf_sqa.degradations.kind import KINDS, REQUIREMENTS, checked_sampling_rate, checked_waveform
 from hf_sqa.degradations.noise import RecordingFolder
-from hf_sqa.options import did_you_mean, load_yaml, refuse_unknown
+from hf_sqa.options import load_yaml, refuse_unknown
 
 PRESETS = Path(__file__).parent / "presets"
 #: Parameters that the chain itself gives to a kind; a step cannot set them.
@@ -117,8 +118,7 @@ class Chain:
             ValueError: If a kind refuses the waveform, silence for example. The message names the kind.
         """
         record = self.draw(rng)
-        degraded = _applied(record, waveform, sampling_rate, self.noises, self.talkers)
-        return degraded, record
+        return _applied(record, waveform, sampling_rate, self.noises, self.talkers), record
 
     def draw(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draw without applying: a record whose steps have no notes yet."""
@@ -150,10 +150,10 @@ class Chain:
         degraded = _applied(again, waveform, sampling_rate, noises, talkers)
         for step, replayed in zip(record["steps"], again["steps"], strict=True):
             for name in MUST_AGREE:
-                recorded, found = step["notes"].get(name), replayed["notes"].get(name)
-                if recorded != found:
+                recorded, now = step["notes"].get(name), replayed["notes"].get(name)
+                if recorded != now:
                     raise ValueError(
-                        f"The record of {step['kind']!r} was made with the {name} {recorded!r}, here it is {found!r}; install that "
+                        f"The record of {step['kind']!r} was made with the {name} {recorded!r}, here it is {now!r}; install that "
                         "library, or give the same recordings."
                     )
         return degraded
@@ -163,9 +163,6 @@ class Chain:
 
         Args:
             branch (`str`): Its name.
-
-        Raises:
-            ValueError: If no branch has that name.
         """
         names = list(dict.fromkeys(name for step in _nested(self.steps) for name in _branch_names(step)))
         if branch not in names:

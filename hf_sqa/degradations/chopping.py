@@ -1,12 +1,11 @@
 """Chopping: short stretches go missing, as in the condition "chop" of the TCD-VoIP corpus."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import numpy as np
 
-from hf_sqa.degradations.kind import check_choice, degradation, note
+from hf_sqa.choices import check_choice
+from hf_sqa.degradations.kind import degradation, note
 
 
 @degradation(chops_per_second=(0.1, 50), chop_ms=(1, 1000))
@@ -28,9 +27,6 @@ def chop(
         mode (`str`, *optional*, defaults to `"zeros"`): What is heard instead: `"zeros"`, silence, or `"previous"`, the stretch
             before once more.
         record (`dict`, *optional*): Receives `starts_seconds`, where the stretches begin.
-
-    Raises:
-        ValueError: If the stretches are longer than the interval between them.
     """
     check_choice("mode", mode, ("zeros", "previous"))
     length = max(1, round(chop_ms * sampling_rate / 1000))

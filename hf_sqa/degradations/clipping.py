@@ -1,7 +1,5 @@
 """Clipping at a level, clipping of a share of the samples, and soft clipping."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

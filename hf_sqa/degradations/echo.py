@@ -1,7 +1,5 @@
 """Echo: delayed and softer copies of the recording."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from hf_sqa.degradations.kind import degradation

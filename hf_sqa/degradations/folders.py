@@ -1,7 +1,5 @@
 """Degrading files: each by a draw of its own, on all cores, with a manifest; a run that was killed goes on where it stopped."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Sequence

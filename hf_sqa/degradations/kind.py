@@ -3,8 +3,6 @@
 Parameters that many kinds have are described here once, in `SHARED_PARAMETERS`.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import re
@@ -117,12 +115,6 @@ def checked_sampling_rate(sampling_rate: Any) -> int:
     if isinstance(sampling_rate, bool) or not isinstance(sampling_rate, int | np.integer) or sampling_rate < 1000:
         raise ValueError(f"Expected `sampling_rate` to be a whole number of Hz, 1000 or more, got {sampling_rate!r}.")
     return int(sampling_rate)
-
-
-def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Refuse a value that is not among the choices of an option."""
-    if value not in choices:
-        raise ValueError(f"Expected `{name}` to be one of {', '.join(map(repr, choices))}, got {value!r}.")
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

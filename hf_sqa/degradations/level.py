@@ -1,14 +1,13 @@
 """Level of a recording (whole file, peak, or active speech by ITU-T P.56), and kinds that set it."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import numpy as np
 
 from hf_sqa.audio import active_level
 from hf_sqa.audio.gate import FRAME_SECONDS
-from hf_sqa.degradations.kind import check_choice, degradation, note
+from hf_sqa.choices import check_choice
+from hf_sqa.degradations.kind import degradation, note
 
 Measure = Literal["whole_file", "active", "peak"]
 

@@ -1,7 +1,5 @@
 """The modulated noise reference unit of ITU-T P.810: noise multiplied by the speech."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from hf_sqa.degradations.kind import degradation

@@ -1,10 +1,8 @@
 """Additive noise at a signal-to-noise ratio: white, pink, hum, babble, fluctuating, and recorded.
 
 The ratio is that of ITU-T P.835 tests and of the DNS challenges: speech over noise power, the speech measured over the whole file,
-or while it is active (ITU-T P.56).
+or while it is active (ITU-T P.56). Silence, of speech or noise, is refused (`ValueError`): no gain reaches a ratio to it.
 """
-
-from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
@@ -15,7 +13,8 @@ import numpy as np
 import scipy.fft
 
 from hf_sqa.audio import AudioError, load_recording
-from hf_sqa.degradations.kind import check_choice, check_range, degradation, note
+from hf_sqa.choices import check_choice
+from hf_sqa.degradations.kind import check_range, degradation, note
 from hf_sqa.degradations.level import level_dbfs
 from hf_sqa.folders import find_recordings
 
@@ -47,11 +46,7 @@ class RecordingFolder:
             )
 
     def load(self, name: str, sampling_rate: int) -> np.ndarray:
-        """Samples of one recording, mono float32. The last 16 stay in memory.
-
-        Raises:
-            ValueError: If it cannot be read, or is silent.
-        """
+        """Samples of one recording, mono float32. The last 16 stay in memory."""
         return _loaded(self.folder / name, sampling_rate)
 
 
@@ -110,9 +105,6 @@ def white_noise(
     Args:
         noise_bandwidth_hz (`float`, *optional*): The ratio is that of noise white up to this frequency, of which only what lies
             below half the sampling rate is added: at 16 kHz, noise white to 24 kHz is 4.77 dB softer. Default: half the rate.
-
-    Raises:
-        ValueError: If the waveform is silent.
     """
     noise = rng.standard_normal(len(waveform), dtype=np.float32)
     beyond_db = bandwidth_offset_db(sampling_rate, noise_bandwidth_hz)
@@ -134,11 +126,7 @@ def bandwidth_offset_db(sampling_rate: int, noise_bandwidth_hz: float | None) ->
 def pink_noise(
     waveform: np.ndarray, sampling_rate: int, *, snr_db: float, rng: np.random.Generator, speech_level: SpeechLevel = "whole_file"
 ) -> np.ndarray:
-    """Add pink noise: equal power in every octave from 20 Hz up, 3 dB less per octave in density.
-
-    Raises:
-        ValueError: If the waveform is silent.
-    """
+    """Add pink noise: equal power in every octave from 20 Hz up, 3 dB less per octave in density."""
     noise = _coloured(len(waveform), sampling_rate, -3.0, rng)
     return add_noise(waveform, noise, sampling_rate, snr_db=snr_db, speech_level=speech_level)
 
@@ -170,9 +158,6 @@ def hum(
         snr_db (`float`): Speech power over hum power, in dB, -60 to 120.
         mains_hz (`float`, *optional*, defaults to `50.0`): Frequency of the mains: 50, or 60 in the Americas; 10 to 400.
         num_harmonics (`int`, *optional*, defaults to `8`): Harmonics, the first included; those above half the rate are left out.
-
-    Raises:
-        ValueError: If the waveform is silent.
     """
     phase = 2 * np.pi * mains_hz * np.arange(len(waveform)) / sampling_rate
     offsets = rng.uniform(0, 2 * np.pi, num_harmonics)
@@ -202,15 +187,13 @@ def babble(
             replacement. Without it the voices are made of the recording itself: from random places, played 0.7 to 1.4 times as
             fast, every other one backwards, so that no word can be understood.
         record (`dict`, *optional*): Receives `noise`: the names or numbers of the talkers drawn, or `"the recording itself"`.
-
-    Raises:
-        ValueError: If the waveform or a talker is silent.
     """
     noise = np.zeros(len(waveform), np.float32)
     drawn: list[str] = []
     for number in range(num_talkers):
         if talkers is None:
-            voice = _disguised(waveform, number % 2 == 0, rng)
+            positions = np.arange(0, len(waveform) - 1e-9, rng.uniform(0.7, 1.4), dtype=np.float32)
+            voice = np.interp(positions, np.arange(len(waveform)), waveform).astype(np.float32)[:: -1 if number % 2 == 0 else 1]
         else:
             name, voice = _drawn(talkers, sampling_rate, rng)
             drawn.append(name)
@@ -224,16 +207,9 @@ def babble(
     return add_noise(waveform, noise, sampling_rate, snr_db=snr_db, speech_level=speech_level)
 
 
-def _disguised(voice: np.ndarray, backwards: bool, rng: np.random.Generator) -> np.ndarray:
-    positions = np.arange(0, len(voice) - 1e-9, rng.uniform(0.7, 1.4), dtype=np.float32)
-    played = np.interp(positions, np.arange(len(voice)), voice).astype(np.float32)
-    return played[::-1] if backwards else played
-
-
 def _drawn(
     recordings: RecordingFolder | Sequence[np.ndarray], sampling_rate: int, rng: np.random.Generator
 ) -> tuple[str, np.ndarray]:
-    """Name, or number, and samples of one of the recordings."""
     if isinstance(recordings, RecordingFolder):
         name = recordings.names[int(rng.integers(len(recordings.names)))]
         return name, recordings.load(name, sampling_rate)
@@ -243,11 +219,7 @@ def _drawn(
 
 def _excerpt(recording: np.ndarray, num_samples: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """A stretch from a random place, and its first sample; a recording that is too short is repeated."""
-    start = (
-        int(rng.integers(max(len(recording) - num_samples, 0) + 1))
-        if len(recording) >= num_samples
-        else int(rng.integers(len(recording)))
-    )
+    start = int(rng.integers(len(recording) - num_samples + 1 if len(recording) >= num_samples else len(recording)))
     repeated = np.concatenate([recording[start:], *[recording] * (num_samples // len(recording) + 1)])
     return repeated[:num_samples], start
 
@@ -271,9 +243,6 @@ def fluctuating_noise(
         snr_db (`float`): Speech power over noise power, in dB, -60 to 120, both averaged over the recording.
         fluctuation_db (`float`, *optional*, defaults to `6.0`): Standard deviation of the level of each noise in dB, 0 to 20.
         record (`dict`, *optional*): Receives `tilts_db_per_octave`.
-
-    Raises:
-        ValueError: If the waveform is silent.
     """
     noise = np.zeros(len(waveform), np.float32)
     tilts = rng.uniform(-9, 0, 2)
@@ -304,9 +273,6 @@ def recorded_noise(
         snr_db (`float`): Speech power over the power of the stretch of noise, in dB, -60 to 120.
         noises ([`RecordingFolder`] or list of waveforms at `sampling_rate`): The noise to draw from.
         record (`dict`, *optional*): Receives `noise`, the name or number of the recording, and `noise_start_seconds`.
-
-    Raises:
-        ValueError: If there is no noise to draw from, or the waveform or the stretch of noise is silent.
     """
     if noises is None or (not isinstance(noises, RecordingFolder) and not len(noises)):
         raise ValueError("Expected `noises` to draw from, got none; give a `RecordingFolder`, or a list of waveforms.")
@@ -332,9 +298,6 @@ def background_noise(
     Args:
         noises ([`RecordingFolder`] or list of waveforms at `sampling_rate`, *optional*): The noise to draw from.
         record (`dict`, *optional*): Receives `noise`: which it was.
-
-    Raises:
-        ValueError: If the waveform or the noise is silent.
     """
     if noises is not None:
         return recorded_noise(

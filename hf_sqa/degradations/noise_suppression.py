@@ -1,7 +1,5 @@
 """Artefacts of noise suppression: muffled speech, holes, and musical noise."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from hf_sqa.degradations.kind import check_range, degradation

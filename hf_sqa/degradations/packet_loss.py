@@ -4,13 +4,12 @@ Losses follow a two-state Markov chain (Gilbert), given by its share and its mea
 as in ITU-T G.711 Appendix I; the speech coders Opus, AMR and Speex conceal by their own decoders, see `hf_sqa.degradations.codec`.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import numpy as np
 
-from hf_sqa.degradations.kind import check_choice, check_range, degradation, note
+from hf_sqa.choices import check_choice
+from hf_sqa.degradations.kind import check_range, degradation, note
 
 Concealment = Literal["pitch", "repeat", "zeros"]
 CONCEALMENTS = ("pitch", "repeat", "zeros")
@@ -75,9 +74,6 @@ def packet_loss(
         concealment (`str`, *optional*, defaults to `"pitch"`): `"pitch"` (ITU-T G.711 Appendix I: the last pitch periods go on,
             silent after 60 ms), `"repeat"` (the last packet again) or `"zeros"`.
         record (`dict`, *optional*): Receives `lost_packets`, their numbers from 0.
-
-    Raises:
-        ValueError: If so many packets cannot be lost in bursts so short.
     """
     packet = max(1, round(packet_ms * sampling_rate / 1000))
     burst = independent_burst(loss_share) if mean_burst_packets is None else mean_burst_packets

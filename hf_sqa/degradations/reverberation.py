@@ -1,7 +1,5 @@
 """Reverberation: a synthetic tail, or a room simulated by pyroomacoustics."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Short-time spectra and back: square-root Hann windows that overlap by half or more, perfect reconstruction."""
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.fft
 

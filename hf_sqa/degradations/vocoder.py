@@ -1,8 +1,6 @@
 """What vocoders leave behind: speech rebuilt from a mel spectrum without phase, by linear prediction from pulses and noise, or from
 pitch, envelope and aperiodicity; and phases that have lost their order."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import warnings
@@ -15,7 +13,9 @@ import scipy.sparse
 from scipy.linalg import solve_toeplitz
 
 from hf_sqa.audio import resample
-from hf_sqa.degradations.kind import check_choice, check_range, degradation
+from hf_sqa.choices import check_choice
+from hf_sqa.degradations.codec.frames import fitted
+from hf_sqa.degradations.kind import check_range, degradation
 from hf_sqa.degradations.spectrum import ShortTimeSpectrum, frame_size
 from hf_sqa.extras import needs_extra
 
@@ -110,7 +110,8 @@ def lpc_vocoder(
     lead = longest + hop
     padded = np.pad(speech, (lead, num_frames * hop + span + lead - len(speech)))
     window = np.hanning(span)
-    bands = [scipy.signal.butter(3, edges, "bandpass", fs=codec_rate, output="sos") for edges in _bands(codec_rate)]
+    edges = [min(max(edge, 20), codec_rate / 2 - 20) for edge in BAND_EDGES_HZ if edge <= codec_rate / 2]
+    bands = [scipy.signal.butter(3, band, "bandpass", fs=codec_rate, output="sos") for band in itertools.pairwise(edges)]
     noise = rng.standard_normal(num_frames * hop)
     if excitation == "mixed":
         filtered = [scipy.signal.sosfiltfilt(band, padded) for band in bands]
@@ -144,12 +145,7 @@ def lpc_vocoder(
         driving = driving * np.sqrt(residual / max(np.square(driving).mean(), 1e-12))
         built[first : first + hop], state = scipy.signal.lfilter([1], [1, *-predictor], driving, zi=state)
     rebuilt = resample(built[: len(speech)].astype(np.float32), codec_rate, sampling_rate)
-    return _as_loud(np.pad(rebuilt[: len(waveform)], (0, max(0, len(waveform) - len(rebuilt)))), waveform)
-
-
-def _bands(rate: int) -> list[tuple[float, float]]:
-    edges = [min(max(edge, 20), rate / 2 - 20) for edge in BAND_EDGES_HZ if edge <= rate / 2]
-    return list(itertools.pairwise(edges))
+    return _as_loud(fitted(rebuilt, len(waveform)), waveform)
 
 
 def _pitch_lag(samples: np.ndarray, rate: int) -> tuple[int, float]:
@@ -215,7 +211,7 @@ def world_vocoder(
         envelope = world.decode_spectral_envelope(coded, rate, size)
     built = world.synthesize(pitch * pitch_factor, envelope, aperiodicity * aperiodicity_share, rate, float(frame_ms))
     rebuilt = resample(built[: len(speech)].astype(np.float32), rate, sampling_rate)
-    return _as_loud(np.pad(rebuilt[: len(waveform)], (0, max(0, len(waveform) - len(rebuilt)))), waveform)
+    return _as_loud(fitted(rebuilt, len(waveform)), waveform)
 
 
 def _as_loud(waveform: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import uuid
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import hf_sqa
 from hf_sqa.checkpoint_files import RECORDS, copy_checkpoint
 from hf_sqa.checkpoints import DEFAULT_MODEL, resolve_checkpoint
+from hf_sqa.runs import whole_folder
 
 MODEL_LIST = "models.txt"
 LIST_HEADER = "# What a visitor can pick, a line each, the first one picked already: a folder, or <owner>/<name> on the Hub.\n"
@@ -33,13 +32,8 @@ def write_space(folder: str | Path, models: Sequence[str] = ()) -> Path:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"Expected a new or empty folder to write the Space into, got {str(folder)!r}; name another one.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex}"
-    try:
+    with whole_folder(folder) as unfinished:
         _fill(unfinished, models or [DEFAULT_MODEL])
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -54,7 +48,7 @@ def models_beside(script: str | Path) -> list[str]:
 
 
 def _fill(folder: Path, models: Sequence[str]) -> None:
-    (folder / "models").mkdir(parents=True)
+    (folder / "models").mkdir()
     for file in files("hf_sqa.demo").joinpath("files").iterdir():
         if file.is_file():
             (folder / file.name).write_bytes(file.read_bytes())

@@ -1,7 +1,5 @@
 """How well a student agrees with its teachers on windows of talkers that it never heard."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,11 +27,6 @@ def teacher_agreement(
     num_windows: int | None = None,
 ) -> dict[str, Any]:
     """Agreement of a student with its teachers on the labelled windows of a split, with intervals over windows.
-
-    Args:
-        model: The student.
-        cache, teachers, options, split, num_windows: As for [`CachedWindows`].
-        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
 
     Returns:
         `dict`: `split`, `num_windows`, and for every score name `utt_lcc`, `utt_srcc` and `utt_rmse` as

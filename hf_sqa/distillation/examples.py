@@ -1,7 +1,5 @@
 """Labelled windows as examples for a trainer: kept ones, fresh ones, and rated recordings among them."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -213,7 +211,6 @@ class CachedWindows(WindowExamples):
         return self._example(draw, self.waveform(draw.row), self.labels[draw.row])
 
     def _tensor(self, path: Path, name: str) -> Any:
-        """A tensor of a file; `None` if the file has none of that name."""
         with safe_open(path, "np") as file:
             return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118  # no mapping
 
@@ -300,13 +297,7 @@ class FreshWindows(WindowExamples):
 
 
 class MixedSpeech(WindowExamples):
-    """Windows with rated recordings among them, each of these equally often.
-
-    Args:
-        windows ([`WindowExamples`]): The windows.
-        rated ([`RatedSpeech`]): The rated recordings.
-        share (`float`): Share of the examples that are rated.
-    """
+    """Windows with rated recordings among them, each of these equally often."""
 
     def __init__(self, windows: WindowExamples, rated: RatedSpeech, share: float):
         super().__init__(windows.name, windows.score_names, windows.sampling_rate or 0)

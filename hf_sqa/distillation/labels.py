@@ -1,7 +1,5 @@
 """The teachers' labels of windows, shard by shard, and what a student learns from them; see `hf_sqa.data.windows`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,11 +22,7 @@ CYCLE = (*["train"] * 3, "validation", *["train"] * 3, "test", *["train"] * 12)
 
 
 def label_shard(cache: WindowCache, teacher: Teacher, path: Path, with_frames: bool = False) -> Path:
-    """Labels of one file of windows by one teacher, made now if they, or the frames asked for, are missing.
-
-    Raises:
-        ValueError: If the labels there are of other windows, or the teacher takes audio at another rate.
-    """
+    """Labels of one file of windows by one teacher, made now if they, or the frames asked for, are missing."""
     folder = cache.folder / "labels" / teacher.digest
     labels_path = folder / path.name
     shard = Shard.read(path)
@@ -155,13 +149,7 @@ def _make_in_worker(task: tuple[str, int]) -> Path:
 
 
 def mapped_scores(scores: np.ndarray, teacher: Any, student: Any, options: TeacherOptions) -> np.ndarray:
-    """A teacher's scores `(W, L_t)` in the student's columns, `(W, L)`, and for `align: scale` on the student's scale.
-
-    Args:
-        scores (`np.ndarray`): Scores.
-        teacher, student (`AudioQualityConfig`): Configurations.
-        options ([`TeacherOptions`]): How to map.
-    """
+    """A teacher's scores `(W, L_t)` in the student's columns, `(W, L)`, and for `align: scale` on the student's scale."""
     columns = [teacher.score_names.index(options.teacher_score(name)) for name in student.score_names]
     labels = scores[:, columns].astype(np.float64)
     if options.align == "scale":

@@ -1,7 +1,5 @@
 """Distillation recipes: what every key means."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os
@@ -184,9 +182,6 @@ def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overri
     Args:
         recipe (path or `dict`): A YAML file, its content, or the name of a recipe of the package, such as `"distilled_sqa-s"`.
         overrides (sequence of `str`): Changes, `dotted.key=value`: `student.size=xs`, `labels.num_windows=2000`.
-
-    Raises:
-        FileNotFoundError, TypeError, ValueError: As for [`~hf_sqa.training.load_recipe`].
     """
     content, source = read_content(recipe, overrides)
     student = content.get("student")

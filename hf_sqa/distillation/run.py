@@ -18,8 +18,6 @@ The unit is the window: teacher and student hear the same samples, one window of
     output_dir: students/s
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import tempfile
@@ -127,7 +125,6 @@ def distill(
 def _windows(
     recipe: DistillationRecipe, maker: WindowMaker, teachers: Sequence[Teacher], student: Any, progress: Any
 ) -> tuple[WindowExamples, WindowExamples, Mapping[str, Any]]:
-    """Examples to train and to validate on, and the recordings that are not used."""
     labels = recipe.labels
     train: WindowExamples
     validation: WindowExamples
@@ -199,11 +196,7 @@ def _check_windows(maker: WindowMaker, student: Any) -> None:
 
 
 def dry_run_distillation(recipe: DistillationRecipe) -> TrainingResult:
-    """Two steps of a recipe's training, with a tiny student and a tiny teacher, on made-up recordings; nothing is kept.
-
-    Raises:
-        TypeError, ValueError: If an option cannot be used.
-    """
+    """Two steps of a recipe's training, with a tiny student and a tiny teacher, on made-up recordings; nothing is kept."""
     load_degradations(recipe.degradations)
     student = recipe.student
     if student.checkpoint is None:

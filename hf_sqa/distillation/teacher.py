@@ -1,11 +1,7 @@
 """Teachers: models that label windows, and what they compute before their scores."""
 
-from __future__ import annotations
-
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,10 +10,11 @@ import torch.nn.functional as F
 
 from hf_sqa.audio import AudioError, Recording
 from hf_sqa.blocks.precision import warn_if_emulated
-from hf_sqa.blocks.sqa_transformer import find_transformer
+from hf_sqa.blocks.sqa_transformer import find_transformer, watched_frames
 from hf_sqa.checkpoints import load_checkpoint
 from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.modeling import model_identity
+from hf_sqa.runs import digest_of
 
 
 class Teacher:
@@ -51,8 +48,7 @@ class Teacher:
     def digest(self) -> str:
         """Sixteen digits that differ where its labels could; its name and its place do not count."""
         identity = {name: value for name, value in self.identity.items() if name not in ("id", "revision")}
-        content = json.dumps(self.description | {"identity": identity}, sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return digest_of(self.description | {"identity": identity})
 
     def label(
         self, recordings: Sequence[Recording], frames: list[np.ndarray] | None = None
@@ -61,13 +57,18 @@ class Teacher:
 
         Args:
             recordings (sequence of [`~hf_sqa.audio.Recording`]): Recordings.
-            frames (`list`, *optional*): Gets an array `(W', F, 2 D)` for every call of the network, see [`transformer_frames`].
+            frames (`list`, *optional*): Gets a float16 array `(W', F, 2 D)` for every call of the network: input (after its
+                projection) and output of its [`SQATransformer`] side by side, averaged over pairs of frames.
 
         Returns:
             `(scores, features)`: Scores `(W, L)`, NaN where the model refuses a recording or gives no finite score; and pooled
             features `(W, D)`, or `None` if there are none or it is not clear whose they are.
         """
-        with pooled_features(self.model) as pooled, transformer_frames(self.model, frames):
+        if frames is not None and find_transformer(self.model) is None:
+            raise ValueError(f"Expected a teacher with an SQATransformer for labels of frames, got {type(self.model).__name__}.")
+        watching: Any = nullcontext([]) if frames is None else watched_frames(self.model)
+        collected = [] if frames is None else frames
+        with pooled_features(self.model) as pooled, watching as seen:
             try:
                 results = self.model.score_recordings(recordings, self.feature_extractor)
             except AudioError:
@@ -77,16 +78,15 @@ class Teacher:
             scores = np.stack([result.scores for result in results]).astype(np.float32)
             scores[~np.isfinite(scores).all(axis=1)] = np.nan
             features = np.concatenate(pooled) if pooled else None
+            for before, after in zip(seen[::2], seen[1::2], strict=True):
+                pairs = F.avg_pool1d(torch.cat([before, after], dim=2).transpose(1, 2), 2).transpose(1, 2)
+                collected.append(pairs.half().cpu().numpy())
         # A recording of several windows has several rows of features: only with one row each is it clear whose they are.
         return scores, features if features is not None and len(features) == len(recordings) else None
 
 
 def load_teacher(options: TeacherOptions) -> Teacher:
-    """The teacher that a recipe names.
-
-    Raises:
-        OSError, ValueError: If its checkpoint cannot be loaded.
-    """
+    """The teacher that a recipe names."""
     loaded = load_checkpoint(options.checkpoint, merge=True, dtype=getattr(torch, options.dtype))
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
     warn_if_emulated(loaded.model.dtype, loaded.model.device)
@@ -94,15 +94,7 @@ def load_teacher(options: TeacherOptions) -> Teacher:
 
 
 def check_teacher(teacher: Any, student: Any, options: TeacherOptions) -> None:
-    """Refuse a teacher without the student's scores, or on another scale, unless the recipe says how to map them.
-
-    Args:
-        teacher, student (`AudioQualityConfig`): Configurations.
-        options ([`TeacherOptions`]): What the recipe says.
-
-    Raises:
-        ValueError: Names both sides and what to write.
-    """
+    """Refuse a teacher without the student's scores, or on another scale, unless the recipe says how to map them."""
     for name in student.score_names:
         if options.teacher_score(name) not in teacher.score_names:
             raise ValueError(
@@ -137,40 +129,6 @@ def pooled_features(model: Any) -> Iterator[list[np.ndarray]]:
         yield collected
     finally:
         if handle is not None:
-            handle.remove()
-
-
-@contextmanager
-def transformer_frames(model: Any, collected: list[np.ndarray] | None) -> Iterator[None]:
-    """Collect input (after its projection) and output of a model's [`SQATransformer`] side by side, averaged over pairs of frames.
-
-    Args:
-        model: A model with such a transformer.
-        collected (`list`, *optional*): Gets float16 arrays `(W, F, 2 D)`; nothing is collected if not given.
-
-    Raises:
-        ValueError: If the model has no such transformer.
-    """
-    if collected is None:
-        yield
-        return
-    transformer = find_transformer(model)
-    if transformer is None:
-        raise ValueError(f"Expected a teacher with an SQATransformer for labels of frames, got {type(model).__name__}.")
-    projected: list[torch.Tensor] = []
-
-    def keep(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        both = torch.cat([projected.pop(), inputs[0]], dim=2).detach().float()
-        collected.append(F.avg_pool1d(both.transpose(1, 2), 2).transpose(1, 2).half().cpu().numpy())
-
-    handles = [
-        transformer.positions.register_forward_pre_hook(lambda _, inputs: projected.append(inputs[0])),
-        transformer.pooling.register_forward_pre_hook(keep),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
             handle.remove()
 
 

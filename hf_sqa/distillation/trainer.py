@@ -1,7 +1,5 @@
 """The trainer of students, who learn the teachers' scores and what the first teacher computes before its scores."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -155,11 +153,7 @@ class DistillationTrainer(AudioQualityTrainer):
 
 
 class TeacherMaps(nn.Module):
-    """Linear maps from a student's features to its teacher's, trained with the student and not saved with it.
-
-    Args:
-        seed (`int`): Seed of the first weights.
-    """
+    """Linear maps from a student's features to its teacher's, trained with the student and not saved with it."""
 
     def __init__(self, seed: int = 0):
         super().__init__()

@@ -4,8 +4,6 @@ The base class of evaluate 0.4 refers to `transformers.TFPreTrainedModel`, gone 
 metric once per draw and key and has no systems; these methods are replaced. Needs `pip install 'hf-sqa[train]'`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from time import perf_counter
@@ -20,6 +18,7 @@ from evaluate.evaluator.base import Evaluator
 from evaluate.evaluator.utils import DatasetColumn
 
 import hf_sqa.pipelines
+from hf_sqa.choices import check_choice
 from hf_sqa.metrics import METRICS, bootstrap_agreement
 from hf_sqa.metrics.hub.speech_quality_agreement import SpeechQualityAgreement
 
@@ -97,8 +96,7 @@ class AudioQualityEvaluator(Evaluator):
         Raises:
             ValueError: If a column, the score or the strategy does not exist.
         """
-        if strategy not in STRATEGIES:
-            raise ValueError(f"Expected `strategy` to be one of {', '.join(STRATEGIES)}, got {strategy!r}.")
+        check_choice("strategy", strategy, STRATEGIES)
         self.check_for_mismatch_in_device_setup(device, model_or_pipeline)
         data = self.load_data(data=data, subset=subset, split=split)
         columns = {"systems": system_column, "conditions": condition_column, "ci95": ci95_column}

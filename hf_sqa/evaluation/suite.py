@@ -3,8 +3,6 @@
 `hf-sqa evaluate` prints it, the cells of a study keep it, and model cards quote it.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time
@@ -153,7 +151,8 @@ def evaluate_checkpoint(
     try:
         for item, seconds in _scored(scorer, audio, batch_size, num_workers):
             index = len(clips)
-            clip: dict[str, Any] = {"audio": _path(audio[index]), **{name: values[index] for name, values in texts.items()}}
+            path = audio[index].get("path") or "" if isinstance(audio[index], Mapping) else audio[index]
+            clip: dict[str, Any] = {"audio": str(path), **{name: values[index] for name, values in texts.items()}}
             for score in scores:
                 clip[f"label_{score}"] = float(labels[score][index])
                 clip[f"predicted_{score}"] = item[score]
@@ -340,10 +339,6 @@ def _scored(scorer: Any, audio: list[Any], batch_size: int, num_workers: int) ->
         seconds = (time.process_time() - began) / len(done)
         for item in done:
             yield scorer.postprocess(item, on_error="row", return_details=True), seconds
-
-
-def _path(audio: Any) -> str:
-    return str(audio.get("path") or "") if isinstance(audio, Mapping) else str(audio)
 
 
 def _groups(clips: Sequence[Mapping[str, Any]], column: str) -> list[Any]:

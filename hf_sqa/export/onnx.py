@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import warnings
@@ -19,8 +18,6 @@ from hf_sqa.checkpoint_files import GRAPH_FILE
 from hf_sqa.export.int8 import filters_from_a_wave, quantize
 from hf_sqa.extras import needs_extra
 from hf_sqa.modeling import AudioQualityPreTrainedModel
-from hf_sqa.models.distilled_sqa import DistilledSQA
-from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import EXPORTED_OPTIONS, FORM, form_digest, form_of
 
 TOLERANCE = 1e-3  # MOS points between onnxruntime and torch
 INT8_TOLERANCE = 0.1  # the same for a graph in 8 bits, for one window of noise
@@ -65,7 +62,8 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{needs_extra('Exporting to ONNX', 'onnx')} ({error})") from None
-    if int8 and not isinstance(model, DistilledSQA):
+    spectrum = model.onnx_spectrum()
+    if int8 and spectrum is None:
         raise ValueError(f"Expected a DistilledSQA for 8 bits, got {type(model).__name__}, which is exported in float32 only.")
     if model.config.score_mapping:
         warnings.warn(
@@ -103,16 +101,15 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8:
             )
             made = onnx.load(exact)
             _strip(made.graph)
-            if isinstance(model, DistilledSQA):
-                filters_from_a_wave(made, model.spectrum.hann)
+            if spectrum is not None:
+                filters_from_a_wave(made, spectrum[0])
             onnx.save(made, exact)
             written = Path(scratch) / "quantized.onnx" if int8 else exact
             if int8:
                 quantize(exact, written)
-            if isinstance(model, DistilledSQA):
+            if spectrum is not None:
                 made = onnx.load(written)
-                options = json.dumps({**form_of(model.config), "id2label": model.config.id2label})
-                onnx.helper.set_model_props(made, {FORM: form_digest(model.config), EXPORTED_OPTIONS: options})
+                onnx.helper.set_model_props(made, spectrum[1])
                 onnx.save(made, written)
         finally:
             logging.disable(disabled)
@@ -144,8 +141,9 @@ def write_page(model: AudioQualityPreTrainedModel, folder: str | Path) -> None:
     Raises:
         ValueError: If the model is not a DistilledSQA, or has a `score_mapping`, which the page does not apply.
     """
-    if not isinstance(model, DistilledSQA) or model.config.score_mapping:
-        what = "one with a `score_mapping`" if isinstance(model, DistilledSQA) else f"a {type(model).__name__}"
+    has_spectrum = model.onnx_spectrum() is not None
+    if not has_spectrum or model.config.score_mapping:
+        what = "one with a `score_mapping`" if has_spectrum else f"a {type(model).__name__}"
         raise ValueError(f"Expected a DistilledSQA without `score_mapping` for the page, got {what}; leave `--page` out.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,5 @@
 """Before and after: agreement with listeners on held-out clips, with intervals, and a recommendation. NumPy and SciPy only."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace

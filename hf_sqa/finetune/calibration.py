@@ -4,8 +4,6 @@ The mapping is that of ITU-T P.1401, monotonic, of first or third order, fitted 
 configuration of the checkpoint (`score_mapping`). It corrects offset, slope and curvature, never ranks. NumPy only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,17 +59,7 @@ def fit_score_mapping(predictions: ArrayLike, labels: ArrayLike, order: str = "f
 
 
 def cross_fitted_mapping(predictions: ArrayLike, labels: ArrayLike, folds: ArrayLike, order: str = "first") -> np.ndarray:
-    """Predictions, each mapped by a fit without its own fold: what calibration gives for clips that it has not seen.
-
-    Args:
-        predictions (array of shape `(num_clips,)`): Scores as the model gives them; NaN stays NaN.
-        labels (array of shape `(num_clips,)`): Labels; NaN where unrated.
-        folds (array of shape `(num_clips,)`): Number of the fold of every clip, as [`make_folds`] gives it.
-        order (`str`, *optional*, defaults to `"first"`): `"first"` or `"third"`.
-
-    Raises:
-        ValueError: As [`fit_score_mapping`], for the clips outside any one fold.
-    """
+    """Predictions, each mapped by a fit without its own fold: what calibration gives for clips that it has not seen."""
     predictions, labels, folds = np.asarray(predictions, np.float64), np.asarray(labels, np.float64), np.asarray(folds)
     mapped = np.full(len(predictions), np.nan)
     for fold in np.unique(folds):
@@ -85,15 +73,6 @@ def make_folds(labels: ArrayLike, num_folds: int, *, groups: Sequence[str] | Non
 
     Without groups the clips are sorted by label and each `num_folds` neighbours are dealt out at random. With groups the largest
     groups come first, and each goes to the fold that has the fewest clips so far.
-
-    Args:
-        labels (array of shape `(num_clips,)`): Labels, without NaN.
-        num_folds (`int`): Number of folds; at most that of clips, or groups.
-        groups (sequence of `str`, *optional*): Group of every clip.
-        seed (`int`, *optional*, defaults to 0): The same seed gives the same folds.
-
-    Raises:
-        ValueError: If there are fewer clips, or groups, than folds, or fewer than two folds are asked for.
     """
     labels = np.asarray(labels, np.float64)
     rng = np.random.default_rng(seed)

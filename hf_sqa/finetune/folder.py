@@ -1,7 +1,5 @@
 """The folder of a fine-tuning: checkpoint, adapter, report, and the scores of every clip before and after."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -4,8 +4,6 @@ A talker, system or source on both sides makes held-out numbers too good, so who
 clips or groups to set some aside, every clip is judged by a model that was trained without its group (cross-fitting).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -67,15 +65,7 @@ def schema_column(name: str) -> str | None:
 
 
 def choose_groups(data: Any, asked: str | None) -> tuple[str | None, str]:
-    """The column whose values stay together, and a sentence about it.
-
-    Args:
-        data (`datasets.Dataset`): Rated clips in the schema of `hf_sqa.data`.
-        asked (`str`, *optional*): A column of the schema.
-
-    Raises:
-        ValueError: If the column asked for names fewer than two groups, or not every clip has one.
-    """
+    """The column whose values stay together, and a sentence about it."""
     if asked is not None:
         values = list(data[asked])
         unknown = sum(value is None for value in values)
@@ -105,18 +95,7 @@ def choose_groups(data: Any, asked: str | None) -> tuple[str | None, str]:
 
 
 def plan_for(clips: Any, held_out: Any, *, num_folds: int | None, calibrate: str | None, seed: int) -> Plan:
-    """How rated clips are parted, to train or to calibrate.
-
-    Args:
-        clips ([`RatedClips`]): The clips.
-        held_out ([`RatedClips`], *optional*): Clips of a table of their own, to judge by.
-        num_folds (`int`, *optional*): As for [`make_plan`].
-        calibrate (`str`, *optional*): Order of the mapping that is fitted instead of training.
-        seed (`int`): The same seed gives the same parts.
-
-    Raises:
-        ValueError: As [`make_plan`]; if too few clips lie outside a fold to fit the mapping.
-    """
+    """How rated clips are parted, to train or to calibrate."""
     labels = clips.labels[:, 0]
     if calibrate is None:
         return make_plan(labels, clips.groups, num_folds=num_folds, held_out=held_out is not None, seed=seed)
@@ -197,11 +176,7 @@ def make_plan(
 
 
 def check_labels(labels: np.ndarray) -> np.ndarray:
-    """Rows that are rated; refuses labels from which nothing can be learned.
-
-    Raises:
-        ValueError: If there are fewer than ten, or all are equal.
-    """
+    """Rows that are rated; refuses labels from which nothing can be learned."""
     rated = np.flatnonzero(~np.isnan(labels))
     if len(rated) < MIN_CLIPS:
         raise ValueError(
@@ -245,7 +220,6 @@ def repeated_recordings(digests: Sequence[str | None]) -> list[list[int]]:
 def _split(
     rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in two parts, the second with about the given share; groups are not divided."""
     data: dict[str, Any] = {"mos": np.nan_to_num(labels[rows], nan=float(np.nanmean(labels)))}
     if groups is not None:
         data["group"] = groups[rows]

@@ -5,8 +5,6 @@ clips that were held out, intervals and a paired comparison ([`compare_before_af
 front of a model stays as it is, and what it makes of a clip is remembered ([`FrontMemory`]).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -143,7 +141,6 @@ def _intervals(trial: Trial, outcome: Outcome, data_name: str, report: dict[str,
 
 
 def _definition(options: FinetuneOptions, base_name: str, train: Any, test: Any, scores: Sequence[str]) -> dict[str, Any]:
-    """What decides on the result of a run, ready for JSON."""
     tables = {"train": train, "test": test}
     clips = {
         name: digest_of([[clip_name(audio) for audio in table["audio"]], *(list(table[score]) for score in scores)])
@@ -156,7 +153,6 @@ def _definition(options: FinetuneOptions, base_name: str, train: Any, test: Any,
 def _read(
     train: Any, test: Any, scores: Sequence[str], column: str | None, model: Any, track: Track
 ) -> tuple[RatedClips, RatedClips | None, list[str]]:
-    """The clips of both tables, none in both, and what to say of them."""
     rate = model.config.sampling_rate
     clips = RatedClips.read(train, scores, column, rate, track, at_least=MIN_CLIPS)
     remarks = clips.about_excluded()
@@ -177,7 +173,6 @@ def _shared(clips: RatedClips, held_out: RatedClips | None, plan: Plan, column: 
 
 
 def _compared(trial: Trial, outcome: Outcome) -> dict[str, Any]:
-    """Before and after of every score that the held-out clips rate."""
     labels = trial.judged.labels
     is_judged = (~np.isnan(labels)).sum(axis=0) >= 2
     if not is_judged[0]:

@@ -1,7 +1,5 @@
 """How a model is fine-tuned: the user's options, the training recipe, and what stays frozen."""
 
-from __future__ import annotations
-
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,11 +105,7 @@ def freeze_by_recipe(model: Any, recipe: dict[str, Any]) -> None:
 
 
 def trains_only(section: dict[str, Any]) -> Any:
-    """A callback that stops a training whose trainable weights are not those meant: peft ignores wrong names silently.
-
-    Args:
-        section (`dict`): The section `model` of the recipe.
-    """
+    """A callback that stops a training whose trainable weights are not those meant: peft ignores wrong names silently."""
     from transformers import TrainerCallback
 
     frozen = section.get("freeze", ())
@@ -137,6 +131,5 @@ def trains_only(section: dict[str, Any]) -> Any:
 
 
 def _is_inside(parameter: str, pattern: str) -> bool:
-    """Whether a parameter belongs to a module whose name matches."""
     parts: Sequence[str] = parameter.split(".")
     return any(fnmatch.fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts)))

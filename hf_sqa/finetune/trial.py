@@ -1,7 +1,5 @@
 """A trial: the original, and what calibration or training makes of it, both scored on clips that were held out."""
 
-from __future__ import annotations
-
 import contextlib
 import zipfile
 from collections.abc import Callable
@@ -136,7 +134,6 @@ class Trial:
         return Outcome(model, predictions | {"after": after}, training=training, adapter=adapter, remarks=remarks)
 
     def _trained(self, part: Part, anchors: dict[str, np.ndarray]) -> tuple[Any, Any]:
-        """The model of a part, trained now or before it was cut short, and the result of its training."""
         self.announce(f"Training, {part.name}: {len(part.train)} clips, {len(part.validation)} choose the epoch.")
         model = _loaded(self.checkpoint)
         model.config.score_mapping = model.config.score_intervals = None
@@ -151,7 +148,6 @@ class Trial:
         return self._ready(_loaded(str(self._work(part)))), result
 
     def _ready(self, model: Any, *, move: bool = True) -> Any:
-        """The model with its front frozen and, on a CPU, remembered."""
         if self.options.calibrate is None:
             freeze_by_recipe(model, self.recipe)
         if self.device == "cpu":

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,8 @@ import numpy as np
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa.audio import load_recording
 from hf_sqa.auto import AutoModelForAudioQuality, Converter, converters
+from hf_sqa.choices import did_you_mean
+from hf_sqa.runs import whole_folder
 
 #: Of a score before and after saving, in label units.
 TOLERANCE = 1e-5
@@ -90,18 +88,13 @@ def convert_checkpoint(
     if not np.isfinite(list(before.values())).all():
         raise ValueError(f"The converted model scores the built-in sample {before}: the checkpoint's weights are damaged.")
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as unfinished:
         model.save_pretrained(unfinished)
         extractor.save_pretrained(unfinished)
         after = _sample_scores(AutoModelForAudioQuality.from_pretrained(unfinished).eval(), extractor)
         # Not equal to the bit: rounding depends on where weights lie in memory.
         if any(abs(after[name] - score) > TOLERANCE for name, score in before.items()):
             raise ValueError(f"The saved model scores the built-in sample {after}, the converted one {before}: report this.")
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     num_weights = sum(parameter.numel() for parameter in model.parameters())
     return Conversion(folder, type(model).__name__, model.config.checkpoint_name, num_weights, before)
 
@@ -109,9 +102,8 @@ def convert_checkpoint(
 def _converter(family: str) -> Converter:
     known = converters()
     if family not in known:
-        close = get_close_matches(family, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}."
-        raise ValueError(f"There is no converter for {family!r}; {hint}")
+        hint = did_you_mean(family, known, otherwise=f"; expected one of {', '.join(known)}.")
+        raise ValueError(f"There is no converter for {family!r}{hint}")
     return known[family]
 
 

@@ -1,47 +1,34 @@
 """Agreement with listeners, its intervals, and full-reference labels. NumPy and SciPy only."""
 
 from hf_sqa.metrics.agreement import (
-    GREATER_IS_BETTER,
-    METRICS,
-    agreement,
-    average_by,
-    fit_mapping,
-    ktau,
-    lcc,
-    mae,
-    mse,
-    rmse,
-    rmse_star,
-    srcc,
+    GREATER_IS_BETTER as GREATER_IS_BETTER,
+    METRICS as METRICS,
+    agreement as agreement,
+    average_by as average_by,
+    fit_mapping as fit_mapping,
+    ktau as ktau,
+    lcc as lcc,
+    mae as mae,
+    mse as mse,
+    rmse as rmse,
+    rmse_star as rmse_star,
+    srcc as srcc,
 )
-from hf_sqa.metrics.bootstrap import Interval
-from hf_sqa.metrics.full_reference import FullReferenceScores, estimate_delay, full_reference_scores, speech_distortion_index
-from hf_sqa.metrics.intervals import Comparison, bootstrap_agreement, compare_models
-from hf_sqa.metrics.systems import PairDifference, SystemComparison, SystemMean, compare_systems
-
-__all__ = [
-    "GREATER_IS_BETTER",
-    "METRICS",
-    "Comparison",
-    "FullReferenceScores",
-    "Interval",
-    "PairDifference",
-    "SystemComparison",
-    "SystemMean",
-    "agreement",
-    "average_by",
-    "bootstrap_agreement",
-    "compare_models",
-    "compare_systems",
-    "estimate_delay",
-    "fit_mapping",
-    "full_reference_scores",
-    "ktau",
-    "lcc",
-    "mae",
-    "mse",
-    "rmse",
-    "rmse_star",
-    "speech_distortion_index",
-    "srcc",
-]
+from hf_sqa.metrics.bootstrap import Interval as Interval
+from hf_sqa.metrics.full_reference import (
+    FullReferenceScores as FullReferenceScores,
+    estimate_delay as estimate_delay,
+    full_reference_scores as full_reference_scores,
+    speech_distortion_index as speech_distortion_index,
+)
+from hf_sqa.metrics.intervals import (
+    Comparison as Comparison,
+    bootstrap_agreement as bootstrap_agreement,
+    compare_models as compare_models,
+)
+from hf_sqa.metrics.systems import (
+    PairDifference as PairDifference,
+    SystemComparison as SystemComparison,
+    SystemMean as SystemMean,
+    compare_systems as compare_systems,
+)

@@ -8,8 +8,6 @@ throughout gets a small mapped error); the third order is solved exactly instead
 means is applied to these means, not to the files before averaging.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 

@@ -10,8 +10,7 @@ What cannot be measured is NaN with a reason, never a substitute: `pystoi` retur
 memory where a recording holds more than 50 utterances.
 """
 
-from __future__ import annotations
-
+import importlib
 import itertools
 import math
 import warnings
@@ -98,7 +97,9 @@ def full_reference_scores(
     if reason:
         return _failed(labels, reason, math.nan, 0.0)
     delay = estimate_delay(degraded, reference, round(max_delay_seconds * sampling_rate))
-    degraded, reference = _overlap(degraded, reference, delay)
+    degraded, reference = degraded[max(delay, 0) :], reference[max(-delay, 0) :]
+    length = min(len(degraded), len(reference))
+    degraded, reference = degraded[:length], reference[:length]
     delay_seconds, compared_seconds = delay / sampling_rate, len(reference) / sampling_rate
     reason = _unusable(degraded, "degraded") or _unusable(reference, "reference")
     if reason:
@@ -167,12 +168,6 @@ def estimate_delay(degraded: np.ndarray, reference: np.ndarray, max_delay_sample
     zero = len(reference) - 1
     first = max(zero - max_delay_samples, 0)
     return int(np.argmax(products[first : zero + max_delay_samples + 1])) + first - zero
-
-
-def _overlap(degraded: np.ndarray, reference: np.ndarray, delay: int) -> tuple[np.ndarray, np.ndarray]:
-    degraded, reference = degraded[max(delay, 0) :], reference[max(-delay, 0) :]
-    length = min(len(degraded), len(reference))
-    return degraded[:length], reference[:length]
 
 
 def _pesq(package: ModuleType, degraded: np.ndarray, reference: np.ndarray, sampling_rate: int, band: str) -> float:
@@ -275,13 +270,7 @@ def _check_options(
 
 def _package(name: str) -> ModuleType:
     try:
-        if name == "pesq":
-            import pesq
-
-            return pesq
-        import pystoi
-
-        return pystoi
+        return importlib.import_module(name)
     except ImportError as error:
         label = {"pesq": "PESQ", "pystoi": "STOI"}[name]
         raise ImportError(needs_extra(label, "labels", f"leave {label.lower()!r} out of `labels`")) from error

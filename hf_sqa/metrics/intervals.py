@@ -7,7 +7,7 @@ cumulative counts in an order sorted once. So nothing is sorted per draw, and hu
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -168,18 +168,9 @@ def compare_models(
     better = None
     if (interval.low > 0 or interval.high < 0) and p_value < 1 - confidence_level:
         better = names[0] if (interval.low > 0) == GREATER_IS_BETTER[name] else names[1]
-    return Comparison(
-        metric=metric,
-        value_a=value_a,
-        value_b=value_b,
-        difference=interval,
-        p_value=p_value,
-        better=better,
-        verdict=_verdict(metric, names, value_a, value_b, interval, p_value, better, int(kept.sum()), codes, counts_a, counts_b),
-        num_clips=int(kept.sum()),
-        num_failed_a=int(counts_a["num_failed"]),
-        num_failed_b=int(counts_b["num_failed"]),
-    )
+    failed_a, failed_b = (int(counts["num_failed"]) for counts in (counts_a, counts_b))
+    compared = Comparison(metric, value_a, value_b, interval, p_value, better, "", int(kept.sum()), failed_a, failed_b)
+    return replace(compared, verdict=_verdict(compared, names))
 
 
 class _Sample:
@@ -329,31 +320,19 @@ def _check_options(num_draws: int, confidence_level: float, method: str) -> None
         raise ValueError(f"Expected `method` to be one of {', '.join(METHODS)}, got {method!r}.")
 
 
-def _verdict(
-    metric: str,
-    names: tuple[str, str],
-    value_a: float,
-    value_b: float,
-    interval: Interval,
-    p_value: float,
-    better: str | None,
-    num_clips: int,
-    codes: np.ndarray,
-    counts_a: dict[str, float],
-    counts_b: dict[str, float],
-) -> str:
-    values = f"{metric} {value_a:.3f} ({names[0]}) and {value_b:.3f} ({names[1]})"
+def _verdict(compared: Comparison, names: tuple[str, str]) -> str:
+    interval, num_clips, better = compared.difference, compared.num_clips, compared.better
+    values = f"{compared.metric} {compared.value_a:.3f} ({names[0]}) and {compared.value_b:.3f} ({names[1]})"
     if np.isnan(interval.low):
         few = f" (of {interval.num_units} units; {MIN_UNITS} are needed)" if interval.num_units < MIN_UNITS else ""
         return f"Nothing can be said: {values} on {num_clips} clips; the difference or its interval is undefined{few}."
-    chance = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    chance = "p < 0.001" if compared.p_value < 0.001 else f"p = {compared.p_value:.3f}"
     units = "" if interval.num_units == num_clips else f", {interval.num_units} drawn as one"
     sentence = (
         f"{f'{better} agrees better with listeners' if better else 'No difference shown'}: {values}, difference "
         f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}], {chance}, {num_clips} clips{units}."
     )
-    failed = {name: int(counts["num_failed"]) for name, counts in zip(names, (counts_a, counts_b), strict=True)}
-    if any(failed.values()):
-        sentence += " Left out: " + ", ".join(f"{count} clips that {name} did not score" for name, count in failed.items() if count)
-        sentence += "."
+    failed = zip(names, (compared.num_failed_a, compared.num_failed_b), strict=True)
+    if left_out := ", ".join(f"{count} clips that {name} did not score" for name, count in failed if count):
+        sentence += f" Left out: {left_out}."
     return sentence

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +29,7 @@ from hf_sqa.blocks.result_rows import (
 )
 from hf_sqa.blocks.score_intervals import half_widths
 from hf_sqa.blocks.score_mapping import apply_score_mapping
+from hf_sqa.choices import did_you_mean
 from hf_sqa.isolation import Isolated, Lost
 from hf_sqa.modeling import AudioQualityPreTrainedModel, model_identity
 from hf_sqa.outputs import RecordingScores
@@ -124,9 +124,9 @@ class AudioQualityPipeline(Pipeline):
         known = list(dict.fromkeys(option for options in steps.values() for option in options))
         for option in kwargs:
             if option not in known:
-                close = get_close_matches(option, [*known, "batch_size", "num_workers"], n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}."
-                raise TypeError(f"Unknown option {option!r} for the audio-quality pipeline; {hint}")
+                expected = f"; expected one of {', '.join(known)}."
+                hint = did_you_mean(option, [*known, "batch_size", "num_workers"], otherwise=expected)
+                raise TypeError(f"Unknown option {option!r} for the audio-quality pipeline{hint}")
         if kwargs.get("on_error", "raise") not in {"raise", "row"}:
             raise ValueError(f"Expected `on_error` to be 'raise' or 'row', got {kwargs['on_error']!r}.")
         if not {"mode", "hop_seconds"}.isdisjoint(kwargs):

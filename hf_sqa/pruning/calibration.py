@@ -1,7 +1,5 @@
 """Calibration: the speech on which units are measured, pruned models are repaired, and agreement is measured."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

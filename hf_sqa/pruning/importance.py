@@ -1,7 +1,5 @@
 """What units are worth in points of the score, and which of them are removed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,7 +156,6 @@ def _equal_groups(layout: PruningLayout) -> list[str]:
 
 
 def _count(layout: PruningLayout, keep: dict[str, np.ndarray]) -> int:
-    """Weights of the model with these units."""
     with torch.device("meta"):
         return num_parameters(type(layout.model)(layout.config_for(keep)))
 

@@ -1,8 +1,8 @@
 """How to prune."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+
+from hf_sqa.choices import check_choice
 
 CRITERIA = ("gradient", "energy")
 #: Units of each kind that stay in every place, whatever they are worth.
@@ -46,8 +46,7 @@ class PruningOptions:
     def __post_init__(self) -> None:
         if not 0 < self.target < 1:
             raise ValueError(f"Expected `target`, the share of the weights to keep, above 0 and below 1, got {self.target}.")
-        if self.criterion not in CRITERIA:
-            raise ValueError(f"Expected `criterion` to be one of {', '.join(CRITERIA)}, got {self.criterion!r}.")
+        check_choice("criterion", self.criterion, CRITERIA)
         if self.min_agreement is not None and not 0 < self.min_agreement < 1:
             raise ValueError(f"Expected `min_agreement`, a correlation, above 0 and below 1, got {self.min_agreement}.")
         if not 0 <= self.label_weight < float("inf"):

@@ -16,8 +16,6 @@ distillation from the unpruned model on the calibration windows: its scores and,
 pruning keeps, its frames there. Agreement is measured with the unpruned model, on windows kept aside.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import math

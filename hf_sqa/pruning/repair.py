@@ -1,10 +1,7 @@
 """Repair of a pruned model towards the scores and frames of the unpruned one, and its agreement with that."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
-from hf_sqa.blocks.sqa_transformer import find_transformer
+from hf_sqa.blocks.sqa_transformer import watched_frames
 from hf_sqa.metrics import agreement
 from hf_sqa.pruning.calibration import batches_of, stacked
 from hf_sqa.pruning.options import PruningOptions
@@ -54,7 +51,7 @@ def aims_of(model: Any, windows: Sequence[np.ndarray]) -> Aims:
     """What repair aims at, from the unpruned model."""
     layout = model.pruning_layout()
     scores, frames = [], []
-    with _frames_of(model) as seen:
+    with watched_frames(model) as seen:
         for batch in batches_of(model, windows, 2):
             seen.clear()
             scores.append(layout.scores(batch).cpu())
@@ -66,20 +63,6 @@ def aims_of(model: Any, windows: Sequence[np.ndarray]) -> Aims:
     stacked_frames = torch.cat(frames)
     deviation = stacked_frames.float().flatten(0, 1).std(dim=0) + LEAST_DEVIATION
     return Aims(torch.cat(scores), stacked_frames, deviation)
-
-
-@contextmanager
-def _frames_of(model: Any) -> Iterator[list[torch.Tensor]]:
-    """Collect input and output of a model's transformer over frames, `(B, F, D)` each; nothing if it has none."""
-    seen: list[torch.Tensor] = []
-    transformer = find_transformer(model)
-    modules = [] if transformer is None else [transformer.positions, transformer.pooling]
-    handles = [module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float())) for module in modules]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def repair(
@@ -108,7 +91,7 @@ def repair(
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, options.repair_steps)
     rng = np.random.default_rng([options.seed, number])
     layout = model.pruning_layout()
-    with _frames_of(model) as seen:
+    with watched_frames(model) as seen:
         for _ in range(options.repair_steps):
             chosen = torch.from_numpy(rng.choice(len(windows), min(options.batch_size, len(windows)), replace=False))
             seen.clear()

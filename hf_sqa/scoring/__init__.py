@@ -1,23 +1,9 @@
 """Score a corpus of any size: any source, shards that survive every kill, a report, a filter. Importing it loads no torch."""
 
-from hf_sqa.runs import Locked as OutputLocked, RunMismatch
-from hf_sqa.scoring.items import Item
-from hf_sqa.scoring.run import score_corpus
-from hf_sqa.scoring.run_part import Progress
-from hf_sqa.scoring.scorer import CorpusScorer, Settings, score_batch
-from hf_sqa.scoring.shards import OutputError
-from hf_sqa.scoring.sources import Source, open_source
-
-__all__ = [
-    "CorpusScorer",
-    "Item",
-    "OutputError",
-    "OutputLocked",
-    "Progress",
-    "RunMismatch",
-    "Settings",
-    "Source",
-    "open_source",
-    "score_batch",
-    "score_corpus",
-]
+from hf_sqa.runs import Locked as Locked, RunMismatch as RunMismatch
+from hf_sqa.scoring.items import Item as Item
+from hf_sqa.scoring.run import score_corpus as score_corpus
+from hf_sqa.scoring.run_part import Progress as Progress
+from hf_sqa.scoring.scorer import CorpusScorer as CorpusScorer, Settings as Settings, score_batch as score_batch
+from hf_sqa.scoring.shards import OutputError as OutputError
+from hf_sqa.scoring.sources import Source as Source, open_source as open_source

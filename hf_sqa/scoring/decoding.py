@@ -137,33 +137,20 @@ def _member_bytes(member: TarMember) -> bytes:
     return content
 
 
-class Decoder:
-    """Decodes items in order, ahead of whoever takes them; see [`Isolated`].
+class Decoder(Isolated):
+    """Decodes items in order, ahead of whoever takes them. Leaving it as a context ends its workers.
 
     Args:
         decoding ([`Decoding`]): How.
         num_workers (`int`, *optional*, defaults to 0): Processes; 0 decodes in this one, without a time limit.
-
-    Use as a context manager: leaving it ends the workers.
     """
 
     def __init__(self, decoding: Decoding, num_workers: int = 0):
-        self._isolated = Isolated(partial(load, decoding=decoding), num_workers, decoding.timeout_seconds)
-
-    def __enter__(self) -> Decoder:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._isolated.__exit__(*error)
-
-    @property
-    def process_ids(self) -> list[int]:
-        """Process ids of the running workers."""
-        return self._isolated.process_ids
+        super().__init__(partial(load, decoding=decoding), num_workers, decoding.timeout_seconds)
 
     def decode(self, items: Iterable[Item]) -> Iterator[tuple[Item, Recording | Refusal | None]]:
         """Yield every item in order with its recording or the reason why there is none; `None` where an item brings no audio."""
-        for item, result in self._isolated.map(items, _to_decode):
+        for item, result in self.map(items, _to_decode):
             if result is None:
                 result = item.audio if isinstance(item.audio, Refusal) else item.refusal
             yield item, Refusal("failed", result.code, result.message) if isinstance(result, Lost) else result

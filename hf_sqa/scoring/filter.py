@@ -1,7 +1,5 @@
 """Selects recordings by their scores: those that pass are written, the others are counted, nothing is deleted."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The output folder of a corpus: which run it holds, and which process may write into it."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os
@@ -34,46 +32,31 @@ def prepare(
     rescore: bool = False,
 ) -> dict[str, Any]:
     """Make, or check, `run.json` of an output folder; see [`score_corpus`]."""
-    with locked(output / ".lock-run", wait=True):
-        return _prepared(output, source, worker, rows_per_shard, keep, rescore)
-
-
-def _prepared(
-    output: Path,
-    source: Source,
-    worker: CorpusScorer,
-    rows_per_shard: int | None,
-    keep: Sequence[str] | None,
-    rescore: bool,
-) -> dict[str, Any]:
     path = output / RUN_FILE
     if rows_per_shard is not None and rows_per_shard < 1:
         raise ValueError(f"Expected at least one row per shard, got {rows_per_shard}.")
-    if not path.exists():
-        if output.is_dir() and any(not name.name.startswith(".") for name in output.iterdir()):
-            raise RunMismatch(f"{str(output)!r} is not empty and not the output of an earlier run; choose another folder.")
-        run = _described(source, worker, rows_per_shard or ROWS_PER_SHARD, _kept(source, keep))
-        write_json(path, run)
-        return run
-    run = read_run(output)
-    wanted = _described(
-        source,
-        worker,
-        rows_per_shard or run["rows_per_shard"],
-        run["kept_columns"] if keep is None else _kept(source, keep),
-    )
-    keys = ("source", "identity", "columns", "rows_per_shard", "kept_columns")
-    found = differences({key: run[key] for key in keys}, {key: wanted[key] for key in keys})
-    if not found:
-        return run
-    if not rescore:
-        raise RunMismatch(
-            f"{str(output)!r} holds another run ({describe_differences(found)}): choose another output folder, or --rescore to "
-            "score again what differs.",
-            found,
-        )
-    write_json(path, wanted)
-    return wanted
+    with locked(output / ".lock-run", wait=True):
+        if not path.exists():
+            if output.is_dir() and any(not name.name.startswith(".") for name in output.iterdir()):
+                raise RunMismatch(f"{str(output)!r} is not empty and not the output of an earlier run; choose another folder.")
+            run = _described(source, worker, rows_per_shard or ROWS_PER_SHARD, _kept(source, keep))
+            write_json(path, run)
+            return run
+        run = read_run(output)
+        kept = run["kept_columns"] if keep is None else _kept(source, keep)
+        wanted = _described(source, worker, rows_per_shard or run["rows_per_shard"], kept)
+        keys = ("source", "identity", "columns", "rows_per_shard", "kept_columns")
+        found = differences({key: run[key] for key in keys}, {key: wanted[key] for key in keys})
+        if not found:
+            return run
+        if not rescore:
+            raise RunMismatch(
+                f"{str(output)!r} holds another run ({describe_differences(found)}): choose another output folder, or --rescore to "
+                "score again what differs.",
+                found,
+            )
+        write_json(path, wanted)
+        return wanted
 
 
 def _described(source: Source, worker: CorpusScorer, rows_per_shard: int, kept: Sequence[str]) -> dict[str, Any]:
@@ -124,7 +107,7 @@ def hold_output(output: Path, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
     """Hold the lock of an output folder, or of one part of it; released when the process ends, however it ends.
 
     Raises:
-        OutputLocked: If another process holds it, or one that overlaps.
+        Locked: If another process holds it, or one that overlaps.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,5 @@
 """One recording of a source: its key, where its audio is, and what the source says about it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

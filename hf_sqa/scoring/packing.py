@@ -4,8 +4,6 @@ Which recordings share a pack depends on the recordings alone, not on when they 
 run that was interrupted and resumed hands the model the same packs as one that was not.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,12 +54,7 @@ class Packing:
 
 
 class PackedScorer:
-    """Scores recordings in packs.
-
-    Args:
-        score: Takes recordings, returns a result for each, in order.
-        packing ([`Packing`]): How they are packed.
-    """
+    """Scores recordings in packs."""
 
     def __init__(self, score: Callable[[list[Recording]], list[dict[str, Any]]], packing: Packing):
         self._score, self._packing = score, packing

@@ -1,7 +1,5 @@
 """Ray Data runs the shards: its actors take pieces of the corpus as they become free, and a dead actor's piece goes to another."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

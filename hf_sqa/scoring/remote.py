@@ -4,8 +4,6 @@ A server that is busy (429, 5xx) or does not answer is asked again, a few times 
 such file, it may not be read) is not.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import posixpath

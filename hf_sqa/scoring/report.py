@@ -1,7 +1,5 @@
 """What a scored corpus is like: distributions, groups, thresholds, worst and best, failures; and whether it got worse."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections import Counter
@@ -347,7 +345,6 @@ def _interval(difference: Difference) -> str:
 
 
 def _numbered(keys: list[str]) -> list[tuple[str, int]]:
-    """Each key with how often it occurred before."""
     seen: Counter[str] = Counter()
     numbered = []
     for key in keys:
@@ -370,7 +367,6 @@ def _group_columns(run: dict[str, Any], group_by: Sequence[str] | None) -> dict[
 
 
 def _divides(num_groups: int, num_rows: int, asked_for: bool) -> bool:
-    """Whether a column makes groups worth a table."""
     return num_groups <= MOST_GROUPS and (asked_for or 1 < num_groups <= max(2, num_rows / 2))
 
 

@@ -1,7 +1,5 @@
 """The report as one HTML page that needs no network: tables, plots, and the worst and best recordings to listen to."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Sequence
@@ -33,7 +31,12 @@ def render(report: Report, comparison: RunComparison | None = None) -> str:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"number": _number, "signed": _signed, "hours": _hours, "count": "{:,}".format}
+    environment.filters |= {
+        "number": lambda value: "" if value is None or math.isnan(value) else f"{value:.2f}",
+        "signed": lambda value: "" if math.isnan(value) else f"{value:+.3f}",
+        "hours": lambda hours: f"{hours:,.0f}" if hours >= 1000 else f"{hours:.1f}" if hours >= 10 else f"{hours:.3f}",
+        "count": "{:,}".format,
+    }
     plots: dict[str, Any] = {"distribution": "", "differences": ""}
     if len(report.scores):
         plots["distribution"] = _histogram(report.scores, report.score, report.seconds)
@@ -129,15 +132,3 @@ def _svg(figure: Any) -> str:
         figure.savefig(file, format="svg", metadata={"Date": None})
     content = file.getvalue()
     return markupsafe.Markup(content[content.index("<svg") :])
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.2f}"
-
-
-def _signed(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:+.3f}"
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 1000 else f"{hours:.1f}" if hours >= 10 else f"{hours:.3f}"

@@ -1,7 +1,5 @@
 """Score a corpus into an output folder, shard by shard; the next call resumes where the last one stopped."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -54,11 +52,13 @@ def score_corpus(
 
     Raises:
         RunMismatch: If the output folder holds scores of another source, model, mode or layout.
-        OutputLocked: If another process writes the same part.
+        Locked: If another process writes the same part.
         OutputError: If the output cannot be written; finished shards stay.
     """
     settings = replace(settings or Settings(), **more)
-    _check_part(part)
+    index, number = part
+    if number < 1 or not 0 <= index < number:
+        raise ValueError(f"Expected a part i/n with i from 0 to n - 1, got {index}/{number}.")
     if isinstance(source, (str, os.PathLike)):
         source = open_source(source)
     output = Path(output)
@@ -69,9 +69,3 @@ def score_corpus(
         progress = run_of_part.go()
         progress.complete = finish(output, run, progress.rows_in_source or 0, Part(*part))
         return progress
-
-
-def _check_part(part: tuple[int, int]) -> None:
-    index, number = part
-    if number < 1 or not 0 <= index < number:
-        raise ValueError(f"Expected a part i/n with i from 0 to n - 1, got {index}/{number}.")

@@ -1,7 +1,5 @@
 """One process's share of a run: it scores the shards that are not finished."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import Counter
@@ -99,7 +97,9 @@ class RunOfPart:
         self._started = time.monotonic()
         digests = {index: self._finished_digest(index) for index in self._shards.indices() if index in self._part}
         finished = {index: digest for index, digest in digests.items() if digest is not None}
-        retried = {index for index in finished if self._retry_failed and self._has_failed(index)}
+        retried: set[int] = set()
+        if self._retry_failed:
+            retried = {index for index in finished if {"status": "failed"} in self._shards.rows(index, ["status"])}
         changed = self._pass(finished, retried, None)
         if changed:
             self._progress.kept -= sum(self._rows_in(index) for index in changed)
@@ -171,7 +171,8 @@ class RunOfPart:
                 continue
             previous = self._previous.get(item.position)
             if previous is not None:
-                if self._is_same(previous, item) and previous["status"] != "failed":
+                is_same = previous["key"] == item.key and previous["audio"] == item.name
+                if is_same and previous["status"] != "failed":
                     item.audio, item.refusal = None, None
                 else:
                     del self._previous[item.position]
@@ -179,10 +180,6 @@ class RunOfPart:
         close(current)
         if only is None:
             self._progress.rows_in_source = position + 1
-
-    @staticmethod
-    def _is_same(previous: dict[str, Any], item: Item) -> bool:
-        return previous["key"] == item.key and previous["audio"] == item.name
 
     def _metadata(self, digest: str) -> dict[str, Any]:
         described = {name: self._run[name] for name in ("format", "identity", "columns", "rows_per_shard", "kept_columns")}
@@ -193,9 +190,6 @@ class RunOfPart:
         if metadata is None or metadata != self._metadata(metadata.get("rows", "")):
             return None
         return metadata["rows"]
-
-    def _has_failed(self, index: int) -> bool:
-        return any(row["status"] == "failed" for row in self._shards.rows(index, ["status"]))
 
     def _rows_in(self, index: int) -> int:
         metadata = self._shards.metadata(index)

@@ -1,7 +1,5 @@
 """Scores items with a loaded model, in packs: what every engine runs, in every process."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,13 +11,7 @@ from hf_sqa.audio import Recording
 from hf_sqa.scoring.decoding import DEFAULT_TIMEOUT_SECONDS, Decoder, Decoding
 from hf_sqa.scoring.items import Item, Refusal
 from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedScorer, Packing
-from hf_sqa.scoring.shards import (
-    OWN_COLUMNS,
-    TRAILING,
-    WORST,
-    kept_name,
-    kept_text,
-)
+from hf_sqa.scoring.shards import OWN_COLUMNS, TRAILING, WORST, kept_name, kept_text
 
 Decoded = tuple[Item, Recording | Refusal | None]
 
@@ -67,12 +59,7 @@ class Settings:
 
 
 class CorpusScorer:
-    """A loaded model that scores items.
-
-    Args:
-        settings ([`Settings`]): How.
-        scorer (`AudioQualityPipeline`, *optional*): The pipeline, if it is loaded already.
-    """
+    """A loaded model that scores items."""
 
     def __init__(self, settings: Settings, scorer: Any = None):
         chosen = settings.windows
@@ -107,7 +94,8 @@ class CorpusScorer:
         self.interval = settings.interval if settings.interval is not None else scorer._postprocess_params.get("interval")
         if self.interval is not None:
             self.identity["interval"] = self.interval
-        suffix = settings.suffix if settings.suffix is not None else _slug(str(self.identity["id"]))
+        slug = re.sub(r"[^a-z0-9]+", "_", str(self.identity["id"]).lower()).strip("_") or "model"
+        suffix = settings.suffix if settings.suffix is not None else slug
         #: Name of the column of every score of the model.
         self.columns = {name: f"{name}__{suffix}" if suffix else name for name in score_columns(self.model.config, self.interval)}
         clash = OWN_COLUMNS & set(self.columns.values())
@@ -194,17 +182,11 @@ def score_batch(batch: Mapping[str, Sequence[Any]], audio_column: str = "audio",
     return others | {name: [row.get(name) for row in rows] for name in names}
 
 
-@lru_cache(maxsize=2)
-def _cached_worker(settings: Settings) -> CorpusScorer:
-    return CorpusScorer(settings)
+_cached_worker = lru_cache(maxsize=2)(CorpusScorer)
 
 
 def load_pipeline(settings: Settings) -> Any:
-    """The pipeline of the settings.
-
-    Raises:
-        ValueError: If the model cannot be loaded or has no such mode; the message says why.
-    """
+    """The pipeline of the settings."""
     from safetensors import SafetensorError
 
     import hf_sqa.pipelines
@@ -224,7 +206,3 @@ def score_columns(config: Any, interval: float | None) -> list[str]:
         if interval is not None and name in (config.score_intervals or {}):
             columns += [f"{name}_low", f"{name}_high"]
     return columns
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "model"

@@ -1,16 +1,14 @@
 """Shards of rows: Parquet files, each written whole or not at all, with the identity of its scores and of its rows."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.cells import finite
 from hf_sqa.extras import needs_extra
 from hf_sqa.runs import whole_file
 from hf_sqa.scoring.items import Item
@@ -48,13 +46,7 @@ class OutputError(OSError):
 
 
 class ShardFolder:
-    """The shards of one output folder.
-
-    Args:
-        output (`Path`): The output folder.
-        score_columns (sequence of `str`): Columns of scores.
-        kept_columns (sequence of `str`): Columns of the source that are kept, as text.
-    """
+    """The shards of one output folder."""
 
     def __init__(self, output: str | os.PathLike, score_columns: Sequence[str], kept_columns: Sequence[str]):
         need_pyarrow()
@@ -84,16 +76,12 @@ class ShardFolder:
         return pyarrow.parquet.read_table(self.path(index), columns=columns).to_pylist()
 
     def write(self, index: int, rows: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> None:
-        """Write a shard whole or not at all.
-
-        Raises:
-            OutputError: If it cannot be written. Finished shards are kept.
-        """
+        """Write a shard whole or not at all."""
         import pyarrow
         import pyarrow.parquet
 
         schema = self._schema().with_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
-        columns = [pyarrow.array([_cell(row.get(field.name)) for row in rows], type=field.type) for field in schema]
+        columns = [pyarrow.array([row.get(field.name) for row in map(finite, rows)], type=field.type) for field in schema]
         table = pyarrow.Table.from_arrays(columns, schema=schema)
         with writing_whole(self.path(index), sole_writer=True) as unfinished:
             pyarrow.parquet.write_table(table, unfinished, compression="zstd")
@@ -146,19 +134,12 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON whole or not at all; as ASCII if it holds names that are not UTF-8."""
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
-    if not _is_utf8(text):
-        text = json.dumps(content, indent=1, sort_keys=True)
-    with writing_whole(path) as unfinished:
-        unfinished.write_text(text + "\n", encoding="utf-8")
-
-
-def _is_utf8(text: str) -> bool:
     try:
-        text.encode()
+        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        text = json.dumps(content, indent=1, sort_keys=True).encode()
+    with writing_whole(path) as unfinished:
+        unfinished.write_bytes(text + b"\n")
 
 
 class RowsDigest:
@@ -189,10 +170,6 @@ def kept_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value if value is None else value.encode("utf-8", "backslashreplace").decode()
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
-
-
-def _cell(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_run(output: str | os.PathLike) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 Files are written row by row, and appear whole or not at all. Audio is never copied.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import itertools
@@ -188,11 +186,7 @@ Model `{identity["id"]}`, revision {identity["revision"]}, weights {identity["we
 
 
 def columns_of(run: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
-    """Column of each score that a user named: `mos`, or the full name of the column.
-
-    Raises:
-        ValueError: If there is no such score.
-    """
+    """Column of each score that a user named: `mos`, or the full name of the column."""
     found = {}
     for name in names:
         column = run["columns"].get(name, name)

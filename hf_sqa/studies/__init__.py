@@ -1,25 +1,14 @@
 """Studies: a grid of models, seeds and test sets from one file, with its results table and figures."""
 
-from hf_sqa.studies.grid import Event, run_study
-from hf_sqa.studies.makers import MakeJob
-from hf_sqa.studies.plan import plan_runs
-from hf_sqa.studies.results import StudyReport, collect_results, compare_cells, read_clips, read_results
-from hf_sqa.studies.study_data import StudyData, find_overlap
-from hf_sqa.studies.study_file import ModelSpec, Study, load_study
-
-__all__ = [
-    "Event",
-    "MakeJob",
-    "ModelSpec",
-    "Study",
-    "StudyData",
-    "StudyReport",
-    "collect_results",
-    "compare_cells",
-    "find_overlap",
-    "load_study",
-    "plan_runs",
-    "read_clips",
-    "read_results",
-    "run_study",
-]
+from hf_sqa.studies.grid import Event as Event, run_study as run_study
+from hf_sqa.studies.makers import MakeJob as MakeJob
+from hf_sqa.studies.plan import plan_runs as plan_runs
+from hf_sqa.studies.results import (
+    StudyReport as StudyReport,
+    collect_results as collect_results,
+    compare_cells as compare_cells,
+    read_clips as read_clips,
+    read_results as read_results,
+)
+from hf_sqa.studies.study_data import StudyData as StudyData, find_overlap as find_overlap
+from hf_sqa.studies.study_file import ModelSpec as ModelSpec, Study as Study, load_study as load_study

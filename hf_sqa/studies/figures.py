@@ -6,8 +6,6 @@ Self-Supervised Representation-Based Speech Quality Assessment". Bars and bands 
 several seeds the mean of their ends.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.choices import did_you_mean
 from hf_sqa.evaluation.suite import OVERLAP_MARKS
 from hf_sqa.metrics import GREATER_IS_BETTER
-from hf_sqa.options import did_you_mean
-from hf_sqa.studies.learning_curve import draw_learning_curve, growth
+from hf_sqa.studies.learning_curve import draw_learning_curve
 from hf_sqa.studies.plotting import (
     LEVEL_NAMES,
     NAMES,
@@ -37,11 +35,18 @@ from hf_sqa.studies.plotting import (
     style_axis,
 )
 
-__all__ = ["KINDS", "draw", "growth"]
 
-
-def draw(kind: str, rows: Iterable[Mapping[str, Any]], path: str | Path, **options: Any) -> Any:
-    """Draw a figure of the table into a PNG, SVG or PDF; `kind` is one of `KINDS`, options are those of its function.
+def draw(
+    kind: str,
+    rows: Iterable[Mapping[str, Any]],
+    path: str | Path,
+    *,
+    level: str = "utt",
+    score: str | None = None,
+    test_sets: Sequence[str] | None = None,
+    **options: Any,
+) -> Any:
+    """Draw a figure of the table into a PNG, SVG or PDF; `kind` is one of `KINDS`, further options are those of its function.
 
     Raises:
         ValueError: If the kind is unknown, or the rows lack what it shows.
@@ -49,24 +54,20 @@ def draw(kind: str, rows: Iterable[Mapping[str, Any]], path: str | Path, **optio
     """
     if kind not in KINDS:
         raise ValueError(f"Expected a figure out of {', '.join(KINDS)}, got {kind!r}{did_you_mean(kind, KINDS)}")
-    known = list(inspect.signature(KINDS[kind]).parameters)[2:]
+    known = [*list(inspect.signature(KINDS[kind]).parameters)[2:], "level", "score", "test_sets"]
     for option in options:
         if option not in known:
             raise TypeError(f"Unknown option {option!r} of the figure {kind!r}; expected one of {', '.join(known)}.")
-    return KINDS[kind](rows, path, **options)
+    return KINDS[kind](ResultTable(rows, score, level, test_sets=test_sets), path, **options)
 
 
 def draw_by_test_set(
-    rows: Iterable[Mapping[str, Any]],
+    table: ResultTable,
     path: str | Path,
     groups: Mapping[str, Sequence[str]] | None = None,
     metrics: Sequence[str] = ("srcc", "lcc", "mse"),
-    level: str = "utt",
-    score: str | None = None,
-    test_sets: Sequence[str] | None = None,
 ) -> Any:
     """Agreement on every test set: a series for each model, a column for each metric, a row for each group of models."""
-    table = ResultTable(rows, score, level, test_sets=test_sets)
     groups = groups or {"": table.models}
     figure = new_figure(4.3 * len(metrics), 3.1 * len(groups) + 0.9)
     axes = figure.subplots(len(groups), len(metrics), squeeze=False, sharex=True)
@@ -97,7 +98,6 @@ def draw_by_test_set(
 
 
 def _wins(table: ResultTable, models: Sequence[str], metric: str) -> str:
-    """On how many test sets each model is the best, in words."""
     wins: dict[str, int] = {}
     for test_set in table.test_sets:
         if values := table.values_on(test_set, metric, models):
@@ -108,16 +108,12 @@ def _wins(table: ResultTable, models: Sequence[str], metric: str) -> str:
 
 
 def draw_spread(
-    rows: Iterable[Mapping[str, Any]],
+    table: ResultTable,
     path: str | Path,
     models: Sequence[str] | None = None,
     metrics: Sequence[str] = ("srcc", "lcc", "mse"),
-    level: str = "utt",
-    score: str | None = None,
-    test_sets: Sequence[str] | None = None,
 ) -> Any:
     """Box plots over test sets, a box for each model: median, quartiles, whiskers to the ends, a dot for every test set."""
-    table = ResultTable(rows, score, level, test_sets=test_sets)
     models = list(models or table.models)
     table.check(models)
     if len(table.test_sets) < 2:
@@ -153,20 +149,18 @@ def draw_spread(
 
 
 def draw_transfer_matrix(
-    rows: Iterable[Mapping[str, Any]],
+    table: ResultTable,
     path: str | Path,
     metric: str = "srcc",
     models: Sequence[str] | None = None,
     own: Mapping[str, str] | None = None,
-    level: str = "utt",
-    score: str | None = None,
-    test_sets: Sequence[str] | None = None,
 ) -> Any:
     """A heat map with numbers: trained on (rows) against tested on (columns).
 
     `own` names the test set that matches a model (framed); by default the test set of the same name.
     """
-    table = ResultTable(rows, score, level, test_sets=test_sets)
+    from matplotlib.patches import Rectangle
+
     models = list(models or table.models)
     table.check(models)
     own = own or {model: model for model in models if model in table.test_sets}
@@ -189,7 +183,8 @@ def draw_transfer_matrix(
             shade = "black" if (point.value > middle) == GREATER_IS_BETTER[metric] else "white"
             axis.text(column, row, _cell_text(point), ha="center", va="center", fontsize=9, linespacing=1.1, color=shade)
             if own.get(model) == test_set:
-                axis.add_patch(_frame(column, row))
+                corner = (column - 0.48, row - 0.46)
+                axis.add_patch(Rectangle(corner, 0.96, 0.92, fill=False, edgecolor="#D55E00", linewidth=2.2))
     axis.set_xticks(range(len(table.test_sets)), table.test_sets)
     axis.set_yticks(range(len(models)), models)
     axis.set(xlabel="tested on", ylabel="model, by what it was trained on")
@@ -201,19 +196,13 @@ def draw_transfer_matrix(
     notes = [f"mean of {seeds} seeds ± their standard deviation"] if seeds > 1 else []
     kinds = {point.overlap for point in present}
     notes += [f"{mark} {words}" for kind, (mark, words) in OVERLAP_MARKS.items() if kind in kinds]
-    return save_figure(figure, path, "\n".join([_matched_or_not(values, models, own, metric, level), *notes]))
+    return save_figure(figure, path, "\n".join([_matched_or_not(values, models, own, metric, table.level), *notes]))
 
 
 def _cell_text(point: Point) -> str:
     mark = OVERLAP_MARKS[point.overlap][0] if point.overlap else ""
     spread = f"\n± {np.std(list(point.seeds.values()), ddof=1):.2f}" if len(point.seeds) > 1 else ""
     return f"{point.value:.2f} {mark}{spread}"
-
-
-def _frame(column: int, row: int) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor="#D55E00", linewidth=2.2)
 
 
 def _matched_or_not(
@@ -230,29 +219,26 @@ def _matched_or_not(
 
 
 def draw_sweep(
-    rows: Iterable[Mapping[str, Any]],
+    table: ResultTable,
     path: str | Path,
     variable: str,
     metrics: Sequence[str] = ("lcc", "srcc", "mse"),
-    level: str = "utt",
-    score: str | None = None,
     series: Sequence[str] | None = None,
-    test_sets: Sequence[str] | None = None,
 ) -> Any:
     """Agreement against a variable of `for`, such as the delta of a Huber loss, or the loss itself.
 
     The lines are the scores of the models if there are several, on one test set; otherwise the test sets.
     """
     column = f"variable_{variable}"
-    rows = [row for row in rows if row.get(column) is not None and (series is None or row.get("series") in series)]
+    rows = [row for row in table.rows if row.get(column) is not None and (series is None or row.get("series") in series)]
     if not rows:
         raise ValueError(f"Expected models made with `for: {{{variable}: [...]}}` in the table, got none.")
-    scores = list(dict.fromkeys(row["score"] for row in rows)) if score is None else [score]
-    sets = ResultTable(rows, scores[0], level, test_sets=test_sets).test_sets
+    scores = list(dict.fromkeys(row["score"] for row in rows)) if table.asked_score is None else [table.asked_score]
+    sets = ResultTable(rows, scores[0], table.level, test_sets=table.asked_test_sets).test_sets
     if len(scores) > 1:
-        lines = {name: (ResultTable(rows, name, level, test_sets=sets[:1]), sets[0]) for name in scores}
+        lines = {name: (ResultTable(rows, name, table.level, test_sets=sets[:1]), sets[0]) for name in scores}
     else:
-        lines = {name: (ResultTable(rows, scores[0], level), name) for name in sets}
+        lines = {name: (ResultTable(rows, scores[0], table.level), name) for name in sets}
     values = list(dict.fromkeys(row[column] for row in rows))
     numeric = all(isinstance(value, (int, float)) for value in values)
     places = {value: float(value) if numeric else float(place) for place, value in enumerate(sorted(values) if numeric else values)}
@@ -260,10 +246,10 @@ def draw_sweep(
     figure = new_figure(4.3 * len(metrics), 3.9)
     axes = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axis, metric in zip(axes, metrics, strict=True):
-        for number, (label, (table, test_set)) in enumerate(lines.items()):
+        for number, (label, (drawn, test_set)) in enumerate(lines.items()):
             shift = (number - (len(lines) - 1) / 2) * gap
             points = [
-                (place + shift, point) for value, place in places.items() for point in _at(table, test_set, metric, column, value)
+                (place + shift, point) for value, place in places.items() for point in _at(drawn, test_set, metric, column, value)
             ]
             for x, point in points:
                 draw_point(axis, x, point, number)
@@ -273,41 +259,35 @@ def draw_sweep(
         axis.set_xticks(list(places.values()), None if numeric else [str(value) for value in places])
         if not numeric:
             axis.set_xlim(-0.5, len(values) - 0.5)
-        axis.set(xlabel=variable, ylabel=metric_label(metric, level))
+        axis.set(xlabel=variable, ylabel=metric_label(metric, table.level))
         style_axis(axis)
     legend_beside(axes[-1])
-    tables = [table for table, _ in lines.values()]
     points_at = {
-        value: [point for table, test_set in lines.values() for point in _at(table, test_set, metrics[0], column, value)]
+        value: [point for drawn, test_set in lines.values() for point in _at(drawn, test_set, metrics[0], column, value)]
         for value in places
     }
     means = {value: float(np.mean([point.value for point in points])) for value, points in points_at.items() if points}
     best, spread = best_of(means, metrics[0]), max(means.values()) - min(means.values())
-    typical = np.mean([point.high - point.low for table in tables for point in table.points(metrics[0])])
+    typical = np.mean([point.high - point.low for drawn, _ in lines.values() for point in drawn.points(metrics[0])])
     title = f"Best {NAMES[metrics[0]]} at {variable} = {best} ({means[best]:.3f}); all values span {spread:.3f}, "
     return save_figure(figure, path, title + f"{'less' if spread < typical else 'more'} than one interval ({typical:.3f})")
 
 
 def _at(table: ResultTable, test_set: str, metric: str, column: str, value: Any) -> list[Point]:
-    """Points of the models with a value of a variable."""
     points = [table.point(model, test_set, metric) for model in table.models if table.column(model, column) == value]
     return [point for point in points if point is not None]
 
 
 def draw_size(
-    rows: Iterable[Mapping[str, Any]],
+    table: ResultTable,
     path: str | Path,
     metric: str = "srcc",
-    test_sets: Sequence[str] | None = None,
-    level: str = "utt",
-    score: str | None = None,
     margin: float = 0.02,
 ) -> Any:
     """Agreement against number of weights and against CPU time: a line for each series, a row of panels for each test set.
 
     The title names the smallest model that is within `margin` of the best, each on the test set where it is worst.
     """
-    table = ResultTable(rows, score, level, test_sets=test_sets)
     columns = {"num_parameters": "weights", "cpu_seconds_per_second": "CPU seconds for a second of audio"}
     figure = new_figure(10.4, 3.4 * len(table.test_sets) + 0.8)
     axes = figure.subplots(len(table.test_sets), 2, squeeze=False, sharey="row", sharex="col")
@@ -327,7 +307,7 @@ def draw_size(
             axis.set_xscale("log")
             axis.set_xlabel(label if row == len(table.test_sets) - 1 else "")
             style_axis(axis)
-        axes[row][0].set_ylabel(metric_label(metric, level))
+        axes[row][0].set_ylabel(metric_label(metric, table.level))
         axes[row][0].set_title(test_set, fontsize=10, loc="left")
     legend_beside(axes[0][-1])
     return save_figure(figure, path, _smallest(table, metric, margin))

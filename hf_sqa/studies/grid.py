@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import textwrap
@@ -89,7 +90,10 @@ def run_study(
     data = StudyData(study)
     runs = plan_runs(study, data)
     write_whole(worker.output.root / STUDY_COPY, study_as_yaml(study))
-    processes = [_start(worker) for _ in range(num_processes - 1)]
+    spawned = multiprocessing.get_context("spawn").Process
+    processes = [spawned(target=_work_in_background, args=(worker,)) for _ in range(num_processes - 1)]
+    for process in processes:
+        process.start()
     try:
         worker.work(data, runs, progress or (lambda event: None))
     except BaseException:
@@ -100,14 +104,6 @@ def run_study(
         for process in processes:
             process.join()
     return collect_results(study, folder, began=worker.began, data=data)
-
-
-def _start(worker: _Worker) -> Any:
-    import multiprocessing
-
-    process = multiprocessing.get_context("spawn").Process(target=_work_in_background, args=(worker,))
-    process.start()
-    return process
 
 
 def _work_in_background(worker: _Worker) -> None:
@@ -133,8 +129,10 @@ class _Worker:
 
     def work(self, data: StudyData, runs: list[Run], progress: Callable[[Event], None]) -> None:
         """Claim and do runs until each is done, by this process or another, or has failed."""
-        if self.num_processes > 1:
-            _share_cores(self.num_processes)
+        if self.num_processes > 1:  # threads that wait for each other's cores take many times as long as few threads
+            import torch
+
+            torch.set_num_threads(max(1, torch.get_num_threads() // self.num_processes))
 
         def report(kind: str, run: Run, message: str) -> None:
             progress(Event(kind, run.name, message, self.output.num_tested(runs), sum(len(other.cells) for other in runs)))
@@ -171,7 +169,6 @@ class _Worker:
                 time.sleep(WAIT_SECONDS)
 
     def _claims(self, run: Run, stack: contextlib.ExitStack) -> bool:
-        """Whether the run is this process's to do."""
         try:
             return stack.enter_context(claim(self.output.lock(run.name)))
         except OSError as error:
@@ -213,15 +210,15 @@ class _Worker:
         checkpoints = {name: other.model.checkpoint or self.output.model(other) for name, other in needed.items()}
         recipe = run.model.recipe if run.model.recipe is not None else self.study.recipe
         maker = find_maker(run.model.maker, self.makers)
-        with _unfinished(self.output.root, run.name) as folder:
+        with self._unfinished(run.name, self.output.model(run)) as folder:
             began = time.perf_counter()
             columns = dict(maker(MakeJob(folder, run.model, run.seed, train, validation, recipe, checkpoints)) or {})
             if clash := sorted(RESERVED_COLUMNS & set(columns)):
                 raise ValueError(f"Expected the maker {run.model.maker!r} to return columns of its own, got {clash[0]!r}.")
-            made = {"num_train": _length(train), "num_validation": _length(validation), **columns}
+            sizes = {"num_train": train, "num_validation": validation}
+            made = {name: None if clips is None else len(clips) for name, clips in sizes.items()} | columns
             made.setdefault("train_seconds", round(time.perf_counter() - began, 2))
             (folder / "made.json").write_text(json.dumps(made, indent=2, default=str), encoding="utf-8")
-            _put(folder, self.output.model(run))
         return made
 
     def _write_cell(self, run: Run, test_set: str, result: SuiteResult, overlap: Mapping[str, Any]) -> None:
@@ -233,10 +230,24 @@ class _Worker:
             "num_parameters": result.num_parameters,
             "cpu_seconds_per_second": result.cpu_seconds_per_second,
         }
-        with _unfinished(self.output.root, f"{run.name}-{run.cells[test_set]}") as folder:
+        with self._unfinished(f"{run.name}-{run.cells[test_set]}", self.output.cell(run, test_set)) as folder:
             write_parquet(result.clips, folder / "clips.parquet")
             (folder / "cell.json").write_text(json.dumps({"columns": columns, "rows": result.rows}), encoding="utf-8")
-            _put(folder, self.output.cell(run, test_set))
+
+    @contextlib.contextmanager
+    def _unfinished(self, name: str, target: Path) -> Iterator[Path]:
+        """A folder to work in, then moved to its place in one step; kept after an interruption, removed after a failure."""
+        folder = self.output.root / "unfinished" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield folder
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if target.exists():  # without its last file, after a disk failure
+            shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder, target)
 
 
 def _summary(result: SuiteResult) -> str:
@@ -245,34 +256,3 @@ def _summary(result: SuiteResult) -> str:
     shown = [row for row in result.rows if (row["score"], row["level"]) == (first["score"], first["level"])]
     failed = f", {result.num_failed} clips not scored" if result.num_failed else ""
     return f"{result.test_set}: " + ", ".join(f"{row['metric']} {row['value']:.3f}" for row in shown) + failed
-
-
-def _share_cores(num_processes: int) -> None:
-    """Threads of torch that wait for each other's cores take many times as long as few threads."""
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // num_processes))
-
-
-@contextlib.contextmanager
-def _unfinished(root: Path, name: str) -> Iterator[Path]:
-    """A folder to work in, kept after an interruption, removed after a failure."""
-    folder = root / "unfinished" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    except Exception:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _put(folder: Path, target: Path) -> None:
-    """Move a finished folder to its place in one step, over one that lacks its last file after a disk failure."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(folder, target)
-
-
-def _length(dataset: Any) -> int | None:
-    return None if dataset is None else len(dataset)

@@ -1,9 +1,7 @@
 """The figure that answers whether more labels would help: agreement against the number of labelled clips."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,16 +37,13 @@ class Growth:
 
 
 def draw_learning_curve(
-    rows: Iterable[Mapping[str, Any]],
+    table: ResultTable,
     path: str | Path,
     metric: str = "srcc",
     x: str = "num_train",
     models: Sequence[str] | None = None,
     series: Sequence[str] | None = None,
     references: Sequence[str] = (),
-    level: str = "utt",
-    score: str | None = None,
-    test_sets: Sequence[str] | None = None,
 ) -> Any:
     """Agreement against number of labelled clips, a panel for each test set, a line for each series.
 
@@ -58,7 +53,6 @@ def draw_learning_curve(
         series (sequence of `str`, *optional*): Curves; all by default.
         references (sequence of `str`, *optional*): Models drawn as a horizontal line.
     """
-    table = ResultTable(rows, score, level, test_sets=test_sets)
     curves = _curves(table, x, models, series, references)
     columns = min(len(table.test_sets), 3)
     lines = math.ceil(len(table.test_sets) / columns)
@@ -84,7 +78,7 @@ def draw_learning_curve(
         axis.set_title(test_set, fontsize=10, loc="left")
         axis.set_xlabel("labelled clips trained on" if x == "num_train" else "labelled clips")
         if place % columns == 0:
-            axis.set_ylabel(metric_label(metric, level))
+            axis.set_ylabel(metric_label(metric, table.level))
         style_axis(axis)
     for axis in axes[len(table.test_sets) :]:
         axis.set_visible(False)
@@ -96,7 +90,6 @@ def draw_learning_curve(
 def _curves(
     table: ResultTable, x: str, models: Sequence[str] | None, series: Sequence[str] | None, references: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Models of every curve, in the order of their number of clips."""
     table.check([*(models or []), *references])
     sizes = {model: table.number(model, x) for model in models or table.models if model not in references}
     curves: dict[str, list[str]] = {}
@@ -133,24 +126,23 @@ def _title(verdicts: Mapping[tuple[str, str], Growth], metric: str, largest: flo
 
 
 def growth(points: Sequence[tuple[float, Mapping[Any, float]]], metric: str) -> Growth:
-    """Would more labels help? Answers from the slope over the logarithm of the number of clips, at the three largest sizes.
+    """Would more labels help? Answers from the slope over the logarithm of the number of clips, at the three largest sizes."""
+    from scipy.special import stdtrit
+    from scipy.stats import linregress
 
-    Args:
-        points (sequence of `(num_clips, {seed: value})`): The curve.
-        metric (`str`): Which metric the values are of, to know what is better.
-    """
     sign = 1.0 if GREATER_IS_BETTER[metric] else -1.0
     last = sorted(points, key=lambda point: point[0])[-SLOPE_SIZES:]
     if len(last) < 2:
         return Growth(math.nan, math.nan, math.nan, "open", "Whether more labels would help cannot be said from one size.")
     seeds = [seed for seed in last[0][1] if all(seed in values for _, values in last)]
     logs = np.log2([size for size, _ in last])
-    slopes = np.array([sign * _slope(logs, [values[seed] for _, values in last])[0] for seed in seeds])
+    lines = [linregress(logs, [values[seed] for _, values in last]) for seed in seeds]
+    slopes = np.array([sign * line.slope for line in lines])
     half = math.nan
     if len(slopes) > 1:
-        half = _student(len(slopes) - 1) * float(slopes.std(ddof=1)) / math.sqrt(len(slopes))
+        half = float(stdtrit(len(slopes) - 1, 0.975) * slopes.std(ddof=1)) / math.sqrt(len(slopes))
     elif len(slopes) == 1 and len(last) > 2:
-        half = _student(len(last) - 2) * _slope(logs, [values[seeds[0]] for _, values in last])[1]
+        half = float(stdtrit(len(last) - 2, 0.975) * lines[0].stderr)
     gain = float(slopes.mean()) if len(slopes) else math.nan
     low, high = gain - half, gain + half
     name = f"{NAMES[metric]}" + ("" if GREATER_IS_BETTER[metric] else " (less error)")
@@ -160,24 +152,5 @@ def growth(points: Sequence[tuple[float, Mapping[Any, float]]], metric: str) -> 
     if low > 0:
         return Growth(gain, low, high, "yes", f"More labels would help: {sentence}")
     if math.isnan(half):
-        return Growth(
-            gain, math.nan, math.nan, "open", f"A doubling gained {gain:+.3f} {name}; one seed does not say how certain that is"
-        )
+        return Growth(gain, low, high, "open", f"A doubling gained {gain:+.3f} {name}; one seed does not say how certain that is")
     return Growth(gain, low, high, "open", f"Whether more labels would help is open: {sentence}")
-
-
-def _slope(logs: np.ndarray, values: Sequence[float]) -> tuple[float, float]:
-    """Least-squares slope and its standard error (NaN with two points)."""
-    ys = np.asarray(values, dtype=np.float64)
-    centred = logs - logs.mean()
-    slope = float(centred @ ys / (centred @ centred))
-    residuals = ys - ys.mean() - slope * centred
-    freedom = len(ys) - 2
-    return slope, math.sqrt(float(residuals @ residuals) / freedom / float(centred @ centred)) if freedom else math.nan
-
-
-def _student(freedom: int) -> float:
-    """Half-width of a 95 % interval in standard errors."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975))

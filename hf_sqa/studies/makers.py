@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sqa.options import set_dotted
+from hf_sqa.runs import move_into
 from hf_sqa.studies.study_file import ModelSpec
 
 PSEUDO_LABELS_FILE = "pseudo_labels.csv"
@@ -57,11 +57,7 @@ class MakeJob:
         return dataclasses.replace(self, model=model)
 
     def teacher(self) -> str:
-        """The checkpoint of the first model in `needs`.
-
-        Raises:
-            ValueError: If `needs` is empty.
-        """
+        """The checkpoint of the first model in `needs`."""
         if not self.needed:
             raise ValueError(f"Expected `needs` of the model {self.model.name!r} to name its teacher, got nothing.")
         return str(next(iter(self.needed.values())))
@@ -83,8 +79,7 @@ def make_by_recipe(job: MakeJob) -> dict[str, Any]:
     sets = {"train_dataset": job.train, "validation_dataset": job.validation, "announce": lambda line: None}
     result = run_recipe(content, **sets, overwrite=True)  # an interrupted attempt may have had other data
     shutil.rmtree(job.folder / "run" / "checkpoints", ignore_errors=True)
-    for path in Path(result.output_dir).iterdir():
-        os.replace(path, job.folder / path.name)
+    move_into(Path(result.output_dir), job.folder)
     (job.folder / "run").rmdir()
     return {
         "num_train": result.num_train,
@@ -102,7 +97,9 @@ def make_with_pseudo_labels(job: MakeJob) -> dict[str, Any]:
     import hf_sqa.pipelines
     from hf_sqa.training.pseudo_label import pseudo_label
 
-    clips = [clip for dataset in (job.train, job.validation) if dataset is not None for clip in _recordings(dataset)]
+    clips: list[dict[str, Any]] = []
+    for dataset in filter(None, (job.train, job.validation)):
+        clips += dataset.select_columns([name for name in ("audio", "utterance_id", "corpus") if name in dataset.column_names])
     table = pseudo_label(clips, hf_sqa.pipelines.pipeline(job.teacher()), job.folder / PSEUDO_LABELS_FILE)
     columns = make_by_recipe(job.with_settings({"data.pseudo_labels": str(table.path)}))
     return {**columns, "num_pseudo_labels": len(table.rows) - table.num_failed}
@@ -136,7 +133,7 @@ def make_by_pruning(job: MakeJob) -> dict[str, Any]:
     from hf_sqa.checkpoints import load_checkpoint
     from hf_sqa.pruning import PruningOptions, load_calibration, prune
     from hf_sqa.pruning.calibration import NUM_WINDOWS
-    from hf_sqa.pruning.prune import REPORT
+    from hf_sqa.pruning.prune import REPORT, save_model
 
     options = dict(job.options)
     if "calibration" not in options:
@@ -145,8 +142,7 @@ def make_by_pruning(job: MakeJob) -> dict[str, Any]:
     model = load_checkpoint(options.pop("checkpoint", "default"), merge=True).model
     speech = load_calibration(options.pop("calibration"), model, options.pop("num_windows", NUM_WINDOWS))
     result = prune(model, speech, PruningOptions(**options, seed=job.seed), folder=job.folder / "steps")
-    result.model.save_pretrained(job.folder)
-    result.model.make_feature_extractor().save_pretrained(job.folder)
+    save_model(result.model, job.folder)
     (job.folder / REPORT).write_text(json.dumps(result.report(), indent=1), encoding="utf-8")
     shutil.rmtree(job.folder / "steps", ignore_errors=True)  # there is none if nothing could be removed
     last = result.steps[-1].after_repair if result.steps else {}
@@ -165,31 +161,14 @@ MAKERS: dict[str, Maker] = {
     "distill": make_by_distillation,
     "prune": make_by_pruning,
 }
-#: Names that study files of version 0.1 use.
-FORMER_NAMES = {
-    "hf_sqa.evaluation.pseudo_label_maker:with_pseudo_labels": "pseudo_labels",
-    "hf_sqa.evaluation.pseudo_label_maker:with_knowledge": "knowledge_transfer",
-    "hf_sqa.compression.distillation:make_for_study": "distill",
-    "hf_sqa.compression.pruning:make_for_study": "prune",
-}
 
 
 def find_maker(name: str, makers: Mapping[str, Maker] | None = None) -> Maker:
-    """The maker of that name, out of those passed to [`run_study`] and `MAKERS`.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """The maker of that name, out of those passed to [`run_study`] and `MAKERS`."""
     known = {**MAKERS, **(makers or {})}
-    name = FORMER_NAMES.get(name, name)
     if name not in known:
         raise ValueError(
             f"Expected the maker to be one of {', '.join(known)}, got {name!r}; pass a maker of your own to "
             "`run_study(study, folder, makers={name: function})`."
         )
     return known[name]
-
-
-def _recordings(dataset: Any) -> list[dict[str, Any]]:
-    columns = [name for name in ("audio", "utterance_id", "corpus") if name in dataset.column_names]
-    return list(dataset.select_columns(columns))

@@ -3,8 +3,6 @@
 Names of runs and cells carry a digest of what defines them: what changed in the study file is done again, the rest is kept.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import hashlib

@@ -1,7 +1,5 @@
 """What the figures of studies share: the results table as they read it, colours, markers, labels, saving."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,13 +35,13 @@ class ResultTable:
     """Rows of one score and level, by model and test set, in the order of the table."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], score: str | None, level: str, test_sets: Sequence[str] | None = None):
-        every = [dict(row) for row in rows]
-        if not every:
+        self.rows, self.level, self.asked_score, self.asked_test_sets = [dict(row) for row in rows], level, score, test_sets
+        if not self.rows:
             raise ValueError("Expected rows of results to draw, got none.")
-        score = score or every[0]["score"]
-        kept = [row for row in every if row["score"] == score and row["level"] == level]
+        score = score or self.rows[0]["score"]
+        kept = [row for row in self.rows if row["score"] == score and row["level"] == level]
         if not kept:
-            there = sorted({f"{row['score']} at level {row['level']}" for row in every})
+            there = sorted({f"{row['score']} at level {row['level']}" for row in self.rows})
             raise ValueError(f"Expected rows of {score} at level {level}, got {', '.join(there)}.")
         known = list(dict.fromkeys(row["test_set"] for row in kept))
         absent = [name for name in test_sets or () if name not in known]

@@ -1,11 +1,8 @@
 """Tables of a study: one row for each model, seed, test set, score, level and metric, and the clips behind every number."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import json
-import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.cells import finite
 from hf_sqa.metrics import Comparison, compare_models
 from hf_sqa.runs import locked, whole_file
 from hf_sqa.studies.plan import Run, StudyFolder, plan_runs
@@ -169,7 +167,7 @@ def _write_results(rows: list[dict[str, Any]], root: Path) -> None:
     with whole_file(root / RESULTS_TEXT) as text, text.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows({name: "" if _is_nan(value) else value for name, value in row.items()} for row in full)
+        writer.writerows(map(finite, full))
 
 
 def _draw(study: Study, rows: list[dict[str, Any]], root: Path) -> tuple[list[Path], list[str]]:
@@ -209,7 +207,3 @@ def _value(text: str) -> Any:
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)

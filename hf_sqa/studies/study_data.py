@@ -26,11 +26,7 @@ class StudyData:
         self._files = _FileDigests()
 
     def select(self, name: str) -> Any:
-        """The clips of a set, a `datasets.Dataset`.
-
-        Raises:
-            ValueError: If a column is missing or nothing is left.
-        """
+        """The clips of a set, a `datasets.Dataset`."""
         entry = self._study.sets[name]
         dataset = self._corpus(entry.corpus)
         keep = np.ones(len(dataset), bool)
@@ -96,7 +92,6 @@ class StudyData:
 
 
 def _parts(dataset: Any, name: str, spec: PartsSpec) -> list[str | None]:
-    """The part of every clip; None for one without a group."""
     from hf_sqa.data.splits import stratified_split
 
     groups, scores = list(dataset[spec.group]), np.array(dataset[spec.score], dtype=np.float64)

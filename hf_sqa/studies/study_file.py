@@ -1,7 +1,5 @@
 """The file of a study: what is in it, and everything about it that can be checked without its data."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import os
@@ -10,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from hf_sqa.choices import did_you_mean
 from hf_sqa.evaluation.suite import SuiteOptions
-from hf_sqa.options import apply_overrides, did_you_mean, dump_yaml, load_yaml, read_options, refuse_unknown, written
+from hf_sqa.options import apply_overrides, dump_yaml, load_yaml, read_options, refuse_unknown, written
 from hf_sqa.shipped import find_file
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -211,7 +210,6 @@ def _filled(value: Any, variables: Mapping[str, Any]) -> Any:
 
 
 def _check(study: Study) -> None:
-    """Refuse names that are not defined, or stand for two things."""
     names = [model.name for model in study.models]
     if not names or not study.test_sets:
         raise ValueError("Expected `models` and `test_sets` in the study, got none.")

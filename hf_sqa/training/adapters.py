@@ -1,7 +1,5 @@
 """Low-rank adapters: which modules they go to in each family, and a folder in which they are both merged and apart."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,7 @@ HEADS = ("score_head", "score_heads", "layer_mix", "log_variance_head")
 
 
 def add_adapter(model: Any, options: Lora) -> Any:
-    """Wrap a model to train a low-rank adapter, and its heads as a whole.
-
-    Raises:
-        ImportError: If peft is not installed.
-    """
+    """Wrap a model to train a low-rank adapter, and its heads as a whole."""
     try:
         import peft
     except ImportError:

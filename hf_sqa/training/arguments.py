@@ -1,13 +1,12 @@
 """Options of training: those of transformers, with defaults for rated speech, and a few more."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
 
 from hf_sqa.blocks.precision import warn_if_emulated
+from hf_sqa.choices import check_choice
 
 BATCHING = ("auto", "pad", "crop", "repeat", "equal")
 
@@ -61,8 +60,7 @@ class AudioQualityTrainingArguments(TrainingArguments):
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "The one label argument."})
 
     def __post_init__(self) -> None:
-        if self.batching not in BATCHING:
-            raise ValueError(f"Expected `batching` to be one of {', '.join(BATCHING)}, got {self.batching!r}.")
+        check_choice("batching", self.batching, BATCHING)
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"Expected `max_seconds` above 0, got {self.max_seconds!r}.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:

@@ -1,7 +1,5 @@
 """A recipe tried in seconds, without its corpora and its encoder, offline: every key is used, on a tiny model of the family."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -10,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.choices import check_choice
 from hf_sqa.training.recipe import Model, Recipe, load_recipe
 from hf_sqa.training.run import TrainingResult, run_recipe
 
@@ -38,12 +37,6 @@ def dry_run_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> TrainingR
 
     This checks all keys and values, the names of corpora and training sets, the configuration, loss, freezing, adapter and
     augmentation; but not the corpora, the checkpoint and the encoder.
-
-    Args:
-        recipe ([`Recipe`], path or `dict`): The recipe.
-
-    Raises:
-        TypeError, ValueError: As [`run_recipe`], or if the recipe names a corpus or a training set that does not exist.
     """
     recipe = load_recipe(recipe)
     check_names(recipe)
@@ -57,6 +50,7 @@ def dry_run_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> TrainingR
     augmentation = recipe.augmentation
     if augmentation is not None:
         augmentation = replace(augmentation, noises=None, talkers=None)
+    noises = list(np.random.default_rng(1).standard_normal((2, RATE)).astype(np.float32))
     score_names, corpora = model.config.score_names, [recipe.loss.anchor_corpus] if recipe.loss.anchor_corpus else ["first"]
     rows = generated_rows(score_names, NUM_TRAIN + NUM_VALIDATION, [*corpora, "second"])
     with tempfile.TemporaryDirectory(prefix="hf-sqa-dry-run-") as scratch:
@@ -75,16 +69,12 @@ def dry_run_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> TrainingR
             model=model,
             overwrite=True,
             announce=lambda line: None,
-            noises=_noises() if recipe.augmentation is not None and recipe.augmentation.noises else None,
+            noises=noises if recipe.augmentation is not None and recipe.augmentation.noises else None,
         )
 
 
 def check_names(recipe: Recipe) -> None:
-    """Refuse corpora, training sets and group columns that do not exist.
-
-    Raises:
-        ValueError: If one does not.
-    """
+    """Refuse corpora, training sets and group columns that do not exist."""
     from hf_sqa.data.corpora.loading import find_corpus
     from hf_sqa.data.schema import TEXT_COLUMNS
     from hf_sqa.data.splits import TRAINING_SETS
@@ -136,11 +126,7 @@ def look_at_encoder(recipe: Recipe) -> str | None:
 
 
 def tiny_model(recipe: Recipe) -> Any:
-    """A tiny random model of the recipe's family, with its scores, its loss and every option but sizes.
-
-    Raises:
-        ValueError: If the family is not known, or an option cannot be used.
-    """
+    """A tiny random model of the recipe's family, with its scores, its loss and every option but sizes."""
     from transformers import set_seed
 
     import hf_sqa.models  # noqa: F401  # registers the families
@@ -148,8 +134,7 @@ def tiny_model(recipe: Recipe) -> Any:
     from hf_sqa.training.losses import loss_options
 
     family = _family(recipe.model)
-    if family not in families():
-        raise ValueError(f"Expected `model.family` to be one of {', '.join(families())}, got {family!r}.")
+    check_choice("model.family", family, families())
     config_class, model_class = families()[family]
     options = dict(recipe.model.config)
     if recipe.model.scores is not None:
@@ -164,14 +149,10 @@ def tiny_model(recipe: Recipe) -> Any:
 
 
 def generated_rows(score_names: Sequence[str], num_rows: int, corpora: Sequence[str] = ("first",)) -> list[dict[str, Any]]:
-    """Voiced tones in noise whose level follows from the score, so that it can be learned in a few steps; with all columns.
+    """Voiced tones in noise whose level follows from the score, so that it can be learned in a few steps; with all columns."""
+    from hf_sqa.data.schema import SCORE_RANGES
 
-    Args:
-        score_names (sequence of `str`): Columns of scores to make up.
-        num_rows (`int`): How many.
-        corpora (sequence of `str`, *optional*): Names to give out in turn.
-    """
-    rng = np.random.default_rng(0)
+    rng, ranges = np.random.default_rng(0), {name: SCORE_RANGES.get(name, (1.0, 5.0)) for name in score_names}
     rows: list[dict[str, Any]] = []
     for number in range(num_rows):
         quality = number % 6 / 5  # 0 (noisy) to 1
@@ -182,7 +163,7 @@ def generated_rows(score_names: Sequence[str], num_rows: int, corpora: Sequence[
         rows.append(
             {
                 "audio": {"array": waveform, "sampling_rate": RATE},
-                **{name: _on_scale(name, quality) for name in score_names},
+                **{name: low + quality * (min(high, low + 5) - low) for name, (low, high) in ranges.items()},
                 "system_id": f"system {number % 6}",
                 "condition_id": f"condition {number % 6}",
                 "talker_id": f"talker {number % 4}",
@@ -193,13 +174,6 @@ def generated_rows(score_names: Sequence[str], num_rows: int, corpora: Sequence[
             }
         )
     return rows
-
-
-def _on_scale(name: str, quality: float) -> float:
-    from hf_sqa.data.schema import SCORE_RANGES
-
-    low, high = SCORE_RANGES.get(name, (1.0, 5.0))
-    return low + quality * (min(high, low + 5) - low)
 
 
 def _family(model: Model) -> str:
@@ -216,8 +190,3 @@ def _family(model: Model) -> str:
         f"Expected `model.family` beside the checkpoint {model.checkpoint!r} for a dry run: without loading it, its family is not "
         "known."
     )
-
-
-def _noises() -> list[np.ndarray]:
-    rng = np.random.default_rng(1)
-    return [rng.standard_normal(RATE).astype(np.float32) for _ in range(2)]

@@ -19,6 +19,7 @@ import soundfile
 import torch
 
 from hf_sqa.audio import AudioError, load_recording
+from hf_sqa.data.schema import undecoded
 from hf_sqa.training.batches import Draw
 
 #: Columns, beside audio and scores, that training and validation use.
@@ -121,8 +122,9 @@ class RatedSpeech(torch.utils.data.Dataset):
 
     def seconds(self) -> np.ndarray:
         """Duration of every clip in training, after cutting, in seconds, `(num_rows,)`."""
-        seconds = np.array([frames / rate for frames, rate in self.lengths()])
-        limit = self._limit_seconds()
+        seconds, limit = np.array([frames / rate for frames, rate in self.lengths()]), self.max_seconds
+        if self.window_samples is not None:
+            limit = self.window_samples / (self.sampling_rate or 1)
         return seconds if limit is None else np.minimum(seconds, limit)
 
     def num_longer(self) -> int:
@@ -149,7 +151,7 @@ class RatedSpeech(torch.utils.data.Dataset):
         try:
             recording = load_recording(self._audio(row), sampling_rate=self.sampling_rate)
             waveform, rate = recording.waveform, recording.sampling_rate
-            limit = self._limit_samples(rate)
+            limit = self.window_samples or (self.max_seconds and round(self.max_seconds * rate))
             if limit and len(waveform) > limit:
                 start = int(rng.integers(len(waveform) - limit + 1))
                 waveform = waveform[start : start + limit]
@@ -169,24 +171,9 @@ class RatedSpeech(torch.utils.data.Dataset):
     def _audio(self, row: int) -> Any:
         return self._data[int(self._rows[row])]["audio"]
 
-    def _limit_samples(self, rate: int) -> int | None:
-        if self.window_samples is not None:
-            return self.window_samples
-        return None if self.max_seconds is None else round(self.max_seconds * rate)
-
-    def _limit_seconds(self) -> float | None:
-        if self.window_samples is not None:
-            return self.window_samples / (self.sampling_rate or 1)
-        return self.max_seconds
-
 
 class Augmentation:
-    """Degradations that leave the label as it is, so only for changes that would not change a rating.
-
-    Args:
-        chain (`hf_sqa.degradations.Chain`): The degradations.
-        probability (`float`, *optional*, defaults to `1.0`): Share of the examples that are degraded.
-    """
+    """Degradations that leave the label as it is, so only for changes that would not change a rating."""
 
     def __init__(self, chain: Any, probability: float = 1.0):
         if not 0 <= probability <= 1:
@@ -199,11 +186,7 @@ class Augmentation:
 
 
 def label_matrix(data: Any, score_names: Sequence[str], name: str = "data") -> np.ndarray:
-    """Labels `(num_rows, num_labels)`, float32, NaN where not rated.
-
-    Raises:
-        ValueError: If a score has no column, or holds text.
-    """
+    """Labels `(num_rows, num_labels)`, float32, NaN where not rated."""
     columns = _column_names(data)
     missing = [score for score in score_names if score not in columns]
     if missing:
@@ -214,22 +197,14 @@ def label_matrix(data: Any, score_names: Sequence[str], name: str = "data") -> n
         )
     matrix = np.empty((len(data), len(score_names)), np.float32)
     for index, score in enumerate(score_names):
-        values = _column(data, score, np.arange(len(data))) or []
-        try:
-            matrix[:, index] = [np.nan if value is None else float(value) for value in values]
-        except (TypeError, ValueError):
-            text = next(value for value in values if not _is_number(value))
-            raise ValueError(f"Expected numbers in the column {score!r} of the {name}, got {text!r}.") from None
+        for row, value in enumerate(_column(data, score, np.arange(len(data))) or []):
+            try:
+                matrix[row, index] = np.nan if value is None else float(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"Expected numbers in the column {score!r} of the {name}, got {value!r}.") from None
     if np.isinf(matrix).any():
         raise ValueError(f"Expected finite scores in the {name}, got infinite ones; write an empty cell where a score is missing.")
     return matrix
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return value is None or float(value) is not None
-    except (TypeError, ValueError):
-        return False
 
 
 def _column_names(data: Any) -> list[str]:
@@ -244,19 +219,14 @@ def _column(data: Any, name: str, rows: np.ndarray) -> list[Any] | None:
 
 
 def _undecoded(data: Any) -> Any:
-    """The same rows with audio as it is stored: hf_sqa decodes it, without torchcodec."""
     if hasattr(data, "cast_column"):
-        import datasets
-
-        if isinstance(data.features.get("audio"), datasets.Audio) and data.features["audio"].decode:
-            data = data.cast_column("audio", datasets.Audio(decode=False))
+        data = undecoded(data)
     if len(data) and "audio" not in _column_names(data):
         raise ValueError(f"Expected a column 'audio' with the recordings, got {', '.join(_column_names(data))}.")
     return data
 
 
 def _length(audio: Any) -> tuple[int, int]:
-    """Frames and rate, from the header alone."""
     if isinstance(audio, dict):
         if audio.get("array") is not None:
             return len(audio["array"]), int(audio["sampling_rate"])

@@ -4,8 +4,6 @@ This is exact: a frozen module in evaluation mode gives the same output for the 
 not fit into the memory is computed as usual.
 """
 
-from __future__ import annotations
-
 import hashlib
 import mmap
 from collections.abc import Callable, Iterator
@@ -64,7 +62,8 @@ class FrontMemory:
             ):
                 return forward(*inputs, **options)
             described = f"{identity} {rows.dtype} {tuple(rows.shape[1:])} {further!r}".encode()
-            keys = [_digest(described, row) for row in rows]
+            contents = [row.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes() for row in rows]
+            keys = [hashlib.blake2b(described + content, digest_size=DIGEST_BYTES).digest() for content in contents]
             missing = [index for index, key in enumerate(keys) if key not in self._rows]
             self.num_hits += len(keys) - len(missing)
             self.num_computed += len(missing)
@@ -112,9 +111,3 @@ def _frozen_front(module: torch.nn.Module, weightless: bool, prefix: str = "") -
             yield from _frozen_front(child, weightless, f"{prefix}{name}.")
             if any(trained):
                 return
-
-
-def _digest(described: bytes, row: torch.Tensor) -> bytes:
-    digest = hashlib.blake2b(described, digest_size=DIGEST_BYTES)
-    digest.update(row.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.digest()

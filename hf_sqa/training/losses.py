@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_sqa.blocks.losses import SCORE_LOSSES
+from hf_sqa.blocks.losses import SCORE_LOSSES, rated_targets, score_loss
 from hf_sqa.models.nisqa.bias_aware_loss import BiasAwareLoss
 from hf_sqa.training.recipe import LossOptions
 
 
 def loss_options(loss: LossOptions | None, config_class: Any) -> dict[str, Any]:
-    """Values of a family's configuration that a `loss` section sets.
-
-    Raises:
-        ValueError: If the family cannot have such a loss.
-    """
+    """Values of a family's configuration that a `loss` section sets."""
     if loss is None:
         return {}
     family, known = config_class.model_type, {field.name for field in fields(config_class)}
@@ -51,13 +47,7 @@ def loss_options(loss: LossOptions | None, config_class: Any) -> dict[str, Any]:
 
 
 def make_training_loss(loss: LossOptions, corpora: Sequence[str], num_labels: int) -> TrainingLoss | None:
-    """The loss of a recipe where the loss inside the model is not enough, else `None`.
-
-    Args:
-        loss (`LossOptions`): The section `loss` of the recipe.
-        corpora (sequence of `str`): Corpora of the training rows.
-        num_labels (`int`): Number of scores of the model.
-    """
+    """The loss of a recipe where the loss inside the model is not enough, else `None`."""
     if loss.kind == "gaussian" and loss.variance == "ratings":
         return RatingsGaussian(loss.residual_std)
     if loss.kind == "bias_aware":
@@ -98,16 +88,14 @@ class RatingsGaussian(TrainingLoss):
     The Gaussian negative log-likelihood of the labels when the variance of each is known: the squared standard error of its mean
     rating (`mos_std² / num_ratings`; the median one where it is not known) plus that of the model itself. Without the terms that no
     gradient reaches, and scaled so that a label of median certainty counts 1.
-
-    Args:
-        residual_std (`float`): Error of the model beside the spread of the listeners, in label units.
     """
 
     def __init__(self, residual_std: float):
         self.residual_std = residual_std
 
     def __call__(self, outputs: Any, labels: torch.Tensor, rows: torch.Tensor, data: Any, epoch: int) -> torch.Tensor:
-        errors, rated = _errors(outputs["logits"], labels)
+        targets, rated = rated_targets(outputs["logits"], labels)
+        errors = outputs["logits"] - targets
         weights = torch.ones_like(errors[:, :1])
         if data is not None:
             weights = torch.from_numpy(self.weights(data.label_variances)[rows.clamp(min=0).cpu().numpy()]).to(errors)[:, None]
@@ -134,8 +122,7 @@ class BiasAware(TrainingLoss):
     def __call__(self, outputs: Any, labels: torch.Tensor, rows: torch.Tensor, data: Any, epoch: int) -> torch.Tensor:
         logits = outputs["logits"]
         if data is None:
-            errors, rated = _errors(logits, labels)
-            return errors.square().sum() / rated.sum().clamp(min=1)
+            return score_loss(logits, labels)
         self.seen_in = epoch
         self._recent.append((rows.detach(), logits.detach().float()))
         self.lines.to(logits.device)
@@ -165,7 +152,6 @@ class BiasAware(TrainingLoss):
         self._recent = []
 
     def _seen(self, num_rows: int) -> np.ndarray:
-        """Predictions of this epoch, `(num_rows or more, L)`, NaN where there is none."""
         recent = [(rows.cpu().numpy(), logits.cpu().numpy()) for rows, logits in self._recent]
         self._recent = []
         before = np.zeros((0, self.num_labels), np.float32) if self.seen is None else self.seen
@@ -176,9 +162,3 @@ class BiasAware(TrainingLoss):
             seen[rows[rows >= 0]] = logits[rows >= 0]
         self.seen = seen
         return seen
-
-
-def _errors(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Errors `(B, L)`, 0 without a gradient where nothing is rated; and a mask of what is rated."""
-    rated = ~torch.isnan(labels)
-    return logits - torch.where(rated, labels.to(logits.dtype), logits.detach()), rated

@@ -4,8 +4,6 @@ Source:   Jordan et al., "Muon: An optimizer for hidden layers in neural network
 Differs:  the filters of convolutions are trained too, each as one row of a matrix; `torch.optim.Muon` takes matrices only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,11 +17,7 @@ SMALLEST_SIDE = 10
 
 
 class Muon(torch.optim.Optimizer):
-    """Trains parameter groups with `momentum` by Muon, those with `betas` by AdamW.
-
-    Args:
-        groups (iterable of `dict`): Parameter groups from [`muon_groups`].
-    """
+    """Trains parameter groups with `momentum` by Muon, those with `betas` by AdamW."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]):
         super().__init__(groups, {})
@@ -84,15 +78,7 @@ def muon_groups(
     eps: float = 1e-8,
     momentum: float = 0.95,
 ) -> list[dict[str, Any]]:
-    """Parameter groups of a model: matrices and filters for Muon, everything else for AdamW.
-
-    Args:
-        model (`nn.Module`): Its trainable parameters are taken.
-        learning_rate, adam_learning_rate (`float`): Learning rates of Muon and of AdamW.
-        weight_decay (`float`): Weight decay of both, for the parameters named in `decayed`, or for all if that is not given.
-        betas, eps: Options of AdamW.
-        momentum (`float`): Momentum of Muon.
-    """
+    """Parameter groups of a model: matrices and filters for Muon, everything else for AdamW."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed = None if decayed is None else set(decayed)
     muon = {"lr": learning_rate, "momentum": momentum}

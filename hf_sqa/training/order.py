@@ -16,8 +16,6 @@ shall lead by a margin.
 Source: offsets left out as in the contrastive loss of UTMOS (Saeki et al., Interspeech 2022); where no mean is known, a hinge
 """
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 from typing import Any

@@ -4,10 +4,9 @@ Stage one of MTQ-Net's multi-task pseudo-label learning, and of any distillation
 table at once, so a run that was killed goes on where it stopped; the table itself appears whole or not at all.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
+import operator
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_sqa.data.schema import first_few
+from hf_sqa.data.schema import first_few, undecoded
 from hf_sqa.runs import journal, locked, read_journal
 from hf_sqa.training.pseudo_label_table import (
     FIRST_COLUMNS,
@@ -165,20 +164,17 @@ def with_pseudo_labels(data: Any, table: str | os.PathLike[str] | PseudoLabels, 
 def _matches(rows: Sequence[Row], labels: PseudoLabels) -> list[Row | None]:
     """For every row its row of the table: by the place of the audio, else by a name that is unique on both sides."""
     by_place = {_place(row["audio"], labels.path.parent): row for row in labels.rows if row["audio"]}
-    by_name = {_name(row): row for row in labels.rows}
-    counts, own_counts = Counter(map(_name, labels.rows)), Counter(map(_name, rows))
+    name_of = operator.itemgetter("corpus", "utterance_id")
+    by_name = {name_of(row): row for row in labels.rows}
+    counts, row_counts = Counter(map(name_of, labels.rows)), Counter(map(name_of, rows))
     matches = []
     for row in rows:
         match = by_place.get(row["place"]) if row["place"] else None
-        name = _name(row)
-        if match is None and row["utterance_id"] is not None and own_counts[name] == counts[name] == 1:
+        name = name_of(row)
+        if match is None and row["utterance_id"] is not None and row_counts[name] == counts[name] == 1:
             match = by_name[name]
         matches.append(match)
     return matches
-
-
-def _name(row: Row) -> tuple[Any, Any]:
-    return row["corpus"], row["utterance_id"]
 
 
 @contextmanager
@@ -202,11 +198,7 @@ class _Rows:
         if hasattr(data, "cast_column"):
             if "audio" not in data.column_names:
                 raise ValueError(f"Expected a column 'audio' with the recordings, got {', '.join(data.column_names)}.")
-            import datasets
-
-            if isinstance(data.features["audio"], datasets.Audio) and data.features["audio"].decode:
-                data = data.cast_column("audio", datasets.Audio(decode=False))
-            data = data.select_columns([name for name in FIRST_COLUMNS if name in data.column_names])
+            data = undecoded(data).select_columns([name for name in FIRST_COLUMNS if name in data.column_names])
         self._data = data
 
     def __len__(self) -> int:

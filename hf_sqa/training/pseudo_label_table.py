@@ -1,18 +1,15 @@
 """The table of pseudo-labels: a teacher's scores of recordings with the teacher's identity, as CSV, JSON lines or Parquet."""
 
-from __future__ import annotations
-
 import csv
-import io
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.cells import csv_cell, finite
 from hf_sqa.extras import needs_extra
 from hf_sqa.runs import whole_file
 
@@ -67,7 +64,7 @@ def write_pseudo_labels(table: PseudoLabels) -> None:
     header = [*FIRST_COLUMNS, *table.score_names, *LAST_COLUMNS, *TEACHER_COLUMNS]
     rows = [{name: (row | table.teacher)[name] for name in header} for row in table.rows]
     with whole_file(table.path, durable=True) as unfinished:
-        WRITERS[table.path.suffix.lower()](unfinished, header, rows, {*table.score_names, "duration_seconds"})
+        _write(unfinished, table.path.suffix.lower(), header, rows, {*table.score_names, "duration_seconds"})
 
 
 def read_pseudo_labels(path: str | os.PathLike[str]) -> PseudoLabels:
@@ -115,7 +112,6 @@ def import_pyarrow() -> Any:
 
 
 def _records(path: Path) -> tuple[list[str], list[Row]]:
-    """Header and rows of a table of any kind, cells as they are stored."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"Expected pseudo-labels in a file ending in {', '.join(SUFFIXES)}, got {str(path)!r}.")
@@ -140,31 +136,14 @@ def _number(cell: Any, column: str, place: str) -> float:
         raise ValueError(f"Expected numbers in the column {column!r} of {place}, got {cell!r}.") from None
 
 
-def _write_csv(path: Path, header: list[str], rows: list[Row], numbers: set[str]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([["" if (value := _without_nan(row[name])) is None else value for name in header] for row in rows])
-    path.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape", newline="")
-
-
-def _write_jsonl(path: Path, header: list[str], rows: list[Row], numbers: set[str]) -> None:
-    lines = (json.dumps({name: _without_nan(value) for name, value in row.items()}) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8", newline="")
-
-
-def _write_parquet(path: Path, header: list[str], rows: list[Row], numbers: set[str]) -> None:
-    pyarrow = import_pyarrow()
-    types = [(name, pyarrow.float64() if name in numbers else pyarrow.string()) for name in header]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, pyarrow.schema(types)), path)
-
-
-def _without_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-WRITERS: dict[str, Callable[[Path, list[str], list[Row], set[str]], None]] = {
-    ".csv": _write_csv,
-    ".jsonl": _write_jsonl,
-    ".parquet": _write_parquet,
-}
+def _write(path: Path, suffix: str, header: list[str], rows: list[Row], numbers: set[str]) -> None:
+    if suffix == ".parquet":
+        pyarrow = import_pyarrow()
+        types = [(name, pyarrow.float64() if name in numbers else pyarrow.string()) for name in header]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, pyarrow.schema(types)), path)
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps(finite(row)) + "\n" for row in rows), encoding="utf-8", newline="")
+    else:
+        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([header, *([csv_cell(row[name], as_text=False) for name in header] for row in rows)])

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_sqa.options import apply_overrides, did_you_mean, dump_yaml, load_yaml, read_options, written
+from hf_sqa.choices import check_choice, did_you_mean
+from hf_sqa.options import apply_overrides, dump_yaml, load_yaml, read_options, written
 from hf_sqa.shipped import find_file
 
 
@@ -99,8 +100,7 @@ class Model:
             sizes = families()[self.family][0].sizes if self.family in families() else {}
             if self.checkpoint is not None or not sizes:
                 raise ValueError("Expected `size` with `family: distilled_sqa` and no `checkpoint`: it is for a new model.")
-            if self.size not in sizes:
-                raise ValueError(f"Expected `size` of a model to be one of {', '.join(sizes)}, got {self.size!r}.")
+            check_choice("model.size", self.size, sizes)
         if self.checkpoint is None and self.family is None:
             raise ValueError("Expected `model.checkpoint` (default, a folder, a Hub id) or `model.family`, got neither.")
         if self.checkpoint is not None and self.encoder is not None:
@@ -302,11 +302,7 @@ def read_content(
 
 
 def check_training(content: Mapping[str, Any], source: str) -> None:
-    """Check the keys of the section `training`, and correct in place what YAML takes for something else.
-
-    Raises:
-        TypeError, ValueError: If a key is unknown, or belongs elsewhere.
-    """
+    """Check the keys of the section `training`, and correct in place what YAML takes for something else."""
     from hf_sqa.training.arguments import AudioQualityTrainingArguments
 
     options = content.get("training")

@@ -1,7 +1,5 @@
 """The rows of a recipe: loaded, filtered, drawn and split, and how many were left out for which reason."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +11,6 @@ from hf_sqa.training.recipe import Recipe, Source
 
 def load_rows(recipe: Recipe, notes: list[str] | None = None) -> tuple[Any, Any, Counter[str]]:
     """Load the rows that a recipe names.
-
-    Args:
-        recipe ([`Recipe`]): Its section `data` is read.
-        notes (`list[str]`, *optional*): Gets a line for every draw and split.
 
     Returns:
         `(train, validation, excluded)`: Rows in the schema of `hf_sqa.data`, `None` for `validation` where there are none, and the

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.choices import check_choice
 from hf_sqa.extras import needs_extra
 from hf_sqa.runs import RunMismatch, check_same_run, digest_of, locked, move_into, write_whole
 from hf_sqa.training.recipe import AugmentationOptions, Model, Recipe, load_recipe
@@ -160,7 +161,9 @@ def run_recipe(
                 callbacks=[interrupt, progress, *callbacks],
             )
             if model.needs_bands:
-                _measure_bands(model, trainer.train_dataset)
+                data = trainer.train_dataset
+                waveforms = (data[row]["waveform"] for row in range(0, len(data), max(1, len(data) // NUM_MEASURED)))
+                model.measure_bands(waveform for waveform in waveforms if waveform is not None)
             _train(trainer, interrupt, resume, notes, announce)
         result = _result(trainer, folder, excluded, notes)
         result.recipe_digest, result.seconds = digest_of(definition), time.monotonic() - started
@@ -171,7 +174,6 @@ def run_recipe(
 
 
 def _rows(recipe: Recipe, train: Any, validation: Any, seed: int, notes: list[str]) -> tuple[Any, Any, Counter[str]]:
-    """Rows to train and to validate on, from the recipe where they are not given, and how many were left out."""
     from transformers import set_seed
 
     from hf_sqa.training.rows import add_pseudo_labels, load_rows, split_rows
@@ -188,7 +190,6 @@ def _rows(recipe: Recipe, train: Any, validation: Any, seed: int, notes: list[st
 
 
 def _model(recipe: Recipe, model: Any, seed: int, announce: Any) -> tuple[Any, Any]:
-    """The model, from the recipe where it is not given, and what is trained: the model, or an adapter around it."""
     from transformers import set_seed
 
     set_seed(seed)
@@ -203,12 +204,6 @@ def _model(recipe: Recipe, model: Any, seed: int, announce: Any) -> tuple[Any, A
 
 
 def _train(trainer: Any, interrupt: Any, resume: bool, notes: list[str], announce: Any) -> None:
-    """Train, from the newest complete checkpoint where there is one.
-
-    Raises:
-        TrainingError: If memory or disk runs out, or the loss is no number.
-        Interrupted: After Ctrl-C, when a checkpoint is saved.
-    """
     from hf_sqa.training.checkpoints import find_resumable_checkpoint
 
     args, data = trainer.args, trainer.train_dataset
@@ -265,11 +260,7 @@ def _result(trainer: Any, folder: Path, excluded: Counter[str], notes: list[str]
 
 
 def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> Any:
-    """The model of a recipe, in float32.
-
-    Raises:
-        ValueError: If the family or an option is unknown, or the checkpoint is not at hand.
-    """
+    """The model of a recipe, in float32."""
     from hf_sqa.auto import families
     from hf_sqa.checkpoints import load_checkpoint, resolve_checkpoint
     from hf_sqa.training.losses import loss_options
@@ -280,9 +271,8 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
     if section.scores is not None:
         options["id2label"] = dict(enumerate(section.scores))
     if section.checkpoint is None:
-        if section.family not in families():
-            raise ValueError(f"Expected `model.family` to be one of {', '.join(families())}, got {section.family!r}.")
-        config_class, model_class = families()[section.family]
+        check_choice("model.family", section.family, families())
+        config_class, model_class = families()[str(section.family)]
         options |= loss_options(loss, config_class)
         if section.knowledge_from is not None:
             return _with_knowledge(model_class, section, options, announce)
@@ -317,7 +307,6 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
 
 
 def _with_knowledge(model_class: Any, section: Model, options: dict[str, Any], announce: Any) -> Any:
-    """A new model that begins with what another family's model has learned."""
     from hf_sqa.checkpoints import load_checkpoint, resolve_checkpoint
 
     model, info = model_class.with_knowledge_from(
@@ -332,11 +321,7 @@ def _with_knowledge(model_class: Any, section: Model, options: dict[str, Any], a
 
 
 def freeze(model: Any, patterns: Sequence[str]) -> None:
-    """Freeze modules by name.
-
-    Raises:
-        ValueError: If a pattern matches no module, or nothing is left to train.
-    """
+    """Freeze modules by name."""
     modules = {name.removeprefix("base_model.model."): module for name, module in model.named_modules()}  # an adapter's wrapper
     names = [name for name in modules if name]
     for pattern in patterns:
@@ -376,15 +361,7 @@ def _check_trackers(asked: Any) -> None:
                 raise ImportError(how) from None
 
 
-def _measure_bands(model: Any, data: Any) -> None:
-    """Let a new student normalise its mel bands by some training clips."""
-    rows = range(0, len(data), max(1, len(data) // NUM_MEASURED))
-    waveforms = (data[row]["waveform"] for row in rows)
-    model.measure_bands(waveform for waveform in waveforms if waveform is not None)
-
-
 def _definition(recipe: Recipe, train: Any, validation: Any, model: Any) -> dict[str, Any]:
-    """What decides on the weights of a run, ready for JSON."""
     given = {"train": train, "validation": validation}
     data = {name: str(getattr(rows, "_fingerprint", len(rows))) for name, rows in given.items() if rows is not None}
     return {"recipe": recipe.definition(), "given data": data, "given model": type(model).__name__ if model is not None else None}
@@ -445,7 +422,6 @@ def _with_other_options(model: Any, options: dict[str, Any], announce: Any) -> A
 
 
 def _best_metrics(trainer: Any) -> dict[str, float]:
-    """Metrics of the weights that are kept: those of the best step, or of the last evaluation."""
     best_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     best: dict[str, float] = {}
     for entry in trainer.state.log_history:

@@ -5,8 +5,6 @@ recordings that cannot be read out of the loss, weights every process by its num
 utterance and system level.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import signal
@@ -78,7 +76,9 @@ class AudioQualityTrainer(Trainer):
         config = self.quality_model.config
         self.score_names: list[str] = config.score_names
         self.window_samples: int | None = self.quality_model.window_samples
-        self.batching = self._batching(args.batching)
+        self.batching = args.batching
+        if self.batching == "auto":
+            self.batching = "pad" if self.quality_model.pads_safely else "crop"
         self.failures: dict[str, tuple[str, str]] = {}
         train = train_dataset
         if train is not None and not isinstance(train, RatedSpeech):
@@ -203,11 +203,6 @@ class AudioQualityTrainer(Trainer):
             return {name: self._as_evaluated(part) for name, part in data.items()}
         return RatedSpeech(data, self.score_names, self.quality_model.config.sampling_rate, training=False)
 
-    def _batching(self, asked: str) -> str:
-        if asked != "auto":
-            return asked
-        return "pad" if self.quality_model.pads_safely else "crop"
-
     # ---- Loss
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
@@ -237,7 +232,9 @@ class AudioQualityTrainer(Trainer):
         collator = AudioQualityCollator(self.processing_class, lengths=self.batching, window_samples=self.window_samples)
         batch = self._prepare_inputs({name: value for name, value in collator(examples).items() if name not in NOT_INPUTS})
         # Statistics over versions of one sentence are not those of speech: norms use, and keep, those that they have.
-        norms = [one for one in model.modules() if isinstance(one, torch.nn.modules.batchnorm._BatchNorm) and one.training]
+        norms = [
+            module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.training
+        ]
         for norm in norms:
             norm.eval()
         with self.compute_loss_context_manager():

@@ -249,7 +249,7 @@ def test_a_missing_revision_is_named(hub, fresh, make_tiny, audio):
 
 
 def test_a_misspelled_short_name_gets_a_suggestion(hub, fresh, audio):
-    assert "Did you mean 'distill-mos-v7'?" in refusal(fresh, "distil-mos-v7", audio)
+    assert "did you mean 'distill-mos-v7'?" in refusal(fresh, "distil-mos-v7", audio)
 
 
 def test_a_pickle_in_the_repository_is_refused(hub, fresh, make_tiny, audio, tmp_path):

@@ -167,7 +167,7 @@ def test_the_loss_falls_when_a_batch_is_learned(waveforms, kind):
 def test_every_tensor_of_both_models_is_accounted_for(teacher, tmp_path):
     teacher.save_pretrained(tmp_path)
 
-    model, info = MTQNet.from_mosa_net(tmp_path, output_loading_info=True)
+    model, info = MTQNet.with_knowledge_from(tmp_path)
 
     assert sorted(info["copied"] + info["initialized"] + info["encoder"]) == sorted(model.state_dict())
     assert sorted(info["copied"] + info["left_out"]) == sorted(teacher.state_dict())
@@ -178,14 +178,14 @@ def test_every_tensor_of_both_models_is_accounted_for(teacher, tmp_path):
 
 @torch.no_grad()
 def test_auxiliary_heads_taken_over_score_as_the_teacher_does(teacher, waveforms):
-    model = MTQNet.from_mosa_net(teacher).eval()
+    model, _ = MTQNet.with_knowledge_from(teacher)
 
     expected = teacher(*padded(waveforms)).logits
     torch.testing.assert_close(model(*padded(waveforms)).logits[:, 3:], expected, rtol=0, atol=1e-6)
 
 
 def test_the_papers_knowledge_transfer_has_targets_only(teacher):
-    model, info = MTQNet.from_mosa_net(teacher, auxiliary_score_names=[], output_loading_info=True)
+    model, info = MTQNet.with_knowledge_from(teacher, auxiliary_score_names=[])
 
     assert model.config.score_names == ["s_mos", "n_mos", "g_mos"]
     assert info["left_out"] and all(name.startswith("score_heads.") for name in info["left_out"])
@@ -194,7 +194,7 @@ def test_the_papers_knowledge_transfer_has_targets_only(teacher):
 def test_the_teacher_stays_as_it_is(teacher):
     before = copy.deepcopy(teacher.state_dict())
 
-    model = MTQNet.from_mosa_net(teacher)
+    model, _ = MTQNet.with_knowledge_from(teacher)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
@@ -208,7 +208,7 @@ def test_another_encoder_keeps_the_bottleneck_only_if_the_width_is_the_same(teac
         encoder = AutoModel.from_config(MTQNet.config_class(encoder_config=wavlm_config(hidden_size=hidden_size)).encoder_config)
         encoder.save_pretrained(tmp_path / str(hidden_size))
 
-        model, info = MTQNet.from_mosa_net(teacher, encoder=str(tmp_path / str(hidden_size)), output_loading_info=True)
+        model, info = MTQNet.with_knowledge_from(teacher, encoder=str(tmp_path / str(hidden_size)))
 
         assert ("trunk.bottleneck.bias" in info["copied"]) == kept
         assert ("trunk.bottleneck.weight" in info["initialized"]) != kept
@@ -220,14 +220,14 @@ def test_another_encoder_keeps_the_bottleneck_only_if_the_width_is_the_same(teac
 
 def test_another_trunk_is_refused_with_the_tensor(teacher):
     with pytest.raises(ValueError, match=r"'trunk\.forward_lstm\.weight_ih_l0'.*as the teacher has them"):
-        MTQNet.from_mosa_net(teacher, lstm_hidden_size=7)
+        MTQNet.with_knowledge_from(teacher, lstm_hidden_size=7)
 
 
 def test_a_model_of_another_family_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
 
     with pytest.raises(ValueError, match=r"Expected a mosa_net model .*got a mtq_net model"):
-        MTQNet.from_mosa_net(tmp_path)
+        MTQNet.with_knowledge_from(tmp_path)
 
 
 # Encoders
@@ -349,6 +349,6 @@ def test_audio_shorter_than_a_frame_is_refused_with_the_length_needed(model):
 
 def test_two_configurations_of_one_encoder_are_refused(teacher, tmp_path):
     with pytest.raises(ValueError, match="`encoder` or `encoder_config`, got both"):
-        MTQNet.from_mosa_net(teacher, encoder=str(tmp_path), encoder_config=wavlm_config())
+        MTQNet.with_knowledge_from(teacher, encoder=str(tmp_path), encoder_config=wavlm_config())
     with pytest.raises(ValueError, match="`config` or options, got both: dropout"):
         MTQNet.from_encoder(str(tmp_path), MTQNetConfig.tiny(), dropout=0.1)

@@ -546,7 +546,7 @@ def test_a_missing_tensor_is_named(tmp_path):
 def test_a_tensor_of_another_shape_is_named(tmp_path):
     content = original_checkpoint()
     content["model_state_dict"]["pool_layers.2.model.linear1.weight"] = torch.zeros(12, 9)
-    with pytest.raises(ValueError, match=r"'pool_layers.2.model.linear1.weight' to have shape \(12, 8\).*got \(12, 9\)"):
+    with pytest.raises(ValueError, match=r"'pool_layers.2.model.linear1.weight' to give shape \(12, 8\).*got \(12, 9\)"):
         save_and_convert(content, tmp_path)
 
 
@@ -631,7 +631,6 @@ def test_bias_aware_loss_on_an_example_worked_by_hand():
     assert loss.offset[:, 0].tolist() == pytest.approx([0.0, 1.5]) and loss.slope[:, 0].tolist() == pytest.approx([1.0, 0.5])
     # The crowd is now met exactly; the lab's error of 1 remains: 1 / 5.
     assert loss(predictions, labels, corpora).item() == pytest.approx(0.2)
-    assert BiasAwareLoss(["a"], unmapped_weight=1.0)(labels, labels + 2, ["a"] * 5).item() == pytest.approx(8.0)
 
 
 def test_bias_aware_loss_waits_for_a_correlation_and_then_keeps_fitting():

@@ -27,6 +27,7 @@ from transformers import (
 
 from hf_sqa.audio import Recording, load_recording
 from hf_sqa.auto import AutoModelForAudioQuality
+from hf_sqa.blocks.foreign_checkpoint import read_foreign_checkpoint
 from hf_sqa.blocks.pooling import FrameAttention, LastPooling, MeanPooling, pool
 from hf_sqa.blocks.speech_encoder import all_layers, build_encoder, load_encoder, load_encoder_config, min_num_samples
 from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS, Wav2Vec2ForMOSConfig
@@ -36,7 +37,6 @@ from hf_sqa.models.wav2vec2_mos.convert_wav2vec2_mos import (
     convert_state_dict,
     fairseq_options,
     infer_encoder,
-    read_checkpoint,
 )
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -323,7 +323,7 @@ def test_a_missing_block_is_refused(ssl_mos_tensors, tmp_path):
 def test_a_tensor_of_another_shape_is_refused_by_name_and_both_shapes(ssl_mos_tensors, tmp_path):
     tensors = ssl_mos_tensors | {"ssl_model.encoder.layers.1.fc1.bias": torch.zeros(7)}
 
-    with pytest.raises(ValueError, match=r"'encoder.layers.1.fc1.bias' of shape \(24,\), got \(7,\)"):
+    with pytest.raises(ValueError, match=r"'encoder.layers.1.fc1.bias' to give shape \(24,\), got \(7,\)"):
         convert(saved(tensors, tmp_path), {"num_attention_heads": 2})
 
 
@@ -351,7 +351,7 @@ def test_unpublished_convolutions_ask_for_a_configuration(ssl_mos_tensors, tmp_p
     [
         ({"num_attention_heads": 2, "hiden_dropout": 0.2}, "'hiden_dropout'"),
         (AutoConfig.for_model("data2vec-audio"), "wav2vec2 or hubert.*got 'data2vec-audio'"),
-        (AutoConfig.for_model("wav2vec2", mask_time_prob=0.0), r"of shape \(512, 1, 10\), got \(8, 1, 10\).*contradict"),
+        (AutoConfig.for_model("wav2vec2", mask_time_prob=0.0), r"shape \(512, 1, 10\), got \(8, 1, 10\).*`encoder_config`"),
     ],
 )
 def test_an_encoder_configuration_that_does_not_fit_is_refused(ssl_mos_tensors, tmp_path, options, message):
@@ -420,7 +420,7 @@ def test_names_outside_the_list_are_refused(tmp_path, call):
         archive.writestr("evil/version", "3")
 
     with pytest.raises(ValueError, match="neither imported nor run"):
-        read_checkpoint(tmp_path / "evil.pt")
+        read_foreign_checkpoint(tmp_path / "evil.pt")
 
     assert not trace.exists()
 
@@ -430,7 +430,7 @@ def test_a_bare_pickle_is_refused(tmp_path):
     (tmp_path / "bare.pt").write_bytes(pickle.dumps(Payload(trace)))
 
     with pytest.raises(ValueError, match="neither imported nor run"):
-        read_checkpoint(tmp_path / "bare.pt")
+        read_foreign_checkpoint(tmp_path / "bare.pt")
 
     assert not trace.exists()
 
@@ -441,7 +441,7 @@ def test_a_torchscript_program_is_refused(tmp_path):
         archive.writestr("program/constants.pkl", b").")
 
     with pytest.raises(ValueError, match="TorchScript"):
-        read_checkpoint(tmp_path / "program.pt")
+        read_foreign_checkpoint(tmp_path / "program.pt")
 
 
 def test_an_argparse_configuration_of_older_checkpoints_is_read(tmp_path):
@@ -450,7 +450,7 @@ def test_an_argparse_configuration_of_older_checkpoints_is_read(tmp_path):
     args = Namespace(encoder_attention_heads=2, layer_norm_first=False, dropout=0.2, feature_grad_mult=0.5, normalize=True)
     torch.save({"args": args, "cfg": None, "model": {"mask_emb": torch.zeros(1)}}, tmp_path / "old.pt")
 
-    options = fairseq_options(read_checkpoint(tmp_path / "old.pt"))
+    options = fairseq_options(read_foreign_checkpoint(tmp_path / "old.pt"))
 
     assert options == {
         "num_attention_heads": 2,

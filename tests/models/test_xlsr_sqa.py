@@ -19,7 +19,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForPr
 
 from hf_sqa.audio import load_recording
 from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.blocks.sqa_transformer import published_name
+from hf_sqa.blocks.foreign_checkpoint import published_name
 from hf_sqa.models.xlsr_sqa import XLSRSQA, XLSRSQAConfig
 from hf_sqa.models.xlsr_sqa.convert_xlsr_sqa import convert, convert_head, layers_of, list_heads, published_head
 from hf_sqa.models.xlsr_sqa.modeling_xlsr_sqa import MFCC_FRAMES_PER_CALL, centre_frames
@@ -624,9 +624,9 @@ def test_a_converted_model_saves_and_reloads(tmp_path):
         ({"pool.linear1.weight": torch.zeros(64, 31)}, r"Expected 'pool.linear1.weight' to give shape \(64, 32\), got \(64, 31\)"),
         (
             {"transformer.transformer_encoder.layers.3.self_attn.in_proj_bias": torch.zeros(64)},
-            r"Expected 'transformer.transformer_encoder.layers.3.self_attn.in_proj_bias' to have 96 rows, got shape \(64,\)",
+            r"Expected 'transformer.transformer_encoder.layers.3.self_attn.in_proj_bias' to give shape \(32,\), got \(64,\)",
         ),
-        ({"pool.linear4.weight": torch.zeros(1)}, "Unknown tensors in the head: pool.linear4.weight"),
+        ({"pool.linear4.weight": torch.zeros(1)}, "Unknown tensors in the checkpoint: pool.linear4.weight"),
     ],
     ids=["missing", "wrong shape", "wrong rows", "extra"],
 )
@@ -792,7 +792,7 @@ def test_a_feature_extractor_of_another_model_is_refused(option):
     extractor = Wav2Vec2FeatureExtractor(**{"sampling_rate": RATE, "do_normalize": True, "return_attention_mask": True} | option)
     ((name, value),) = option.items()
 
-    with pytest.raises(ValueError, match=f"Expected a feature extractor with {name}=.*, got {name}={value}"):
+    with pytest.raises(ValueError, match=f"Expected a feature extractor with `{name}=.*, got {value}"):
         build("fusion").score_recordings([recording_of(noise(8_000))], extractor)
 
 

@@ -79,7 +79,7 @@ def test_a_student_needs_no_network_and_no_other_package(tmp_path):
 
 
 def test_a_mistyped_name_without_a_network_is_answered_with_the_nearest():
-    found = r"there is no folder 'hf-sqa/distilled-sqa-z' here.* Did you mean 'hf-sqa/distilled-sqa-\w+'\?"
+    found = r"there is no folder 'hf-sqa/distilled-sqa-z' here.*; did you mean 'hf-sqa/distilled-sqa-\w+'\?"
 
     with pytest.raises(OSError, match=found):
         hf_sqa.pipeline("hf-sqa/distilled-sqa-z", device="cpu")

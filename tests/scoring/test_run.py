@@ -20,7 +20,7 @@ import pytest
 import soundfile
 from made_clips import RATE, make_clip
 
-from hf_sqa.scoring import OutputError, OutputLocked, RunMismatch, score_corpus
+from hf_sqa.scoring import Locked, OutputError, RunMismatch, score_corpus
 from hf_sqa.scoring.folder import hold_output
 from tests.processes import wait_until
 
@@ -243,7 +243,7 @@ def test_a_folder_with_other_things_in_it_is_refused(score, manifest, tmp_path):
 
 
 def test_two_runs_on_one_output_do_not_meet(score, manifest, tmp_path):
-    with hold_output(tmp_path / "out"), pytest.raises(OutputLocked, match="Another process is writing"):
+    with hold_output(tmp_path / "out"), pytest.raises(Locked, match="Another process is writing"):
         score(manifest, tmp_path / "out")
 
 
@@ -252,7 +252,7 @@ def test_parts_may_share_an_output_but_not_with_the_whole_or_themselves(tmp_path
         with hold_output(tmp_path, (1, 2)):
             pass
         for part in ((0, 2), (0, 1)):
-            with pytest.raises(OutputLocked), hold_output(tmp_path, part):
+            with pytest.raises(Locked), hold_output(tmp_path, part):
                 pass
 
 

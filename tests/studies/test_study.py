@@ -30,7 +30,6 @@ from hf_sqa.studies import (
     read_results,
     run_study,
 )
-from hf_sqa.studies.makers import find_maker
 from tests.processes import PATIENCE, wait_until
 
 RATE = 16_000
@@ -398,19 +397,6 @@ def test_a_variable_may_be_a_number_here_and_a_word_there(content, tmp_path):
     run_study(load_study(content, ["seeds=[0]"]), tmp_path / "out", makers=MAKERS)
 
     assert {row["variable_amount"] for row in read_results(tmp_path / "out")} == {"5", "all"}
-
-
-@pytest.mark.parametrize(
-    ("former", "name"),
-    [
-        ("hf_sqa.evaluation.pseudo_label_maker:with_pseudo_labels", "pseudo_labels"),
-        ("hf_sqa.evaluation.pseudo_label_maker:with_knowledge", "knowledge_transfer"),
-        ("hf_sqa.compression.distillation:make_for_study", "distill"),
-        ("hf_sqa.compression.pruning:make_for_study", "prune"),
-    ],
-)
-def test_makers_are_found_under_the_names_of_older_study_files(former, name):
-    assert find_maker(former) is find_maker(name)
 
 
 def test_a_maker_outside_the_package_is_refused(content, tmp_path):

@@ -1,7 +1,5 @@
 """Building the bench corpus: clips, then labels, on all cores; every file is whole or absent, and a stopped run resumes."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io
@@ -18,6 +16,7 @@ import numpy as np
 import soundfile
 
 from hf_sqa.audio import AudioError
+from hf_sqa.choices import check_choice
 from hf_sqa.data.bench.conditions import CONDITIONS, FORMS, ladders, place_on_ladder
 from hf_sqa.data.bench.speech import (
     FORM_VOICES,
@@ -32,7 +31,7 @@ from hf_sqa.data.bench.speech import (
 from hf_sqa.degradations import Chain
 from hf_sqa.degradations.folders import seed_of, write_recording
 from hf_sqa.metrics import full_reference_scores
-from hf_sqa.runs import in_processes, journal, locked, read_journal, write_rows, write_whole
+from hf_sqa.runs import digest_of, in_processes, journal, locked, read_journal, write_rows, write_whole
 
 CORPUS = "bench"
 TABLE, CONDITION_TABLE, LADDER_TABLE = "bench.csv", "conditions.csv", "ladders.csv"
@@ -46,22 +45,9 @@ SCALE = (1, 5)
 #: Increased whenever the same phrase and condition give other samples.
 VERSION = 1
 COLUMNS = (
-    *(
-        "audio",
-        "mos",
-        "s_mos",
-        "n_mos",
-        "g_mos",
-        "utterance_id",
-        "condition_id",
-        "corpus",
-        "language",
-        "talker_id",
-        "source_id",
-        "split",
-    ),
-    *("scale_min", "scale_max", "reference_audio", "ladder", "ladder_step", "origin", "licence", "duration_seconds", "gain_db"),
-    "sha256",
+    *("audio", "mos", "s_mos", "n_mos", "g_mos", "utterance_id", "condition_id", "corpus", "language", "talker_id", "source_id"),
+    *("split", "scale_min", "scale_max", "reference_audio", "ladder", "ladder_step", "origin", "licence", "duration_seconds"),
+    *("gain_db", "sha256"),
 )
 
 
@@ -80,12 +66,9 @@ class Clip:
 
     @property
     def digest(self) -> str:
-        """Twelve digits of a hash of all that its samples and file depend on: recording, condition, container, version."""
+        """Twelve digits that differ where what its samples and file depend on does: recording, condition, container, version."""
         steps = CONDITIONS[self.condition_id].chain().steps
-        content = json.dumps(
-            [VERSION, self.phrase.name, self.phrase.num_bytes, self.suffix, self.condition_id, steps], sort_keys=True
-        )
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+        return digest_of([VERSION, self.phrase.name, self.phrase.num_bytes, self.suffix, self.condition_id, steps], 12)
 
 
 @dataclass(frozen=True)
@@ -126,8 +109,7 @@ def plan_bench(
         ValueError: If an option has another value, or a voice has fewer phrases.
     """
     for option, value, choices in (("form", form, tuple(FORMS)), ("suffix", suffix, SUFFIXES)):
-        if value not in choices:
-            raise ValueError(f"Expected `{option}` to be one of {', '.join(map(repr, choices))}, got {value!r}.")
+        check_choice(option, value, choices)
     if num_phrases is not None and num_phrases < 1:
         raise ValueError(f"Expected `num_phrases` of 1 or more, got {num_phrases}.")
     if Path(folder).exists() and not Path(folder).is_dir():
@@ -293,9 +275,9 @@ def _measure(task: tuple[Path, str, str, str, tuple[str, ...], dict[str, Any] | 
     try:
         degraded, reference = (soundfile.read(folder / file, dtype="float32")[0] for file in (name, reference_name))
         # Clips are aligned with their originals, so an estimated delay could only be wrong.
-        found = full_reference_scores(degraded, reference, SAMPLING_RATE, labels=wanted, max_delay_seconds=0)
-        values |= {label: None if math.isnan(value) else round(value, 5) for label, value in found.scores.items()}
-        reasons |= found.reasons
+        measured = full_reference_scores(degraded, reference, SAMPLING_RATE, labels=wanted, max_delay_seconds=0)
+        values |= {label: None if math.isnan(value) else round(value, 5) for label, value in measured.scores.items()}
+        reasons |= measured.reasons
     except (RuntimeError, OSError) as error:
         values |= dict.fromkeys(wanted, None)
         reasons |= dict.fromkeys(wanted, str(error))
@@ -307,10 +289,8 @@ def _write_tables(plan: BenchPlan, rows: Mapping[str, Mapping[str, Any]]) -> Non
     measured = _finished(plan.folder / LABEL_MANIFEST)
     measured = {name: row for name, row in measured.items() if name in rows and row["sha256"] == rows[name]["sha256"]}
     labels = [label for label in LABELS if any(label in row["labels"] for row in measured.values())]
-    table = []
-    for clip in made:
-        found = measured.get(clip.name, {"labels": {}})["labels"]
-        table.append([*_table_row(clip, rows[clip.name]), *(found.get(label) for label in labels)])
+    values = [measured.get(clip.name, {"labels": {}})["labels"] for clip in made]
+    table = [[*_table_row(clip, rows[clip.name]), *map(labelled.get, labels)] for clip, labelled in zip(made, values, strict=True)]
     _write_csv(plan.folder / TABLE, [*COLUMNS, *labels], table)
     conditions = [
         [condition.condition_id, condition.description, *_human_scores(condition.condition_id), json.dumps(condition.chain().steps)]
@@ -358,11 +338,6 @@ def _done(
 
 
 def _finished(path: Path) -> dict[str, dict[str, Any]]:
-    """Rows of a journal by clip, the last of each.
-
-    Raises:
-        ValueError: If it is no journal of a bench corpus.
-    """
     rows = read_journal(path, ("audio", "sha256"), "choose another folder, or move the file away")
     return {row["audio"]: row for row in rows}
 

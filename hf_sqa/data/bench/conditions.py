@@ -1,7 +1,5 @@
 """The conditions of the bench corpus: 13 with listeners' scores, and ladders of conditions whose order is known."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from typing import Any

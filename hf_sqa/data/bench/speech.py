@@ -1,14 +1,12 @@
 """The speech of the bench corpus: recorded prompts and game dialogue from Debian packages, found, selected and converted."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from hf_sqa.audio import load_recording
 from hf_sqa.degradations import band_pass, level_dbfs, set_level
@@ -127,21 +125,22 @@ def find_phrases(form: str, packages: str | Path | None = None, num_phrases: int
     """
     root = Path(packages) if packages is not None else Path("/")
     roots = [root] if packages is None else [root, *sorted(folder for folder in root.glob("*") if folder.is_dir())]
-    folders = {name: _folder_of(VOICES[name], roots) for name in FORM_VOICES[form]}
+    places = {name: [root / VOICES[name].folder for root in roots] for name in FORM_VOICES[form]}
+    folders = {name: next((path for path in paths if any(path.glob(VOICES[name].pattern))), None) for name, paths in places.items()}
     missing = {VOICES[name].package for name, folder in folders.items() if folder is None}
     if missing:
         raise MissingPackagesError(_how_to_get(form, missing, root))
     phrases = []
     for name, folder in folders.items():
         assert folder is not None
-        found = _phrases_of(VOICES[name], folder)
-        if len(found) < (num_phrases or 1):
+        usable = _phrases_of(VOICES[name], folder)
+        if len(usable) < (num_phrases or 1):
             raise ValueError(
                 f"Expected {num_phrases or 1} phrases or more of {name!r}, {MIN_SECONDS} to {MAX_SECONDS:.0f} s long, got "
-                f"{len(found)} in {str(folder)!r}; ask for fewer, or unpack {VOICES[name].package} again."
+                f"{len(usable)} in {str(folder)!r}; ask for fewer, or unpack {VOICES[name].package} again."
             )
-        drawn = sorted(found, key=lambda one: hashlib.sha256(f"{one.voice}/{one.name}".encode()).digest())[:num_phrases]
-        phrases += sorted(drawn, key=lambda one: one.name)
+        drawn = sorted(usable, key=lambda phrase: hashlib.sha256(f"{phrase.voice}/{phrase.name}".encode()).digest())[:num_phrases]
+        phrases += sorted(drawn, key=lambda phrase: phrase.name)
     return phrases
 
 
@@ -179,26 +178,16 @@ def _decode_g722(path: str) -> np.ndarray:
     return np.frombuffer(done.stdout, "<i2").astype(np.float32) / np.float32(32768)
 
 
-def _folder_of(voice: Voice, roots: Sequence[Path]) -> Path | None:
-    return next((root / voice.folder for root in roots if any((root / voice.folder).glob(voice.pattern))), None)
-
-
 def _phrases_of(voice: Voice, folder: Path) -> list[Phrase]:
     phrases = []
     for path in sorted(folder.glob(voice.pattern)):
         name = path.relative_to(folder).as_posix()
         is_phrase = voice.codec != G722_CODEC or (path.parent.name not in NO_PHRASES and SIGNAL not in path.name)
-        if is_phrase and MIN_SECONDS <= _seconds(path) <= MAX_SECONDS:
+        is_g722 = path.suffix == ".g722"
+        seconds = path.stat().st_size / G722_BYTES_PER_SECOND if is_g722 else soundfile.info(path).duration if is_phrase else 0
+        if is_phrase and MIN_SECONDS <= seconds <= MAX_SECONDS:
             phrases.append(Phrase(voice.name, name, str(path), path.stat().st_size))
     return phrases
-
-
-def _seconds(path: Path) -> float:
-    if path.suffix == ".g722":
-        return path.stat().st_size / G722_BYTES_PER_SECOND
-    import soundfile
-
-    return float(soundfile.info(path).duration)
 
 
 def _how_to_get(form: str, missing: set[str], root: Path) -> str:

@@ -6,8 +6,6 @@ Layout: `{main,ood}/DATA/sets/{TRAINSET,DEVSET,TESTSET}` without header, a row a
         `ood` have no suffix.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`check_corpus`: is a download complete, and are its labels as published? Reads headers, and does not decode audio."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -88,9 +86,6 @@ def check_corpus(
     Args:
         name, root, scale, ratings, columns: As for `load_corpus`.
         progress (callable, *optional*): Called with the number of headers read and the number of recordings.
-
-    Raises:
-        FileNotFoundError, ValueError: If there are no labels to check, as `load_corpus` does.
     """
     name = os.fspath(name)
     folders = AudioFolders()
@@ -119,11 +114,10 @@ def _count(report: CheckReport, name: str, rows: list[Row]) -> None:
     published = {}
     if corpus is not None:
         published = {(name, split): count for name in corpus.parts(part) for split, count in corpus.clips[name].items()}
-        here = {one for one, _ in groups}
-        report.absent = [corpus.label(name) for name in corpus.parts(part) if name not in here]
+        report.absent = [corpus.label(name) for name in corpus.parts(part) if name not in {label for label, _ in groups}]
     for key in dict.fromkeys((*published, *groups)):
         group = groups.get(key, [])
-        if not group and key[0] not in {one for one, _ in groups}:
+        if not group and key[0] not in {label for label, _ in groups}:
             continue
         scores = [row["mos"] for row in group if row["mos"] == row["mos"]]
         report.present.append(

@@ -1,7 +1,5 @@
 """A published corpus: its facts, its published counts, and a reader of its label files."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -111,11 +109,7 @@ def read_csv(path: Path, required: Sequence[str], corpus: str, sheet: str | None
 
 
 def read_headerless(path: Path, num_columns: int, corpus: str) -> Iterator[tuple[list[str], str]]:
-    """Rows of a label file without a header, each with its file and line for messages.
-
-    Raises:
-        ValueError: If a row has fewer columns.
-    """
+    """Rows of a label file without a header, each with its file and line for messages."""
     with path.open("rb") as file:
         for cells, line in tables.delimited_cells(tables.text_lines(file), has_header=False):
             if isinstance(cells, ValueError) or len(cells) < num_columns:

@@ -1,11 +1,9 @@
 """Rated data sets of the Hugging Face Hub, columns found by their usual names; audio stays in its mapped files, undecoded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from hf_sqa.data.corpora.own_table import find_columns
-from hf_sqa.data.schema import SPLITS, Row, import_datasets
+from hf_sqa.data.schema import SPLITS, Row, import_datasets, undecoded
 
 
 def read_hub(
@@ -20,9 +18,6 @@ def read_hub(
         split (`str`, *optional*): A split by the Hub's name for it; all of them by default.
         revision (`str`, *optional*): Branch, tag or commit.
         columns, score_names: As for `own_table.read_table`.
-
-    Raises:
-        ValueError: If it has no column of recordings or of scores.
     """
     datasets = import_datasets()
     import pyarrow.compute
@@ -35,8 +30,8 @@ def read_hub(
     for name, part in parts.items():
         found = find_columns(part.column_names, columns, f"the split {name!r} of {repo_id}", score_names)
         for schema_name in ("audio", "reference_audio"):
-            if schema_name in found and isinstance(part.features[found[schema_name]], datasets.Audio):
-                part = part.cast_column(found[schema_name], datasets.Audio(decode=False))
+            if schema_name in found:
+                part = undecoded(part, found[schema_name])
         audio = part.select_columns([found["audio"]])
         if isinstance(part.features[found["audio"]], datasets.Audio):
             audio = audio.rename_column(found["audio"], "audio") if found["audio"] != "audio" else audio

@@ -8,8 +8,6 @@ Scale:  ratings of 0-100, released normalised to 0-10. `mos = 1 + 4 * score / 10
         all lie within 1-5 could be of any scale: the reader then asks for `scale`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -39,7 +37,6 @@ def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
                     "audio": f"{path.parent}/{name}",
                     "mos": cells[columns["mos"]],
                     "corpus": f"iub/{part}",
-                    "language": "en",
                     "where": where,
                 }
 

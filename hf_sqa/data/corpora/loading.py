@@ -1,20 +1,19 @@
 """`load_corpus`: a corpus on disk, a data set of the Hub, or your own table, in one schema."""
 
-from __future__ import annotations
-
+import contextlib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from hf_sqa.choices import did_you_mean
 from hf_sqa.data.corpora.corpus import Corpus
 from hf_sqa.data.corpora.hub_dataset import read_hub
-from hf_sqa.data.corpora.own_table import SUFFIXES, read_table
+from hf_sqa.data.corpora.own_table import SUFFIXES, USUAL_NAMES, read_table
 from hf_sqa.data.schema import SCORE_RANGES, Examined, Ratings, Row, build_dataset, examine, import_datasets
 from hf_sqa.data.tables import read_number
 from hf_sqa.folders import AudioFolders
-from hf_sqa.options import did_you_mean
 
 
 def load_corpus(
@@ -47,8 +46,8 @@ def load_corpus(
         name (`str`): A corpus of `CORPORA` or a part of one (`"tencent/with_reverberation"`), `"hub:<repository>"`, or a table
             (`.csv`, `.tsv`, `.txt`, `.jsonl`, `.xlsx`).
         root (path, *optional*): Folder of the corpus, as unpacked; for a table, the folder its paths are relative to, by default
-        its own. columns (`dict`, *optional*): For a table or the Hub: columns by their name in the schema. Another name with a
-        column of
+            its own.
+        columns (`dict`, *optional*): For a table or the Hub: columns by their name in the schema. Another name with a column of
             numbers becomes a further score.
         scale (`tuple[float, float]`, *optional*): Ends of the scale of `mos`, if not the corpus's own; 1-5 for tables.
         ratings (`str`, *optional*): `"mean"` averages several rows of a recording, which a table may have only if it names the
@@ -110,14 +109,21 @@ def read_corpus(
             if value:
                 raise ValueError(f"`{option}` is for tables and the Hub; the corpus {corpus.name} is read as published.")
         rows_are_ratings = corpus.rows_are_ratings
-        rows: Iterable[Row] = corpus.read(_root(corpus, root), corpus.parts(part))
+        if root is None and corpus.hub_id is None:
+            raise ValueError(f"Expected the folder of {corpus.title} as `root`; get it from {corpus.source}.")
+        place = Path(corpus.hub_id or "") if root is None else Path(root).absolute()
+        known = {"corpus": corpus.name, "language": None if " " in corpus.language else corpus.language}
+        rows: Iterable[Row] = (known | row for row in corpus.read(place, corpus.parts(part)))
         if scale is None and corpus.detect_scale is not None:
             rows = list(rows)
-            scores = _floats(row["mos"] for row in rows)
+            scores: list[float] = []
+            for row in rows:
+                with contextlib.suppress(ValueError):
+                    scores += filter(math.isfinite, [read_number(row["mos"])])
             scale = corpus.detect_scale(scores) if scores else corpus.scale
         scale = scale or corpus.scale
     else:
-        score_names = tuple(name for name in columns if name not in SCORE_RANGES and _is_further_score(name))
+        score_names = tuple(name for name in columns if name not in {*SCORE_RANGES, *USUAL_NAMES})
         if name.startswith("hub:"):
             repo_id = name.removeprefix("hub:")
             rows, found = read_hub(repo_id, split, revision, columns, score_names)
@@ -129,7 +135,7 @@ def read_corpus(
             default_corpus = Path(name).stem
         rows = [{**row, "corpus": row.get("corpus") or default_corpus} for row in rows]
         rows_are_ratings = ratings is not None or "listener_id" in found
-        note = "columns " + ", ".join(f"{one}={column}" for one, column in found.items())
+        note = "columns " + ", ".join(f"{name}={column}" for name, column in found.items())
         scale = scale or (1.0, 5.0)
     if ratings == "each" and not rows_are_ratings:
         raise ValueError(f"Expected ratings='mean' for {name}, whose labels are means already, got 'each'.")
@@ -151,11 +157,7 @@ def read_corpus(
 
 
 def find_corpus(name: str) -> tuple[Corpus | None, str | None]:
-    """The corpus and the part that a name means; `(None, None)` for the Hub and for tables.
-
-    Raises:
-        ValueError: If it means none of them.
-    """
+    """The corpus and the part that a name means; `(None, None)` for the Hub and for tables."""
     from hf_sqa.data.corpora import CORPORA
 
     if name.startswith("hub:") or Path(name).suffix.lower() in SUFFIXES:
@@ -169,34 +171,8 @@ def find_corpus(name: str) -> tuple[Corpus | None, str | None]:
     return CORPORA[bare.lower()], part or None
 
 
-def _root(corpus: Corpus, root: str | os.PathLike[str] | None) -> Path:
-    if root is None and corpus.hub_id is None:
-        raise ValueError(f"Expected the folder of {corpus.title} as `root`; get it from {corpus.source}.")
-    return Path(corpus.hub_id or "") if root is None else Path(root).absolute()
-
-
-def _is_further_score(name: str) -> bool:
-    from hf_sqa.data.corpora.own_table import USUAL_NAMES
-
-    return name not in USUAL_NAMES
-
-
-def _floats(values: Iterable[Any]) -> list[float]:
-    found = []
-    for value in values:
-        try:
-            found.append(read_number(value))
-        except ValueError:
-            continue
-    return [value for value in found if math.isfinite(value)]
-
-
 def _join(rows: Sequence[Row], path: Path) -> str:
-    """Add the scores of a table to rows of the same recordings, and return how many matched, in words.
-
-    Raises:
-        ValueError: If it lists a recording twice, has no score to join, or none of the recordings.
-    """
+    """Add the scores of a table to rows of the same recordings, and return how many matched, in words."""
     further, found = read_table(path, None, {}, ())
     scores = [name for name in SCORE_RANGES if name in found]
     by_stem: dict[str, Row] = {}

@@ -4,8 +4,6 @@ Paper:  Mittag et al., "NISQA: A Deep CNN-Self-Attention Model for Multidimensio
 Layout: `NISQA_corpus_file.csv` lists all databases; each has its own `<database>/<database>_file.csv` too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ Delimited text, Excel and JSON lines, as `hf_sqa.data.tables` reads them. The ta
 are read as they are; SHEET's `sample_id` is a sentence that several systems speak, so the file's name identifies a recording.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,9 +32,8 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
             "choice",
             "Overall quality",
             "ovr",
-            "ovrl",
         ),
-        *("overall", "value", "rating", "mean"),
+        *("ovr", "ovrl", "overall", "value", "rating", "mean"),
     ),
     "noisiness": ("noisiness", "noi"),
     "coloration": ("coloration", "col"),
@@ -111,11 +108,7 @@ def _joined(base: Path, name: str) -> str:
 def find_columns(
     header: Sequence[str], named: Mapping[str, str], source: str, score_names: Sequence[str] = (), need_scores: bool = True
 ) -> dict[str, str]:
-    """Column of `header` for each name of the schema: those named, then the first usual name that is there.
-
-    Raises:
-        ValueError: If a named column is not there, a name is not of the schema, or recordings or scores have no column.
-    """
+    """Column of `header` for each name of the schema: those named, then the first usual name that is there."""
     names = {*USUAL_NAMES, *score_names}
     column: str | None
     for name, column in named.items():
@@ -152,7 +145,6 @@ def _plain(name: str) -> str:
 
 
 def _records(path: Path) -> tuple[list[str], Iterator[tuple[dict[str, Any], str]]]:
-    """Names of the columns, and each row by column with its file and line."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"Expected a table ending in {', '.join(SUFFIXES)}, got {str(path)!r}.")

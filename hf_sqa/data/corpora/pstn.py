@@ -5,8 +5,6 @@ Layout: `pstn_train/pstn_train.csv` with the recordings beside it. It has neithe
         the first `_` of their name come from one original (`source_id`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,8 +22,6 @@ def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
             "mos_ci95": cells["95%CI"],
             "num_ratings": cells["votes"],
             "source_id": cells["filename"].split("_", 1)[0],
-            "corpus": "pstn",
-            "language": "en",
             "where": where,
         }
 

@@ -5,8 +5,6 @@ Layout: `DATA/sets/{train,val,eval}_mos_list.txt`, no header, names without suff
         loaded as `hub:TangRain/SingMOS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +21,6 @@ def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
                 "audio": f"{path.parents[1]}/wav/{name}",
                 "mos": score,
                 "system_id": name.rsplit("-", 1)[0],
-                "corpus": "singmos",
                 "split": FILES[path.name],
                 "where": where,
             }

@@ -6,8 +6,6 @@ Layout: `training_files/split1/{full,clean}/{TRAINSET,VALIDSET,TESTSET}`, a row 
         `clean` holds a subset of the recordings of `full`, so the bare name means `full`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,7 +29,6 @@ def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
                 "listener_id": cells["listenerId"],
                 "source_id": name.rsplit("_", 1)[0],
                 "corpus": f"somos/{path.parent.name}",
-                "language": "en",
                 "split": FILES[path.name],
                 "where": where,
             }

@@ -3,8 +3,6 @@
 python -m hf_sqa.data.corpora.table      # rewrites docs/corpora.md
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hf_sqa.data.corpora import CORPORA

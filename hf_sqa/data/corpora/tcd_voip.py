@@ -7,8 +7,6 @@ Layout: a folder a degradation, and an `.xlsx` with the sheet "Subjective Test S
         `R_01_ECHO_FA.wav`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,8 +34,6 @@ def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
             "condition_id": cells["ConditionID"],
             "talker_id": fields[-1] if len(fields) > 3 else None,
             "source_id": "R" + stem[1:] if reference else None,
-            "corpus": "tcd-voip",
-            "language": "en",
             "split": "test",
             "where": where,
         }

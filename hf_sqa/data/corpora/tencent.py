@@ -4,8 +4,6 @@ Paper:  Yi et al., "ConferencingSpeech 2022 Challenge: Non-intrusive Objective S
 Layout: two label files beside two folders; names in them begin with `./` and say the folder. It has neither splits nor systems.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,7 +24,6 @@ def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
                 "audio": f"{path.parent}/{cells['deg_wav']}",
                 "mos": cells["mos"],
                 "corpus": f"tencent/{part_of[path.name]}",
-                "language": "zh",
                 "where": where,
             }
 

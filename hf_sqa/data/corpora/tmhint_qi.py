@@ -6,8 +6,6 @@ Layout: `TMHINTQI/raw_data.csv`, a row a rating without a listener, names withou
         3QUEST labels (S-, N-, G-MOS), which the training of MTQ-Net needs, are joined from a table of one's own: `join=`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,8 +30,6 @@ def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
             "system_id": f"{cells['method']}-{cells['snr']}-{cells['noise']}",
             "condition_id": f"{cells['snr']}-{cells['noise']}",
             "source_id": cells["uttr"],
-            "corpus": "tmhint-qi",
-            "language": "zh",
             "split": split,
             "where": where,
         }

@@ -4,8 +4,6 @@ Paper:  Zhang et al., "URGENT Challenge: Universality, Robustness, and Generaliz
 Layout: parquet, split `test`: `id`, `audio`, `mos`, `raw_ratings`; rates from 8 to 48 kHz.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,9 +16,7 @@ HUB_ID = "urgent-challenge/urgent2024_mos"
 
 def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
     """`root` is the repository's id, or a local copy of it."""
-    rows, _ = read_hub(str(root), "test", None, {}, ())
-    for row in rows:
-        yield {**row, "corpus": "urgent2024-mos"}
+    return iter(read_hub(str(root), "test", None, {}, ())[0])
 
 
 CORPUS = Corpus(

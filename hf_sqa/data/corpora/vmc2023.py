@@ -7,8 +7,6 @@ Layout: the recordings of a track in one folder, and SHEET's answers, a headerle
         system reads just `TMHINT`, are left out, as SHEET does.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ Layout: `voicemos2024-track3-<id>.wav` in one folder, and SHEET's answers, a CSV
         OVR is `mos`; SIG and BAK, the listeners' view of speech and background, are `s_mos` and `n_mos`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,7 +25,6 @@ def read(root: Path, parts: Sequence[str]) -> Iterator[Row]:
             "s_mos": cells["SIG"],
             "n_mos": cells["BAK"],
             "corpus": "vmc2024/track3",
-            "language": "en",
             "split": "test",
             "where": where,
         }

@@ -1,15 +1,14 @@
 """AMR narrowband and wideband (3GPP TS 26.090, TS 26.190; ITU-T G.722.2), by the OpenCORE and VisualOn libraries."""
 
-from __future__ import annotations
-
 import ctypes
 from typing import Any
 
 import numpy as np
 
+from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.frames import coded_at, coded_in_frames, frame_losses, from_int16, to_int16
 from hf_sqa.degradations.codec.shared_library import load_library
-from hf_sqa.degradations.kind import check_choice, degradation
+from hf_sqa.degradations.kind import degradation
 
 NARROWBAND_KBPS = (4.75, 5.15, 5.9, 6.7, 7.4, 7.95, 10.2, 12.2)
 WIDEBAND_KBPS = (6.6, 8.85, 12.65, 14.25, 15.85, 18.25, 19.85, 23.05, 23.85)
@@ -68,9 +67,9 @@ def amr_nb(
         encoder, decoder = library.Encoder_Interface_init(0), library.Decoder_Interface_init()
         data = ctypes.create_string_buffer(MAX_FRAME_BYTES)
 
-        def code(one: np.ndarray, is_lost: bool) -> np.ndarray:
-            library.Encoder_Interface_Encode(encoder, mode, one.ctypes.data, data, 0)
-            decoded = np.empty(len(one), np.int16)
+        def code(frame: np.ndarray, is_lost: bool) -> np.ndarray:
+            library.Encoder_Interface_Encode(encoder, mode, frame.ctypes.data, data, 0)
+            decoded = np.empty(len(frame), np.int16)
             library.Decoder_Interface_Decode(decoder, NO_DATA if is_lost else data, decoded.ctypes.data, 0)
             return decoded
 
@@ -113,9 +112,9 @@ def amr_wb(
         encoder, decoder = encoding.E_IF_init(), decoding.D_IF_init()
         data = ctypes.create_string_buffer(MAX_FRAME_BYTES)
 
-        def code(one: np.ndarray, is_lost: bool) -> np.ndarray:
-            encoding.E_IF_encode(encoder, mode, one.ctypes.data, data, 0)
-            decoded = np.empty(len(one), np.int16)
+        def code(frame: np.ndarray, is_lost: bool) -> np.ndarray:
+            encoding.E_IF_encode(encoder, mode, frame.ctypes.data, data, 0)
+            decoded = np.empty(len(frame), np.int16)
             decoding.D_IF_decode(decoder, NO_DATA if is_lost else data, decoded.ctypes.data, 0)
             return decoded
 

@@ -3,16 +3,14 @@
 libcodec2 itself draws phases from a state of the whole process: a second call would give other samples.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
+from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.ffmpeg import through_ffmpeg
-from hf_sqa.degradations.codec.frames import coded_at, to_int16
 from hf_sqa.degradations.codec.shared_library import find_ffmpeg
-from hf_sqa.degradations.kind import check_choice, degradation
+from hf_sqa.degradations.kind import degradation
 
 RATE = 8000
 MODES = {3.2: "3200", 2.4: "2400", 1.6: "1600", 1.4: "1400", 1.3: "1300", 1.2: "1200", 0.7: "700C"}
@@ -37,9 +35,4 @@ def codec2(
     check_choice("bitrate_kbps", bitrate_kbps, tuple(MODES))
     options = ["-c:a", "libcodec2", "-mode", MODES[bitrate_kbps], "-f", "codec2"]
     delay = DELAY_700C if bitrate_kbps == 0.7 else DELAY
-    return coded_at(
-        waveform,
-        sampling_rate,
-        RATE,
-        lambda samples: through_ffmpeg(to_int16(samples, record), RATE, "codec2", options, "codec2", delay),
-    )
+    return through_ffmpeg(waveform, sampling_rate, RATE, record, "codec2", options, "codec2", delay)

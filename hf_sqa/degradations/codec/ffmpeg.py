@@ -1,7 +1,5 @@
 """Codecs for which the program ffmpeg is needed: AAC."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Sequence
 from typing import Any
@@ -18,28 +16,26 @@ AAC_DELAY = 1024
 
 
 def through_ffmpeg(
-    samples: np.ndarray, sampling_rate: int, codec: str, options: Sequence[str], container: str, delay: int = 0
+    waveform: np.ndarray,
+    sampling_rate: int,
+    codec_rate: int,
+    record: dict[str, Any] | None,
+    codec: str,
+    options: Sequence[str],
+    container: str,
+    delay: int = 0,
 ) -> np.ndarray:
-    """Code 16-bit samples with ffmpeg, through pipes, and decode them as float32; as long as before.
-
-    Args:
-        samples (`np.ndarray` of shape `(num_samples,)`): 16-bit samples.
-        sampling_rate (`int`): Their rate in Hz.
-        codec (`str`): The codec asked for, for messages.
-        options (list of `str`): Options of ffmpeg for what it writes.
-        container (`str`): Format of what it writes.
-        delay (`int`, *optional*, defaults to `0`): Samples to drop at the beginning.
-
-    Raises:
-        CodecUnavailableError: If ffmpeg is not installed.
-        RuntimeError: If ffmpeg fails.
-    """
+    """Code a waveform with ffmpeg at the rate of a codec, through pipes, and decode it; as long as before."""
     program = find_ffmpeg(codec)
-    padded = np.concatenate([samples, np.zeros(delay + 4096, np.int16)])
-    raw = ["-f", "s16le", "-ar", str(sampling_rate), "-ac", "1"]
-    coded = _run([program, *raw, "-i", "pipe:0", *options, "-flags", "+bitexact", "pipe:1"], padded.astype("<i2").tobytes(), codec)
-    decoded = _run([program, "-f", container, "-i", "pipe:0", "-f", "f32le", "-ar", str(sampling_rate), "pipe:1"], coded, codec)
-    return fitted(np.frombuffer(decoded, "<f4")[delay:], len(samples))
+
+    def code(samples: np.ndarray) -> np.ndarray:
+        padded = np.concatenate([to_int16(samples, record), np.zeros(delay + 4096, np.int16)]).astype("<i2")
+        raw = ["-f", "s16le", "-ar", str(codec_rate), "-ac", "1"]
+        coded = _run([program, *raw, "-i", "pipe:0", *options, "-flags", "+bitexact", "pipe:1"], padded.tobytes(), codec)
+        decoded = _run([program, "-f", container, "-i", "pipe:0", "-f", "f32le", "-ar", str(codec_rate), "pipe:1"], coded, codec)
+        return fitted(np.frombuffer(decoded, "<f4")[delay:], len(samples))
+
+    return coded_at(waveform, sampling_rate, codec_rate, code)
 
 
 def _run(command: list[str], data: bytes, codec: str) -> bytes:
@@ -66,9 +62,4 @@ def aac(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record
     """
     codec_rate = next((rate for rate in AAC_RATES if rate >= sampling_rate), AAC_RATES[-1])
     options = ["-c:a", "aac", "-b:a", str(round(bitrate_kbps * 1000)), "-f", "adts"]
-    return coded_at(
-        waveform,
-        sampling_rate,
-        codec_rate,
-        lambda samples: through_ffmpeg(to_int16(samples, record), codec_rate, "aac", options, "aac", AAC_DELAY),
-    )
+    return through_ffmpeg(waveform, sampling_rate, codec_rate, record, "aac", options, "aac", AAC_DELAY)

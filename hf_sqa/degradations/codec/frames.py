@@ -1,7 +1,5 @@
 """What codecs share: resampling, 16-bit samples, frames, losses, and removing the delay of the codec."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -51,18 +49,14 @@ def coded_in_frames(
     padded = np.zeros(num_frames * frame, samples.dtype)
     padded[: len(samples)] = samples
     losses = lost(num_frames)
-    decoded = [code(one, bool(is_lost)) for one, is_lost in zip(padded.reshape(num_frames, frame), losses, strict=True)]
+    decoded = [code(coded, bool(is_lost)) for coded, is_lost in zip(padded.reshape(num_frames, frame), losses, strict=True)]
     return np.concatenate(decoded)[delay : delay + len(samples)]
 
 
 def frame_losses(
     loss_share: float, mean_burst_packets: float | None, rng: np.random.Generator | None, record: dict[str, Any] | None
 ) -> Callable[[int], np.ndarray]:
-    """Losses for a frame coder, drawn when the number of frames is known and noted as `lost_packets`.
-
-    Raises:
-        ValueError: If losses are asked for without a random generator.
-    """
+    """Losses for a frame coder, drawn when the number of frames is known and noted as `lost_packets`."""
     if loss_share == 0:
         return lambda num_frames: np.zeros(num_frames, bool)
     if rng is None:

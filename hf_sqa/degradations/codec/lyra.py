@@ -1,18 +1,16 @@
 """Lyra v2 (Google, 2022), a generative speech coder: SoundStream's encoder, residual quantisers and a generator, by LiteRT."""
 
-from __future__ import annotations
-
 import functools
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.frames import coded_at, coded_in_frames
 from hf_sqa.degradations.codec.shared_library import CodecUnavailableError
-from hf_sqa.degradations.kind import check_choice, degradation
+from hf_sqa.degradations.kind import degradation
 from hf_sqa.extras import needs_extra
 
 RATE, FRAME = 16000, 320
@@ -22,12 +20,7 @@ NETWORKS = ("soundstream_encoder", "quantizer", "lyragan")
 FOLDER_VARIABLE = "HF_SQA_LYRA"
 
 
-def _check_networks(parameters: Mapping[str, Any]) -> None:
-    _find_folder(parameters.get("networks"))
-    _interpreter_class()
-
-
-@degradation(requires=_check_networks)
+@degradation(requires=lambda parameters: (_find_folder(parameters.get("networks")), _interpreter_class()))
 def lyra(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float = 6, networks: str | None = None) -> np.ndarray:
     """Code with Lyra v2, a generative coder, at 16 kHz in frames of 20 ms; other rates are resampled.
 
@@ -42,14 +35,17 @@ def lyra(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float = 6, n
     """
     check_choice("bitrate_kbps", bitrate_kbps, tuple(NUM_QUANTIZERS))
     # New ones for every recording: what resetting their variables leaves is heard for 300 ms.
-    encoder, quantizer, generator = _interpreters(_find_folder(networks))
+    folder = _find_folder(networks)
+    encoder, quantizer, generator = (_interpreter_class()(str(folder / f"{name}.tflite"), num_threads=1) for name in NETWORKS)
+    for network in (encoder, quantizer, generator):
+        network.allocate_tensors()
     num_quantizers = np.int32(NUM_QUANTIZERS[bitrate_kbps])
     quantize, restore = quantizer.get_signature_runner("encode"), quantizer.get_signature_runner("decode")
 
     def code(samples: np.ndarray, is_lost: bool) -> np.ndarray:
         features = _run(encoder, samples[None])
-        found = quantize(num_quantizers=num_quantizers, input_frames=features)
-        indices = next(one for one in found.values() if one.dtype == np.int32)
+        quantized = quantize(num_quantizers=num_quantizers, input_frames=features)
+        indices = next(output for output in quantized.values() if output.dtype == np.int32)
         return _run(generator, restore(encoding_indices=indices)["output_0"])[0]
 
     no_loss = functools.partial(np.zeros, dtype=bool)
@@ -60,14 +56,6 @@ def _run(network: Any, given: np.ndarray) -> np.ndarray:
     network.set_tensor(network.get_input_details()[0]["index"], given)
     network.invoke()
     return np.array(network.get_tensor(network.get_output_details()[0]["index"]))
-
-
-def _interpreters(folder: Path) -> list[Any]:
-    """The networks, which keep state from frame to frame."""
-    interpreters = [_interpreter_class()(str(folder / f"{name}.tflite"), num_threads=1) for name in NETWORKS]
-    for interpreter in interpreters:
-        interpreter.allocate_tensors()
-    return interpreters
 
 
 def _interpreter_class() -> Any:

@@ -1,17 +1,16 @@
 """Opus (RFC 6716): by libopus with its own loss concealment, or by the libsndfile that soundfile brings, without losses."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
+from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.frames import coded_at, frame_losses
 from hf_sqa.degradations.codec.shared_library import CodecUnavailableError, load_library
 from hf_sqa.degradations.codec.sound_file import through_sound_file
-from hf_sqa.degradations.kind import check_choice, degradation, note
+from hf_sqa.degradations.kind import degradation, note
 
 RATES = (8000, 12000, 16000, 24000, 48000)
 APPLICATIONS = {"voip": 2048, "audio": 2049}

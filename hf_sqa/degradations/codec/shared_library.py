@@ -1,7 +1,5 @@
 """Codecs of the operating system, found when first needed; what is missing is named with the package that brings it."""
 
-from __future__ import annotations
-
 import ctypes
 import ctypes.util
 import functools
@@ -16,13 +14,6 @@ class CodecUnavailableError(RuntimeError):
 @functools.lru_cache(maxsize=32)
 def load_library(name: str, version: int, codec: str, debian_package: str, brew_package: str) -> ctypes.CDLL:
     """Open a shared library: the file that the environment variable `HF_SQA_LIB<NAME>` names, or the one installed.
-
-    Args:
-        name (`str`): Its name without `lib` and suffix.
-        version (`int`): Number of its binary interface.
-        codec (`str`): The codec asked for, for the message.
-        debian_package (`str`): Package of Debian and Ubuntu.
-        brew_package (`str`): Package of Homebrew.
 
     Raises:
         CodecUnavailableError: If it is not installed.
@@ -44,11 +35,7 @@ def load_library(name: str, version: int, codec: str, debian_package: str, brew_
 
 
 def find_ffmpeg(codec: str) -> str:
-    """Path of the program ffmpeg.
-
-    Raises:
-        CodecUnavailableError: If it is not installed.
-    """
+    """Path of the program ffmpeg."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise CodecUnavailableError(

@@ -1,7 +1,5 @@
 """Codecs of libsndfile, which comes with soundfile: GSM full rate, G.711, G.726, ADPCM, MP3 and Vorbis."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -9,10 +7,11 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 
+from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.ffmpeg import through_ffmpeg
 from hf_sqa.degradations.codec.frames import coded_at, fitted, to_int16
 from hf_sqa.degradations.codec.shared_library import find_ffmpeg
-from hf_sqa.degradations.kind import check_choice, check_range, degradation
+from hf_sqa.degradations.kind import check_range, degradation
 
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 VORBIS_RATES = (8000, 11025, 16000, 22050, 32000, 44100, 48000)
@@ -89,12 +88,7 @@ def g726(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: int = 32, re
     check_choice("bitrate_kbps", bitrate_kbps, (16, 24, 32, 40))
     if bitrate_kbps == 16:
         ffmpeg_options = ["-c:a", "g726", "-b:a", "16k", "-f", "wav"]
-        return coded_at(
-            waveform,
-            sampling_rate,
-            8000,
-            lambda samples: through_ffmpeg(to_int16(samples, record), 8000, "g726", ffmpeg_options, "wav"),
-        )
+        return through_ffmpeg(waveform, sampling_rate, 8000, record, "g726", ffmpeg_options, "wav")
     options = {"format": "AU", "subtype": G726_SUBTYPES[bitrate_kbps]}
     return _int16_through(waveform, sampling_rate, 8000, options, record)
 

@@ -1,7 +1,5 @@
 """Speex, by libspeex, with its own loss concealment."""
 
-from __future__ import annotations
-
 import ctypes
 from typing import Any
 
@@ -79,10 +77,10 @@ def speex(
             delay += _control(library.speex_decoder_ctl, decoder, GET_LOOKAHEAD)
             data = ctypes.create_string_buffer(MAX_FRAME_BYTES)
 
-            def code(one: np.ndarray, is_lost: bool) -> np.ndarray:
-                one, decoded = one.copy(), np.empty(frame, np.int16)  # the encoder writes into its input
+            def code(samples_of_frame: np.ndarray, is_lost: bool) -> np.ndarray:
+                coded, decoded = samples_of_frame.copy(), np.empty(frame, np.int16)  # the encoder writes into its input
                 library.speex_bits_reset(ctypes.byref(bits))
-                library.speex_encode_int(encoder, one.ctypes.data, ctypes.byref(bits))
+                library.speex_encode_int(encoder, coded.ctypes.data, ctypes.byref(bits))
                 size = library.speex_bits_write(ctypes.byref(bits), data, MAX_FRAME_BYTES)
                 library.speex_bits_read_from(ctypes.byref(bits), data, size)
                 library.speex_decode_int(decoder, None if is_lost else ctypes.byref(bits), decoded.ctypes.data)

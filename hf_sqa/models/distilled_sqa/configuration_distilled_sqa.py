@@ -1,5 +1,6 @@
 """Configuration of DistilledSQA."""
 
+import json
 import math
 from typing import Any, Self
 
@@ -7,63 +8,22 @@ from huggingface_hub.dataclasses import strict
 
 from hf_sqa.blocks.bounds import COUNT, SAMPLES, SHARE, SIZE
 from hf_sqa.configuration import AudioQualityConfig
+from hf_sqa.runs import digest_of
 
-#: What all students but the largest share, and the ladder.
-_STUDENT_FORM = {"hop_samples": 122_880, "conv_final_channels": 128, "normalize_bands": True}
+#: The convolutions and the transformer of students, by size; all but the largest share a form.
 STUDENTS: dict[str, dict[str, Any]] = {
-    "xxs": _STUDENT_FORM
-    | {
-        "fft_size": 512,
-        "fft_hop_samples": 256,
-        "num_mel_bins": 32,
-        "num_conv_layers": 3,
-        "conv_layer_channels": [8, 16, 24],
-        "conv_time_strides": [2, 2, 2],
-        "conv_frequency_strides": [2, 2, 2],
-        "separable_convs": True,
-        "hidden_size": 24,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 48,
-    },
-    "xs": _STUDENT_FORM
-    | {
-        "num_mel_bins": 48,
-        "num_conv_layers": 3,
-        "conv_layer_channels": [24, 32, 32],
-        "conv_time_strides": [2, 2, 2],
-        "conv_frequency_strides": [2, 2, 2],
-        "hidden_size": 40,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 96,
-    },
-    "s": _STUDENT_FORM
-    | {
-        "num_mel_bins": 48,
-        "num_conv_layers": 3,
-        "conv_layer_channels": [32, 48, 64],
-        "conv_time_strides": [2, 2, 2],
-        "conv_frequency_strides": [2, 2, 2],
-        "hidden_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 144,
-    },
-    "m": _STUDENT_FORM
-    | {
-        "num_mel_bins": 64,
-        "num_conv_layers": 4,
-        "conv_layer_channels": [32, 64, 96, 128],
-        "conv_time_strides": [2, 2, 2, 1],
-        "conv_frequency_strides": [2, 2, 2, 2],
-        "hidden_size": 144,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 6,
-        "intermediate_size": 288,
-    },
-    "l": {},
-}
+    size: {"hop_samples": 122_880, "conv_final_channels": 128, "normalize_bands": True}
+    | {"num_mel_bins": mel_bins, "num_conv_layers": len(channels), "conv_layer_channels": channels}
+    | {"conv_time_strides": [2, 2, 2, 1][: len(channels)], "conv_frequency_strides": [2] * len(channels)}
+    | {"hidden_size": hidden_size, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": width}
+    | more
+    for size, mel_bins, channels, (hidden_size, layers, heads, width), more in (
+        ("xxs", 32, [8, 16, 24], (24, 1, 2, 48), {"fft_size": 512, "fft_hop_samples": 256, "separable_convs": True}),
+        ("xs", 48, [24, 32, 32], (40, 2, 4, 96), {}),
+        ("s", 48, [32, 48, 64], (96, 3, 4, 144), {}),
+        ("m", 64, [32, 64, 96, 128], (144, 4, 6, 288), {}),
+    )
+} | {"l": {}}
 
 
 @strict
@@ -154,9 +114,6 @@ class DistilledSQAConfig(AudioQualityConfig):
             size (`str`): `"xxs"` (10 thousand weights), `"xs"` (56 thousand), `"s"` (280 thousand), `"m"` (0.95 million) or `"l"`,
                 the published form (4.1 million).
             **kwargs: Options to change.
-
-        Raises:
-            ValueError: If the size is none of these.
         """
         if size not in STUDENTS:
             raise ValueError(f"Expected the size of a student, one of {', '.join(STUDENTS)}, got {size!r}.")
@@ -179,6 +136,13 @@ class DistilledSQAConfig(AudioQualityConfig):
             }
             | kwargs
         )
+
+    @property
+    def graph_metadata(self) -> dict[str, str]:
+        """What an ONNX graph notes: all that it was made for, or is scored by, as a digest and, for `hf_sqa.lite`, as JSON."""
+        form = {name: getattr(self, name) for name in sorted({*self.bounds, "hop_samples", "normalize_bands", "separable_convs"})}
+        options = json.dumps({**form, "id2label": self.id2label})
+        return {"hf_sqa_form": digest_of([form, self.score_names]), "hf_sqa_options": options}
 
     @property
     def conv_channels(self) -> list[int]:

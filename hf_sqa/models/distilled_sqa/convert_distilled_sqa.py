@@ -3,16 +3,13 @@
 Reads the weight file only; none of the package's code is imported.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
 
 import torch
 
-from hf_sqa.blocks.foreign_checkpoint import read_foreign_checkpoint
-from hf_sqa.blocks.sqa_transformer import published_name
+from hf_sqa.blocks.foreign_checkpoint import converted_tensors, published_name, read_foreign_checkpoint, split_in_proj
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
 from hf_sqa.wheels import Wheel
@@ -80,40 +77,19 @@ def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
 
 
 def convert_state_dict(original: dict[str, torch.Tensor], model: DistilledSQA) -> dict[str, torch.Tensor]:
-    """Rename and lay out the tensors of the original; every tensor of both sides is accounted for.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown or of another shape.
-    """
+    """Tensors of the original under our names and in our layout; see [`converted_tensors`]."""
     bins = model.config.conv_num_bins
-    converted: dict[str, torch.Tensor] = {}
-    used = set()
-    for name, expected in model.state_dict().items():
-        source = _original_name(name)
-        if source not in original:
-            raise ValueError(f"The checkpoint lacks the tensor {source!r}: this is not a Distill-MOS v7 checkpoint.")
-        used.add(source)
-        tensor = original[source]
-        try:
-            if ".self_attn." in name and "out_proj" not in name:
-                tensor = tensor.chunk(3)["qkv".index(name.split(".")[-2][0])]  # rows of in_proj are q, k, v
-            elif name.startswith("trunk.") and tensor.dim() == 4:
-                tensor = tensor.transpose(2, 3)  # frequency first to time first
-            elif name.startswith(("transformer.feature_norm.", "transformer.projection_norm.")) and tensor.dim() == 1:
-                tensor = tensor.unflatten(0, (-1, bins)).transpose(0, 1).flatten()  # channel first to bin first
-            elif name == "transformer.projection.weight":
-                tensor = tensor.unflatten(1, (-1, bins)).transpose(1, 2).flatten(1)
-        except (RuntimeError, IndexError):
-            pass  # the shape cannot be right: refused below
-        if tensor.shape != expected.shape:
-            raise ValueError(
-                f"Expected {source!r} to give shape {tuple(expected.shape)}, got {tuple(original[source].shape)}: this is not a "
-                "Distill-MOS v7 checkpoint."
-            )
-        converted[name] = tensor.to(expected.dtype, copy=True, memory_format=torch.contiguous_format)
-    if unknown := sorted(set(original) - used):
-        raise ValueError(f"Unknown tensors in the checkpoint: {', '.join(unknown[:5])}; expected those of Distill-MOS v7 only.")
-    return converted
+
+    def laid_out(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name.startswith("trunk.") and tensor.dim() == 4:
+            return tensor.transpose(2, 3)  # frequency first to time first
+        if name.startswith(("transformer.feature_norm.", "transformer.projection_norm.")) and tensor.dim() == 1:
+            return tensor.unflatten(0, (-1, bins)).transpose(0, 1).flatten()  # channel first to bin first
+        if name == "transformer.projection.weight":
+            return tensor.unflatten(1, (-1, bins)).transpose(1, 2).flatten(1)
+        return split_in_proj(name, tensor)
+
+    return converted_tensors(original, model.state_dict(), _original_name, "a Distill-MOS v7 checkpoint", laid_out)
 
 
 def _original_name(name: str) -> str:

@@ -10,8 +10,6 @@ Differs:  one window at a time instead of all stacked; spectra are laid out time
 Shapes:   B batch, T samples, W windows, S spectra, K bins, C channels, F frames, D hidden size, L labels
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
 from typing import Any
@@ -91,7 +89,6 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     @property
     def window_samples(self) -> int:
-        """See [`AudioQualityPreTrainedModel.window_samples`]."""
         return self.config.window_samples
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
@@ -101,7 +98,6 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         return FineTuningDefaults(("trunk", *(f"transformer.{name}" for name in names)), learning_rate=3e-4, epochs=6)
 
     def pruning_layout(self) -> DistilledLayout:
-        """See [`AudioQualityPreTrainedModel.pruning_layout`]."""
         return DistilledLayout(self)
 
     @property
@@ -115,9 +111,6 @@ class DistilledSQA(AudioQualityPreTrainedModel):
     @torch.no_grad()
     def measure_bands(self, windows: Iterable[np.ndarray]) -> None:
         """Measure mean and deviation of every mel band on windows, so that training begins with all bands on one scale.
-
-        Args:
-            windows (iterable of `np.ndarray`): Waveforms `(T,)`, longer ones cut after a window. Each is scaled to its peak.
 
         Raises:
             ValueError: If the configuration has no `normalize_bands`, or there are no windows.
@@ -140,6 +133,10 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         """Windows `(W, window_samples)`; the graph neither cuts recordings into windows nor averages their scores."""
         windows = 0.1 * torch.randn(2, self.config.window_samples, generator=torch.Generator().manual_seed(0))
         return {"input_values": (windows, (0,))}
+
+    def onnx_spectrum(self) -> tuple[np.ndarray, dict[str, str]]:
+        """The Hann window, and the metadata that [`OnnxDistilledSQA`] compares."""
+        return self.spectrum.hann, self.config.graph_metadata
 
     @can_return_tuple
     def forward(

@@ -15,22 +15,6 @@ from hf_sqa.extras import needs_extra
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
-from hf_sqa.runs import digest_of
-
-#: In the graph's metadata, the digest of the configuration that it was exported with.
-FORM = "hf_sqa_form"
-#: The options themselves, as JSON, for those who cannot build the configuration: `hf_sqa.lite`.
-EXPORTED_OPTIONS = "hf_sqa_options"
-
-
-def form_digest(config: DistilledSQAConfig) -> str:
-    """Digest of everything in a configuration that a graph was made for, or is scored by."""
-    return digest_of([form_of(config), config.score_names])
-
-
-def form_of(config: DistilledSQAConfig) -> dict[str, Any]:
-    """Everything in a configuration that a graph was made for, or is scored by, but the names of the scores."""
-    return {name: getattr(config, name) for name in sorted({*config.bounds, "hop_samples", "normalize_bands", "separable_convs"})}
 
 
 class OnnxDistilledSQA(DistilledSQA):
@@ -77,8 +61,8 @@ class OnnxDistilledSQA(DistilledSQA):
         except Exception as error:  # onnxruntime's errors have no common class
             reason = " ".join(str(error).split())[:300]
             raise OSError(f"onnxruntime cannot run {str(file)!r}: {reason}") from error
-        made_for = model._session.get_modelmeta().custom_metadata_map.get(FORM)
-        if made_for not in (None, form_digest(model.config)) or num_scores != len(model.config.score_names):
+        made_for = model._session.get_modelmeta().custom_metadata_map.get("hf_sqa_form")
+        if made_for not in (None, model.config.graph_metadata["hf_sqa_form"]) or num_scores != len(model.config.score_names):
             raise ValueError(
                 f"Expected config.json in {str(folder)!r} to be the one that {graph} was exported with, got another: its "
                 "scores would be wrong. Export the model again."

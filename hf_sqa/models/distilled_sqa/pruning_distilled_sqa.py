@@ -1,7 +1,5 @@
 """What pruning can take out of a DistilledSQA."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +36,6 @@ class DistilledLayout(PruningLayout):
         self.groups["layers"] = Group("layers", len(self.layers), layer_weights)
 
     def _channels(self, index: int) -> Group:
-        """The channels of one convolution."""
         trunk, transformer = self.model.trunk, self.model.transformer
         weights = self._producer(index).weight[0].numel() + 1
         if index == len(trunk.layers) - 1:
@@ -98,7 +95,6 @@ class DistilledLayout(PruningLayout):
         return super().mean(name, activation)
 
     def config_for(self, keep: dict[str, np.ndarray]) -> Any:
-        """See [`PruningLayout.config_for`]."""
         layers = keep["layers"].tolist()
         options = self.config.changed_options() | {
             "conv_layer_channels": [len(keep[f"trunk.{index}"]) for index in range(self.config.num_conv_layers)],
@@ -112,7 +108,6 @@ class DistilledLayout(PruningLayout):
         return type(self.config)(**options)
 
     def pruned(self, keep: dict[str, np.ndarray], means: dict[str, torch.Tensor]) -> Any:
-        """See [`PruningLayout.pruned`]."""
         kept = {name: torch.from_numpy(np.asarray(places, np.int64)) for name, places in keep.items()}
         gone = {name: all_but(places, self.groups[name].size) for name, places in kept.items()}
         layers = kept["layers"].tolist()
@@ -134,7 +129,6 @@ class DistilledLayout(PruningLayout):
         return model.eval()
 
     def _producer(self, index: int) -> nn.Conv2d:
-        """The convolution whose outputs are the channels of a layer."""
         trunk = self.model.trunk
         return trunk.mixes[str(index)] if str(index) in trunk.mixes else trunk.layers[index]
 

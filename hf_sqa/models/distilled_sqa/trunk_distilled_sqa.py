@@ -3,8 +3,6 @@
 Shapes:   B batch, T samples, S spectra, K bins, C channels, F frames
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,13 +5,13 @@ Reads the ONNX files only: their tensors, by name. None of the package's code is
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from hf_sqa.auto import PublishedCheckpoint
+from hf_sqa.choices import did_you_mean
 from hf_sqa.models.dnsmos.configuration_dnsmos import POLYNOMIALS, PUBLISHED_SCORES, DNSMOSConfig
 from hf_sqa.models.dnsmos.modeling_dnsmos import DNSMOS
 from hf_sqa.models.dnsmos.onnx_initializers import read_initializers
@@ -59,9 +59,8 @@ def convert(checkpoint: str | Path = "dnsmos") -> DNSMOS:
     """
     variant = str(checkpoint)
     if variant not in P835_FILES:
-        close = get_close_matches(variant, P835_FILES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"Expected a published variant of DNSMOS, {' or '.join(map(repr, P835_FILES))}, got {variant!r}{hint}.")
+        hint = did_you_mean(variant, P835_FILES)
+        raise ValueError(f"Expected a published variant of DNSMOS, {' or '.join(map(repr, P835_FILES))}, got {variant!r}{hint}")
     model = DNSMOS(DNSMOSConfig(checkpoint_name=variant, skip_windows=True, score_polynomials=POLYNOMIALS[variant]))
     graphs = (read_initializers(WHEEL.file(name)) for name in (P835_FILES[variant], P808_FILE))
     model.load_state_dict(model.state_dict() | convert_initializers(*graphs, model))

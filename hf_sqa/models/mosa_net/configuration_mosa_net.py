@@ -7,7 +7,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_sqa.blocks.bounds import SHARE, SIZE, WEIGHT
-from hf_sqa.blocks.speech_encoder import check_encoder_config, check_layer, takes_spectra
+from hf_sqa.blocks.speech_encoder import TINY_SIZES, check_encoder_config, check_layer, takes_spectra
+from hf_sqa.choices import check_choice
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.models.mosa_net.sincnet import SINC_EDGES
 
@@ -79,9 +80,6 @@ class MOSANetConfig(AudioQualityConfig):
             0 to 1, SDI from 0 up, 0 being no distortion. Nothing is clipped or mapped to the range.
         score_max (`float`, *optional*, defaults to `4.5`): Highest score of any kind: that of PESQ.
         **kwargs: Options of [`AudioQualityConfig`].
-
-    Raises:
-        StrictDataclassError: If the encoder, its layer, or a size or rule of the trunk cannot be used; the message names it.
     """
 
     model_type = "mosa_net"
@@ -146,15 +144,6 @@ class MOSANetConfig(AudioQualityConfig):
     @classmethod
     def tiny(cls, **kwargs: Any) -> Self:
         """A configuration for tests: every layer, a few channels, a HuBERT of two blocks; about 10,000 weights."""
-        encoder_config = HUBERT_LARGE | {
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 24,
-            "conv_dim": (8,) * 7,
-            "num_conv_pos_embeddings": 8,
-            "num_conv_pos_embedding_groups": 2,
-        }
         sizes = {
             "fft_size": 64,
             "sinc_kernel_size": 65,
@@ -162,7 +151,7 @@ class MOSANetConfig(AudioQualityConfig):
             "lstm_hidden_size": 6,
             "hidden_size": 8,
         }
-        return cls(**{"encoder_config": encoder_config} | sizes | kwargs)
+        return cls(**{"encoder_config": HUBERT_LARGE | TINY_SIZES} | sizes | kwargs)
 
     def validate_encoder(self) -> None:
         check_encoder_config(self.encoder_config, with_quality_models=True)
@@ -172,14 +161,12 @@ class MOSANetConfig(AudioQualityConfig):
                 f"Expected an encoder that takes waveforms, got {self.encoder_config.model_type!r}, which takes mel spectra; "
                 "compute its features beforehand and set `precomputed_features=True`."
             )
-        if self.encoder_input not in ENCODER_INPUTS:
-            raise ValueError(f"Expected `encoder_input` to be one of {', '.join(ENCODER_INPUTS)}, got {self.encoder_input!r}.")
+        check_choice("encoder_input", self.encoder_input, ENCODER_INPUTS)
 
     def validate_trunk(self) -> None:
         if self.sampling_rate is None:
             raise ValueError("Expected `sampling_rate` in Hz, got None: the filter bank is built for one rate.")
-        if self.sinc_edges not in SINC_EDGES:
-            raise ValueError(f"Expected `sinc_edges` to be one of {', '.join(SINC_EDGES)}, got {self.sinc_edges!r}.")
+        check_choice("sinc_edges", self.sinc_edges, SINC_EDGES)
         for option in ("fft_size", "hop_samples", "lstm_hidden_size", "hidden_size", "sinc_kernel_size"):
             if getattr(self, option) < 1:
                 raise ValueError(f"Expected `{option}` of at least 1, got {getattr(self, option)}.")

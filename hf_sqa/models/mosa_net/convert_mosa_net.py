@@ -4,8 +4,6 @@ Keras is not needed and never run: a file's model description holds Python 2 byt
 encoder and no filter bank: the filters are built from the rule `sinc_edges`, the encoder comes from elsewhere or stays out.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any
@@ -134,11 +132,7 @@ def _tensor(found: Any, name: str, file: Any) -> np.ndarray:
 
 
 def convert_tensors(original: dict[str, np.ndarray], model: MOSANet) -> dict[str, torch.Tensor]:
-    """Rename and lay out the tensors of the original; every tensor of the file and of trunk and heads is accounted for.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown or of another shape.
-    """
+    """Rename and lay out the tensors of the original; every tensor of the file and of trunk and heads is accounted for."""
     expected = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
     layers = _numbered_layers(original, len(model.trunk.convolutions.layers))
     heads = OBJECTIVE_HEADS if model.config.score_names == list(OBJECTIVE_HEADS) else VOICEMOS_HEADS

@@ -3,14 +3,13 @@
 Shapes:   B batch, F frames, D hidden size, L labels
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hf_sqa.blocks.losses import rated_targets
 from hf_sqa.models.mosa_net.trunk_mosa_net import Frames
 
 
@@ -128,21 +127,10 @@ def utterance_and_frame_loss(
 
     Returns:
         `torch.Tensor` of shape `()`: 0 with a zero gradient if nothing is rated.
-
-    Raises:
-        ValueError: If the shapes differ.
     """
-    logits = scores.logits
-    if logits.shape != labels.shape:
-        raise ValueError(
-            f"Expected labels of shape {tuple(logits.shape)} (batch_size, num_labels), got {tuple(labels.shape)}; give one column "
-            "per score name of the configuration's `id2label`, NaN where a score was not rated."
-        )
-    labels = labels.to(logits)
-    rated = ~torch.isnan(labels)
+    logits, labels = scores.logits, labels.to(scores.logits)
+    targets, rated = rated_targets(logits, labels)
     divisor = 1.0 if scales is None else torch.tensor(scales, dtype=logits.dtype, device=logits.device)
-    # where() before the subtraction: NaN times zero is NaN in the backward pass.
-    targets = torch.where(rated, labels, logits.detach())
     utterance_losses = _errors(logits / divisor, targets / divisor, kind, huber_delta)  # (B, L)
     frame_targets = torch.where(rated[:, None], labels[:, None], scores.frame_logits.detach())
     frame_losses = _errors(scores.frame_logits / divisor, frame_targets / divisor, kind, huber_delta)  # (B, F, L)

@@ -9,8 +9,6 @@ Differs:  see `trunk_mosa_net.py`, which holds the layers; the self-supervised f
 Shapes:   B batch, T samples, F frames, F3 self-supervised frames, D feature size, L labels
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
@@ -23,8 +21,8 @@ from hf_sqa.blocks.feature_cache import encoder_features
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
+    FreezesEncoder,
     build_encoder,
-    freeze_idle_parameters,
     is_quality_model,
     load_encoder,
     load_encoder_config,
@@ -33,7 +31,6 @@ from hf_sqa.blocks.speech_encoder import (
     num_frames_of_quality_model,
     output_size,
     pads_safely,
-    published_sampling_rate,
     takes_spectra,
 )
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
@@ -43,7 +40,7 @@ from hf_sqa.models.mosa_net.trunk_mosa_net import Frames, MOSATrunk, peak_normal
 from hf_sqa.outputs import AudioQualityOutput
 
 
-class MOSANet(AudioQualityPreTrainedModel):
+class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
     """MOSA-Net: objective scores that usually take a clean reference (PESQ, STOI, SDI), or MOS, of a recording alone."""
 
     config: MOSANetConfig
@@ -64,7 +61,20 @@ class MOSANet(AudioQualityPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        init_weights(module)
+        # Keras's initial values: Glorot, orthogonal recurrences, a forget bias of 1.
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LSTM):
+            init.xavier_uniform_(module.weight_ih_l0)
+            init.orthogonal_(module.weight_hh_l0)
+            forget_bias = torch.zeros(4, module.hidden_size, dtype=torch.float32, device="cpu")
+            forget_bias[1] = 1
+            init.copy_(module.bias_ih_l0, forget_bias.flatten())
+            init.zeros_(module.bias_hh_l0)
+        elif isinstance(module, TaskHead):
+            init.xavier_normal_(module.attention.weight)
 
     @can_return_tuple
     def forward(
@@ -135,7 +145,6 @@ class MOSANet(AudioQualityPreTrainedModel):
         config: Any = None,
         *,
         encoder_options: dict[str, Any] | None = None,
-        hub_options: dict[str, Any] | None = None,
         **options: Any,
     ):
         """Build a model around a pre-trained speech encoder; trunk and heads are randomly initialised.
@@ -145,7 +154,6 @@ class MOSANet(AudioQualityPreTrainedModel):
             config (*optional*): Configuration to take all but the encoder from; the family's defaults if not given.
             encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
                 Frames are not masked in training unless asked for here.
-            hub_options (`dict[str, Any]`, *optional*): `revision`, `token`, `cache_dir`, ... of `from_pretrained`.
             **options: Options of the configuration, if none is given.
 
         Raises:
@@ -154,7 +162,7 @@ class MOSANet(AudioQualityPreTrainedModel):
         """
         if config is not None and options:
             raise ValueError(f"Expected `config` or options, got both: {', '.join(options)}; set them in the configuration.")
-        encoder_config = cls.pretrained_encoder_config(name_or_path, encoder_options, hub_options)
+        encoder_config = load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | (encoder_options or {}))
         if config is None:
             config = cls.config_class(**options, encoder_config=encoder_config)
         else:
@@ -163,42 +171,18 @@ class MOSANet(AudioQualityPreTrainedModel):
             config.validate_encoder()
         model = cls(config)
         if not config.precomputed_features:
-            model.load_pretrained_encoder(name_or_path, hub_options)
+            model.load_pretrained_encoder(name_or_path)
         return model.eval()
 
-    @staticmethod
-    def pretrained_encoder_config(
-        name_or_path: str, encoder_options: dict[str, Any] | None = None, hub_options: dict[str, Any] | None = None
-    ) -> Any:
-        """Configuration of a pre-trained encoder that masks no frames in training unless the options say so."""
-        return load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | (encoder_options or {}), **(hub_options or {}))
-
-    def load_pretrained_encoder(self, name_or_path: str, hub_options: dict[str, Any] | None = None) -> None:
-        """Replace the encoder by the pre-trained one that the configuration describes.
-
-        Raises:
-            ValueError: If it lacks tensors, or its feature extractor asks for another sampling rate.
-        """
-        published_rate = published_sampling_rate(name_or_path, **(hub_options or {}))
-        if published_rate not in (None, self.config.sampling_rate):
-            raise ValueError(
-                f"Expected an encoder for audio sampled at {self.config.sampling_rate} Hz, got {name_or_path}, whose feature "
-                f"extractor asks for {published_rate} Hz; pass `sampling_rate={published_rate}`."
-            )
+    def load_pretrained_encoder(self, name_or_path: str) -> None:
+        """Replace the encoder by the pre-trained one that the configuration describes."""
         config = self.config
-        self.attach_encoder(load_encoder(name_or_path, config.encoder_config, config.encoder_layer, **(hub_options or {})))
+        self.attach_encoder(load_encoder(name_or_path, config.encoder_config, config.encoder_layer, config.sampling_rate))
 
     def attach_encoder(self, encoder: nn.Module) -> None:
         """Use an encoder that fits the configuration, up to its layer; it is frozen if the configuration says so."""
         self.encoder = encoder
-        self._freeze()
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any):
-        """Load a checkpoint as transformers does; what is frozen stays frozen, which loading alone would undo."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
-        return loaded
+        self.freeze()
 
     @property
     def pads_safely(self) -> bool:
@@ -207,11 +191,9 @@ class MOSANet(AudioQualityPreTrainedModel):
 
     @property
     def scores_waveforms(self) -> bool:
-        """See [`AudioQualityPreTrainedModel.scores_waveforms`]."""
         return not self.config.precomputed_features
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
-        """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]."""
         return FineTuningDefaults(("encoder",), learning_rate=3e-4) if self.scores_waveforms else FineTuningDefaults()
 
     def pruning_layout(self) -> EncoderLayout:
@@ -237,20 +219,6 @@ class MOSANet(AudioQualityPreTrainedModel):
             features = torch.randn(2, 12, output_size(self.config.encoder_config), generator=generator)
             inputs["ssl_features"] = (features, (0, 1))
         return inputs
-
-    def train(self, mode: bool = True):
-        """Set training mode; a frozen encoder stays in evaluation, its features are constants."""
-        super().train(mode)
-        if self.config.freeze_encoder and not self.config.precomputed_features:
-            self.encoder.eval()
-        return self
-
-    def _freeze(self) -> None:
-        if self.config.precomputed_features:
-            return
-        freeze_idle_parameters(self.encoder)
-        if self.config.freeze_encoder:
-            self.encoder.requires_grad_(False).eval()
 
     def cross_domain_frames(
         self,
@@ -376,20 +344,3 @@ def standardize(waveform: torch.Tensor, mask: torch.Tensor | None = None) -> tor
     count = real.sum(dim=1, keepdim=True)
     centered = (waveform - (waveform * real).sum(dim=1, keepdim=True) / count) * real
     return centered / (centered.square().sum(dim=1, keepdim=True) / count + 1e-7).sqrt()
-
-
-def init_weights(module: nn.Module) -> None:
-    """Keras's initial values, for `_init_weights`: Glorot, orthogonal recurrences, a forget bias of 1."""
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            init.zeros_(module.bias)
-    elif isinstance(module, nn.LSTM):
-        init.xavier_uniform_(module.weight_ih_l0)
-        init.orthogonal_(module.weight_hh_l0)
-        forget_bias = torch.zeros(4, module.hidden_size, dtype=torch.float32, device="cpu")
-        forget_bias[1] = 1
-        init.copy_(module.bias_ih_l0, forget_bias.flatten())
-        init.zeros_(module.bias_hh_l0)
-    elif isinstance(module, TaskHead):
-        init.xavier_normal_(module.attention.weight)

@@ -6,8 +6,6 @@ Differs:  the filters are constants here. In the original they are variables tha
           never move from where they start; "learnable" is true of the paper only.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 #: Python 2 divides the integers of the mel formula to 11, Python 3 to 11.43: the highest band starts 296 Hz lower.
@@ -16,11 +14,6 @@ SINC_EDGES = ("python2", "python3")
 
 def sinc_band_edges(num_filters: int, sampling_rate: int, edges: str) -> tuple[np.ndarray, np.ndarray]:
     """Where the bands begin and how wide they are, before the least frequency and the least width are added.
-
-    Args:
-        num_filters (`int`): Bands, at least two.
-        sampling_rate (`int`): In Hz.
-        edges (`str`): `"python2"`, under which the published MOSA-Net weights were trained, or `"python3"`.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`, each of shape `(num_filters,)`, float32: lower edges and widths, as

@@ -9,8 +9,6 @@ Differs:  any batch, where the original takes one recording at a time: every row
 Shapes:   B batch, T samples, F frames, K frequency bins (and filters), C channels, D hidden size, L labels
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -50,9 +50,6 @@ class MTQNetConfig(MOSANetConfig):
         score_max (`float`, *optional*, defaults to `5.0`): Highest target score.
         **kwargs: Options of [`MOSANetConfig`]; `huber_delta` is the paper's delta, best at 1, `frame_loss_weight` its alpha. A
             model that takes over a teacher's weights has the teacher's `sinc_edges`.
-
-    Raises:
-        StrictDataclassError: If the encoder, its layer, the auxiliary scores, or a size or rule of the trunk cannot be used.
     """
 
     model_type = "mtq_net"
@@ -91,22 +88,6 @@ class MTQNetConfig(MOSANetConfig):
         config.score_activations = list(self.score_activations)[: len(targets)]
         config.score_scales = list(self.score_scales)[: len(targets)]
         return config
-
-    @classmethod
-    def tiny(cls, **kwargs: Any) -> Self:
-        """A configuration for tests: every layer, six heads, a few channels, a HuBERT of two blocks; about 10,000 weights."""
-        encoder_config = WAVLM_LARGE | {
-            "model_type": "hubert",
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 24,
-            "conv_dim": (8,) * 7,
-            "conv_bias": True,
-            "num_conv_pos_embeddings": 8,
-            "num_conv_pos_embedding_groups": 2,
-        }
-        return super().tiny(**{"encoder_config": encoder_config} | kwargs)
 
     def validate_auxiliary_scores(self) -> None:
         auxiliary, targets = list(self.auxiliary_score_names or ()), self.target_score_names

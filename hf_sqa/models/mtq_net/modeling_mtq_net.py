@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from hf_sqa.auto import AutoModelForAudioQuality
+from hf_sqa.blocks.speech_encoder import FINE_TUNING_OPTIONS, load_encoder_config
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.mosa_net.configuration_mosa_net import ENCODER_OPTIONS, TRUNK_OPTIONS
 from hf_sqa.models.mosa_net.modeling_mosa_net import MOSANet
@@ -48,12 +49,7 @@ class MTQNet(MOSANet):
         return self
 
     def save_for_inference(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save without the auxiliary heads; this model keeps them.
-
-        Args:
-            save_directory (`str` or `Path`): Folder to write.
-            **kwargs: Options of `save_pretrained`.
-        """
+        """Save without the auxiliary heads; this model keeps them."""
         lean = copy.copy(self)  # shares every tensor
         lean._modules = dict(self._modules)
         lean.score_heads = copy.copy(self.score_heads)
@@ -61,44 +57,37 @@ class MTQNet(MOSANet):
         lean.drop_auxiliary_heads().save_pretrained(save_directory, **kwargs)
 
     @classmethod
-    def with_knowledge_from(cls, name_or_path: Any, **options: Any) -> tuple[Any, dict[str, list[str]]]:
-        """See [`from_mosa_net`]."""
-        return cls.from_mosa_net(name_or_path, output_loading_info=True, **options)
-
-    @classmethod
-    def from_mosa_net(
+    def with_knowledge_from(
         cls,
-        mosa_net: str | Path | AudioQualityPreTrainedModel,
+        name_or_path: str | Path | AudioQualityPreTrainedModel,
         *,
         encoder: str | None = None,
         encoder_options: dict[str, Any] | None = None,
-        output_loading_info: bool = False,
         **options: Any,
-    ) -> Any:
+    ) -> tuple[Any, dict[str, list[str]]]:
         """Start from a MOSANet's knowledge: its trunk, its heads of the same names, and its encoder unless another is given.
 
-        The paper's "KT" trains the targets alone: `from_mosa_net(..., auxiliary_score_names=[])`. When the encoder changes, the
-        layer that narrows its features is kept if their width is the same.
+        The paper's "KT" trains the targets alone: `with_knowledge_from(..., auxiliary_score_names=[])`. When the encoder changes,
+        the layer that narrows its features is kept if their width is the same.
 
         Args:
-            mosa_net (`str`, `Path` or model): Folder or Hub id of a MOSANet, or the model itself, which stays as it is.
+            name_or_path (`str`, `Path` or model): Folder or Hub id of a MOSANet, or the model itself, which stays as it is.
             encoder (`str`, *optional*): Hub id or folder of another pre-trained encoder.
             encoder_options (`dict[str, Any]`, *optional*): Values of that encoder's configuration to change.
-            output_loading_info (`bool`, *optional*, defaults to `False`): Whether to return what became of every tensor, too.
             **options: Options of [`MTQNetConfig`]; the trunk's and the encoder's are the teacher's if not given. With another
                 `encoder_config` and no `encoder`, the encoder is randomly initialised.
 
         Returns:
-            `MTQNet`, or `(MTQNet, dict)` with the lists `"copied"`, `"initialized"` and `"encoder"` (names of this model's tensors:
+            `(MTQNet, dict)`, with the lists `"copied"`, `"initialized"` and `"encoder"` (names of this model's tensors:
             from the teacher, random, from `encoder`) and `"left_out"` (names of the teacher's that this model has no place for).
 
         Raises:
             ValueError: If the source is no MOSANet, or an option gives the trunk another shape than the teacher's.
         """
         teacher = (
-            mosa_net
-            if isinstance(mosa_net, AudioQualityPreTrainedModel)
-            else AutoModelForAudioQuality.from_pretrained(str(mosa_net), dtype=torch.float32)
+            name_or_path
+            if isinstance(name_or_path, AudioQualityPreTrainedModel)
+            else AutoModelForAudioQuality.from_pretrained(str(name_or_path), dtype=torch.float32)
         )
         if teacher.config.model_type != TEACHER_FAMILY:
             raise ValueError(
@@ -109,7 +98,7 @@ class MTQNet(MOSANet):
         if encoder is not None:
             if "encoder_config" in options:
                 raise ValueError("Expected `encoder` or `encoder_config`, got both; the configuration is read from `encoder`.")
-            options["encoder_config"] = cls.pretrained_encoder_config(encoder, encoder_options)
+            options["encoder_config"] = load_encoder_config(encoder, FINE_TUNING_OPTIONS | (encoder_options or {}))
             options.setdefault("precomputed_features", False)
         config = cls.config_class(**copy.deepcopy(inherited) | options)
         model = cls(config)
@@ -118,8 +107,7 @@ class MTQNet(MOSANet):
             model.load_pretrained_encoder(encoder)
             info["encoder"] = [name for name in model.state_dict() if name.startswith("encoder.")]
         _take_over(teacher, model, info)
-        model.eval()
-        return (model, info) if output_loading_info else model
+        return model.eval(), info
 
 
 @torch.no_grad()

@@ -8,13 +8,13 @@ Differs:  coefficients are kept once per corpus instead of once per row; with se
 Shapes:   B batch, R rows of the training set, L labels
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+
+from hf_sqa.blocks.losses import rated_targets
 
 
 class BiasAwareLoss(nn.Module):
@@ -30,7 +30,6 @@ class BiasAwareLoss(nn.Module):
         anchor_corpus (`str`, *optional*): Corpus whose line stays the identity, so that predictions stay on its scale.
         min_correlation (`float`, *optional*, defaults to `0.7`): Lines are fitted from the epoch on in which the correlation
             between all predictions and labels exceeds this: lines through bad predictions would only flatten them.
-        unmapped_weight (`float`, *optional*, defaults to `0.0`): Weight of the plain squared error, added.
 
     Raises:
         ValueError: If the anchor is not among the corpora, or names repeat.
@@ -43,7 +42,6 @@ class BiasAwareLoss(nn.Module):
         *,
         anchor_corpus: str | None = None,
         min_correlation: float = 0.7,
-        unmapped_weight: float = 0.0,
     ):
         super().__init__()
         self.corpora = list(corpora)
@@ -51,7 +49,7 @@ class BiasAwareLoss(nn.Module):
             raise ValueError(f"Expected every corpus to be named once, got {self.corpora}.")
         if anchor_corpus is not None and anchor_corpus not in self.corpora:
             raise ValueError(f"Expected `anchor_corpus` to be one of {', '.join(self.corpora)}, got {anchor_corpus!r}.")
-        self.anchor_corpus, self.min_correlation, self.unmapped_weight = anchor_corpus, min_correlation, unmapped_weight
+        self.anchor_corpus, self.min_correlation = anchor_corpus, min_correlation
         self.register_buffer("offset", torch.zeros(len(self.corpora), num_labels))
         self.register_buffer("slope", torch.ones(len(self.corpora), num_labels))
         self.register_buffer("is_fitting", torch.zeros(num_labels, dtype=torch.bool))
@@ -65,14 +63,9 @@ class BiasAwareLoss(nn.Module):
 
         Returns:
             `torch.Tensor` of shape `()`: Sum over the scores of the mean squared error over the rows rated.
-
-        Raises:
-            ValueError: If shapes differ or a corpus is unknown.
         """
         rows = self._rows(logits, labels, corpora)
-        mapped = self.offset[rows].to(logits.dtype) + self.slope[rows].to(logits.dtype) * logits
-        loss = _squared_error(mapped, labels)
-        return loss + self.unmapped_weight * _squared_error(logits, labels) if self.unmapped_weight else loss
+        return _squared_error(self.offset[rows].to(logits.dtype) + self.slope[rows].to(logits.dtype) * logits, labels)
 
     @torch.no_grad()
     def update(self, logits: torch.Tensor, labels: torch.Tensor, corpora: Sequence[str]) -> None:
@@ -85,9 +78,6 @@ class BiasAwareLoss(nn.Module):
             logits (`torch.Tensor` of shape `(R, L)`): Predictions of the whole training set.
             labels (`torch.Tensor` of shape `(R, L)`): Its labels, NaN where not rated.
             corpora (`Sequence[str]` of length `R`): Corpus of every row.
-
-        Raises:
-            ValueError: If shapes differ or a corpus is unknown.
         """
         rows = self._rows(logits, labels, corpora)
         predictions, targets = logits.double(), labels.to(logits.device).double()
@@ -124,10 +114,8 @@ class BiasAwareLoss(nn.Module):
 
 def _squared_error(predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Sum over the scores of the mean over the rated rows; 0 for a score that no row has."""
-    labels = labels.to(predictions.device, predictions.dtype)
-    rated = ~torch.isnan(labels)
-    errors = predictions - torch.where(rated, labels, predictions.detach())
-    return (errors.square().sum(dim=0) / rated.sum(dim=0).clamp(min=1)).sum()
+    targets, rated = rated_targets(predictions, labels)
+    return ((predictions - targets).square().sum(dim=0) / rated.sum(dim=0).clamp(min=1)).sum()
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> float:

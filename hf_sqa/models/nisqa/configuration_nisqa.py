@@ -6,6 +6,7 @@ from typing import Any, Self
 from huggingface_hub.dataclasses import strict
 
 from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE
+from hf_sqa.choices import check_choice
 from hf_sqa.configuration import AudioQualityConfig
 
 #: Scores of the five-dimension model, in the column order of the published weights.
@@ -49,9 +50,6 @@ class NISQAConfig(AudioQualityConfig):
             one for each score), `"last_step_bi"` (last state of each direction of the LSTM) or `"avg"` (mean).
         pooling_size (`int`, *optional*, defaults to `128`): Width of the network of `"att"`.
         **kwargs: Options of [`AudioQualityConfig`].
-
-    Raises:
-        StrictDataclassError: If a value has the wrong type or does not fit the others.
     """
 
     model_type = "nisqa"
@@ -116,8 +114,7 @@ class NISQAConfig(AudioQualityConfig):
 
     def validate_choices(self) -> None:
         for option, choices in (("segment_encoder", SEGMENT_ENCODERS), ("time_encoder", TIME_ENCODERS), ("pooling", POOLINGS)):
-            if getattr(self, option) not in choices:
-                raise ValueError(f"Expected `{option}` to be one of {', '.join(choices)}, got {getattr(self, option)!r}.")
+            check_choice(option, getattr(self, option), choices)
         if self.pooling == "last_step_bi" and self.time_encoder != "lstm":
             raise ValueError(
                 "Expected `time_encoder='lstm'` with `pooling='last_step_bi'`: a transformer has no last state. Use "

@@ -7,15 +7,13 @@ that a file names is ever imported or called.
 The three files of the authors (nisqa.tar, nisqa_mos_only.tar, nisqa_tts.tar) are licensed CC BY-NC-SA 4.0: not for commercial use.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hf_sqa.blocks.foreign_checkpoint import read_foreign_checkpoint
+from hf_sqa.blocks.foreign_checkpoint import PUBLISHED_LAYER_NAMES, converted_tensors, read_foreign_checkpoint, renamed
 from hf_sqa.models.nisqa.configuration_nisqa import DIMENSIONS, NISQAConfig
 from hf_sqa.models.nisqa.modeling_nisqa import NISQA
 
@@ -62,11 +60,7 @@ def convert(checkpoint: str | Path) -> NISQA:
 
 
 def config_from_args(args: dict[str, Any], tensors: dict[str, torch.Tensor], checkpoint_name: str | None = None) -> NISQAConfig:
-    """Architecture of a checkpoint, from the original's options and the names of its tensors.
-
-    Raises:
-        ValueError: If an option is missing, or asks for something this family does not have.
-    """
+    """Architecture of a checkpoint, from the original's options and the names of its tensors."""
 
     def option(name: str) -> Any:
         if name not in args:
@@ -131,30 +125,15 @@ def config_from_args(args: dict[str, Any], tensors: dict[str, torch.Tensor], che
 
 
 def convert_state_dict(original: dict[str, torch.Tensor], model: NISQA) -> dict[str, torch.Tensor]:
-    """Tensors of the original under our names; every tensor of both sides is accounted for.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown or of another shape.
-    """
-    converted: dict[str, torch.Tensor] = {}
-    expected = model.state_dict()
+    """Tensors of the original under our names; see [`converted_tensors`]."""
     sources = original_names(model)
-    for source, names in sources.items():
-        if source not in original:
-            raise ValueError(f"The checkpoint lacks the tensor {source!r}, which its options ask for.")
-        tensor = original[source]
-        shape = (sum(expected[name].shape[0] for name in names), *expected[names[0]].shape[1:]) if len(names) > 1 else None
-        shape = tuple(expected[names[0]].shape) if shape is None else shape
-        if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != shape:
-            got = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise ValueError(
-                f"Expected the tensor {source!r} to have shape {shape}, which the checkpoint's options ask for, got {got}."
-            )
-        for name, part in zip(names, tensor.chunk(len(names)) if len(names) > 1 else [tensor], strict=True):
-            converted[name] = part.contiguous().clone()
-    if unknown := sorted(set(original) - set(sources)):
-        raise ValueError(f"Unknown tensors in the checkpoint: {', '.join(unknown[:5])}; its options do not ask for them.")
-    return converted
+    source_of = {name: source for source, names in sources.items() for name in names}
+
+    def part(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        names = sources[source_of[name]]
+        return tensor.chunk(len(names))[names.index(name)] if len(names) > 1 else tensor
+
+    return converted_tensors(original, model.state_dict(), source_of.__getitem__, "the NISQA that its options describe", part)
 
 
 def original_state_dict(model: NISQA) -> dict[str, torch.Tensor]:
@@ -198,21 +177,9 @@ def _original_segment_encoder_name(name: str, config: NISQAConfig) -> str:
 
 
 def _original_time_encoder_name(name: str) -> str:
-    if name.startswith("forward_lstm."):
-        return name.replace("forward_lstm", "lstm")
     if name.startswith("backward_lstm."):
         return name.replace("backward_lstm", "lstm") + "_reverse"
-    for ours, theirs in (
-        ("input_projection.", "linear."),
-        ("input_norm.", "norm1."),
-        ("self_attn.q_proj.", "self_attn.in_proj_"),  # its rows are q, k, v
-        ("self_attn.k_proj.", "self_attn.in_proj_"),
-        ("self_attn.v_proj.", "self_attn.in_proj_"),
-        ("self_attn_norm.", "norm1."),
-        ("fc1.", "linear1."),
-        ("fc2.", "linear2."),
-        ("fc_norm.", "norm2."),
-    ):
-        if ours in name:
-            return name.replace(ours, theirs)
-    return name
+    if not name.startswith("layers."):
+        return renamed(name, {"forward_lstm.": "lstm.", "input_projection.": "linear.", "input_norm.": "norm1."})
+    layer, index, rest = name.split(".", 2)
+    return f"{layer}.{index}.{renamed(rest, PUBLISHED_LAYER_NAMES)}"

@@ -148,9 +148,6 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
         Returns:
             `np.ndarray` of shape `(1 + T // hop, K)`, float32, in dB relative to an amplitude of 1, at least -80. It takes 19 kB
             for a second of audio; the blocks are not kept.
-
-        Raises:
-            ValueError: As in `__call__`.
         """
         sampling_rate = self._checked_rate(sampling_rate)
         hop, window = int(sampling_rate * self.hop_seconds), int(sampling_rate * self.window_seconds)
@@ -208,12 +205,6 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
 @lru_cache(maxsize=16)
 def mel_filters(sampling_rate: int, fft_size: int, num_mel_bins: int, max_frequency_hz: float) -> np.ndarray:
     """Triangular filters on Slaney's scale, each of unit area, as librosa makes them by default.
-
-    Args:
-        sampling_rate (`int`): In Hz.
-        fft_size (`int`): Points of the Fourier transform.
-        num_mel_bins (`int`): Filters.
-        max_frequency_hz (`float`): Upper edge of the highest filter. Filters above half the sampling rate are zero.
 
     Returns:
         `np.ndarray` of shape `(bins, num_mel_bins)`, float32; the spectrum's bins up to the last one that any filter uses.

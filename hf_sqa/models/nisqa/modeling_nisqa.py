@@ -13,8 +13,6 @@ Shapes:   B batch, W frames, K mel bins, N segments of a recording, S segments o
           segment, D hidden size, H heads, L labels
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial, reduce
@@ -306,7 +304,6 @@ class NISQA(AudioQualityPreTrainedModel):
                     init.zeros_(parameter)
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
-        """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]."""
         return FineTuningDefaults(("segment_encoder",))
 
     def make_feature_extractor(self) -> NISQAFeatureExtractor:

@@ -26,15 +26,14 @@ from transformers.utils import can_return_tuple
 from hf_sqa.blocks.losses import check_label_shape, ranking_loss, score_loss
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
+    FreezesEncoder,
     build_encoder,
-    freeze_idle_parameters,
     load_encoder,
     load_encoder_config,
     min_num_samples,
     num_frames_of,
     output_size,
     pads_safely,
-    published_sampling_rate,
     scale_feature_gradient,
 )
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
@@ -42,7 +41,7 @@ from hf_sqa.models.utmos.configuration_utmos import UTMOSConfig
 from hf_sqa.outputs import AudioQualityOutput
 
 
-class UTMOS(AudioQualityPreTrainedModel):
+class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
     """Strong learner of UTMOS22: every frame's score from encoder, domain, listener and LSTM; the mean over the frames."""
 
     config: UTMOSConfig
@@ -71,7 +70,7 @@ class UTMOS(AudioQualityPreTrainedModel):
         self.score_head = nn.Linear(config.projection_size, config.num_labels)
         scale_feature_gradient(self.encoder, config.feature_grad_mult)
         self.post_init()
-        self._freeze_idle_parameters()
+        self.freeze()
 
     @classmethod
     def from_encoder(
@@ -79,7 +78,6 @@ class UTMOS(AudioQualityPreTrainedModel):
         name_or_path: str,
         *,
         encoder_options: dict[str, Any] | None = None,
-        hub_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> UTMOS:
         """Start from a pre-trained encoder, with everything behind it new.
@@ -87,42 +85,14 @@ class UTMOS(AudioQualityPreTrainedModel):
         Args:
             name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-base"`.
             encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change.
-            hub_options (`dict[str, Any]`, *optional*): `revision`, `token`, `cache_dir`, ... of `from_pretrained`.
             **options: Options of [`UTMOSConfig`].
 
         Raises:
             ValueError: If the encoder's file and configuration differ, it works at another rate, or an option cannot be used.
         """
-        hub_options = hub_options or {}
-        encoder_config = load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | (encoder_options or {}), **hub_options)
+        encoder_config = load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | (encoder_options or {}))
         config = cls.config_class(encoder_config=encoder_config, **options)
-        published_rate = published_sampling_rate(name_or_path, **hub_options)
-        if published_rate not in (None, config.sampling_rate):
-            raise ValueError(
-                f"Expected an encoder for audio sampled at {config.sampling_rate} Hz, got {name_or_path}, whose feature extractor "
-                f"asks for {published_rate} Hz; pass `sampling_rate={published_rate}`."
-            )
-        return cls(config, load_encoder(name_or_path, config.encoder_config, None, **hub_options)).eval()
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a model; see [`PreTrainedModel.from_pretrained`]. Parameters that no gradient reaches are not trainable."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._freeze_idle_parameters()
-        return loaded
-
-    def _freeze_idle_parameters(self) -> None:
-        freeze_idle_parameters(self.encoder, self.config.feature_grad_mult)
-        if self.config.freeze_encoder:
-            self.encoder.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> UTMOS:
-        """Set training mode; a frozen encoder stays in evaluation, its features are constants."""
-        super().train(mode)
-        if self.config.freeze_encoder:
-            self.encoder.eval()
-        return self
+        return cls(config, load_encoder(name_or_path, config.encoder_config, None, config.sampling_rate)).eval()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -9,7 +9,15 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_sqa.blocks.bounds import SIZE
 from hf_sqa.blocks.pooling import POOLINGS
-from hf_sqa.blocks.speech_encoder import check_encoder_config, check_layer, is_quality_model, takes_spectra
+from hf_sqa.blocks.speech_encoder import (
+    FINE_TUNING_OPTIONS,
+    TINY_ENCODER,
+    check_encoder_config,
+    check_layer,
+    is_quality_model,
+    takes_spectra,
+)
+from hf_sqa.choices import check_choice
 from hf_sqa.configuration import AudioQualityConfig
 
 #: wav2vec 2.0 base as SSL-MOS fine-tunes it: dropouts of fairseq's pre-training configuration, no masking of frames. Sizes are the
@@ -21,9 +29,7 @@ SSL_MOS_SMALL_ENCODER = {
     "activation_dropout": 0.0,
     "feat_proj_dropout": 0.1,
     "layerdrop": 0.05,
-    "apply_spec_augment": False,
-    "mask_time_prob": 0.0,
-    "mask_feature_prob": 0.0,
+    **FINE_TUNING_OPTIONS,
 }
 #: `feature_grad_mult` of fairseq's pre-training configurations: for extractors with group norm, and with layer norm.
 FEATURE_GRAD_MULT = {"group": 0.1, "layer": 1.0}
@@ -58,9 +64,6 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
             SSL-MOS weights have `False` always.
         score_loss (`str`, *optional*, defaults to `"l1"`): As in the authors' code; `"mse"` or `"huber"` otherwise.
         **kwargs: Options of [`AudioQualityConfig`].
-
-    Raises:
-        ValueError: If the encoder is not a speech encoder, or has no such layer, or options exclude each other.
     """
 
     model_type = "wav2vec2_mos"
@@ -97,26 +100,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
     @classmethod
     def tiny(cls, **kwargs: Any) -> Self:
         """A configuration for tests: wav2vec 2.0 with layer norm, two blocks, about 7,000 weights."""
-        encoder_config = {
-            "model_type": "wav2vec2",
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 32,
-            "conv_dim": [8] * 7,
-            "feat_extract_norm": "layer",
-            "do_stable_layer_norm": True,
-            "num_conv_pos_embeddings": 8,
-            "num_conv_pos_embedding_groups": 2,
-            "hidden_dropout": 0.0,
-            "attention_dropout": 0.0,
-            "activation_dropout": 0.0,
-            "feat_proj_dropout": 0.0,
-            "layerdrop": 0.0,
-            "apply_spec_augment": False,
-            "mask_time_prob": 0.0,
-            "mask_feature_prob": 0.0,
-        }
+        encoder_config = TINY_ENCODER | FINE_TUNING_OPTIONS | {"intermediate_size": 32}
         return cls(**{"encoder_config": encoder_config, "attention_size": 8} | kwargs)
 
     def validate_encoder(self) -> None:
@@ -149,8 +133,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
             )
 
     def validate_pooling(self) -> None:
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"Expected `pooling` to be one of {', '.join(POOLINGS)}, got {self.pooling!r}.")
+        check_choice("pooling", self.pooling, POOLINGS)
         if self.num_last_frames < 1 or (self.num_last_frames != 1 and self.pooling != "last"):
             raise ValueError(
                 f"Expected `num_last_frames` of at least 1, and only beside `pooling='last'`, got {self.num_last_frames} beside "

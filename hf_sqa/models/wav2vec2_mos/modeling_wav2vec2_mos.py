@@ -14,7 +14,6 @@ Shapes:   B batch, T samples or spectra, F frames, D hidden size, L labels
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,16 +23,16 @@ from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
-from hf_sqa.audio import Recording
 from hf_sqa.blocks.feature_cache import encoder_features
+from hf_sqa.blocks.losses import rated_targets
 from hf_sqa.blocks.pooling import build_pooling, pool
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
+    FreezesEncoder,
     LayerMix,
     build_encoder,
     frame_mask,
-    freeze_idle_parameters,
     is_quality_model,
     load_encoder,
     load_encoder_config,
@@ -41,13 +40,12 @@ from hf_sqa.blocks.speech_encoder import (
     min_num_samples,
     output_size,
     pads_safely,
-    published_sampling_rate,
     scale_feature_gradient,
     takes_spectra,
 )
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig
-from hf_sqa.outputs import AudioQualityOutput, RecordingScores
+from hf_sqa.outputs import AudioQualityOutput
 
 
 @dataclass
@@ -64,7 +62,7 @@ class Wav2Vec2ForMOSOutput(AudioQualityOutput):
     log_variances: torch.Tensor | None = None
 
 
-class Wav2Vec2ForMOS(AudioQualityPreTrainedModel):
+class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
     """Speech encoder, one linear layer per frame, average over time.
 
     `pads_safely` depends on the encoder: group norm (wav2vec 2.0 base) looks at padding before any mask can hide it.
@@ -99,7 +97,7 @@ class Wav2Vec2ForMOS(AudioQualityPreTrainedModel):
         scale_feature_gradient(self.encoder, config.feature_grad_mult)
         self.main_input_name = self.encoder.main_input_name
         self.post_init()
-        self._freeze_idle_parameters()
+        self.freeze()
 
     @classmethod
     def from_encoder(
@@ -107,7 +105,6 @@ class Wav2Vec2ForMOS(AudioQualityPreTrainedModel):
         name_or_path: str,
         *,
         encoder_options: dict[str, Any] | None = None,
-        hub_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> Wav2Vec2ForMOS:
         """Start from a pre-trained encoder, with a new random head: what fine-tuning on rated speech begins with.
@@ -117,47 +114,17 @@ class Wav2Vec2ForMOS(AudioQualityPreTrainedModel):
                 as good as bare ones. Only the layers needed are read from a safetensors file.
             encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
                 Frames are not masked in training unless asked for here.
-            hub_options (`dict[str, Any]`, *optional*): `revision`, `token`, `cache_dir`, ... of `from_pretrained`.
             **options: Options of [`Wav2Vec2ForMOSConfig`], for example `layer=5` or `id2label={0: "mos", 1: "noisiness"}`.
 
         Raises:
             ValueError: If a tensor of the encoder is missing or one cannot be placed (both named), if its feature extractor asks
                 for another sampling rate, or if an option cannot be used.
         """
-        hub_options = hub_options or {}
         without_layerdrop = {"layerdrop": 0.0} if options.get("mix_layers") else {}
-        encoder_config = load_encoder_config(
-            name_or_path, FINE_TUNING_OPTIONS | without_layerdrop | (encoder_options or {}), **hub_options
-        )
+        encoder_config = load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | without_layerdrop | (encoder_options or {}))
         config = cls.config_class(encoder_config=encoder_config, **options)
-        published_rate = published_sampling_rate(name_or_path, **hub_options)
-        if published_rate not in (None, config.sampling_rate):
-            raise ValueError(
-                f"Expected an encoder for audio sampled at {config.sampling_rate} Hz, got {name_or_path}, whose feature extractor "
-                f"asks for {published_rate} Hz; pass `sampling_rate={published_rate}`."
-            )
-        encoder = load_encoder(name_or_path, config.encoder_config, cls._last_layer(config), **hub_options)
+        encoder = load_encoder(name_or_path, config.encoder_config, cls._last_layer(config), config.sampling_rate)
         return cls(config, encoder).eval()
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a model; see [`PreTrainedModel.from_pretrained`]. Parameters that no gradient reaches are not trainable."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._freeze_idle_parameters()
-        return loaded
-
-    def _freeze_idle_parameters(self) -> None:
-        freeze_idle_parameters(self.encoder, self.config.feature_grad_mult)
-        if self.config.freeze_encoder:
-            self.encoder.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> Wav2Vec2ForMOS:
-        """Set training mode; a frozen encoder stays in evaluation, its features are constants."""
-        super().train(mode)
-        if self.config.freeze_encoder:
-            self.encoder.eval()
-        return self
 
     @staticmethod
     def _last_layer(config: Wav2Vec2ForMOSConfig) -> int | None:
@@ -322,57 +289,11 @@ class Wav2Vec2ForMOS(AudioQualityPreTrainedModel):
         num_values = self.config.encoder_config.feature_projection_input_dim
         return {"input_features": (torch.randn(2, 100, num_values, generator=torch.Generator().manual_seed(0)), (0, 1))}
 
-    def check_feature_extractor(self, feature_extractor: Any) -> None:
-        """Refuse a feature extractor that prepares other inputs than the model was trained on.
-
-        Raises:
-            ValueError: If its sampling rate, its normalisation, or (where padding is masked safely) its mask differ from the
-                configuration.
-        """
-        expected = self.make_feature_extractor()
-        names = ["sampling_rate", *(["do_normalize"] if hasattr(expected, "do_normalize") else [])]
-        names += ["return_attention_mask"] if self.pads_safely else []
-        for name in names:
-            ours, theirs = getattr(expected, name), getattr(feature_extractor, name, None)
-            if ours != theirs:
-                raise ValueError(
-                    f"Expected a feature extractor with `{name}={ours}`, which this model was trained with, got {theirs}: scores "
-                    "would be plausible but wrong. Make a matching one with `model.make_feature_extractor()`."
-                )
-
-    @torch.inference_mode()
-    def score_recordings(
-        self,
-        recordings: Sequence[Recording],
-        feature_extractor: Any = None,
-        *,
-        mode: str = "published",
-        hop_seconds: float | None = None,
-    ) -> list[RecordingScores]:
-        """Score recordings, each as if it were alone; see [`AudioQualityPreTrainedModel.score_recordings`].
-
-        Args:
-            feature_extractor (*optional*): The checkpoint's; the one the configuration describes if not given.
-
-        Raises:
-            ValueError: If the feature extractor is not that of the model.
-        """
-        feature_extractor = feature_extractor or self.make_feature_extractor()
-        self.check_feature_extractor(feature_extractor)
-        return super().score_recordings(recordings, feature_extractor, mode=mode, hop_seconds=hop_seconds)
-
 
 def _gaussian_loss(logits: torch.Tensor, log_variances: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
     """Mean negative log-likelihood of the rated labels under a normal distribution, without its constant."""
     if labels is None:
         return None
-    if labels.shape != logits.shape:
-        raise ValueError(
-            f"Expected labels of shape {tuple(logits.shape)} (batch_size, num_labels), got {tuple(labels.shape)}; "
-            "write NaN where a score was not rated."
-        )
-    labels = labels.to(logits.device)
-    rated = ~torch.isnan(labels)
-    errors = logits - torch.where(rated, labels.to(logits.dtype), logits.detach())
-    losses = 0.5 * (errors.square() * torch.exp(-log_variances) + log_variances)
+    targets, rated = rated_targets(logits, labels)
+    losses = 0.5 * ((logits - targets).square() * torch.exp(-log_variances) + log_variances)
     return torch.where(rated, losses, torch.zeros_like(losses)).sum() / rated.sum().clamp(min=1)

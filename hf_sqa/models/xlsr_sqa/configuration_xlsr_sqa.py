@@ -8,7 +8,14 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE
-from hf_sqa.blocks.speech_encoder import check_encoder_config, check_layer, min_num_samples, pads_safely, takes_spectra
+from hf_sqa.blocks.speech_encoder import (
+    TINY_ENCODER,
+    check_encoder_config,
+    check_layer,
+    min_num_samples,
+    pads_safely,
+    takes_spectra,
+)
 from hf_sqa.configuration import AudioQualityConfig
 
 
@@ -35,9 +42,6 @@ class XLSRSQAConfig(AudioQualityConfig):
         intermediate_size (`int`, *optional*, defaults to `64`): Width of the head's feed-forward and pooling.
         dropout (`float`, *optional*, defaults to `0.0`): Dropout inside the head while training.
         **kwargs: Options of [`AudioQualityConfig`].
-
-    Raises:
-        StrictDataclassError: If `layers` do not fit the encoder, or the encoder is not one whose padding can be masked.
     """
 
     model_type = "xlsr_sqa"
@@ -70,25 +74,7 @@ class XLSRSQAConfig(AudioQualityConfig):
     def tiny(cls, **kwargs: Any) -> Self:
         """A configuration for tests: a head that sees 0.48 s, on both layers of a tiny encoder; about 9,000 weights."""
         layers = kwargs.pop("layers", (1, 2))
-        encoder_config = {
-            "model_type": "wav2vec2",
-            "hidden_size": 16,
-            "num_hidden_layers": layers[-1],
-            "num_attention_heads": 2,
-            "intermediate_size": 24,
-            "conv_dim": (8,) * 7,
-            "conv_bias": True,
-            "num_conv_pos_embeddings": 8,
-            "num_conv_pos_embedding_groups": 2,
-            "feat_extract_norm": "layer",
-            "do_stable_layer_norm": True,
-            "layerdrop": 0.0,
-            "mask_time_prob": 0.0,
-            "hidden_dropout": 0.0,
-            "attention_dropout": 0.0,
-            "activation_dropout": 0.0,
-            "feat_proj_dropout": 0.0,
-        }
+        encoder_config = TINY_ENCODER | {"num_hidden_layers": layers[-1], "conv_bias": True}
         return cls.tiny_mfcc(**{"encoder_config": encoder_config, "layers": layers} | kwargs)
 
     @classmethod

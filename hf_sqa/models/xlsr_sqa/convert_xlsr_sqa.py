@@ -3,10 +3,7 @@
 Reads the weight files only; none of the package's code is imported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -15,9 +12,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_sqa.auto import PublishedCheckpoint
-from hf_sqa.blocks.foreign_checkpoint import read_foreign_checkpoint
+from hf_sqa.blocks.foreign_checkpoint import converted_tensors, published_name, read_foreign_checkpoint, renamed, split_in_proj
 from hf_sqa.blocks.speech_encoder import check_layer, load_encoder, load_encoder_config
-from hf_sqa.blocks.sqa_transformer import published_name
+from hf_sqa.choices import did_you_mean
 from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
 from hf_sqa.models.xlsr_sqa.modeling_xlsr_sqa import XLSRSQA
 from hf_sqa.wheels import Wheel
@@ -152,47 +149,14 @@ def convert(head: str | Path | None = None, encoder: str | Path | None = None, *
 
 
 def convert_head(original: dict[str, torch.Tensor], model: XLSRSQA) -> dict[str, torch.Tensor]:
-    """Rename the tensors of a published head; every tensor of both sides is accounted for.
-
-    Args:
-        original (`dict[str, torch.Tensor]`): State dict of the head.
-        model (`XLSRSQA`): The model to fill, whose configuration tells what to expect.
-
-    Returns:
-        `dict[str, torch.Tensor]`: Under the names of `model`, its encoder left out.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown or of another shape.
-    """
-    converted: dict[str, torch.Tensor] = {}
-    used = set()
-    for name, expected in model.state_dict().items():
-        if name.startswith("encoder."):
-            continue
-        source = _published_name(name)
-        if source not in original:
-            raise ValueError(f"The head lacks the tensor {source!r}: this is not an XLS-R-SQA head {_kind(model.config)}.")
-        used.add(source)
-        tensor = original[source]
-        if ".self_attn." in name and "out_proj" not in name:
-            if tensor.shape[:1] != (3 * len(expected),):
-                raise ValueError(f"Expected {source!r} to have {3 * len(expected)} rows, got shape {tuple(tensor.shape)}.")
-            tensor = tensor.chunk(3)["qkv".index(name.split(".")[-2][0])]
-        if tensor.shape != expected.shape:
-            raise ValueError(
-                f"Expected {source!r} to give shape {tuple(expected.shape)}, got {tuple(tensor.shape)}: this is not an "
-                f"XLS-R-SQA head {_kind(model.config)}."
-            )
-        converted[name] = tensor.to(expected.dtype, copy=True, memory_format=torch.contiguous_format)
-    if unknown := sorted(set(original) - used):
-        raise ValueError(f"Unknown tensors in the head: {', '.join(unknown[:5])}; expected a head {_kind(model.config)}.")
-    return converted
+    """Tensors of a published head under the names of a model, its encoder left out; see [`converted_tensors`]."""
+    expected = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    return converted_tensors(original, expected, _published_name, f"an XLS-R-SQA head {_kind(model.config)}", split_in_proj)
 
 
 def _published_name(name: str) -> str:
-    for ours, theirs in (("fusion.norms.", "norm_inputs."), ("fusion.mix.", "lin_infusion.")):
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
+    if name.startswith("fusion."):
+        return renamed(name, {"fusion.norms.": "norm_inputs.", "fusion.mix.": "lin_infusion."})
     return published_name(name.removeprefix("transformer."))
 
 
@@ -206,10 +170,7 @@ def _full_name(name: str) -> str:
     full_name = name if "/" in name else f"{VERSIONS[0]}/{name}"
     heads = list_heads()
     if full_name not in heads:
-        close = get_close_matches(full_name, heads, n=3, cutoff=0.3)
-        raise ValueError(
-            f"Unknown head {name!r}; did you mean {', '.join(map(repr, close)) or repr(heads[0])}? `list_heads()` has all."
-        )
+        raise ValueError(f"Unknown head {name!r}{did_you_mean(full_name, heads, 3)} `list_heads()` has all.")
     return full_name
 
 

@@ -10,10 +10,8 @@ Differs:  recordings of different length can share a batch, each scored as if al
 Shapes:   B batch, T samples, F frames, N frames the head sees, M mel bands, C feature channels, L labels
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +23,11 @@ from hf_sqa.audio import Recording
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
+    FreezesEncoder,
     all_layers,
     build_encoder,
-    freeze_idle_parameters,
     load_encoder,
     load_encoder_config,
-    published_sampling_rate,
 )
 from hf_sqa.blocks.sqa_transformer import (
     LayerTrace,
@@ -124,7 +121,7 @@ class LayerFusion(nn.Module):
         return mixed
 
 
-class XLSRSQA(AudioQualityPreTrainedModel):
+class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
     """XLS-R-SQA: speech quality from layers of an XLS-R encoder, or from MFCC features if the configuration has no encoder.
 
     The head sees `num_frames` frames: the middle 7.68 s of a recording (MFCC: 4.8 s), or the whole of a shorter one.
@@ -165,7 +162,7 @@ class XLSRSQA(AudioQualityPreTrainedModel):
             normalize_features=num_inputs == 1,
         )
         self.post_init()
-        self._freeze_idle_parameters()
+        self.freeze()
 
     @classmethod
     def from_encoder(
@@ -173,53 +170,22 @@ class XLSRSQA(AudioQualityPreTrainedModel):
         name_or_path: str,
         *,
         encoder_options: dict[str, Any] | None = None,
-        hub_options: dict[str, Any] | None = None,
         **options: Any,
-    ) -> XLSRSQA:
+    ) -> Self:
         """A new random head on a pre-trained encoder, in evaluation mode: what training on rated speech begins with.
 
         Args:
             name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-xls-r-300m"`. Only the layers needed are read.
             encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
                 No layer is skipped and no frame is masked in training.
-            hub_options (`dict[str, Any]`, *optional*): `revision`, `token`, `cache_dir`, ... of `from_pretrained`.
             **options: Options of [`XLSRSQAConfig`]; `layers=(5,)` and `freeze_encoder=True` are the paper's.
 
         Raises:
             ValueError: If no `layers` are given, the encoder cannot be used, lacks a tensor, or is for another sampling rate.
         """
-        hub_options = hub_options or {}
         changed = FINE_TUNING_OPTIONS | {"layerdrop": 0.0} | (encoder_options or {})
-        encoder_config = load_encoder_config(name_or_path, changed, **hub_options)
-        config = cls.config_class(encoder_config=encoder_config, **options)
-        published_rate = published_sampling_rate(name_or_path, **hub_options)
-        if published_rate not in (None, config.sampling_rate):
-            raise ValueError(
-                f"Expected an encoder for audio sampled at {config.sampling_rate} Hz, got {name_or_path}, whose feature extractor "
-                f"asks for {published_rate} Hz."
-            )
-        return cls(config, load_encoder(name_or_path, config.encoder_config, config.layers[-1], **hub_options)).eval()
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a model as transformers does. What is frozen stays frozen, which loading alone would undo."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_idle_parameters()
-        return loaded
-
-    def _freeze_idle_parameters(self) -> None:
-        if self.config.encoder_config is None:
-            return
-        freeze_idle_parameters(self.encoder)
-        if self.config.freeze_encoder:
-            self.encoder.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> XLSRSQA:
-        """Set training mode; a frozen encoder stays in evaluation, its features are constants."""
-        super().train(mode)
-        if self.config.freeze_encoder and self.config.encoder_config is not None:
-            self.encoder.eval()
-        return self
+        config = cls.config_class(encoder_config=load_encoder_config(name_or_path, changed), **options)
+        return cls(config, load_encoder(name_or_path, config.encoder_config, config.layers[-1], config.sampling_rate)).eval()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -230,7 +196,6 @@ class XLSRSQA(AudioQualityPreTrainedModel):
             init.xavier_uniform_(module.weight)
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
-        """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]."""
         return FineTuningDefaults() if self.config.encoder_config is None else FineTuningDefaults(("encoder",), learning_rate=3e-4)
 
     def pruning_layout(self) -> EncoderLayout:
@@ -297,7 +262,6 @@ class XLSRSQA(AudioQualityPreTrainedModel):
         return self.config.score_min + (self.config.score_max - self.config.score_min) * torch.sigmoid(raw)
 
     def _lengths(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Samples of every row, `(B,)`, checked."""
         shortest = self.config.min_samples
         if input_values.dim() != 2 or input_values.shape[1] < shortest:
             raise ValueError(
@@ -350,18 +314,7 @@ class XLSRSQA(AudioQualityPreTrainedModel):
                 )
         if self.config.encoder_config is None:
             return [self._score_mfcc(recording) for recording in recordings]
-        feature_extractor = feature_extractor or self.make_feature_extractor()
-        self._check_feature_extractor(feature_extractor)
         return super().score_recordings(recordings, feature_extractor, mode=mode)
-
-    def _check_feature_extractor(self, feature_extractor: Any) -> None:
-        expected = self.make_feature_extractor()
-        for option in ("sampling_rate", "do_normalize", "return_attention_mask"):
-            if (got := getattr(feature_extractor, option, None)) != (wanted := getattr(expected, option)):
-                raise ValueError(
-                    f"Expected a feature extractor with {option}={wanted}, got {option}={got}: the scores would be plausible and "
-                    "wrong. `model.make_feature_extractor()` makes the right one."
-                )
 
     def _score_mfcc(self, recording: Recording) -> RecordingScores:
         """Score a recording of any length, holding mel bands of its middle only."""

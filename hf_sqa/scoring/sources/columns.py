@@ -1,7 +1,5 @@
 """From a record of a manifest, a table or a data set to the recording, its name and its excerpt."""
 
-from __future__ import annotations
-
 import math
 import os
 import posixpath

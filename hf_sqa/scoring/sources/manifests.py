@@ -1,7 +1,5 @@
 """Manifests of JSON lines, tables, and lists of paths."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Names of files and rows, as any file format can hold them."""
 
-from __future__ import annotations
-
 import os
 
 from hf_sqa.scoring.remote import is_remote

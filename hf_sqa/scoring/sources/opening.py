@@ -1,7 +1,5 @@
 """From what a user calls a corpus to its source: a folder, a glob, a list of any kind or a data set, on a disk or behind a URL."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re
@@ -12,11 +10,10 @@ from hf_sqa.folders import AUDIO_SUFFIXES, expand_pattern, find_recordings
 from hf_sqa.scoring.remote import is_remote, list_remote
 from hf_sqa.scoring.sources.columns import Columns
 from hf_sqa.scoring.sources.datasets import HubDataset, SavedDataset
-from hf_sqa.scoring.sources.files import AudioFiles
 from hf_sqa.scoring.sources.manifests import Lists, Manifests, Tables
 from hf_sqa.scoring.sources.names import path_of
 from hf_sqa.scoring.sources.parquet import ParquetFiles
-from hf_sqa.scoring.sources.source import FileSource, Source
+from hf_sqa.scoring.sources.source import AudioFiles, FileSource, Source
 from hf_sqa.scoring.sources.tars import Tars
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz")
@@ -118,7 +115,6 @@ def _open_files(name: str, files: list[str], columns: Columns) -> Source:
 
 
 def _expanded(name: str) -> list[str]:
-    """The files a name stands for: braces and globs."""
     found: list[str] = []
     for pattern in _unbraced(name):
         if is_remote(pattern):

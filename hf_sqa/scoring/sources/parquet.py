@@ -1,7 +1,5 @@
 """Parquet files."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -62,7 +60,6 @@ def _is_bytes(kind: Any) -> bool:
 
 
 def _columns_of(schema: Any, audio: str, with_bytes: bool) -> list[str]:
-    """Columns to read: the audio, and what is neither audio nor bytes."""
     chosen = []
     for field in schema:
         if field.name == audio:

@@ -1,7 +1,5 @@
 """What every source is: a list of recordings in a fixed order."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import zlib
@@ -12,7 +10,7 @@ from typing import Any
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.remote import is_remote, naming_failures, open_remote
 from hf_sqa.scoring.sources.columns import Columns
-from hf_sqa.scoring.sources.names import path_of
+from hf_sqa.scoring.sources.names import path_of, printable
 
 #: Says of the number of a row whether its audio is needed.
 Wanted = Callable[[int], bool]
@@ -44,6 +42,17 @@ class Source:
     def items(self, wanted: Wanted = everything) -> Iterator[Item]:
         """Yield every row in order; rows whose number is not `wanted` may come without audio, which saves reading it."""
         raise NotImplementedError
+
+
+class AudioFiles(Source):
+    """Recordings by path or URL."""
+
+    def __init__(self, name: str, paths: list[str]):
+        self.name, self._paths, self.total = name, paths, len(paths)
+
+    def items(self, wanted: Wanted = everything) -> Iterator[Item]:
+        for position, path in enumerate(self._paths):
+            yield Item(position, printable(path), printable(path), path)
 
 
 class FileSource(Source):

@@ -1,13 +1,11 @@
 """WebDataset tars."""
 
-from __future__ import annotations
-
 import contextlib
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hf_sqa.data.tables import parse_json
 from hf_sqa.folders import AUDIO_SUFFIXES
@@ -29,7 +27,7 @@ class _Member(tarfile.TarInfo):
     """A header, where a damaged one is an error: tarfile takes it for the end."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
             member = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:

@@ -1,16 +1,10 @@
 """The metric's page on the Hub: paste two columns of numbers, read the agreement."""
 
-from __future__ import annotations
-
 from hf_sqa.metrics import agreement
 
 
 def table(predictions: str, references: str, systems: str) -> list[list[str]]:
-    """Rows of metric and value for pasted columns, a number (or a system's name) a line.
-
-    Raises:
-        ValueError: If a line is no number, or the columns differ in length.
-    """
+    """Rows of metric and value for pasted columns, a number (or a system's name) a line."""
     columns = [[float(line) for line in text.split()] for text in (predictions, references)]
     named = systems.split() or None
     result = agreement(columns[0], columns[1], systems=named)

@@ -1,7 +1,5 @@
 """[`hf_sqa.metrics.agreement`] as a metric of the library `evaluate`: `evaluate.load("<this folder>")`, or import the class."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from typing import Any
 
