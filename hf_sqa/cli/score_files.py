@@ -62,8 +62,9 @@ def score_files(
     try:
         for row in results:
             timeline = {name: row.get(name) for name in ("timeline", "faults")}
-            if not settings.timeline:
-                row.pop("timeline", None)
+            if not settings.timeline:  # a worst stretch is always there; a fault can be a false one, so it is asked for
+                for name in ("timeline", "faults"):
+                    row.pop(name, None)
             rows.append(row)
             if writer:
                 writer.write(row)
