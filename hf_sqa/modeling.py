@@ -186,6 +186,11 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         return None
 
     @property
+    def bfloat16_error(self) -> float | None:
+        """Largest difference that bfloat16 was measured to make to a score of this checkpoint, on a CPU; `None` if unknown."""
+        return None
+
+    @property
     def scores_waveforms(self) -> bool:
         """Whether the model scores recordings; `False` if it must be given features that something else has computed."""
         return True

@@ -4,12 +4,13 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hf_sqa.runs import RunMismatch, describe_differences, differences, locked
 from hf_sqa.scoring.run_part import Part
-from hf_sqa.scoring.scorer import CorpusScorer
+from hf_sqa.scoring.scorer import CorpusScorer, Settings
 from hf_sqa.scoring.shards import RUN_FILE, ShardFolder, cannot_write, read_run, write_json
 from hf_sqa.scoring.sources import Source
 
@@ -20,6 +21,13 @@ KEPT_COLUMNS = ("source", "corpus", "language", "lang", "system_id", "system", "
 ROWS_LOOKED_AT = 100
 LOCK_SECONDS = 10.0
 FORMAT = 1
+
+
+def as_begun(settings: Settings, output: Path, rescore: bool = False) -> Settings:
+    """The settings, with the precision that an output folder was begun in for `auto`: another machine may go on with it."""
+    if settings.dtype != "auto" or rescore or not (output / RUN_FILE).exists():
+        return settings
+    return replace(settings, dtype=read_run(output)["identity"]["dtype"])
 
 
 def prepare(

@@ -3,11 +3,12 @@
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hf_sqa.extras import needs_extra
-from hf_sqa.scoring.folder import finish, hold_output, prepare
+from hf_sqa.scoring.folder import as_begun, finish, hold_output, prepare
 from hf_sqa.scoring.run_part import Part, Progress, RunOfPart
 from hf_sqa.scoring.scorer import CorpusScorer, Settings
 from hf_sqa.scoring.shards import read_run
@@ -52,7 +53,8 @@ def score_with_ray(
         raise ImportError(needs_extra("The Ray engine", "scale")) from None
     output = Path(output).absolute()
     with hold_output(output):
-        worker = CorpusScorer(settings)  # here too: its identity decides whether the output may be used
+        worker = CorpusScorer(as_begun(settings, output, rescore))  # its identity decides whether the output may be used
+        settings = replace(settings, dtype=worker.identity["dtype"])  # for `auto`, not every node would answer the same
         run = prepare(output, source, worker, rows_per_shard=rows_per_shard, keep=keep, rescore=rescore)
         num_rows = source.total if source.total is not None else sum(1 for _ in source.items(lambda position: False))
         num_shards = math.ceil(num_rows / run["rows_per_shard"])

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.scoring.folder import finish, hold_output, prepare
+from hf_sqa.scoring.folder import as_begun, finish, hold_output, prepare
 from hf_sqa.scoring.run_part import Part, Progress, RunOfPart
 from hf_sqa.scoring.scorer import CorpusScorer, Settings
 from hf_sqa.scoring.sources import Source, open_source
@@ -62,7 +62,7 @@ def score_corpus(
     if isinstance(source, (str, os.PathLike)):
         source = open_source(source)
     output = Path(output)
-    worker = CorpusScorer(settings, scorer)
+    worker = CorpusScorer(as_begun(settings, output, rescore), scorer)
     with hold_output(output, part):
         run = prepare(output, source, worker, rows_per_shard=rows_per_shard, keep=keep, rescore=rescore)
         run_of_part = RunOfPart(output, run, source, worker, Part(*part), retry_failed=retry_failed, on_progress=on_progress)

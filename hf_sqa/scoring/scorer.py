@@ -13,6 +13,9 @@ from hf_sqa.scoring.items import Item, Refusal
 from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedScorer, Packing
 from hf_sqa.scoring.shards import OWN_COLUMNS, TRAILING, WORST, kept_name, kept_text
 
+#: In points of the score: what `dtype="auto"` may cost at most.
+LARGEST_ERROR = 0.01
+
 Decoded = tuple[Item, Recording | Refusal | None]
 
 
@@ -25,7 +28,9 @@ class Settings:
         mode (`str`, *optional*): One of the model's modes.
         hop_seconds (`float`, *optional*): Distance of windows.
         interval (`float`, *optional*): Adds columns with the ends of an interval; see [`AudioQualityPipeline`].
-        dtype (`str`, *optional*, defaults to `"float32"`): `float32`, `bfloat16` or `float16`.
+        dtype (`str`, *optional*, defaults to `"float32"`): `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a processor
+            that computes in it if the model's error is stated to be under 0.01, else float32. A corpus goes on in the precision
+            that its output folder was begun in.
         device (`str`, *optional*): The first accelerator, else the CPU, if not given.
         channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
         max_seconds (`float`, *optional*): Longer recordings are rows with the status `skipped`.
@@ -190,10 +195,20 @@ def load_pipeline(settings: Settings) -> Any:
     from safetensors import SafetensorError
 
     import hf_sqa.pipelines
+    from hf_sqa.blocks.precision import computes_in_bfloat16
 
     options = settings.windows | ({} if settings.interval is None else {"interval": settings.interval})
+
+    def loaded(dtype: str) -> Any:
+        return hf_sqa.pipelines.pipeline(settings.model, dtype=dtype, device=settings.device, **options)
+
     try:
-        return hf_sqa.pipelines.pipeline(settings.model, dtype=settings.dtype, device=settings.device, **options)
+        if settings.dtype != "auto":
+            return loaded(settings.dtype)
+        scorer = loaded("float32")
+        error = scorer.model.bfloat16_error
+        is_small = error is not None and error < LARGEST_ERROR and scorer.device.type == "cpu"  # where it was measured
+        return loaded("bfloat16") if is_small and computes_in_bfloat16() else scorer
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
         raise ValueError(f"The model {settings.model or 'default'!r} cannot be used: {' '.join(str(error).split())}") from error
 

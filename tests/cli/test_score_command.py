@@ -184,7 +184,7 @@ class TestExitCodes:
         [
             (["--sort", "wurst"], "Expected --sort to be one of worst, best, name, input, got 'wurst'"),
             (["--channel", "left"], "Expected --channel to be 'mean' or a channel number from 0, got 'left'"),
-            (["--dtype", "int8"], "Expected --dtype to be one of float32, bfloat16, float16, got 'int8'"),
+            (["--dtype", "int8"], "Expected --dtype to be one of auto, float32, bfloat16, float16, got 'int8'"),
             (["--mode", "fats"], "Expected `mode` to be one of published, fast for DistilledSQA, got 'fats'"),
             (["--hop-seconds", "0"], "Expected `hop_seconds` between 0.05 and 0.64"),
             (["--hop-seconds", "nan"], "Expected `hop_seconds` between 0.05 and 0.64"),

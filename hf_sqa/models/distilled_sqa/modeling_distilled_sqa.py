@@ -34,6 +34,8 @@ from hf_sqa.outputs import AudioQualityOutput, RecordingScores
 
 #: Least deviation of a band, for bands that never change, such as those above the bandwidth of all recordings.
 LEAST_BAND_DEVIATION = 1e-3
+#: Largest difference of a score with bfloat16 convolutions from that in float32, by checkpoint: 64 windows, docs/distillation.md.
+BFLOAT16_ERRORS = {"distill-mos-v7": 0.0098}
 #: Windows that go through the network together. A processor's caches hold one; an accelerator wants many.
 WINDOWS_PER_CALL = {"cpu": 1}
 WINDOWS_PER_CALL_ELSEWHERE = 32
@@ -90,6 +92,10 @@ class DistilledSQA(AudioQualityPreTrainedModel):
     @property
     def window_samples(self) -> int:
         return self.config.window_samples
+
+    @property
+    def bfloat16_error(self) -> float | None:
+        return BFLOAT16_ERRORS.get(self.config.checkpoint_name or "")
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
         """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]; by the experiments in docs/finetune.md."""

@@ -97,6 +97,10 @@ class OnnxDistilledSQA(DistilledSQA):
             self._session = _session(self.graph.numpy().tobytes())
         return torch.from_numpy(self._session.run(["logits"], {"input_values": windows.numpy()})[0])
 
+    @property
+    def bfloat16_error(self) -> None:
+        """Unknown: the precision of a graph is fixed."""
+
     def local_scorer(self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS) -> LocalScorer:
         """By pieces: what the graph computes on the way does not come out of it."""
         return AudioQualityPreTrainedModel.local_scorer(self, feature_extractor, hop_seconds)
