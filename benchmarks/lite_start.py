@@ -29,7 +29,10 @@ model, graph, recording = sys.argv[1:]
 ready = time.time()
 mos = score(recording)["mos"]
 used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([mos, ready, time.time(), used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3]))
+scored = time.time()
+# Not `ru_maxrss`, which begins with that of the process that started this one.
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+print(json.dumps([mos, ready, scored, used.ru_utime + used.ru_stime, peak / 1e3]))
 """
 
 
