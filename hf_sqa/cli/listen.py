@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO
 
-import numpy as np
 import typer
 
 from hf_sqa.cells import clock
@@ -111,7 +110,9 @@ def _opened(stream: BinaryIO, sampling_rate: int, channels: int, sample_format: 
     raise ValueError("Expected samples after the header of the WAV, got none.")
 
 
-def _portions(stream: BinaryIO, head: bytes, sampling_rate: int, channels: int, sample_format: str) -> Iterator[np.ndarray]:
+def _portions(stream: BinaryIO, head: bytes, sampling_rate: int, channels: int, sample_format: str) -> Iterator[Any]:
+    import numpy as np
+
     kind = np.dtype(FORMATS[sample_format])
     frame = kind.itemsize * channels
     size = max(1, round(PORTION_SECONDS * sampling_rate)) * frame
