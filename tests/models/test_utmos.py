@@ -140,7 +140,7 @@ def test_a_tensor_that_is_missing_unknown_or_of_another_shape_is_named(original,
         ({"projection.2.bias": None}, "lacks the tensor 'projection.2.bias'"),
         ({"domain_emb": None}, "lacks the table 'domain_emb'"),
         ({"more": torch.zeros(1)}, "Unknown tensors in the checkpoint: more"),
-        ({"projection.2.bias": torch.zeros(2)}, r"'projection.2.bias' of shape \(1,\), got \(2,\)"),
+        ({"projection.2.bias": torch.zeros(2)}, r"'projection.2.bias' to give shape \(1,\), got \(2,\)"),
     ):
         torch.save({name: tensor for name, tensor in (tensors | change).items() if tensor is not None}, file)
         with pytest.raises(ValueError, match=message):

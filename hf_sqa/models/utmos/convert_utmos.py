@@ -13,7 +13,7 @@ import torch
 from transformers import Wav2Vec2Config
 
 from hf_sqa.blocks.fairseq_encoder import fairseq_name, infer_encoder
-from hf_sqa.blocks.foreign_checkpoint import read_foreign_checkpoint
+from hf_sqa.blocks.foreign_checkpoint import converted_tensors, read_foreign_checkpoint
 from hf_sqa.blocks.speech_encoder import check_encoder_options
 from hf_sqa.models.utmos.configuration_utmos import WAV2VEC2_BASE, UTMOSConfig
 from hf_sqa.models.utmos.modeling_utmos import UTMOS
@@ -75,29 +75,15 @@ def convert(checkpoint: str | Path, encoder_config: dict[str, Any] | None = None
 
 
 def convert_state_dict(original: dict[str, torch.Tensor], model: UTMOS) -> dict[str, torch.Tensor]:
-    """Tensors of SpeechMOS's names under ours; every tensor of both sides is accounted for.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown or of another shape.
-    """
+    """Tensors of SpeechMOS's names under ours; see [`converted_tensors`]."""
     grouped = model.config.encoder_config.feat_extract_norm == "group"
-    converted: dict[str, torch.Tensor] = {}
-    used = set(UNUSED)
-    for name, expected in model.state_dict().items():
+
+    def source_of(name: str) -> str:
         if name.startswith("encoder."):
-            source = "wav2vec2." + fairseq_name(name.removeprefix("encoder."), grouped)
-        else:
-            source = HEAD_NAMES.get(name) or f"b{name}"  # the LSTM
-        if source not in original:
-            raise ValueError(f"The checkpoint lacks the tensor {source!r}, which gives {name!r}; use a complete checkpoint.")
-        tensor = original[source]
-        if tensor.shape != expected.shape:
-            raise ValueError(f"Expected {source!r} of shape {tuple(expected.shape)}, got {tuple(tensor.shape)}.")
-        converted[name] = tensor.to(expected.dtype)
-        used.add(source)
-    if unknown := sorted(set(original) - used):
-        raise ValueError(f"Unknown tensors in the checkpoint: {', '.join(unknown[:5])}; expected those of UTMOS's strong learner.")
-    return converted
+            return "wav2vec2." + fairseq_name(name.removeprefix("encoder."), grouped)
+        return HEAD_NAMES.get(name) or f"b{name}"  # the LSTM
+
+    return converted_tensors(original, model.state_dict(), source_of, "UTMOS's strong learner", may_stay=UNUSED.__contains__)
 
 
 def _tensors(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, int]]:

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from hf_sqa.blocks.fairseq_encoder import PRETRAINING_TENSORS, fairseq_name, infer_encoder
-from hf_sqa.blocks.foreign_checkpoint import InertRecord, read_foreign_checkpoint
+from hf_sqa.blocks.foreign_checkpoint import InertRecord, converted_tensors, read_foreign_checkpoint
 from hf_sqa.blocks.speech_encoder import check_encoder_options
 from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig
 from hf_sqa.models.wav2vec2_mos.modeling_wav2vec2_mos import Wav2Vec2ForMOS
@@ -92,42 +92,21 @@ def convert(
 
 
 def convert_state_dict(original: dict[str, torch.Tensor], model: Wav2Vec2ForMOS) -> dict[str, torch.Tensor]:
-    """Rename the tensors of the original; every tensor of both sides is accounted for.
-
-    Args:
-        original (`dict[str, torch.Tensor]`): By fairseq's names within the encoder; the head as `output_layer.*` if there is one.
-        model (`Wav2Vec2ForMOS`): Model of the same architecture.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown or of another shape.
-    """
+    """Tensors of the original, by fairseq's names within the encoder, under our names; see [`converted_tensors`]."""
     has_head = any(name.startswith("output_layer.") for name in original)
     expected = {
         name: tensor
         for name, tensor in model.state_dict().items()
         if name.startswith("encoder.") or (has_head and name.startswith("score_head."))
     }
-    converted: dict[str, torch.Tensor] = {}
-    used = set()
-    for name, ours in expected.items():
-        source = _original_name(name, grouped=model.config.encoder_config.feat_extract_norm == "group")
-        if source not in original:
-            raise ValueError(f"The checkpoint lacks the tensor {source!r}, which gives {name!r}; use a complete checkpoint.")
-        tensor = original[source]
-        if tensor.shape != ours.shape:
-            raise ValueError(
-                f"Expected {source!r} of shape {tuple(ours.shape)}, got {tuple(tensor.shape)}: the tensors of this checkpoint "
-                "contradict each other, or `encoder_config`."
-            )
-        converted[name] = tensor.to(ours.dtype)
-        used.add(source)
-    unknown = sorted(name for name in original if name not in used and not PRETRAINING_TENSORS.search(name))
-    if unknown:
-        raise ValueError(
-            f"Unknown tensors in the checkpoint: {', '.join(unknown[:5])}; expected those of a wav2vec 2.0 or HuBERT encoder of "
-            f"{model.encoder.config.num_hidden_layers} layers and a linear `output_layer` only."
-        )
-    return converted
+    grouped = model.config.encoder_config.feat_extract_norm == "group"
+    return converted_tensors(
+        original,
+        expected,
+        lambda name: _original_name(name, grouped),
+        f"a wav2vec 2.0 or HuBERT encoder of {model.encoder.config.num_hidden_layers} layers as `encoder_config` describes it",
+        may_stay=PRETRAINING_TENSORS.search,
+    )
 
 
 def fairseq_options(content: dict[str, Any]) -> dict[str, Any]:
