@@ -34,6 +34,7 @@ from hf_sqa.studies.plotting import (
     save_figure,
     style_axis,
 )
+from hf_sqa.studies.results import clip_weighted_means
 
 
 def draw(
@@ -44,9 +45,12 @@ def draw(
     level: str = "utt",
     score: str | None = None,
     test_sets: Sequence[str] | None = None,
+    clip_weighted: bool = False,
     **options: Any,
 ) -> Any:
     """Draw a figure of the table into a PNG, SVG or PDF; `kind` is one of `KINDS`, further options are those of its function.
+
+    With `clip_weighted`, [`clip_weighted_means`] stand for the test sets: the form of Figure 3 of the paper on distillation.
 
     Raises:
         ValueError: If the kind is unknown, or the rows lack what it shows.
@@ -54,10 +58,12 @@ def draw(
     """
     if kind not in KINDS:
         raise ValueError(f"Expected a figure out of {', '.join(KINDS)}, got {kind!r}{did_you_mean(kind, KINDS)}")
-    known = [*list(inspect.signature(KINDS[kind]).parameters)[2:], "level", "score", "test_sets"]
+    known = [*list(inspect.signature(KINDS[kind]).parameters)[2:], "level", "score", "test_sets", "clip_weighted"]
     for option in options:
         if option not in known:
             raise TypeError(f"Unknown option {option!r} of the figure {kind!r}; expected one of {', '.join(known)}.")
+    if clip_weighted:
+        rows, test_sets = clip_weighted_means(rows, test_sets), None
     return KINDS[kind](ResultTable(rows, score, level, test_sets=test_sets), path, **options)
 
 

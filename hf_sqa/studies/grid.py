@@ -186,10 +186,7 @@ class _Worker:
         if not self.output.is_made(run):
             made = self._make(run, needed, train, validation)
             report("made", run, f"{made['num_train'] or 0:,} clips, {made['train_seconds']:.0f} s")
-        if run.model.checkpoint is None:
-            known = [dataset for dataset in (train, validation) if dataset is not None]
-        else:
-            known = [data.select(name) for name in run.model.trained_on or ()]
+        seen = data.seen(run.model, run.seed)
         scorer = None
         for test_set in run.cells:
             if self.output.is_tested(run, test_set):
@@ -201,8 +198,7 @@ class _Worker:
             result = evaluate_checkpoint(scorer, dataset, test_set=test_set, options=self.study.evaluation)
             if not result.complete:
                 raise KeyboardInterrupt
-            is_known = bool(known) or run.model.trained_on is not None
-            self._write_cell(run, test_set, result, data.overlap(known, dataset) if is_known else {"overlap": "unknown"})
+            self._write_cell(run, test_set, result, {"overlap": "unknown"} if seen is None else data.overlap(seen, dataset))
             report("tested", run, _summary(result))
 
     def _make(self, run: Run, needed: Mapping[str, Run], train: Any, validation: Any) -> dict[str, Any]:

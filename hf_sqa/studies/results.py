@@ -3,12 +3,15 @@
 import contextlib
 import csv
 import json
+import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hf_sqa.cells import finite
 from hf_sqa.metrics import Comparison, compare_models
@@ -207,3 +210,32 @@ def _value(text: str) -> Any:
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
+
+
+def clip_weighted_means(rows: Iterable[Mapping[str, Any]], test_sets: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Mean of every metric over test sets, each weighted by its clips; as Figure 3 of the paper on distillation shows LCC.
+
+    Args:
+        rows (iterable of `dict`): Rows of a results table.
+        test_sets (sequence of `str`, *optional*): Those to average over; all if not given.
+
+    Returns:
+        `list[dict]`: A row for each model, seed, score, level and metric that is there on all of these test sets, with weights and
+        CPU time averaged alike, and without an interval.
+    """
+    kept = [dict(row) for row in rows if test_sets is None or row["test_set"] in test_sets]
+    wanted = {row["test_set"] for row in kept}
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in kept:
+        groups.setdefault(tuple(row.get(name) for name in ("model", "seed", "score", "level", "metric")), []).append(row)
+    means = []
+    for members in groups.values():
+        if {row["test_set"] for row in members} != wanted:
+            continue
+        clips = np.array([row["num_clips"] for row in members], dtype=np.float64)
+        mean = dict(members[0]) | {"test_set": f"{len(wanted)} test sets, weighted by clips", "num_clips": int(clips.sum())}
+        for name in ("value", "num_parameters", "cpu_seconds_per_second"):
+            if members[0].get(name) is not None:
+                mean[name] = float(np.average([float(row[name]) for row in members], weights=clips))
+        means.append(mean | {"low": math.nan, "high": math.nan})
+    return means

@@ -11,9 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.data.schema import import_datasets
 from hf_sqa.evaluation.suite import OVERLAP_MARKS
+from hf_sqa.options import set_dotted
 from hf_sqa.runs import digest_of
 from hf_sqa.studies.study_file import PARTS, ModelSpec, PartsSpec, Study
+
+#: Makers that train by a recipe of `hf_sqa.training`, whose rows can be looked at.
+RECIPE_MAKERS = ("train", "pseudo_labels", "knowledge_transfer")
 
 
 class StudyData:
@@ -28,7 +33,8 @@ class StudyData:
     def select(self, name: str) -> Any:
         """The clips of a set, a `datasets.Dataset`."""
         entry = self._study.sets[name]
-        dataset = self._corpus(entry.corpus)
+        parts = [self._corpus(corpus) for corpus in entry.corpora]
+        dataset = parts[0] if len(parts) == 1 else import_datasets().concatenate_datasets(parts)
         keep = np.ones(len(dataset), bool)
         for column, wanted in entry.where.items():
             if column not in dataset.column_names:
@@ -49,11 +55,14 @@ class StudyData:
 
     def for_training(self, model: ModelSpec, seed: int) -> tuple[Any, Any]:
         """Training and validation clips of a model and seed, `None` for those it does not name."""
-        from hf_sqa.data.splits import nested_subsets, stratified_split
+        from hf_sqa.data.splits import nested_subsets, stratified_split, training_set
 
         if model.train is None:
             return None, None
         train = self.select(model.train)
+        if model.training_set is not None:
+            drawn = training_set(model.training_set, train, seed=seed)
+            return train.select(drawn.train), train.select(drawn.validation)
         if model.clips is not None:
             sizes = sorted({other.clips for other in self._study.models if other.train == model.train and other.clips is not None})
             train = train.select(nested_subsets(train, sizes, seed=seed)[model.clips])
@@ -64,6 +73,49 @@ class StudyData:
         groups = model.validation_group or ()
         split = stratified_split(train, validation_share=float(model.validation), group_columns=groups, seed=seed)
         return train.select(split.train), train.select(split.validation)
+
+    def seen(self, model: ModelSpec, seed: int | None) -> list[Any] | None:
+        """All data sets that a model has seen in training and validation, those of the models it needs included.
+
+        Returns:
+            `list[datasets.Dataset]`: `None` where it is not known: a checkpoint without `trained_on`, or a maker with data of its
+            own and without it.
+        """
+        if model.checkpoint is None and seed is not None:
+            datasets = [dataset for dataset in self.for_training(model, seed) if dataset is not None]
+        else:
+            datasets = []
+        datasets += [self.select(name) for name in model.trained_on or ()]
+        if not datasets and model.trained_on is None:
+            own = self._own_rows(model) if model.checkpoint is None else None
+            if own is None:
+                return None
+            datasets = own
+        for name in model.needs:
+            needed = self._study.model(name)
+            seeds = self._study.seeds_of(needed)
+            further = self.seen(needed, seed if seed in seeds else seeds[0])
+            if further is None:
+                return None
+            datasets += further
+        return datasets
+
+    def _own_rows(self, model: ModelSpec) -> list[Any] | None:
+        """Rows that the recipe of a model names itself; `None` for a recipe that names none, as one of distillation."""
+        from hf_sqa.training.recipe import load_recipe
+        from hf_sqa.training.rows import load_rows
+
+        recipe = model.recipe if model.recipe is not None else self._study.recipe
+        if model.maker not in RECIPE_MAKERS or recipe is None:
+            return None
+        content = load_recipe(recipe).to_dict()
+        for key, value in model.set.items():
+            set_dotted(content, key, value)
+        loaded = load_recipe(content)
+        if not loaded.data.train:
+            return None
+        train, validation, _ = load_rows(loaded)
+        return [train] if validation is None else [train, validation]
 
     def digest(self, name: str) -> str:
         """Digest of the clips of a set: recordings by file name, and their labels; not their folder."""

@@ -28,6 +28,8 @@ class ModelSpec:
             `distill`, `prune`, `pseudo_labels`, `knowledge_transfer`, or a name given to [`run_study`].
         train (`str`, *optional*): Set to train on; the recipe's own data if not given.
         validation (`str` or `float`, *optional*): Set to validate on, or a share of `train` to hold out, with similar scores.
+        training_set (`str`, *optional*): One of the ten sets of the wav2vec 2.0 study, drawn anew for each seed from the clips of
+            `train`, which are its corpora; it brings its own validation clips.
         validation_group (`str`, *optional*): Column whose groups a held-out share keeps whole.
         clips (`int`, *optional*): Train on this many clips of `train`, drawn anew for each seed; smaller draws are part of larger
             ones. A held-out share is taken from these.
@@ -35,7 +37,8 @@ class ModelSpec:
         set (`dict`): Changes to the recipe by dotted key: `{"training.learning_rate": 0.001}`.
         options (`dict`): Options of the maker; `train` has none.
         needs (sequence of `str`): Models whose checkpoints it is made from; they are made first.
-        trained_on (sequence of `str`, *optional*): For a `checkpoint`: sets it was trained on, to mark overlap.
+        trained_on (sequence of `str`, *optional*): Sets that it was trained on beside `train`, to mark overlap: those of a
+            `checkpoint`, or of a maker that brings its own data.
         series (`str`, *optional*): Group in the figures.
         seeds (sequence of `int`, *optional*): In place of the study's.
         test_sets (sequence of `str`, *optional*): In place of the study's; empty for a model that only others need.
@@ -48,6 +51,7 @@ class ModelSpec:
     train: str | None = None
     validation: str | float | None = None
     validation_group: str | None = None
+    training_set: str | None = None
     clips: int | None = None
     recipe: Any = None
     set: Mapping[str, Any] = field(default_factory=dict)
@@ -64,6 +68,13 @@ class ModelSpec:
             raise ValueError("Expected either a checkpoint or something to train with, got both.")
         if isinstance(self.validation, float) and not 0 < self.validation < 1:
             raise ValueError(f"Expected a set, or a share between 0 and 1, as `validation`, got {self.validation}.")
+        if self.training_set is not None:
+            from hf_sqa.data.splits import TRAINING_SETS
+
+            if self.training_set not in TRAINING_SETS:
+                raise ValueError(f"Expected `training_set` to be one of {', '.join(TRAINING_SETS)}, got {self.training_set!r}.")
+            if self.train is None or self.validation is not None or self.clips is not None:
+                raise ValueError("Expected `training_set` with a set `train`, and without `validation` and `clips`.")
         if self.clips is not None and (self.clips < 1 or self.train is None):
             raise ValueError(f"Expected `clips` to be 1 or more, and a set `train`; got {self.clips!r}.")
 
@@ -73,14 +84,19 @@ class SetSpec:
     """A set of clips.
 
     Args:
-        corpus (`str`): Name of the corpus.
+        corpus (`str` or sequence of `str`): Name of the corpus, or of several whose clips are taken together.
         where (`dict`): Values that a column must have, one or a list, by column.
         rated (`str`, *optional*): Keep only clips with this label.
     """
 
-    corpus: str
+    corpus: str | Sequence[str]
     where: Mapping[str, Any] = field(default_factory=dict)
     rated: str | None = None
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Names of its corpora."""
+        return (self.corpus,) if isinstance(self.corpus, str) else tuple(self.corpus)
 
 
 @dataclass(frozen=True)
@@ -223,7 +239,8 @@ def _check(study: Study) -> None:
         if sum(key in entry for key in ("corpus", "table", "hub")) != 1:
             raise ValueError(f"Expected one of corpus, table and hub in corpora.{corpus}, got {', '.join(entry) or 'nothing'}.")
     for name, clips in study.sets.items():
-        _check_defined(clips.corpus, study.corpora, f"corpus of the set {name!r}")
+        for corpus in clips.corpora:
+            _check_defined(corpus, study.corpora, f"corpus of the set {name!r}")
     for corpus in study.parts:
         _check_defined(corpus, study.corpora, "corpus of parts")
     for model in study.models:

@@ -281,3 +281,19 @@ def test_undefined_values_are_left_out(rows, tmp_path):
     figure = draw("by_test_set", rows, tmp_path / "f.png", metrics=["srcc"])
 
     assert len(points(visible(figure)[0])) == 4
+
+
+def test_a_clip_weighted_mean_stands_for_all_test_sets(tmp_path):
+    counts = {"x": 300, "y": 100}
+    agreement = {"s": (1e5, {"x": 0.9, "y": 0.5}), "m": (1e6, {"x": 0.8, "y": 0.8}), "lost": (1e4, {"x": 0.99})}
+    rows = [
+        row(model, test_set, value, "lcc", num_clips=counts[test_set], num_parameters=weights, cpu_seconds_per_second=weights / 1e7)
+        for model, (weights, values) in agreement.items()
+        for test_set, value in values.items()
+    ]
+
+    figure = draw("size", rows, tmp_path / "f.png", metric="lcc", clip_weighted=True)
+
+    left, _ = visible(figure)
+    assert points(left) == [(1e5, 0.8), (1e5, 0.8), (1e6, 0.8), (1e6, 0.8)]  # 0.75 * 0.9 + 0.25 * 0.5; the lines lie on the points
+    assert left.get_title(loc="left") == "2 test sets, weighted by clips"

@@ -238,6 +238,59 @@ def test_a_share_for_validation_keeps_groups_whole(content):
     assert not {*train["source_id"]} & {*validation["source_id"]}
 
 
+def test_a_set_may_be_of_several_corpora(content, corpus):
+    content["corpora"]["more"] = {"table": str(corpus)}
+    content["sets"]["both"] = {"corpus": ["corpus", "more"], "where": {"language": "fr"}}
+
+    clips = StudyData(load_study(content)).select("both")
+
+    assert len(clips) == 24 and {*clips["language"]} == {"fr"}
+
+
+def test_the_training_sets_of_paper_one_are_drawn_from_a_set(content, monkeypatch):
+    from hf_sqa.data import splits
+
+    monkeypatch.setitem(splits.TRAINING_SETS, "w2v_all", splits.TrainingSet(12, 4, (), "all"))
+    content["sets"]["all"] = {"corpus": "corpus"}
+    study = load_study(content | {"models": {"x": {"train": "all", "training_set": "w2v_all"}}})
+
+    train, validation = StudyData(study).for_training(study.model("x"), 0)
+
+    assert (len(train), len(validation)) == (12, 4)
+    assert not {*train["utterance_id"]} & {*validation["utterance_id"]}
+
+
+def test_a_training_set_that_the_paper_does_not_have_is_refused(content):
+    content["models"] = {"x": {"train": "en", "training_set": "w2v_fr"}}
+    with pytest.raises(ValueError, match=r"Expected `training_set` to be one of w2v_ger, .* got 'w2v_fr'"):
+        load_study(content)
+
+
+def test_data_of_a_recipe_of_its_own_count_as_seen(content, corpus):
+    recipe = {"model": {"family": "distilled_sqa"}, "data": {"train": [{"table": str(corpus), "filter": {"language": "fr"}}]}}
+    study = load_study(content | {"models": {"own": {"recipe": recipe}, "student": {"maker": "distill", "recipe": recipe}}})
+    data = StudyData(study)
+
+    seen = data.seen(study.model("own"), 0)
+
+    assert [data.overlap(seen, data.select(name))["overlap"] for name in ("en", "fr")] == [None, "clips"]
+    assert data.seen(study.model("student"), 0) is None
+
+
+def test_what_a_teacher_has_seen_its_student_has_seen(content):
+    content["models"] = {
+        "teacher": {"maker": "make_random", "train": "fr", "test_sets": []},
+        "student": {"maker": "make_random", "train": "en", "needs": ["teacher"]},
+        "declared": {"maker": "distill", "trained_on": ["fr"]},
+    }
+    study = load_study(content)
+    data = StudyData(study)
+
+    for name, expected in (("student", ["clips", "clips"]), ("declared", [None, "clips"])):
+        seen = data.seen(study.model(name), 0)
+        assert [data.overlap(seen, data.select(test_set))["overlap"] for test_set in ("en", "fr")] == expected
+
+
 def test_a_value_that_no_clip_has_is_refused(content):
     content["sets"]["en"]["where"]["language"] = "de"
     with pytest.raises(ValueError, match="language of the set 'en' to be one of en, fr, got 'de'"):
