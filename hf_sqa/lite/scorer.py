@@ -117,13 +117,13 @@ class LitePipeline:
             if on_error == "raise":
                 raise
             error = refused
-        row = named(self.score_names, scores) if scores is not None else dict.fromkeys(self.score_names)
+        row: dict[str, Any] = named(self.score_names, scores) if scores is not None else dict.fromkeys(self.score_names)
         if on_error == "row":
             row |= status_columns(error)
         if return_segments:
             row["segments"] = []
             if scores is not None:
-                assert recording is not None
+                assert recording is not None and starts is not None
                 ends = np.minimum(starts + self.config["window_samples"], recording.num_samples)
                 row["segments"] = segment_rows(self.score_names, starts, ends, window_scores, recording.sampling_rate)
         if return_details:
