@@ -311,14 +311,17 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
                 results[index] = RecordingScores(scores, np.array([0]), np.array([length]), scores[None])
         return [results[index] for index in range(len(recordings))]
 
-    def local_scorer(self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS) -> LocalScorer:
+    def local_scorer(
+        self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS, sampling_rate: int | None = None
+    ) -> LocalScorer:
         """What computes the quality of every half second, as the samples come; a new one for every recording.
 
         Args:
             feature_extractor: The checkpoint's feature extractor.
             hop_seconds (`float`, *optional*, defaults to 0.5): Length of a stretch.
+            sampling_rate (`int`, *optional*): Rate of the samples in Hz, for a model that takes any rate; 16000 if not given.
         """
-        return PieceScorer(self, feature_extractor, hop_seconds)
+        return PieceScorer(self, feature_extractor, hop_seconds, self.config.sampling_rate or sampling_rate or 16_000)
 
     def check_scoring_options(self, mode: str, hop_seconds: float | None) -> None:
         """Refuse a mode or a hop that this family does not have."""

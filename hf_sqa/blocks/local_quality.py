@@ -128,8 +128,8 @@ class PieceScorer(LocalScorer):
     half_seconds = 1.0
     method = "pieces of 2 s, each scored alone"
 
-    def __init__(self, model: Any, feature_extractor: Any, hop_seconds: float = HOP_SECONDS):
-        super().__init__(model.config.sampling_rate, hop_seconds)
+    def __init__(self, model: Any, feature_extractor: Any, hop_seconds: float, sampling_rate: int):
+        super().__init__(sampling_rate, hop_seconds)
         self._model, self._extractor = model, feature_extractor
         self._buffer, self._origin = np.zeros(0, np.float32), 0
 

@@ -224,7 +224,8 @@ class AudioQualityPipeline(Pipeline):
             else:
                 item["scores"] = self._mapped(scored)
                 if return_timeline:
-                    points = local_scores(item["recording"], self.model.local_scorer(self.feature_extractor))
+                    scorer = self.model.local_scorer(self.feature_extractor, sampling_rate=item["recording"].sampling_rate)
+                    points = local_scores(item["recording"], scorer)
                     item["points"] = self.mapped_points(points)
         return items
 

@@ -41,7 +41,7 @@ class QualityMeter:
     def __init__(self, model: Any = None, *, hop_seconds: float = HOP_SECONDS, sampling_rate: int | None = None, **options: Any):
         scorer = model if isinstance(model, AudioQualityPipeline) else pipeline(model, **options)
         self._pipeline, self._names = scorer, scorer.model.config.score_names
-        self._local = scorer.model.local_scorer(scorer.feature_extractor, hop_seconds)
+        self._local = scorer.model.local_scorer(scorer.feature_extractor, hop_seconds, sampling_rate)
         self.method = self._local.method
         self.sampling_rate = self._local.sampling_rate if sampling_rate is None else checked_rate(sampling_rate, "<samples>")
         self._resampler = None

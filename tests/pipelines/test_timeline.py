@@ -152,3 +152,17 @@ class TestMeter:
             hf_sqa.QualityMeter(student).feed(np.array([0.0, np.nan]))
         with pytest.raises(ValueError, match=r"between 0\.1 and 10"):
             hf_sqa.QualityMeter(student, hop_seconds=0)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_a_model_of_any_rate_gives_a_timeline_at_the_rate_of_the_recording(rate, speech_like):
+    from hf_sqa.models.nisqa import NISQA, NISQAConfig
+
+    torch.manual_seed(0)
+    model = NISQA(NISQAConfig.tiny()).eval()
+    scorer = hf_sqa.pipeline(model, feature_extractor=model.make_feature_extractor(), device="cpu")
+
+    row = scorer(speech_like(3.0, rate), sampling_rate=rate, return_timeline=True)
+
+    assert [point["start"] for point in row["timeline"]][:2] == pytest.approx([0.0, 0.5], abs=1e-3)
+    assert row["timeline"][-1]["end"] <= 3.0

@@ -286,7 +286,9 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             starts = np.unique(np.minimum((starts + grid // 2) // grid, over // grid) * grid)
         return starts
 
-    def local_scorer(self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS) -> LocalScorer:
+    def local_scorer(
+        self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS, sampling_rate: int | None = None
+    ) -> LocalScorer:
         """See [`AudioQualityPreTrainedModel.local_scorer`]: by a head, where one was fitted to this checkpoint."""
         head = load_head(self.config)
         if head is None:

@@ -101,7 +101,9 @@ class OnnxDistilledSQA(DistilledSQA):
     def bfloat16_error(self) -> None:
         """Unknown: the precision of a graph is fixed."""
 
-    def local_scorer(self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS) -> LocalScorer:
+    def local_scorer(
+        self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS, sampling_rate: int | None = None
+    ) -> LocalScorer:
         """By pieces: what the graph computes on the way does not come out of it."""
         return AudioQualityPreTrainedModel.local_scorer(self, feature_extractor, hop_seconds)
 
