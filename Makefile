@@ -55,12 +55,12 @@ format: .venv/dev  ## rewrite files in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/dev  ## speed and memory beside the original, in one run
-	$(BIN)/python benchmarks/score_speed.py
-	$(BIN)/python benchmarks/family_speed.py
-	$(BIN)/python benchmarks/student_speed.py
+bench: .venv/dev  ## speed beside the original and other packages, in one run; about ten minutes of free cores
+	$(BIN)/python benchmarks/score_speed.py --seconds 1 2 10 65 --rounds 2 --no-differences --no-memory
+	$(BIN)/python benchmarks/family_speed.py --clips 30
+	$(BIN)/python benchmarks/student_speed.py --seconds 3 10 --rounds 2
 	$(BIN)/python benchmarks/training_speed.py
-	$(BIN)/python benchmarks/corpus_speed.py
+	$(BIN)/python benchmarks/corpus_speed.py --clips 24 --rounds 2 --peer-clips 4 --variants fast "student s" "student xs"
 	$(BIN)/python benchmarks/tools_speed.py
 
 clean:  ## remove what make made

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from machine import print_machine
 
 import hf_sqa
 from hf_sqa.metrics import SystemComparison, compare_systems
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with p808/ and neural_codecs/")
     parser.add_argument("--model", action="append", help="as in `hf-sqa compare`; again for more")
     arguments = parser.parse_args()
+    print_machine()
     torch.set_num_threads(1)
     sys.stdout.write(f"| {' | '.join(HEAD)} |\n|---|---|{'---:|' * (len(HEAD) - 2)}\n")
     for name, (file, system, pair_by, cluster) in SETS.items():

@@ -28,6 +28,7 @@ import numpy as np
 import soundfile
 import soxr
 import torch
+from machine import print_machine
 from score_speed import ROOT, original_model, peak_resident_bytes, speech
 
 torch.set_num_threads(1)
@@ -232,6 +233,7 @@ def main() -> None:
     )
     parser.add_argument("--score-and-report", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    print_machine()
     from transformers.utils import logging
 
     logging.set_verbosity_error()

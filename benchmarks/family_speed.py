@@ -22,6 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
+from machine import print_machine
 from score_speed import RATE, peak_resident_bytes, speech
 
 torch.set_num_threads(1)
@@ -180,6 +181,7 @@ def main() -> None:
     if options.load:
         load(*options.load)
         return
+    print_machine()
     from transformers.utils import logging
 
     logging.set_verbosity_error()

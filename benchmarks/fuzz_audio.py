@@ -192,6 +192,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
+    from machine import print_machine
+
+    print_machine()
     files = made_files(2.0)
     whole = {name: load_recording(content, sampling_rate=RATE).waveform for name, content in files.items()}
     items = [damaged(files, number, arguments.seed) for number in range(arguments.mutations)]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import print_machine
 
 import hf_sqa
 from hf_sqa.blocks.score_intervals import half_widths
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the calibrations into the package")
     parser.add_argument("--only", nargs="*", help="checkpoints; all by default")
     arguments = parser.parse_args()
+    print_machine()
     torch.set_num_threads(1)
     sys.stdout.write(
         "| checkpoint | clips | asked for | ratings inside | lowest talker | half-width |\n|---|---|---:|---:|---:|---:|\n"

@@ -188,6 +188,9 @@ def main() -> int:
     parser.add_argument("--only", choices=("finetune", "train", "convert"), action="append", help="Leave the others out.")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    from machine import print_machine
+
+    print_machine()
     import hf_sqa.cli  # imported once, for all copies
     import hf_sqa.distillation.run
     import hf_sqa.finetune.run

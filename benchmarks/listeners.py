@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from machine import print_machine
 from scipy.stats import spearmanr
 
 from hf_sqa import pipeline
@@ -170,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--scores", type=Path, help="JSON file to keep scores in")
     options = parser.parse_args(arguments)
+    print_machine()
     kept = json.loads(options.scores.read_text()) if options.scores and options.scores.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         found = sets(options.shared, Path(folder))

@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from machine import print_machine
+
 import hf_sqa
 from hf_sqa.export.onnx import export_onnx
 
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--model", default="distilled-sqa-s")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    print_machine()
     with tempfile.TemporaryDirectory() as graph:
         export_onnx(hf_sqa.pipeline(arguments.model, device="cpu").model, graph)
         print("| | score | s to ready | s to first score | CPU s | MB |\n|---|---:|---:|---:|---:|---:|")

@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 from faults_at_known_places import RATE, Example, examples
+from machine import print_machine
 
 import hf_sqa
 from hf_sqa.data.bench.speech import VOICES
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("test", "development"), default="test")
     parser.add_argument("--live", action="store_true", help="Measure the meter alone.")
     options = parser.parse_args()
+    print_machine()
     if options.live:
         live(hf_sqa.pipeline(options.model, device="cpu"), options.folder)
         return

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from machine import print_machine
 
 import hf_sqa
 from hf_sqa.audio import AUDIO_SUFFIXES
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--limit", type=int, default=78)
     arguments = parser.parse_args()
+    print_machine()
     torch.set_num_threads(1)
     files = sorted(path for path in arguments.recordings.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)[: arguments.limit]
     torch_scorer = hf_sqa.pipeline(arguments.model, device="cpu")

@@ -22,6 +22,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import soundfile
+from machine import print_machine
 
 from hf_sqa.audio import load_recording
 
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--decoders", type=int, default=1)
     arguments = parser.parse_args()
+    print_machine()
     clips, poisons = made(arguments.recording)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -15,6 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
+from machine import print_machine
 from score_speed import RATE, original_model, speech
 
 torch.set_num_threads(1)
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns of the original; the students take four times as many")
     parser.add_argument("--model", action="append", default=[], help="a checkpoint to measure too")
     options = parser.parse_args()
+    print_machine()
 
     from transformers.utils import logging
 

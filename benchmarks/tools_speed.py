@@ -21,6 +21,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+from machine import print_machine
 from scipy.stats import pearsonr, spearmanr
 
 from hf_sqa.data import load_corpus
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10_000, help="draws of the bootstrap")
     parser.add_argument("--clips", type=int, default=5_000, help="clips of the bootstrap")
     options = parser.parse_args()
+    print_machine()
     measure_start()
     measure_table(options.rows)
     measure_intervals(options.draws, options.clips)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from machine import print_machine
 
 SIZES = {
     "small": {
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="of the Trainer")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
+    print_machine()
     torch.set_num_threads(1)
     from transformers.utils import logging
 
