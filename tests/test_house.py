@@ -129,7 +129,11 @@ def test_the_help_comes_before_torch():
 def test_no_module_of_ours_is_imported_by_name():
     """Such an import is an arrow that the contracts on imports cannot see."""
     by_name = {"import_module", "__import__"}
-    allowed = {"hf_sqa/cli/corpus_build.py", "hf_sqa/training/run.py"}  # look whether another package is installed
+    allowed = {
+        "hf_sqa/cli/corpus_build.py",
+        "hf_sqa/metrics/full_reference.py",
+        "hf_sqa/training/run.py",
+    }  # look whether another package is installed
     calls = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in PYTHON_FILES
