@@ -64,6 +64,9 @@ def score_corpus(
     output = Path(output)
     worker = CorpusScorer(as_begun(settings, output, rescore), scorer)
     with hold_output(output, part):
+        begun = as_begun(settings, output, rescore)
+        if scorer is None and begun.dtype not in (settings.dtype, worker.identity["dtype"]):
+            worker = CorpusScorer(begun)  # while the model was loaded, a processor of another kind has begun another part
         run = prepare(output, source, worker, rows_per_shard=rows_per_shard, keep=keep, rescore=rescore)
         run_of_part = RunOfPart(output, run, source, worker, Part(*part), retry_failed=retry_failed, on_progress=on_progress)
         progress = run_of_part.go()

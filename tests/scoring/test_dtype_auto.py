@@ -9,7 +9,7 @@ import hf_sqa
 from hf_sqa.blocks import precision
 from hf_sqa.cli import app
 from hf_sqa.models.distilled_sqa import DistilledSQA, modeling_distilled_sqa
-from hf_sqa.scoring import RunMismatch, Settings, score_corpus
+from hf_sqa.scoring import RunMismatch, Settings, run, score_corpus
 from hf_sqa.scoring.scorer import load_pipeline
 
 
@@ -91,6 +91,26 @@ def test_a_corpus_goes_on_in_the_precision_it_was_begun_in(begun, other, stated,
 
     assert as_begun == precision_of(tmp_path / "out") == ("bfloat16" if begun else "float32")
     assert (progress.rows, progress.kept, progress.complete) == (3, 9, True)
+
+
+def test_parts_that_begin_together_on_two_kinds_of_processor_score_in_one_precision(stated, machine, clips, tmp_path, monkeypatch):
+    options = {"model": stated("tiny-precise"), "dtype": "auto", "device": "cpu", "num_workers": 0, "rows_per_shard": 3}
+    load = run.CorpusScorer
+
+    def slowly(*arguments):
+        """Before this part has its model, the other one has begun the folder."""
+        monkeypatch.setattr(run, "CorpusScorer", load)
+        worker = load(*arguments)
+        machine(True)
+        score_corpus(clips, tmp_path / "out", part=(1, 2), **options)
+        machine(False)
+        return worker
+
+    machine(False)
+    monkeypatch.setattr(run, "CorpusScorer", slowly)
+    progress = score_corpus(clips, tmp_path / "out", part=(0, 2), **options)
+
+    assert (precision_of(tmp_path / "out"), progress.complete) == ("bfloat16", True)
 
 
 def test_a_precision_that_is_named_is_not_changed_by_the_folder(stated, machine, clips, tmp_path):
