@@ -303,9 +303,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
                 padding=True,
                 return_tensors="pt",
             )
-            inputs = {
-                name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None) for name, tensor in inputs.items()
-            }
+            inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
             for index, scores in zip(indices, self(**inputs).logits.float().cpu().numpy(), strict=True):
                 length = recordings[index].num_samples
                 results[index] = RecordingScores(scores, np.array([0]), np.array([length]), scores[None])

@@ -1,8 +1,9 @@
 """Any speech encoder of transformers as the front of a quality model: built, cut to a layer, loaded, masked, mixed.
 
 Encoders: wav2vec 2.0 and XLS-R, HuBERT, WavLM, data2vec-audio, UniSpeech and UniSpeech-SAT, wav2vec 2.0 Conformer take waveforms
-          (`input_values`); w2v-BERT 2.0 takes log-mel spectra (`input_features`). DistilledSQA, a quality model of this package,
-          serves as an encoder too where no other weights are at hand: its features are what its own pooling sees.
+          (`input_values`), and so does Whisper here, which computes its log-mel spectra itself (`whisper_encoder.py`); w2v-BERT 2.0
+          takes such spectra (`input_features`). DistilledSQA, a quality model of this package, serves as an encoder too where no
+          other weights are at hand: its features are what its own pooling sees.
 Layers:   layer `n` is the output of the `n`-th transformer block, `hidden_states[n]` of transformers 5; layer 0 is what the first
           block gets. It is taken before the final layer norm that some encoders apply to the output of the last block. No layer
           (`None`) is the encoder's own output, after that norm.
@@ -44,12 +45,13 @@ ENCODER_TYPES = (
     "unispeech-sat",
     "wav2vec2-conformer",
     "wav2vec2-bert",
+    "whisper",
 )
 #: Quality models that serve as encoders, by `encode`; they have no layers to choose from.
 QUALITY_MODEL_TYPES = ("distilled_sqa",)
 #: Encoders that a mask shields from padding, given layer-norm features. data2vec-audio smears padding through a stack of
 #: positional convolutions and Conformer through unmasked depthwise convolutions.
-MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert", *QUALITY_MODEL_TYPES)
+MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert", "whisper", *QUALITY_MODEL_TYPES)
 #: Samples in a spectrum, their distance, and the spectra in one frame, of w2v-BERT 2.0's feature extractor (16 kHz).
 SPECTRUM_SAMPLES, SPECTRUM_HOP_SAMPLES, SPECTRA_PER_FRAME = 400, 160, 2
 #: Encoder options of fine-tuning for scores: no frames are masked. The vector that would replace them is then not built.
@@ -67,16 +69,18 @@ TINY_ENCODER = {
 #: Tensors of a checkpoint that belong to a task or to pre-training, and not to the encoder.
 HEAD_TENSORS = re.compile(
     r"^(lm_head|quantizer|project_q|project_hid|dropout_features|final_proj|label_embs_concat|speaker_proj|label_embeddings_concat"
-    r"|layer_norm_for_extract|classifier|projector|layer_weights|tdnn|feature_extractor\.(weight|bias)$|objective)\b"
+    r"|layer_norm_for_extract|classifier|projector|layer_weights|tdnn|feature_extractor\.(weight|bias)$|objective|decoder|proj_out)\b"
 )
-
-
+#: Tensors of a Whisper's encoder saved by itself, and their place behind the spectra.
+WHISPER_ENCODER_NAMES = {r"^(conv1|conv2|embed_positions|layers|layer_norm)\.": r"encoder.\1."}
 #: transformers' own configurations have no limits.
 ENCODER_BOUNDS = {
     **dict.fromkeys(("hidden_size", "intermediate_size", "conv_dim", "vocab_size", "feature_projection_input_dim"), SIZE),
+    **dict.fromkeys(("d_model", "encoder_ffn_dim", "num_mel_bins"), SIZE),
     **dict.fromkeys(("conv_kernel", "conv_stride", "conv_pos_kernel_size", "max_source_positions"), SIZE),
     **dict.fromkeys(("num_attention_heads", "num_conv_pos_embeddings", "num_conv_pos_embedding_groups"), COUNT),
-    "num_hidden_layers": (0, COUNT[1]),
+    "encoder_attention_heads": COUNT,
+    **dict.fromkeys(("num_hidden_layers", "encoder_layers"), (0, COUNT[1])),
 }
 
 
@@ -145,7 +149,9 @@ def build_encoder(encoder_config: PreTrainedConfig, layer: int | None = None) ->
     """
     check_encoder_config(encoder_config, with_quality_models=True)
     check_layer(encoder_config, layer)
-    return _prepared(AutoModel.from_config(truncated(encoder_config, layer)), layer)
+    config = truncated(encoder_config, layer)
+    encoder = _whisper_class()._from_config(config) if computes_spectra(config) else AutoModel.from_config(config)
+    return _prepared(encoder, layer)
 
 
 def load_encoder_config(
@@ -155,8 +161,8 @@ def load_encoder_config(
 
     Args:
         name_or_path (`str`): Hub id, or folder with `config.json`; checkpoints for CTC or pre-training are as good as bare ones.
-        options (`dict[str, Any]`, *optional*): Values to change, for example `{"layerdrop": 0.0}`. Those of `FINE_TUNING_OPTIONS`
-            are left out for a quality model, which never masks frames.
+        options (`dict[str, Any]`, *optional*): Values to change, for example `{"layerdrop": 0.0}`, whatever the encoder calls it.
+            Those of `FINE_TUNING_OPTIONS` are left out for a quality model, which never masks frames.
         local_files_only (`bool`, *optional*, defaults to `False`): Whether to look on this machine only.
 
     Raises:
@@ -166,10 +172,13 @@ def load_encoder_config(
     check_encoder_config(config, with_quality_models=True)
     if is_quality_model(config):
         options = {name: value for name, value in (options or {}).items() if name not in FINE_TUNING_OPTIONS}
-    check_encoder_options(config, options or {})
-    for name, value in (options or {}).items():
+    options = {layerdrop_option(config) if name == "layerdrop" else name: value for name, value in (options or {}).items()}
+    check_encoder_options(config, options)
+    for name, value in options.items():
         setattr(config, name, value)
     config._name_or_path = ""
+    if computes_spectra(config):
+        config.dtype = None  # that of the published file, often half precision
     return config
 
 
@@ -179,7 +188,8 @@ def load_encoder(
     """Load a pre-trained encoder up to a layer; of a safetensors file only the tensors needed are read.
 
     Args:
-        name_or_path (`str`): Hub id or folder of a bare encoder, or of one with a head for CTC, pre-training or classification.
+        name_or_path (`str`): Hub id or folder of a bare encoder, or of one with a head for CTC, pre-training or classification; of
+            a Whisper with or without its decoder.
         encoder_config (`PreTrainedConfig`): Of the whole encoder, from `load_encoder_config`.
         layer (`int`, *optional*): Layer to end at; the encoder's own output if not given.
         sampling_rate (`int`, *optional*): Rate in Hz that the encoder's feature extractor, if it comes with one, must ask for.
@@ -197,8 +207,13 @@ def load_encoder(
             f"Expected an encoder for audio sampled at {sampling_rate} Hz, got {name_or_path}, whose feature extractor asks for "
             f"{published_rate} Hz; pass `sampling_rate={published_rate}`."
         )
+    loader: Any = AutoModel
+    if computes_spectra(encoder_config):
+        # A bare encoder's file has no prefix, and many of the Hub are in half precision: training begins in single precision.
+        loader = _whisper_class()
+        options = {"key_mapping": WHISPER_ENCODER_NAMES, "dtype": torch.float32} | options
     with _without_load_report():
-        encoder, loaded = AutoModel.from_pretrained(
+        encoder, loaded = loader.from_pretrained(
             name_or_path,
             config=truncated(encoder_config, layer),
             output_loading_info=True,
@@ -234,7 +249,8 @@ def load_encoder(
 
 def has_final_norm(encoder_config: PreTrainedConfig) -> bool:
     """Whether the encoder normalises the output of its last block."""
-    return bool(getattr(encoder_config, "do_stable_layer_norm", False)) or encoder_config.model_type == "wav2vec2-conformer"
+    always = ("wav2vec2-conformer", "whisper")
+    return bool(getattr(encoder_config, "do_stable_layer_norm", False)) or encoder_config.model_type in always
 
 
 def is_quality_model(encoder_config: PreTrainedConfig) -> bool:
@@ -245,6 +261,32 @@ def is_quality_model(encoder_config: PreTrainedConfig) -> bool:
 def takes_spectra(encoder_config: PreTrainedConfig) -> bool:
     """Whether the encoder takes `input_features` (w2v-BERT 2.0) instead of `input_values`."""
     return encoder_config.model_type == "wav2vec2-bert"
+
+
+def computes_spectra(encoder_config: PreTrainedConfig) -> bool:
+    """Whether the encoder takes waveforms and computes the log-mel spectra that its blocks see by itself: Whisper."""
+    return encoder_config.model_type == "whisper"
+
+
+def has_convolutions(encoder_config: PreTrainedConfig) -> bool:
+    """Whether convolutions of the encoder take the waveform, as in wav2vec 2.0."""
+    return not (takes_spectra(encoder_config) or computes_spectra(encoder_config) or is_quality_model(encoder_config))
+
+
+def front_modules(encoder_config: PreTrainedConfig) -> tuple[str, ...]:
+    """Patterns of the modules before an encoder's blocks, as names in a model that has it as `encoder`."""
+    fronts = {"wav2vec2-bert": ("encoder.feature_projection",), "whisper": ("encoder.encoder.conv?",)}
+    return fronts.get(encoder_config.model_type, ("encoder.*feature_extractor", "encoder.*feature_projection"))
+
+
+def layerdrop_option(encoder_config: PreTrainedConfig) -> str:
+    """Name of the option that skips blocks at random while training."""
+    return "encoder_layerdrop" if computes_spectra(encoder_config) else "layerdrop"
+
+
+def in_precision_of(encoder: PreTrainedModel, inputs: torch.Tensor) -> torch.Tensor:
+    """Inputs in the precision of the encoder's weights; in single precision where it computes logarithms of six decades first."""
+    return inputs.float() if computes_spectra(encoder.config) else inputs.to(encoder.dtype)
 
 
 def pads_safely(encoder_config: PreTrainedConfig) -> bool:
@@ -263,8 +305,10 @@ def output_size(encoder_config: PreTrainedConfig) -> int:
 
 
 def min_num_samples(encoder_config: PreTrainedConfig) -> int:
-    """Samples at 16 kHz that one frame takes; shorter audio gives none. 400 (25 ms) for wav2vec 2.0, 1 for a quality model."""
-    if is_quality_model(encoder_config):
+    """Samples at 16 kHz that one frame takes; shorter audio gives none. 400 (25 ms) for wav2vec 2.0, 1 for a quality model or
+    Whisper, which pads by itself.
+    """
+    if is_quality_model(encoder_config) or computes_spectra(encoder_config):
         return 1
     if takes_spectra(encoder_config):
         return SPECTRUM_SAMPLES + (SPECTRA_PER_FRAME - 1) * SPECTRUM_HOP_SAMPLES
@@ -327,12 +371,16 @@ def freeze_idle_parameters(encoder: PreTrainedModel, feature_grad_mult: float = 
     """Take parameters out of training that no gradient can reach: distributed training stops at them, weight decay shrinks them.
 
     These are the convolutions in front with a `feature_grad_mult` of 0, the vector that replaces masked frames if training masks
-    none, the positional convolution of wav2vec 2.0 Conformer, which transformers builds and does not use, and the pooling of a
-    quality model. `from_pretrained` makes all parameters trainable again: call this after building and after loading.
+    none, the positional convolution of wav2vec 2.0 Conformer, which transformers builds and does not use, the positions of Whisper,
+    which are sines, and the pooling of a quality model. `from_pretrained` makes all parameters trainable again: call this after
+    building and after loading.
     """
     config = encoder.config
     if is_quality_model(config):
         encoder.transformer.pooling.requires_grad_(False)
+        return
+    if computes_spectra(config):
+        encoder.encoder.embed_positions.requires_grad_(False)
         return
     if feature_grad_mult == 0:
         encoder.feature_extractor._freeze_parameters()
@@ -447,6 +495,12 @@ class AdaptableWavLMAttention(WavLMAttention):
         return self.out_proj(context), weights
 
 
+def _whisper_class() -> Any:
+    from hf_sqa.blocks.whisper_encoder import WhisperOnWaveforms  # a tenth of a second that only Whisper is worth
+
+    return WhisperOnWaveforms
+
+
 @contextmanager
 def _without_load_report() -> Iterator[None]:
     """Hold back transformers' table of tensors left out or missing: every one of them is accounted for here."""
@@ -475,7 +529,7 @@ def _scale_gradient_of_output(_module: nn.Module, _inputs: Any, output: torch.Te
 
 def _may_be_left_out(name: str, num_layers_built: int, layer: int | None) -> bool:
     """Whether a tensor of a checkpoint, by its name within the encoder, is rightly not loaded."""
-    if block := re.match(r"encoder\.layers\.(\d+)\.", name):
+    if block := re.match(r"(?:encoder\.)?layers\.(\d+)\.", name):
         return layer is not None and int(block[1]) >= num_layers_built
     # The vector that replaces masked frames is built only if training masks any.
     return name == "masked_spec_embed" or HEAD_TENSORS.match(name) is not None

@@ -44,6 +44,14 @@ HUBERT_LARGE = {
     "layerdrop": 0.0,
     "mask_time_prob": 0.0,
 }
+#: The encoder of `openai/whisper-medium`; the decoder is not built.
+WHISPER_MEDIUM = {
+    "model_type": "whisper",
+    "d_model": 1024,
+    "encoder_layers": 24,
+    "encoder_attention_heads": 16,
+    "encoder_ffn_dim": 4096,
+}
 
 
 @strict
@@ -137,6 +145,27 @@ class MOSANetConfig(AudioQualityConfig):
                 "encoder_input": "raw",
                 "smooth_ssl_features": True,
                 "bottleneck_relu": False,
+            }
+            | kwargs
+        )
+
+    @classmethod
+    def plus(cls, **kwargs: Any) -> Self:
+        """Configuration of MOSA-Net+ (Zezario et al., arXiv:2309.12766) as its first published code has it.
+
+        Whisper medium's features stand in the place of HuBERT's, and there are two sigmoids, for quality and intelligibility as
+        TMHINT-QI rates them. The authors' trunk sees the features of 30 s always, here those of the recording. Their later code has
+        another trunk (trained filters, batch norm) and Whisper large-v3; its weights do not fit here.
+        """
+        return cls(
+            **{
+                "encoder_config": dict(WHISPER_MEDIUM),
+                "encoder_input": "raw",
+                "id2label": {0: "mos", 1: "intelligibility"},
+                "score_activations": ["sigmoid", "sigmoid"],
+                "score_scales": [5.0, 10.0],
+                "score_min": 0.0,
+                "score_max": 10.0,
             }
             | kwargs
         )

@@ -23,6 +23,8 @@ from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
     FreezesEncoder,
     build_encoder,
+    computes_spectra,
+    in_precision_of,
     is_quality_model,
     load_encoder,
     load_encoder_config,
@@ -234,6 +236,9 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
             ssl_features = self._encode(input_values, normalized, lengths)
             ssl_lengths = None if lengths is None else num_frames_of(self.encoder, lengths)
         else:
+            if computes_spectra(self.config.encoder_config) and ssl_attention_mask is None:
+                # Whisper itself gives the frames of 30 s for every recording.
+                ssl_features = ssl_features[:, : num_encoder_frames(self.config.encoder_config, input_values.shape[1])]
             ssl_lengths = self._ssl_lengths(ssl_features, input_values, lengths, ssl_attention_mask)
             if ssl_lengths is not None and lengths is None:
                 lengths = torch.full((input_values.shape[0],), input_values.shape[1], device=input_values.device)
@@ -270,8 +275,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
             waveform = standardize(input_values, mask)
         elif mask is not None:
             waveform = waveform * mask
-        dtype = next(self.encoder.parameters()).dtype
-        return encoder_features(self.encoder, waveform.to(dtype), mask)
+        return encoder_features(self.encoder, in_precision_of(self.encoder, waveform), mask)
 
     def _ssl_lengths(
         self,
@@ -332,6 +336,10 @@ def num_encoder_frames(encoder_config: Any, num_samples: Any) -> Any:
         )
     if is_quality_model(encoder_config):
         return num_frames_of_quality_model(encoder_config, num_samples)
+    if computes_spectra(encoder_config):
+        from hf_sqa.blocks.whisper_encoder import num_frames_of_whisper
+
+        return num_frames_of_whisper(num_samples)
     for kernel, stride in zip(encoder_config.conv_kernel, encoder_config.conv_stride, strict=True):
         num_samples = (num_samples - kernel) // stride + 1
     return num_samples

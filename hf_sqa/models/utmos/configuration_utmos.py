@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_sqa.blocks.bounds import SHARE, SIZE
-from hf_sqa.blocks.speech_encoder import FINE_TUNING_OPTIONS, check_encoder_config, takes_spectra
+from hf_sqa.blocks.speech_encoder import FINE_TUNING_OPTIONS, check_encoder_config, has_convolutions
 from hf_sqa.configuration import AudioQualityConfig
 
 #: wav2vec 2.0 base as UTMOS fine-tunes it, with the dropouts of fairseq's pre-training configuration.
@@ -105,8 +105,11 @@ class UTMOSConfig(AudioQualityConfig):
 
     def validate_encoder(self) -> None:
         check_encoder_config(self.encoder_config)
-        if takes_spectra(self.encoder_config):
-            raise ValueError(f"Expected an encoder that takes waveforms, got {self.encoder_config.model_type}.")
+        if not has_convolutions(self.encoder_config):
+            raise ValueError(
+                "Expected an encoder whose convolutions take the waveform, as those of wav2vec 2.0, got "
+                f"{self.encoder_config.model_type}."
+            )
         if self.sampling_rate is None:
             raise ValueError("Expected `sampling_rate` in Hz, got None: an encoder knows one rate only; most take 16000.")
 

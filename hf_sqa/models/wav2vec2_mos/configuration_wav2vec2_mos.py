@@ -14,7 +14,8 @@ from hf_sqa.blocks.speech_encoder import (
     TINY_ENCODER,
     check_encoder_config,
     check_layer,
-    is_quality_model,
+    has_convolutions,
+    layerdrop_option,
     takes_spectra,
 )
 from hf_sqa.choices import check_choice
@@ -41,7 +42,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
 
     Args:
         encoder_config (`dict` or `PreTrainedConfig`, *optional*): Speech encoder of transformers: wav2vec 2.0 or XLS-R, HuBERT,
-            WavLM, data2vec-audio, UniSpeech, Conformer, w2v-BERT 2.0; or DistilledSQA. wav2vec 2.0 base if not given.
+            WavLM, data2vec-audio, UniSpeech, Conformer, w2v-BERT 2.0, Whisper; or DistilledSQA. wav2vec 2.0 base if not given.
         layer (`int`, *optional*): Transformer block whose output is used, counted from 1 and before any final layer norm; 0 is the
             input of the first block. Blocks behind it are neither built nor loaded. The encoder's own output if not given.
         mix_layers (`bool`, *optional*, defaults to `False`): Whether to average layer 0 up to `layer` (up to the last if not
@@ -60,7 +61,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
         mask_padding (`bool`, *optional*, defaults to `True`): Whether padding told by `attention_mask` is kept out of attention and
             pooling. SSL-MOS lets it in; its converted weights have `False`, and `attention_mask` is then ignored.
         do_normalize (`bool`, *optional*): Whether waveforms are brought to zero mean and unit variance by the feature extractor. If
-            not given, as in the encoder's pre-training: not for group norm, nor for DistilledSQA. Converted
+            not given, as in the encoder's pre-training: not for group norm, nor for Whisper and DistilledSQA. Converted
             SSL-MOS weights have `False` always.
         score_loss (`str`, *optional*, defaults to `"l1"`): As in the authors' code; `"mse"` or `"huber"` otherwise.
         **kwargs: Options of [`AudioQualityConfig`].
@@ -95,7 +96,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
         if self.feature_grad_mult is None:
             self.feature_grad_mult = FEATURE_GRAD_MULT.get(norm, 1.0)
         if self.do_normalize is None:
-            self.do_normalize = norm != "group" and not is_quality_model(self.encoder_config)
+            self.do_normalize = norm != "group" and (has_convolutions(self.encoder_config) or takes_spectra(self.encoder_config))
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> Self:
@@ -115,21 +116,21 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
             )
         if self.feature_grad_mult is not None and not 0 <= self.feature_grad_mult <= 1:
             raise ValueError(f"Expected `feature_grad_mult` between 0 (frozen) and 1, got {self.feature_grad_mult}.")
-        has_convolutions = not (takes_spectra(self.encoder_config) or is_quality_model(self.encoder_config))
-        if self.feature_grad_mult not in (None, 1) and not has_convolutions:
+        if self.feature_grad_mult not in (None, 1) and not has_convolutions(self.encoder_config):
             raise ValueError(
                 f"Expected `feature_grad_mult` to be left out for a {self.encoder_config.model_type} encoder, which has no "
-                f"convolutions in front whose gradient could be scaled, got {self.feature_grad_mult}."
+                f"convolutions in front of it whose gradient could be scaled, got {self.feature_grad_mult}."
             )
 
     def validate_mix(self) -> None:
         if not self.mix_layers:
             return
         check_layer(self.encoder_config, self.encoder_config.num_hidden_layers)
-        if layerdrop := getattr(self.encoder_config, "layerdrop", 0.0):
+        option = layerdrop_option(self.encoder_config)
+        if layerdrop := getattr(self.encoder_config, option, 0.0):
             raise ValueError(
-                f"Expected an encoder with `layerdrop=0` for `mix_layers=True`, got {layerdrop}: a layer skipped while training "
-                "cannot be mixed. Set `layerdrop` in `encoder_config`."
+                f"Expected an encoder with `{option}=0` for `mix_layers=True`, got {layerdrop}: a layer skipped while training "
+                f"cannot be mixed. Set `{option}` in `encoder_config`."
             )
 
     def validate_pooling(self) -> None:

@@ -33,6 +33,8 @@ from hf_sqa.blocks.speech_encoder import (
     LayerMix,
     build_encoder,
     frame_mask,
+    front_modules,
+    in_precision_of,
     is_quality_model,
     load_encoder,
     load_encoder_config,
@@ -207,7 +209,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         output_attentions: bool | None,
         output_hidden_states: bool | None,
     ) -> BaseModelOutput:
-        inputs = inputs.to(self.dtype)
+        inputs = in_precision_of(self.encoder, inputs)
         more = output_attentions or output_hidden_states or self.config.mix_layers
         if is_quality_model(self.config.encoder_config) and more:
             raise ValueError(
@@ -263,7 +265,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]; on a CPU, only what follows the encoder is trained."""
         if device == "cpu":
             return FineTuningDefaults(("encoder",), learning_rate=3e-4)
-        return FineTuningDefaults(("encoder.*feature_extractor", "encoder.*feature_projection"), learning_rate=1e-5)
+        return FineTuningDefaults(front_modules(self.config.encoder_config), learning_rate=1e-5)
 
     def pruning_layout(self) -> EncoderLayout:
         """See [`AudioQualityPreTrainedModel.pruning_layout`]; a mix of layers keeps them all, as it has a weight for each."""

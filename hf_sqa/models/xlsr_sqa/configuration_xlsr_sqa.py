@@ -12,6 +12,7 @@ from hf_sqa.blocks.speech_encoder import (
     TINY_ENCODER,
     check_encoder_config,
     check_layer,
+    layerdrop_option,
     min_num_samples,
     pads_safely,
     takes_spectra,
@@ -123,10 +124,10 @@ class XLSRSQAConfig(AudioQualityConfig):
                 f"(`feat_extract_norm='layer'`), got a {encoder.model_type} encoder with feat_extract_norm="
                 f"{getattr(encoder, 'feat_extract_norm', None)!r}: its scores would depend on padding."
             )
-        if encoder.layerdrop:
+        option = layerdrop_option(encoder)
+        if layerdrop := getattr(encoder, option):
             raise ValueError(
-                f"Expected `layerdrop=0.0` in `encoder_config`, got {encoder.layerdrop}: a head reads fixed "
-                "layers, none may be skipped."
+                f"Expected `{option}=0.0` in `encoder_config`, got {layerdrop}: a head reads fixed layers, none may be skipped."
             )
 
     def validate_sizes(self) -> None:

@@ -26,6 +26,8 @@ from hf_sqa.blocks.speech_encoder import (
     FreezesEncoder,
     all_layers,
     build_encoder,
+    has_convolutions,
+    in_precision_of,
     load_encoder,
     load_encoder_config,
 )
@@ -203,9 +205,12 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
         return super().pruning_layout() if self.config.encoder_config is None else EncoderLayout(self, "layers")
 
     def make_feature_extractor(self) -> Wav2Vec2FeatureExtractor:
-        """Feature extractor of this checkpoint: zero mean and unit variance for an encoder, the waveform itself for MFCC."""
+        """Feature extractor of this checkpoint: zero mean and unit variance for XLS-R, the waveform itself for MFCC and Whisper."""
+        encoder = self.config.encoder_config
         return Wav2Vec2FeatureExtractor(
-            sampling_rate=self.config.sampling_rate, do_normalize=self.config.encoder_config is not None, return_attention_mask=True
+            sampling_rate=self.config.sampling_rate,
+            do_normalize=encoder is not None and has_convolutions(encoder),
+            return_attention_mask=True,
         )
 
     @can_return_tuple
@@ -248,7 +253,7 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
         if self.config.encoder_config is None:
             with torch.autocast(input_values.device.type, enabled=False):
                 return [self.mfcc(input_values.float(), lengths)]
-        input_values = input_values.to(self.encoder.dtype)
+        input_values = in_precision_of(self.encoder, input_values)
         if len(self.config.layers) == 1:
             return [self.encoder(input_values, attention_mask=attention_mask).last_hidden_state]
         hidden_states = all_layers(self.encoder, input_values, attention_mask)

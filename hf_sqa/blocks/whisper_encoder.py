@@ -1,0 +1,159 @@
+"""Whisper's encoder on waveforms of any length: log-mel spectra, stretches of 30 s, frames behind the end left out.
+
+Paper:    Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", ICML 2023, arXiv:2212.04356
+Code:     the blocks are transformers' `WhisperEncoder`; the spectra are those of its `WhisperFeatureExtractor`
+Differs:  the encoder knows 30 s only, and takes what is shorter with silence behind. Here the frames of this silence are left out,
+          and a longer recording is cut into stretches of 30 s, each computed alone, whose frames follow each other.
+Shapes:   B batch, T samples at 16 kHz, S stretches in a row, N stretches computed, P frames in a stretch, F frames, D hidden size
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import WhisperConfig
+from transformers.audio_utils import mel_filter_bank
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperPreTrainedModel
+
+#: Rate in Hz that every Whisper was trained at; samples in a spectrum, and between spectra.
+SAMPLING_RATE, SPECTRUM_SAMPLES, HOP_SAMPLES = 16_000, 400, 160
+#: Samples between frames: a convolution joins two spectra.
+SAMPLES_PER_FRAME = 2 * HOP_SAMPLES
+#: Power below which nothing is told apart, and how far below the loudest band of a stretch, in powers of ten.
+LEAST_POWER, DYNAMIC_RANGE = 1e-10, 8.0
+
+
+class WhisperOnWaveforms(WhisperPreTrainedModel):
+    """Waveforms to frames of 20 ms, by the encoder of a Whisper.
+
+    Args:
+        config (`WhisperConfig`): Of the whole model; the decoder is not built. `max_source_positions` is the number of frames in a
+            stretch, 1500 in every published model.
+
+    Raises:
+        ValueError: If the configuration asks for masked spectra in training, which are not known here.
+    """
+
+    main_input_name = "input_values"
+
+    def __init__(self, config: WhisperConfig):
+        super().__init__(config)
+        if config.apply_spec_augment:
+            raise ValueError(
+                "Expected `apply_spec_augment=False` for a whisper encoder, got True: its spectra are not masked in training here. "
+                "Set it in `encoder_config`."
+            )
+        self.encoder = WhisperEncoder(config)
+        # NumPy attributes: from_pretrained leaves non-persistent buffers and tensors uninitialised.
+        self._window = np.hanning(SPECTRUM_SAMPLES + 1)[:-1].astype(np.float32)
+        self._mel_filters = mel_filter_bank(
+            num_frequency_bins=SPECTRUM_SAMPLES // 2 + 1,
+            num_mel_filters=config.num_mel_bins,
+            min_frequency=0.0,
+            max_frequency=SAMPLING_RATE / 2,
+            sampling_rate=SAMPLING_RATE,
+            norm="slaney",
+            mel_scale="slaney",
+        ).astype(np.float32)
+        self.post_init()
+
+    @property
+    def stretch_samples(self) -> int:
+        """Samples of a stretch: 480,000, which are 30 s."""
+        return self.config.max_source_positions * SAMPLES_PER_FRAME
+
+    def log_mel(self, stretches: torch.Tensor) -> torch.Tensor:
+        """Spectra as `WhisperFeatureExtractor` gives them, in float32 whatever the precision of the model.
+
+        Args:
+            stretches (`torch.Tensor` of shape `(N, stretch_samples)`): Waveforms, with zeros behind their ends.
+
+        Returns:
+            `torch.Tensor` of shape `(N, num_mel_bins, 2 * P)`.
+        """
+        with torch.autocast(stretches.device.type, enabled=False):
+            margin = SPECTRUM_SAMPLES // 2
+            padded = F.pad(stretches.float(), (margin, margin), mode="reflect")
+            frames = padded.unfold(1, SPECTRUM_SAMPLES, HOP_SAMPLES)[:, :-1]  # (N, 2 P, SPECTRUM_SAMPLES)
+            window = torch.from_numpy(self._window).to(stretches.device)
+            power = torch.view_as_real(torch.fft.rfft(frames * window)).square().sum(dim=-1)
+            mel = power @ torch.from_numpy(self._mel_filters).to(stretches.device)  # (N, 2 P, num_mel_bins)
+            logarithms = mel.clamp(min=LEAST_POWER).log10()
+            floor = logarithms.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE
+            return (torch.maximum(logarithms, floor).transpose(1, 2) + 4.0) / 4.0
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,  # as other encoders take it; always an object here
+    ) -> BaseModelOutput:
+        """
+        Args:
+            input_values (`torch.Tensor` of shape `(B, T)`): Mono waveforms at 16 kHz.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
+            output_attentions (`bool`, *optional*): Whether to return the attention weights of every stretch that holds samples,
+                `(N, heads, P, P)`.
+            output_hidden_states (`bool`, *optional*): Whether to return layers 0 to the last one built, none behind the final norm.
+
+        Returns:
+            `BaseModelOutput`, with `F = T / 320`, rounded up, frames; those of padding mean nothing.
+        """
+        batch_size, num_samples = input_values.shape
+        if attention_mask is not None:  # padding may hold anything
+            input_values = torch.where(attention_mask.bool(), input_values, torch.zeros_like(input_values))
+        num_stretches = -(-num_samples // self.stretch_samples)
+        padded = F.pad(input_values, (0, num_stretches * self.stretch_samples - num_samples))
+        stretches = padded.reshape(batch_size * num_stretches, self.stretch_samples)
+        holding = None  # indices of the stretches that hold samples, where some do not
+        if attention_mask is not None and not torch.compiler.is_exporting() and num_stretches > 1:
+            starts = torch.arange(num_stretches, device=input_values.device) * self.stretch_samples
+            holding = (starts < attention_mask.sum(dim=1)[:, None]).flatten().nonzero()[:, 0]
+            stretches = stretches[holding]
+
+        spectra = self.log_mel(stretches).to(self.encoder.conv1.weight.dtype)
+        last_layer: list[torch.Tensor] = []
+        hook = self.encoder.layer_norm.register_forward_pre_hook(_note(last_layer)) if output_hidden_states else None
+        try:
+            outputs = self.encoder(spectra, output_attentions=output_attentions, output_hidden_states=output_hidden_states)
+        finally:
+            if hook is not None:
+                hook.remove()
+
+        def in_rows(frames: torch.Tensor) -> torch.Tensor:
+            """Frames of stretches `(N, P, D)` as those of recordings `(B, F, D)`."""
+            if holding is not None:
+                empty = frames.new_zeros(batch_size * num_stretches, *frames.shape[1:])
+                frames = empty.index_copy(0, holding, frames)
+            rows = frames.reshape(batch_size, num_stretches * frames.shape[1], frames.shape[2])
+            return rows[:, : self._get_feat_extract_output_lengths(num_samples)]
+
+        layers = (*outputs.hidden_states[:-1], last_layer[0]) if output_hidden_states else None
+        return BaseModelOutput(
+            last_hidden_state=in_rows(outputs.last_hidden_state),
+            hidden_states=None if layers is None else tuple(in_rows(layer) for layer in layers),
+            attentions=outputs.attentions if output_attentions else None,
+        )
+
+    def _get_feat_extract_output_lengths(self, input_lengths: Any) -> Any:
+        """Frames of so many samples (`int` or integer tensor)."""
+        return num_frames_of_whisper(input_lengths)
+
+
+def num_frames_of_whisper(num_samples: Any) -> Any:
+    """Frames of so many samples at 16 kHz (`int` or integer tensor): one for every 20 ms that are begun."""
+    return (num_samples + SAMPLES_PER_FRAME - 1) // SAMPLES_PER_FRAME
+
+
+def _note(found: list[torch.Tensor]) -> Any:
+    def note(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        found.append(inputs[0])
+
+    return note
