@@ -109,7 +109,7 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
         batch_size, num_samples = input_values.shape
         if attention_mask is not None:  # padding may hold anything
             input_values = torch.where(attention_mask.bool(), input_values, torch.zeros_like(input_values))
-        num_stretches = -(-num_samples // self.stretch_samples)
+        num_stretches = (num_samples + self.stretch_samples - 1) // self.stretch_samples  # ONNX divides towards zero
         padded = F.pad(input_values, (0, num_stretches * self.stretch_samples - num_samples))
         stretches = padded.reshape(batch_size * num_stretches, self.stretch_samples)
         holding = None  # indices of the stretches that hold samples, where some do not

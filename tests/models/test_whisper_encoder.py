@@ -25,6 +25,7 @@ import hf_sqa
 from hf_sqa.audio import load_recording
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.blocks.speech_encoder import build_encoder, last_hidden_state, load_encoder, load_encoder_config
+from hf_sqa.export.onnx import export_onnx
 from hf_sqa.models.mosa_net import MOSANet, MOSANetConfig
 from hf_sqa.models.mtq_net import MTQNet
 from hf_sqa.models.utmos import UTMOS
@@ -464,3 +465,11 @@ def test_the_modules_that_fine_tuning_freezes_are_there(device):
 def test_a_family_that_needs_convolutions_on_the_waveform_refuses_whisper():
     with pytest.raises(StrictDataclassError, match=r"convolutions take the waveform.*got whisper"):
         with_head(UTMOS)
+
+
+@pytest.mark.slow
+def test_the_onnx_graph_agrees_for_parts_of_a_stretch_and_several(tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+
+    assert export_onnx(with_head(Wav2Vec2ForMOS), tmp_path) < 1e-3
