@@ -381,6 +381,28 @@ def test_mosa_net_and_mtq_net_start_from_a_published_whisper(model_class, publis
     assert model.trunk.bottleneck.in_features == 16
 
 
+def test_mtq_net_takes_over_a_mosa_net_on_another_encoder(published):
+    teacher = MOSANet(MOSANetConfig.tiny(id2label={0: "pesq"}))
+
+    model, info = MTQNet.with_knowledge_from(teacher, encoder=published[0])
+
+    weights = published[1].state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.encoder.encoder.state_dict().items())
+    assert torch.equal(model.trunk.dense.weight, teacher.trunk.dense.weight) and "trunk.dense.weight" in info["copied"]
+
+
+@torch.no_grad()
+def test_xlsr_sqa_reads_layers_of_a_published_whisper(published):
+    model = XLSRSQA.from_encoder(published[0], layers=(1, 2))
+    waveform = noise(1.0)
+
+    features = model.features(waveform[None], None, torch.tensor([len(waveform)]))
+
+    layers = published[1](model.encoder.log_mel(waveform[None]), output_hidden_states=True).hidden_states
+    for ours, layer in zip(features, (1, 2), strict=True):
+        torch.testing.assert_close(ours, layers[layer], rtol=0, atol=1e-4)
+
+
 @torch.no_grad()
 def test_features_of_thirty_seconds_as_whisper_gives_them_are_cut_at_the_end_of_the_recording():
     model, batch = with_head(MOSANet, encoder_input="raw"), padded(noise(0.6, 1), noise(0.9, 2))
