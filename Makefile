@@ -60,7 +60,8 @@ bench: .venv/dev  ## speed beside the original and other packages, in one run; a
 	$(BIN)/python benchmarks/family_speed.py --clips 30
 	$(BIN)/python benchmarks/student_speed.py --seconds 3 10 --rounds 2
 	$(BIN)/python benchmarks/training_speed.py
-	$(BIN)/python benchmarks/corpus_speed.py --clips 24 --rounds 2 --peer-clips 4 --variants fast "student s" "student xs"
+	$(BIN)/python benchmarks/corpus_speed.py --clips 24 --rounds 1 --peer-clips 4 --variants fast
+	$(BIN)/python benchmarks/corpus_speed.py --clips 400 --rounds 1 --peer-clips 0 --variants "student s" "student xs"
 	$(BIN)/python benchmarks/tools_speed.py
 
 clean:  ## remove what make made
