@@ -247,6 +247,9 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         waveforms = 0.1 * torch.randn(2, 2 * (self.config.sampling_rate or 16_000), generator=torch.Generator().manual_seed(0))
         return {"input_values": (waveforms, (0, 1))}
 
+    #: Whether the page of `hf-sqa export onnx --page` knows the windows of this family.
+    scores_in_browser: ClassVar[bool] = False
+
     def onnx_spectrum(self) -> tuple[np.ndarray, dict[str, str]] | None:
         """Window of the spectrum that the ONNX graph computes, and the graph's metadata. Such a graph has 8 bits and a page."""
         return None

@@ -141,9 +141,8 @@ def write_page(model: AudioQualityPreTrainedModel, folder: str | Path) -> None:
     Raises:
         ValueError: If the model is not a DistilledSQA, or has a `score_mapping`, which the page does not apply.
     """
-    has_spectrum = model.onnx_spectrum() is not None
-    if not has_spectrum or model.config.score_mapping:
-        what = "one with a `score_mapping`" if has_spectrum else f"a {type(model).__name__}"
+    if not model.scores_in_browser or model.config.score_mapping:
+        what = "one with a `score_mapping`" if model.scores_in_browser else f"a {type(model).__name__}"
         raise ValueError(f"Expected a DistilledSQA without `score_mapping` for the page, got {what}; leave `--page` out.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

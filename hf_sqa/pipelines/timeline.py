@@ -11,7 +11,7 @@ from hf_sqa.audio import Recording
 from hf_sqa.blocks.local_quality import LocalScore, LocalScorer
 
 #: A stretch is a fault if it falls so far below the median of the recording, in MOS points.
-FAULT_DEPTH = 0.6
+FAULT_DEPTH = 0.7
 #: A fault, and the worst stretch, reaches to where the curve has risen by this share of its depth.
 EDGE_SHARE = 0.45
 DECIMALS, SECONDS_DECIMALS = 6, 2
@@ -39,7 +39,7 @@ def faults_of(timeline: Sequence[dict[str, float]], score: str, depth: float = F
     Args:
         timeline (sequence of `dict`): Rows of [`timeline_rows`].
         score (`str`): The score that is looked at; higher is better.
-        depth (`float`, *optional*, defaults to 0.6): How far below the median of the recording a fault falls.
+        depth (`float`, *optional*, defaults to 0.7): How far below the median of the recording a fault falls.
 
     Returns:
         `list[dict]`: `start`, `end` and the lowest local score of each. A silent stretch between two low ones, as a gap leaves it,

@@ -52,6 +52,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     config: DistilledSQAConfig
     config_class = DistilledSQAConfig
+    scores_in_browser = True
     modes = ("published", "fast")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
