@@ -69,7 +69,7 @@ class Scorers:
     Args:
         models (`Iterable[str]`): Short names, folders or Hub ids; the default model if there is none. A folder is shown by its
             name, never by its path.
-        **options: Passed to [`hf_sqa.pipeline`]: `device`, `dtype`, `mode`, ...
+        **options: Passed to `hf_sqa.pipeline`: `device`, `dtype`, `mode`, ...
     """
 
     def __init__(self, models: Iterable[str | Path] = (), **options: Any):

@@ -39,13 +39,13 @@ def pipeline(model: str | Path, *, num_threads: int | None = None, **options: An
 
 
 class LitePipeline:
-    """Scores recordings with the graph of a DistilledSQA, as [`hf_sqa.pipeline`] with `backend="onnx"` does.
+    """Scores recordings with the graph of a DistilledSQA, as `hf_sqa.pipeline` with `backend="onnx"` does.
 
     Args:
         model (`str` or `Path`): Folder with `config.json` and a graph (`model.onnx`, `onnx/model.onnx`,
             `onnx/model_quantized.onnx`), or the graph itself.
         num_threads (`int`, *optional*): Threads of onnxruntime; as many as there are cores if not given.
-        **options: Options of [`LitePipeline.__call__`], for every call.
+        **options: Options that every call takes.
 
     Raises:
         OSError: If there is no graph or configuration, onnxruntime is not installed, or it cannot run the graph.

@@ -170,7 +170,7 @@ class TestIntermediates:
     def test_the_encoder_ends_where_the_original_ends(self, model, frames):
         with torch.no_grad():
             encoded = model.transformer.encode(frames)
-            raw = model.transformer.score(encoded)
+            raw = model.transformer.pooling(encoded)
 
         mean, std = self.expected["after_norm_trans_mean_std"]
         assert encoded.mean().item() == pytest.approx(mean, abs=1e-4)
