@@ -134,6 +134,8 @@ def text_lines(binary: Any) -> Iterator[str]:
 
 def bounded_lines(file: Any) -> Iterator[Any]:
     """Lines of a text or binary file; of one that is longer than `MAX_LINE` the beginning, which then is no whole row."""
+    if not isinstance(file, (io.TextIOBase, io.BufferedIOBase)):
+        file = io.BufferedReader(file)  # the `readline` of files of fsspec takes no limit
     while line := file.readline(MAX_LINE):
         yield line
         while len(line) == MAX_LINE and line[-1:] not in ("\n", "\r", b"\n"):
