@@ -92,7 +92,8 @@ def check_encoder_config(encoder_config: PreTrainedConfig, *, with_quality_model
             f"Expected `encoder_config` of a speech encoder, got a {model_type!r} configuration without `hidden_size`; pass that "
             f"of one of {', '.join(ENCODER_TYPES)}, for example `AutoConfig.from_pretrained('facebook/wav2vec2-base')`."
         )
-    check_bounds(vars(encoder_config), ENCODER_BOUNDS)
+    if model_type not in QUALITY_MODEL_TYPES:  # which have bounds of their own
+        check_bounds(vars(encoder_config), ENCODER_BOUNDS)
     types = ENCODER_TYPES + QUALITY_MODEL_TYPES if with_quality_models else ENCODER_TYPES
     if model_type not in types:
         raise ValueError(

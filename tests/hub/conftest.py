@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import transformers.utils.hub
 from huggingface_hub import HfApi, constants, hf_api
 
 from tests.processes import PATIENCE
@@ -63,6 +64,8 @@ def hub(hub_process, monkeypatch):
     template = f"{hub_process.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(hf_api.api, "endpoint", hub_process.address)
+    # transformers makes one client with the endpoint of the moment, and keeps it.
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
     monkeypatch.setenv("HF_TOKEN", ALICE)
     return hub_process
 
