@@ -7,6 +7,7 @@ Shapes:   F frames, S steps of 80 ms, C channels
 from __future__ import annotations
 
 from collections import deque
+from functools import cache
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
@@ -146,10 +147,16 @@ def load_head(config: Any) -> LocalHead | None:
     path = head_file(config.checkpoint_name) if config.checkpoint_name and config.score_names == ["mos"] else None
     if path is None or not path.is_file():
         return None
-    tensors = load_file(path)
+    tensors = _tensors_of(path)
     head = LocalHead(len(tensors["center"]))
     head.load_state_dict(tensors)
     return head.eval() if len(head.center) == config.conv_channels[-1] * config.conv_num_bins else None
+
+
+@cache
+def _tensors_of(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a head, read once in a process: every recording gets a scorer of its own."""
+    return load_file(path)
 
 
 def head_file(checkpoint_name: str) -> Path | None:
