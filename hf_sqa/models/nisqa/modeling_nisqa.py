@@ -26,6 +26,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
+from hf_sqa.blocks.initialization import start_as_torch
 from hf_sqa.blocks.sqa_transformer import AttentionPooling, EncoderLayer, LayerTrace, batch_norm_as_affine, run_layers
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.nisqa.configuration_nisqa import NISQAConfig
@@ -286,14 +287,8 @@ class NISQA(AudioQualityPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, nn.LSTM):
-            bound = 1 / math.sqrt(module.hidden_size)
-            for parameter in module.parameters():
-                init.uniform_(parameter, -bound, bound)
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.LSTM)):
+            start_as_torch(module)
         elif isinstance(module, AttentionPooling):
             init.zeros_(module.attention_score.bias)  # the softmax does not see it
         elif isinstance(module, SelfAttentionEncoder):

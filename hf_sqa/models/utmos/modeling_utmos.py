@@ -13,7 +13,6 @@ Shapes:   B batch, T samples, F frames, D hidden size, L labels
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedModel, initialization as init
 from transformers.utils import can_return_tuple
 
+from hf_sqa.blocks.initialization import start_as_torch
 from hf_sqa.blocks.losses import check_label_shape, ranking_loss, score_loss
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
@@ -97,13 +97,8 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.Linear):  # torch's own start, which the original has
-            bound = 1 / math.sqrt(module.in_features)
-            for parameter in module.parameters(recurse=False):
-                init.uniform_(parameter, -bound, bound)
-        elif isinstance(module, nn.LSTM):
-            for parameter in module.parameters():
-                init.uniform_(parameter, -1 / math.sqrt(module.hidden_size), 1 / math.sqrt(module.hidden_size))
+        if isinstance(module, (nn.Linear, nn.LSTM)):
+            start_as_torch(module)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
 

@@ -13,17 +13,17 @@ Shapes:   B batch, T samples or spectra, F frames, D hidden size, L labels
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, initialization as init
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from hf_sqa.blocks.feature_cache import encoder_features
+from hf_sqa.blocks.initialization import start_as_torch
 from hf_sqa.blocks.losses import rated_targets
 from hf_sqa.blocks.pooling import build_pooling, pool
 from hf_sqa.blocks.pruning_layout import EncoderLayout
@@ -140,10 +140,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         if isinstance(module, LayerMix):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
-            # torch's own start, which the original has; transformers' is a narrow normal.
-            bound = 1 / math.sqrt(module.in_features)
-            for parameter in module.parameters(recurse=False):
-                init.uniform_(parameter, -bound, bound)
+            start_as_torch(module)
 
     @can_return_tuple
     def forward(

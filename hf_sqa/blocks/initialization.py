@@ -1,0 +1,20 @@
+"""Torch's own random start of a layer, which the originals have; transformers' is a narrow normal."""
+
+import math
+
+from torch import nn
+from transformers import initialization as init
+
+
+def start_as_torch(module: nn.Module) -> None:
+    """Draw weights and biases uniformly within one over the root of what a unit reads, or of an LSTM's width.
+
+    It goes through transformers' initialisers, which leave weights alone that were loaded.
+
+    Args:
+        module (`nn.Module`): A linear layer, a convolution or an LSTM; its parameters are changed in place.
+    """
+    size = module.hidden_size if isinstance(module, nn.LSTM) else module.weight[0].numel()
+    bound = 1 / math.sqrt(size)
+    for parameter in module.parameters(recurse=False):
+        init.uniform_(parameter, -bound, bound)
