@@ -1,14 +1,19 @@
 """Features of a frozen speech encoder, computed once a recording and kept in a folder: epochs, seeds and studies share them.
 
-The environment variable `HF_SQA_FEATURE_CACHE` names the folder; without it nothing is kept. A file is found again by the
-weights and the configuration of the encoder and by the samples it saw, so that another encoder, a random crop or a changed
-recording never gets the features of another. Files are whole or absent; one that cannot be read is computed again.
-Shapes:   B batch, T samples, F frames, D hidden size
+A recipe names the folder by `training.feature_cache`; outside of training the environment variable `HF_SQA_FEATURE_CACHE` does.
+Without either nothing is kept. A file is found again by the weights and the configuration of the encoder, by the layers and the
+precision, and by the samples it saw, so that another encoder, a random crop or a changed recording never gets the features of
+another. Files are whole or absent; one that cannot be read is computed again. A folder that is full takes no more, and what it
+lacks is computed as usual.
+Shapes:   B batch, T samples, F frames, D hidden size, L layers
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -17,12 +22,86 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_sqa.blocks.speech_encoder import last_hidden_state, takes_spectra
+from hf_sqa.blocks.speech_encoder import all_layers, last_hidden_state, takes_spectra
 from hf_sqa.runs import whole_file
 
 VARIABLE = "HF_SQA_FEATURE_CACHE"
+#: Bytes that a folder may hold, where nobody says otherwise.
+MAX_BYTES = 50 * 10**9
 
 _digests: WeakKeyDictionary[PreTrainedModel, tuple[tuple[int, ...], str]] = WeakKeyDictionary()
+
+
+class FeatureFolder:
+    """A folder of features that holds so many bytes at most.
+
+    Args:
+        path (`Path`): The folder, made when the first features are kept. Several processes may share it; each counts what was there
+            when it began and what it adds.
+        max_bytes (`int`, *optional*, defaults to 50 GB): Bytes of feature files at most.
+
+    Attributes:
+        num_read, num_computed (`int`): Recordings whose features were found, and whose were computed.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES):
+        self.path, self.max_bytes = path, max_bytes
+        self.num_bytes = sum(file.stat().st_size for file in path.rglob("*.npy"))
+        self.num_read = self.num_computed = 0
+        self._is_full = False
+
+    def read(self, name: str) -> np.ndarray | None:
+        """The features of that name; `None` if there are none that can be read."""
+        try:
+            features: np.ndarray = np.load(self.path / name)
+        except (OSError, ValueError, EOFError):
+            return None
+        self.num_read += 1
+        return features
+
+    def keep(self, name: str, features: np.ndarray) -> None:
+        """Write features, unless the folder is full."""
+        self.num_computed += 1
+        if self.num_bytes + features.nbytes > self.max_bytes:
+            if not self._is_full:
+                warnings.warn(
+                    f"The feature cache {str(self.path)!r} is full ({self.num_bytes / 1e9:.3g} of {self.max_bytes / 1e9:.3g} GB): "
+                    "further features are computed anew in every epoch. Allow more by `training.feature_cache_gb`.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            self._is_full = True
+            return
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as unfinished, unfinished.open("wb") as file:
+            np.save(file, features)
+        self.num_bytes += features.nbytes
+
+
+#: The folder in use, and those that the environment named, by path.
+_in_use: list[FeatureFolder] = []
+_of_environment: dict[str, FeatureFolder] = {}
+
+
+@contextlib.contextmanager
+def kept_features(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[FeatureFolder]:
+    """Within the block, features of frozen encoders are kept in this folder, whatever the environment names."""
+    _in_use.append(FeatureFolder(path, max_bytes))
+    try:
+        yield _in_use[-1]
+    finally:
+        _in_use.pop()
+
+
+def _folder() -> FeatureFolder | None:
+    if _in_use:
+        return _in_use[-1]
+    if not (named := os.environ.get(VARIABLE)):
+        return None
+    if named not in _of_environment:
+        _of_environment[named] = FeatureFolder(Path(named))
+    return _of_environment[named]
 
 
 def encoder_features(encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -42,32 +121,66 @@ def encoder_features(encoder: PreTrainedModel, inputs: torch.Tensor, attention_m
     Raises:
         OSError: If the folder cannot be written.
     """
-    folder = os.environ.get(VARIABLE)
-    keeps = folder and not torch.compiler.is_exporting() and not encoder.training and not takes_spectra(encoder.config)
-    if not folder or not keeps or any(parameter.requires_grad for parameter in encoder.parameters()):
+    folder = _folder_for(encoder)
+    if folder is None:
         return last_hidden_state(encoder, inputs, attention_mask)
+    return _features(encoder, inputs, attention_mask, None, folder)[0]
+
+
+def encoder_layers(
+    encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None, layers: Sequence[int]
+) -> list[torch.Tensor]:
+    """Some layers of an encoder, `(B, F, D)` each, from the folder where they are there; see [`encoder_features`]."""
+    folder = _folder_for(encoder)
+    if folder is None:
+        hidden_states = all_layers(encoder, inputs, attention_mask)
+        return [hidden_states[layer] for layer in layers]
+    return list(_features(encoder, inputs, attention_mask, tuple(layers), folder))
+
+
+def _folder_for(encoder: PreTrainedModel) -> FeatureFolder | None:
+    """Where to keep the features of an encoder; `None` if they are not to be kept."""
+    folder = _folder()
+    if folder is None or torch.compiler.is_exporting() or encoder.training or takes_spectra(encoder.config):
+        return None
+    return None if any(parameter.requires_grad for parameter in encoder.parameters()) else folder
+
+
+def _features(
+    encoder: PreTrainedModel,
+    inputs: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    layers: tuple[int, ...] | None,
+    folder: FeatureFolder,
+) -> torch.Tensor:
+    """Features `(L, B, F, D)`; L is 1 for the encoder's own output (`layers=None`)."""
     lengths = [inputs.shape[1]] * len(inputs) if attention_mask is None else attention_mask.sum(dim=1).tolist()
-    encoder_folder = Path(folder) / _digest_of(encoder)
-    return nn.utils.rnn.pad_sequence(
-        [_features_of_one(encoder, row[: int(length)], encoder_folder) for row, length in zip(inputs, lengths, strict=True)],
-        batch_first=True,
-    )
+    rows = [_features_of_one(encoder, row[: int(length)], layers, folder) for row, length in zip(inputs, lengths, strict=True)]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True).permute(2, 0, 1, 3)
 
 
-def _features_of_one(encoder: PreTrainedModel, samples: torch.Tensor, folder: Path) -> torch.Tensor:
-    """Features `(F, D)` of one recording `(T,)`."""
+def _features_of_one(
+    encoder: PreTrainedModel, samples: torch.Tensor, layers: tuple[int, ...] | None, folder: FeatureFolder
+) -> torch.Tensor:
+    """Features `(F, L, D)` of one recording `(T,)`."""
     content = samples.detach().cpu().contiguous()
-    name = hashlib.sha256(f"{content.dtype} {len(content)} ".encode() + content.view(torch.uint8).numpy().tobytes()).hexdigest()
-    path = folder / name[:2] / f"{name[2:32]}.npy"
-    try:
-        return torch.from_numpy(np.load(path)).to(samples.device, samples.dtype)
-    except (OSError, ValueError, EOFError):
+    device = samples.device.type
+    precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else encoder.dtype
+    described = f"{content.dtype} {len(content)} {layers} {precision} ".encode()
+    digest = hashlib.sha256(described + content.view(torch.uint8).numpy().tobytes()).hexdigest()
+    name = f"{_digest_of(encoder)}/{digest[:2]}/{digest[2:32]}.npy"
+    kept = folder.read(name)
+    if kept is None:
         with torch.no_grad():
-            features = last_hidden_state(encoder, samples[None])[0]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished, unfinished.open("wb") as file:
-        np.save(file, features.float().cpu().numpy())
-    return features
+            if layers is None:
+                computed = last_hidden_state(encoder, samples[None])
+            else:
+                hidden_states = all_layers(encoder, samples[None])
+                computed = torch.cat([hidden_states[layer] for layer in layers], dim=2)
+        kept = computed[0].float().cpu().numpy()  # (F, L * D)
+        folder.keep(name, kept)
+    num_layers = 1 if layers is None else len(layers)
+    return torch.from_numpy(kept).unflatten(1, (num_layers, -1)).to(samples.device, samples.dtype)
 
 
 def _digest_of(encoder: PreTrainedModel) -> str:

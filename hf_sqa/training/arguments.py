@@ -30,6 +30,11 @@ class AudioQualityTrainingArguments(TrainingArguments):
             `["corpus_lcc", "corpus_mapped_rmse"]`, by which NISQA stops.
         muon_learning_rate (`float`, *optional*): Train weights that are matrices or filters by Muon at this rate, and the rest by
             AdamW at `learning_rate`. For models trained from scratch: 0.005 to 0.01 halved the steps that a student needed.
+        feature_cache (`str`, *optional*): Keep features of a frozen encoder, computed once a clip, in a folder that
+            runs may share, or `"run"` for one under the run's own, which a resumed run uses and the end removes. A second
+            of audio takes 50 frames of `hidden_size` 4-byte numbers for each layer read: 0.2 MB for XLS-R 300M.
+        feature_cache_gb (`float`, *optional*, defaults to 50.0): What the folder may hold, in GB of 10⁹ bytes; the features of
+            further clips are computed in every epoch.
         metric_for_best_model (`str`, *optional*): A metric of `hf_sqa.metrics.agreement`, such as `"sys_srcc"`, `"utt_mse"` or
             `"utt_mae"`; the mean of the corpora, `"corpus_lcc"` or `"corpus_mapped_rmse"`; or `"loss"`. By default `"sys_srcc"`
             where the validation rows name three systems or more, else `"utt_srcc"`. With several scores it is a mean over the
@@ -46,6 +51,8 @@ class AudioQualityTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without a better metric."})
     early_stopping_metrics: list[str] | None = field(default=None, metadata={"help": "Metrics of which one must get better."})
     muon_learning_rate: float | None = field(default=None, metadata={"help": "Of Muon, for matrices and filters."})
+    feature_cache: str | None = field(default=None, metadata={"help": "Where to keep features of a frozen encoder."})
+    feature_cache_gb: float = field(default=50.0, metadata={"help": "What that folder may hold, in GB."})
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
@@ -67,6 +74,8 @@ class AudioQualityTrainingArguments(TrainingArguments):
             raise ValueError(f"Expected `early_stopping_patience` of 1 or more, got {self.early_stopping_patience!r}.")
         if self.muon_learning_rate is not None and not 0 < self.muon_learning_rate < 1:
             raise ValueError(f"Expected `muon_learning_rate` between 0 and 1, got {self.muon_learning_rate!r}.")
+        if not self.feature_cache_gb > 0:
+            raise ValueError(f"Expected `feature_cache_gb` above 0, got {self.feature_cache_gb!r}.")
         if str(getattr(self.hub_strategy, "value", self.hub_strategy)) != "end":
             raise ValueError(
                 f"Expected `hub_strategy` to be 'end', got {self.hub_strategy!r}: checkpoints on the way are not checked, so they "

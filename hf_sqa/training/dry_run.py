@@ -46,7 +46,10 @@ def dry_run_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> TrainingR
     if training.get("eval_strategy") != "no":
         training |= {"eval_strategy": "steps", "eval_steps": NUM_STEPS}
     if training.get("max_seconds"):
-        training["max_seconds"] = min(training["max_seconds"], 1.0)
+        # The generated clips last up to 1.2 s; cut ones have no features that stay, see `feature_cache`.
+        training["max_seconds"] = min(training["max_seconds"], 1.2 if training.get("feature_cache") else 1.0)
+    if training.get("feature_cache"):
+        training["feature_cache"] = "run"
     augmentation = recipe.augmentation
     if augmentation is not None:
         augmentation = replace(augmentation, noises=None, talkers=None)

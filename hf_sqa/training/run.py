@@ -128,6 +128,7 @@ def run_recipe(
 
     from hf_sqa.training.arguments import AudioQualityTrainingArguments
     from hf_sqa.training.callbacks import Interrupt, Progress
+    from hf_sqa.training.kept_features import features_of_run
     from hf_sqa.training.trainer import AudioQualityTrainer
 
     recipe = load_recipe(recipe)
@@ -164,7 +165,8 @@ def run_recipe(
                 data = trainer.train_dataset
                 waveforms = (data[row]["waveform"] for row in range(0, len(data), max(1, len(data) // NUM_MEASURED)))
                 model.measure_bands(waveform for waveform in waveforms if waveform is not None)
-            _train(trainer, interrupt, resume, notes, announce)
+            with features_of_run(trainer, folder, augments=recipe.augmentation is not None):
+                _train(trainer, interrupt, resume, notes, announce)
         result = _result(trainer, folder, excluded, notes)
         result.recipe_digest, result.seconds = digest_of(definition), time.monotonic() - started
         if args.should_save:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
-from hf_sqa.blocks.feature_cache import encoder_features
+from hf_sqa.blocks.feature_cache import encoder_features, encoder_layers
 from hf_sqa.blocks.initialization import start_as_torch
 from hf_sqa.blocks.losses import rated_targets
 from hf_sqa.blocks.pooling import build_pooling, pool
@@ -215,6 +215,9 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
             )
         if is_quality_model(self.config.encoder_config) or (self.config.freeze_encoder and not more):
             return BaseModelOutput(last_hidden_state=encoder_features(self.encoder, inputs, attention_mask))
+        if self.config.freeze_encoder and not (output_attentions or output_hidden_states):
+            layers = range(self.encoder.config.num_hidden_layers + 1)
+            return BaseModelOutput(hidden_states=tuple(encoder_layers(self.encoder, inputs, attention_mask, layers)))
         return self.encoder(
             **{self.main_input_name: inputs},
             attention_mask=attention_mask,

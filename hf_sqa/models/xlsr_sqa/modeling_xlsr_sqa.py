@@ -20,11 +20,11 @@ from transformers import Wav2Vec2FeatureExtractor, initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
+from hf_sqa.blocks.feature_cache import encoder_features, encoder_layers
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
     FreezesEncoder,
-    all_layers,
     build_encoder,
     has_convolutions,
     in_precision_of,
@@ -255,9 +255,8 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
                 return [self.mfcc(input_values.float(), lengths)]
         input_values = in_precision_of(self.encoder, input_values)
         if len(self.config.layers) == 1:
-            return [self.encoder(input_values, attention_mask=attention_mask).last_hidden_state]
-        hidden_states = all_layers(self.encoder, input_values, attention_mask)
-        return [hidden_states[layer] for layer in self.config.layers]
+            return [encoder_features(self.encoder, input_values, attention_mask)]
+        return encoder_layers(self.encoder, input_values, attention_mask, self.config.layers)
 
     def score_features(self, features: Sequence[torch.Tensor], trace: LayerTrace | None = None) -> torch.Tensor:
         """Scores `(B, L)` in label units from one `(B, N, C)` for every layer, N exactly `num_frames`."""
