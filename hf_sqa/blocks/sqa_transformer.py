@@ -19,6 +19,8 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_torchdynamo_exporting
 
+from hf_sqa.blocks.plain_layers import is_plain
+
 
 class SinusoidalPositions(nn.Module):
     """Sine and cosine positions with base `2 * num_frames` (the papers' choice; 10000 elsewhere)."""
@@ -223,7 +225,7 @@ class SQATransformer(nn.Module):
         """Frames `(B, F, C)` to encoded, normalised frames `(B, F, D)`."""
         # A graph keeps its norms apart: features of one scale survive 8 bits, and the weights behind them do.
         # What an adapter adds to the projection would be lost in its weight.
-        if self.training or is_torchdynamo_exporting() or type(self.projection) is not nn.Linear:
+        if self.training or is_torchdynamo_exporting() or not is_plain(self.projection):
             if self.feature_norm is not None:
                 features = batch_norm_over_channels(self.feature_norm, features)
             hidden_states = self.projection(batch_norm_over_channels(self.projection_norm, features))

@@ -241,6 +241,29 @@ def test_lora_attaches_trains_saves_reloads_and_merges(model, folder, waveforms,
         torch.testing.assert_close(merged(**inputs).logits, expected, rtol=0, atol=1e-4)
 
 
+def test_an_adapter_on_any_layer_counts_in_evaluation_as_it_does_once_merged(model, waveforms):
+    peft = pytest.importorskip("peft")
+    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+    layers = [name for name, module in model.named_modules() if type(module) in kinds and getattr(module, "groups", 1) == 1]
+    recordings, extractor = recordings_of(model, waveforms), model.make_feature_extractor()
+
+    def everything(model):
+        scored = {mode: model.score_recordings(recordings, extractor, mode=mode) for mode in model.modes}
+        return {"batch": scores_of(model, waveforms[:1]).numpy()} | {
+            mode: np.stack([scores.scores for scores in rows]) for mode, rows in scored.items()
+        }
+
+    before = everything(model)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=layers, init_lora_weights=False)).eval()
+
+    apart = everything(adapted.base_model.model)
+
+    merged = everything(adapted.merge_and_unload())
+    for way, scores in apart.items():
+        assert np.abs(merged[way] - before[way]).max() > 1e-3, way
+        np.testing.assert_allclose(scores, merged[way], rtol=0, atol=1e-4, err_msg=way)
+
+
 def test_a_family_that_calls_the_fused_attention_takes_it_by_name(model, folder, waveforms, monkeypatch):
     called = []
     fused = torch.nn.functional.scaled_dot_product_attention

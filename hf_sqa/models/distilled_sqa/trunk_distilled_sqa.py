@@ -12,6 +12,7 @@ from torch import nn
 from transformers.audio_utils import mel_filter_bank
 from transformers.utils import is_torchdynamo_exporting
 
+from hf_sqa.blocks.plain_layers import is_plain
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 
 #: Lower edge of the lowest mel band in Hz, and the power added to every band, about 90 dB below speech at full scale.
@@ -133,6 +134,7 @@ class ConvTrunk(nn.Module):
         self.mixes = nn.ModuleDict(
             {str(i): nn.Conv2d(channels[i], channels[i + 1], 1) for i in range(len(separate)) if separate[i]}
         )
+        self.strides = tuple(config.conv_strides)
         self.slope = config.leaky_relu_slope
         self.spectra_per_frame = config.spectra_per_frame
 
@@ -140,14 +142,14 @@ class ConvTrunk(nn.Module):
     def reach(self) -> int:
         """Spectra to either side that one output frame depends on."""
         reach, step = 0, 1
-        for layer in self.layers:
-            reach, step = reach + step, step * layer.stride[0]
+        for stride, _ in self.strides:
+            reach, step = reach + step, step * stride
         return reach
 
     @property
     def can_share(self) -> bool:
         """Whether windows may share convolutions: in the published form, where the last layer alone has a step in time."""
-        return not self.mixes and [layer.stride[0] for layer in self.layers] == [1] * (len(self.layers) - 1) + [2]
+        return not self.mixes and [stride for stride, _ in self.strides] == [1] * (len(self.layers) - 1) + [2]
 
     def forward(self, spectra: torch.Tensor, pad: tuple[bool, bool] = (True, True)) -> torch.Tensor:
         """
@@ -170,9 +172,11 @@ class ConvTrunk(nn.Module):
 
     def convolve(self, layer: nn.Conv2d, hidden_states: torch.Tensor, pad: tuple[bool, bool]) -> torch.Tensor:
         """One convolution, with zeros in time on the sides asked for."""
-        symmetric = pad[0] == pad[1]
+        symmetric = pad[0] == pad[1] and is_plain(layer)
         if not symmetric:
             hidden_states = F.pad(hidden_states, (0, 0, int(pad[0]), int(pad[1])))
+        if not is_plain(layer):
+            return layer(hidden_states)
         return F.conv2d(hidden_states, layer.weight, layer.bias, layer.stride, (int(symmetric and pad[0]), 0), groups=layer.groups)
 
     def activation(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -203,7 +207,7 @@ class TrunkStream:
         trunk = self._trunk
         hidden_states = spectra.to(trunk.layers[0].weight.dtype)
         for index, layer in enumerate(trunk.layers):
-            carried, stride = self._carried[index], layer.stride[0]
+            carried, stride = self._carried[index], trunk.strides[index][0]
             if carried is not None:
                 hidden_states = torch.cat([carried, hidden_states], dim=2)
             used = ((hidden_states.shape[2] - 3) // stride + 1) * stride

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from hf_sqa.blocks.plain_layers import is_plain
 from hf_sqa.models.mosa_net.sincnet import sinc_filters
 
 #: Recordings that go through the convolutions together, each without padding. A processor's caches hold one; an accelerator wants
@@ -133,10 +134,14 @@ class ConvStack(GradientCheckpointingLayer):
     @staticmethod
     def _convolve(layer: nn.Conv2d, hidden_states: torch.Tensor, strided: bool) -> torch.Tensor:
         if not strided:
+            if not is_plain(layer):
+                return layer(F.pad(hidden_states, (1, 1, 1, 1)))
             return F.conv2d(hidden_states, layer.weight, layer.bias, padding=1)
         num_bins = hidden_states.shape[3]
         total = max((-(-num_bins // FREQUENCY_STRIDE) - 1) * FREQUENCY_STRIDE + 3 - num_bins, 0)
         hidden_states = F.pad(hidden_states, (total // 2, total - total // 2))  # TensorFlow pads the odd bin on the right
+        if not is_plain(layer):
+            return layer(F.pad(hidden_states, (0, 0, 1, 1)))[..., ::FREQUENCY_STRIDE]
         return F.conv2d(hidden_states, layer.weight, layer.bias, stride=(1, FREQUENCY_STRIDE), padding=(1, 0))
 
 

@@ -27,6 +27,7 @@ from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.initialization import start_as_torch
+from hf_sqa.blocks.plain_layers import is_plain
 from hf_sqa.blocks.sqa_transformer import AttentionPooling, EncoderLayer, LayerTrace, batch_norm_as_affine, run_layers
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.nisqa.configuration_nisqa import NISQAConfig
@@ -53,8 +54,8 @@ class ConvLayer(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def kernel(self) -> Kernel | None:
-        """Weight and bias that do the work of both; `None` while the batch norm learns."""
-        if self.norm.training:
+        """Weight and bias that do the work of both; `None` while the batch norm learns, or if the convolution must be called."""
+        if self.norm.training or not is_plain(self.conv):
             return None
         scale, shift = batch_norm_as_affine(self.norm)  # type: ignore[arg-type]
         weight = self.conv.weight * scale[:, None, None, None]

@@ -21,6 +21,7 @@ from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.feature_cache import encoder_features, encoder_layers
+from hf_sqa.blocks.plain_layers import is_plain
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
@@ -112,6 +113,9 @@ class LayerFusion(nn.Module):
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """One tensor `(B, N, C)` for every layer, to one `(B, N, C)`."""
+        if not is_plain(self.mix):
+            normalised = [batch_norm_over_channels(norm, layer) for norm, layer in zip(self.norms, features, strict=True)]
+            return self.mix(torch.stack(normalised, dim=-1)).squeeze(-1)
         weights = self.mix.weight[0]
         mixed = self.mix.bias
         for norm, weight, layer_features in zip(self.norms, weights, features, strict=True):
