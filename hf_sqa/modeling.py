@@ -254,6 +254,10 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         """Window of the spectrum that the ONNX graph computes, and the graph's metadata. Such a graph has 8 bits and a page."""
         return None
 
+    def local_graph(self) -> tuple[torch.nn.Module, dict[str, int]] | None:
+        """The network behind [`local_scorer`] for an ONNX graph, and how it is fed; `None` where whole pieces are scored."""
+        return None
+
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
         """Loss of the configuration's kind over the rated scores; `None` without labels."""
         if labels is None:

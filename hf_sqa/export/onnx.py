@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from importlib.resources import files
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,6 @@ from hf_sqa.modeling import AudioQualityPreTrainedModel
 TOLERANCE = 1e-3  # MOS points between onnxruntime and torch
 INT8_TOLERANCE = 0.1  # the same for a graph in 8 bits, for one window of noise
 OPSET = 20
-PAGE_FILES = ("index.html", "score.js")
 
 
 class ScoresOnly(nn.Module):
@@ -79,40 +79,17 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     dynamic = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for _, axes in inputs.values())
-    for chatty in ("torch.onnx", "onnxruntime.quantization"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad(), TemporaryDirectory() as scratch:
-        warnings.simplefilter("ignore")
-        disabled = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # the quantiser warns on the root logger
+    with TemporaryDirectory() as scratch:
         exact = Path(scratch) / GRAPH_FILE
-        try:
-            torch.onnx.export(
-                graph,
-                tuple(tensor for tensor, _ in inputs.values()),
-                exact,
-                input_names=names,
-                output_names=["logits"],
-                dynamic_shapes=(dynamic,),
-                opset_version=OPSET,
-                external_data=False,
-                dynamo=True,
-                verbose=False,
-            )
-            made = onnx.load(exact)
-            _strip(made.graph)
-            if spectrum is not None:
-                filters_from_a_wave(made, spectrum[0])
-            onnx.save(made, exact)
-            written = Path(scratch) / "quantized.onnx" if int8 else exact
-            if int8:
+        write_graph(graph, tuple(tensor for tensor, _ in inputs.values()), exact, names, "logits", (dynamic,), spectrum)
+        written = Path(scratch) / "quantized.onnx" if int8 else exact
+        if int8:
+            with _quiet():
                 quantize(exact, written)
-            if spectrum is not None:
-                made = onnx.load(written)
-                onnx.helper.set_model_props(made, spectrum[1])
-                onnx.save(made, written)
-        finally:
-            logging.disable(disabled)
+        if spectrum is not None:
+            made = onnx.load(written)
+            onnx.helper.set_model_props(made, spectrum[1])
+            onnx.save(made, written)
         shutil.move(written, folder / GRAPH_FILE)
     model.config.save_pretrained(folder)
     model.make_feature_extractor().save_pretrained(folder)
@@ -127,27 +104,69 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8:
     return difference
 
 
+def write_graph(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    file: Path,
+    names: list[str],
+    output: str,
+    dynamic: tuple[Any, ...],
+    spectrum: tuple[np.ndarray, Any] | None,
+) -> None:
+    """Write what a module computes as a graph, without paths of this machine and filters that a runtime can compute.
+
+    Args:
+        module (`nn.Module`): In evaluation, on the CPU.
+        inputs (`tuple[torch.Tensor]`): Examples.
+        file (`Path`): Where to.
+        names (`list[str]`): Of the inputs.
+        output (`str`): Name of the output.
+        dynamic (`tuple`): The `dynamic_shapes` of `torch.onnx.export`.
+        spectrum (`tuple`, *optional*): What `model.onnx_spectrum()` returns.
+    """
+    import onnx
+
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            module,
+            inputs,
+            file,
+            input_names=names,
+            output_names=[output],
+            dynamic_shapes=dynamic,
+            opset_version=OPSET,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+        made = onnx.load(file)
+        _strip(made.graph)
+        if spectrum is not None:
+            filters_from_a_wave(made, spectrum[0])
+        onnx.save(made, file)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the remarks of exporter and quantiser, which warns on the root logger."""
+    for chatty in ("torch.onnx", "onnxruntime.quantization"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+
+
 def _strip(graph: Any) -> None:
     """Remove the exporter's notes, which contain paths of this machine, and outdated shapes."""
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
     del graph.value_info[:]
-
-
-def write_page(model: AudioQualityPreTrainedModel, folder: str | Path) -> None:
-    """Write the page that scores in a browser beside `model.onnx`; docs/onnx.md says how to serve it.
-
-    Raises:
-        ValueError: If the model is not a DistilledSQA, or has a `score_mapping`, which the page does not apply.
-    """
-    if not model.scores_in_browser or model.config.score_mapping:
-        what = "one with a `score_mapping`" if model.scores_in_browser else f"a {type(model).__name__}"
-        raise ValueError(f"Expected a DistilledSQA without `score_mapping` for the page, got {what}; leave `--page` out.")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in PAGE_FILES:
-        (folder / name).write_bytes(files("hf_sqa.export.browser").joinpath(name).read_bytes())
 
 
 def _difference(graph: ScoresOnly, session: Any, inputs: dict[str, Any], scale: float) -> float:

@@ -1,30 +1,21 @@
-"""DistilledSQA without torch: the graph and its front end, 8 bits, the pipeline on onnxruntime, the page in a browser."""
+"""DistilledSQA without torch: the graph and its front end, 8 bits, the pipeline on onnxruntime."""
 
-import functools
-import http.server
 import json
-import os
 import pickle
 import shutil
-import subprocess
 import sys
-import threading
-import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from typer.testing import CliRunner
 
 import hf_sqa
 from hf_sqa.audio import AudioError
 from hf_sqa.cli import app
-from hf_sqa.export.onnx import GRAPH_FILE, export_onnx, write_page
-from tests.demo.test_space import BROWSER_FLAGS, CHROMEDRIVER, CHROMIUM
-from tests.processes import PATIENCE
+from hf_sqa.export.onnx import GRAPH_FILE, export_onnx
+from hf_sqa.export.page import PAGE_FILES, write_page
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx: pip install 'hf-sqa[onnx]'")
 pytest.importorskip("onnxscript", reason="needs the extra onnx: pip install 'hf-sqa[onnx]'")
@@ -32,48 +23,6 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx: pip install 'hf
 
 ROOT = Path(__file__).parents[2]
 RATE = 16_000
-#: Where `.ci/run` unpacks onnxruntime-web; see docs/onnx.md.
-WEB = Path(os.environ.get("HF_SQA_ONNXRUNTIME_WEB", ROOT / "build" / "onnxruntime-web"))
-#: A student in small: mel bands, windows side by side.
-STUDENT = {"num_mel_bins": 20, "num_conv_layers": 3, "conv_layer_channels": [4, 6, 8], "hop_samples": 10_240}
-#: Large enough that 8 bits have something to round.
-WIDE = {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 64}
-
-needs_browser = pytest.mark.skipif(
-    not (CHROMIUM and CHROMEDRIVER and find_spec("selenium") and (WEB / "ort.wasm.min.mjs").is_file()),
-    reason="needs Debian's chromium and chromium-driver, selenium from PyPI, and onnxruntime-web from npm (docs/onnx.md)",
-)
-
-
-@pytest.fixture(scope="module", params=["student", "published"])
-def model(request, make_tiny):
-    model = make_tiny(3, **WIDE, **STUDENT) if request.param == "student" else make_tiny(6, **WIDE)
-    with torch.no_grad():
-        model.transformer.pooling.score_head.weight.mul_(0.2)  # away from the ends of the scale, where the sigmoid is flat
-    return model
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model.save_pretrained(folder)
-    model.make_feature_extractor().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def graphs(model, tmp_path_factory):
-    """Folders with the graph in float32 and in 8 bits."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("float32", "int8")}
-    for name, folder in folders.items():
-        export_onnx(model, folder, int8=name == "int8")
-    return folders
-
-
-@pytest.fixture
-def recordings(speech_like):
-    """Shorter than a window of 0.64 s, a little longer, and of many windows."""
-    return [{"array": speech_like(seconds), "sampling_rate": RATE} for seconds in (0.4, 0.7, 3.3)]
 
 
 @pytest.mark.slow
@@ -128,6 +77,15 @@ def test_a_graph_refuses_what_the_gate_refuses(graphs):
     with pytest.raises(AudioError, match="digital silence"):
         score(np.zeros(RATE, np.float32), sampling_rate=RATE)
     assert score([{"array": np.ones(100, np.float32), "sampling_rate": RATE}], on_error="row")[0]["code"] == "too_short"
+
+
+@pytest.mark.slow
+def test_a_window_of_digital_silence_in_a_recording_gets_torchs_score(checkpoint, graphs, speech_like):
+    recording = {"array": np.concatenate([speech_like(0.64), np.zeros(2 * RATE, np.float32)]), "sampling_rate": RATE}
+    expected = hf_sqa.pipeline(str(checkpoint), device="cpu")(recording)["mos"]
+
+    for name, tolerance in (("float32", 1e-4), ("int8", 0.03)):
+        assert hf_sqa.pipeline(str(graphs[name]), backend="onnx")(recording)["mos"] == pytest.approx(expected, abs=tolerance)
 
 
 @pytest.mark.slow
@@ -218,135 +176,11 @@ def test_the_command_writes_8_bits_and_the_page_and_scores_with_them(tiny_folder
     assert "in int8" in exported.output and "index.html" in exported.output
     assert {path.name for path in (tmp_path / "graph").iterdir()} == {
         *("model.onnx", "config.json", "preprocessor_config.json"),
-        *("index.html", "score.js"),
+        *(*PAGE_FILES, "page.json"),
     }
     scored = CliRunner().invoke(app, ["score", str(tmp_path / "speech.wav"), "--model", str(tmp_path / "graph"), "--output", "-"])
     assert scored.exit_code == 0, scored.output
     assert '"mos"' in scored.stdout
-
-
-def test_the_page_needs_nothing_from_elsewhere():
-    for name in ("index.html", "score.js"):
-        text = (ROOT / "hf_sqa" / "export" / "browser" / name).read_text(encoding="utf-8")
-        assert "http://" not in text and "https://" not in text
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
-def test_the_page_cuts_the_windows_that_python_cuts(make_tiny, tmp_path):
-    model = make_tiny(hop_samples=3_200)
-    lengths = [1, 4_000, 10_240, 10_241, 13_440, 13_441, 50_000, 160_000, 1_234_567]
-    source = (ROOT / "hf_sqa" / "export" / "browser" / "score.js").read_text(encoding="utf-8")
-    begin = source.index("export function windowStarts")
-    function = source[begin : source.index("\n}\n", begin) + 3].removeprefix("export ")
-    script = f"{function}\nconsole.log(JSON.stringify({lengths}.map((n) => windowStarts(n, 10240, 3200))));"
-
-    found = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
-
-    assert json.loads(found) == [model.window_starts(length).tolist() for length in lengths]
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
-def test_the_page_reads_the_rate_of_a_recording_from_its_header(tmp_path):
-    rates = {"wav": 22_050, "flac": 44_100, "ogg": 32_000, "mp3": 24_000}
-    for suffix, rate in rates.items():
-        soundfile.write(tmp_path / f"speech.{suffix}", 0.1 * np.random.default_rng(0).standard_normal(rate), rate)
-    source = (ROOT / "hf_sqa" / "export" / "browser" / "score.js").read_text(encoding="utf-8")
-    begin = source.index("export function nativeRate")
-    function = source[begin : source.index("\n}\n", begin) + 3].removeprefix("export ")
-    read = f"{list(rates)}.map((suffix) => nativeRate(require('fs').readFileSync('speech.' + suffix)))"
-
-    found = subprocess.run(
-        ["node", "-e", f"{function}\nconsole.log(JSON.stringify({read}));"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=PATIENCE,
-    ).stdout
-
-    assert json.loads(found) == list(rates.values())
-
-
-@pytest.fixture(scope="module")
-def page(graphs):
-    """`page(precision)`: address of the page with this graph, served on loopback."""
-    servers = []
-
-    def serve(precision: str) -> str:
-        folder = graphs[precision]
-        if not (folder / "onnxruntime-web").exists():
-            write_page(hf_sqa.pipeline(str(folder)).model, folder)
-            (folder / "onnxruntime-web").symlink_to(WEB)
-        handler = functools.partial(Quiet, directory=str(folder))
-        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_address[1]}/"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*BROWSER_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-    yield driver
-    driver.quit()
-
-
-@needs_browser
-@pytest.mark.slow
-@pytest.mark.xdist_group("browser")
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_the_page_gives_pythons_score_and_refuses_what_the_gate_refuses(
-    browser, page, graphs, precision, recordings, speech_like, tmp_path
-):
-    voice = speech_like(2.0)
-    files = {f"{index}.wav": recording["array"] for index, recording in enumerate(recordings)}
-    files |= {"two.flac": np.stack([voice, 0.3 * voice], axis=1)}
-    files |= {"silent.wav": np.zeros(RATE), "too_short.wav": voice[:4000], "channels_cancel.wav": np.stack([voice, -voice], axis=1)}
-    for name, samples in files.items():
-        soundfile.write(tmp_path / name, samples, RATE)
-    soundfile.write(tmp_path / "48000.flac", speech_like(2.0, 48_000), 48_000)
-    soundfile.write(tmp_path / "8000.wav", speech_like(2.0, 8_000), 8_000)
-    (tmp_path / "undecodable.wav").write_bytes(b"RIFF, it says, and nothing else")
-    python = hf_sqa.pipeline(str(graphs[precision]))
-    browser.get(page(precision))
-
-    for name in ("0.wav", "1.wav", "2.wav", "two.flac", "48000.flac", "8000.wav"):
-        shown = _scored(browser, tmp_path / name)
-        expected = python(str(tmp_path / name))["mos"]
-        assert json.loads(shown.get_attribute("data-scores"))["mos"] == pytest.approx(expected, abs=0.01), name
-        assert shown.text == f"{json.loads(shown.get_attribute('data-scores'))['mos']:.2f}"
-    for code in ("silent", "too_short", "channels_cancel", "undecodable"):
-        assert _scored(browser, tmp_path / f"{code}.wav").text == ""
-        assert f"[{code}]" in browser.find_element("id", "state").text
-
-
-def _scored(browser, path: Path):
-    """Give the page a file, and wait until it is done with it."""
-    chooser = browser.find_element("id", "file")
-    deadline = time.monotonic() + PATIENCE
-    while not chooser.is_enabled():
-        assert time.monotonic() < deadline, browser.find_element("id", "state").text
-        time.sleep(0.05)
-    chooser.send_keys(str(path))
-    while browser.find_element("css selector", "body").get_attribute("data-done") != path.name:
-        assert time.monotonic() < deadline, browser.find_element("id", "state").text
-        time.sleep(0.05)
-    return browser.find_element("id", "score")
 
 
 @pytest.mark.slow

@@ -21,9 +21,19 @@ export async function load(folder = "./") {
   const config = await (await fetched(folder + "config.json")).json();
   if (config.model_type !== "distilled_sqa") throw new Error(`Expected a distilled_sqa, got ${config.model_type}.`);
   if (config.score_mapping) throw new Error("This checkpoint maps its scores (score_mapping), which this page does not do.");
-  const graph = await (await fetched(folder + "model.onnx")).arrayBuffer();
-  const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
-  return { config, session };
+  const facts = await (await fetched(folder + "page.json")).json();
+  const { head } = facts.local;
+  return { config, facts, session: await started(folder + "model.onnx"), local: head && (await started(folder + head.graph)) };
+}
+
+async function started(address) {
+  return ort.InferenceSession.create(await (await fetched(address)).arrayBuffer(), { executionProviders: ["wasm"] });
+}
+
+// One output of a graph for one row of samples.
+export async function run(session, samples, output) {
+  const outputs = await session.run({ input_values: new ort.Tensor("float32", samples, [1, samples.length]) });
+  return outputs[output];
 }
 
 async function fetched(address) {
@@ -67,34 +77,57 @@ export function nativeRate(bytes) {
 }
 
 // Linear-phase resampling with the band of soxr's HQ, which hf_sqa uses: flat to 0.913 of the lower band edge, then 120 dB down.
-export function resample(samples, from, to) {
-  if (from === to) return samples;
-  const divisor = (function common(a, b) { return b ? common(b, a % b) : a; })(from, to);
-  const numPhases = to / divisor, step = from / divisor;
-  const edge = Math.min(from, to) / 2, flat = 0.913 * edge;
-  const cutoff = (flat + edge) / from; // twice the middle of the slope, in cycles a sample
-  const half = Math.ceil(112 / (2.285 * 2 * Math.PI * ((edge - flat) / from)) / 2);
-  const beta = 0.1102 * (120 - 8.7);
-  const filters = new Float32Array(numPhases * 2 * half);
-  for (let phase = 0; phase < numPhases; phase++) {
-    for (let tap = 0; tap < 2 * half; tap++) {
-      const x = tap - half + 1 - phase / numPhases;
+// Feed samples in portions of any size; what is known comes back, and the rest at the last.
+export class Resampler {
+  constructor(from, to) {
+    const divisor = (function common(a, b) { return b ? common(b, a % b) : a; })(from, to);
+    this.numPhases = to / divisor;
+    this.step = from / divisor;
+    this.isIdle = from === to;
+    const edge = Math.min(from, to) / 2, flat = 0.913 * edge;
+    const cutoff = (flat + edge) / from; // twice the middle of the slope, in cycles a sample
+    const half = Math.ceil(112 / (2.285 * 2 * Math.PI * ((edge - flat) / from)) / 2);
+    const beta = 0.1102 * (120 - 8.7);
+    this.numTaps = 2 * half;
+    this.filters = new Float32Array(this.isIdle ? 0 : this.numPhases * this.numTaps);
+    for (let index = 0; index < this.filters.length; index++) {
+      const x = (index % this.numTaps) - half + 1 - Math.floor(index / this.numTaps) / this.numPhases;
       const wave = x === 0 ? 1 : Math.sin(Math.PI * cutoff * x) / (Math.PI * cutoff * x);
       const window = Math.abs(x) < half ? bessel(beta * Math.sqrt(1 - (x / half) ** 2)) / bessel(beta) : 0;
-      filters[phase * 2 * half + tap] = cutoff * wave * window;
+      this.filters[index] = cutoff * wave * window;
     }
+    this.waiting = new Float32Array(0);
+    this.origin = this.next = 0; // position of the first waiting sample, number of the next one that comes back
   }
-  const resampled = new Float32Array(Math.floor((samples.length * to) / from + 0.5));
-  for (let index = 0; index < resampled.length; index++) {
-    const offset = (index * step) % numPhases * 2 * half;
-    const first = Math.floor((index * step) / numPhases) - half + 1;
-    const end = Math.min(2 * half, samples.length - first);
-    let sum = 0;
-    for (let tap = Math.max(0, -first); tap < end; tap++) sum += filters[offset + tap] * samples[first + tap];
-    resampled[index] = sum;
+
+  feed(more, last = false) {
+    if (this.isIdle) return more;
+    const { numPhases, step, numTaps, filters } = this;
+    const samples = new Float32Array(this.waiting.length + more.length);
+    samples.set(this.waiting);
+    samples.set(more, this.waiting.length);
+    const end = this.origin + samples.length, first = (index) => Math.floor((index * step) / numPhases) - numTaps / 2 + 1;
+    let stop = this.next;
+    if (last) stop = Math.floor((end * numPhases) / step + 0.5);
+    else while (first(stop) + numTaps <= end) stop++;
+    const resampled = new Float32Array(stop - this.next);
+    for (let index = this.next; index < stop; index++) {
+      const offset = ((index * step) % numPhases) * numTaps, at = first(index) - this.origin;
+      const numKnown = Math.min(numTaps, samples.length - at);
+      let sum = 0;
+      for (let tap = Math.max(0, -at); tap < numKnown; tap++) sum += filters[offset + tap] * samples[at + tap];
+      resampled[index - this.next] = sum;
+    }
+    this.next = stop;
+    const unused = Math.min(samples.length, Math.max(0, first(stop) - this.origin));
+    this.waiting = samples.slice(unused);
+    this.origin += unused;
+    return resampled;
   }
-  return resampled;
 }
+
+// A whole recording at another rate.
+export const resample = (samples, from, to) => new Resampler(from, to).feed(samples, true);
 
 // Modified Bessel function of order 0.
 function bessel(x) {
@@ -159,10 +192,22 @@ export async function score({ config, session }, mono, progress = () => {}) {
   for (let index = 0; index < starts.length; index++) {
     const window = new Float32Array(length); // zeros fill up what is shorter
     window.set(mono.subarray(starts[index], starts[index] + length));
-    const { logits } = await session.run({ input_values: new ort.Tensor("float32", window, [1, length]) });
-    logits.data.forEach((value, column) => (sums[column] += value));
+    (await run(session, window, "logits")).data.forEach((value, column) => (sums[column] += value));
     progress(index + 1, starts.length);
     await new Promise((resolve) => setTimeout(resolve)); // the page stays alive
   }
-  return Object.fromEntries(names.map((name, column) => [name, sums[column] / starts.length]));
+  const scores = sums.map((sum) => sum / starts.length);
+  if (!scores.every(Number.isFinite)) throw new Refused("score_not_finite", `The graph returned ${scores}; export it again.`);
+  return Object.fromEntries(names.map((name, column) => [name, scores[column]]));
+}
+
+// Ends of the interval of a score, or null where the checkpoint has no calibration.
+export function intervalOf({ facts }, name, value) {
+  const calibration = facts.intervals[name];
+  if (!calibration) return null;
+  const { levels, half_widths, ends, coverage } = calibration;
+  const above = levels.findIndex((level) => level >= value), at = above < 0 ? levels.length - 1 : above;
+  const share = at === 0 || above < 0 ? 1 : (value - levels[at - 1]) / (levels[at] - levels[at - 1]);
+  const half = at === 0 ? half_widths[0] : half_widths[at - 1] + share * (half_widths[at] - half_widths[at - 1]);
+  return { low: Math.min(value, Math.max(value - half, ends[0])), high: Math.max(value, Math.min(value + half, ends[1])), coverage };
 }

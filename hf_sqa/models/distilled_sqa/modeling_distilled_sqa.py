@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, is_torchdynamo_exporting
 
 from hf_sqa.audio import Recording
 from hf_sqa.audio.recording import window_starts
@@ -28,6 +28,7 @@ from hf_sqa.blocks.sqa_transformer import LayerTrace, SinusoidalPositions, SQATr
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.local_distilled_sqa import FrameScorer, load_head
+from hf_sqa.models.distilled_sqa.local_graph_distilled_sqa import LocalGraph
 from hf_sqa.models.distilled_sqa.pruning_distilled_sqa import DistilledLayout
 from hf_sqa.models.distilled_sqa.trunk_distilled_sqa import CompressedSpectrum, ConvTrunk, MelSpectrum, SharedFrames
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
@@ -145,6 +146,13 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         """The Hann window, and the metadata that [`OnnxDistilledSQA`] compares."""
         return self.spectrum.hann, self.config.graph_metadata
 
+    def local_graph(self) -> tuple[nn.Module, dict[str, int]] | None:
+        scorer = self.local_scorer(None)
+        if not isinstance(scorer, FrameScorer):
+            return None
+        graph = LocalGraph(self.eval().float().cpu(), scorer)
+        return graph.eval(), graph.settings
+
     @can_return_tuple
     def forward(
         self,
@@ -242,7 +250,9 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         """
         windows = windows.float()
         peak = windows.abs().amax(dim=1, keepdim=True)
-        return self._score_frames(self._frames(windows / (peak + 1e-8)), trace)
+        # The exporter takes so small an addition for none, and a graph would divide digital silence by 0.
+        peak = peak.clamp(min=1e-8) if is_torchdynamo_exporting() else peak + 1e-8
+        return self._score_frames(self._frames(windows / peak), trace)
 
     def _score_frames(self, frames: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
         raw = self.transformer(frames.to(self.transformer.projection.weight.dtype), trace or self.layer_trace()).float()

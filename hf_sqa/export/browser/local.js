@@ -1,0 +1,223 @@
+// Quality from half second to half second, as the samples come: hf_sqa/blocks/local_quality.py and local_distilled_sqa.py.
+// The numbers of both are in page.json.
+import { gate, Refused, run } from "./score.js";
+
+const { abs, ceil, floor, log10, max, min, round } = Math;
+
+// Feed samples at the model's rate in portions of any size; points `{start, end, scores}` come as soon as they are known, `scores`
+// by name, or null where nobody speaks.
+export class LocalMeter {
+  constructor(model) {
+    const { config, facts } = model;
+    this.settings = facts.local;
+    this.rate = config.sampling_rate;
+    this.names = Object.values(config.id2label);
+    this.source = facts.local.head ? new Head(model) : new Pieces(model);
+    this.activity = new Activity(this.settings, this.rate);
+    this.numSamples = this.nextPoint = 0;
+  }
+
+  async feed(samples) {
+    const points = [], slice = round(this.settings.slice_seconds * this.rate);
+    for (let start = 0; start < samples.length; start += slice) {
+      const piece = samples.subarray(start, start + slice);
+      this.numSamples += piece.length;
+      this.activity.feed(piece);
+      await this.source.feed(piece);
+      points.push(...(await this.points(false)));
+    }
+    return points;
+  }
+
+  // The points at the end, after the last samples.
+  async close() {
+    await this.source.end();
+    return this.points(true);
+  }
+
+  async points(last) {
+    const { hop_seconds: hop, half_seconds, least_active_share } = this.settings;
+    const half = round(half_seconds * this.rate), known = last ? this.numSamples : this.source.known(), points = [];
+    for (; ; this.nextPoint++) {
+      const start = round(this.nextPoint * hop * this.rate), full = round((this.nextPoint + 1) * hop * this.rate);
+      const end = last ? min(full, this.numSamples) : full, middle = floor((start + end) / 2);
+      if (start >= end || (middle + half > known && !last)) return points;
+      const first = max(0, middle - half), stop = min(middle + half, this.numSamples);
+      const speaks = this.activity.share(first, stop) >= least_active_share;
+      const values = speaks ? await this.source.scores(first, stop) : null;
+      const scores = values && Object.fromEntries(this.names.map((name, column) => [name, values[column]]));
+      points.push({ start: start / this.rate, end: end / this.rate, scores });
+      this.source.forget(middle - half);
+      this.activity.forget(middle - half);
+    }
+  }
+}
+
+// Samples from `origin` on.
+class Buffer {
+  constructor() {
+    this.samples = new Float32Array(0);
+    this.origin = 0;
+  }
+
+  get end() { return this.origin + this.samples.length; }
+
+  push(more) {
+    const joined = new Float32Array(this.samples.length + more.length);
+    joined.set(this.samples);
+    joined.set(more, this.samples.length);
+    this.samples = joined;
+  }
+
+  slice(start, end) { return this.samples.slice(start - this.origin, end - this.origin); }
+
+  forget(sample) {
+    const unused = min(max(0, sample - this.origin), this.samples.length);
+    this.samples = this.samples.slice(unused);
+    this.origin += unused;
+  }
+}
+
+// FrameScorer: a head on the model's first layers, every sample through the convolutions once.
+class Head {
+  constructor({ facts, local }) {
+    this.settings = facts.local.head;
+    this.session = local;
+    this.buffer = new Buffer();
+    this.nextChunk = this.firstStep = 0;
+    this.peaks = [];
+    this.steps = []; // [score, weight]
+  }
+
+  feed(samples) {
+    this.buffer.push(samples);
+    return this.runChunks(false);
+  }
+
+  end() { return this.runChunks(true); }
+
+  known() { return (this.firstStep + this.steps.length) * this.settings.step; }
+
+  async runChunks(last) {
+    const { chunk, margin, peak_chunks } = this.settings, { buffer } = this, ready = [];
+    for (let at = this.nextChunk * chunk; at + chunk + margin <= buffer.end || (last && at < buffer.end); at = this.nextChunk * chunk) {
+      this.peaks.push(buffer.slice(at, min(at + chunk + margin, buffer.end)).reduce((peak, sample) => max(peak, abs(sample)), 0));
+      this.peaks = this.peaks.slice(-peak_chunks);
+      ready.push({ number: this.nextChunk++, peak: max(...this.peaks) });
+    }
+    while (ready.length) { // those with one peak together
+      const together = ready.findIndex(({ peak }) => peak !== ready[0].peak);
+      const group = ready.splice(0, together < 0 ? ready.length : together);
+      await this.runGroup(group[0].number * chunk, min((group.at(-1).number + 1) * chunk, buffer.end), group[0].peak);
+    }
+    buffer.forget(this.nextChunk * chunk - margin);
+  }
+
+  async runGroup(start, stop, peak) {
+    const { step, margin } = this.settings, low = max(0, start - margin), high = min(stop + margin, this.buffer.end);
+    const samples = new Float32Array(ceil((high - low) / step) * step); // zeros fill up the last step
+    this.buffer.slice(low, high).forEach((sample, index) => (samples[index] = sample / (peak + 1e-8)));
+    const { data, dims } = await run(this.session, samples, "steps");
+    const first = (start - low) / step, count = ceil((stop - start) / step);
+    for (let index = first; index < first + count; index++) this.steps.push([data[index], data[dims[1] + index]]);
+  }
+
+  scores(first, end) {
+    const { step } = this.settings, nearest = (sample) => ceil((sample - step / 2) / step) - this.firstStep;
+    const begin = nearest(first), chosen = this.steps.slice(max(0, begin), max(0, nearest(end), begin + 1));
+    if (!chosen.length) return null;
+    const weight = chosen.reduce((sum, [, weight]) => sum + weight, 0);
+    return [chosen.reduce((sum, [score, weight]) => sum + score * weight, 0) / weight];
+  }
+
+  forget(sample) {
+    const count = min(this.steps.length, max(0, floor((sample - this.settings.step) / this.settings.step) - this.firstStep));
+    this.steps.splice(0, count);
+    this.firstStep += count;
+  }
+}
+
+// PieceScorer: pieces of two seconds, each heard again and again until the model's window is full.
+class Pieces {
+  constructor(model) {
+    this.model = model;
+    this.buffer = new Buffer();
+  }
+
+  async feed(samples) { this.buffer.push(samples); }
+  async end() {}
+  known() { return this.buffer.end; }
+  forget(sample) { this.buffer.forget(sample); }
+
+  async scores(first, end) {
+    const { config, session } = this.model, piece = this.buffer.slice(first, end);
+    const window = Float32Array.from({ length: config.window_samples }, (_, index) => piece[index % piece.length]);
+    try {
+      gate([window], config.sampling_rate);
+    } catch (error) {
+      if (error instanceof Refused) return null; // it holds nothing to judge
+      throw error;
+    }
+    return [...(await run(session, window, "logits")).data];
+  }
+}
+
+// Which stretches of 20 ms are active, by their level.
+class Activity {
+  constructor(settings, rate) {
+    this.settings = settings;
+    this.step = max(1, round(settings.level_seconds * rate));
+    this.rest = new Float32Array(0);
+    this.active = [];
+    this.first = 0;
+    this.maximum = -Infinity;
+  }
+
+  feed(samples) {
+    const { floor_dbfs, active_range_db, maximum_falls_db_per_second, level_seconds } = this.settings, { step } = this;
+    const joined = new Float32Array(this.rest.length + samples.length);
+    joined.set(this.rest);
+    joined.set(samples, this.rest.length);
+    const usable = joined.length - (joined.length % step);
+    for (let start = 0; start < usable; start += step) {
+      const frame = joined.subarray(start, start + step), mean = frame.reduce((sum, sample) => sum + sample, 0) / step;
+      const level = 10 * log10(frame.reduce((sum, sample) => sum + (sample - mean) ** 2, 0) / step + 1e-12);
+      this.maximum = max(level, this.maximum - maximum_falls_db_per_second * level_seconds);
+      this.active.push(level > max(floor_dbfs, this.maximum - active_range_db));
+    }
+    this.rest = joined.slice(usable);
+  }
+
+  share(first, end) {
+    const chosen = this.active.slice(max(0, floor(first / this.step) - this.first), max(0, floor(end / this.step) - this.first));
+    return chosen.length ? chosen.filter(Boolean).length / chosen.length : 0;
+  }
+
+  forget(sample) {
+    const count = min(this.active.length, max(0, floor(sample / this.step) - this.first));
+    this.active.splice(0, count);
+    this.first += count;
+  }
+}
+
+// hf_sqa/pipelines/timeline.py, worst_of: the stretch around the lowest point, or null if nobody speaks.
+export function worstOf(points, name, edgeShare) {
+  const rows = points.filter(({ scores }) => scores).map(({ start, end, scores }) => ({ start, end, value: scores[name] }));
+  if (!rows.length) return null;
+  const sorted = rows.map(({ value }) => value).sort((a, b) => a - b), middle = sorted.length >> 1;
+  const median = sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+  const drop = rows.map(({ value }) => median - value), lowest = drop.indexOf(drop.reduce((a, b) => max(a, b))), level = edgeShare * drop[lowest];
+  const inside = (index) => drop[index] >= level && drop[index] > 0;
+  let first = lowest, last = lowest;
+  while (first > 0 && inside(first - 1)) first--;
+  while (last + 1 < rows.length && inside(last + 1)) last++;
+
+  // Where the curve crosses the level between two points; at silence and at the ends, where the last stretch ends.
+  const edge = (index, outside, border, other) => {
+    const row = rows[index], next = rows[outside];
+    if (!next || abs(next[other] - row[border]) > 1e-3) return row[border];
+    const center = (row.start + row.end) / 2, away = (next.start + next.end) / 2 - center;
+    return center + away * min(1, max(0, (drop[index] - level) / max(drop[index] - drop[outside], 1e-9)));
+  };
+  return { start: edge(first, first - 1, "start", "end"), end: edge(last, last + 1, "end", "start"), value: rows[lowest].value };
+}

@@ -1,0 +1,85 @@
+"""The page that scores in a browser: its files, and what it has to know of the model, in `page.json`."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_sqa.blocks import local_quality
+from hf_sqa.blocks.score_intervals import half_widths
+from hf_sqa.export.onnx import write_graph
+from hf_sqa.modeling import AudioQualityPreTrainedModel
+from hf_sqa.pipelines import quality_plot, timeline
+
+PAGE_FILES = ("index.html", "page.js", "score.js", "local.js", "live.js", "microphone.js", "picture.js")
+LOCAL_GRAPH_FILE, FACTS_FILE = "local.onnx", "page.json"
+#: Share of recordings whose rating lies in the interval that the page shows.
+COVERAGE = 0.9
+
+
+def write_page(model: AudioQualityPreTrainedModel, folder: str | Path) -> None:
+    """Write the page that scores in a browser beside `model.onnx`; docs/onnx.md says how to serve it.
+
+    Args:
+        model (`AudioQualityPreTrainedModel`): A DistilledSQA in float32. A head for local quality is written too, as
+            `local.onnx`.
+        folder (`str` or `Path`): Output folder; created if missing.
+
+    Raises:
+        ValueError: If the model is not a DistilledSQA, or has a `score_mapping`, which the page does not apply.
+    """
+    if not model.scores_in_browser or model.config.score_mapping:
+        what = "one with a `score_mapping`" if model.scores_in_browser else f"a {type(model).__name__}"
+        raise ValueError(f"Expected a DistilledSQA without `score_mapping` for the page, got {what}; leave `--page` out.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PAGE_FILES:
+        (folder / name).write_bytes(files("hf_sqa.export.browser").joinpath(name).read_bytes())
+    facts = {"local": _local(model, folder), "intervals": _intervals(model), "categories": quality_plot.CATEGORIES}
+    (folder / FACTS_FILE).write_text(json.dumps(facts, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def _local(model: AudioQualityPreTrainedModel, folder: Path) -> dict[str, Any]:
+    """How the page computes local quality: the numbers of `hf_sqa.blocks.local_quality` and of the model's scorer."""
+    scorer = model.local_scorer(model.make_feature_extractor())
+    found, cut = model.local_graph(), {}
+    (folder / LOCAL_GRAPH_FILE).unlink(missing_ok=True)
+    if found is not None:
+        graph, cut = found
+        example = 0.1 * torch.randn(1, 2 * cut["chunk"], generator=torch.Generator().manual_seed(0))
+        any_length = ({1: torch.export.Dim.DYNAMIC},)
+        write_graph(graph, (example,), folder / LOCAL_GRAPH_FILE, ["input_values"], "steps", any_length, model.onnx_spectrum())
+    return {
+        "head": None if found is None else {"graph": LOCAL_GRAPH_FILE, **cut},
+        "method": scorer.method,
+        "hop_seconds": scorer.hop_seconds,
+        "half_seconds": scorer.half_seconds,
+        "slice_seconds": local_quality.SLICE_SECONDS,
+        "level_seconds": local_quality.LEVEL_SECONDS,
+        "active_range_db": local_quality.ACTIVE_RANGE_DB,
+        "maximum_falls_db_per_second": local_quality.MAXIMUM_FALLS_DB_PER_SECOND,
+        "floor_dbfs": local_quality.FLOOR_DBFS,
+        "least_active_share": local_quality.LEAST_ACTIVE_SHARE,
+        "edge_share": timeline.EDGE_SHARE,
+    }
+
+
+def _intervals(model: AudioQualityPreTrainedModel) -> dict[str, dict[str, Any]]:
+    """Half-widths by predicted level, for the scores that are calibrated for these weights."""
+    try:
+        model.check_interval(COVERAGE)
+    except ValueError:
+        return {}
+    return {
+        name: {
+            "coverage": COVERAGE,
+            "levels": calibration["levels"],
+            "half_widths": half_widths(calibration["levels"], calibration, COVERAGE).tolist(),
+            "ends": [model.config.score_min, model.config.score_max],
+        }
+        for name, calibration in model.config.score_intervals.items()
+    }
