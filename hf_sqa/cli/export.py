@@ -22,9 +22,7 @@ def onnx(
     folder: Annotated[Path, typer.Argument(help="Folder to write `model.onnx` and its configuration into.")],
     model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")] = "default",
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in 8 bits, for DistilledSQA: a third of the size.")] = False,
-    page: Annotated[
-        bool, typer.Option("--page", help="Add a page that scores in a browser, for DistilledSQA.")
-    ] = False,
+    page: Annotated[bool, typer.Option("--page", help="Add a page that scores in a browser, for DistilledSQA.")] = False,
 ) -> None:
     """Export to ONNX and check the graph in onnxruntime against torch on three sizes of input.
 

@@ -46,15 +46,16 @@ def write_page(model: AudioQualityPreTrainedModel, folder: str | Path) -> None:
 def _local(model: AudioQualityPreTrainedModel, folder: Path) -> dict[str, Any]:
     """How the page computes local quality: the numbers of `hf_sqa.blocks.local_quality` and of the model's scorer."""
     scorer = model.local_scorer(model.make_feature_extractor())
-    found, cut = model.local_graph(), {}
+    found, head = model.local_graph(), None
     (folder / LOCAL_GRAPH_FILE).unlink(missing_ok=True)
     if found is not None:
         graph, cut = found
+        head = {"graph": LOCAL_GRAPH_FILE, **cut}
         example = 0.1 * torch.randn(1, 2 * cut["chunk"], generator=torch.Generator().manual_seed(0))
         any_length = ({1: torch.export.Dim.DYNAMIC},)
         write_graph(graph, (example,), folder / LOCAL_GRAPH_FILE, ["input_values"], "steps", any_length, model.onnx_spectrum())
     return {
-        "head": None if found is None else {"graph": LOCAL_GRAPH_FILE, **cut},
+        "head": head,
         "method": scorer.method,
         "hop_seconds": scorer.hop_seconds,
         "half_seconds": scorer.half_seconds,
@@ -81,5 +82,5 @@ def _intervals(model: AudioQualityPreTrainedModel) -> dict[str, dict[str, Any]]:
             "half_widths": half_widths(calibration["levels"], calibration, COVERAGE).tolist(),
             "ends": [model.config.score_min, model.config.score_max],
         }
-        for name, calibration in model.config.score_intervals.items()
+        for name, calibration in (model.config.score_intervals or {}).items()
     }
