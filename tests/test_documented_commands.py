@@ -17,11 +17,12 @@ SHIPPED = {"train": "recipes", "distill": "recipes", "study": "studies"}
 
 
 def blocks(text):
-    """Lines of blocks of shell commands, continued lines joined, and what stands in backticks after `hf-sqa`."""
+    """Lines of shell commands, continued lines joined, each with the block or paragraph around it."""
     for _, block in re.findall(r"^```(bash|console|sh)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        yield from (line.removeprefix("$ ") for line in block.replace("\\\n", " ").splitlines())
+        yield from ((line.removeprefix("$ "), block) for line in block.replace("\\\n", " ").splitlines())
     outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    yield from (" ".join(code.split()) for code in re.findall(r"`(hf-sqa [^`]*)`", outside))
+    for paragraph in re.split(r"\n\s*\n", outside):
+        yield from ((" ".join(code.split()), paragraph) for code in re.findall(r"`((?:hf-sqa|sh|bash|python) [^`]*)`", paragraph))
 
 
 def words_of(line):
@@ -34,16 +35,21 @@ def words_of(line):
     return words[: ends[0]] if ends else words
 
 
-def faults(line):
-    """What a line names that is not there."""
+def faults(line, around=""):
+    """What a line names that is not there, or only in a clone of the repository where nothing around it says so."""
     for part in re.split(r"\s(?:&&|\|)\s", line):
-        words = words_of(part)
+        words = typed = words_of(part)
         if "hf_sqa" in words and words[words.index("hf_sqa") - 1] == "-m":
             words = ["hf-sqa", *words[words.index("hf_sqa") + 1 :]]
         if words[:1] == ["hf-sqa"]:
             yield from faults_of_ours(words[1:])
         elif words[:1] and words[0] in ("python", "sh", "bash"):
             yield from (f"no file {word}" for word in words[1:2] if word.endswith((".py", ".sh")) and not (ROOT / word).is_file())
+        yield from (
+            f"{word} is not in the wheel, and nothing says that it needs a clone"
+            for word in typed
+            if word.startswith("train_scripts/") and typed[0] != "hf-sqa" and (ROOT / word).is_file() and "clone" not in around
+        )
 
 
 def faults_of_ours(words):
@@ -71,7 +77,7 @@ def faults_of_ours(words):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_command_of_a_page_is_there(page):
-    found = [f"{line}: {fault}" for line in blocks(page.read_text(encoding="utf-8")) for fault in faults(line)]
+    found = [f"{line}: {fault}" for line, around in blocks(page.read_text(encoding="utf-8")) for fault in faults(line, around)]
 
     assert not found
 
@@ -87,13 +93,27 @@ def test_every_command_of_a_page_is_there(page):
         ("hf-sqa score examples/absent.flac", "score: no file examples/absent.flac"),
         ("hf-sqa train train_scripts/recipes/w2v-ger.yaml", "train: train_scripts/recipes/w2v-ger.yaml is not in the wheel"),
         ("sh train_scripts/absent.sh x", "no file train_scripts/absent.sh"),
+        (
+            "sh train_scripts/two_minutes.sh x",
+            "train_scripts/two_minutes.sh is not in the wheel, and nothing says that it needs a clone",
+        ),
+        (
+            "accelerate launch --config_file train_scripts/accelerate/fsdp2.yaml -m hf_sqa train w2v-ger",
+            "train_scripts/accelerate/fsdp2.yaml is not in the wheel, and nothing says that it needs a clone",
+        ),
     ],
 )
 def test_what_is_not_there_is_found(line, fault):
     assert list(faults(line)) == [fault]
 
 
+def test_what_needs_a_clone_may_be_named_where_that_is_said():
+    [(line, around)] = blocks("In a clone, `sh train_scripts/two_minutes.sh x` fetches five talkers.\n\nThe next paragraph.\n")
+
+    assert not list(faults(line, around))
+
+
 def test_the_pages_hold_commands_to_look_at():
-    commands = [line for page in PAGES for line in blocks(page.read_text(encoding="utf-8")) if line.startswith("hf-sqa ")]
+    commands = [line for page in PAGES for line, _ in blocks(page.read_text(encoding="utf-8")) if line.startswith("hf-sqa ")]
 
     assert len(commands) > 100

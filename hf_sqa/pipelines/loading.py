@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import transformers
@@ -15,6 +16,8 @@ from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
 from hf_sqa.pipelines.onnx_backend import load_graph, load_published_graph
 
 TASK = "audio-quality"
+#: transformers' own task, which a repository's page names.
+STOCK_TASK = "audio-classification"
 #: Arguments of `transformers.pipeline` that are about loading.
 LOADING = ("config", "device_map", "dtype", "local_files_only", "revision", "token", "trust_remote_code")
 
@@ -33,9 +36,20 @@ class RegisteredTask(dict[str, Any]):
 
     It asks the configuration for tasks of the checkpoint's own, and would run the checkpoint's code for one that is among them.
     This mapping names the task without holding it, so that the registered pipeline is taken, whether or not there is code.
+
+    With `trust_remote_code=False` and no task, transformers takes the task of the repository's page and does not say so. What it
+    found, or was told, is looked for here; so here is where a warning can be given.
     """
 
     def __contains__(self, task: object) -> bool:
+        if task == STOCK_TASK:
+            warnings.warn(
+                f"The task {STOCK_TASK!r} is transformers' own: it scores without the checks of hf_sqa, so silence gets a score "
+                f"too. `pipeline({TASK!r}, model=...)` has them, and so has `pipeline(model=...)`, but for "
+                "`trust_remote_code=False`, with which transformers takes the task of the repository's page.",
+                UserWarning,
+                stacklevel=3,
+            )
         return False
 
 

@@ -174,6 +174,19 @@ def test_without_a_task_a_repository_gives_our_pipeline_though_its_page_has_anot
     assert type(transformers.pipeline(model="alice/mos", device="cpu")) is hf_sqa.AudioQualityPipeline
 
 
+@pytest.mark.parametrize("with_code", [False, True], ids=["weights", "with code"])
+def test_with_code_forbidden_and_no_task_transformers_takes_the_one_of_the_page_and_we_warn(with_code, hub, tmp_path):
+    publish(tiny("nisqa", tmp_path / "model"), "alice/mos", license="mit", with_code=with_code)
+
+    with pytest.warns(
+        UserWarning, match=r"scores without the checks of hf_sqa.*`pipeline\(\'audio-quality\', model=...\)` has them"
+    ):
+        stock = transformers.pipeline(model="alice/mos", device="cpu", trust_remote_code=False)
+
+    assert type(stock) is transformers.AudioClassificationPipeline
+    assert type(stock.model) is hf_sqa.NISQA
+
+
 def test_a_checkpoint_whose_code_cannot_travel_says_how_to_push_it(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "ALLOWED_IMPORTS", bundle.ALLOWED_IMPORTS - {"soxr"})
 

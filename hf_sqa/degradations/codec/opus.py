@@ -125,7 +125,7 @@ def _check_neural(library: ctypes.CDLL, neural: bool) -> None:
         raise CodecUnavailableError(
             f"Expected a libopus of 1.5 or later with neural networks for `enhancement` and `neural_concealment`, got {version}; "
             "install libopus0 of Debian 13 or later, or name its file by the environment variable HF_SQA_LIBOPUS "
-            "(`sh train_scripts/neural_coders.sh` fetches it)."
+            "(`sh train_scripts/neural_coders.sh` in a clone of the repository fetches it)."
         )
 
 
