@@ -80,16 +80,27 @@ class FeatureFolder:
 
 
 #: The folder in use, and those that the environment named, by path.
-_in_use: list[FeatureFolder] = []
+_in_use: list[FeatureFolder | None] = []
 _of_environment: dict[str, FeatureFolder] = {}
 
 
 @contextlib.contextmanager
 def kept_features(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[FeatureFolder]:
     """Within the block, features of frozen encoders are kept in this folder, whatever the environment names."""
-    _in_use.append(FeatureFolder(path, max_bytes))
+    folder = FeatureFolder(path, max_bytes)
+    _in_use.append(folder)
     try:
-        yield _in_use[-1]
+        yield folder
+    finally:
+        _in_use.pop()
+
+
+@contextlib.contextmanager
+def features_computed() -> Iterator[None]:
+    """Within the block every encoder computes, and nothing is kept: for those who watch its layers."""
+    _in_use.append(None)
+    try:
+        yield
     finally:
         _in_use.pop()
 

@@ -1,13 +1,19 @@
 """What pruning can remove from a model: groups of units, and the units of a transformer encoder inside a model."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from hf_sqa.blocks.encoder_blocks import HEADS_BY_BLOCK, blocks_of, parts_of
+from hf_sqa.blocks.feature_cache import features_computed
+
+#: Place of an encoder's blocks in a model, and what of a block's attention makes the values of its heads.
+BLOCKS, PROJECTIONS = "encoder.encoder.layers.", ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass
@@ -92,7 +98,9 @@ class PruningLayout:
 
 
 class EncoderLayout(PruningLayout):
-    """The units of the transformer encoder inside a model: layers, and hidden units, equally many in every layer.
+    """The units of the transformer encoder inside a model: layers, attention heads, and hidden units, equally many in every layer.
+
+    A pruned encoder is no longer the one that was frozen: `freeze_encoder` is off in the smaller model, whose repair trains it.
 
     Args:
         model: A model with an `encoder` of transformers.
@@ -109,16 +117,25 @@ class EncoderLayout(PruningLayout):
         super().__init__(model)
         self.layer_option = layer_option
         self.encoder_config = model.config.encoder_config
-        self.layers = getattr(getattr(model.encoder, "encoder", None), "layers", ())
-        forwards: list[Any] = [getattr(layer, "feed_forward", None) for layer in self.layers]
-        if not forwards or any(not hasattr(forward, "intermediate_dense") for forward in forwards):
+        self.layers = blocks_of(model.encoder)
+        parts = parts_of(self.layers[0]) if len(self.layers) else None
+        if parts is None:
             raise ValueError(
-                f"Expected an encoder whose blocks have one feed-forward, as wav2vec 2.0, HuBERT or WavLM, got "
+                f"Expected an encoder whose blocks have one feed-forward, as wav2vec 2.0, HuBERT, WavLM or Whisper, got "
                 f"{self.encoder_config.model_type}, which cannot be pruned here."
             )
-        width, hidden = forwards[0].intermediate_dense.out_features, self.encoder_config.hidden_size
-        outgoing = [forward.output_dense.weight.detach().square().sum(dim=0) for forward in forwards]
-        self.groups = {f"units.{index}": Group("units", width, 2 * hidden + 1, norms) for index, norms in enumerate(outgoing)}
+        self.parts, hidden = parts, self.encoder_config.hidden_size
+        self.groups = {}
+        for index, layer in enumerate(self.layers):
+            narrowing: Any = layer.get_submodule(parts.narrowing)
+            norms = narrowing.weight.detach().square().sum(dim=0)
+            self.groups[f"units.{index}"] = Group("units", narrowing.in_features, 2 * hidden + 1, norms)
+        self.has_heads = self.encoder_config.model_type in HEADS_BY_BLOCK
+        for index in range(len(self.layers) if self.has_heads else 0):
+            attention = self._attention(index)
+            norms = attention.out_proj.weight.detach().square().sum(dim=0).view(-1, attention.head_dim).sum(dim=1)
+            weights_each = sum(getattr(attention, name).weight[0].numel() for name in PROJECTIONS) + hidden
+            self.groups[f"heads.{index}"] = Group("heads", attention.num_heads, weights_each * attention.head_dim, norms)
         if may_drop_layers:
             self.groups["layers"] = Group(
                 "layers", len(self.layers), sum(weight.numel() for weight in self.layers[-1].parameters())
@@ -135,46 +152,63 @@ class EncoderLayout(PruningLayout):
         inputs = extractor(list(batch.cpu().numpy()), sampling_rate=self.config.sampling_rate, return_tensors="pt").to(batch.device)
         return self.model(**{name: tensor for name, tensor in inputs.items() if name != "attention_mask"}).logits
 
+    @contextmanager
+    def activations(self) -> Iterator[dict[str, torch.Tensor]]:
+        with features_computed(), super().activations() as activations:
+            yield activations
+
     def readers(self) -> dict[str, Any]:
-        return {f"units.{index}": layer.feed_forward.output_dense for index, layer in enumerate(self.layers)}
+        readers = {f"units.{index}": layer.get_submodule(self.parts.narrowing) for index, layer in enumerate(self.layers)}
+        if self.has_heads:
+            readers |= {f"heads.{index}": self._attention(index).out_proj for index in range(len(self.layers))}
+        return readers
+
+    def by_unit(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        if not name.startswith("heads."):
+            return super().by_unit(name, values)
+        return values.unflatten(-1, (self.groups[name].size, -1)).transpose(-1, -2).flatten(1, -2)
 
     def pruned(self, keep: Mapping[str, np.ndarray], means: Mapping[str, torch.Tensor]) -> Any:
         kept_layers = self._kept_layers(keep)
         model = type(self.model)(self.config_for(keep))
         state: dict[str, torch.Tensor] = {}
         for name, tensor in self.model.state_dict().items():
-            if not name.startswith("encoder.encoder.layers."):
+            if not name.startswith(BLOCKS):
                 state[name] = tensor.detach().clone()
-                continue
-            _, _, _, number, rest = name.split(".", 4)
-            index = int(number)
-            if index not in kept_layers:
-                continue
-            units = torch.from_numpy(np.asarray(keep[f"units.{index}"], np.int64))
-            removed = all_but(units, self.groups[f"units.{index}"].size)
-            if rest.startswith("feed_forward.intermediate_dense."):
-                tensor = tensor[units]
-            elif rest == "feed_forward.output_dense.bias":
-                weight = self.layers[index].feed_forward.output_dense.weight
-                tensor = tensor + weight[:, removed] @ means[f"units.{index}"][removed]
-            elif rest == "feed_forward.output_dense.weight":
-                tensor = tensor[:, units]
-            state[f"encoder.encoder.layers.{kept_layers.index(index)}.{rest}"] = tensor.detach().clone()
+        for place, index in enumerate(kept_layers):
+            for name, tensor in self._cut_block(index, keep, means).items():
+                state[f"{BLOCKS}{place}.{name}"] = tensor
         model.load_state_dict(state)
         return model.eval()
+
+    def _cut_block(self, index: int, keep: Mapping[str, np.ndarray], means: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        state = {name: tensor.detach().clone() for name, tensor in self.layers[index].state_dict().items()}
+        _cut(state, [self.parts.widening], self.parts.narrowing, _places(keep[f"units.{index}"]), means[f"units.{index}"])
+        if self.has_heads:
+            width = self._attention(index).head_dim
+            columns = (_places(keep[f"heads.{index}"])[:, None] * width + torch.arange(width)).flatten()
+            of_attention = [f"{self.parts.attention}.{name}" for name in (*PROJECTIONS, "out_proj")]
+            _cut(state, of_attention[:-1], of_attention[-1], columns, means[f"heads.{index}"])
+        return state
 
     def config_for(self, keep: Mapping[str, np.ndarray]) -> Any:
         layers = self._kept_layers(keep)
         config = copy.deepcopy(self.config)
         config.score_intervals = None  # its errors will be others
-        config.encoder_config.intermediate_size = len(keep["units.0"])
+        config.freeze_encoder = False
+        setattr(config.encoder_config, self.parts.width_option, len(keep["units.0"]))
         config.encoder_config.num_hidden_layers = len(layers)
+        if self.has_heads:
+            config.encoder_config.layer_num_heads = [len(keep[f"heads.{index}"]) for index in layers]
         shifted = self._shifted_layers(set(range(len(self.layers))) - set(layers))
         if shifted:
             is_single = isinstance(getattr(config, self.layer_option), int)
             setattr(config, self.layer_option, shifted[0] if is_single else tuple(shifted))
         config.checkpoint_name = None
         return config
+
+    def _attention(self, index: int) -> Any:
+        return self.layers[index].get_submodule(self.parts.attention)
 
     def _kept_layers(self, keep: Mapping[str, np.ndarray]) -> list[int]:
         return keep["layers"].tolist() if "layers" in keep else list(range(len(self.layers)))
@@ -197,6 +231,21 @@ def all_but(kept: torch.Tensor, size: int) -> torch.Tensor:
     mask = torch.ones(size, dtype=torch.bool)
     mask[kept] = False
     return torch.arange(size)[mask]
+
+
+def _places(kept: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(kept, np.int64))
+
+
+def _cut(state: dict[str, torch.Tensor], writers: Sequence[str], reader: str, kept: torch.Tensor, means: torch.Tensor) -> None:
+    """Keep some of the values between linear layers; the means of the others go into the bias of the layer that reads them."""
+    removed = all_but(kept, state[f"{reader}.weight"].shape[1])
+    state[f"{reader}.bias"] = state[f"{reader}.bias"] + state[f"{reader}.weight"][:, removed] @ means[removed]
+    state[f"{reader}.weight"] = state[f"{reader}.weight"][:, kept]
+    for name in writers:
+        for part in ("weight", "bias"):
+            if f"{name}.{part}" in state:  # the keys of Whisper have no bias
+                state[f"{name}.{part}"] = state[f"{name}.{part}"][kept]
 
 
 def _keep(activations: dict[str, torch.Tensor], name: str) -> Callable[..., None]:

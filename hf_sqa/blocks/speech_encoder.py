@@ -34,6 +34,7 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 from transformers.utils import logging
 
 from hf_sqa.blocks.bounds import COUNT, SIZE, check_bounds
+from hf_sqa.blocks.encoder_blocks import check_heads, narrow_attention
 
 #: `model_type` of the encoders whose masks, layers and norms are known (and tested) here.
 ENCODER_TYPES = (
@@ -100,6 +101,7 @@ def check_encoder_config(encoder_config: PreTrainedConfig, *, with_quality_model
             f"Expected `encoder_config` of one of {', '.join(types)}, got {model_type!r}: how it masks padding and numbers its "
             "layers is not known here."
         )
+    check_heads(encoder_config)
 
 
 def check_layer(encoder_config: PreTrainedConfig, layer: int | None, option: str = "layer") -> None:
@@ -138,6 +140,8 @@ def truncated(encoder_config: PreTrainedConfig, layer: int | None) -> PreTrained
     config = copy.deepcopy(encoder_config)
     if layer is not None:
         config.num_hidden_layers = layer
+        if (num_heads := getattr(config, "layer_num_heads", None)) is not None:
+            config.layer_num_heads = num_heads[:layer]
     return config
 
 
@@ -152,6 +156,7 @@ def build_encoder(encoder_config: PreTrainedConfig, layer: int | None = None) ->
     check_layer(encoder_config, layer)
     config = truncated(encoder_config, layer)
     encoder = _whisper_class()._from_config(config) if computes_spectra(config) else AutoModel.from_config(config)
+    narrow_attention(encoder, getattr(config, "layer_num_heads", None))
     return _prepared(encoder, layer)
 
 
@@ -221,7 +226,10 @@ def load_encoder(
             ignore_mismatched_sizes=True,
             **options,
         )
-    if mismatched := sorted(loaded["mismatched_keys"]):
+    mismatched = sorted(loaded["mismatched_keys"])
+    if computes_spectra(encoder_config):
+        mismatched = [key for key in mismatched if not encoder.takes_positions(*key)]
+    if mismatched:
         name, found, expected = mismatched[0]
         raise ValueError(
             f"Expected {name!r} in {name_or_path} of shape {tuple(expected)}, as its configuration says, got {tuple(found)} "

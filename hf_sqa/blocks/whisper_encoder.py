@@ -18,7 +18,7 @@ from torch import nn
 from transformers import WhisperConfig
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperPreTrainedModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperPreTrainedModel, sinusoids
 
 #: Rate in Hz that every Whisper was trained at; samples in a spectrum, and between spectra.
 SAMPLING_RATE, SPECTRUM_SAMPLES, HOP_SAMPLES = 16_000, 400, 160
@@ -33,7 +33,8 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
 
     Args:
         config (`WhisperConfig`): Of the whole model; the decoder is not built. `max_source_positions` is the number of frames in a
-            stretch, 1500 in every published model.
+            stretch, 1500 in every published model. With fewer (`encoder_options={"max_source_positions": 384}` for 7.68 s) less
+            silence is computed behind short clips, with slightly other features.
 
     Raises:
         ValueError: If the configuration asks for masked spectra in training, which are not known here.
@@ -66,6 +67,22 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
     def stretch_samples(self) -> int:
         """Samples of a stretch: 480,000, which are 30 s."""
         return self.config.max_source_positions * SAMPLES_PER_FRAME
+
+    @torch.no_grad()
+    def takes_positions(self, name: str, published: Any, expected: Any) -> bool:
+        """Take the first of the positions, which are sines, for stretches shorter than the published ones.
+
+        Args:
+            name (`str`): Name of a tensor that a checkpoint has in another shape.
+            published, expected (sequence of `int`): Its shape there, and here.
+
+        Returns:
+            `bool`: `False` if it holds no positions, or too few.
+        """
+        if not name.endswith("embed_positions.weight") or published[0] < expected[0] or published[1] != expected[1]:
+            return False
+        self.encoder.embed_positions.weight.copy_(sinusoids(*expected))
+        return True
 
     def log_mel(self, stretches: torch.Tensor) -> torch.Tensor:
         """Spectra as `WhisperFeatureExtractor` gives them, in float32 whatever the precision of the model.

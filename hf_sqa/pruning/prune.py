@@ -84,7 +84,7 @@ def prune(
 ) -> PruningResult:
     """Prune a DistilledSQA, or the transformer encoder inside another model (XLSRSQA, Wav2Vec2ForMOS, MOSANet).
 
-    An encoder loses layers and hidden units, equally many units in every layer: its configuration has one width for all.
+    An encoder loses layers, heads, and hidden units, equally many units in every layer: its configuration has one width for all.
 
     Args:
         model: The model; it is left as it is.

@@ -19,7 +19,7 @@ from transformers import (
     WhisperModel,
     pipeline,
 )
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 
 import hf_sqa
 from hf_sqa.audio import load_recording
@@ -202,6 +202,18 @@ def test_training_starts_from_every_kind_of_whisper_checkpoint(published, layer)
     torch.testing.assert_close(last_hidden_state(model.encoder, waveform[None]), expected, rtol=0, atol=1e-4)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert folder not in model.config.to_json_string()
+
+
+@torch.no_grad()
+def test_a_shorter_stretch_has_the_first_positions_and_a_longer_one_none(published):
+    folder, _ = published
+
+    model = Wav2Vec2ForMOS.from_encoder(folder, layer=2, encoder_options={"max_source_positions": 20})
+
+    torch.testing.assert_close(model.encoder.encoder.embed_positions.weight, sinusoids(POSITIONS, 16)[:20])
+    assert model.encoder.stretch_samples == 20 * 320
+    with pytest.raises(ValueError, match=r"'encoder.embed_positions.weight' .* of shape"):
+        Wav2Vec2ForMOS.from_encoder(folder, layer=2, encoder_options={"max_source_positions": 51})
 
 
 def test_a_model_of_half_precision_weights_is_saved_and_loaded_in_single_precision(published, tmp_path):

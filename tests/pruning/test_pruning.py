@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.data.windows import WindowCache
@@ -23,6 +24,10 @@ from hf_sqa.pruning.prune import prune
 from tests.made_speech import RATE, WINDOW, write_talker
 
 OPTIONS = PruningOptions(target=0.7, num_steps=2, repair_steps=4, batch_size=4)
+TINY_WHISPER = {
+    **{"model_type": "whisper", "d_model": 16, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 24},
+    **{"num_mel_bins": 8, "max_source_positions": 64, "encoder_layerdrop": 0.0, "apply_spec_augment": False},
+}
 FORMS = {
     "published": {"conv_final_channels": 12, "intermediate_size": 24},
     "mel, separable": {
@@ -73,6 +78,11 @@ def model(request, make_model):
 
 def make_encoder_model(kind, **options):
     torch.manual_seed(0)
+    if kind == "whisper":
+        config = XLSRSQAConfig(
+            encoder_config=TINY_WHISPER, layers=(3,), num_frames=32, hidden_size=12, num_hidden_layers=1, **options
+        )
+        return XLSRSQA(config).eval()
     if kind is XLSRSQA:
         return XLSRSQA(XLSRSQAConfig.tiny(**options)).eval()
     config = Wav2Vec2ForMOSConfig.tiny(**options)
@@ -286,6 +296,63 @@ def test_an_encoder_loses_layers_and_equally_many_units_in_each(calibration, tmp
         torch.testing.assert_close(loaded(batch).logits, result.model(batch).logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [XLSRSQA, Wav2Vec2ForMOS, "whisper"])
+def test_heads_of_an_encoder_that_always_give_the_same_can_go_without_a_trace(kind, tmp_path):
+    model = make_encoder_model(kind, freeze_encoder=True)
+    layout = model.pruning_layout()
+    batch = torch.randn(2, WINDOW, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for index in range(len(layout.layers)):  # the second head gives its bias
+            attention = layout._attention(index)
+            attention.v_proj.weight[attention.head_dim :] = 0
+            attention.v_proj.bias[attention.head_dim :] = 0.3 + index
+        expected = model(batch).logits
+    means = {name: torch.zeros(layout.layers[0].get_submodule(layout.parts.narrowing).in_features) for name in layout.groups}
+    for index in range(len(layout.layers)):
+        means[f"heads.{index}"] = torch.full((layout._attention(index).out_proj.in_features,), 0.3 + index)
+
+    keep = everything(layout) | {"heads.0": np.array([0]), f"heads.{len(layout.layers) - 1}": np.array([0])}
+    pruned = layout.pruned(keep, means)
+
+    heads = pruned.config.encoder_config.layer_num_heads
+    assert heads == [1, *[2] * (len(heads) - 2), 1] and not pruned.config.freeze_encoder
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(batch).logits, expected, rtol=0, atol=1e-5)
+    pruned.save_pretrained(tmp_path)
+    loaded = AutoModelForAudioQuality.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(batch).logits, expected, rtol=0, atol=1e-5)
+    assert loaded.pruning_layout().groups["heads.0"].size == 1
+
+
+@pytest.mark.parametrize("kind", [XLSRSQA, "whisper"])
+def test_heads_go_where_heads_alone_are_allowed_and_the_encoder_is_repaired(kind, calibration):
+    model = make_encoder_model(kind, freeze_encoder=True)
+    layout = model.pruning_layout()
+    one_head = layout.groups["heads.0"].weights_each
+    options = replace(OPTIONS, target=1 - 1.5 * one_head / num_parameters(model), kinds=("heads",), num_steps=1, batch_size=2)
+
+    result = prune(model, calibration, replace(options, repair_steps=2, learning_rate=1e-3))
+
+    heads = result.model.config.encoder_config.layer_num_heads
+    assert sum(heads) == 2 * len(heads) - 2
+    kept = [index for index, count in enumerate(heads) if count == 2]
+    for index in kept:
+        before, after = (each.encoder.encoder.layers[index].state_dict() for each in (model, result.model))
+        assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_heads_that_an_encoder_cannot_have_are_refused():
+    tiny = XLSRSQAConfig.tiny(layers=(1, 2)).encoder_config.to_dict()
+    for change, message in (
+        ({"layer_num_heads": [1]}, "2 numbers from 1 to 2, one for each block"),
+        ({"layer_num_heads": [3, 1]}, "2 numbers from 1 to 2"),
+        ({"layer_num_heads": [1, 1], "model_type": "wavlm"}, "whose attention adds positions head by head"),
+    ):
+        with pytest.raises((ValueError, StrictDataclassError), match=message):
+            XLSRSQAConfig.tiny(encoder_config=tiny | change, layers=(1, 2))
+
+
 def test_features_are_taken_behind_the_same_block_after_others_in_front_are_gone():
     model = make_encoder_model(XLSRSQA, layers=(2, 4))
     layout = model.pruning_layout()
@@ -333,7 +400,8 @@ def test_no_larger_part_of_the_layers_goes_in_a_step_than_of_the_weights_unless_
     assert allowed < sizes["layers"] - 1
     assert order[:allowed] == ["layers"] * allowed
     assert order[-(sizes["layers"] - 1 - allowed) :] == ["layers"] * (sizes["layers"] - 1 - allowed)
-    assert set(order[allowed : -(sizes["layers"] - 1 - allowed)]) == {"units.0"}
+    between = set(order[allowed : -(sizes["layers"] - 1 - allowed)])
+    assert between == {"units.0", *(f"heads.{index}" for index in range(4))}
 
 
 def test_a_mix_of_layers_keeps_them_all():
