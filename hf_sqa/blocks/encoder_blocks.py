@@ -63,7 +63,7 @@ def check_heads(encoder_config: PreTrainedConfig) -> None:
         )
     if len(heads) != count or not all(isinstance(number, int) and 1 <= number <= most for number in heads):
         raise ValueError(
-            f"Expected `layer_num_heads` in `encoder_config` to be {count} numbers from 1 to {most}, one for each block, got {heads}."
+            f"Expected `layer_num_heads` in `encoder_config`: {count} numbers from 1 to {most}, one for each block, got {heads}."
         )
 
 
