@@ -215,10 +215,10 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
         """Example inputs of the ONNX graph; short ones, since tracing walks through the recurrence frame by frame."""
         generator = torch.Generator().manual_seed(0)
-        waveforms = 0.1 * torch.randn(2, self.config.sampling_rate // 4, generator=generator)
+        waveforms = 0.1 * torch.randn(2, self.config.sampling_rate // 16, generator=generator)
         inputs: dict[str, tuple[torch.Tensor, tuple[int, ...]]] = {"input_values": (waveforms, (0, 1))}
         if self.config.precomputed_features:
-            features = torch.randn(2, 12, output_size(self.config.encoder_config), generator=generator)
+            features = torch.randn(2, 3, output_size(self.config.encoder_config), generator=generator)
             inputs["ssl_features"] = (features, (0, 1))
         return inputs
 
