@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from machine import print_machine
 from score_speed import RATE, peak_resident_bytes, speech
+from torch.utils.flop_counter import FlopCounterMode
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -99,6 +100,11 @@ def dnsmos(p808: Path | None) -> None:
         theirs, ours = min(run[0] for run in runs), min(run[1] for run in runs)
         off = max(float(np.abs(run[2] - run[3]).max()) for run in runs)
         print(f"  {seconds:6.3f} s   speechmos {theirs:6.2f}   hf-sqa {ours:6.2f}  {theirs / ours:5.2f}x   {off:.1e}")
+    with FlopCounterMode(display=False) as counter:  # with gradients on, so by the definition of a convolution
+        model.score_windows(torch.zeros(1, model.config.window_samples))
+    operations, rate = counter.get_total_flops(), matrix_rate()
+    at_rate = f"{operations / rate:.2f} s at the {rate / 1e9:.0f} GFLOPS of matrix products in this process"
+    print(f"  a window by definition: {operations / 1e9:.1f} GFLOP, {at_rate}")
     if p808 is not None:
         import csv
 
@@ -114,6 +120,17 @@ def dnsmos(p808: Path | None) -> None:
             truth = [float(row[rated]) for row in rows]
             here, there = (spearmanr([run[side][column] for run in runs], truth).statistic for side in (2, 3))
             print(f"    {name:<8} against {rated}: rank correlation {there:.4f} speechmos, {here:.4f} hf-sqa")
+
+
+def matrix_rate(size: int = 1024, rounds: int = 10) -> float:
+    """Operations a second, multiplications and additions, in products of large matrices in float32: the fastest of some."""
+    left, right = torch.randn(2, size, size)
+    times = []
+    for _ in range(rounds + 1):
+        start = time.process_time()
+        torch.mm(left, right)
+        times.append(time.process_time() - start)
+    return 2 * size**3 / min(times)
 
 
 def mosa_net(batch_size: int, seconds: float) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
-from hf_sqa.blocks.plain_layers import is_plain
+from hf_sqa.blocks.winograd import conv3x3, is_plain_scoring
 from hf_sqa.models.dnsmos.configuration_dnsmos import DNSMOSConfig
 
 #: Least power of a band, in the two kinds of spectra.
@@ -22,7 +22,7 @@ LEAST_POWER, LEAST_MEL_POWER = 1e-12, 1e-10
 #: What lies further below the loudest mel band of a window is raised to that level; the levels are then scaled to [-1, 1].
 DYNAMIC_RANGE_DB = 80.0
 #: Spectra that go through the first convolutions together while scoring: their 128 channels fit a processor's caches.
-SPECTRA_PER_CALL = {"cpu": 100}
+SPECTRA_PER_CALL = {"cpu": 200}
 SPECTRA_PER_CALL_ELSEWHERE = 8192
 
 
@@ -93,7 +93,7 @@ def relative_levels(power: torch.Tensor) -> torch.Tensor:
 class ConvStack(nn.Module):
     """Convolutions of 3 by 3 with zeros around, pooling by halves after some, the largest value of each channel, dense layers.
 
-    The layers before the first pooling, most of the work, are the front: what they compute more than `reach` spectra from the edges
+    The layers before the first pooling, most of the work, are the front: what they compute more than `edge` spectra from the edges
     of a window does not depend on where the window begins, so windows that overlap share it.
     """
 
@@ -105,7 +105,8 @@ class ConvStack(nn.Module):
         sizes = [channels[-1], *dense_sizes]
         self.dense = nn.ModuleList(nn.Linear(size_in, size_out) for size_in, size_out in zip(sizes, dense_sizes, strict=False))
         self.score_head = nn.Linear(sizes[-1], num_scores)
-        self.pools, self.reach = tuple(pools), pools[0]
+        self.pools = tuple(pools)
+        self.edge = pools[0] + pools[0] % 2  # spectra; even, because poolings join pairs
 
     def forward(self, spectra: torch.Tensor) -> torch.Tensor:
         """Raw scores `(W, scores)`, in float32, of the spectra of windows `(W, S, K)`."""
@@ -120,71 +121,54 @@ class ConvStack(nn.Module):
             num_spectra (`int`): Spectra in a window, an even number.
             period (`int`, *optional*): After how many spectra, an even number, the stretch repeats itself.
         """
-        edge = self.reach + self.reach % 2  # poolings join pairs of spectra
+        edge = self.edge
         if num_spectra <= 2 * edge:
             return self(torch.cat([spectra[:, start : start + num_spectra] for start in starts]))
-        beyond, reach, end = edge - self.reach, edge + self.reach, num_spectra
         num_inner = spectra.shape[1] - 2 * edge
         num_computed = min(num_inner, period or num_inner)
-        inner = self.front(spectra[:, beyond : edge + num_computed + self.reach], (False, False))
+        inner = self.front(spectra[:, : num_computed + 2 * edge], (False, False))
         inner = torch.cat([inner] * -(-num_inner // num_computed), dim=2)
-        left = self.front(torch.cat([spectra[:, start : start + reach] for start in starts]), (True, False))
-        right = self.front(torch.cat([spectra[:, start + end - reach : start + end] for start in starts]), (False, True))
+        left = self.front(torch.cat([spectra[:, start : start + 2 * edge] for start in starts]), (True, False))
+        ends = [start + num_spectra for start in starts]
+        right = self.front(torch.cat([spectra[:, end - 2 * edge : end] for end in ends]), (False, True))
         width = (num_spectra - 2 * edge) // 2
         middle = torch.cat([inner[:, :, start // 2 : start // 2 + width] for start in starts])
         return self.back(torch.cat([left, middle, right], dim=2))
 
-    def front(self, spectra: torch.Tensor, pad: tuple[bool, bool]) -> torch.Tensor:
+    def front(self, spectra: torch.Tensor, is_edge: tuple[bool, bool]) -> torch.Tensor:
         """The layers up to the first pooling, a bounded number of spectra at a time where no gradient is wanted.
 
         Args:
             spectra (`torch.Tensor` of shape `(W, S, K)`): Spectra.
-            pad (`tuple[bool, bool]`): Whether they begin, or end, at the edge of a window, where every layer sees zeros; elsewhere
-                only what has all its context comes out.
+            is_edge (`tuple[bool, bool]`): Whether they begin, or end, at the edge of a window, where every layer sees zeros;
+                elsewhere the zeros are wrong, and what they reach, `edge` spectra, does not come out.
         """
         total = spectra.shape[1]
-        first, end = 0 if pad[0] else self.reach, total if pad[1] else total - self.reach
-        step = SPECTRA_PER_CALL.get(spectra.device.type, SPECTRA_PER_CALL_ELSEWHERE) // len(spectra)
-        step = max(2 * self.reach, step - step % 2)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or end - first <= step:
-            return self._front(spectra, pad)[:, :, : (end - first) // 2]
+        first, end = 0 if is_edge[0] else self.edge, total if is_edge[1] else total - self.edge
+        step = end - first
+        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            spectra_per_call = SPECTRA_PER_CALL.get(spectra.device.type, SPECTRA_PER_CALL_ELSEWHERE)
+            step = max(2 * self.edge, spectra_per_call // len(spectra) // 2 * 2)
         pieces = []
         for start in range(first, end, step):
-            stop = min(start + step, end)
-            piece = spectra[:, max(0, start - self.reach) : stop + self.reach]
-            pieces.append(self._front(piece, (start < self.reach, stop + self.reach > total))[:, :, : (stop - start) // 2])
+            begin, stop = max(0, start - self.edge), min(start + step, end)
+            piece = self._front(spectra[:, begin : stop + self.edge])
+            pieces.append(piece[:, :, (start - begin) // 2 : (stop - begin) // 2])
         return torch.cat(pieces, dim=2)
 
-    def _front(self, spectra: torch.Tensor, pad: tuple[bool, bool]) -> torch.Tensor:
-        if not all(is_plain(conv) for conv in self.convs[: self.reach]):
-            return F.max_pool2d(self._called(spectra, pad), 2)
-        first, *others = self.convs[: self.reach]
-        padded = F.pad(spectra.to(first.weight.dtype), (1, 1, int(pad[0]), int(pad[1])))
-        # With one channel in, a product of matrices takes a third of the time of a convolution, and channels come last.
-        patches = padded.unfold(1, 3, 1).unfold(2, 3, 1).flatten(3)  # (W, S, K, 9)
-        hidden_states = F.linear(patches, first.weight.flatten(1), first.bias).permute(0, 3, 1, 2)
-        hidden_states = _relu(hidden_states)
+    def _front(self, spectra: torch.Tensor) -> torch.Tensor:
+        first, *others = self.convs[: self.pools[0]]
+        hidden_states = _relu(first(spectra[:, None].to(first.weight.dtype)))
         for conv in others:
-            if pad[0] != pad[1]:
-                hidden_states = F.pad(hidden_states, (0, 0, int(pad[0]), int(pad[1])))
-            padding = (int(pad[0] and pad[1]), 1)
-            hidden_states = _relu(F.conv2d(hidden_states, conv.weight, conv.bias, padding=padding))
-        return F.max_pool2d(hidden_states, 2)
-
-    def _called(self, spectra: torch.Tensor, pad: tuple[bool, bool]) -> torch.Tensor:
-        """The layers of the front as they are: what saw zeros that are not the window's is cut off."""
-        hidden_states = spectra[:, None].to(self.convs[0].weight.dtype)
-        for conv in self.convs[: self.reach]:
-            hidden_states = _relu(conv(hidden_states))
-            hidden_states = hidden_states[:, :, 0 if pad[0] else 1 : None if pad[1] else -1]
-        return hidden_states
+            hidden_states = _relu(conv3x3(conv, hidden_states))
+        return _halve(hidden_states)
 
     def back(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The layers after the first pooling: raw scores `(W, scores)` of `(W, C, S, K)`."""
-        for number, conv in enumerate(self.convs[self.reach :], start=self.reach + 1):
-            hidden_states = _relu(conv(hidden_states))
+        for number, conv in enumerate(self.convs[self.pools[0] :], start=self.pools[0] + 1):
+            hidden_states = _relu(conv3x3(conv, hidden_states))
             if number in self.pools:
-                hidden_states = F.max_pool2d(hidden_states, 2)
+                hidden_states = _halve(hidden_states)
         hidden_states = hidden_states.amax(dim=(2, 3))
         for layer in self.dense:
             hidden_states = F.relu(layer(hidden_states))
@@ -194,6 +178,16 @@ class ConvStack(nn.Module):
 def _relu(hidden_states: torch.Tensor) -> torch.Tensor:
     """In place where no gradient needs the input."""
     return F.relu(hidden_states, inplace=not torch.is_grad_enabled() and not torch.compiler.is_compiling())
+
+
+def _halve(hidden_states: torch.Tensor) -> torch.Tensor:
+    """The larger of two, in both directions: `(W, C, S, K)` to `(W, C, S // 2, K // 2)`."""
+    if not is_plain_scoring(hidden_states):
+        return F.max_pool2d(hidden_states, 2)
+    # In this layout the pooling takes ten times as long.
+    height, width = hidden_states.shape[2] // 2 * 2, hidden_states.shape[3] // 2 * 2
+    rows = torch.maximum(hidden_states[:, :, 0:height:2], hidden_states[:, :, 1:height:2])
+    return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
 
 
 def fourier_filters(size: int) -> tuple[np.ndarray, np.ndarray]:
