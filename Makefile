@@ -37,7 +37,7 @@ check: .venv/dev docs  ## style, imports, types, documentation, commands on the 
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_documented_commands.py
 
-check-lowest: .venv-lowest/bin/python  ## a hundred tests with the lowest releases that pyproject.toml allows
+check-lowest: .venv-lowest/bin/python  ## five hundred quick tests with the lowest releases that pyproject.toml allows
 	.venv-lowest/bin/python -m pip freeze | grep '^torch==' > .venv-lowest/torch.txt
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --constraint .venv-lowest/torch.txt \
 		--editable ".[train,peft,onnx,demo,xlsx,containers]"

@@ -6,6 +6,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
+export HF_HOME=$place/home  # a machine on which nothing was fetched before
 uv build --quiet --wheel --out-dir "$place/dist" "$root"
 wheel=$(ls "$place"/dist/*.whl)
 cp -r "$root/examples" "$place/examples"

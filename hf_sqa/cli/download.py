@@ -30,8 +30,11 @@ def download(
     - `hf-sqa download`
     - `hf-sqa download distill-mos-v7 xls-r-sqa-v2-mfcc-subset`
     """
+    from transformers.utils import logging
+
     from hf_sqa.checkpoints import DEFAULT_MODEL, local_folder
 
+    logging.disable_progress_bar()  # of writing; that of the download stays
     failed = False
     for name in names or [DEFAULT_MODEL]:
         try:

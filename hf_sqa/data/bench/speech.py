@@ -196,8 +196,7 @@ def _how_to_get(form: str, missing: set[str], root: Path) -> str:
     folder = "packages" if root == Path("/") else str(root)
     return (
         f"Expected the recordings of {len(needed)} Debian packages, got {len(needed) - len(missing)} of them {where}; missing: "
-        f"{', '.join(sorted(missing))}. On Debian or Ubuntu, without installing them: "
-        f"`apt-get download {' '.join(sorted(missing))}`, then "
-        f"`for package in *.deb; do dpkg-deb -x $package {folder}; done`, and give the folder with `--packages {folder}`. "
-        "`hf-sqa corpus build bench --fetch` does all that, and unpacks them on other systems too."
+        f"{', '.join(sorted(missing))}. Add `--fetch`: it downloads, checks and unpacks them, on any system. By hand, on Debian or "
+        f"Ubuntu: `apt-get download {' '.join(sorted(missing))}`, then "
+        f"`for package in *.deb; do dpkg-deb -x $package {folder}; done`, and give the folder with `--packages {folder}`."
     )
