@@ -19,6 +19,7 @@ must_fail() {  # must_fail WORDS COMMAND...: exit code 2, and these words
 }
 
 for kind in ${@:-core train all}; do
+    echo "== $kind"
     extra=$([ "$kind" = core ] || echo "[$kind]")
     python3 -m venv "$place/$kind"
     bin=$place/$kind/bin
@@ -55,9 +56,10 @@ PYTHON
     hf-sqa models --no-hub > models.txt
     hf-sqa corpus list > corpora.txt
     hf-sqa convert --list > convert.txt
-    hf-sqa train --list | grep -q w2v-ger
-    hf-sqa distill --list | grep -q distilled_sqa-s
-    hf-sqa study --list | grep -q mtq_losses
+    hf-sqa train --list > lists.txt
+    hf-sqa distill --list >> lists.txt
+    hf-sqa study --list >> lists.txt
+    for name in w2v-ger distilled_sqa-s mtq_losses; do grep -q "^$name " lists.txt; done
     if [ "$kind" = core ]; then
         must_fail "pip install 'hf-sqa[train]'" hf-sqa train w2v-ger
         must_fail "pip install 'hf-sqa[corpus]'" hf-sqa score examples --output scored/
