@@ -34,11 +34,14 @@ def study(
         Path | None,
         typer.Option("--output", "-o", help="Folder for checkpoints, predictions, table and figures.", show_default=False),
     ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Which variant of the study, such as `small`; its first if not given.", show_default=False)
+    ] = None,
     num_processes: Annotated[int, typer.Option(min=1, help="Processes to share the work.")] = 1,
     shard: Annotated[
         str | None, typer.Option(help="`i/n`: only every n-th run from the i-th (0 to n - 1); for job arrays.", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is done and what is left, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it needs, what is done and what is left, and stop.")] = False,
     list_studies: Annotated[bool, list_option("studies", "study")] = False,
 ) -> None:
     """Run a study: train what it asks for, test everything, write one table and the figures.
@@ -52,6 +55,7 @@ def study(
     Examples:
 
     - `hf-sqa study finetuning_size corpora.bench.table=bench/bench.csv --output size/`
+    - `hf-sqa study paper_one --variant small --output one/ encoder=whisper-base/`
     - `hf-sqa study mine.yaml "seeds=[0,1,2,3,4]" --output mine/ --num-processes 4`
     """
     need_extra("`hf-sqa study`", "train", "accelerate", "datasets")
@@ -63,7 +67,7 @@ def study(
 
     quiet()
     try:
-        asked = load_study(file, overrides or [])
+        asked = load_study(file, overrides or [], variant)
         if dry_run:
             _print_plan(asked, output)
             return
@@ -101,8 +105,21 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 def _print_plan(asked: Any, folder: Path) -> None:
     from hf_sqa.studies.plan import StudyFolder, plan_runs
+    from hf_sqa.studies.requirements import encoder_lines, gpu_hours, needed_corpora
     from hf_sqa.studies.study_data import StudyData
 
+    corpora = needed_corpora(asked)
+    for heading, used in (("Corpora", True), ("Further corpora, for `test_sets`", False)):
+        if lines := [f"  {corpus}" for corpus in corpora if corpus.is_used is used]:
+            typer.echo("\n".join([f"{heading}:", *lines]))
+    for line in encoder_lines(asked):
+        typer.echo(line)
+    if (hours := gpu_hours(asked)) is not None:
+        typer.echo(f"About {hours:,.0f} hours of a GPU, an estimate: {asked.gpu_cost.source}")
+    if absent := [corpus.name for corpus in corpora if corpus.is_used and corpus.is_here is False]:
+        num_runs = sum(len(asked.seeds_of(model)) for model in asked.models)
+        typer.echo(f"{num_runs} runs; to say which of them are done, {', '.join(absent)} must be there.")
+        return
     runs, output = plan_runs(asked, StudyData(asked)), StudyFolder(folder)
     for run in runs:
         done = [test_set for test_set in run.cells if output.is_tested(run, test_set)]

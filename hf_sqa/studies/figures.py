@@ -142,7 +142,9 @@ def draw_spread(
         axis.set_xticks(range(1, len(models) + 1), models, rotation=rotation(models))
         axis.set_ylabel(f"{metric_label(metric)}, {len(table.test_sets)} test sets")
         style_axis(axis)
-    values_of = {model: [point.value for point in table.points(metrics[0], [model])] for model in models}
+    values_of = {model: found for model in models if (found := [point.value for point in table.points(metrics[0], [model])])}
+    if not values_of:
+        raise ValueError(f"Expected {NAMES[metrics[0]]} of a model on a test set, got none that is defined.")
     medians = {model: float(np.median(values)) for model, values in values_of.items()}
     spans = {model: float(np.ptp(values)) for model, values in values_of.items()}
     best, steady = best_of(medians, metrics[0]), min(spans, key=lambda name: spans[name])

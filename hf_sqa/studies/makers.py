@@ -76,6 +76,7 @@ def make_by_recipe(job: MakeJob) -> dict[str, Any]:
     content = load_recipe(job.recipe).to_dict()
     for key, value in {**job.model.set, "training.seed": job.seed, "output_dir": str(job.folder / "run")}.items():
         set_dotted(content, key, value)
+    _check_encoder(content)
     sets = {"train_dataset": job.train, "validation_dataset": job.validation, "announce": lambda line: None}
     result = run_recipe(content, **sets, overwrite=True)  # an interrupted attempt may have had other data
     shutil.rmtree(job.folder / "run" / "checkpoints", ignore_errors=True)
@@ -87,6 +88,23 @@ def make_by_recipe(job: MakeJob) -> dict[str, Any]:
         "train_seconds": round(result.seconds, 2),
         "best_step": result.best_step,
     }
+
+
+def _check_encoder(recipe: Mapping[str, Any]) -> None:
+    """Refuse an encoder that is neither here nor on the Hub, and say how to name another."""
+    from hf_sqa.blocks.speech_encoder import load_encoder_config
+    from hf_sqa.checkpoints import resolve_checkpoint
+
+    encoder = recipe["model"].get("encoder")
+    if encoder is None:
+        return
+    try:
+        load_encoder_config(resolve_checkpoint(encoder))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"Expected the speech encoder {encoder!r} as a folder or on the Hub, got neither. Name a folder with one: "
+            f"`encoder=<folder>` behind a study that has this option, `recipe.model.encoder=<folder>` behind others. {error}"
+        ) from None
 
 
 def make_with_pseudo_labels(job: MakeJob) -> dict[str, Any]:

@@ -41,8 +41,8 @@ class StudyReport:
         num_done (`int`): Cells whose results are in the table.
         failures (`dict[str, str]`): Why runs failed, by run.
         stale (`list[str]`): Runs in the folder that the study no longer has, or defines otherwise; they are not in the table.
-        figures (`list[Path]`): Figures drawn.
-        remarks (`list[str]`): Figures that could not be drawn, and why.
+        figures (`list[Path]`): Figures drawn, and tables in the layout of a paper.
+        remarks (`list[str]`): Figures that could not be drawn and tables that could not be made, and why.
     """
 
     folder: Path
@@ -175,8 +175,9 @@ def _write_results(rows: list[dict[str, Any]], root: Path) -> None:
 
 def _draw(study: Study, rows: list[dict[str, Any]], root: Path) -> tuple[list[Path], list[str]]:
     from hf_sqa.studies import figures
+    from hf_sqa.studies.tables import write_tables
 
-    drawn, remarks = [], []
+    drawn, remarks = write_tables(rows, study.tables, root)
     for entry in study.figures:
         options = {name: value for name, value in entry.items() if name not in ("kind", "file")}
         path = root / entry.get("file", f"{entry.get('kind')}.png")

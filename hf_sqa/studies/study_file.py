@@ -15,6 +15,8 @@ from hf_sqa.shipped import find_file
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 PARTS = ("train", "validation", "test")
+#: What the rows, columns and sections of a table may be.
+TABLE_AXES = ("model", "test_set", "score", "metric")
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,57 @@ class PartsSpec:
 
 
 @dataclass(frozen=True)
+class TableSpec:
+    """A table in the layout of a paper; see [`hf_sqa.studies.tables.paper_table`].
+
+    `rows`, `columns` and `sections` each take one of the four axes `model`, `test_set`, `score` and `metric`, with its values in
+    order: a list, or what to call each. What no one takes is set by `only`, or is the first there is.
+
+    Args:
+        file (`str`): Name of the files, without suffix.
+        rows, columns (`dict`): `{model: {MPL: [MTQ-Net, MPL]}}`; several words fill several cells. A name may hold the
+            value of another axis: `MOS-SSL-{score}`.
+        title (`str`): What stands above.
+        heads (sequence of `str`): Heads of the words of a row.
+        sections (`dict`, *optional*): Parts of the table, one below the other.
+        only (`dict`): Values of the axes left.
+    """
+
+    file: str
+    rows: Mapping[str, Any]
+    columns: Mapping[str, Any]
+    title: str = ""
+    heads: Sequence[str] = ("",)
+    sections: Mapping[str, Any] | None = None
+    only: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = [axis for part in (self.rows, self.columns, self.sections or {}, self.only) for axis in part]
+        wrong = [axis for axis in given if axis not in TABLE_AXES or given.count(axis) > 1]
+        if wrong or any(len(part) != 1 for part in (self.rows, self.columns, self.sections or {"": ""})):
+            raise ValueError(
+                f"Expected rows, columns and sections of one axis each, out of {', '.join(TABLE_AXES)}, and no axis twice, got "
+                f"{', '.join(given) or 'none'}."
+            )
+
+
+@dataclass(frozen=True)
+class GpuCost:
+    """What a study takes on a GPU; an estimate.
+
+    Args:
+        epochs (`float`): Passes over the training clips until training stops.
+        train_seconds, test_seconds (`float`): GPU time for a clip in one pass of training, and to score a clip.
+        source (`str`): Where the numbers come from.
+    """
+
+    epochs: float
+    train_seconds: float
+    test_seconds: float
+    source: str
+
+
+@dataclass(frozen=True)
 class Study:
     """A study as read from its file; see `train_scripts/studies/` for examples.
 
@@ -141,6 +194,8 @@ class Study:
         seeds (tuple of `int`): Every trained model is made once for each.
         evaluation ([`SuiteOptions`]): How the models are evaluated.
         figures (tuple of `dict`): `{kind: ..., file: ...}` and options of [`hf_sqa.studies.figures.draw`].
+        tables (tuple of [`TableSpec`]): Tables in the layout of a paper, written as Markdown, LaTeX and CSV.
+        gpu_cost ([`GpuCost`], *optional*): What a GPU takes, for the estimate of `--dry-run`.
     """
 
     name: str
@@ -155,6 +210,8 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     evaluation: SuiteOptions = field(default_factory=SuiteOptions)
     figures: tuple[Mapping[str, Any], ...] = ()
+    tables: tuple[TableSpec, ...] = ()
+    gpu_cost: GpuCost | None = None
 
     def model(self, name: str) -> ModelSpec:
         """The model of that name."""
@@ -169,22 +226,33 @@ class Study:
         return self.seeds if model.seeds is None else tuple(model.seeds)
 
 
-def load_study(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
+def load_study(
+    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = (), variant: str | None = None
+) -> Study:
     """Read a study and check all that can be checked without its data.
+
+    A file may have `variants`, each with sections that take the place of the file's own, and `options` whose values replace
+    `{option}` anywhere in it.
 
     Args:
         source (path or `dict`): The file, its content, or the name of a study of the package, such as `"mtq_losses"`.
         overrides (sequence of `str`, *optional*): `dotted.key=value` with a value as in YAML: `"seeds=[0]"`,
-            `"corpora.bench.table=bench.csv"`.
+            `"corpora.bench.table=bench.csv"`, `"encoder=folder"` for the option `encoder` of the study.
+        variant (`str`, *optional*): One of the study's variants; its first if not given.
 
     Raises:
         FileNotFoundError: If there is no such file.
         TypeError: If a key is unknown; the message suggests the nearest.
         ValueError: If a value is of another type, or a name is not defined.
     """
+    file = source if isinstance(source, Mapping) else load_yaml(find_file(source, "studies"), "study")
+    content = _chosen(file, variant)
+    known = content.get("options") or {}
     content = apply_overrides(
-        source if isinstance(source, Mapping) else load_yaml(find_file(source, "studies"), "study"), overrides
+        content, [f"options.{change}" if change.partition("=")[0] in known else change for change in overrides]
     )
+    options = content.pop("options", None) or {}
+    content = {name: _filled(value, options) for name, value in content.items()}
     if isinstance(content.get("seeds"), int):
         content["seeds"] = [content["seeds"]]
     models = content.get("models")
@@ -193,6 +261,23 @@ def load_study(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Se
     study = read_options(Study, content, "the study" if isinstance(source, Mapping) else f"the study {str(source)!r}")
     _check(study)
     return study
+
+
+def _chosen(file: Mapping[str, Any], variant: str | None) -> dict[str, Any]:
+    """The content of a file with the sections of one of its variants, which is part of the study's name unless it is the first."""
+    content = dict(file)
+    variants = content.pop("variants", None) or {}
+    if variant is not None and variant not in variants:
+        there = ", ".join(variants) or "none"
+        raise ValueError(
+            f"Expected the variant to be one of the study's ({there}), got {variant!r}{did_you_mean(variant, variants)}"
+        )
+    if variants:
+        first, chosen = next(iter(variants)), variant or next(iter(variants))
+        if chosen != first:
+            content["name"] = f"{content.get('name')}-{chosen}"
+        content |= variants[chosen] or {}
+    return content
 
 
 def _models(name: str, entry: dict[str, Any]) -> list[ModelSpec]:
@@ -252,6 +337,13 @@ def _check(study: Study) -> None:
             _check_defined(needed, names, f"need of the model {model.name!r}")
         for used in model.trained_on or ():
             _check_defined(used, study.sets, f"trained_on of the model {model.name!r}")
+    for table in study.tables:
+        defined = {"model": names, "test_set": study.sets}
+        for part in (table.rows, table.columns, table.sections or {}):
+            for axis in defined.keys() & part:
+                for name in part[axis]:
+                    if "{" not in name:
+                        _check_defined(name, defined[axis], f"{axis.replace('_', ' ')} of the table {table.file!r}")
     models_in_order(study)
 
 

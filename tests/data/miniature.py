@@ -26,12 +26,18 @@ def text(path: Path, *lines: str, encoding: str = "utf-8") -> Path:
     return path
 
 
-def nisqa(root: Path) -> Path:
-    """TEST_FOR and TEST_LIVETALK (which has no references), three clips each, in both kinds of label file."""
+#: The databases of the corpus.
+NISQA_DATABASES = tuple(f"NISQA_TEST_{name}" for name in ("FOR", "LIVETALK", "P501")) + tuple(
+    f"NISQA_{part}_{kind}" for part in ("TRAIN", "VAL") for kind in ("LIVE", "SIM")
+)
+
+
+def nisqa(root: Path, databases: tuple[str, ...] = NISQA_DATABASES[:2]) -> Path:
+    """TEST_FOR and TEST_LIVETALK (which has no references), or others, three clips each, in both kinds of label file."""
     root = root / "NISQA_Corpus"
     rows = []
-    for db, has_reference in (("NISQA_TEST_FOR", True), ("NISQA_TEST_LIVETALK", False)):
-        own = []
+    for db in databases:
+        own, has_reference = [], "LIVE" not in db
         for number, mos in enumerate((1.5, 3.25, 4.5), 1):
             name = f"c{number:05d}_clip_m_0103_01.wav"
             deg, ref = f"{db}/deg/{name}", f"{db}/ref/clip_m_0103.wav" if has_reference else ""

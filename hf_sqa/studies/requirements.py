@@ -1,0 +1,130 @@
+"""What a study needs before it can run: corpora with their sizes and licences, encoders, and hours of a GPU as an estimate."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_sqa.options import set_dotted
+from hf_sqa.studies.study_data import RECIPE_MAKERS
+from hf_sqa.studies.study_file import ModelSpec, Study
+
+
+@dataclass(frozen=True)
+class NeededCorpus:
+    """A corpus of a study.
+
+    Args:
+        name (`str`): Its name in the study.
+        source (`str`): What it is: a corpus by name, `hub:<repository>`, or a table.
+        clips (`int`, *optional*): Rated clips: of a table those that are there, of a corpus as published.
+        size, licence (`str`): As far as known; empty otherwise.
+        place (`str`): Where the study looks for it, or where to get it.
+        is_here (`bool`, *optional*): Whether that is there; `None` for the Hub, which is not asked.
+        is_used (`bool`): Whether a model or a test set of the study uses it; others can be added to `test_sets`.
+    """
+
+    name: str
+    source: str
+    clips: int | None
+    size: str
+    licence: str
+    place: str
+    is_here: bool | None
+    is_used: bool
+
+    def __str__(self) -> str:
+        clips = "" if self.clips is None else f"{self.clips:,} clips"
+        size = "" if clips and self.size.startswith(clips) else self.size
+        facts = ", ".join(filter(None, (clips, size, f"licence: {self.licence}" if self.licence else "")))
+        state = {True: "found in", False: "NOT THERE:", None: "not asked:"}[self.is_here]
+        return f"{self.name} ({self.source}): {facts or 'a table of your own'}; {state} {self.place}"
+
+
+def needed_corpora(study: Study) -> list[NeededCorpus]:
+    """The corpora of a study, those in use first."""
+    used = {corpus for name in _used_sets(study) for corpus in study.sets[name].corpora}
+    return sorted((_described(study, name, name in used) for name in study.corpora), key=lambda corpus: not corpus.is_used)
+
+
+def _used_sets(study: Study) -> Iterator[str]:
+    for model in study.models:
+        yield from study.test_sets_of(model)
+        yield from (name for name in (model.train, model.validation, *(model.trained_on or ())) if isinstance(name, str))
+
+
+def _described(study: Study, name: str, is_used: bool) -> NeededCorpus:
+    from hf_sqa.data.corpora import CORPORA
+    from hf_sqa.data.corpora.loading import find_corpus
+
+    entry = study.corpora[name]
+    if "table" in entry:
+        path = Path(str(entry["table"]))
+        clips = None
+        if path.suffix in (".csv", ".tsv") and path.is_file():
+            with path.open("rb") as file:
+                clips = sum(1 for line in file if line.strip()) - 1
+        return NeededCorpus(name, "table", clips, "", "", str(path), path.is_file(), is_used)
+    part = None
+    if "hub" in entry:
+        corpus = next((known for known in CORPORA.values() if known.hub_id == entry["hub"]), None)
+    else:
+        corpus, part = find_corpus(str(entry["corpus"]))
+    source, root = str(entry.get("corpus") or f"hub:{entry['hub']}"), entry.get("root")
+    if corpus is None:
+        return NeededCorpus(
+            name, source, None, "", "see its page", f"https://huggingface.co/datasets/{entry['hub']}", None, is_used
+        )
+    clips = sum(sum(corpus.clips[known].values()) for known in corpus.parts(part))
+    is_here = None if root is None else Path(str(root)).exists()
+    place = str(root) if is_here else corpus.source if root is None else f"{root}, get it from {corpus.source}"
+    return NeededCorpus(name, source, clips, corpus.size, corpus.licence, place, is_here, is_used)
+
+
+def encoder_lines(study: Study) -> list[str]:
+    """A line for every encoder that the recipes of a study name, and whether it is on this machine.
+
+    Raises:
+        ValueError: If one is here and is not a known encoder, or lacks the layers that the recipe names; or a folder is not there.
+    """
+    from hf_sqa.training.dry_run import look_at_encoder
+    from hf_sqa.training.recipe import load_recipe
+
+    lines: dict[str, list[str]] = {}
+    for model in study.models:
+        recipe = model.recipe if model.recipe is not None else study.recipe
+        if model.checkpoint is not None or model.maker not in RECIPE_MAKERS or recipe is None:
+            continue
+        content = load_recipe(recipe).to_dict()
+        for key, value in model.set.items():
+            set_dotted(content, key, value)
+        if line := look_at_encoder(load_recipe(content)):
+            lines.setdefault(line, []).append(model.name)
+    return [f"{line} ({', '.join(models)})" for line, models in lines.items()]
+
+
+def gpu_hours(study: Study) -> float | None:
+    """Hours of a GPU that a study takes, from the published sizes of its corpora; `None` without `gpu_cost`."""
+    cost = study.gpu_cost
+    if cost is None:
+        return None
+    clips_of = {corpus.name: corpus.clips or 0 for corpus in needed_corpora(study)}
+
+    def size(name: str) -> int:
+        return sum(clips_of[corpus] for corpus in study.sets[name].corpora)
+
+    seconds = 0.0
+    for model in study.models:
+        tested = sum(size(name) for name in study.test_sets_of(model)) * cost.test_seconds
+        trained = 0.0 if model.checkpoint is not None else num_train_clips(model, size(model.train) if model.train else 0)
+        seconds += len(study.seeds_of(model)) * (trained * cost.epochs * cost.train_seconds + tested)
+    return seconds / 3600
+
+
+def num_train_clips(model: ModelSpec, available: int) -> int:
+    """Clips that a model trains on, as far as its description tells without the data."""
+    from hf_sqa.data.splits import TRAINING_SETS
+
+    if model.training_set is not None:
+        return TRAINING_SETS[model.training_set].num_train
+    drawn = model.clips or available
+    return round(drawn * (1 - model.validation)) if isinstance(model.validation, float) else drawn
