@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.blocks.feature_cache import VARIABLE
 from hf_sqa.evaluation.suite import SuiteResult, evaluate_checkpoint, load_scorer
 from hf_sqa.runs import claim, write_whole
 from hf_sqa.studies.makers import MakeJob, Maker, find_maker
@@ -129,6 +130,8 @@ class _Worker:
 
     def work(self, data: StudyData, runs: list[Run], progress: Callable[[Event], None]) -> None:
         """Claim and do runs until each is done, by this process or another, or has failed."""
+        if self.study.keep_features:
+            os.environ.setdefault(VARIABLE, str((self.output.root / "features").absolute()))
         if self.num_processes > 1:  # threads that wait for each other's cores take many times as long as few threads
             import torch
 

@@ -195,6 +195,8 @@ class Study:
         evaluation ([`SuiteOptions`]): How the models are evaluated.
         figures (tuple of `dict`): `{kind: ..., file: ...}` and options of [`hf_sqa.studies.figures.draw`].
         tables (tuple of [`TableSpec`]): Tables in the layout of a paper, written as Markdown, LaTeX and CSV.
+        keep_features (`bool`): Whether features of frozen encoders are computed once and kept in the output folder, in `features/`,
+            unless `HF_SQA_FEATURE_CACHE` names another.
         gpu_cost ([`GpuCost`], *optional*): What a GPU takes, for the estimate of `--dry-run`.
     """
 
@@ -211,6 +213,7 @@ class Study:
     evaluation: SuiteOptions = field(default_factory=SuiteOptions)
     figures: tuple[Mapping[str, Any], ...] = ()
     tables: tuple[TableSpec, ...] = ()
+    keep_features: bool = False
     gpu_cost: GpuCost | None = None
 
     def model(self, name: str) -> ModelSpec:
