@@ -59,6 +59,7 @@ def distill(
     callbacks: Sequence[Any] = (),
     announce: Any = None,
     progress: Any = None,
+    rated: Any = None,
 ) -> TrainingResult:
     """Label the windows that are not labelled yet, and train the student on them.
 
@@ -68,6 +69,7 @@ def distill(
         recipe ([`DistillationRecipe`], path or `dict`): The recipe.
         resume, overwrite, callbacks, announce: As for [`~hf_sqa.training.run_recipe`].
         progress (callable, *optional*): Called as `progress(done, total)` with numbers of windows while labelling.
+        rated (`datasets.Dataset`, *optional*): Rated rows instead of those of `labelled.sources`; `labelled.share` is their share.
 
     Returns:
         [`~hf_sqa.training.TrainingResult`]: Its metrics are agreement with the teachers on windows of other talkers; `excluded`
@@ -89,7 +91,7 @@ def distill(
         check_teacher(teacher.model.config, student.config, options)
     maker = make_windows(recipe, student)
     _check_windows(maker, student)
-    train, validation, excluded = _windows(recipe, maker, teachers, student, progress)
+    train, validation, excluded = _windows(recipe, maker, teachers, student, progress, rated)
     if len(validation) < MIN_VALIDATION_WINDOWS:
         raise ValueError(
             f"Expected {MIN_VALIDATION_WINDOWS} windows for validation or more, got {len(validation)}: make more windows "
@@ -123,7 +125,7 @@ def distill(
 
 
 def _windows(
-    recipe: DistillationRecipe, maker: WindowMaker, teachers: Sequence[Teacher], student: Any, progress: Any
+    recipe: DistillationRecipe, maker: WindowMaker, teachers: Sequence[Teacher], student: Any, progress: Any, rated: Any = None
 ) -> tuple[WindowExamples, WindowExamples, Mapping[str, Any]]:
     labels = recipe.labels
     train: WindowExamples
@@ -141,11 +143,11 @@ def _windows(
         train = kept("train", labels.num_windows, leave_out=labels.leave_out)
         validation = kept("validation", labels.num_windows, like=train)
         excluded = cache.excluded
-    if recipe.labelled.sources and recipe.labelled.share:
-        rows, _, _ = load_rows(Recipe(recipe.student, Data(train=recipe.labelled.sources)))
+    if (recipe.labelled.sources or rated is not None) and recipe.labelled.share:
+        rows = rated if rated is not None else load_rows(Recipe(recipe.student, Data(train=recipe.labelled.sources)))[0]
         config = student.config
-        rated = RatedSpeech(rows, config.score_names, config.sampling_rate, window_samples=student.window_samples)
-        train = MixedSpeech(train, rated, recipe.labelled.share)
+        clips = RatedSpeech(rows, config.score_names, config.sampling_rate, window_samples=student.window_samples)
+        train = MixedSpeech(train, clips, recipe.labelled.share)
     return train, validation, excluded
 
 

@@ -5,8 +5,8 @@ A model of the study file names its maker:
     teacher: {recipe: mosa_net.yaml, train: all, test_sets: []}      # no maker: `train`
     MPL: {maker: pseudo_labels, needs: [teacher], train: rated}
     KT: {maker: knowledge_transfer, needs: [teacher], train: rated}
-    student: {maker: distill, recipe: distilled_sqa-xs.yaml}
-    pruned: {maker: prune, options: {target: 0.5, calibration: labels}}
+    student: {maker: distill, needs: [teacher], train: rated, recipe: distilled_sqa-xs.yaml}
+    pruned: {maker: prune, needs: [teacher], options: {target: 0.5, calibration: labels}}
 """
 
 from __future__ import annotations
@@ -131,13 +131,18 @@ def make_with_knowledge(job: MakeJob) -> dict[str, Any]:
 def make_by_distillation(job: MakeJob) -> dict[str, Any]:
     """The maker `distill`: trains a student by a recipe of `hf_sqa.distillation`.
 
-    The seed of the job is that of the training; windows and labels are those of the recipe, the same for every seed.
+    The first model in `needs` is the teacher in place of the recipe's first; clips of the job are its rated recordings, of which
+    `labelled.share` says the share. The seed of the job is that of the training; windows and labels are those of the recipe, the
+    same for every seed.
     """
     from hf_sqa.distillation import distill, load_distillation
 
     changes = {**job.model.set, "training.seed": job.seed, "output_dir": str(job.folder)}
     recipe = load_distillation(job.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
-    result = distill(recipe, announce=lambda line: None)
+    if job.needed:
+        first = dataclasses.replace(recipe.teachers[0], checkpoint=job.teacher())
+        recipe = dataclasses.replace(recipe, teachers=[first, *recipe.teachers[1:]])
+    result = distill(recipe, announce=lambda line: None, rated=job.train)
     shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     return {"num_train": result.num_train, "num_validation": result.num_validation, "train_seconds": round(result.seconds, 2)}
 
@@ -145,8 +150,8 @@ def make_by_distillation(job: MakeJob) -> dict[str, Any]:
 def make_by_pruning(job: MakeJob) -> dict[str, Any]:
     """The maker `prune`: makes a checkpoint smaller; the seed of the job is that of the repair.
 
-    `options` of the model are those of [`~hf_sqa.pruning.PruningOptions`], `checkpoint` (the default model if not given),
-    and `calibration` and `num_windows` of [`~hf_sqa.pruning.load_calibration`].
+    `options` of the model are those of [`~hf_sqa.pruning.PruningOptions`], `checkpoint` (if not given, the first model in
+    `needs`, or the default model), and `calibration` and `num_windows` of [`~hf_sqa.pruning.load_calibration`].
     """
     from hf_sqa.checkpoints import load_checkpoint
     from hf_sqa.pruning import PruningOptions, load_calibration, prune
@@ -157,7 +162,7 @@ def make_by_pruning(job: MakeJob) -> dict[str, Any]:
     if "calibration" not in options:
         given = ", ".join(options) or "none"
         raise ValueError(f"Expected `calibration` among the options of the model {job.model.name!r}, got {given}.")
-    model = load_checkpoint(options.pop("checkpoint", "default"), merge=True).model
+    model = load_checkpoint(options.pop("checkpoint", job.teacher() if job.needed else "default"), merge=True).model
     speech = load_calibration(options.pop("calibration"), model, options.pop("num_windows", NUM_WINDOWS))
     result = prune(model, speech, PruningOptions(**options, seed=job.seed), folder=job.folder / "steps")
     save_model(result.model, job.folder)

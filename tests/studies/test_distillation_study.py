@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from hf_sqa.models.xlsr_sqa import XLSRSQAConfig
 from hf_sqa.studies import load_study, run_study
 from tests.distillation.test_distillation import STUDENT
 from tests.made_speech import RATE, write_talker
@@ -90,6 +91,35 @@ def test_students_pruned_models_and_the_teacher_share_a_table_and_a_figure(conte
     assert weights["distilled-8"] < weights["pruned"] <= 0.8 * weights["teacher"]
     assert float(rows["pruned"]["with_unpruned_lcc"]) <= 1 and int(rows["distilled-8"]["num_train"]) > 200
     assert (tmp_path / "out" / "size.png").stat().st_size > 10_000
+
+
+def test_a_teacher_of_the_study_is_heard_and_pruned_and_clips_of_the_study_are_mixed_in(content, tmp_path):
+    """The teacher named in the recipe is nowhere: the one that was trained takes its place."""
+    sizes = {"num_mfcc": 8, "num_mel_bins": 20, "num_frames": 24, "hidden_size": 12, "num_hidden_layers": 1}
+    encoder = {"encoder_config": XLSRSQAConfig.tiny().encoder_config.to_dict(), "layers": [1, 2], "freeze_encoder": True}
+    training = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True, "eval_strategy": "no", "save_strategy": "no"}
+    content["recipe"]["teachers"] = [{"checkpoint": str(tmp_path / "nowhere")}]
+    content["recipe"]["training"] = training | {"per_device_train_batch_size": 32}
+    pruned = content["models"]["pruned"] | {"needs": ["trained", "heard"], "trained_on": []}
+    pruned["options"] = {name: value for name, value in pruned["options"].items() if name != "checkpoint"}
+    trained = {"model": {"family": "xlsr_sqa", "config": sizes | encoder | {"num_attention_heads": 2}}, "training": training}
+    content["models"] = {
+        "trained": {"train": "rated", "recipe": trained},
+        "heard": {"maker": "distill", "needs": ["trained"], "trained_on": []},
+        "mixed": {"maker": "distill", "needs": ["trained"], "train": "rated", "set": {"labelled.share": 0.2}},
+        "pruned": pruned,
+    }
+
+    with pytest.warns(UserWarning, match="begins with random weights"):
+        report = run_study(load_study(content), tmp_path / "out")
+
+    assert report.failures == {} and report.num_done == 4
+    with (tmp_path / "out" / "results.csv").open() as file:
+        rows = {row["model"]: row for row in csv.DictReader(file) if row["metric"] == "lcc"}
+    num_heard, num_mixed = int(rows["heard"]["num_train"]), int(rows["mixed"]["num_train"])
+    assert num_mixed == round(num_heard / 0.8)
+    assert int(rows["pruned"]["num_parameters"]) <= 0.8 * int(rows["trained"]["num_parameters"])
+    assert {row["overlap"] for row in rows.values()} == {"clips"}  # all of them heard, or heard of, the rated clips
 
 
 def test_pruning_without_speech_is_refused(content, tmp_path):
