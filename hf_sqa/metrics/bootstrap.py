@@ -42,7 +42,9 @@ class Interval:
         standard_error (`float`): Standard deviation of the draws; NaN with fewer than two.
         confidence_level (`float`): Share of listening tests in which such an interval covers the truth.
         num_units (`int`): Number of units drawn: clips, clusters, systems or conditions. Simulated 95 % intervals of normal scores
-            cover the truth in 95 to 98 % (LCC, SRCC) and 92 % (RMSE) for 15 units, 95 and 94 % for 100, 95 and 95 % for 300.
+            cover the truth in 95 to 98 % (LCC, SRCC) and 92 % (RMSE) for 15 units, 95 and 94 % for 100, 95 and 95 % for 300. Over
+            few clusters of several clips they are somewhat too narrow: 88 to 96 % for 6 and 91 to 92 % for 13 clusters, see
+            `docs/metrics.md`.
         num_draws (`int`): Number of draws.
         num_undefined (`int`): Draws in which the metric is undefined, left out of the interval.
     """
