@@ -1,4 +1,4 @@
-"""How often does a 95 % interval over few clusters hold the truth? Simulated clips that come in clusters, such as conditions or talkers.
+"""How often does a 95 % interval over few clusters hold the truth? Simulated clips in clusters, such as conditions or talkers.
 
 python benchmarks/cluster_coverage.py                     # 6, 13, 30 and 100 clusters, 500 simulations each, a minute of one core
 
@@ -49,7 +49,9 @@ def main() -> None:
             )
             for metric, interval in intervals.items():
                 held[metric] += interval.low <= truth[metric] <= interval.high
-        print(f"| {num_clusters} | " + " | ".join(f"{count / options.simulations:.1%}" for count in held.values()) + " |", flush=True)
+        print(
+            f"| {num_clusters} | " + " | ".join(f"{count / options.simulations:.1%}" for count in held.values()) + " |", flush=True
+        )
 
 
 if __name__ == "__main__":
