@@ -3,7 +3,8 @@
     python benchmarks/corpus_speed.py                           # 2,000 clips of ten seconds, peers on twenty of them
     python benchmarks/corpus_speed.py --clips 200               # a tenth of that
     python benchmarks/corpus_speed.py --rows 1000000            # memory of a manifest of a million rows, too
-    python benchmarks/corpus_speed.py --processes 2             # one process beside two, wall time: needs free cores
+    python benchmarks/corpus_speed.py --cores 2                 # the command on one core beside two, wall time: needs free cores
+    python benchmarks/corpus_speed.py --clips 0 --reading       # decoding, resampling and checks beside scoring, by format
 
 CPU time, of this process and of those it starts, one thread each. The bare model is `score_recordings` on arrays that are decoded
 already; the two take turns, so that a busy machine slows both. Half of the clips are FLAC at 16 kHz, half WAV at 48 kHz.
@@ -77,7 +78,7 @@ def measure_overhead(paths: list[Path], seconds: float, variant: str, rounds: in
     from hf_sqa.scoring import CorpusScorer, Settings, score_corpus
 
     options = dict(VARIANTS[variant])
-    settings = Settings(device="cpu", num_workers=1, **options)
+    settings = Settings(device="cpu", num_workers=1, num_processes=1, **options)
     worker = CorpusScorer(settings)
     scoring = {name: value for name, value in options.items() if name not in ("dtype", "model")}
     recordings = [load_recording(str(path), sampling_rate=RATE) for path in paths[:NUM_DISTINCT]]
@@ -182,41 +183,67 @@ def score_and_report(folder: Path) -> None:
     print(json.dumps({**result, "cpu": cpu_seconds() - before}))
 
 
-def measure_processes(folder: Path, clips: Path, num_processes: int) -> None:
-    """Wall time of one process beside several that share the shards, starting included in neither."""
-
-    def seconds(count: int) -> float:
-        output = folder / f"processes{count}"
-        command = [
-            sys.executable,
-            "-m",
-            "hf_sqa",
-            "score",
-            str(clips),
-            "--output",
-            str(output),
-            "--device",
-            "cpu",
-            "--mode",
-            "fast",
-        ]
-        command += ["--rows-per-shard", "5", "--num-workers", "0"]
-        started = time.monotonic()
-        children = [
-            subprocess.Popen([*command, "--shards", f"{index}/{count}"], stderr=subprocess.PIPE, text=True)
-            for index in range(count)
-        ]
-        sentences = [child.communicate()[1].splitlines()[-1] for child in children]
-        print(f"  {count} process(es): {time.monotonic() - started:.0f} s with starting;", " ".join(sentences[0].split()[1:14]))
-        return max(_scoring_seconds(sentence) for sentence in sentences)
-
-    one, several = seconds(1), seconds(num_processes)
-    print(f"  {num_processes} processes: {one / several:.2f} times as fast as one")
+def measure_cores(folder: Path, clips: Path, num_cores: int, models: list[str]) -> None:
+    """The command as it is on one core and on several, its start included: wall time, and CPU time of all its processes."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    there = os.sched_getaffinity(0)
+    for model in models:
+        walls, cpus = [], []
+        for count in (1, num_cores):
+            command = [sys.executable, "-m", "hf_sqa", "score", str(clips), "--output", str(folder / f"cores{count}-{model}")]
+            os.sched_setaffinity(0, sorted(there)[:count])
+            before, started = cpu_seconds(), time.monotonic()
+            subprocess.run([*command, "--device", "cpu", "--model", model], check=True, stderr=subprocess.DEVNULL, env=environment)
+            walls.append(time.monotonic() - started)
+            cpus.append(cpu_seconds() - before)
+            os.sched_setaffinity(0, there)
+        print(
+            f"  {model}: one core {walls[0]:.1f} s ({cpus[0]:.1f} s CPU), {num_cores} {walls[1]:.1f} s ({cpus[1]:.1f} s CPU), "
+            f"{walls[0] / walls[1]:.2f} times as fast; by CPU time {num_cores * cpus[0] / cpus[1]:.2f} at most",
+            flush=True,
+        )
 
 
-def _scoring_seconds(sentence: str) -> float:
-    hours, rate = (float(sentence.split(word)[0].split()[-1].strip("(")) for word in (" hours of audio", " audio-hours per hour"))
-    return 3600 * hours / rate
+#: Container, subtype and rate of the files whose reading is measured.
+FORMATS = {
+    "WAV, 16 kHz": ("WAV", "PCM_16", RATE),
+    "FLAC, 16 kHz": ("FLAC", "PCM_16", RATE),
+    "WAV, 48 kHz": ("WAV", "PCM_16", 48_000),
+    "FLAC, 48 kHz": ("FLAC", "PCM_16", 48_000),
+    "MP3, 48 kHz": ("MP3", "MPEG_LAYER_III", 48_000),
+    "Opus, 48 kHz": ("OGG", "OPUS", 48_000),
+}
+
+
+def measure_reading(folder: Path, seconds: float, models: list[str]) -> None:
+    """CPU time of what happens to one file, by format: decoding and resampling alone, all that reading does, and scoring."""
+    from hf_sqa import pipeline
+    from hf_sqa.audio import load_recording
+
+    def milliseconds(function: Callable[..., Any], *arguments: Any, num_times: int = 30, **options: Any) -> float:
+        function(*arguments, **options)
+        before = time.process_time()
+        for _ in range(num_times):
+            function(*arguments, **options)
+        return 1000 * (time.process_time() - before) / num_times
+
+    samples = speech(seconds)
+    recording = load_recording({"array": samples, "sampling_rate": RATE}, sampling_rate=RATE)
+    scorers = {model: pipeline(model, device="cpu") for model in models}
+    scoring = {
+        name: milliseconds(scorer.model.score_recordings, [recording], scorer.feature_extractor) for name, scorer in scorers.items()
+    }
+    print(f"CPU milliseconds of {seconds:g} s; scoring: {', '.join(f'{name} {each:.1f}' for name, each in scoring.items())}")
+    for name, (container, subtype, rate) in FORMATS.items():
+        path = str(folder / f"clip.{container.lower()}")
+        written = samples if rate == RATE else soxr.resample(samples, RATE, rate)
+        soundfile.write(path, written, rate, format=container, subtype=subtype)
+        decoding = milliseconds(soundfile.read, path, dtype="float32")
+        resampling = milliseconds(soxr.resample, written, rate, RATE) if rate != RATE else 0.0
+        reading = milliseconds(load_recording, path, sampling_rate=RATE)
+        shares = ", ".join(f"{reading / (reading + each):.0%} of the work with {model}" for model, each in scoring.items())
+        checks = reading - decoding - resampling
+        print(f"  {name:<13} decoding {decoding:5.1f}   resampling {resampling:5.1f}   checks {checks:5.1f}   {shares}", flush=True)
 
 
 def main() -> None:
@@ -226,7 +253,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--rounds", type=int, default=4, help="turns of the bare model and the corpus")
     parser.add_argument("--peer-clips", type=int, default=20, help="clips for what is measured beside")
-    parser.add_argument("--processes", type=int, default=0, help="compare one process with so many")
+    parser.add_argument("--cores", type=int, default=0, help="compare the command on one core with that on so many")
+    parser.add_argument("--reading", action="store_true", help="compare reading, by format, with scoring")
+    parser.add_argument("--models", nargs="*", default=["distilled-sqa-xs"], help="models of --cores and --reading")
     parser.add_argument("--rows", type=int, default=0, help="rows of the manifest whose memory is measured")
     parser.add_argument(
         "--scored-share", type=float, default=1.0, help="share of these rows that hold a clip; the others are missing"
@@ -251,8 +280,10 @@ def main() -> None:
                 measure_overhead(paths, options.seconds, variant, options.rounds)
             if options.peer_clips:
                 measure_peers(paths[: options.peer_clips], options.seconds, folder)
-        if options.processes:
-            measure_processes(folder, folder / "clips", options.processes)
+        if options.cores:
+            measure_cores(folder, folder / "clips", options.cores, options.models)
+        if options.reading:
+            measure_reading(folder, options.seconds, options.models)
         if options.rows:
             measure_memory(options.rows, folder, options.scored_share)
     finally:

@@ -1,12 +1,13 @@
 """Applies a function in separate processes: an item at which it hangs, or kills its process, costs that item and no other.
 
-For decoders, which are libraries in C. The processes are started afresh, never forked; they import neither torch nor transformers,
-and end with the process that started them.
+For decoders, which are libraries in C. The processes are started afresh, never forked; they import neither torch nor transformers
+unless the function does, have one thread, and end with the process that started them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import subprocess
@@ -42,11 +43,23 @@ class Lost:
     message: str
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """What a function returns where it can do nothing with any item: `map` raises it as a `RuntimeError`.
+
+    Args:
+        message (`str`): What happened, and what to do.
+    """
+
+    message: str
+
+
 class Isolated:
     """Applies a function to items, in order, ahead of whoever takes the results.
 
     Args:
-        function (callable): A function of a module, or a `functools.partial` of one; takes an item.
+        function (callable): A function of a module, or a `functools.partial` of one; takes an item. If it returns a callable, the
+            time limit ends there, and what the callable returns is the result.
         num_workers (`int`): Processes; 0 computes in this process, without a time limit. Windows allows 0 only.
         timeout_seconds (`float`, *optional*, defaults to 300): Time limit for one item.
 
@@ -86,13 +99,15 @@ class Isolated:
         if not self._num_workers:
             for item in items:
                 given = argument(item)
-                yield item, None if given is None else self._function(given)
+                yield item, None if given is None else _usable(_applied(self._function, given))
             return
         waiting = iter(items)
         order: deque[_Job] = deque()
-        exhausted = False
+        exhausted, num_done = False, 0
         while True:
-            while not exhausted and len(order) < self._num_workers * AHEAD_PER_WORKER + AHEAD_IN_ALL:
+            # Further ahead with every result: of few long recordings, none is taken that another process could begin.
+            ahead = self._num_workers * AHEAD_PER_WORKER + min(AHEAD_IN_ALL, num_done)
+            while not exhausted and len(order) < ahead:
                 try:
                     item = next(waiting)
                 except StopIteration:
@@ -102,7 +117,8 @@ class Isolated:
             self._hand_out()
             if order and order[0].done:
                 job = order.popleft()
-                yield job.item, job.result
+                num_done += 1
+                yield job.item, _usable(job.result)
             elif exhausted and not order:
                 return
             else:
@@ -116,13 +132,13 @@ class Isolated:
         try:
             job.message = pickle.dumps(argument, pickle.HIGHEST_PROTOCOL)
         except Exception:  # whatever a class raises that does not travel: a decoder, an open file
-            job.finish(self._function(argument))
+            job.finish(_applied(self._function, argument))
         else:
             self._queued.append(job)
         return job
 
     def _hand_out(self) -> None:
-        while len(self._workers) < self._num_workers and len(self._queued) > sum(worker.room for worker in self._workers):
+        while len(self._workers) < self._num_workers and len(self._queued) > sum(not worker.jobs for worker in self._workers):
             self._workers.append(_Worker(self._function, self._timeout_seconds))
         for _ in range(AHEAD_PER_WORKER):
             for worker in self._workers:
@@ -133,7 +149,8 @@ class Isolated:
         """Wait until a result arrives, a worker dies or a time limit passes."""
         now = time.monotonic()
         deadline = min((worker.deadline for worker in self._workers if worker.jobs), default=now + 1.0)
-        ready = wait([worker.connection for worker in self._workers], timeout=max(0.0, deadline - now))
+        timeout = None if math.isinf(deadline) else max(0.0, deadline - now)
+        ready = wait([worker.connection for worker in self._workers], timeout=timeout)
         for worker in [worker for worker in self._workers if worker.connection in ready]:
             try:
                 result = worker.connection.recv()
@@ -186,6 +203,10 @@ class _Job:
         self.done, self.result, self.message = True, result, b""
 
 
+class _Begun:
+    """What a worker sends when a function has returned a callable: from now on there is no time limit."""
+
+
 class _Worker:
     """A worker process, as its parent sees it."""
 
@@ -221,6 +242,9 @@ class _Worker:
             self.connection.send_bytes(job.message)
 
     def take(self, result: Any) -> None:
+        if isinstance(result, _Begun):
+            self.deadline = math.inf
+            return
         if not self.started:
             self.started = True
         else:
@@ -261,6 +285,21 @@ def serve(descriptor: int) -> None:
     try:
         connection.send("ready")
         while True:
-            connection.send(function(pickle.loads(received.get())))
+            result = function(pickle.loads(received.get()))
+            if callable(result):
+                connection.send(_Begun())
+                result = result()
+            connection.send(result)
     except OSError:  # nobody waits for us any more
         os._exit(0)
+
+
+def _applied(function: Callable[[Any], Any], given: Any) -> Any:
+    result = function(given)
+    return result() if callable(result) else result
+
+
+def _usable(result: Any) -> Any:
+    if isinstance(result, Unusable):
+        raise RuntimeError(result.message)
+    return result

@@ -77,6 +77,15 @@ NumWorkers = Annotated[
         "decoder crashes ends the command.",
     ),
 ]
+NumProcesses = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes that decode and score, on a CPU, each with the model and one thread. By default a process a core for small "
+        "models (DNSMOS, NISQA, students) where there is work for some seconds; 1 leaves the other cores alone.",
+        show_default=False,
+    ),
+]
 Channel = Annotated[str, typer.Option(help="`mean` of the channels, or one of them by number from 0.")]
 Segments = Annotated[bool, typer.Option("--segments", help="Add the score of every window.")]
 Timeline = Annotated[
@@ -127,6 +136,7 @@ def score(
     device: Device = None,
     batch_size: BatchSize = 1,
     num_workers: NumWorkers = None,
+    num_processes: NumProcesses = None,
     channel: Channel = "mean",
     segments: Segments = False,
     timeline: Timeline = False,
@@ -193,6 +203,7 @@ def score(
         max_seconds=max_seconds,
         timeout_seconds=timeout,
         num_workers=num_workers,
+        num_processes=num_processes,
         suffix=suffix,
         timeline=timeline,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -118,22 +118,20 @@ def _scored(
 ) -> Generator[dict[str, Any], None, None]:
     """Yield a row a recording, in order."""
     from hf_sqa.audio import AudioError
+    from hf_sqa.scoring.processes import scored
     from hf_sqa.scoring.scorer import score_columns
 
-    num_workers = settings.num_workers
-    if num_workers is None:
-        num_workers = 0 if os.name == "nt" else 1  # a decoder that crashes must not take the scores along
-    results = scorer(
-        (audio for _, audio in recordings if not isinstance(audio, AudioError)),
+    results = scored(
+        scorer,
+        [audio for _, audio in recordings if not isinstance(audio, AudioError)],
+        num_processes=settings.num_processes,
+        num_workers=settings.num_workers,
         batch_size=batch_size,
-        num_workers=num_workers,
-        on_error="row",
-        return_details=True,
-        **asked,
         channel=settings.channel,
+        **asked,
     )
     score_names = score_columns(scorer.model.config, settings.interval)
-    with bar() as update:
+    with contextlib.closing(results), bar() as update:
         started, audio_seconds, failed = time.monotonic(), 0.0, 0
         for done, (name, audio) in enumerate(recordings, 1):
             if isinstance(audio, AudioError):

@@ -412,7 +412,7 @@ def _score(
         label = label if label not in by_model else model
         items = [replace(clip.recording, position=place) for place, clip in enumerate(clips)]
         rows: dict[int, dict[str, Any]] = {}
-        with scorer.decoder() as decoder:
+        with scorer.decoder(len(items)) as decoder:
             for row in scorer.rows(decoder.decode(items)):
                 if isinstance(row, dict):
                     rows[row["row"]] = row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -100,6 +100,12 @@ def load(item: Item, decoding: Decoding) -> Recording | Refusal:
     return recording
 
 
+def load_and_score(audio: Any, load: Callable[[Any], Any], score: Callable[[Recording], Any]) -> Any:
+    """What `load` returns where that is no recording; otherwise a callable that scores it, which has no time limit."""
+    loaded = load(audio)
+    return partial(score, loaded) if isinstance(loaded, Recording) else loaded
+
+
 def _opened(audio: Any) -> AudioStream:
     if isinstance(audio, Excerpt):
         return _opened(audio.audio)
@@ -143,12 +149,16 @@ class Decoder(Isolated):
     Args:
         decoding ([`Decoding`]): How.
         num_workers (`int`, *optional*, defaults to 0): Processes; 0 decodes in this one, without a time limit.
+        score (callable, *optional*): Takes a recording, in the process that decoded it; its result takes the recording's place.
     """
 
-    def __init__(self, decoding: Decoding, num_workers: int = 0):
-        super().__init__(partial(load, decoding=decoding), num_workers, decoding.timeout_seconds)
+    def __init__(self, decoding: Decoding, num_workers: int = 0, score: Callable[[Recording], Any] | None = None):
+        function: Callable[[Any], Any] = partial(load, decoding=decoding)
+        if score is not None:
+            function = partial(load_and_score, load=function, score=score)
+        super().__init__(function, num_workers, decoding.timeout_seconds)
 
-    def decode(self, items: Iterable[Item]) -> Iterator[tuple[Item, Recording | Refusal | None]]:
+    def decode(self, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
         """Yield every item in order with its recording or the reason why there is none; `None` where an item brings no audio."""
         for item, result in self.map(items, _to_decode):
             if result is None:

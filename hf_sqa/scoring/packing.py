@@ -19,6 +19,9 @@ PACK_SECONDS_ELSEWHERE = 960.0
 PACKS_AHEAD = 4
 #: If the model fails at this many recordings from the first on, the fault is in the model.
 MAX_FAILURES_AT_FIRST = 20
+#: What a model raises at a recording that it cannot score; out of memory is a RuntimeError of torch.
+MODEL_ERRORS = (RuntimeError, ValueError, MemoryError, IndexError)
+FAILURE_CODES = ("model_failed", "out_of_memory")
 
 
 @dataclass(frozen=True)
@@ -79,19 +82,31 @@ class PackedScorer:
     def _scored(self, recordings: list[Recording]) -> list[dict[str, Any] | Refusal]:
         try:
             results: list[Any] = self._score(recordings)
-        except (RuntimeError, ValueError, MemoryError, IndexError) as error:  # out of memory is a RuntimeError of torch
+        except MODEL_ERRORS as error:
             if len(recordings) > 1:
                 half = math.ceil(len(recordings) / 2)
                 return self._scored(recordings[:half]) + self._scored(recordings[half:])
-            self._failed_in_a_row += 1
-            if not self._num_scored and self._failed_in_a_row >= MAX_FAILURES_AT_FIRST:
-                raise RuntimeError(f"The model fails at every recording: {error}") from error
-            return [_model_failure(error)]
-        self._num_scored += len(recordings)
+            results = [model_failure(error)]
+        for result in results:
+            self.count(result)
         return results
 
+    def count(self, result: dict[str, Any] | Refusal) -> None:
+        """Count a result, also one that another process has made.
 
-def _model_failure(error: Exception) -> Refusal:
+        Raises:
+            RuntimeError: If the model has failed at every recording so far, and they are many.
+        """
+        if not isinstance(result, Refusal):
+            self._num_scored += 1
+        elif result.code in FAILURE_CODES:
+            self._failed_in_a_row += 1
+            if not self._num_scored and self._failed_in_a_row >= MAX_FAILURES_AT_FIRST:
+                raise RuntimeError(f"The model fails at every recording: {result.reason}")
+
+
+def model_failure(error: Exception) -> Refusal:
+    """Why a recording has no score at which the model raised an error."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or "memory" in text.lower():
         return Refusal("failed", "out_of_memory", f"the model ran out of memory at this recording alone ({text[:200]}); cut it")

@@ -111,7 +111,7 @@ class RunOfPart:
         """Go through the source and score the unfinished shards, or `only` some; returns the shards whose rows have changed."""
         changed: set[int] = set()
         self._previous: dict[int, dict[str, Any]] = {}
-        with self._worker.decoder() as decoder:
+        with self._worker.decoder(self._progress.total) as decoder:
             # One stream through all shards: while the model is at the end of one, the next is being decoded.
             decoded = decoder.decode(self._to_score(finished, retried, only, changed))
             for index, shard in groupby(decoded, key=lambda pair: pair[0].position // self._size):

@@ -11,12 +11,14 @@ from hf_sqa.audio import Recording
 from hf_sqa.scoring.decoding import DEFAULT_TIMEOUT_SECONDS, Decoder, Decoding
 from hf_sqa.scoring.items import Item, Refusal
 from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedScorer, Packing
+from hf_sqa.scoring.processes import ScoringDecoder, cores
 from hf_sqa.scoring.shards import OWN_COLUMNS, TRAILING, WORST, kept_name, kept_text
 
 #: In points of the score: what `dtype="auto"` may cost at most.
 LARGEST_ERROR = 0.01
 
-Decoded = tuple[Item, Recording | Refusal | None]
+#: An item, and its recording, its result where another process has scored it, the reason why there is none, or nothing.
+Decoded = tuple[Item, Recording | Refusal | dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Settings:
         max_seconds (`float`, *optional*): Longer recordings are rows with the status `skipped`.
         timeout_seconds (`float`, *optional*, defaults to 300): Time limit for decoding one recording.
         num_workers (`int`, *optional*): Processes that decode; 1 on a CPU, up to 8 with an accelerator if not given.
+        num_processes (`int`, *optional*): Processes that decode and score, each with the model and one thread, on a CPU. If not
+            given, as many as torch would use threads where the model is small and there is work for seconds, unless `num_workers`
+            is 0 or `pack_seconds` is given; otherwise 1.
         pack_seconds (`float`, *optional*): Seconds of audio given to the model together; never changes a score.
         suffix (`str`, *optional*): What the columns of scores end in after two underscores, the model's name if not given; empty
             for bare names.
@@ -52,6 +57,7 @@ class Settings:
     max_seconds: float | None = None
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     num_workers: int | None = None
+    num_processes: int | None = None
     pack_seconds: float | None = None
     suffix: str | None = None
     timeline: bool = False
@@ -83,6 +89,7 @@ class CorpusScorer:
         self.num_workers = settings.num_workers
         if self.num_workers is None:
             self.num_workers = 0 if os.name == "nt" else 1 if device == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
+        self.cores = cores(scorer, settings.num_processes, settings.num_workers == 0 or settings.pack_seconds is not None)
         self.decoding = Decoding(self.model.config.sampling_rate, settings.channel, settings.max_seconds, settings.timeout_seconds)
         mode, hop_seconds = chosen.get("mode") or self.model.modes[0], chosen.get("hop_seconds")
         self.identity = {
@@ -107,8 +114,15 @@ class CorpusScorer:
         if clash:
             raise ValueError(f"Expected columns of scores that differ from {', '.join(sorted(clash))}; give a suffix.")
 
-    def decoder(self) -> Decoder:
-        return Decoder(self.decoding, self.num_workers or 0)
+    def decoder(self, num_items: int | None = None) -> Decoder:
+        """What decodes items for [`rows`], and scores them too where several processes do.
+
+        Args:
+            num_items (`int`, *optional*): How many there are at most: few are not worth the start of processes.
+        """
+        options = {**self._forward_options, **self._postprocess_options}
+        num_workers = self.num_workers or 0
+        return ScoringDecoder(self.scorer, self.decoding, self.cores, num_workers=num_workers, num_items=num_items, options=options)
 
     def rows(self, decoded: Iterable[Decoded], kept_columns: Sequence[str] = ()) -> Iterator[dict[str, Any] | Item]:
         """Yield a row for every decoded item, pack by pack, hence not in order. Items without audio are yielded unchanged."""
@@ -117,7 +131,8 @@ class CorpusScorer:
         for item, result in decoded:
             if result is None:
                 yield item
-            elif isinstance(result, Refusal):
+            elif not isinstance(result, Recording):  # a reason, or what another process has scored
+                packed.count(result)
                 yield self._row(item, result, kept_columns)
             else:
                 item.audio = None  # the bytes can go
@@ -129,10 +144,17 @@ class CorpusScorer:
 
     def _score(self, recordings: list[Recording]) -> list[dict[str, Any]]:
         items = [{"recording": recording, "error": None} for recording in recordings]
+        scored = self.scorer.forward(items, **self._forward_options)
+        return [self.scorer.postprocess(item, **self._postprocess_options) for item in scored]
+
+    @property
+    def _forward_options(self) -> dict[str, Any]:
+        return {**self._chosen, "return_timeline": self.settings.timeline}
+
+    @property
+    def _postprocess_options(self) -> dict[str, Any]:
         timeline = self.settings.timeline
-        scored = self.scorer.forward(items, **self._chosen, return_timeline=timeline)
-        options = {"return_details": True, "on_error": "row", "return_timeline": timeline, "interval": self.interval}
-        return [self.scorer.postprocess(item, **options) for item in scored]
+        return {"return_details": True, "on_error": "row", "return_timeline": timeline, "interval": self.interval}
 
     def _row(self, item: Item, result: dict[str, Any] | Refusal, kept_columns: Sequence[str]) -> dict[str, Any]:
         row: dict[str, Any] = {"row": item.position, "key": item.key, "audio": item.name}

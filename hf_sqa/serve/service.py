@@ -71,6 +71,7 @@ class Service:
             max_seconds=self.limits.max_seconds,
             timeout_seconds=self.limits.timeout_seconds,
             num_workers=0 if os.name == "nt" else 1,  # of each of the decoders below
+            num_processes=1,
         )
         self._worker = CorpusScorer(settings, scorer)
         self.scorer = self._worker.scorer

@@ -113,11 +113,11 @@ def test_a_part_is_i_of_n():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_keeps_the_finished_shards_and_exits_with_130(sent, clips, nursery, tiny_folder, tmp_path):
+@pytest.mark.parametrize("sent, more", [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGINT, ("--num-processes", 2))])
+def test_an_interrupt_keeps_the_finished_shards_and_exits_with_130(sent, more, clips, nursery, tiny_folder, tmp_path):
     lines = [json.dumps({"audio_filepath": str(clips / f"{i % 12:02d}.wav"), "id": str(i)}) for i in range(3000)]
     (tmp_path / "m.jsonl").write_text("\n".join(lines))
-    options = ("--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 10, "--hop-seconds", 0.05)
+    options = ("--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 10, "--hop-seconds", 0.05, *more)
     process = nursery.start(command("score", tmp_path / "m.jsonl", "--output", tmp_path / "out", *options))
     wait_until(lambda: len(list(tmp_path.glob("out/shards/0*"))) >= 2, process)
     process.send_signal(sent)

@@ -1,0 +1,286 @@
+"""All cores for small models: processes that decode and score, each with the model and one thread.
+
+Of a small model most of the work is decoding, checks and the spectrum, which torch's threads do not share. Large models have all
+threads of one process, which decodes ahead in another. Starting processes takes seconds, so this process begins alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Self
+
+from hf_sqa.audio import AudioError, Recording, load_or_refuse
+from hf_sqa.isolation import Isolated, Lost, Unusable
+from hf_sqa.scoring.decoding import Decoder, Decoding, load_and_score
+from hf_sqa.scoring.items import Item, Refusal
+from hf_sqa.scoring.packing import MODEL_ERRORS, model_failure
+
+#: Weights in bytes up to which a model is scored by processes: that of all students, NISQA and DNSMOS.
+SMALL_BYTES = 8_000_000
+#: This process scores alone for so long, and to the end if no more than this is left: about twice what starting others takes.
+ALONE_SECONDS, LEFT_SECONDS = 3.0, 6.0
+
+
+@dataclass(frozen=True)
+class Cores:
+    """How many processes score with a pipeline.
+
+    Args:
+        num_processes (`int`): Processes.
+        at_once (`bool`): Whether they are started before the first recording is scored.
+        one_thread (`bool`): Whether this process scores by one thread too, so that it makes no difference where a score is made.
+    """
+
+    num_processes: int
+    at_once: bool = False
+    one_thread: bool = False
+
+
+def cores(scorer: Any, asked: int | None = None, is_held_back: bool = False) -> Cores:
+    """For small models on a CPU as many processes as torch would use threads, otherwise one.
+
+    Args:
+        scorer (`AudioQualityPipeline`): The pipeline.
+        asked (`int`, *optional*): How many processes were asked for.
+        is_held_back (`bool`, *optional*, defaults to `False`): Whether one is enough where nothing was asked for.
+
+    Raises:
+        ValueError: If more than one are asked for where there can be one only.
+    """
+    import torch
+
+    if asked is not None and asked > 1:
+        if scorer.device.type != "cpu":
+            raise ValueError(
+                f"Expected one process for the device {str(scorer.device)!r}, got num_processes={asked}: several share a CPU only. "
+                "Leave it out, and let num_workers decode."
+            )
+        if os.name == "nt":
+            raise ValueError(f"Scoring in processes is not available on Windows, got num_processes={asked}; leave it out.")
+        return Cores(asked, at_once=True, one_thread=True)
+    if not is_small(scorer) or (asked is None and is_held_back):
+        return Cores(1)
+    return Cores(asked or (1 if os.name == "nt" else torch.get_num_threads()), one_thread=True)
+
+
+def is_small(scorer: Any) -> bool:
+    """Whether a pipeline runs on a CPU, with so few weights that several threads would not make it faster."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in scorer.model.parameters())
+    return scorer.device.type == "cpu" and 0 < weights <= SMALL_BYTES  # of a graph of onnxruntime there are none
+
+
+@contextlib.contextmanager
+def one_thread(is_wanted: bool = True) -> Iterator[None]:
+    """Hold torch to one thread: what this process scores is then, to the bit, what its processes score."""
+    import torch
+
+    before = torch.get_num_threads()
+    if is_wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if is_wanted:
+            torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class ScoreHere:
+    """Scores a recording in the process in which it is called, with the model of a file, which is read once.
+
+    Args:
+        file (`str`): A pipeline, by [`saved`].
+        options (`dict`): What the pipeline is called with.
+    """
+
+    file: str
+    options: dict[str, Any]
+
+    def __call__(self, recording: Recording) -> Any:
+        try:
+            scorer = _loaded(self.file)
+        except Exception as error:  # whatever a class raises that another process does not know
+            message = f"A process cannot load the model ({type(error).__name__}: {error}); score with num_processes=1."
+            return Unusable(message)
+        try:
+            _, forward, postprocess = scorer._sanitize_parameters(**self.options)
+            item = {"recording": recording, "error": None}
+            (item,) = scorer.forward([item], **{**scorer._forward_params, **forward})
+            return scorer.postprocess(item, **{**scorer._postprocess_params, **postprocess})
+        except MODEL_ERRORS as error:
+            return model_failure(error)
+
+
+@contextlib.contextmanager
+def saved(scorer: Any) -> Iterator[str]:
+    """A file with a pipeline as it is now, for processes that this one starts; it is gone afterwards.
+
+    Raises:
+        ValueError: If the pipeline holds what cannot be sent to another process.
+    """
+    import torch
+
+    with tempfile.TemporaryDirectory(prefix="hf-sqa-") as folder:
+        file = str(Path(folder, "pipeline.pt"))
+        try:
+            torch.save(scorer, file)
+        except Exception as error:  # whatever a class raises that does not travel
+            raise ValueError(f"The model cannot be sent to other processes ({error}); score with num_processes=1.") from error
+        yield file
+
+
+@lru_cache(maxsize=1)
+def _loaded(file: str) -> Any:
+    import torch
+
+    return torch.load(file, weights_only=False)  # written by the process that started this one, in a folder of its own
+
+
+def alone_at_first(
+    items: Iterable[Any],
+    num_items: int | None,
+    here: Callable[[Iterable[Any]], Iterator[Any]],
+    there: Callable[[Iterable[Any]], Iterator[Any]],
+) -> Iterator[Any]:
+    """Yield what `here` makes of the first items, and `there` of the others if there are so many that it is worth its start.
+
+    Args:
+        items (iterable): What is scored, in order.
+        num_items (`int`, *optional*): How many there are; unknown counts as many.
+        here, there (callable): Take items, and yield as many results.
+    """
+    waiting, began, num_done, has_more = iter(items), time.monotonic(), 0, False
+
+    def first() -> Iterator[Any]:
+        nonlocal has_more
+        for item in waiting:
+            yield item
+            seconds = time.monotonic() - began
+            left = float("inf") if num_items is None else seconds * (num_items / max(num_done, 1) - 1)
+            if seconds > ALONE_SECONDS and left > LEFT_SECONDS:
+                has_more = True
+                return
+
+    for result in here(first()):
+        num_done += 1
+        yield result
+    if has_more:
+        yield from there(waiting)
+
+
+class ScoringDecoder(Decoder):
+    """Decodes and scores items in processes; its `decode` yields results of the pipeline in the place of most recordings.
+
+    Args:
+        scorer (`AudioQualityPipeline`): The pipeline.
+        decoding ([`Decoding`]): How recordings are decoded.
+        cores ([`Cores`]): How many processes score.
+        num_workers (`int`): Processes that decode as long as this one scores alone.
+        num_items (`int`, *optional*): How many items there are at most.
+        options (`dict`): What the pipeline is called with.
+    """
+
+    def __init__(
+        self,
+        scorer: Any,
+        decoding: Decoding,
+        cores: Cores,
+        *,
+        num_workers: int,
+        num_items: int | None,
+        options: dict[str, Any],
+    ):
+        super().__init__(decoding, num_workers)
+        self._scorer, self._decoding, self._cores = scorer, decoding, cores
+        self._num_items, self._options = num_items, options
+        self._there: Decoder | None = None
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self._held.enter_context(one_thread(self._cores.one_thread))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._held.close()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Process ids of the running workers."""
+        return super().process_ids + (self._there.process_ids if self._there else [])
+
+    def decode(self, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
+        """As of [`Decoder`], or in the place of a recording the pipeline's result."""
+        if self._cores.num_processes == 1:
+            return super().decode(items)
+        if self._cores.at_once:
+            return self._scored(items)
+        return alone_at_first(items, self._num_items, super().decode, self._scored)
+
+    def _scored(self, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
+        if self._there is None:
+            super().__exit__()  # what decoded ahead for this process
+            score = ScoreHere(self._held.enter_context(saved(self._scorer)), self._options)
+            self._there = self._held.enter_context(Decoder(self._decoding, self._cores.num_processes, score))
+        yield from self._there.decode(items)
+
+
+def scored(
+    scorer: Any,
+    recordings: Sequence[Any],
+    *,
+    num_processes: int | None = None,
+    num_workers: int | None = None,
+    batch_size: int = 1,
+    channel: str | int = "mean",
+    **options: Any,
+) -> Generator[dict[str, Any], None, None]:
+    """Yield what a pipeline says of every recording, in order; of one that cannot be scored, `status`, `code` and `reason`.
+
+    Args:
+        scorer (`AudioQualityPipeline`): The pipeline.
+        recordings (sequence): Whatever it accepts.
+        num_processes (`int`, *optional*): Processes that decode and score; see [`Settings`].
+        num_workers (`int`, *optional*): Processes that decode for this one; 1 if not given.
+        batch_size (`int`, *optional*, defaults to 1): Recordings given to the model together; where processes score, each is alone.
+        channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
+        **options: Options of the pipeline that are about its results.
+    """
+    used = cores(scorer, num_processes, num_workers == 0 or batch_size > 1 or len(recordings) < 2)
+    if num_workers is None:
+        num_workers = 0 if os.name == "nt" else 1  # a decoder that crashes must not take the scores along
+    options |= {"on_error": "row", "return_details": True}
+
+    def here(some: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        return scorer(iter(some), batch_size=batch_size, num_workers=num_workers, channel=channel, **options)
+
+    def there(some: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        load = partial(load_or_refuse, sampling_rate=scorer.model.config.sampling_rate, channel=channel)
+        with saved(scorer) as file:
+            function = partial(load_and_score, load=load, score=ScoreHere(file, options))
+            with Isolated(function, used.num_processes) as processes:
+                for _, result in processes.map((audio,) for audio in some):
+                    yield result if isinstance(result, dict) else _refused(result)
+
+    with one_thread(used.one_thread):
+        if used.num_processes == 1:
+            yield from here(recordings)
+        elif used.at_once:
+            yield from there(recordings)
+        else:
+            yield from alone_at_first(recordings, len(recordings), here, there)
+
+
+def _refused(refusal: AudioError | Refusal | Lost) -> dict[str, Any]:
+    if isinstance(refusal, AudioError):
+        return {"status": refusal.status, "code": refusal.code, "reason": refusal.message}
+    if isinstance(refusal, Lost):
+        return {"status": "failed", "code": refusal.code, "reason": refusal.message}
+    return {"status": refusal.status, "code": refusal.code, "reason": refusal.reason}
