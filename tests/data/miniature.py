@@ -99,16 +99,17 @@ def bvcc(root: Path) -> Path:
     return root
 
 
-def tmhint_qi(root: Path) -> Path:
+def tmhint_qi(root: Path, num_train: int = 1, num_test: int = 1) -> Path:
     """A row a rating without a listener, names without suffix, one quality score left empty."""
     folder = root / "TMHINTQI"
-    names = {"FCN_snr-2_babble_TMHINT_b2_21_02": "train", "KLT_snr5_pink_TMHINT_g1_03_07": "test"}
+    names = {f"FCN_snr-2_babble_TMHINT_b2_21_{2 + number:02d}": "train" for number in range(num_train)}
+    names |= {f"KLT_snr5_pink_TMHINT_g1_03_{7 + number:02d}": "test" for number in range(num_test)}
     rows = []
     for number, (name, split) in enumerate(names.items()):
         recording(folder / split / f"{name}.wav")
         method, snr, noise = name.split("_")[:3]
-        for rating in (2 + number, 4, ""):
-            rows.append(f"{len(rows)},{method},{name[-8:]},{snr[3:]},{noise},{rating},{7 - number},{name}")
+        for rating in (2 + number % 3, 4, ""):
+            rows.append(f"{len(rows)},{method},{name[-8:]},{snr[3:]},{noise},{rating},{7 - number % 7},{name}")
     text(folder / "raw_data.csv", "idx,method,uttr,snr,noise,quality_score,intelligibility_score,file_name", *rows)
     return root
 

@@ -1,23 +1,25 @@
 """The studies of the papers: variants, what they need, and the whole of each on miniature corpora with tiny encoders."""
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor
+from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 from typer.testing import CliRunner
 
 from hf_sqa.blocks.speech_encoder import TINY_ENCODER
 from hf_sqa.cli import app
 from hf_sqa.data import splits
+from hf_sqa.models.mosa_net import MOSANet, MOSANetConfig
 from hf_sqa.models.nisqa import NISQA, NISQAConfig
 from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS, Wav2Vec2ForMOSConfig
-from hf_sqa.options import dump_yaml, load_yaml
+from hf_sqa.options import load_yaml
 from hf_sqa.shipped import find_file
 from hf_sqa.studies import load_study, read_results, run_study
 from hf_sqa.studies.requirements import gpu_hours, needed_corpora
 from tests.data import miniature
 from tests.made_speech import write_talker
 
-STUDIES = ("paper_one",)
+STUDIES = ("paper_one", "paper_two")
 #: Counts of Table 1 of paper one, for corpora of three clips.
 TINY_SETS = {
     "w2v_ger": (2, 1),
@@ -114,23 +116,35 @@ def test_an_encoder_that_is_nowhere_is_named_with_what_to_give(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """A tiny wav2vec 2.0 as the Hub has them."""
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
+def encoders(tmp_path_factory):
+    """A tiny wav2vec 2.0, HuBERT and WavLM as the Hub has them: folders by name."""
     options = {name: value for name, value in TINY_ENCODER.items() if name != "model_type"}
-    AutoModel.from_config(Wav2Vec2Config(**options)).save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(sampling_rate=16_000).save_pretrained(folder)
-    return folder
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("wav2vec2", "hubert", "wavlm")}
+    for name, folder in folders.items():
+        torch.manual_seed(0)
+        AutoModel.from_config(AutoConfig.for_model(name, **options)).save_pretrained(folder)
+        Wav2Vec2FeatureExtractor(sampling_rate=16_000).save_pretrained(folder)
+    return folders
 
 
-def short(recipe, path, **model):
-    """A recipe of the package, one step long, in a file of its own."""
-    content = load_yaml(find_file(recipe, "recipes"))
-    content["training"] |= {"max_steps": 1, "use_cpu": True, "disable_tqdm": True, "report_to": "none"}
-    content["model"] |= model
-    path.write_text(dump_yaml(content))
-    return str(path)
+#: Changes to a recipe of the package that make it short.
+SHORT = {"training.max_steps": 1, "training.use_cpu": True, "training.disable_tqdm": True, "training.report_to": "none"}
+
+
+def shortened(name):
+    """The file of a study, with one step of training for each model."""
+    content = load_yaml(find_file(name, "studies"))
+    for models in (content.get("models", {}), content["variants"]["paper"].get("models", {})):
+        for model in models.values():
+            if "checkpoint" not in model:
+                model["set"] |= SHORT
+    return content
+
+
+def differ(root):
+    """Make the recordings of miniatures long enough to be scored, and no two the same."""
+    for number, path in enumerate(sorted(root.rglob("*.wav"))):
+        write_talker(path, number, seconds=0.5)
 
 
 @pytest.fixture
@@ -141,12 +155,11 @@ def corpora(tmp_path):
     for name in ("pstn", "tencent", "iub", "bvcc", "tcd_voip", "tmhint_qi"):
         folder = root / {"tcd_voip": "tcd-voip", "tmhint_qi": "TMHINTQI"}.get(name, name)
         getattr(miniature, name)(folder)
-    for number, path in enumerate(sorted(root.rglob("*.wav"))):  # long enough to be scored, and no two the same
-        write_talker(path, number, seconds=0.5)
+    differ(root)
     return root
 
 
-def test_paper_one_lacks_only_its_data_and_a_gpu(corpora, encoder, tmp_path, monkeypatch):
+def test_paper_one_lacks_only_its_data_and_a_gpu(corpora, encoders, tmp_path, monkeypatch):
     for name, (num_train, num_validation) in TINY_SETS.items():
         whole = splits.TRAINING_SETS[name]
         tiny = splits.TrainingSet(num_train, num_validation, whole.sources, whole.language)
@@ -157,9 +170,8 @@ def test_paper_one_lacks_only_its_data_and_a_gpu(corpora, encoder, tmp_path, mon
     ):
         model.save_pretrained(tmp_path / "checkpoints" / name)
         model.make_feature_extractor().save_pretrained(tmp_path / "checkpoints" / name)
-    folders = [f"corpora={corpora}", f"checkpoints={tmp_path / 'checkpoints'}", f"encoder={encoder}"]
-    changes = [f"recipe={short('w2v-all', tmp_path / 'short.yaml')}", "evaluation.num_draws=10", "test_sets+=[TCD-VoIP, TMHINT-QI]"]
-    study = load_study("paper_one", [*folders, *changes])
+    folders = [f"corpora={corpora}", f"checkpoints={tmp_path / 'checkpoints'}", f"encoder={encoders['wav2vec2']}"]
+    study = load_study(shortened("paper_one"), [*folders, "evaluation.num_draws=10", "test_sets+=[TCD-VoIP, TMHINT-QI]"])
 
     report = run_study(study, tmp_path / "out")
 
@@ -174,3 +186,51 @@ def test_paper_one_lacks_only_its_data_and_a_gpu(corpora, encoder, tmp_path, mon
     assert {"figure1.png", "figure2.png", "experiment1.md", "experiment1.tex", "experiment2.csv"} <= files
     table = (tmp_path / "out" / "experiment1.md").read_text()
     assert table.count("| w2v_ger |") == 3 and "NTsP501" in table and "† some of these recordings were trained on" in table
+
+
+@pytest.fixture
+def tmhint(encoders, tmp_path):
+    """TMHINT-QI with a table of 3QUEST, and a MOSA-Net as teacher: the options of paper two that name folders."""
+    root = miniature.tmhint_qi(tmp_path / "tmhint", num_train=10, num_test=4)
+    differ(root)
+    names = sorted(path.name for path in root.rglob("*.wav"))
+    scores = [f"{name},{1 + number % 4},{2 + number % 3},{1.5 + number % 3}" for number, name in enumerate(names)]
+    miniature.text(root / "3quest.csv", "audio,s_mos,n_mos,g_mos", *scores)
+    torch.manual_seed(0)
+    scores = {"id2label": dict(enumerate(("pesq", "stoi", "sdi")))}
+    teacher = MOSANet.from_encoder(str(encoders["hubert"]), MOSANetConfig.tiny(**scores))
+    teacher.save_pretrained(tmp_path / "teacher")
+    teacher.make_feature_extractor().save_pretrained(tmp_path / "teacher")
+    folders = {"tmhint": root, "teacher": tmp_path / "teacher", **encoders}
+    return [f"{name}={folder}" for name, folder in folders.items()]
+
+
+def test_paper_two_lacks_only_its_data_and_a_gpu(tmhint, tmp_path):
+    threequest = f"threequest={tmp_path / 'tmhint' / '3quest.csv'}"
+    study = load_study(shortened("paper_two"), [*tmhint, threequest, "clips=10", "evaluation.num_draws=10"])
+
+    report = run_study(study, tmp_path / "out")
+
+    assert report.failures == {} and report.num_done == 8 + 1 + 1 + 3 and report.remarks == []
+    rows = [row for row in read_results(tmp_path / "out") if row["metric"] == "mse" and row["level"] == "utt"]
+    assert {row["score"] for row in rows if row["model"] == "wavlm-MPL"} == {"s_mos", "n_mos", "g_mos"}
+    assert {row["score"] for row in rows if row["model"] == "mos_ssl-n_mos"} == {"n_mos"}
+    assert {(row["num_train"], row["num_validation"], row["num_clips"]) for row in rows} == {(9, 1, 4)}
+    table = (tmp_path / "out" / "table1.md").read_text()
+    assert table.count("| MTQ-Net (FT-WavLM) | MPL |") == 3 and "| - |" not in table
+    assert "| MOS-SSL |" in (tmp_path / "out" / "table3.md").read_text()
+    assert (tmp_path / "out" / "figure2.png").is_file()
+
+
+def test_paper_two_learns_quality_and_intelligibility_where_3quest_is_not_at_hand(tmhint, tmp_path):
+    content = shortened("paper_two") | {"tables": [], "figures": []}
+    kept = ("teacher", "hubert-KT", "wavlm-MPL", "mos_ssl-{score}")
+    content["models"] = {name: content["models"][name] for name in kept}
+    study = load_study(content, [*tmhint, "clips=10", "evaluation.num_draws=10"], "public")
+
+    report = run_study(study, tmp_path / "out")
+
+    assert report.failures == {} and report.num_done == 4
+    rows = [row for row in read_results(tmp_path / "out") if row["metric"] == "mse" and row["level"] == "utt"]
+    assert {row["score"] for row in rows if row["model"] == "hubert-KT"} == {"mos", "intelligibility"}
+    assert all(np.isfinite(row["value"]) for row in rows)
