@@ -103,7 +103,7 @@ def _fetched(form: str, folder: Path) -> Path:
 
     if form not in FORM_VOICES:
         raise ValueError(f"Expected --form to be one of {', '.join(FORM_VOICES)}, got {form!r}.")
-    with bar("packages") as update:
+    with bar(unit="packages") as update:
         return fetch_packages(form, folder, update)
 
 

@@ -196,7 +196,7 @@ def _how_to_get(form: str, missing: set[str], root: Path) -> str:
     folder = "packages" if root == Path("/") else str(root)
     return (
         f"Expected the recordings of {len(needed)} Debian packages, got {len(needed) - len(missing)} of them {where}; missing: "
-        f"{', '.join(sorted(missing))}. Add `--fetch`: it downloads, checks and unpacks them, on any system. By hand, on Debian or "
-        f"Ubuntu: `apt-get download {' '.join(sorted(missing))}`, then "
+        f"{', '.join(sorted(missing))}. Add `--fetch`: it downloads them by apt-get, checks and unpacks them; without "
+        f"apt-get, it says which files to put where. By hand: `apt-get download {' '.join(sorted(missing))}`, then "
         f"`for package in *.deb; do dpkg-deb -x $package {folder}; done`, and give the folder with `--packages {folder}`."
     )
