@@ -19,7 +19,6 @@ from functools import partial
 import numpy as np
 import soundfile
 
-import hf_sqa_command  # noqa: F401  # keeps torch out of this process
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.isolation import Isolated, Lost
 

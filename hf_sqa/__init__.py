@@ -1,10 +1,12 @@
 """How good does this speech sound? Speech quality models the Hugging Face way.
 
-Importing `hf_sqa` registers every family with transformers' Auto classes, and the task `audio-quality` with `pipeline`.
+Importing `hf_sqa` registers every family with transformers' Auto classes, and the task `audio-quality` with `pipeline`, as soon as
+transformers is imported too.
 """
 
-import sys
 from typing import Any
+
+from hf_sqa.late_registration import register_with_transformers
 
 __version__ = "0.1.0"
 
@@ -24,11 +26,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__ or name[:1].isupper():  # also a family's model or configuration
-        import hf_sqa.registration as names
+    if name != "lite" and not name.startswith("_"):  # `from hf_sqa import lite` asks here first
+        import hf_sqa.registration as names  # the names above, families, and the parts of the package that it imports
 
-        if hasattr(names, name):
+        if hasattr(names, name) and (name in __all__ or name[:1].isupper()):
             return getattr(names, name)
+        if name in globals():
+            return globals()[name]
     raise AttributeError(f"module 'hf_sqa' has no attribute {name!r}")
 
 
@@ -36,18 +40,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def _is_on_the_way_to_lite() -> bool:
-    """Whether this import is part of importing `hf_sqa.lite`, which must work where there is no torch."""
-    if "hf_sqa.lite" in sys.orig_argv:  # python -m
-        return True
-    frame = sys._getframe(1).f_back
-    while frame is not None and frame.f_code.co_filename.startswith("<frozen importlib"):
-        if str(frame.f_locals.get("name")).startswith("hf_sqa.lite"):
-            return True
-        frame = frame.f_back
-    return False
-
-
-# The command `hf-sqa` must not wait seconds for torch before it prints its help.
-if "hf_sqa_command" not in sys.modules and not _is_on_the_way_to_lite():
-    import hf_sqa.registration  # noqa: F401
+register_with_transformers()

@@ -213,9 +213,7 @@ class _Worker:
     def __init__(self, function: Callable[[Any], Any], timeout_seconds: float):
         self.connection, theirs = Pipe()
         self._timeout_seconds = timeout_seconds
-        # Called `hf-sqa`, so that importing hf_sqa does not load torch; see the end of hf_sqa/__init__.py.
-        code = "import sys; sys.argv[0] = 'hf-sqa'; sys.modules['hf_sqa_command'] = sys; from hf_sqa.isolation import serve; "
-        code += "serve(int(sys.argv[1]))"
+        code = "import sys; from hf_sqa.isolation import serve; serve(int(sys.argv[1]))"
         search_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, str(theirs.fileno())],

@@ -19,7 +19,7 @@ from hf_sqa.audio import Recording
 from hf_sqa.audio.recording import RESAMPLING_QUALITY
 from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScorer, PieceScorer
 from hf_sqa.blocks.losses import score_loss
-from hf_sqa.blocks.score_intervals import check_coverage
+from hf_sqa.blocks.score_intervals import check_intervals
 from hf_sqa.blocks.sqa_transformer import LayerTrace
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.outputs import RecordingScores
@@ -344,20 +344,13 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: If it carries no calibration, one of other weights, or one that does not reach so far.
         """
-        calibrations = self.config.score_intervals
-        if not calibrations:
-            raise ValueError(
-                f"Expected a checkpoint with calibrated intervals for `interval={coverage:g}`, but this one has none: `hf-sqa "
-                "calibrate <model> <table of rated clips> --output <folder>` makes one from 20 rated clips or more, and `hf-sqa "
-                "finetune` writes one too."
-            )
-        for name, calibration in calibrations.items():
+        for name, calibration in (self.config.score_intervals or {}).items():
             if calibration.get("weights") and not self.has_weights(calibration["weights"]):
                 raise ValueError(
                     f"The interval of {name!r} was calibrated for other weights than these, whose errors differ: calibrate again "
                     "with `hf-sqa calibrate`."
                 )
-            check_coverage(calibration, coverage)
+        check_intervals(self.config.score_intervals, coverage)
 
     def has_weights(self, digest: str) -> bool:
         """Whether the weights have this digest; taken as true in half precision, where digests differ and scores hardly."""

@@ -67,7 +67,11 @@ def test_all_has_all():
     assert set(re.search(r"\[(.*)\]", EXTRAS["all"][0])[1].split(",")) == set(EXTRAS) - {"all"}
 
 
-@pytest.mark.parametrize("code", ["import hf_sqa", "import hf_sqa_command; hf_sqa_command.main()"], ids=["import", "command"])
+@pytest.mark.parametrize(
+    "code",
+    ["import hf_sqa, transformers", "import hf_sqa; hf_sqa.pipeline", "import hf_sqa_command; hf_sqa_command.main()"],
+    ids=["transformers", "pipeline", "command"],
+)
 def test_a_torchaudio_that_does_not_load_is_named_with_what_to_do(code, tmp_path):
     (tmp_path / "torchaudio").mkdir()
     (tmp_path / "torchaudio" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')\n")

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hf_sqa.blocks.result_rows import SCORE_DECIMALS
+
 #: Fewer clips give no interval.
 MIN_CLIPS = 20
 #: Clips for each level at which the size of errors is measured, levels at most, and clips that stand for the mean of all levels.
@@ -95,6 +97,60 @@ def check_coverage(calibration: Mapping[str, Any], coverage: float) -> None:
             f"Expected `interval` from {low:g} to {high:g}, got {coverage:g}: the {calibration['num_clips']} clips of the "
             "calibration do not tell more."
         )
+
+
+def check_intervals(calibrations: Mapping[str, Mapping[str, Any]] | None, coverage: float) -> None:
+    """Refuse an interval that a checkpoint cannot give.
+
+    Args:
+        calibrations (`dict`, *optional*): `score_intervals` of its configuration.
+        coverage (`float`): Share asked for.
+
+    Raises:
+        ValueError: If there is no calibration, or one that does not reach so far.
+    """
+    if not calibrations:
+        raise ValueError(
+            f"Expected a checkpoint with calibrated intervals for `interval={coverage:g}`, but this one has none: `hf-sqa "
+            "calibrate <model> <table of rated clips> --output <folder>` makes one from 20 rated clips or more, and `hf-sqa "
+            "finetune` writes one too."
+        )
+    for calibration in calibrations.values():
+        check_coverage(calibration, coverage)
+
+
+def with_intervals(
+    row: Mapping[str, Any], calibrations: Mapping[str, Mapping[str, Any]], coverage: float, lowest: float, highest: float
+) -> dict[str, Any]:
+    """A row with each calibrated score followed by the ends of its interval, which do not leave the scale.
+
+    Args:
+        row (mapping): Scores by name, `None` where there is none.
+        calibrations (`dict`): `score_intervals` of a configuration.
+        coverage (`float`): Share of recordings whose rating shall lie inside.
+        lowest, highest (`float`): Ends of the scale.
+    """
+    widened: dict[str, Any] = {}
+    for name, score in row.items():
+        widened[name] = score
+        if name in calibrations:
+            low = high = None
+            if score is not None:
+                half = float(half_widths(score, calibrations[name], coverage))
+                low, high = min(score, max(score - half, lowest)), max(score, min(score + half, highest))
+                low, high = round(low, SCORE_DECIMALS), round(high, SCORE_DECIMALS)
+            widened |= {f"{name}_low": low, f"{name}_high": high}
+    return widened
+
+
+def score_columns(names: Sequence[str], calibrations: Mapping[str, Any] | None, coverage: float | None) -> list[str]:
+    """Names of the scores in a row, each followed by those of the ends of its interval where it has one."""
+    columns = []
+    for name in names:
+        columns.append(name)
+        if coverage is not None and name in (calibrations or {}):
+            columns += [f"{name}_low", f"{name}_high"]
+    return columns
 
 
 def measured_coverage(

@@ -13,7 +13,10 @@ from hf_sqa.cli.stopping import is_given, refuse, stop
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 #: What names or holds many recordings, and is none itself.
 LISTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".parquet", ".tar", ".tgz")
-FILES_ONLY = ("sort", "batch_size", "segments", "plot")
+BACKENDS = ("torch", "onnx")
+FILES_ONLY = ("sort", "batch_size", "segments", "plot", "backend")
+#: What a graph alone cannot do.
+TORCH_ONLY = ("mode", "dtype", "device", "batch_size", "num_workers", "num_processes", "timeline", "plot")
 CORPUS_ONLY = (
     *("keep", "audio_column", "key_column", "root", "split", "suffix", "output_format", "max_seconds", "timeout"),
     *("rows_per_shard", "shards", "retry_failed", "rescore", "engine", "actors", "gpus"),
@@ -33,6 +36,10 @@ Audio = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")]
+Backend = Annotated[
+    str,
+    typer.Option(help="`onnx`: score by the ONNX graph in the folder `--model`, without torch: the first score comes in a second."),
+]
 Output = Annotated[
     str | None,
     typer.Option(
@@ -127,6 +134,7 @@ def score(
     context: typer.Context,
     audio: Audio,
     model: Model = "default",
+    backend: Backend = "torch",
     output: Output = None,
     sort: Sort = "worst",
     mode: Mode = None,
@@ -186,6 +194,12 @@ def score(
         refuse(context, CORPUS_ONLY, "needs a folder as --output, such as out/")
         if len(audio) == 1 and Path(audio[0]).is_file() and audio[0].lower().endswith(LISTS):
             stop(f"{audio[0]!r} is a list of recordings, which is scored into a folder: add `--output out/`.")
+    if backend not in BACKENDS:
+        stop(f"Expected --backend to be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    if backend == "onnx":
+        refuse(context, TORCH_ONLY, "does not go with --backend onnx; leave one of them out")
+        if model == "default":
+            stop("--backend onnx needs a folder with a graph as --model; `hf-sqa export onnx <folder>` writes one.")
     if dtype not in DTYPES:
         stop(f"Expected --dtype to be one of {', '.join(DTYPES)}, got {dtype!r}.")
     if channel != "mean" and not channel.isdecimal():
@@ -210,7 +224,7 @@ def score(
     if not is_corpus:
         from hf_sqa.cli.score_files import score_files
 
-        score_files(audio, settings, output, sort=sort, batch_size=batch_size, with_segments=segments, plot=plot)
+        score_files(audio, settings, output, sort=sort, batch_size=batch_size, with_segments=segments, plot=plot, backend=backend)
         return
     from hf_sqa.cli.score_corpus import CorpusOptions, score_corpus
 

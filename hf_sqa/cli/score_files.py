@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from hf_sqa.blocks.score_intervals import score_columns
 from hf_sqa.cells import file_row
 from hf_sqa.cli.files import find_recordings
 from hf_sqa.cli.quiet import quiet
@@ -33,6 +35,7 @@ def score_files(
     batch_size: int,
     with_segments: bool,
     plot: Path | None,
+    backend: str = "torch",
 ) -> None:
     """Score, print and write; see `hf-sqa score --help`."""
     if sort not in SORTS:
@@ -44,21 +47,19 @@ def score_files(
     if not recordings:
         stop("There is nothing to score: the list is empty.")
     _check_plot(plot, len(recordings))
-    scorer = _load(settings)
+    scorer, score_names = _load(settings) if backend == "torch" else _load_graph(settings)
     try:
         writer = RowWriter(Path(output), sys.stdout) if output is not None else None
     except (OSError, ValueError) as error:
         stop(error)
-    from hf_sqa.scoring.scorer import score_columns
-
-    score_names = score_columns(scorer.model.config, settings.interval)
     rows: list[dict[str, Any]] = []
     timeline: dict[str, Any] = {}
     interrupted, unwritten = False, None
     # Where a head gives it for little, nobody is told a mean alone.
     asked = {"return_segments": with_segments}
-    asked["return_timeline"] = settings.timeline or plot is not None or scorer.local_is_cheap
-    results = _scored(scorer, recordings, settings, batch_size, asked)
+    if backend == "torch":
+        asked["return_timeline"] = settings.timeline or plot is not None or scorer.local_is_cheap
+    results = _scored(scorer, recordings, score_names, settings, batch_size, asked, backend)
     try:
         for row in results:
             timeline = {name: row.get(name) for name in ("timeline", "faults")}
@@ -103,34 +104,51 @@ def _check_plot(plot: Path | None, num_recordings: int) -> None:
     check_plot(plot)
 
 
-def _load(settings: Settings) -> Any:
+def _load(settings: Settings) -> tuple[Any, list[str]]:
+    """The pipeline, and the names of its scores in a row."""
     from hf_sqa.scoring.scorer import load_pipeline
 
     quiet()
     try:
-        return load_pipeline(settings)
+        scorer = load_pipeline(settings)
     except ValueError as error:
         stop(error)
+    config = scorer.model.config
+    return scorer, score_columns(config.score_names, config.score_intervals, settings.interval)
+
+
+def _load_graph(settings: Settings) -> tuple[Any, list[str]]:
+    """The same without torch, for a folder with a graph."""
+    from hf_sqa.lite import LitePipeline
+
+    num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
+    options = {"hop_seconds": settings.hop_seconds, "interval": settings.interval}
+    try:
+        scorer = LitePipeline(settings.model or "", num_threads=num_threads, **options)
+        return scorer, scorer.columns(settings.interval)
+    except (OSError, ValueError) as error:
+        stop(f"The model {settings.model!r} cannot be used: {error}")
 
 
 def _scored(
-    scorer: Any, recordings: list[tuple[str, Any]], settings: Settings, batch_size: int, asked: dict[str, bool]
+    scorer: Any,
+    recordings: list[tuple[str, Any]],
+    score_names: Sequence[str],
+    settings: Settings,
+    batch_size: int,
+    asked: dict[str, bool],
+    backend: str,
 ) -> Generator[dict[str, Any], None, None]:
     """Yield a row a recording, in order."""
     from hf_sqa.audio import AudioError
     from hf_sqa.scoring.processes import scored
-    from hf_sqa.scoring.scorer import score_columns
 
-    results = scored(
-        scorer,
-        [audio for _, audio in recordings if not isinstance(audio, AudioError)],
-        num_processes=settings.num_processes,
-        num_workers=settings.num_workers,
-        batch_size=batch_size,
-        channel=settings.channel,
-        **asked,
-    )
-    score_names = score_columns(scorer.model.config, settings.interval)
+    audio_of_all = [audio for _, audio in recordings if not isinstance(audio, AudioError)]
+    if backend == "torch":
+        how = {"num_processes": settings.num_processes, "num_workers": settings.num_workers, "batch_size": batch_size}
+        results = scored(scorer, audio_of_all, channel=settings.channel, **how, **asked)
+    else:
+        results = scorer(iter(audio_of_all), on_error="row", return_details=True, channel=settings.channel, **asked)
     with contextlib.closing(results), bar() as update:
         started, audio_seconds, failed = time.monotonic(), 0.0, 0
         for done, (name, audio) in enumerate(recordings, 1):

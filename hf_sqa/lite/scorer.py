@@ -14,6 +14,7 @@ import numpy as np
 from hf_sqa.audio import AudioError, Recording, load_recording
 from hf_sqa.audio.recording import window_starts
 from hf_sqa.blocks.result_rows import SHOWN_OF_A_RECORDING, details, findings, named, segment_rows, status_columns
+from hf_sqa.blocks.score_intervals import check_intervals, score_columns, with_intervals
 from hf_sqa.blocks.score_mapping import apply_score_mapping
 from hf_sqa.checkpoint_files import graph_files
 from hf_sqa.extras import needs_extra
@@ -65,7 +66,16 @@ class LitePipeline:
         digest = hashlib.sha256(f"graph torch.uint8 {(len(content),)}\n".encode() + content)
         self.identity = {"id": self.folder.resolve().name, "revision": None, "weights": digest.hexdigest()[:DIGEST_CHARACTERS]}
         self._options = options
-        _checked(**options)
+        self._checked(**options)
+
+    def columns(self, interval: float | None = None) -> list[str]:
+        """Names of the scores in a row, and of the ends of their intervals.
+
+        Raises:
+            ValueError: If the checkpoint has no such interval.
+        """
+        self._checked(interval=interval)
+        return score_columns(self.score_names, self.config.get("score_intervals"), interval)
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """Score one recording or many.
@@ -75,7 +85,7 @@ class LitePipeline:
             sampling_rate (`int`, *optional*): Rate of bare arrays in Hz.
             channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
             hop_seconds (`float`, *optional*): Distance of the windows of long recordings; that of the configuration if not given.
-            return_segments, return_details, on_error (*optional*): As in [`~hf_sqa.AudioQualityPipeline`].
+            interval, return_segments, return_details, on_error (*optional*): As in [`~hf_sqa.AudioQualityPipeline`].
 
         Returns:
             `dict`, a list of them for a list or tuple, or an iterator of them for other iterables.
@@ -83,8 +93,9 @@ class LitePipeline:
         Raises:
             AudioError: If a recording cannot be scored, unless `on_error="row"`.
             TypeError: If an option is unknown.
+            ValueError: If the checkpoint has no such interval.
         """
-        options = _checked(**{**self._options, **options})
+        options = self._checked(**{**self._options, **options})
         if isinstance(inputs, ONE_RECORDING) or hasattr(inputs, "read") or not isinstance(inputs, Iterable):
             return self._row(inputs, **options)
         rows: Iterator[dict[str, Any]] = (self._row(audio, **options) for audio in inputs)
@@ -103,6 +114,7 @@ class LitePipeline:
         sampling_rate: int | None,
         channel: str | int,
         hop_seconds: float | None,
+        interval: float | None,
         return_segments: bool,
         return_details: bool,
         on_error: str,
@@ -118,6 +130,9 @@ class LitePipeline:
                 raise
             error = refused
         row: dict[str, Any] = named(self.score_names, scores) if scores is not None else dict.fromkeys(self.score_names)
+        if interval is not None:
+            ends = self.config["score_min"], self.config["score_max"]
+            row = with_intervals(row, self.config["score_intervals"], interval, *ends)
         if on_error == "row":
             row |= status_columns(error)
         if return_segments:
@@ -151,6 +166,28 @@ class LitePipeline:
             window_scores[:, column] = apply_score_mapping(window_scores[:, column], mapping)
         return scores, starts, window_scores
 
+    def _checked(self, **options: Any) -> dict[str, Any]:
+        defaults: dict[str, Any] = {
+            "sampling_rate": None,
+            "channel": "mean",
+            "hop_seconds": None,
+            "interval": None,
+            "return_segments": False,
+            "return_details": False,
+            "on_error": "raise",
+        }
+        if unknown := sorted(set(options) - set(defaults)):
+            raise TypeError(f"Unknown option {unknown[0]!r} for the pipeline without torch; expected one of {', '.join(defaults)}.")
+        options = {**defaults, **options}
+        if options["on_error"] not in {"raise", "row"}:
+            raise ValueError(f"Expected `on_error` to be 'raise' or 'row', got {options['on_error']!r}.")
+        hop = options["hop_seconds"]
+        if hop is not None and hop < 0.05:
+            raise ValueError(f"Expected `hop_seconds` of 0.05 or more, got {hop!r}.")
+        if options["interval"] is not None:
+            check_intervals(self.config.get("score_intervals"), options["interval"])
+        return options
+
     def _check_form(self) -> None:
         exported = json.loads(self._session.get_modelmeta().custom_metadata_map.get(EXPORTED_OPTIONS, "{}"))
         differing = [name for name, value in exported.items() if self.config.get(name) != value]
@@ -161,26 +198,6 @@ class LitePipeline:
                 f"Expected config.json in {str(self.folder)!r} to be the one that {self._graph.name} was exported with, got "
                 f"another ({what}): its scores would be wrong. Export the model again."
             )
-
-
-def _checked(**options: Any) -> dict[str, Any]:
-    defaults: dict[str, Any] = {
-        "sampling_rate": None,
-        "channel": "mean",
-        "hop_seconds": None,
-        "return_segments": False,
-        "return_details": False,
-        "on_error": "raise",
-    }
-    if unknown := sorted(set(options) - set(defaults)):
-        raise TypeError(f"Unknown option {unknown[0]!r} for the pipeline without torch; expected one of {', '.join(defaults)}.")
-    options = {**defaults, **options}
-    if options["on_error"] not in {"raise", "row"}:
-        raise ValueError(f"Expected `on_error` to be 'raise' or 'row', got {options['on_error']!r}.")
-    hop = options["hop_seconds"]
-    if hop is not None and hop < 0.05:
-        raise ValueError(f"Expected `hop_seconds` of 0.05 or more, got {hop!r}.")
-    return options
 
 
 def _graph_of(model: Path) -> Path:

@@ -19,7 +19,6 @@ from transformers.utils import logging
 from hf_sqa.audio import AudioError, Finding, Recording, load_or_refuse
 from hf_sqa.blocks.local_quality import LocalScore
 from hf_sqa.blocks.result_rows import (
-    SCORE_DECIMALS,
     SHOWN_OF_A_RECORDING,
     details,
     findings,
@@ -27,7 +26,7 @@ from hf_sqa.blocks.result_rows import (
     segment_rows,
     status_columns,
 )
-from hf_sqa.blocks.score_intervals import half_widths
+from hf_sqa.blocks.score_intervals import with_intervals
 from hf_sqa.blocks.score_mapping import apply_score_mapping
 from hf_sqa.choices import did_you_mean
 from hf_sqa.isolation import Isolated, Lost
@@ -286,7 +285,8 @@ class AudioQualityPipeline(Pipeline):
         names = self.model.config.score_names
         row: dict[str, Any] = named(names, item["scores"].scores) if error is None else dict.fromkeys(names)
         if interval is not None:
-            row = self._with_intervals(row, interval)
+            config = self.model.config
+            row = with_intervals(row, config.score_intervals, interval, config.score_min, config.score_max)
         if on_error == "row":
             row |= status_columns(error)
         if return_segments:
@@ -305,20 +305,6 @@ class AudioQualityPipeline(Pipeline):
             row["mode"], row["hop_seconds"] = item.get("mode"), item.get("hop_seconds")
             row["model"] = self.identity(item.get("mode"), item.get("hop_seconds"))
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
-
-    def _with_intervals(self, row: dict[str, Any], coverage: float) -> dict[str, Any]:
-        """Each score followed by the ends of its interval, which do not leave the scale, where the checkpoint has a calibration."""
-        config, widened = self.model.config, {}
-        for name, score in row.items():
-            widened[name] = score
-            if name in config.score_intervals:
-                low = high = None
-                if score is not None:
-                    half = float(half_widths(score, config.score_intervals[name], coverage))
-                    low, high = min(score, max(score - half, config.score_min)), max(score, min(score + half, config.score_max))
-                    low, high = round(low, SCORE_DECIMALS), round(high, SCORE_DECIMALS)
-                widened |= {f"{name}_low": low, f"{name}_high": high}
-        return widened
 
     def _findings(self, item: dict[str, Any]) -> list[Finding]:
         """What makes the score doubtful: warnings of the recording, and a score that no listener could have given."""

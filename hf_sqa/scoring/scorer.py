@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from hf_sqa.audio import Recording
+from hf_sqa.blocks.score_intervals import score_columns
 from hf_sqa.scoring.decoding import DEFAULT_TIMEOUT_SECONDS, Decoder, Decoding
 from hf_sqa.scoring.items import Item, Refusal
 from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedScorer, Packing
@@ -109,7 +110,9 @@ class CorpusScorer:
         slug = re.sub(r"[^a-z0-9]+", "_", str(self.identity["id"]).lower()).strip("_") or "model"
         suffix = settings.suffix if settings.suffix is not None else slug
         #: Name of the column of every score of the model.
-        self.columns = {name: f"{name}__{suffix}" if suffix else name for name in score_columns(self.model.config, self.interval)}
+        config = self.model.config
+        scores = score_columns(config.score_names, config.score_intervals, self.interval)
+        self.columns = {name: f"{name}__{suffix}" if suffix else name for name in scores}
         clash = OWN_COLUMNS & set(self.columns.values())
         if clash:
             raise ValueError(f"Expected columns of scores that differ from {', '.join(sorted(clash))}; give a suffix.")
@@ -233,13 +236,3 @@ def load_pipeline(settings: Settings) -> Any:
         return loaded("bfloat16") if is_small and computes_in_bfloat16() else scorer
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
         raise ValueError(f"The model {settings.model or 'default'!r} cannot be used: {' '.join(str(error).split())}") from error
-
-
-def score_columns(config: Any, interval: float | None) -> list[str]:
-    """Names of the scores in a row, each followed by those of the ends of its interval where it has one."""
-    columns = []
-    for name in config.score_names:
-        columns.append(name)
-        if interval is not None and name in (config.score_intervals or {}):
-            columns += [f"{name}_low", f"{name}_high"]
-    return columns

@@ -79,6 +79,15 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 }
 Segments = Annotated[bool, Query(description="Add the score of every window.")]
 Timeline = Annotated[bool, Query(description="Add the quality of every half second, the worst stretch and the faults.")]
+Interval = Annotated[
+    float | None,
+    Query(
+        ge=0.01,
+        le=0.99,
+        description="Add the ends of an interval, `mos_low` and `mos_high`, in which the mean rating of listeners lies for this "
+        "share of recordings, such as 0.9; of models that are calibrated. Taken to two decimals.",
+    ),
+]
 Recording = Annotated[UploadFile | None, File(description="The recording: WAV, FLAC, Ogg, Opus, MP3, ...")]
 URL = Annotated[str | None, Form(description="Or where it is, if the service reads URLs.")]
 
@@ -118,8 +127,17 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         reason = error.detail if isinstance(error, HTTPException) else "; ".join(map(_told, error.errors()))  # type: ignore[attr-defined]
         return JSONResponse(service.refused("", Refusal("failed", code, str(reason))), status)
 
-    async def row_of(file: UploadFile | None, url: str | None, *, segments: bool = False, timeline: bool = False) -> dict[str, Any]:
-        asked = {"return_segments": segments, "return_timeline": timeline or service.names_worst}
+    async def row_of(
+        file: UploadFile | None,
+        url: str | None,
+        *,
+        segments: bool = False,
+        timeline: bool = False,
+        interval: float | None = None,
+    ) -> dict[str, Any]:
+        asked: dict[str, Any] = {"return_segments": segments, "return_timeline": timeline or service.names_worst}
+        if interval is not None:
+            asked["interval"] = interval
         name = (file.filename if file is not None else url) or "recording"
         if (file is None) == (url is None):
             refusal = Refusal("failed", "bad_request", "expected one recording, in the field `file` or `url` of a form")
@@ -139,24 +157,40 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
             row.pop("timeline", None)
         return finite(row)
 
+    async def checked(interval: float | None) -> float | None:
+        """The interval to two decimals: what strangers type shall not fill the memory."""
+        if interval is None:
+            return None
+        if why_not := await service.why_no_interval(round(interval, 2)):
+            raise HTTPException(400, why_not)
+        return round(interval, 2)
+
     @app.post("/score", response_model=Row, responses=REFUSED)
-    async def score(file: Recording = None, url: URL = None, segments: Segments = False, timeline: Timeline = False) -> Response:
+    async def score(
+        file: Recording = None,
+        url: URL = None,
+        segments: Segments = False,
+        timeline: Timeline = False,
+        interval: Interval = None,
+    ) -> Response:
         """Score one recording."""
-        row = await row_of(file, url, segments=segments, timeline=timeline)
+        row = await row_of(file, url, segments=segments, timeline=timeline, interval=await checked(interval))
         return _answer(row, row)
 
-    @app.post("/score/batch", response_model=list[Row], responses={413: {"model": Row}})
+    @app.post("/score/batch", response_model=list[Row], responses={400: {"model": Row}, 413: {"model": Row}})
     async def score_batch(
         files: Annotated[list[UploadFile], File(description="The recordings.")],
         segments: Segments = False,
         timeline: Timeline = False,
+        interval: Interval = None,
     ) -> Response:
         """Score several recordings: a row each, in the order sent. The answer is 200 whatever is in the rows."""
         most = service.limits.max_files
         if len(files) > most:
             row = service.refused("", Refusal("failed", "too_many", f"expected at most {most} recordings, got {len(files)}"))
             return _answer(row, row)
-        rows = await asyncio.gather(*(row_of(file, None, segments=segments, timeline=timeline) for file in files))
+        options = {"segments": segments, "timeline": timeline, "interval": await checked(interval)}
+        rows = await asyncio.gather(*(row_of(file, None, **options) for file in files))
         return JSONResponse(rows)
 
     @app.post(
@@ -164,9 +198,9 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         response_class=StreamingResponse,
         responses=REFUSED | {200: {"content": {"text/event-stream": {}}, "description": "`point` events, then one `row`."}},
     )
-    async def timeline(file: Recording = None, url: URL = None) -> Response:
+    async def timeline(file: Recording = None, url: URL = None, interval: Interval = None) -> Response:
         """Quality over time, as server-sent events: a `point` (`start`, `end`, scores) each, in order, then the `row`."""
-        scored = asyncio.ensure_future(row_of(file, url, timeline=True))
+        scored = asyncio.ensure_future(row_of(file, url, timeline=True, interval=await checked(interval)))
         done, _ = await asyncio.wait({scored}, timeout=SIGN_OF_LIFE_SECONDS)
         if done and scored.result()["status"] != "ok":
             return _answer(scored.result(), scored.result())

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from hf_sqa.audio import Recording
+from hf_sqa.blocks.score_intervals import score_columns
 from hf_sqa.cells import file_row
 from hf_sqa.scoring import CorpusScorer, Item, Settings
 from hf_sqa.scoring.decoding import Decoder
@@ -46,7 +47,7 @@ class Limits:
 @dataclass(eq=False)
 class _Job:
     recording: Recording
-    asked: Mapping[str, bool]
+    asked: Mapping[str, Any]
     scored: Future[Any] = field(default_factory=Future)
 
 
@@ -79,6 +80,8 @@ class Service:
         self.identity = self._worker.identity
         #: Whether every row names the worst stretch, as those of `hf-sqa score` do where that costs little.
         self.names_worst: bool = self.scorer.local_is_cheap
+        #: By coverage, why there are no such intervals, or `None`.
+        self._intervals: dict[float, str | None] = {}
         #: Recordings that wait or are scored now.
         self.num_waiting = 0
         #: Sizes of the batches since somebody last took them.
@@ -107,13 +110,25 @@ class Service:
         """Whether the thread that scores is running."""
         return self._scoring.is_alive()
 
-    async def row(self, name: str, audio: bytes | BinaryIO, asked: Mapping[str, bool]) -> dict[str, Any]:
+    async def why_no_interval(self, coverage: float) -> str | None:
+        """Why rows cannot have intervals of this coverage; `None` if they can."""
+        if coverage not in self._intervals:
+            check = self._worker.model.check_interval  # reads all weights: not in the loop
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, check, coverage)
+                self._intervals[coverage] = None
+            except ValueError as error:
+                self._intervals[coverage] = str(error)
+        return self._intervals[coverage]
+
+    async def row(self, name: str, audio: bytes | BinaryIO, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Score one recording.
 
         Args:
             name (`str`): What to call it in its row.
             audio (`bytes` or binary file): The encoded recording.
-            asked (mapping): `return_segments` and other such options of the pipeline.
+            asked (mapping): `return_segments` and other such options of the pipeline; an `interval` is one that
+                [`why_no_interval`] has nothing against.
 
         Returns:
             `dict`: Its row, as `hf-sqa score` writes it. One that cannot be scored has the reason; no value is NaN.
@@ -130,7 +145,7 @@ class Service:
                     return self.refused(name, decoded, asked)
                 job = _Job(decoded, asked)
                 self._jobs.put(job)
-                return file_row(name, self.score_names, await asyncio.wrap_future(job.scored), asked)
+                return file_row(name, self._columns(asked), await asyncio.wrap_future(job.scored), asked)
         except TimeoutError:
             reason = f"it was not scored within {self.limits.timeout_seconds:g} s; try again later, or send a shorter recording"
             return self.refused(name, Refusal("failed", "timed_out", reason), asked)
@@ -141,10 +156,13 @@ class Service:
         finally:
             self.num_waiting -= 1
 
-    def refused(self, name: str, refusal: Refusal, asked: Mapping[str, bool] | None = None) -> dict[str, Any]:
+    def refused(self, name: str, refusal: Refusal, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The row of a recording that was not scored."""
         result = {"status": refusal.status, "code": refusal.code, "reason": refusal.reason}
-        return file_row(name, self.score_names, result, asked or {})
+        return file_row(name, self._columns(asked or {}), result, asked)
+
+    def _columns(self, asked: Mapping[str, Any]) -> list[str]:
+        return score_columns(self.score_names, self._worker.model.config.score_intervals, asked.get("interval"))
 
     def _decode(self, name: str, audio: bytes | BinaryIO) -> Recording | Refusal:
         """Decode in a process of its own. Uploads are read here, not before, so that those that wait stay on the disk."""
@@ -193,8 +211,10 @@ class Service:
         for job, row in zip(jobs, rows, strict=True):
             job.scored.set_result(row)
 
-    def _scored(self, recordings: Iterable[Recording], asked: Mapping[str, bool]) -> Iterable[dict[str, Any]]:
-        _, forward, postprocess = self.scorer._sanitize_parameters(**asked, return_details=True, on_error="row")
+    def _scored(self, recordings: Iterable[Recording], asked: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+        options = {name: value for name, value in asked.items() if name != "interval"}
+        _, forward, postprocess = self.scorer._sanitize_parameters(**options, return_details=True, on_error="row")
+        postprocess |= {"interval": asked.get("interval")}
         items = [{"recording": recording, "error": None} for recording in recordings]
         for item in self.scorer.forward(items, **{**self.scorer._forward_params, **forward}):
             yield self.scorer.postprocess(item, **postprocess)

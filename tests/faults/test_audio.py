@@ -489,7 +489,7 @@ def test_nothing_but_errors_comes_to_the_terminal(tmp_path):
     (tmp_path / "damaged.mp3").write_bytes(content)
     (tmp_path / "tagged.mp3").write_bytes(b"ID3\x04\0\0\xff\xff\xff\xff" + bytes(300) + encoded(*FORMATS["mp3"]))
     code = (
-        "import sys, hf_sqa_command\n"
+        "import sys\n"
         "from hf_sqa.audio import load_recording, AudioError\n"
         "from hf_sqa.audio.quiet import without_decoder_messages\n"
         "for name in sys.stdin.read().split():\n"

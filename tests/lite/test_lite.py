@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 import hf_sqa
+from hf_sqa.blocks.score_intervals import fit_score_interval
+from hf_sqa.cli import app
 from hf_sqa.lite import LitePipeline
 
 pytest.importorskip("onnxruntime", reason="needs the extra onnx: pip install 'hf-sqa[onnx]'")
@@ -97,6 +100,70 @@ def test_the_command_writes_a_row_each_and_says_by_its_exit_code_that_one_failed
     }
     assert list(rows[0]) == ["file", "mos", "status", "code", "reason", "warnings", "duration_seconds", "sampling_rate"]
     assert run("-m", "hf_sqa.lite", recordings[0].parent, recordings[0]).returncode == 2
+
+
+@pytest.mark.slow
+def test_the_command_score_gives_the_table_and_rows_of_a_graph_without_torch(graph, recordings, tmp_path):
+    program = (
+        "import sys\n"
+        "class Refusing:\n"  # SciPy takes a None in sys.modules for the package
+        "    def find_spec(self, name, *_):\n"
+        f"        if name in {BLOCKED[:4]!r}: raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refusing())\n"
+        "sys.argv = ['hf-sqa', 'score', '--backend', 'onnx', *sys.argv[1:]]\n"
+        "from hf_sqa.cli import main\n"
+        "main()"
+    )
+
+    result = run("-c", program, "--model", graph, "--output", tmp_path / "rows.jsonl", "--segments", *recordings)
+
+    assert result.returncode == 1, result.stderr
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["code"] for row in rows] == [None, None, None, "silent", "undecodable"]
+    expected = LitePipeline(graph, num_threads=1)([str(path) for path in recordings[:3]], return_segments=True)
+    for row, same in zip(rows, expected, strict=False):
+        assert row["mos"] == pytest.approx(same["mos"], abs=1e-5)
+        assert len(row["segments"]) == len(same["segments"])
+    assert "Worst: " in result.stdout and "2 of 5 recordings could not be scored" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--timeline", "--model", "graph"], "--timeline does not go with --backend onnx"),
+        (["--device", "cpu", "--model", "graph"], "--device does not go with --backend onnx"),
+        ([], "needs a folder with a graph as --model"),
+        (["--model", "graph"], "Expected a folder with an ONNX graph, got 'graph'"),
+    ],
+)
+def test_the_command_refuses_what_a_graph_cannot_do(options, message):
+    result = CliRunner().invoke(app, ["score", "a.wav", "--backend", "onnx", *options])
+
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.slow
+def test_an_interval_is_that_of_the_pipeline_and_refused_without_a_calibration(graph, tmp_path, speech_like):
+    recording = {"array": speech_like(2.0), "sampling_rate": RATE}
+    with pytest.raises(ValueError, match=r"this one has none: `hf-sqa calibrate"):
+        LitePipeline(graph)(recording, interval=0.9)
+    for file in ("model.onnx", "preprocessor_config.json"):
+        (tmp_path / file).write_bytes((graph / file).read_bytes())
+    generator = np.random.default_rng(0)
+    scores = generator.uniform(1, 5, 60)
+    calibration = fit_score_interval(scores, scores + 0.3 * generator.standard_normal(60))
+    config = json.loads((graph / "config.json").read_text()) | {"score_intervals": {"mos": calibration}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    lite = LitePipeline(tmp_path)
+    row = lite(recording, interval=0.8, on_error="row")
+
+    assert row == pytest.approx(hf_sqa.pipeline(str(tmp_path), backend="onnx")(recording, interval=0.8, on_error="row"), abs=1e-4)
+    assert list(row)[:3] == lite.columns(0.8) == ["mos", "mos_low", "mos_high"]
+    assert row["mos_low"] < row["mos"] < row["mos_high"]
+    with pytest.raises(ValueError, match="the 60 clips of the calibration do not tell more"):
+        lite.columns(0.999)
 
 
 def test_importing_it_loads_no_torch_and_the_rest_of_the_package_is_there_when_it_is_asked_for():

@@ -20,6 +20,8 @@ pytest.importorskip("prometheus_client", reason="needs the extra serve: pip inst
 import httpx
 from fastapi.testclient import TestClient
 
+import hf_sqa
+from hf_sqa.blocks.score_intervals import fit_score_interval
 from hf_sqa.scoring import Settings
 from hf_sqa.serve.app import HTTP_STATUS, create_app
 from hf_sqa.serve.service import Limits, Service
@@ -124,6 +126,46 @@ def test_a_batch_has_a_row_each_in_order_and_a_bad_one_costs_no_other(client, ti
     assert answer.status_code == 200
     assert [(row["file"], row["code"]) for row in rows] == [("a.wav", None), ("b.wav", "undecodable"), ("c.wav", None)]
     assert [rows[0]["mos"], rows[2]["mos"]] == pytest.approx([tiny_scorer(clip)["mos"], tiny_scorer(other)["mos"]], abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def calibrated(make_tiny):
+    """A client of a model with calibrated intervals, and the pipeline of that model."""
+    generator = np.random.default_rng(0)
+    scores = generator.uniform(1, 5, 60)
+    calibration = fit_score_interval(scores, scores + 0.3 * generator.standard_normal(60))
+    model = make_tiny(score_intervals={"mos": calibration})
+    scorer = hf_sqa.AudioQualityPipeline(model=model, feature_extractor=model.make_feature_extractor(), device="cpu")
+    with TestClient(create_app(Service(Settings(), LIMITS, scorer=scorer))) as client:
+        yield client, scorer
+
+
+def test_an_interval_that_is_asked_for_is_that_of_the_pipeline(calibrated, clip):
+    client, scorer = calibrated
+    expected = scorer(clip, interval=0.8)
+
+    row = post(client, clip, params={"interval": 0.8}).json()
+    files = [("files", ("a.wav", clip)), ("files", ("b.wav", b"no audio"))]
+    scored, refused = client.post("/score/batch", files=files, params={"interval": 0.8}).json()
+    without = post(client, clip).json()
+
+    for found in (row, scored):
+        assert list(found)[:4] == ["file", "mos", "mos_low", "mos_high"]
+        assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert (refused["code"], refused["mos_low"], refused["mos_high"]) == ("undecodable", None, None)
+    assert "mos_low" not in without
+
+
+def test_an_interval_that_cannot_be_had_is_refused_with_the_way_to_one(client, calibrated, clip):
+    uncalibrated = post(client, clip, params={"interval": 0.9})
+    batch = client.post("/score/batch", files=[("files", ("a.wav", clip))], params={"interval": 0.9})
+    too_sure = post(calibrated[0], clip, params={"interval": 0.99})
+    no_share = post(calibrated[0], clip, params={"interval": 90})
+
+    for answer in (uncalibrated, batch, too_sure, no_share):
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    assert "hf-sqa calibrate" in uncalibrated.json()["reason"] and "hf-sqa calibrate" in batch.json()["reason"]
+    assert "60 clips of the calibration do not tell more" in too_sure.json()["reason"]
 
 
 def test_a_batch_of_too_many_is_refused(client, clip):

@@ -1,0 +1,76 @@
+"""When `hf_sqa.registration` is imported: as soon as transformers is, so that `import hf_sqa` alone loads neither it nor torch.
+
+Nobody can use what is registered before transformers is imported. `hf_sqa.lite`, `hf_sqa.audio`, `hf_sqa.metrics` and the help of
+the command never import it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+
+class Watch(MetaPathFinder):
+    """Sees every import of transformers and of a part of hf_sqa, until one has brought transformers; then it registers.
+
+    It waits for the end of the outermost of them: in the midst of it, modules that the registration needs are half imported.
+    """
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """As the other finders find it, with a loader that tells when it is through."""
+        if name != "transformers" and not name.startswith("hf_sqa."):
+            return None
+        for finder in sys.meta_path:
+            if finder is not self and (spec := finder.find_spec(name, path, target)) is not None:
+                if spec.loader is not None:
+                    spec.loader = _Watched(spec.loader, self)
+                return spec
+        return None
+
+    def ended(self) -> None:
+        """An import is through."""
+        self.depth -= 1
+        if self.depth == 0 and sys.modules.get("transformers") is not None and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            if find_spec("torch") is not None:  # transformers does without, and so does `hf_sqa.lite`
+                import hf_sqa.registration  # noqa: F401
+
+
+class _Watched(Loader):
+    """Loads by another loader, which is the one that the module keeps."""
+
+    def __init__(self, loader: Any, watch: Watch):
+        self._loader, self._watch = loader, watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)  # `python -m` asks for code
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._watch.depth += 1
+        try:
+            self._loader.exec_module(module)
+        except BaseException:
+            self._watch.depth -= 1
+            raise
+        self._watch.ended()
+
+
+def register_with_transformers() -> None:
+    """Register now, if transformers is imported, or else when it is."""
+    if sys.modules.get("transformers") is not None:
+        import hf_sqa.registration  # noqa: F401
+    else:
+        sys.meta_path.insert(0, Watch())

@@ -1,0 +1,70 @@
+"""`import hf_sqa` registers with transformers when that is imported, and loads nothing heavy before."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import PATIENCE
+
+REGISTERED = (
+    "from transformers import AutoConfig\n"
+    "from transformers.pipelines import PIPELINE_REGISTRY\n"
+    "import hf_sqa.modeling\n"
+    "print(type(AutoConfig.for_model('nisqa')).__name__, 'audio-quality' in PIPELINE_REGISTRY.supported_tasks,"
+    " hasattr(hf_sqa.modeling.AudioQualityPreTrainedModel, 'publish'))"
+)
+
+
+def last_line(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()[-1]
+
+
+def test_the_package_and_its_parts_without_networks_load_no_torch():
+    code = (
+        "import sys, hf_sqa, hf_sqa.audio, hf_sqa.cli, hf_sqa.lite, hf_sqa.metrics\n"
+        "from hf_sqa import lite\n"
+        "print(lite.LitePipeline.__name__, hf_sqa.__version__ != '', sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+
+    assert last_line(code) == "LitePipeline True []"
+
+
+def test_modules_keep_the_loader_that_loaded_them():
+    code = "import sys, hf_sqa.cells\nprint(type(hf_sqa.cells.__loader__).__name__, type(hf_sqa.cells.__spec__.loader).__name__)"
+
+    assert last_line(code) == "SourceFileLoader SourceFileLoader"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import hf_sqa, transformers",
+        "import transformers, hf_sqa",
+        "from hf_sqa.configuration import AudioQualityConfig",
+        "import hf_sqa.training.trainer",
+        "import hf_sqa.lite",
+    ],
+)
+def test_whatever_part_comes_first_everything_is_registered_once_transformers_is_there(first):
+    assert last_line(f"{first}\n{REGISTERED}") == "NISQAConfig True True"
+
+
+@pytest.mark.slow
+def test_names_and_parts_of_the_package_are_there_when_they_are_asked_for():
+    code = (
+        "import hf_sqa\n"
+        "print(hf_sqa.pipeline.__name__, hf_sqa.NISQA.__name__, hf_sqa.models.__name__, hf_sqa.audio.__name__,"
+        " hasattr(hf_sqa, 'no_such_thing'))"
+    )
+
+    assert last_line(code) == "pipeline NISQA hf_sqa.models hf_sqa.audio False"
+
+
+def test_transformers_is_imported_beside_it_where_there_is_no_torch():
+    code = "import sys; sys.modules['torch'] = None\nimport hf_sqa.lite, transformers\nprint('hf_sqa.registration' in sys.modules)"
+
+    assert last_line(code) == "False"
