@@ -211,9 +211,11 @@ def _tool(scorers: Scorers, model: gr.Dropdown) -> None:
 def table_row(judgement: Judgement, label: str) -> dict[str, Any]:
     """Row of the table and of the CSV, with the columns of `hf-sqa score --output`."""
     row = judgement.row
+    ends = ("", "_low", "_high") if judgement.coverage is not None else ("",)
+    columns = [f"{scale.name}{end}" for scale in judgement.scales for end in ends if f"{scale.name}{end}" in row]
     return {
         "file": label,
-        **{scale.name: row[scale.name] if judgement.is_scored else None for scale in judgement.scales},
+        **{column: row[column] for column in columns},
         "status": row["status"],
         "code": row["code"],
         "reason": row["reason"],

@@ -30,6 +30,7 @@ CSS = """
 .sqa-score .sqa-name { display: block; font-size: 13px; color: var(--sqa-quiet); }
 .sqa-score .sqa-value { font-size: 34px; font-weight: 700; line-height: 1.15; font-variant-numeric: tabular-nums; }
 .sqa-score:not(:first-child) .sqa-value { font-size: 24px; }
+.sqa-score .sqa-interval { display: block; font-size: 13px; color: var(--sqa-quiet); font-variant-numeric: tabular-nums; }
 .sqa-score .sqa-word { font-size: 14px; color: var(--sqa-quiet); margin-left: 6px; }
 .sqa-warnings { list-style: none; margin: 0; padding: 0; display: flex; flex-direction: column; gap: 6px; }
 .sqa-warnings li { border-left: 6px solid #e6a700; background: var(--background-fill-secondary); border-radius: 6px;
@@ -81,10 +82,10 @@ def judged(judgement: Judgement, span_seconds: float | None = None) -> str:
             f'<div class="sqa-result">{title}<div class="sqa-refused" role="alert"><b>No score. {STATUS_WORDS[row["status"]]}:</b> '
             f"{_prose(row['reason'])} <code>{escape(row['code'])}</code></div></div>"
         )
-    scores = "".join(_score_box(scale, judgement.row[scale.name]) for scale in judgement.scales)
+    scores = "".join(_score_box(scale, judgement) for scale in judgement.scales)
     return (
         f'<div class="sqa-result">{title}<div class="sqa-scores">{scores}</div>{_warnings(judgement.row["warnings"])}'
-        f"{picture(judgement, span_seconds)}{_facts(judgement.row)}</div>"
+        f"{picture(judgement, span_seconds)}{_how_sure(judgement)}{_facts(judgement.row)}</div>"
     )
 
 
@@ -149,7 +150,13 @@ def picture(judgement: Judgement, span_seconds: float | None = None) -> str:
 def stretches(timeline: Sequence[dict[str, float]], score: str) -> list[tuple[float, float, float]]:
     """A timeline as `(start, end, mean)` in at most about `STRETCHES` stretches, with nothing where nobody speaks."""
     size = max(1, math.ceil(len(timeline) / STRETCHES))
-    parts = [timeline[first : first + size] for first in range(0, len(timeline), size)]
+    parts: list[list[dict[str, float]]] = []
+    for row in timeline:
+        before = parts[-1][-1] if parts else row
+        pause, longest = row["start"] - before["end"], size * (row["end"] - row["start"])
+        if not parts or len(parts[-1]) == size or pause > longest:  # shorter ones are narrower than what is drawn
+            parts.append([])
+        parts[-1].append(row)
     return [(part[0]["start"], part[-1]["end"], sum(row[score] for row in part) / len(part)) for part in parts]
 
 
@@ -185,12 +192,26 @@ def _prose(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-def _score_box(scale: Scale, value: float) -> str:
+def _score_box(scale: Scale, judgement: Judgement) -> str:
+    value, ends = judgement.row[scale.name], [judgement.row.get(f"{scale.name}_{end}") for end in ("low", "high")]
+    interval = "" if None in ends else f'<span class="sqa-interval">{ends[0]:.2f} to {ends[1]:.2f}</span>'
     return (
         f'<div class="sqa-score" style="--sqa-colour:{colour(scale, value)}">'
         f'<span class="sqa-name">{escape(scale.name.upper())}</span>'
-        f'<span class="sqa-value">{value:.2f}</span><span class="sqa-word">{word(scale, value)}</span></div>'
+        f'<span class="sqa-value">{value:.2f}</span><span class="sqa-word">{word(scale, value)}</span>{interval}</div>'
     )
+
+
+def _how_sure(judgement: Judgement) -> str:
+    """What the interval means, or how to get one."""
+    if judgement.coverage is None:
+        words = "No interval: this model is not calibrated. `hf-sqa calibrate` does it with 20 rated clips or more."
+    else:
+        words = (
+            f"Listeners' mean rating lies between the small numbers for {100 * judgement.coverage:g} % of recordings like those "
+        )
+        words += "that the model was calibrated on."
+    return f'<p class="sqa-hint">{_prose(words)}</p>'
 
 
 def _warnings(warnings: Sequence[dict[str, str]]) -> str:
@@ -294,5 +315,8 @@ def _percent(scale: Scale, value: float) -> float:
 def _time_axis(span: float) -> str:
     step = next(step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, span) if span / step <= 6)
     ticks = np.arange(0, span * 0.97, step)
-    spans = "".join(f'<span style="left:{100 * at / span:.1f}%">{at:g}</span>' for at in ticks)
-    return f'<div class="sqa-time">{spans}<em>seconds; dashed: whole recording</em></div>'
+    is_long = span >= 60
+    words = [clock(at) if at >= 60 else f"0:{at:02.0f}" if is_long else f"{at:g}" for at in ticks]
+    spans = "".join(f'<span style="left:{100 * at / span:.1f}%">{text}</span>' for at, text in zip(ticks, words, strict=True))
+    unit = "hours:minutes:seconds" if span >= 3600 else "minutes:seconds" if is_long else "seconds"
+    return f'<div class="sqa-time">{spans}<em>{unit}; dashed: whole recording</em></div>'

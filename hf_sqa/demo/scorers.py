@@ -23,6 +23,8 @@ KEPT = 32
 #: Ranges of scores that are not opinion scores; the configuration has one range for all scores of a model.
 RANGES = {"pesq": (-0.5, 4.5), "stoi": (0.0, 1.0), "sdi": (0.0, 1.0)}
 LOWER_IS_BETTER = frozenset({"sdi"})
+#: Share of recordings whose rating lies in the interval that is shown.
+COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Judgement:
         scales (`tuple[Scale]`): A scale for each score, in the model's order.
         waveform (`tuple`, *optional*): `(seconds, low, high)` of [`envelope`]; `None` if the recording was not scored.
         method (`str`, *optional*): How the local quality was found.
+        coverage (`float`, *optional*): Share of recordings whose rating lies in the interval of the row, if it has one.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Judgement:
     scales: tuple[Scale, ...]
     waveform: tuple[np.ndarray, np.ndarray, np.ndarray] | None
     method: str = ""
+    coverage: float | None = None
 
     @property
     def is_scored(self) -> bool:
@@ -79,6 +83,7 @@ class Scorers:
             self._models[name] = str(model)
         self._options = options
         self._loaded: dict[str, AudioQualityPipeline] = {}
+        self._coverages: dict[str, float | None] = {}
         self._kept: OrderedDict[tuple[str, str], Judgement] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -93,7 +98,9 @@ class Scorers:
             raise ValueError(f"Expected a model out of {', '.join(self._models)}, got {name!r}.")
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = pipeline(self._models[name], **self._options)
+                scorer = pipeline(self._models[name], **self._options)
+                self._coverages[name] = _coverage(scorer)
+                self._loaded[name] = scorer
             return self._loaded[name]
 
     def judge(self, model: str, path: str | Path, name: str | None = None) -> Judgement:
@@ -105,11 +112,12 @@ class Scorers:
                 return self._kept[key]
         scorer = self.load(model)
         name = name or Path(path).name
-        row = scorer(str(path), on_error="row", return_details=True, return_timeline=True)
+        coverage = self._coverages[model]
+        row = scorer(str(path), on_error="row", return_details=True, return_timeline=True, interval=coverage)
         if row["reason"]:
             row["reason"] = row["reason"].replace(str(path), name)
         waveform = envelope(load_recording(str(path)), COLUMNS) if row["status"] == "ok" else None
-        judgement = Judgement(name, row, scales(scorer.model.config), waveform, scorer.local_method)
+        judgement = Judgement(name, row, scales(scorer.model.config), waveform, scorer.local_method, coverage)
         with self._lock:
             self._kept[key] = judgement
             while len(self._kept) > KEPT:
@@ -122,6 +130,15 @@ class Scorers:
         while name in self._models:
             name, number = f"{stem} ({number})", number + 1
         return name
+
+
+def _coverage(scorer: AudioQualityPipeline) -> float | None:
+    """Of the intervals that a model can give."""
+    try:
+        scorer.model.check_interval(COVERAGE)
+    except ValueError:  # it has no calibration, or one of other weights
+        return None
+    return COVERAGE
 
 
 def scales(config: Any) -> tuple[Scale, ...]:

@@ -128,16 +128,9 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         return JSONResponse(service.refused("", Refusal("failed", code, str(reason))), status)
 
     async def row_of(
-        file: UploadFile | None,
-        url: str | None,
-        *,
-        segments: bool = False,
-        timeline: bool = False,
-        interval: float | None = None,
+        file: UploadFile | None, url: str | None, *, segments: bool = False, timeline: bool = False, interval: float | None = None
     ) -> dict[str, Any]:
-        asked: dict[str, Any] = {"return_segments": segments, "return_timeline": timeline or service.names_worst}
-        if interval is not None:
-            asked["interval"] = interval
+        asked = {"return_segments": segments, "return_timeline": timeline or service.names_worst, "interval": interval}
         name = (file.filename if file is not None else url) or "recording"
         if (file is None) == (url is None):
             refusal = Refusal("failed", "bad_request", "expected one recording, in the field `file` or `url` of a form")
@@ -157,24 +150,12 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
             row.pop("timeline", None)
         return finite(row)
 
-    async def checked(interval: float | None) -> float | None:
-        """The interval to two decimals: what strangers type shall not fill the memory."""
-        if interval is None:
-            return None
-        if why_not := await service.why_no_interval(round(interval, 2)):
-            raise HTTPException(400, why_not)
-        return round(interval, 2)
-
     @app.post("/score", response_model=Row, responses=REFUSED)
     async def score(
-        file: Recording = None,
-        url: URL = None,
-        segments: Segments = False,
-        timeline: Timeline = False,
-        interval: Interval = None,
+        file: Recording = None, url: URL = None, segments: Segments = False, timeline: Timeline = False, interval: Interval = None
     ) -> Response:
         """Score one recording."""
-        row = await row_of(file, url, segments=segments, timeline=timeline, interval=await checked(interval))
+        row = await row_of(file, url, segments=segments, timeline=timeline, interval=await _checked(service, interval))
         return _answer(row, row)
 
     @app.post("/score/batch", response_model=list[Row], responses={400: {"model": Row}, 413: {"model": Row}})
@@ -189,7 +170,7 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         if len(files) > most:
             row = service.refused("", Refusal("failed", "too_many", f"expected at most {most} recordings, got {len(files)}"))
             return _answer(row, row)
-        options = {"segments": segments, "timeline": timeline, "interval": await checked(interval)}
+        options = {"segments": segments, "timeline": timeline, "interval": await _checked(service, interval)}
         rows = await asyncio.gather(*(row_of(file, None, **options) for file in files))
         return JSONResponse(rows)
 
@@ -200,7 +181,7 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
     )
     async def timeline(file: Recording = None, url: URL = None, interval: Interval = None) -> Response:
         """Quality over time, as server-sent events: a `point` (`start`, `end`, scores) each, in order, then the `row`."""
-        scored = asyncio.ensure_future(row_of(file, url, timeline=True, interval=await checked(interval)))
+        scored = asyncio.ensure_future(row_of(file, url, timeline=True, interval=await _checked(service, interval)))
         done, _ = await asyncio.wait({scored}, timeout=SIGN_OF_LIFE_SECONDS)
         if done and scored.result()["status"] != "ok":
             return _answer(scored.result(), scored.result())
@@ -260,6 +241,15 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+async def _checked(service: Service, interval: float | None) -> float | None:
+    """The interval to two decimals: what strangers type shall not fill the memory."""
+    if interval is None:
+        return None
+    if why_not := await service.why_no_interval(round(interval, 2)):
+        raise HTTPException(400, why_not)
+    return round(interval, 2)
 
 
 async def _events(scored: asyncio.Future[dict[str, Any]]) -> AsyncIterator[str]:

@@ -19,6 +19,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from hf_sqa.blocks.score_intervals import fit_score_interval
 from hf_sqa.cli import app
 from hf_sqa.demo import page
 from hf_sqa.demo.clips import write_clips
@@ -68,6 +69,30 @@ def test_a_judgement_shows_score_course_and_facts(scorers, tiny_scorer, recordin
     assert f'<span class="sqa-value">{tiny_scorer(recordings / "tone.wav")["mos"]:.2f}</span>' in html
     assert "<svg" in html and 'class="sqa-course" data-score="mos"' in html
     assert "3.0 s · 16000 Hz · 1 channel" in html
+
+
+@needs_gradio
+def test_a_calibrated_model_shows_how_sure_it_is_and_another_says_how_to_get_there(scorers, make_tiny, recordings, tmp_path):
+    from hf_sqa.demo.app import table_row
+
+    generator = np.random.default_rng(0)
+    scores = generator.uniform(1, 5, 60)
+    calibration = fit_score_interval(scores, scores + 0.3 * generator.standard_normal(60))
+    model = make_tiny(score_intervals={"mos": calibration})
+    model.save_pretrained(tmp_path)
+    model.make_feature_extractor().save_pretrained(tmp_path)
+    calibrated = Scorers([str(tmp_path)], device="cpu")
+    expected = calibrated.load(calibrated.names[0])(str(recordings / "tone.wav"), interval=0.9)
+
+    judgement = calibrated.judge(calibrated.names[0], recordings / "tone.wav")
+    row = table_row(judgement, "tone.wav")
+
+    assert f'<span class="sqa-interval">{expected["mos_low"]:.2f} to {expected["mos_high"]:.2f}</span>' in page.judged(judgement)
+    assert "for 90 % of recordings" in page.judged(judgement)
+    assert {name: row[name] for name in expected} == expected
+    uncalibrated = scorers.judge(scorers.names[0], recordings / "tone.wav")
+    assert "<code>hf-sqa calibrate</code>" in page.judged(uncalibrated) and "sqa-interval" not in page.judged(uncalibrated)
+    assert "mos_low" not in table_row(uncalibrated, "tone.wav")
 
 
 def test_a_doubtful_recording_shows_its_warning(scorers, recordings):
@@ -127,6 +152,17 @@ def test_two_sets_are_compared_by_file_names_and_name_what_has_no_score(scorers,
     assert "No difference is shown" in same and "6 pairs" in same and "Without a score" not in same
     assert "silent.wav of B (<code>silent</code>)" in with_bad and "6 pairs" in with_bad
     assert "Nothing can be said" in judged_sets(scorers, scorers.names[0], sets["a"][:2], sets["b"][:2])
+
+
+def test_a_long_course_stays_blank_where_nobody_speaks():
+    speech = [(at, 3.0) for at in (*range(0, 4000), *range(4600, 8000))]
+    timeline = [{"start": at / 2, "end": at / 2 + 0.5, "mos": mos} for at, mos in speech]
+
+    found = page.stretches(timeline, "mos")
+
+    assert 200 < len(found) <= page.STRETCHES + 1
+    assert max(end - start for start, end, _ in found) <= 10
+    assert not [start for start, end, _ in found if start < 2300 and end > 2000]
 
 
 def test_a_long_course_is_averaged_not_cut():
