@@ -145,7 +145,11 @@ def _scored(
 
     audio_of_all = [audio for _, audio in recordings if not isinstance(audio, AudioError)]
     if backend == "torch":
-        how = {"num_processes": settings.num_processes, "num_workers": settings.num_workers, "batch_size": batch_size}
+        how: dict[str, Any] = {
+            "num_processes": settings.num_processes,
+            "num_workers": settings.num_workers,
+            "batch_size": batch_size,
+        }
         results = scored(scorer, audio_of_all, channel=settings.channel, **how, **asked)
     else:
         results = scorer(iter(audio_of_all), on_error="row", return_details=True, channel=settings.channel, **asked)

@@ -170,7 +170,7 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         if len(files) > most:
             row = service.refused("", Refusal("failed", "too_many", f"expected at most {most} recordings, got {len(files)}"))
             return _answer(row, row)
-        options = {"segments": segments, "timeline": timeline, "interval": await _checked(service, interval)}
+        options: dict[str, Any] = {"segments": segments, "timeline": timeline, "interval": await _checked(service, interval)}
         rows = await asyncio.gather(*(row_of(file, None, **options) for file in files))
         return JSONResponse(rows)
 
