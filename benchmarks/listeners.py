@@ -7,6 +7,9 @@ within one; of systems; drawn by sentence); WARP-Q's 8 clips; GenSpeech's clips 
 `opus_ladder` made again from the six clean P.808 recordings (SRCC of ten systems, RMSE after a line; needs a libopus with networks,
 see `train_scripts/neural_coders.sh`); the order of `examples/`. Scores are kept by model in the file: a second call scores new
 models only.
+
+The model `listeners` is a bound: the ratings themselves, averaged over the clips of a sentence that hold the same signal. Of two
+coders, listeners heard a version of 24 kHz and one of 16 kHz; the clips at hand have 16 kHz, and their two versions are equal.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from hf_sqa.degradations import CodecUnavailableError, opus
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NUM_DRAWS = 2000
+#: Correlation of waveforms above which two clips hold the same signal; other coders of a sentence stay below 0.95.
+SAME_SIGNAL = 0.999
 #: Name in `opus_ladder/conditions.csv` to how it is made.
 OPUS = {"orig": None} | {
     f"{prefix}_{rate}kbps": {"bitrate_kbps": rate, "bandwidth": "wideband", "complexity": 10, "enhancement": enhancement}
@@ -160,9 +165,25 @@ def figures(found: dict[str, Rows]) -> dict[str, str]:
     if ladder := found["Opus ladder"]:
         result["Opus ladder, SRCC of 10 systems"] = drawn(ladder, systems)
         result["Opus ladder, RMSE after a line"] = drawn(ladder, mapped_rmse)
-    examples = sorted(found["examples"], key=lambda row: -row["score"])
+    examples = sorted((row for row in found["examples"] if np.isfinite(row["score"])), key=lambda row: -row["score"])
     result["examples, best first"] = " > ".join(f"{row['name']} {row['score']:.2f}" for row in examples)
     return result
+
+
+def same_signal(first: Path, second: Path) -> bool:
+    """Whether two clips differ by no more than a resampling does: both have the same length, and correlate above 0.999."""
+    waveforms = [soundfile.read(path, dtype="float32")[0] for path in (first, second)]
+    return len(waveforms[0]) == len(waveforms[1]) and bool(np.corrcoef(*waveforms)[0, 1] > SAME_SIGNAL)
+
+
+def ratings_of_signals(found: dict[str, Rows]) -> dict[str, dict[str, float]]:
+    """Ratings as the scores of a judge who hears each clip alone: the mean over clips of a sentence that hold the same signal."""
+    scores: dict[str, dict[str, float]] = {name: {row["name"]: row["mos"] for row in rows} for name, rows in found.items()}
+    for sentence in by(found["neural coders"], "sentence").values():
+        for row in sentence:
+            same = [other["mos"] for other in sentence if other is row or same_signal(row["file"], other["file"])]
+            scores["neural coders"][row["name"]] = float(np.mean(same))
+    return scores
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -177,7 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = sets(options.shared, Path(folder))
         table = {}
         for model in options.models:
-            if model not in kept:
+            if model == "listeners":
+                kept[model] = ratings_of_signals(found)
+            elif model not in kept:
                 scorer = pipeline(model, device="cpu")
                 kept[model] = {name: {row["name"]: scorer(str(row["file"]))["mos"] for row in rows} for name, rows in found.items()}
                 if options.scores:
