@@ -41,7 +41,7 @@ def train(
     Examples:
 
     - `hf-sqa train --list`
-    - `hf-sqa train w2v-ger data.train.0.root=/data/NISQA_Corpus output_dir=w2v_ger`
+    - `hf-sqa train w2v-ger data.train.0.root=/data/NISQA_Corpus 'evaluation=[]' output_dir=w2v_ger`
     """
     need_extra("`hf-sqa train`", "train", "accelerate", "datasets")
     with ends_of_training("the same command goes on from the last checkpoint, if there is one"):

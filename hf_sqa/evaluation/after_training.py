@@ -56,9 +56,19 @@ def run_and_evaluate(
         KeyboardInterrupt: After Ctrl-C; the test sets that are done are written.
     """
     recipe = load_recipe(recipe)
-    test_sets = {name: (source, load_source(source)) for name, source in _named(recipe).items()} if evaluates else {}
+    test_sets = _loaded(recipe) if evaluates else {}
     result = run_recipe(recipe, **options)
     return result, _evaluate(result, test_sets, device, progress) if test_sets else []
+
+
+def _loaded(recipe: Recipe) -> dict[str, tuple[Source, Any]]:
+    try:
+        return {
+            name: (source, load_source(source, key=f"evaluation.{number}"))
+            for number, (name, source) in enumerate(_named(recipe).items())
+        }
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} To train without test sets, add `'evaluation=[]'`.") from error
 
 
 def _named(recipe: Recipe) -> dict[str, Source]:

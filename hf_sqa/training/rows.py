@@ -24,10 +24,10 @@ def load_rows(recipe: Recipe, notes: list[str] | None = None) -> tuple[Any, Any,
     excluded: Counter[str] = Counter()
     if not data.train:
         raise ValueError("Expected `data.train` to name the training rows, such as [{table: mine.csv}], got none.")
-    rows = _filtered(_load_sources(data.train, excluded), data.filter, "data.filter", excluded)
+    rows = _filtered(_load_sources(data.train, excluded, "data.train"), data.filter, "data.filter", excluded)
     validation = None
     if data.validation is not None:
-        validation = _load_sources(data.validation, excluded)
+        validation = _load_sources(data.validation, excluded, "data.validation")
     elif data.split is not None:
         rows, validation = split_rows(rows, recipe, notes)
     elif data.training_set is not None:
@@ -81,12 +81,13 @@ def add_pseudo_labels(train: Any, validation: Any, recipe: Recipe, notes: list[s
     return train, None if validation is None else with_pseudo_labels(validation, table, score_names=names)
 
 
-def load_source(source: Source, excluded: Counter[str] | None = None) -> Any:
+def load_source(source: Source, excluded: Counter[str] | None = None, key: str = "") -> Any:
     """Load the rows of one source, filtered and drawn as it says.
 
     Args:
         source ([`Source`]): The source.
         excluded (`Counter`, *optional*): Gets the number of rows left out by reason: `missing`, `filter`.
+        key (`str`, *optional*): Where the recipe names the source, `data.train.0`: what to change if it is not there.
 
     Returns:
         `datasets.Dataset`: In the schema of `hf_sqa.data`, audio undecoded.
@@ -98,17 +99,23 @@ def load_source(source: Source, excluded: Counter[str] | None = None) -> Any:
     from hf_sqa.data.schema import build_dataset
 
     excluded = Counter() if excluded is None else excluded
-    examined, score_names, note = read_corpus(
-        source.name,
-        source.root,
-        columns=source.columns,
-        scale=None if source.scale is None else (source.scale[0], source.scale[1]),
-        ratings=source.ratings,
-        join=source.join,
-        language=source.language,
-        split=source.split,
-        revision=source.revision,
-    )
+    try:
+        examined, score_names, note = read_corpus(
+            source.name,
+            source.root,
+            columns=source.columns,
+            scale=None if source.scale is None else (source.scale[0], source.scale[1]),
+            ratings=source.ratings,
+            join=source.join,
+            language=source.language,
+            split=source.split,
+            revision=source.revision,
+        )
+    except FileNotFoundError as error:
+        if not key:
+            raise
+        option = "root" if source.table is None else "table"
+        raise FileNotFoundError(f"{error} The recipe names it by `{key}`: say where it is by `{key}.{option}=...`.") from error
     rows = build_dataset(examined, name=source.name, on_missing=source.on_missing, score_names=score_names, note=note)
     if examined.missing:
         excluded["missing"] += examined.missing
@@ -116,10 +123,10 @@ def load_source(source: Source, excluded: Counter[str] | None = None) -> Any:
     return rows if source.limit is None else _limited(rows, source.limit, 0)
 
 
-def _load_sources(sources: Sequence[Source], excluded: Counter[str]) -> Any:
+def _load_sources(sources: Sequence[Source], excluded: Counter[str], key: str) -> Any:
     from hf_sqa.data.schema import import_datasets
 
-    parts = [load_source(source, excluded) for source in sources]
+    parts = [load_source(source, excluded, f"{key}.{number}") for number, source in enumerate(sources)]
     return parts[0] if len(parts) == 1 else import_datasets().concatenate_datasets(parts)
 
 

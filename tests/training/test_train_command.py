@@ -84,7 +84,19 @@ def test_a_missing_test_set_is_reported_before_the_training(written, tmp_path):
 
     assert result.exit_code == 2
     assert "/does/not/exist.csv" in result.stderr
+    assert "say where it is by `evaluation.0.table=...`" in result.stderr and "add `'evaluation=[]'`" in result.stderr
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("change", ["data.train.0.root=/nowhere", "data.train.0.table=/nowhere.csv"])
+def test_a_missing_corpus_is_told_with_the_option_that_names_it(change, tmp_path):
+    data = {"train": [{"corpus": "bvcc/main", "root": "corpora/bvcc"} if "root" in change else {"table": "mine.csv"}]}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"model": {"family": "nisqa"}, "data": data}))
+
+    result = run(tmp_path / "recipe.yaml", f"output_dir={tmp_path / 'mine'}", change)
+
+    assert result.exit_code == 2
+    assert "/nowhere" in result.stderr and f"`{change.partition('=')[0]}=...`" in result.stderr
 
 
 @pytest.mark.parametrize(
