@@ -41,11 +41,25 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
 
 
 def measure_start() -> None:
-    """`hf-sqa --help` beside a process that imports what any such command does."""
-    command = Path(sys.executable).with_name("hf-sqa")
-    ours = cpu_seconds(lambda: subprocess.run([command, "--help"], check=True, stdout=subprocess.DEVNULL))
-    plain = cpu_seconds(lambda: subprocess.run([sys.executable, "-c", "import typer, rich.console"], check=True))
-    print(f"hf-sqa --help: {ours:.2f} s, {ours / plain:.1f} times as long as importing typer and rich")
+    """Imports, the help and a first score, each in a process of its own, beside what any program on the same libraries imports."""
+
+    def run(*arguments: Any) -> float:
+        return cpu_seconds(lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True))
+
+    clip = Path(__file__).parents[1] / "examples" / "clean.flac"
+    score = ("-m", "hf_sqa", "score", clip, "--model", "distilled-sqa-xs", "--device", "cpu")
+    runs: dict[str, tuple[Any, ...]] = {
+        "import typer, rich.console": ("-c", "import typer, rich.console"),
+        "hf-sqa --help": ("-m", "hf_sqa", "--help"),
+        "import torch, transformers": ("-c", "import torch, transformers"),  # names alone: transformers loads nothing yet
+        "... and PreTrainedModel": ("-c", "import torch; from transformers import PreTrainedModel"),
+        "import hf_sqa": ("-c", "import hf_sqa"),
+        "hf-sqa score, one clip, xs": score,
+    }
+    taken = {name: min(run(*arguments) for _ in range(2)) for name, arguments in runs.items()}  # the first one reads the disk
+    for name, seconds in taken.items():
+        base = "import typer, rich.console" if "help" in name else "... and PreTrainedModel"
+        print(f"start: {name:<28} {seconds:5.2f} s, {seconds / taken[base]:.2f} times {base}")
 
 
 def measure_table(num_rows: int) -> None:

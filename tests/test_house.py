@@ -126,6 +126,16 @@ def test_the_help_comes_before_torch():
     assert result.stdout.split()[-2:] == ["False", "False"]
 
 
+def test_the_help_comes_before_torch_by_python_m_too():
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "hf_sqa", "--help"], capture_output=True, text=True, check=True
+    )
+
+    imported = {line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if "|" in line}
+    assert "Scores recordings" in result.stdout
+    assert "hf_sqa.cli" in imported and not {"torch", "transformers"} & imported
+
+
 def test_no_module_of_ours_is_imported_by_name():
     """Such an import is an arrow that the contracts on imports cannot see."""
     by_name = {"import_module", "__import__"}
