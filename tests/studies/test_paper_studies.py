@@ -19,7 +19,7 @@ from hf_sqa.studies.requirements import gpu_hours, needed_corpora
 from tests.data import miniature
 from tests.made_speech import write_talker
 
-STUDIES = ("paper_one", "paper_two")
+STUDIES = ("paper_one", "paper_two", "paper_three")
 #: Counts of Table 1 of paper one, for corpora of three clips.
 TINY_SETS = {
     "w2v_ger": (2, 1),

@@ -8,7 +8,7 @@ from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import STUDENTS
 from hf_sqa.models.xlsr_sqa import XLSRSQA, XLSRSQAConfig
 from hf_sqa.studies import load_study, read_results, run_study
 from tests.distillation.test_distillation import STUDENT
-from tests.studies.test_paper_studies import corpora, encoder  # noqa: F401  # fixtures
+from tests.studies.test_paper_studies import corpora, encoders  # noqa: F401  # fixtures
 
 
 def test_the_shares_of_both_variants_are_those_of_the_paper_and_more():
@@ -35,7 +35,7 @@ def test_what_measures_the_small_study_has_other_conditions_than_what_teaches():
     assert taught.isdisjoint(sets["new-talkers"].where["condition_id"])
 
 
-def test_paper_three_lacks_only_its_data_and_a_gpu(corpora, encoder, speech, tmp_path, monkeypatch):  # noqa: F811
+def test_paper_three_lacks_only_its_data_and_a_gpu(corpora, encoders, speech, tmp_path, monkeypatch):  # noqa: F811
     for size in STUDENTS:
         monkeypatch.setitem(STUDENTS, size, STUDENT)
     torch.manual_seed(0)
@@ -45,7 +45,7 @@ def test_paper_three_lacks_only_its_data_and_a_gpu(corpora, encoder, speech, tmp
     ):
         model.save_pretrained(tmp_path / "checkpoints" / name)
         model.make_feature_extractor().save_pretrained(tmp_path / "checkpoints" / name)
-    places = {"corpora": corpora, "checkpoints": tmp_path / "checkpoints", "encoder": encoder, "speech": speech}
+    places = {"corpora": corpora, "checkpoints": tmp_path / "checkpoints", "encoder": encoders["wav2vec2"], "speech": speech}
     shorter = [
         *(f"{name}={place}" for name, place in places.items()),
         *(f"labels={tmp_path / 'labels'}", "windows=320", "steps=1", "evaluation.num_draws=5"),
