@@ -22,7 +22,7 @@ CATEGORIES = (
 COLUMNS = 1200
 #: Points drawn of a long timeline; each is then the mean of several, with the range of these behind it.
 MOST_POINTS = 600
-INK, QUIET = "#222222", "#6b6b6b"
+INK, QUIET, WORST = "#222222", "#6b6b6b", "#8c1020"
 
 
 def plot_quality(
@@ -59,7 +59,8 @@ def plot_quality(
     wave_axis, score_axis = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     peak = max(1e-3, float(np.abs([low, high]).max()))
     shades = [colour_of(value) for value in _values_at(timeline, score, seconds)]
-    wave_axis.vlines(seconds, low, high, color=shades, linewidth=max(0.5, 700 / len(seconds)))
+    hair = 0.004 * peak  # digital silence is a line, not a gap
+    wave_axis.vlines(seconds, low - hair, high + hair, color=shades, linewidth=max(0.5, 700 / len(seconds)))
     wave_axis.set(ylim=(-1.08 * peak, 1.08 * peak), ylabel="amplitude")
     wave_axis.set_title(title or recording.source, loc="left", fontsize=11, parse_math=False)
 
@@ -76,12 +77,15 @@ def plot_quality(
             axis.axvspan(stretch["start"], stretch["end"], color="#b2182b", alpha=0.13 if word == "fault" else 0.06, linewidth=0)
     if worst:
         words = f"worst: {worst[score]:.1f} from {clock(worst['start'])} to {clock(worst['end'])}"
-        share = (worst["start"] + worst["end"]) / 2 / recording.duration_seconds
+        middle = (worst["start"] + worst["end"]) / 2
+        share = middle / recording.duration_seconds
         side = "left" if share < 0.3 else "right" if share > 0.7 else "center"
-        at = worst["start"] if side == "left" else worst["end"] if side == "right" else (worst["start"] + worst["end"]) / 2
-        score_axis.annotate(words, (at, 1.06), ha=side, va="bottom", fontsize=9, color="#8c1020", weight="bold")
+        at = worst["start"] if side == "left" else worst["end"] if side == "right" else middle
+        above = score_axis.get_xaxis_transform()  # x in seconds, y from 0 to 1 of the axis
+        score_axis.plot([middle], [1.0], "v", color=WORST, markersize=7, transform=above, clip_on=False, zorder=4)
+        score_axis.text(at, 1.045, words, transform=above, ha=side, va="bottom", fontsize=9, color=WORST, weight="bold")
     whole = f"whole recording {overall:.2f}" + (f"; {len(faults)} fault{'s' * (len(faults) != 1)}" if timeline else "")
-    score_axis.set_title(whole, loc="right", fontsize=9, color=INK)
+    wave_axis.set_title(whole, loc="right", fontsize=9, color=INK)
     score_axis.set(xlim=(0, recording.duration_seconds), ylim=(1, 5), ylabel=f"local quality ({score.upper()})")
     score_axis.set_xlabel("time" if recording.duration_seconds >= 60 else "time in seconds")
     if recording.duration_seconds >= 60:
