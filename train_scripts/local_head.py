@@ -1,17 +1,21 @@
 """Fit the head that gives a DistilledSQA its local quality, `hf_sqa.models.distilled_sqa.local_distilled_sqa`, to the model itself.
 
-    python train_scripts/local_head.py distilled-sqa-m --packages unpacked/ --further talkers/*
+    python train_scripts/local_head.py distilled-sqa-m distilled-sqa-s distilled-sqa-xs --packages unpacked/ --talkers talkers/*
 
 The model teaches its own head: a window of one condition throughout has one score, and every second of it shall have that score.
-Speech is the phrases of 2.2 to 6 s of `hf-sqa corpus` (Debian packages, unpacked into a folder) and of further folders, one a
-talker, repeated to fill a window; conditions are the preset `distillation` and the kinds of fault of
-`benchmarks/faults_at_known_places.py`. Where a window has a gap with hard edges, the edges are bad and its inside is not looked at.
+Speech is phrases of the talkers of `hf-sqa corpus` whose part is `train` (Debian packages, unpacked into a folder), and of 2 to 8 s
+of further talkers, a folder each, repeated to fill a window; conditions are the preset `distillation` and the kinds of fault of
+`benchmarks/faults_at_known_places.py`, two of whose talkers (it, ru) are not heard here. Where a window has a gap with hard edges,
+the edges are bad and its inside is not looked at.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import itertools
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +29,49 @@ from faults_at_known_places import FAULTS, FLOOR_DBFS, RATE
 
 import hf_sqa
 from hf_sqa.audio import load_recording
-from hf_sqa.data.bench.speech import find_phrases, reference_waveform
+from hf_sqa.data.bench.speech import VOICES, find_phrases, reference_waveform
 from hf_sqa.degradations import Chain, set_level
-from hf_sqa.models.distilled_sqa.local_distilled_sqa import LocalHead, head_file, steps_of
+from hf_sqa.models.distilled_sqa.local_distilled_sqa import LocalHead, frames_per_step, head_file, rounded_peak, steps_of
 
-#: Phrases of a talker in a further folder, as a share of those of a voice.
-SHARE_OF_FURTHER = 0.4
+#: Seconds of a phrase.
+SHORTEST, LONGEST = 2.0, 8.0
 #: Score of the edges of a gap, and how far from an edge a frame sees it.
 EDGE_SCORE, EDGE_SECONDS = 1.2, 0.16
-STEPS, BATCH, STEP_SECONDS = 1500, 48, 0.08
+STEPS, BATCH, STEP_SECONDS = 2000, 64, 0.08
+#: Scores are drawn evenly by bins of this width, those with fewer windows less often.
+BIN_WIDTH, LEAST_IN_BIN = 0.25, 10
 WINDOWS_PER_PHRASE = 5
 
 
-def phrases_of(folder: Path, further: list[Path], number: int):
-    """Yield phrases as waveforms, talkers one after another."""
-    for phrase in find_phrases("training", folder, number):
+def phrases_of(packages: Path, of_voice: int, talkers: list[Path], of_talker: int):
+    """Yield phrases as waveforms, talkers taking turns, so that the first few are of all of them."""
+    voices: dict[str, list[Any]] = {}
+    for phrase in find_phrases("training", packages, of_voice):
+        if VOICES[phrase.voice].split == "train":
+            voices.setdefault(phrase.voice, []).append(phrase)
+    for phrase in _by_turns(voices.values()):
         yield reference_waveform(phrase)
-    for talker in further:
-        paths = sorted(path for path in talker.rglob("*") if path.suffix in (".wav", ".flac", ".ogg"))
-        chosen = [path for path in paths if 2.0 <= soundfile.info(path).duration <= 8.0][: round(SHARE_OF_FURTHER * number)]
-        for path in chosen:
-            speech = load_recording(path, sampling_rate=RATE).waveform
-            yield set_level(speech, RATE, target_dbfs=-26, measure="active")
+    for path in _by_turns([_phrases_of(talker, of_talker) for talker in talkers]):
+        yield set_level(load_recording(path, sampling_rate=RATE).waveform, RATE, target_dbfs=-26, measure="active")
 
 
-def windows_of(folder: Path, further: list[Path], phrases: int, length: int):
+def _by_turns(rows: Iterable[list[Any]]) -> Iterator[Any]:
+    missing = object()
+    return (item for items in itertools.zip_longest(*rows, fillvalue=missing) for item in items if item is not missing)
+
+
+def _phrases_of(talker: Path, number: int) -> list[Path]:
+    paths = [path for path in talker.rglob("*") if path.suffix in (".wav", ".flac", ".ogg")]
+    drawn = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    found = (path for path in drawn if SHORTEST <= soundfile.info(path).duration <= LONGEST)
+    return list(itertools.islice(found, number))
+
+
+def windows_of(phrases: Iterable[np.ndarray], length: int):
     """Yield `(window, gaps)`: windows of one condition, and the stretches of gaps in samples."""
     chain = Chain.load("distillation")
     kinds = [kind for name, kind in FAULTS.items() if name != "gap"]
-    for index, speech in enumerate(phrases_of(folder, further, phrases)):
+    for index, speech in enumerate(phrases):
         rng = np.random.default_rng([7, index])
         pause = np.zeros(round(rng.uniform(0.1, 0.6) * RATE), np.float32)
         clean = np.resize(np.concatenate([speech, pause]), length)
@@ -75,19 +93,18 @@ Examples = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @torch.inference_mode()
-def examples_of(models: dict[str, Any], folder: Path, further: list[Path], phrases: int) -> dict[str, Examples]:
+def examples_of(models: dict[str, Any], phrases: Iterable[np.ndarray]) -> dict[str, Examples]:
     """For each model: steps of frames `(N, S, C)`, the score that each should have `(N, S)`, and whether it is looked at."""
     (length,) = {model.config.window_samples for model in models.values()}
     found: dict[str, list[Examples]] = {name: [] for name in models}
     clean_scores: dict[str, float] = {}
-    for index, (window, gaps) in enumerate(windows_of(folder, further, phrases, length)):
+    for index, (window, gaps) in enumerate(windows_of(phrases, length)):
         waveform = torch.from_numpy(np.ascontiguousarray(window))[None]
-        waveform = waveform / (waveform.abs().max() + 1e-8)
         for name, model in models.items():
-            frames = model._frames(waveform)
-            steps = steps_of(frames[0], model.config)
+            frames = model._frames(waveform / (rounded_peak(float(waveform.abs().max())) + 1e-8))
+            steps = steps_of(frames[0], frames_per_step(model.config))
             if not gaps:
-                score = float(model._score_frames(frames)[0, 0])
+                score = float(model.score_windows(waveform)[0, 0])
                 clean_scores[name] = clean_scores[name] if index % WINDOWS_PER_PHRASE else score
             target, mask = torch.full((len(steps),), clean_scores[name] if gaps else score), torch.ones(len(steps))
             time = (torch.arange(len(steps)) + 0.5) * STEP_SECONDS
@@ -110,8 +127,9 @@ def fit(inputs: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor, steps:
     head.scale.copy_(flat.std(dim=0) + 1e-3)
     optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    share = _share_of(targets.median(dim=1).values)
     for _ in range(steps):
-        rows = torch.randint(len(inputs), (BATCH,), generator=generator)
+        rows = torch.multinomial(share, BATCH, replacement=True, generator=generator)
         length = int(torch.randint(6, 19, (1,), generator=generator))
         starts = torch.randint(inputs.shape[1] - length, (BATCH,), generator=generator)
         at = starts[:, None] + torch.arange(length)
@@ -119,9 +137,9 @@ def fit(inputs: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor, steps:
         frames = torch.nn.functional.dropout(inputs[rows[:, None], at].float() - head.center, 0.2) + head.center
         scores, weights = head(frames)
         weights = weights * mask
-        share = (weights * scores).sum(dim=1) / (weights.sum(dim=1) + 1e-6)
+        means = (weights * scores).sum(dim=1) / (weights.sum(dim=1) + 1e-6)
         wanted = (mask * target).sum(dim=1) / (mask.sum(dim=1) + 1e-6)
-        loss = torch.nn.functional.smooth_l1_loss(share[mask.sum(dim=1) > 2], wanted[mask.sum(dim=1) > 2], beta=0.3)
+        loss = torch.nn.functional.smooth_l1_loss(means[mask.sum(dim=1) > 2], wanted[mask.sum(dim=1) > 2], beta=0.3)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -129,15 +147,23 @@ def fit(inputs: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor, steps:
     return head.eval()
 
 
+def _share_of(scores: torch.Tensor) -> torch.Tensor:
+    """How often each window is drawn: all scores as often as each other, or the best, which few windows have, come out too low."""
+    bins = ((scores - 1) / BIN_WIDTH).long()
+    return 1 / torch.bincount(bins)[bins].clamp(min=LEAST_IN_BIN)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="Models whose windows are as long as each other's.")
-    parser.add_argument("--packages", type=Path, required=True)
-    parser.add_argument("--phrases", type=int, default=30, help="Phrases of every voice.")
-    parser.add_argument("--further", type=Path, nargs="*", default=[], help="Folders of further talkers.")
+    parser.add_argument("--packages", type=Path, required=True, help="Debian packages, unpacked.")
+    parser.add_argument("--phrases", type=int, default=25, help="Phrases of every voice in the packages.")
+    parser.add_argument("--talkers", type=Path, nargs="*", default=[], help="Folders of further talkers.")
+    parser.add_argument("--phrases-of-talkers", type=int, default=10, help="Phrases of every further talker, at most.")
     options = parser.parse_args()
     models = {name: hf_sqa.pipeline(name, device="cpu").model for name in options.models}
-    for name, examples in examples_of(models, options.packages, options.further, options.phrases).items():
+    phrases = phrases_of(options.packages, options.phrases, options.talkers, options.phrases_of_talkers)
+    for name, examples in examples_of(models, phrases).items():
         path = head_file(models[name].config.checkpoint_name)
         path.parent.mkdir(exist_ok=True)
         save_file(fit(*examples).state_dict(), path)

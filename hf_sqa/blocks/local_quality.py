@@ -5,7 +5,6 @@ Nothing here looks further ahead than a second or two, and the memory does not g
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from hf_sqa.audio import AudioError, load_recording
 #: Distance of two points.
 HOP_SECONDS = 0.5
 #: Samples are looked at in slices, so that a whole recording given at once takes no more memory than its parts.
-SLICE_SECONDS = 7.68
+SLICE_SECONDS = 15.36
 LEVEL_SECONDS = 0.02
 #: Speech lies within this of the loudest 20 ms, a maximum that falls slowly, and above a floor that is silence in any recording.
 ACTIVE_RANGE_DB, MAXIMUM_FALLS_DB_PER_SECOND, FLOOR_DBFS = 35.0, 0.5, -75.0
@@ -65,28 +64,31 @@ class LocalScorer:
         self._next_point = 0
         self._activity = _Activity(sampling_rate)
 
-    def feed(self, samples: np.ndarray) -> list[LocalScore]:
-        """Take the next samples `(num_samples,)`, mono float32 at the sampling rate; return the stretches that are known now."""
-        found = []
+    def feed(self, samples: np.ndarray, last: bool = False) -> list[LocalScore]:
+        """Take the next samples; return the stretches that are known now.
+
+        Args:
+            samples (`np.ndarray` of shape `(num_samples,)`): Mono float32 at the sampling rate.
+            last (`bool`, *optional*, defaults to `False`): Whether none follow. The same as [`close`] afterwards, in less time.
+        """
+        found: list[LocalScore] = []
         step = round(SLICE_SECONDS * self.sampling_rate)
         for start in range(0, len(samples), step):
             piece = np.asarray(samples[start : start + step], np.float32)
             self.num_samples += len(piece)
             self._activity.feed(piece)
-            self._take(piece)
-            found += self._points(self._known_samples(), last=False)
+            ends = last and start + step >= len(samples)
+            self._take(piece, ends)
+            found += self._points(self.num_samples if ends else self._known_samples(), last=ends)
         return found
 
     def close(self) -> list[LocalScore]:
         """The stretches at the end, after the last samples."""
-        self._end()
+        self._take(np.zeros(0, np.float32), last=True)
         return self._points(self.num_samples, last=True)
 
-    def _take(self, samples: np.ndarray) -> None:
+    def _take(self, samples: np.ndarray, last: bool) -> None:
         raise NotImplementedError
-
-    def _end(self) -> None:
-        """Hook: nothing follows."""
 
     def _known_samples(self) -> int:
         """Samples from the beginning about which everything is known."""
@@ -133,7 +135,7 @@ class PieceScorer(LocalScorer):
         self._model, self._extractor = model, feature_extractor
         self._buffer, self._origin = np.zeros(0, np.float32), 0
 
-    def _take(self, samples: np.ndarray) -> None:
+    def _take(self, samples: np.ndarray, last: bool) -> None:
         self._buffer = np.concatenate([self._buffer, samples])
 
     def _scores(self, first: int, end: int) -> np.ndarray | None:
@@ -157,28 +159,36 @@ class _Activity:
     def __init__(self, sampling_rate: int):
         self._step = max(1, round(LEVEL_SECONDS * sampling_rate))
         self._rest = np.zeros(0, np.float32)
-        self._active: deque[bool] = deque()
+        self._active = np.zeros(0, bool)
         self._first, self._maximum = 0, -np.inf
 
     def feed(self, samples: np.ndarray) -> None:
         samples = np.concatenate([self._rest, samples])
         usable = len(samples) - len(samples) % self._step
-        frames = samples[:usable].reshape(-1, self._step).astype(np.float64)
         self._rest = samples[usable:]
-        for level in (10 * np.log10(frames.var(axis=1) + 1e-12)).tolist():
-            self._maximum = max(level, self._maximum - MAXIMUM_FALLS_DB_PER_SECOND * LEVEL_SECONDS)
-            self._active.append(level > max(FLOOR_DBFS, self._maximum - ACTIVE_RANGE_DB))
+        if not usable:
+            return
+        frames = samples[:usable].reshape(-1, self._step)
+        power = np.einsum("ij,ij->i", frames, frames) / self._step - np.square(frames.mean(axis=1))
+        levels = 10 * np.log10(np.maximum(power.astype(np.float64), 0) + 1e-12)
+        # A maximum that falls with time is one that does not, of levels that rise with time.
+        number = self._first + len(self._active)
+        rise = MAXIMUM_FALLS_DB_PER_SECOND * LEVEL_SECONDS * np.arange(number, number + len(levels))
+        maxima = np.maximum.accumulate(np.concatenate([[self._maximum], levels + rise]))
+        self._maximum = maxima[-1]
+        active = levels > np.maximum(FLOOR_DBFS, maxima[1:] - rise - ACTIVE_RANGE_DB)
+        self._active = np.concatenate([self._active, active])
 
     def share(self, first: int, end: int) -> float:
         """Active share from one sample to another; of a stretch under 20 ms, 0."""
         begin, stop = first // self._step - self._first, end // self._step - self._first
-        chosen = [self._active[index] for index in range(max(0, begin), min(stop, len(self._active)))]
-        return sum(chosen) / len(chosen) if chosen else 0.0
+        chosen = self._active[max(0, begin) : max(0, stop)]
+        return float(np.count_nonzero(chosen)) / len(chosen) if len(chosen) else 0.0
 
     def forget(self, sample: int) -> None:
-        while self._active and (self._first + 1) * self._step <= sample:
-            self._active.popleft()
-            self._first += 1
+        unused = min(max(0, sample // self._step - self._first), len(self._active))
+        self._active = self._active[unused:]
+        self._first += unused
 
 
 def mean_of(points: Sequence[LocalScore]) -> np.ndarray | None:

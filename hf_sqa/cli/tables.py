@@ -176,7 +176,7 @@ def _faults(row: dict[str, Any], score: str) -> list[str]:
     """The deepest faults of a recording in words, in order of time."""
     faults = row.get("faults") or []
     named = sorted(sorted(faults, key=lambda fault: fault[score])[:MOST_FAULTS], key=lambda fault: fault["start"])
-    words = [f"fault from {clock(fault['start'])} to {clock(fault['end'])}" for fault in named]
+    words = [f"fault ({fault['kind']}) from {clock(fault['start'])} to {clock(fault['end'])}" for fault in named]
     return words + ([f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else [])
 
 

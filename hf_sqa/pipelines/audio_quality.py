@@ -224,7 +224,7 @@ class AudioQualityPipeline(Pipeline):
                 item["scores"] = self._mapped(scored)
                 if return_timeline:
                     scorer = self.model.local_scorer(self.feature_extractor, sampling_rate=item["recording"].sampling_rate)
-                    points = local_scores(item["recording"], scorer)
+                    points, item["faults"] = local_scores(item["recording"], scorer)
                     item["points"] = self.mapped_points(points)
         return items
 
@@ -297,7 +297,7 @@ class AudioQualityPipeline(Pipeline):
                 row["segments"] = segment_rows(names, *windows, recording.sampling_rate)
         if return_timeline:
             nothing: dict[str, Any] = {"timeline": [], "worst": None, "faults": []}
-            row |= described(item["points"], names) if error is None else nothing
+            row |= described(item["points"], item["faults"], names) if error is None else nothing
         if return_details:
             row |= details(recording) if recording is not None else dict.fromkeys(SHOWN_OF_A_RECORDING)
             row["warnings"] = [{"code": finding.code, "message": finding.message} for finding in self._findings(item)]

@@ -8,19 +8,28 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.audio import Recording
+from hf_sqa.blocks.faults import Fault, FaultFinder
 from hf_sqa.blocks.local_quality import LocalScore, LocalScorer
 
 #: A stretch is a fault if it falls so far below the median of the recording, in MOS points.
 FAULT_DEPTH = 0.7
+#: The same for a fault that the curve alone tells.
+UNNAMED_DEPTH = 1.2
 #: A fault, and the worst stretch, reaches to where the curve has risen by this share of its depth.
 EDGE_SHARE = 0.45
 DECIMALS, SECONDS_DECIMALS = 6, 2
 
 
-def local_scores(recording: Recording, scorer: LocalScorer) -> list[LocalScore]:
-    """Local quality of a recording at the scorer's rate, block by block."""
-    points = [point for block in recording.blocks() for point in scorer.feed(block)]
-    return points + scorer.close()
+def local_scores(recording: Recording, scorer: LocalScorer) -> tuple[list[LocalScore], list[Fault]]:
+    """Local quality and faults of a recording at the scorer's rate, block by block."""
+    finder, points, blocks = FaultFinder(scorer.sampling_rate), [], recording.blocks()
+    block = next(blocks, None)
+    while block is not None:
+        finder.feed(block)
+        following = next(blocks, None)
+        points += scorer.feed(block, last=following is None)
+        block = following
+    return points, finder.close()
 
 
 def timeline_rows(points: Sequence[LocalScore], names: Sequence[str]) -> list[dict[str, float]]:
@@ -100,7 +109,39 @@ def _other(border: str) -> str:
     return "end" if border == "start" else "start"
 
 
-def described(points: Sequence[LocalScore], names: Sequence[str]) -> dict[str, Any]:
+def described(points: Sequence[LocalScore], faults: Sequence[Fault], names: Sequence[str]) -> dict[str, Any]:
     """What a result says of a recording's course: `timeline`, `worst` and `faults`, all by the first score."""
     timeline = timeline_rows(points, names)
-    return {"timeline": timeline, "worst": worst_of(timeline, names[0]), "faults": faults_of(timeline, names[0])}
+    return {"timeline": timeline, "worst": worst_of(timeline, names[0]), "faults": named_faults(timeline, faults, names[0])}
+
+
+def named_faults(timeline: Sequence[dict[str, float]], faults: Sequence[Fault], score: str) -> list[dict[str, Any]]:
+    """Faults that have a name, and stretches without one that fall far below the rest of the recording, in order.
+
+    Args:
+        timeline (sequence of `dict`): Rows of [`timeline_rows`].
+        faults (sequence of [`Fault`]): From the fault finder.
+        score (`str`): The score that is looked at; higher is better.
+
+    Returns:
+        `list[dict]`: `start`, `end`, the lowest local score (of the nearest stretch where nobody speaks in the fault) and `kind`,
+        one of `hf_sqa.blocks.faults.KINDS` or `"other"`.
+    """
+    if not timeline:
+        return []
+    rows: list[dict[str, Any]] = [
+        {"start": round(fault.start, SECONDS_DECIMALS), "end": round(fault.end, SECONDS_DECIMALS)}
+        | {score: _lowest(timeline, fault, score), "kind": fault.kind}
+        for fault in faults
+    ]
+    for heard in faults_of(timeline, score, UNNAMED_DEPTH):
+        if all(heard["end"] <= fault.start or fault.end <= heard["start"] for fault in faults):
+            rows.append({**heard, "kind": "other"})
+    return sorted(rows, key=lambda row: row["start"])
+
+
+def _lowest(timeline: Sequence[dict[str, float]], fault: Fault, score: str) -> float:
+    """Lowest score of the stretches whose middle lies in the fault, else of the stretch nearest to it."""
+    middles = np.array([(row["start"] + row["end"]) / 2 for row in timeline])
+    away = np.maximum(np.maximum(fault.start - middles, middles - fault.end), 0)
+    return min(timeline[index][score] for index in np.flatnonzero(away <= away.min()))

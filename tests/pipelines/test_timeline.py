@@ -6,8 +6,9 @@ import soundfile
 import torch
 
 import hf_sqa
+from hf_sqa.blocks.faults import Fault
 from hf_sqa.models.distilled_sqa.local_distilled_sqa import FrameScorer, LocalHead, load_head
-from hf_sqa.pipelines.timeline import faults_of, worst_of
+from hf_sqa.pipelines.timeline import faults_of, named_faults, worst_of
 
 RATE = 16_000
 
@@ -58,6 +59,28 @@ class TestFaults:
         assert worst_of([], "mos") is None and faults_of([], "mos") == []
 
 
+class TestNamedFaults:
+    def test_a_named_fault_has_the_lowest_score_of_its_stretch(self):
+        rows = timeline(4, 4, 4, 3.4, 3.2, 4, 2.9, 4)
+
+        assert named_faults(rows, [Fault(1.5, 2.4, "noise")], "mos") == [{"start": 1.5, "end": 2.4, "mos": 3.2, "kind": "noise"}]
+
+    def test_a_gap_where_nobody_speaks_has_the_score_beside_it(self):
+        (fault,) = named_faults(timeline(4, 4, 3.1, None, None, None, 3.3, 4), [Fault(1.6, 2.9, "gap")], "mos")
+
+        assert fault["mos"] == 3.1
+
+    def test_what_only_the_curve_tells_is_another_fault_and_not_told_twice(self):
+        rows = timeline(4, 4, 4, 1.5, 1.5, 4, 4, 4, 4, 1.6, 4, 4)
+
+        faults = named_faults(rows, [Fault(4.4, 5.2, "clipping")], "mos")
+
+        assert [(fault["kind"], fault["mos"]) for fault in faults] == [("other", 1.5), ("clipping", 1.6)]
+
+    def test_where_nobody_speaks_at_all_there_is_none(self):
+        assert named_faults([], [Fault(0.0, 1.0, "noise")], "mos") == []
+
+
 class TestTimeline:
     def test_noise_for_two_seconds_is_where_the_student_is_worst(self, student, shared, rng):
         clip, rate = soundfile.read(shared / "data" / "p808" / "wideband" / "c0_f1.flac", dtype="float32")
@@ -66,7 +89,8 @@ class TestTimeline:
 
         result = student(speech, sampling_rate=rate, return_timeline=True)
 
-        assert any(min(fault["end"], 7) - max(fault["start"], 5) > 1 for fault in result["faults"])
+        (fault,) = result["faults"]
+        assert fault["kind"] == "noise" and min(fault["end"], 7) - max(fault["start"], 5) > 1.7
         assert 4 < result["worst"]["start"] < 6 and 6 < result["worst"]["end"] < 8
 
     def test_the_score_is_the_same_with_and_without(self, student, rng):

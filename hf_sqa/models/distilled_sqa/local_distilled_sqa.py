@@ -6,6 +6,7 @@ Shapes:   F frames, S steps of 80 ms, C channels
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from functools import cache
 from importlib.resources import files
@@ -25,6 +26,8 @@ STEP_SECONDS = 0.08
 HIDDEN_SIZE = 32
 #: Steps that are computed together, and how many such chunks the peak is taken of: as long as a window of the model.
 CHUNK_STEPS, PEAK_CHUNKS = 12, 8
+#: Peaks are rounded up to the next of so many in an octave, so that neighbours have the same one and are computed together.
+PEAKS_PER_OCTAVE = 1
 
 
 class LocalHead(nn.Module):
@@ -68,27 +71,22 @@ class FrameScorer(LocalScorer):
 
     def __init__(self, model: Any, head: LocalHead, hop_seconds: float = HOP_SECONDS):
         super().__init__(model.config.sampling_rate, hop_seconds)
-        self._model, self._head = model, head.to(model.device)
+        self._model, self._head = model, head
         self._frame = model.config.window_samples // model.config.num_frames
-        self._step = self._frame * _frames_per_step(model.config)
+        self._frames_per_step = frames_per_step(model.config)
+        self._step = self._frame * self._frames_per_step
         self._chunk = CHUNK_STEPS * self._step
-        reach = model.trunk.reach * model.config.fft_hop_samples + model.spectrum.margin
+        reach = model.trunk.reach * model.spectrum.hop_samples + model.spectrum.margin
         self._margin = -(-reach // self._step) * self._step
         self._buffer, self._origin = np.zeros(0, np.float32), 0
         self._next_chunk = 0
         self._peaks: deque[float] = deque(maxlen=PEAK_CHUNKS)
-        self._steps: deque[tuple[float, float]] = deque()
+        self._steps = np.zeros((0, 2))
         self._first_step = 0
 
-    def _take(self, samples: np.ndarray) -> None:
-        self._buffer = np.concatenate([self._buffer, samples])
-        self._run(last=False)
-
-    def _end(self) -> None:
-        self._run(last=True)
-
-    def _run(self, last: bool) -> None:
+    def _take(self, samples: np.ndarray, last: bool) -> None:
         """Score the chunks that are there with all they depend on, those with one peak together."""
+        self._buffer = np.concatenate([self._buffer, samples])
         available = self._origin + len(self._buffer)
         ready: list[tuple[int, float]] = []
         while (end := (self._next_chunk + 1) * self._chunk) + self._margin <= available or (
@@ -96,7 +94,7 @@ class FrameScorer(LocalScorer):
         ):
             start = self._next_chunk * self._chunk - self._origin
             self._peaks.append(float(np.abs(self._buffer[start : end - self._origin + self._margin]).max()))
-            ready.append((self._next_chunk, max(self._peaks)))
+            ready.append((self._next_chunk, rounded_peak(max(self._peaks))))
             self._next_chunk += 1
         for peak, chunks in groupby(ready, key=lambda chunk: chunk[1]):
             numbers = [number for number, _ in chunks]
@@ -114,9 +112,9 @@ class FrameScorer(LocalScorer):
         waveform = torch.from_numpy(samples)[None].to(self._model.device)
         frames = self._model.trunk(self._model.spectrum(waveform / (peak + 1e-8)))[0]
         frames = frames[(start - low) // self._frame :]
-        steps = steps_of(frames, self._model.config)[: -(-(stop - start) // self._step)]
-        scores, weights = self._head(steps.float())
-        self._steps.extend(zip(scores.cpu().tolist(), weights.cpu().tolist(), strict=True))
+        steps = steps_of(frames, self._frames_per_step)[: -(-(stop - start) // self._step)]
+        scored = torch.stack(self._head(steps.float()), dim=1).cpu().numpy()
+        self._steps = np.concatenate([self._steps, scored])
 
     def _known_samples(self) -> int:
         return (self._first_step + len(self._steps)) * self._step
@@ -124,39 +122,44 @@ class FrameScorer(LocalScorer):
     def _scores(self, first: int, end: int) -> np.ndarray | None:
         begin = -(-(first - self._step // 2) // self._step) - self._first_step
         stop = -(-(end - self._step // 2) // self._step) - self._first_step
-        chosen = [self._steps[index] for index in range(max(0, begin), min(max(stop, begin + 1), len(self._steps)))]
-        if not chosen:
+        chosen = self._steps[max(0, begin) : max(0, stop, begin + 1)]
+        if not len(chosen):
             return None
-        scores, weights = np.array(chosen).T
+        scores, weights = chosen.T
         return np.array([(scores * weights).sum() / weights.sum()])
 
     def _forget(self, sample: int) -> None:
-        while self._steps and (self._first_step + 1) * self._step <= sample - self._step:
-            self._steps.popleft()
-            self._first_step += 1
+        unused = min(max(0, sample // self._step - 1 - self._first_step), len(self._steps))
+        self._steps = self._steps[unused:]
+        self._first_step += unused
 
 
-def steps_of(frames: torch.Tensor, config: Any) -> torch.Tensor:
+def rounded_peak(peak: float) -> float:
+    """The next of the peaks that are told apart."""
+    return 2 ** (math.ceil(math.log2(peak) * PEAKS_PER_OCTAVE) / PEAKS_PER_OCTAVE) if peak > 0 else 0.0
+
+
+def steps_of(frames: torch.Tensor, per_step: int) -> torch.Tensor:
     """Frames of the trunk `(F, C)` averaged to steps of 80 ms, `(S, C)`."""
-    per_step = _frames_per_step(config)
     return frames[: len(frames) // per_step * per_step].unflatten(0, (-1, per_step)).mean(dim=1)
 
 
-def load_head(config: Any) -> LocalHead | None:
+def load_head(config: Any, device: torch.device | str = "cpu") -> LocalHead | None:
     """The head that was fitted to a checkpoint; `None` if there is none, as for every model that was trained further."""
     path = head_file(config.checkpoint_name) if config.checkpoint_name and config.score_names == ["mos"] else None
     if path is None or not path.is_file():
         return None
-    tensors = _tensors_of(path)
-    head = LocalHead(len(tensors["center"]))
-    head.load_state_dict(tensors)
-    return head.eval() if len(head.center) == config.conv_channels[-1] * config.conv_num_bins else None
+    head = _head_of(path, torch.device(device))
+    return head if len(head.center) == config.conv_channels[-1] * config.conv_num_bins else None
 
 
 @cache
-def _tensors_of(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a head, read once in a process: every recording gets a scorer of its own."""
-    return load_file(path)
+def _head_of(path: Path, device: torch.device) -> LocalHead:
+    """A head, made once in a process: every recording gets a scorer of its own."""
+    tensors = load_file(path)
+    head = LocalHead(len(tensors["center"]))
+    head.load_state_dict(tensors)
+    return head.eval().to(device)
 
 
 def head_file(checkpoint_name: str) -> Path | None:
@@ -167,5 +170,6 @@ def head_file(checkpoint_name: str) -> Path | None:
         return None
 
 
-def _frames_per_step(config: Any) -> int:
+def frames_per_step(config: Any) -> int:
+    """Frames of the trunk in 80 ms."""
     return max(1, round(STEP_SECONDS * config.sampling_rate * config.num_frames / config.window_samples))

@@ -301,7 +301,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS, sampling_rate: int | None = None
     ) -> LocalScorer:
         """See [`AudioQualityPreTrainedModel.local_scorer`]: by a head, where one was fitted to this checkpoint."""
-        head = load_head(self.config)
+        head = load_head(self.config, self.device)
         if head is None:
             return super().local_scorer(feature_extractor, hop_seconds)
         return FrameScorer(self, head, hop_seconds)

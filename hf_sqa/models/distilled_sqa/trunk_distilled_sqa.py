@@ -50,7 +50,8 @@ class CompressedSpectrum(nn.Module):
             `torch.Tensor` of shape `(B, 2, S, K)`, in channels-last memory.
         """
         spectrum = self.complex_spectrum(waveform, reflect)
-        power = spectrum.square().sum(dim=-1, keepdim=True)
+        parts = spectrum.square()
+        power = parts[..., :1] + parts[..., 1:]
         # magnitude ** compression / magnitude, with the magnitude clipped at 1e-12 as in the original
         spectrum = spectrum * power.clamp(min=1e-24) ** ((self.compression - 1) / 2)
         return spectrum.permute(0, 3, 1, 2)
@@ -106,7 +107,8 @@ class MelSpectrum(CompressedSpectrum):
 
     def bands(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
         """Bands on the scale they come in, `(B, S, K)`."""
-        power = self.complex_spectrum(waveform, reflect).square().sum(dim=-1)  # (B, S, K')
+        parts = self.complex_spectrum(waveform, reflect).square()
+        power = parts[..., 0] + parts[..., 1]  # (B, S, K'); torch's own sum of two takes seven times as long
         with torch.autocast(power.device.type, enabled=False):
             bands = power @ torch.from_numpy(self._bands).to(power.device)
         # The published compression clips magnitudes at 1e-12; here near silence is silence, and the gradient is finite.

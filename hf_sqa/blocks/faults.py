@@ -1,0 +1,226 @@
+"""Faults of a recording: stretches that sound unlike the rest of it, found and named by a small network of its own.
+
+It hears no quality and gives no score; it was fitted to faults at known places by `train_scripts/fault_finder.py`.
+Shapes: M frames of 20 ms, N features, S steps of 80 ms, C channels, K kinds
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers.audio_utils import mel_filter_bank
+
+#: What the network tells apart. A band limit may be another codec's and the other way round.
+KINDS = ("loss", "noise", "clipping", "codec", "gap", "band limit", "reverberation")
+SAMPLING_RATE = 16_000
+FRAME_SAMPLES, FRAMES_PER_STEP = 320, 4
+STEP_SECONDS = FRAME_SAMPLES * FRAMES_PER_STEP / SAMPLING_RATE
+NUM_BANDS, LOWEST_HZ, POWER_FLOOR = 32, 60.0, 1e-12
+#: Share of the peak of a frame that counts as being at the ceiling, and what counts as 0: less than half a step of 16 bits.
+CEILING, SMALLEST = 0.97, 1.5e-5
+#: Level against which all others are taken: so many of the frames of a segment are quieter.
+REFERENCE_PERCENTILE = 95
+NUM_FEATURES = NUM_BANDS + 4
+CHANNELS, TAPS, DILATIONS = 48, range(5), (1, 2, 4, 8)
+#: A long recording is looked at so many steps at a time, of which those at the edges are heard once more.
+SEGMENT_STEPS, EDGE_STEPS = 375, 62
+#: Two faults with so few steps between them are one.
+JOIN_STEPS = 4
+#: See [`stretches`]; chosen by `train_scripts/fault_finder.py` on talkers that the network was not fitted to.
+SMOOTH_STEPS, CERTAIN, REACHES = 5, 0.85, 0.3
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A stretch that is unlike the rest of its recording.
+
+    Args:
+        start (`float`): Where it begins, in seconds.
+        end (`float`): Where it ends.
+        kind (`str`): One of `KINDS`, the likeliest.
+    """
+
+    start: float
+    end: float
+    kind: str
+
+
+class FaultNetwork(nn.Module):
+    """Frames to a decision for every step, which sees what is around it and the mean of the whole segment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = nn.Conv1d(NUM_FEATURES, CHANNELS, 5, padding=2)
+        self.steps = nn.Conv1d(CHANNELS, CHANNELS, 2 * FRAMES_PER_STEP, stride=FRAMES_PER_STEP, padding=FRAMES_PER_STEP // 2)
+        self.weight = nn.Conv1d(CHANNELS, 1, 1)
+        self.context = nn.Linear(2 * CHANNELS, CHANNELS)
+        self.around = nn.ModuleList(nn.Conv1d(len(TAPS) * CHANNELS, CHANNELS, 1) for _ in DILATIONS)
+        self.output = nn.Conv1d(CHANNELS, 1 + len(KINDS), 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            features (`torch.Tensor` of shape `(B, M, N)`): From [`relative_features`], M a multiple of 4.
+
+        Returns:
+            `torch.Tensor` of shape `(B, S, 1 + K)`: Logits, no fault first.
+        """
+        hidden = nn.functional.relu(self.frames(features.transpose(1, 2)))
+        hidden = nn.functional.relu(self.steps(hidden))  # (B, C, S)
+        weight = torch.softmax(self.weight(hidden), dim=-1)
+        mean = (weight * hidden).sum(dim=-1)
+        spread = ((weight * (hidden - mean[..., None]).square()).sum(dim=-1) + 1e-4).sqrt()
+        hidden = hidden + self.context(torch.cat([mean, spread], dim=1))[..., None]
+        for by, layer in zip(DILATIONS, self.around, strict=True):
+            padded, size = nn.functional.pad(hidden, (2 * by, 2 * by)), hidden.shape[-1]
+            # What a convolution with holes does, which torch computes three times as slowly.
+            taps = [padded[..., tap * by : tap * by + size] for tap in TAPS]
+            hidden = hidden + nn.functional.relu(layer(torch.cat(taps, dim=1)))
+        return self.output(hidden).transpose(1, 2)
+
+
+@cache
+def _bands() -> torch.Tensor:
+    """Filters `(bins, bands)`, each the mean power of a band."""
+    bands = mel_filter_bank(
+        FRAME_SAMPLES // 2 + 1, NUM_BANDS, min_frequency=LOWEST_HZ, max_frequency=SAMPLING_RATE / 2, sampling_rate=SAMPLING_RATE
+    )
+    return torch.from_numpy((bands / bands.sum(axis=0)).astype(np.float32))
+
+
+@cache
+def _window() -> torch.Tensor:
+    window = torch.hann_window(FRAME_SAMPLES)
+    return window / (window.square().sum() * FRAME_SAMPLES / 2).sqrt()
+
+
+@torch.inference_mode()
+def frame_features(samples: np.ndarray) -> np.ndarray:
+    """Features `(M, N)` of every frame of 20 ms.
+
+    Levels in dB of the bands and of the frame; then the shares of its samples at the ceiling of the frame, and of those that are 0,
+    and its crest factor in dB.
+    """
+    frames = torch.from_numpy(samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES]).unflatten(0, (-1, FRAME_SAMPLES))
+    parts = torch.view_as_real(torch.fft.rfft(frames * _window())).square()
+    power = (parts[..., 0] + parts[..., 1]) @ _bands()
+    magnitude = frames.abs()
+    peak = magnitude.amax(dim=1)
+    level = 10 * (magnitude.square().mean(dim=1) + POWER_FLOOR).log10()
+    return torch.cat(
+        [
+            10 * (power + POWER_FLOOR).log10(),
+            level[:, None],
+            _share(magnitude >= CEILING * peak[:, None]),
+            _share(magnitude <= SMALLEST),
+            (10 * (peak.square() + POWER_FLOOR).log10() - level)[:, None],
+        ],
+        dim=1,
+    ).numpy()
+
+
+def _share(is_so: torch.Tensor) -> torch.Tensor:
+    """Share of the samples of each frame of which it is so, `(M, 1)`."""
+    return is_so.view(torch.int8).sum(dim=1, keepdim=True) / FRAME_SAMPLES
+
+
+def relative_features(features: np.ndarray) -> np.ndarray:
+    """Levels relative to the loud frames of the segment, all on scales near 1."""
+    reference = np.percentile(features[:, NUM_BANDS], REFERENCE_PERCENTILE)
+    relative = features.copy()
+    relative[:, : NUM_BANDS + 1] = np.maximum((features[:, : NUM_BANDS + 1] - reference + 30) / 20, -4)
+    relative[:, NUM_BANDS + 1] = 5 * features[:, NUM_BANDS + 1]
+    relative[:, NUM_BANDS + 3] = (features[:, NUM_BANDS + 3] - 10) / 5
+    return relative
+
+
+class FaultFinder:
+    """Takes the samples of a recording in portions, says at the end where it is unlike the rest.
+
+    The memory does not grow with the recording but for eight numbers a step.
+
+    Args:
+        sampling_rate (`int`): Of the samples, in Hz.
+    """
+
+    def __init__(self, sampling_rate: int):
+        self._resampler = None
+        if sampling_rate != SAMPLING_RATE:
+            self._resampler = soxr.ResampleStream(sampling_rate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")
+        self._rest = np.zeros(0, np.float32)
+        self._frames = np.zeros((0, NUM_FEATURES), np.float32)
+        self._decided: list[np.ndarray] = []
+
+    def feed(self, samples: np.ndarray) -> None:
+        """Take the next samples `(num_samples,)`, mono float32."""
+        self._take(samples if self._resampler is None else self._resampler.resample_chunk(samples))
+
+    def close(self) -> list[Fault]:
+        """The faults, in order, after the last samples."""
+        if self._resampler is not None:
+            self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        usable = len(self._frames) // FRAMES_PER_STEP * FRAMES_PER_STEP
+        if usable:
+            begin = EDGE_STEPS if self._decided else 0
+            self._decided.append(decisions(load_network(), self._frames[:usable])[begin:])
+        return stretches(np.concatenate(self._decided)) if self._decided else []
+
+    def _take(self, samples: np.ndarray) -> None:
+        size = SEGMENT_STEPS * FRAMES_PER_STEP
+        for start in range(0, len(samples), size * FRAME_SAMPLES):
+            piece = np.concatenate([self._rest, samples[start : start + size * FRAME_SAMPLES]])
+            usable = len(piece) // FRAME_SAMPLES * FRAME_SAMPLES
+            self._rest = piece[usable:]
+            if not usable:
+                continue
+            self._frames = np.concatenate([self._frames, frame_features(piece[:usable])])
+            while len(self._frames) >= size:
+                begin, end = EDGE_STEPS if self._decided else 0, SEGMENT_STEPS - EDGE_STEPS
+                self._decided.append(decisions(load_network(), self._frames[:size])[begin:end])
+                self._frames = self._frames[(end - EDGE_STEPS) * FRAMES_PER_STEP :]
+
+
+@torch.inference_mode()
+def decisions(network: FaultNetwork, features: np.ndarray) -> np.ndarray:
+    """Probabilities `(S, 1 + K)` of no fault, and of every kind, in a segment whose frames are given."""
+    return torch.softmax(network(torch.from_numpy(relative_features(features))[None])[0], dim=-1).numpy()
+
+
+def stretches(decided: np.ndarray, certain: float = CERTAIN, reaches: float = REACHES) -> list[Fault]:
+    """Faults from the [`decisions`] about the steps of a recording.
+
+    Args:
+        decided (`np.ndarray` of shape `(S, 1 + K)`): Probabilities.
+        certain (`float`, *optional*): The mean over five steps of the probability of any fault rises to this in every fault.
+        reaches (`float`, *optional*): A fault reaches as far as the probability stays above this.
+    """
+    of_any = 1 - decided[:, 0]
+    smooth = np.convolve(of_any, np.full(SMOOTH_STEPS, 1 / SMOOTH_STEPS), "same") if len(of_any) >= SMOOTH_STEPS else of_any
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], of_any >= reaches, [0]])))
+    runs: list[list[int]] = []
+    for start, end in edges.reshape(-1, 2).tolist():
+        if runs and start - runs[-1][1] <= JOIN_STEPS:
+            runs[-1][1] = end
+        else:
+            runs.append([start, end])
+    return [
+        Fault(start * STEP_SECONDS, end * STEP_SECONDS, KINDS[int(decided[start:end, 1:].mean(axis=0).argmax())])
+        for start, end in runs
+        if smooth[start:end].max() >= certain
+    ]
+
+
+@cache
+def load_network() -> FaultNetwork:
+    """The network of the package."""
+    network = FaultNetwork()
+    network.load_state_dict(load_file(Path(str(files("hf_sqa"))) / "assets" / "local" / "faults.safetensors"))
+    return network.eval()
