@@ -36,7 +36,7 @@ def overlap(fault: dict[str, float], example: Example) -> float:
 
 
 def run(score, folder: Path, number: int, part: str) -> None:
-    asked, found, touched, worst = Counter(), Counter(), Counter(), Counter()
+    asked, found, touched, worst, named = Counter(), Counter(), Counter(), Counter(), Counter()
     clean: dict[str, tuple[bool, float]] = {}
     errors, seconds = [], {"plain": 0.0, "timeline": 0.0}
     for example in examples(folder, number, part):
@@ -50,15 +50,16 @@ def run(score, folder: Path, number: int, part: str) -> None:
             result = score(example.faulty, sampling_rate=RATE, **options)
             seconds[name] += time.process_time() - began
         length = "over 1 s" if example.end - example.start >= 1 else "under 1 s"
-        best = max((overlap(fault, example) for fault in result["faults"]), default=0.0)
+        best, kind = max(((overlap(fault, example), fault["kind"]) for fault in result["faults"]), default=(0.0, ""))
         for key in (example.kind, length) if length == "over 1 s" else (length,):
             asked[key] += 1
             found[key] += best >= 0.5
             touched[key] += best > 0
+            named[key] += best >= 0.5 and example.kind.startswith(kind)
             worst[key] += overlap(result["worst"], example) >= 0.5
     for key in asked:
-        print(f"{key:14} {asked[key]:4} faults: found {found[key] / asked[key]:.2f}, touched {touched[key] / asked[key]:.2f}, "
-              f"worst stretch {worst[key] / asked[key]:.2f}")  # fmt: skip
+        print(f"{key:14} {asked[key]:4} faults: found {found[key] / asked[key]:.2f}, by its name {named[key] / asked[key]:.2f}, "
+              f"touched {touched[key] / asked[key]:.2f}, worst stretch {worst[key] / asked[key]:.2f}")  # fmt: skip
     quiet = [not fault for fault, _ in clean.values()]
     error = np.sqrt(np.mean(errors))
     print(f"clean recordings without a fault: {np.mean(quiet):.3f} of {len(quiet)}; curve to score: RMSE {error:.2f}")
