@@ -134,25 +134,39 @@ def matrix_rate(size: int = 1024, rounds: int = 10) -> float:
 
 
 def mosa_net(batch_size: int, seconds: float) -> None:
-    """Seconds a training step of MOSA-Net's full-size trunk takes, one clip and many."""
+    """Seconds that MOSA-Net's full-size trunk takes, to train and to score, one clip and many; and what arithmetic would take."""
     from hf_sqa import MOSANet, MOSANetConfig
 
     torch.manual_seed(0)
-    model = MOSANet(MOSANetConfig(precomputed_features=True)).train()
+    model = MOSANet(MOSANetConfig(precomputed_features=True))
     waveforms = 0.1 * torch.randn(batch_size, round(seconds * RATE))
     frames = round(seconds * RATE) // 320 - 1
     features = torch.randn(batch_size, frames, 1024)
     labels = torch.full((batch_size, 3), 2.0)
-    times = {}
-    for name, parts in (("one by one", 1), ("one batch", batch_size)):
-        start = time.process_time()
-        for first in range(0, batch_size, parts):
-            rows = slice(first, first + parts)
-            model(input_values=waveforms[rows], ssl_features=features[rows], labels=labels[rows]).loss.backward()
-        times[name] = time.process_time() - start
-    print(f"\nMOSA-Net, training step on {batch_size} clips of {seconds:g} s, features given, CPU s")
-    for name, cpu in times.items():
-        print(f"  {name:<12} {cpu:6.2f}  {times['one by one'] / cpu:5.2f}x")
+
+    def train(rows: slice) -> None:
+        model.train()
+        model(input_values=waveforms[rows], ssl_features=features[rows], labels=labels[rows]).loss.backward()
+
+    def score(rows: slice) -> None:
+        with torch.inference_mode():
+            model.eval()(input_values=waveforms[rows], ssl_features=features[rows])
+
+    print(f"\nMOSA-Net, {batch_size} clips of {seconds:g} s, features given, CPU s")
+    rate = matrix_rate()
+    for name, run in (("training step", train), ("scoring", score)):
+        with FlopCounterMode(display=False) as counter:
+            run(slice(0, 1))
+        times = {}
+        for way, rows in (("one by one", 1), ("one batch", batch_size)):
+            start = time.process_time()
+            for first in range(0, batch_size, rows):
+                run(slice(first, first + rows))
+            times[way] = time.process_time() - start
+        bound = batch_size * counter.get_total_flops() / rate
+        for way, cpu in times.items():
+            print(f"  {name:<14} {way:<11} {cpu:6.2f}  {times['one by one'] / cpu:5.2f}x")
+        print(f"  {name:<14} arithmetic  {bound:6.2f}, at the {rate / 1e9:.0f} GFLOPS of matrix products in this process")
 
 
 def truncated_encoder() -> None:

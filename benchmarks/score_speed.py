@@ -116,7 +116,7 @@ def measure_speed(lengths: list[float], rounds: int) -> None:
             print(f"{seconds:>5g} s  {name:<17} {cpu:7.2f} {base / cpu:6.2f}x  {scores[name]:7.4f}  {off:>+16.5f}")
 
 
-def measure_differences(num_recordings: int, seconds: float) -> None:
+def measure_differences(num_recordings: int, seconds: int) -> None:
     """How far `fast`, larger hops and bfloat16 are off the published score, over recordings of some length."""
     import hf_sqa
 
@@ -176,6 +176,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[0.5, 1, 2, 5, 10, 65], help="lengths of the clips")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side; the fastest counts (one turn above 30 s)")
     parser.add_argument("--hours", type=float, default=2.0, help="length of the recording whose memory is measured")
+    parser.add_argument(
+        "--differences", type=int, nargs=2, default=[8, 60], metavar=("RECORDINGS", "SECONDS"), help="for those from published"
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave the long recording out")
     parser.add_argument("--no-differences", action="store_true", help="leave the differences from the published score out")
     parser.add_argument("--score-and-report", help=argparse.SUPPRESS)
@@ -190,7 +193,7 @@ def main() -> None:
     logging.disable_progress_bar()
     measure_speed(options.seconds, options.rounds)
     if not options.no_differences:
-        measure_differences(num_recordings=8, seconds=60)
+        measure_differences(*options.differences)
     if not options.no_memory:
         measure_memory(options.hours)
 

@@ -20,6 +20,7 @@ import hf_sqa
 from hf_sqa.audio import load_recording
 from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import convert, convert_state_dict, published_weights
+from hf_sqa.models.distilled_sqa.trunk_distilled_sqa import PEAK_TOLERANCE
 from tests.parity.signals import signal
 
 RATE = 16_000
@@ -208,6 +209,21 @@ def score_windows_alone(model, recording, starts):
         ]
 
 
+def score_windows_by_held_peaks(model, recording, starts):
+    """The same, but a window is divided by what an earlier one with common frames was divided by, if its own peak is near that."""
+    length, held, last, scores = model.config.window_samples, 0.0, -RATE, []
+    common = (model.config.num_frames - model.trunk.reach - 1) * 320  # samples between windows that have no common frames
+    for start in starts:
+        window = torch.from_numpy(recording.waveform[start : start + length].copy())[None]
+        peak = float(window.abs().max())
+        if start - last >= common or not held / PEAK_TOLERANCE <= peak <= held * PEAK_TOLERANCE:
+            held = peak
+        last = start
+        with torch.no_grad():
+            scores.append(model._score_frames(model._frames(window / (held + 1e-8)))[0].item())
+    return scores
+
+
 class TestFastMode:
     @pytest.mark.parametrize("num_conv_layers", [3, 4, 5, 6])
     @pytest.mark.parametrize("hop_seconds", [None, 0.05, 0.1, 0.333, 0.64])
@@ -217,7 +233,7 @@ class TestFastMode:
 
         scored = model.score_recordings([recording], mode="fast", hop_seconds=hop_seconds)[0]
 
-        alone = score_windows_alone(model, recording, scored.segment_starts)
+        alone = score_windows_by_held_peaks(model, recording, scored.segment_starts)
         np.testing.assert_allclose(scored.segment_scores[:, 0], alone, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("over", [0, 1, 319, 320, 321, 640, 5000])
@@ -228,20 +244,23 @@ class TestFastMode:
         scored = model.score_recordings([recording], mode="fast")[0]
 
         assert scored.segment_starts.tolist() == ([0] if over < 320 else [0, over // 320 * 320] if over < 3520 else [0, 2560, 4800])
-        alone = score_windows_alone(model, recording, scored.segment_starts)
+        alone = score_windows_by_held_peaks(model, recording, scored.segment_starts)
         np.testing.assert_allclose(scored.segment_scores[:, 0], alone, rtol=0, atol=1e-5)
 
     def test_a_peak_that_comes_and_goes_is_followed(self, make_tiny, speech_like):
         model = make_tiny()
         waveform = speech_like(4.0)
-        for place, peak in ((20_000, 0.9), (30_000, 0.95), (50_000, -0.99)):
+        waveform *= 0.2 / np.abs(waveform).max()
+        for place, peak in ((20_000, 0.4), (30_000, 0.48), (45_000, -0.8)):  # by 6, by less than 2, and by 4 dB
             waveform[place] = peak
         recording = recording_of(waveform)
 
         scored = model.score_recordings([recording], mode="fast", hop_seconds=0.1)[0]
 
+        held = score_windows_by_held_peaks(model, recording, scored.segment_starts)
+        np.testing.assert_allclose(scored.segment_scores[:, 0], held, rtol=0, atol=1e-5)
         alone = score_windows_alone(model, recording, scored.segment_starts)
-        np.testing.assert_allclose(scored.segment_scores[:, 0], alone, rtol=0, atol=1e-5)
+        assert np.abs(np.subtract(held, alone)).max() > 1e-4
 
     def test_silent_stretches_between_speech_are_scored_like_alone(self, make_tiny, speech_like):
         model = make_tiny()
@@ -250,7 +269,7 @@ class TestFastMode:
 
         scored = model.score_recordings([recording], mode="fast", hop_seconds=0.1)[0]
 
-        alone = score_windows_alone(model, recording, scored.segment_starts)
+        alone = score_windows_by_held_peaks(model, recording, scored.segment_starts)
         np.testing.assert_allclose(scored.segment_scores[:, 0], alone, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("window_samples", [1_600, 1_920, 2_240, 2_560, 3_200])
@@ -260,24 +279,33 @@ class TestFastMode:
 
         scored = model.score_recordings([recording], mode="fast")[0]
 
-        alone = score_windows_alone(model, recording, scored.segment_starts)
+        alone = score_windows_by_held_peaks(model, recording, scored.segment_starts)
         np.testing.assert_allclose(scored.segment_scores[:, 0], alone, rtol=0, atol=1e-5)
 
     def test_starts_lie_on_the_grid_within_the_recording_and_in_order(self, make_tiny):
         model = make_tiny(window_samples=122_880, hop_samples=16_000)
 
         for num_samples in (1, 122_880, 122_881, 123_199, 123_200, 160_000, 1_040_123):
-            published, starts = model.window_starts(num_samples), model.window_starts(num_samples, "fast")
+            published, starts = model.window_starts(num_samples), model.window_starts(num_samples, "fast", hop_seconds=1.0)
             assert starts[0] == 0 and not (starts % 320).any() and (np.diff(starts) > 0).all()
             assert max(0, num_samples - 122_880) - 320 < starts[-1] <= max(0, num_samples - 122_880)
             assert all(np.abs(starts - start).min() <= 320 for start in published)
+
+    def test_windows_lie_a_quarter_of_a_window_apart_at_most_if_no_hop_is_given(self, make_tiny):
+        model = make_tiny(window_samples=122_880, hop_samples=16_000)
+
+        assert model.window_starts(160_000, "fast").tolist() == [0, 18_560, 37_120]
+        assert len(model.window_starts(1_040_000, "fast")) == 31
+
+        far = make_tiny(window_samples=122_880, hop_samples=61_440)
+        assert far.window_starts(160_000, "fast").tolist() == [0, 37_120]
 
     def test_fast_mode_with_published_weights_scores_the_same_windows(self, model):
         recording = recording_of(waveform_of("noisy_10s"))
 
         scored = model.score_recordings([recording], mode="fast")[0]
 
-        alone = score_windows_alone(model, recording, scored.segment_starts)
+        alone = score_windows_by_held_peaks(model, recording, scored.segment_starts)
         np.testing.assert_allclose(scored.segment_scores[:, 0], alone, rtol=0, atol=1e-5)
 
     @pytest.mark.slow

@@ -47,8 +47,8 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     Modes:
         `published`: window starts of the original, equally spaced over the recording. Its scores to rounding.
-        `fast`: starts rounded to the grid of the convolutions (20 ms), so that overlapping windows share them. Up to 20 ms at the
-            end of a recording are not seen. In forms other than the published, nothing is shared.
+        `fast`: starts a quarter of a window apart and rounded to the grid of the convolutions (20 ms), so that overlapping windows
+            share them. Up to 20 ms at the end of a recording are not seen. In forms other than the published, nothing is shared.
     """
 
     config: DistilledSQAConfig
@@ -287,9 +287,12 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         Args:
             num_samples (`int`): Length of the recording.
             mode (`str`, *optional*, defaults to `"published"`): One of `modes`.
-            hop_seconds (`float`, *optional*): Largest distance between starts; `hop_samples` of the configuration if not given.
+            hop_seconds (`float`, *optional*): Largest distance between starts; `hop_samples` of the configuration if not given, in
+                mode `fast` a quarter of a window if that is more.
         """
         hop_samples = self.config.hop_samples if hop_seconds is None else hop_seconds * self.config.sampling_rate
+        if mode == "fast" and hop_seconds is None:
+            hop_samples = max(hop_samples, self.config.window_samples // 4)
         starts = window_starts(num_samples, self.config.window_samples, hop_samples)
         if mode == "fast":
             over = max(0, num_samples - self.config.window_samples)
