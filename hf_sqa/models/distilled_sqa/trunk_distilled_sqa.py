@@ -17,8 +17,8 @@ from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQA
 
 #: Lower edge of the lowest mel band in Hz, and the power added to every band, about 90 dB below speech at full scale.
 LOWEST_MEL_HZ, MEL_FLOOR = 50.0, 1e-6
-#: Windows whose peaks differ by at most this factor, 2 dB, are divided by the same peak in mode `fast`. The error of the mode, mostly
-#: from starts on a grid, hardly grows by it, and where the peak often changes most convolutions are saved.
+#: Windows whose peaks differ by at most this factor, 2 dB, are divided by the same peak in mode `fast`. The error of the mode,
+#: mostly from starts on a grid, hardly grows by it, and where the peak often changes most convolutions are saved.
 PEAK_TOLERANCE = 1.26
 
 
