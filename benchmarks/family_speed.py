@@ -61,6 +61,11 @@ def nisqa(checkpoint: Path, num_clips: int) -> None:
     print(f"NISQA v2, {num_clips} clips of 10 s, CPU ms a clip, checks of the input included")
     print(f"  torchmetrics {1000 * theirs / num_clips:6.1f}   1.00x")
     print(f"  hf-sqa       {1000 * ours / num_clips:6.1f}  {theirs / ours:5.2f}x   largest difference {off:.1e}")
+    with FlopCounterMode(display=False) as counter:
+        model.score_recordings([load_recording(clips[0], input_sampling_rate=RATE)], extractor)
+    operations, rate = counter.get_total_flops(), matrix_rate()
+    at_rate = f"{1000 * operations / rate:.0f} ms at the {rate / 1e9:.0f} GFLOPS of matrix products in this process"
+    print(f"  arithmetic of hf-sqa: {operations / 1e9:.1f} GFLOP, {at_rate}")
 
 
 def dnsmos(p808: Path | None) -> None:
