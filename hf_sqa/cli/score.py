@@ -53,7 +53,7 @@ Sort = Annotated[str, typer.Option(help="Order of the table: `worst`, `best`, `n
 Mode = Annotated[
     str | None,
     typer.Option(
-        help="`published` (the original's windows) or `fast` (shared work; 0.02 MOS off, at most 0.04); `whole` for DNSMOS."
+        help="`published` (the original's windows) or `fast` (shared work; 0.03 MOS off, at most 0.07); `whole` for DNSMOS."
     ),
 ]
 HopSeconds = Annotated[
