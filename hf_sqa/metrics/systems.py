@@ -360,6 +360,8 @@ def pair_in_words(pair: PairDifference, means: Mapping[str, Any], score_name: st
     counted = f"{pair.num_pairs:,} {'pairs' if pair.is_paired else 'clips without pairs'}"
     if units != pair.num_pairs:
         counted += f", {units} units drawn whole"
+    if alone := sum(pair.num_alone):
+        counted += f"; {alone:,} clip{'s' * (alone > 1)} without a partner count{'s' * (alone == 1)} in the means only"
     values = f"mean {score_name} {second:.3f} ({pair.second}) and {first:.3f} ({pair.first})"
     if np.isnan(pair.p_value):
         which = "" if pair.is_paired else " of the smaller system"

@@ -163,3 +163,16 @@ def test_what_makes_no_sense_is_refused(options, words):
 def test_a_clip_without_a_system_is_refused():
     with pytest.raises(ValueError, match="a system for every clip, got none for 1 of 2"):
         compare_systems([1.0, 2.0], ["a", None])
+
+
+def test_a_verdict_tells_of_clips_that_count_in_the_means_and_not_in_the_difference():
+    old, new = [3.1, 3.4, 2.8, 3.3, 3.6, 2.9, 1.0], [3.1, 3.4, 2.8, 3.3, 3.6, 2.9]
+    items = [*range(7), *range(6)]
+
+    one = compare_systems(old + new, ["old"] * 7 + ["new"] * 6, items=items)
+    none = compare_systems(old[:6] + new, ["old"] * 6 + ["new"] * 6, items=[*range(6), *range(6)])
+
+    assert "difference +0.000" in one.verdict and one.verdict.endswith(
+        "6 pairs; 1 clip without a partner counts in the means only."
+    )
+    assert none.verdict.endswith("6 pairs.")
