@@ -221,6 +221,8 @@ def _train(trainer: Any, interrupt: Any, resume: bool, notes: list[str], announc
         announce(f"Going on from {checkpoint}.")
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        if args.dataloader_num_workers and trainer.waiting.num_windows:
+            announce(trainer.waiting.sentence(args.dataloader_num_workers))
     except Exception as error:
         if (explained := _explained(error, args) or _not_resumable(error, checkpoint, trainer)) is None:
             raise

@@ -29,6 +29,7 @@ from hf_sqa.training.losses import make_training_loss
 from hf_sqa.training.muon import Muon, muon_groups
 from hf_sqa.training.order import OrderedGroups, order_loss
 from hf_sqa.training.recipe import OrderOptions
+from hf_sqa.training.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class AudioQualityTrainer(Trainer):
 
     Attributes:
         failures (`dict[str, tuple[str, str]]`): Recordings that could not be read so far, with code and message.
+        waiting ([`Waiting`]): How long this process has waited for its data.
     """
 
     args: AudioQualityTrainingArguments
@@ -80,6 +82,7 @@ class AudioQualityTrainer(Trainer):
         if self.batching == "auto":
             self.batching = "pad" if self.quality_model.pads_safely else "crop"
         self.failures: dict[str, tuple[str, str]] = {}
+        self.waiting = Waiting()
         train = train_dataset
         if train is not None and not isinstance(train, RatedSpeech):
             train = RatedSpeech(
@@ -134,6 +137,10 @@ class AudioQualityTrainer(Trainer):
         self._frozen = frozen_modules(self.quality_model)
 
     # ---- Data
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """See `Trainer.get_batch_samples`; the time is counted."""
+        return self.waiting.watch(lambda: super(AudioQualityTrainer, self).get_batch_samples(*args, **kwargs))
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process; their order follows from the seed and the epoch alone."""
