@@ -119,8 +119,8 @@ def examples(folder: Path, number: int, part: str = "test", seed: int = 0) -> It
     Args:
         folder (`Path`): Clean speech, see [`takes`].
         number (`int`): How many.
-        part (`str`, *optional*, defaults to `"test"`): `"test"`, three quarters of the takes, or `"development"`, on which the
-            thresholds of `hf_sqa` were chosen.
+        part (`str`, *optional*, defaults to `"test"`): `"test"`, three quarters of the takes, or `"development"`, the others, to
+            look at while something changes.
         seed (`int`, *optional*, defaults to 0): Of kinds, strengths and places.
     """
     drawn = sorted(takes(folder), key=lambda take: hashlib.sha256(take[0].encode()).digest())
