@@ -67,7 +67,7 @@ class AudioQualityPipeline(Pipeline):
             in seconds.
         return_timeline (`bool`, *optional*, defaults to `False`): Adds `timeline`, the quality of every half second in which
             somebody speaks (`start`, `end` and the scores); `worst`, the stretch around its lowest point; and `faults`, stretches
-            that fall 0.6 MOS or more below the median. `docs/scoring.md` says how, and what it costs.
+            unlike the rest of it, with their `kind`. `docs/scoring.md` says how, and what it costs.
         return_details (`bool`, *optional*, defaults to `False`): Adds duration, rate, level, `warnings`, and the model's identity.
         on_error (`str`, *optional*, defaults to `"raise"`): `"raise"` raises [`AudioError`] for a recording that cannot be scored;
             `"row"` returns `None` for its scores with `status`, `code` and `reason`, and adds these keys to every result. No value
