@@ -188,15 +188,10 @@ def find_overlap(trained_on: Sequence[Any], test: Any, files: _FileDigests | Non
         `overlap_sources` and `overlap_talkers`.
     """
     files = files or _FileDigests()
-    seen: set[Any] = set()
-    sizes: set[int] = set()
-    for dataset in trained_on:
-        for row in _described(dataset):
-            seen |= {row[kind] for kind in ("path", "clip", "source", "talker")}
-            sizes.add(row["size"])
-    tested = list(_described(test))
-    suspects = {row["size"] for row in tested} & sizes - {-1}
-    digests = {files.of(row) for dataset in trained_on for row in _described(dataset) if row["size"] in suspects}
+    trained, tested = [row for dataset in trained_on for row in files.described(dataset)], files.described(test)
+    seen = {row[kind] for row in trained for kind in ("path", "clip", "source", "talker")}
+    suspects = {row["size"] for row in tested} & {row["size"] for row in trained} - {-1}
+    digests = {files.of(row) for row in trained if row["size"] in suspects}
     seen.discard(None)
     same_clip = [
         row["path"] in seen or row["clip"] in seen or (row["size"] in suspects and files.of(row) in digests) for row in tested
@@ -210,14 +205,21 @@ def find_overlap(trained_on: Sequence[Any], test: Any, files: _FileDigests | Non
 
 
 class _FileDigests:
-    """SHA-256 of files, each read once; only files of equal length are compared."""
+    """Descriptions of data sets, each made once, and SHA-256 of files, each read once; only files of equal length are compared."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
+        self._described: dict[str, list[dict[str, Any]]] = {}
+
+    def described(self, dataset: Any) -> list[dict[str, Any]]:
+        """A row for each clip; a data set of the same fingerprint holds the same clips."""
+        if dataset._fingerprint not in self._described:
+            self._described[dataset._fingerprint] = list(_described(dataset))
+        return self._described[dataset._fingerprint]
 
     def of(self, row: Mapping[str, Any]) -> str:
-        if row["bytes"] is not None:
-            return hashlib.sha256(row["bytes"]).hexdigest()
+        if row["digest"] is not None:
+            return str(row["digest"])
         path = row["path"][1]
         if path not in self._known:
             with Path(path).open("rb") as file:
@@ -227,10 +229,10 @@ class _FileDigests:
 
 def _described(dataset: Any) -> Iterator[dict[str, Any]]:
     """What identifies each clip, its source and its talker; None where unknown."""
-    columns = {
-        name: list(dataset[name]) for name in ("corpus", "utterance_id", "source_id", "talker_id") if name in dataset.column_names
-    }
-    labels = [list(dataset[name]) for name in ("mos", "s_mos", "g_mos", "pesq") if name in dataset.column_names]
+    texts, scores = ("corpus", "utterance_id", "source_id", "talker_id"), ("mos", "s_mos", "g_mos", "pesq")
+    table = dataset.select_columns([name for name in (*texts, *scores) if name in dataset.column_names])[:]
+    columns = {name: table[name] for name in texts if name in table}
+    labels = [table[name] for name in scores if name in table]
     for index, audio in enumerate(dataset["audio"]):
         row = {name: values[index] for name, values in columns.items()}
         corpus, content = row.get("corpus"), audio.get("bytes")
@@ -240,7 +242,7 @@ def _described(dataset: Any) -> Iterator[dict[str, Any]]:
         yield {
             "path": ("path", os.path.realpath(path)) if there else None,
             "size": len(content) if content is not None else Path(path).stat().st_size if there else -1,
-            "bytes": content,
+            "digest": None if content is None else hashlib.sha256(content).hexdigest(),
             "clip": ("clip", corpus, row["utterance_id"], rated) if row.get("utterance_id") and rated else None,
             "source": ("source", corpus, row["source_id"]) if row.get("source_id") else None,
             "talker": ("talker", corpus, row["talker_id"]) if row.get("talker_id") else None,
