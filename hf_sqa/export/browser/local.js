@@ -2,7 +2,7 @@
 // The numbers of both are in page.json.
 import { gate, Refused, run } from "./score.js";
 
-const { abs, ceil, floor, log10, max, min, round } = Math;
+const { abs, ceil, floor, log2, log10, max, min, round } = Math;
 
 // Feed samples at the model's rate in portions of any size; points `{start, end, scores}` come as soon as they are known, `scores`
 // by name, or null where nobody speaks.
@@ -103,7 +103,7 @@ class Head {
     for (let at = this.nextChunk * chunk; at + chunk + margin <= buffer.end || (last && at < buffer.end); at = this.nextChunk * chunk) {
       this.peaks.push(buffer.slice(at, min(at + chunk + margin, buffer.end)).reduce((peak, sample) => max(peak, abs(sample)), 0));
       this.peaks = this.peaks.slice(-peak_chunks);
-      ready.push({ number: this.nextChunk++, peak: max(...this.peaks) });
+      ready.push({ number: this.nextChunk++, peak: this.rounded(max(...this.peaks)) });
     }
     while (ready.length) { // those with one peak together
       const together = ready.findIndex(({ peak }) => peak !== ready[0].peak);
@@ -111,6 +111,12 @@ class Head {
       await this.runGroup(group[0].number * chunk, min((group.at(-1).number + 1) * chunk, buffer.end), group[0].peak);
     }
     buffer.forget(this.nextChunk * chunk - margin);
+  }
+
+  // The next of the peaks that are told apart. Browsers divide 16 bits by 32767: a peak of one half must not count as more.
+  rounded(peak) {
+    const { peaks_per_octave: number } = this.settings;
+    return peak > 0 ? 2 ** (ceil(log2(peak) * number - 1e-4) / number) : 0;
   }
 
   async runGroup(start, stop, peak) {

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_sqa.models.distilled_sqa.local_distilled_sqa import PEAK_CHUNKS, FrameScorer
+from hf_sqa.models.distilled_sqa.local_distilled_sqa import PEAK_CHUNKS, PEAKS_PER_OCTAVE, FrameScorer
 
 
 class LocalGraph(nn.Module):
@@ -18,7 +18,8 @@ class LocalGraph(nn.Module):
         scorer ([`FrameScorer`]): Its scorer, by a head.
 
     Attributes:
-        settings (`dict`): How [`FrameScorer`] cuts a recording, in samples: `step`, `chunk`, `margin`; and `peak_chunks`.
+        settings (`dict`): How [`FrameScorer`] cuts a recording, in samples: `step`, `chunk`, `margin`; and `peak_chunks`,
+            `peaks_per_octave`.
     """
 
     def __init__(self, model: Any, scorer: FrameScorer):
@@ -30,6 +31,7 @@ class LocalGraph(nn.Module):
             "chunk": scorer._chunk,
             "margin": scorer._margin,
             "peak_chunks": PEAK_CHUNKS,
+            "peaks_per_octave": PEAKS_PER_OCTAVE,
         }
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
