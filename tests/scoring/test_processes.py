@@ -171,13 +171,20 @@ def test_other_processes_are_started_if_time_has_passed_and_much_is_left(
     assert [place for place, _ in results] == ["here"] * num_here + ["there"] * (10 - num_here)
 
 
+@pytest.fixture
+def two_threads():
+    """As on a machine of two cores. Later tests fork, and where torch has several threads, its copies wait for ever."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.mark.slow
-def test_a_run_that_begins_alone_ends_with_the_same_rows(tiny_scorer, recordings, monkeypatch):
+def test_a_run_that_begins_alone_ends_with_the_same_rows(tiny_scorer, recordings, two_threads, monkeypatch):
     recordings.insert(7, Killer())
     alone = list(scored(tiny_scorer, recordings, num_processes=1))
     monkeypatch.setattr(processes, "ALONE_SECONDS", -1.0)
     monkeypatch.setattr(processes, "LEFT_SECONDS", -1.0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # as on a machine of two cores
 
     rows = list(scored(tiny_scorer, recordings))
 
@@ -202,16 +209,12 @@ def test_small_models_on_a_cpu_have_a_process_a_core_and_large_ones_one(tiny_sco
         cores(elsewhere, 2)
 
 
-def test_threads_are_given_back():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(KeyError), one_thread():
-            assert torch.get_num_threads() == 1
-            raise KeyError
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+def test_threads_are_given_back(two_threads):
+    with pytest.raises(KeyError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.slow
