@@ -186,7 +186,7 @@ def by_distill(name, clips, folder):
 def by_prune(name, clips, folder):
     options = {"checkpoint": name, "calibration": str(clips), "num_windows": 12, "repair_steps": 1, "num_steps": 1}
     options |= {"target": 1 - 1e-6, "min_agreement": 1 - 1e-15}
-    job = SimpleNamespace(options=options, seed=0, folder=folder, model=SimpleNamespace(name="pruned"))
+    job = SimpleNamespace(options=options, seed=0, folder=folder, needed={}, model=SimpleNamespace(name="pruned"))
     make_by_pruning(job)  # nothing can go without losing agreement, so what is left is what was opened
     return scored(load_checkpoint(folder).model, clips)
 
