@@ -201,12 +201,23 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         return False
 
     def measure_bands(self, windows: Iterable[np.ndarray]) -> None:
-        """Measure mean and deviation of the frequency bands of the input, for families that normalise it by these.
+        """Measure mean and deviation of the input's bands, or of its features' channels, for families that normalise by these.
 
         Raises:
             ValueError: If this model does not.
         """
         raise ValueError(f"Expected a model that normalises its input by measured bands, got {type(self).__name__}.")
+
+    def begin_at(self, scores: Sequence[float]) -> None:
+        """Let new heads begin with these scores, one for each in label units, whatever the recording.
+
+        Raises:
+            ValueError: If the family does not know how.
+        """
+        raise ValueError(
+            f"Expected a family whose heads can begin at a score (mosa_net, mtq_net), got {type(self).__name__}; leave "
+            "`training.begin_at_mean` out."
+        )
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
         """The defaults of `hf-sqa finetune` for this model, on a device such as `"cpu"`."""

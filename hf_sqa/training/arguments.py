@@ -30,6 +30,8 @@ class AudioQualityTrainingArguments(TrainingArguments):
             `["corpus_lcc", "corpus_mapped_rmse"]`, by which NISQA stops.
         muon_learning_rate (`float`, *optional*): Train weights that are matrices or filters by Muon at this rate, and the rest by
             AdamW at `learning_rate`. For models trained from scratch: 0.005 to 0.01 halved the steps that a student needed.
+        begin_at_mean (`bool`, *optional*, defaults to `False`): Whether the new heads of a MOSA-Net or MTQ-Net begin with the mean
+            of the training labels, not with 0 as in the authors' code, from where the trunk is driven into saturation first.
         feature_cache (`str`, *optional*): Keep features of a frozen encoder, computed once a clip, in a folder that
             runs may share, or `"run"` for one under the run's own, which a resumed run uses and the end removes. A second
             of audio takes 50 frames of `hidden_size` 4-byte numbers for each layer read: 0.2 MB for XLS-R 300M.
@@ -51,6 +53,7 @@ class AudioQualityTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without a better metric."})
     early_stopping_metrics: list[str] | None = field(default=None, metadata={"help": "Metrics of which one must get better."})
     muon_learning_rate: float | None = field(default=None, metadata={"help": "Of Muon, for matrices and filters."})
+    begin_at_mean: bool = field(default=False, metadata={"help": "Whether new heads begin with the mean label."})
     feature_cache: str | None = field(default=None, metadata={"help": "Where to keep features of a frozen encoder."})
     feature_cache_gb: float = field(default=50.0, metadata={"help": "What that folder may hold, in GB."})
 

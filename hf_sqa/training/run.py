@@ -165,6 +165,8 @@ def run_recipe(
                 data = trainer.train_dataset
                 waveforms = (data[row]["waveform"] for row in range(0, len(data), max(1, len(data) // NUM_MEASURED)))
                 model.measure_bands(waveform for waveform in waveforms if waveform is not None)
+            if args.begin_at_mean:
+                _begin_at_mean(model, recipe, trainer.train_dataset.labels)
             with features_of_run(trainer, folder, augments=recipe.augmentation is not None):
                 _train(trainer, interrupt, resume, notes, announce)
         result = _result(trainer, folder, excluded, notes)
@@ -203,6 +205,15 @@ def _model(recipe: Recipe, model: Any, seed: int, announce: Any) -> tuple[Any, A
         adapted = add_adapter(model, recipe.model.lora)
     freeze(adapted, recipe.model.freeze)
     return model, adapted
+
+
+def _begin_at_mean(model: Any, recipe: Recipe, labels: Any) -> None:
+    if recipe.model.checkpoint is not None:
+        raise ValueError(
+            f"Expected `training.begin_at_mean` of a new model, got the checkpoint {recipe.model.checkpoint!r}, whose heads are "
+            "trained; leave it out."
+        )
+    model.begin_at(np.nanmean(labels, axis=0))
 
 
 def _train(trainer: Any, interrupt: Any, resume: bool, notes: list[str], announce: Any) -> None:

@@ -1,5 +1,6 @@
 """MOSA-Net: parity with Keras, batches, losses, the converter and what it refuses."""
 
+import copy
 import math
 import shutil
 from pathlib import Path
@@ -261,6 +262,47 @@ def test_the_penalty_belongs_to_training_and_to_rated_recordings(waveforms):
 
     assert penalised > plain + 1
     assert unrated.item() == 0.0
+
+
+def test_channels_of_the_features_are_on_one_scale_once_measured_and_stay_so_when_loaded(waveforms, tmp_path):
+    torch.manual_seed(0)
+    model = MOSANet(MOSANetConfig.tiny(standardize_ssl_features=True)).eval()
+    needed_them = model.needs_bands
+
+    model.measure_bands(waveform.numpy() for waveform in waveforms)
+
+    seen = []
+    model.trunk.bottleneck.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0]))
+    with torch.no_grad():
+        scores = [model(waveform[None]).logits for waveform in waveforms]
+    frames = torch.cat(seen)
+    torch.testing.assert_close(frames.mean(dim=0), torch.zeros(frames.shape[1]), rtol=0, atol=1e-4)
+    torch.testing.assert_close(frames.std(dim=0, correction=0), torch.ones(frames.shape[1]), rtol=0, atol=1e-3)
+    model.save_pretrained(tmp_path)
+    loaded = MOSANet.from_pretrained(tmp_path)
+    assert needed_them and not model.needs_bands and not loaded.needs_bands
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(waveforms[0][None]).logits, scores[0], rtol=0, atol=1e-5)
+
+
+def test_a_model_that_measures_nothing_says_so_and_silence_is_no_measure(model):
+    standardizing = MOSANet(MOSANetConfig.tiny(standardize_ssl_features=True))
+
+    with pytest.raises(ValueError, match="Expected a model that normalises its input"):
+        model.measure_bands([])
+    with pytest.raises(ValueError, match="Expected training speech of at least"):
+        standardizing.measure_bands([np.zeros(5, np.float32)])
+
+
+def test_heads_begin_at_the_scores_asked_for(model, waveforms):
+    beginning = copy.deepcopy(model)
+    for head in beginning.score_heads.values():
+        torch.nn.init.zeros_(head.frame_score.weight)
+
+    beginning.begin_at([2.9, 0.8, 0.4])  # PESQ, STOI behind a sigmoid, SDI
+
+    with torch.no_grad():
+        torch.testing.assert_close(beginning(waveforms[0][None]).logits, torch.tensor([[2.9, 0.8, 0.4]]))
 
 
 def test_a_frozen_encoder_stays_frozen_through_loading_and_training(model, waveforms, tmp_path):
@@ -552,6 +594,7 @@ def test_features_whose_frames_cannot_be_counted_need_their_mask(waveforms):
         ({"dropout": 1.0}, r"`dropout` in \[0, 1\)"),
         ({"frame_loss_weight": -1.0}, "`frame_loss_weight` between 0"),
         ({"sampling_rate": None}, "`sampling_rate` in Hz, got None"),
+        ({"standardize_ssl_features": True, "precomputed_features": True}, "`standardize_ssl_features` of a model with an encoder"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused_by_name(options, message):

@@ -108,6 +108,39 @@ def test_knowledge_transfer_begins_with_the_teachers_trunk_and_new_heads(teacher
     assert result.num_train == 18 and AutoModelForAudioQuality.from_pretrained(tmp_path / "kt").config.score_names == TARGETS
 
 
+def test_the_scale_of_other_features_than_the_teachers_is_measured_anew():
+    teacher = MOSANet(MOSANetConfig.tiny(standardize_ssl_features=True))
+    teacher.trunk.ssl_mean.fill_(2.0)
+    other = teacher.config.encoder_config.to_dict() | {"hidden_size": 24}
+
+    same, _ = MTQNet.with_knowledge_from(teacher)
+    student, _ = MTQNet.with_knowledge_from(teacher, encoder_config=other)
+
+    assert not same.needs_bands and student.needs_bands and len(student.trunk.ssl_mean) == 24
+
+
+def test_training_that_begins_at_the_mean_starts_the_heads_with_the_mean_label(tmp_path, monkeypatch):
+    monkeypatch.setitem(TRAINING, "begin_at_mean", True)
+    monkeypatch.setitem(TRAINING, "learning_rate", 0.0)
+    student = MTQNet(MTQNetConfig.tiny(dropout=0.0, freeze_encoder=True, standardize_ssl_features=True, auxiliary_score_names=[]))
+
+    train(tmp_path / "run", {"family": "mtq_net"}, TARGETS, in_memory=student)
+
+    trained = AutoModelForAudioQuality.from_pretrained(tmp_path / "run")
+    means = [np.mean([row[score] for row in rows(TARGETS)[:18]]) for score in TARGETS]
+    assert [head.frame_score.bias.item() for head in trained.score_heads.values()] == pytest.approx(means, abs=1e-5)
+    assert not trained.needs_bands  # the features were measured, too
+
+
+def test_heads_that_are_trained_or_of_another_family_do_not_begin_at_the_mean(teacher, tmp_path, monkeypatch):
+    monkeypatch.setitem(TRAINING, "begin_at_mean", True)
+
+    with pytest.raises(ValueError, match=r"Expected `training.begin_at_mean` of a new model"):
+        train(tmp_path / "trained", {"checkpoint": str(teacher)}, AUXILIARY)
+    with pytest.raises(ValueError, match="Expected a family whose heads can begin at a score"):
+        train(tmp_path / "other", {"family": "wav2vec2_mos"}, ["mos"], in_memory=Wav2Vec2ForMOS(Wav2Vec2ForMOSConfig.tiny()))
+
+
 def test_a_family_without_a_trunk_to_take_over_is_refused(teacher):
     recipe = load_recipe({"model": {"family": "wav2vec2_mos", "knowledge_from": str(teacher)}})
 

@@ -30,7 +30,7 @@ TRUNK_OPTIONS = (
     "dropout",
 )
 #: Options that say which self-supervised features the trunk gets.
-ENCODER_OPTIONS = ("encoder_config", "encoder_layer", "encoder_input", "precomputed_features")
+ENCODER_OPTIONS = ("encoder_config", "encoder_layer", "encoder_input", "precomputed_features", "standardize_ssl_features")
 #: `facebook/hubert-large-ll60k`, without SpecAugment: the encoder is not trained.
 HUBERT_LARGE = {
     "model_type": "hubert",
@@ -67,6 +67,9 @@ class MOSANetConfig(AudioQualityConfig):
         freeze_encoder (`bool`, *optional*, defaults to `True`): Whether the encoder stays as it is while training.
         precomputed_features (`bool`, *optional*, defaults to `False`): Whether the model has no encoder and is given its features;
             `encoder_config` then tells their width and rate.
+        standardize_ssl_features (`bool`, *optional*, defaults to `False`): Whether every channel of the encoder's features has its
+            mean and deviation in training speech, by [`MOSANet.measure_bands`], taken out: Whisper's differ widely between channels
+            and lie far from 0.
         fft_size (`int`, *optional*, defaults to `512`): Samples in one spectrum; half of it plus one is the number of filters too.
         hop_samples (`int`, *optional*, defaults to `256`): Distance between spectra, and between outputs of the filter bank.
         sinc_kernel_size (`int`, *optional*, defaults to `251`): Samples in one band-pass filter.
@@ -98,6 +101,7 @@ class MOSANetConfig(AudioQualityConfig):
     encoder_input: str = "peak"
     freeze_encoder: bool = True
     precomputed_features: bool = False
+    standardize_ssl_features: bool = False
     fft_size: int = 512
     hop_samples: int = 256
     sinc_kernel_size: int = 251
@@ -189,6 +193,11 @@ class MOSANetConfig(AudioQualityConfig):
             raise ValueError(
                 f"Expected an encoder that takes waveforms, got {self.encoder_config.model_type!r}, which takes mel spectra; "
                 "compute its features beforehand and set `precomputed_features=True`."
+            )
+        if self.standardize_ssl_features and self.precomputed_features:
+            raise ValueError(
+                "Expected `standardize_ssl_features` of a model with an encoder, got `precomputed_features=True` beside it; "
+                "standardize the features where they are computed."
             )
         check_choice("encoder_input", self.encoder_input, ENCODER_INPUTS)
 

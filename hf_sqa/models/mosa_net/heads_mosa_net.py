@@ -46,6 +46,12 @@ class TaskHead(nn.Module):
         scores = self.frame_score(context)[..., 0].float()
         return (torch.sigmoid(scores) if self.activation == "sigmoid" else scores) * self.scale, attention
 
+    @torch.no_grad()
+    def begin_at(self, score: float) -> None:
+        """Set the bias so that frames of which nothing is known have this score, in label units."""
+        begin = torch.tensor(score / self.scale)
+        self.frame_score.bias.fill_(begin.logit(eps=0.01) if self.activation == "sigmoid" else begin)
+
     def penalty(self, attention: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
         """How far attention rows are from orthogonal, `||A A' - I||²` per recording `(B,)`, plus `||W||²` of the weights."""
         products = attention @ attention.transpose(1, 2)

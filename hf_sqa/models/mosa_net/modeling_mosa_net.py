@@ -10,8 +10,10 @@ Shapes:   B batch, T samples, F frames, F3 self-supervised frames, D feature siz
 """
 
 import copy
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -194,6 +196,42 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
     @property
     def scores_waveforms(self) -> bool:
         return not self.config.precomputed_features
+
+    @property
+    def needs_bands(self) -> bool:
+        """Whether mean and deviation of the encoder's channels are still to be measured by [`measure_bands`]."""
+        trunk = self.trunk
+        return trunk.standardize_ssl_features and not bool(trunk.ssl_mean.any() or (trunk.ssl_deviation != 1).any())
+
+    @torch.no_grad()
+    def measure_bands(self, windows: Iterable[np.ndarray]) -> None:
+        """Measure mean and deviation of every channel of the encoder's features.
+
+        Args:
+            windows (iterable of `np.ndarray` of shape `(T,)`): Training speech at the model's rate; what is too short is left out.
+
+        Raises:
+            ValueError: If the configuration does not ask for them, or there is no speech.
+        """
+        if not self.trunk.standardize_ssl_features:
+            super().measure_bands(windows)
+        num_frames, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for window in windows:
+            if len(window) < self.min_samples:
+                continue
+            waveform = torch.from_numpy(window).float().to(self.device)[None]
+            features = self._encode(waveform, peak_normalize(waveform), None)[0].double().cpu()
+            num_frames, total, squares = num_frames + len(features), total + features.sum(0), squares + features.square().sum(0)
+        if not num_frames:
+            raise ValueError(f"Expected training speech of at least {self.min_samples} samples to measure features of, got none.")
+        mean = total / num_frames
+        self.trunk.ssl_mean.copy_(mean)
+        self.trunk.ssl_deviation.copy_((squares / num_frames - mean.square()).clamp(min=1e-12).sqrt())
+
+    def begin_at(self, scores: Sequence[float]) -> None:
+        """See [`AudioQualityPreTrainedModel.begin_at`]."""
+        for head, score in zip(self.score_heads.values(), scores, strict=True):
+            head.begin_at(float(score))
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
         return FineTuningDefaults(("encoder",), learning_rate=3e-4) if self.scores_waveforms else FineTuningDefaults()

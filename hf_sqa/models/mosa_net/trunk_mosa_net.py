@@ -177,6 +177,10 @@ class MOSATrunk(nn.Module):
         )
         self.convolutions = ConvStack(config.conv_channels, num_bins)
         self.bottleneck = nn.Linear(ssl_feature_size, self.convolutions.frame_size)
+        self.standardize_ssl_features = config.standardize_ssl_features
+        if config.standardize_ssl_features:
+            self.register_buffer("ssl_mean", torch.zeros(ssl_feature_size))
+            self.register_buffer("ssl_deviation", torch.ones(ssl_feature_size))
         self.bottleneck_relu, self.smooth_ssl_features = config.bottleneck_relu, config.smooth_ssl_features
         # One module per direction: reversing each row by its own length replaces packing, and exports to ONNX.
         self.forward_lstm = nn.LSTM(self.convolutions.frame_size, config.lstm_hidden_size, batch_first=True)
@@ -250,6 +254,8 @@ class MOSATrunk(nn.Module):
         return Frames(self.dropout(F.relu(self.dense(recurrent))), mask)
 
     def _narrow(self, ssl_features: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        if self.standardize_ssl_features:
+            ssl_features = (ssl_features - self.ssl_mean) / self.ssl_deviation
         if self.smooth_ssl_features:
             # Mean of a frame and the next; the last one of a row has no next.
             following = torch.cat([ssl_features[:, 1:], ssl_features[:, -1:]], dim=1)

@@ -119,7 +119,7 @@ def _take_over(teacher: AudioQualityPreTrainedModel, model: MTQNet, info: dict[s
         if name in info["encoder"]:
             continue
         usable = name in available and (same_encoder or not name.startswith("encoder."))
-        if usable and name.startswith("trunk.bottleneck."):
+        if usable and name.startswith(("trunk.bottleneck.", "trunk.ssl_")):
             usable = teacher.trunk.bottleneck.weight.shape == model.trunk.bottleneck.weight.shape
         if usable and available[name].shape != tensor.shape:
             raise ValueError(
