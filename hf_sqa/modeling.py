@@ -209,7 +209,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         raise ValueError(f"Expected a model that normalises its input by measured bands, got {type(self).__name__}.")
 
     def begin_at(self, scores: Sequence[float]) -> None:
-        """Let new heads begin with these scores, one for each in label units, whatever the recording.
+        """Let new heads begin with these scores, one for each in label units, whatever the recording; NaN leaves a head alone.
 
         Raises:
             ValueError: If the family does not know how.

@@ -305,6 +305,17 @@ def test_heads_begin_at_the_scores_asked_for(model, waveforms):
         torch.testing.assert_close(beginning(waveforms[0][None]).logits, torch.tensor([[2.9, 0.8, 0.4]]))
 
 
+def test_a_head_whose_score_nobody_rated_begins_where_it_was(model):
+    beginning = copy.deepcopy(model)
+    first, *others = beginning.score_heads.values()
+    before = first.frame_score.bias.clone()
+
+    beginning.begin_at([float("nan"), 0.8, 0.4])
+
+    assert torch.equal(first.frame_score.bias, before)
+    assert all(head.frame_score.bias.isfinite().all() for head in others)
+
+
 def test_a_frozen_encoder_stays_frozen_through_loading_and_training(model, waveforms, tmp_path):
     model.save_pretrained(tmp_path)
     reloaded = AutoModelForAudioQuality.from_pretrained(tmp_path).train()

@@ -10,6 +10,7 @@ Shapes:   B batch, T samples, F frames, F3 self-supervised frames, D feature siz
 """
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -231,7 +232,8 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
     def begin_at(self, scores: Sequence[float]) -> None:
         """See [`AudioQualityPreTrainedModel.begin_at`]."""
         for head, score in zip(self.score_heads.values(), scores, strict=True):
-            head.begin_at(float(score))
+            if not math.isnan(score):
+                head.begin_at(float(score))
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
         return FineTuningDefaults(("encoder",), learning_rate=3e-4) if self.scores_waveforms else FineTuningDefaults()
