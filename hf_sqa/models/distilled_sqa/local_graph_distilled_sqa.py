@@ -25,7 +25,7 @@ class LocalGraph(nn.Module):
     def __init__(self, model: Any, scorer: FrameScorer):
         super().__init__()
         self.spectrum, self.trunk, self.head = model.spectrum, model.trunk, scorer._head
-        self._frames_per_step = scorer._step // scorer._frame
+        self._frames_per_step = scorer._frames_per_step
         self.settings = {
             "step": scorer._step,
             "chunk": scorer._chunk,
