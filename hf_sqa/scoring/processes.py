@@ -97,11 +97,18 @@ class ScoreHere:
 
     Args:
         file (`str`): A pipeline, by [`saved`].
-        options (`dict`): What the pipeline is called with.
+        forward, postprocess (`dict`): Options of these two methods of it, checked.
     """
 
     file: str
-    options: dict[str, Any]
+    forward: dict[str, Any]
+    postprocess: dict[str, Any]
+
+    @classmethod
+    def of(cls, scorer: Any, file: str, options: dict[str, Any]) -> Self:
+        """For a pipeline called with some options. They are checked here, once: for an interval all weights are read."""
+        _, forward, postprocess = scorer._sanitize_parameters(**options)
+        return cls(file, {**scorer._forward_params, **forward}, {**scorer._postprocess_params, **postprocess})
 
     def __call__(self, recording: Recording) -> Any:
         try:
@@ -110,10 +117,8 @@ class ScoreHere:
             message = f"A process cannot load the model ({type(error).__name__}: {error}); score with num_processes=1."
             return Unusable(message)
         try:
-            _, forward, postprocess = scorer._sanitize_parameters(**self.options)
-            item = {"recording": recording, "error": None}
-            (item,) = scorer.forward([item], **{**scorer._forward_params, **forward})
-            return scorer.postprocess(item, **{**scorer._postprocess_params, **postprocess})
+            (item,) = scorer.forward([{"recording": recording, "error": None}], **self.forward)
+            return scorer.postprocess(item, **self.postprocess)
         except MODEL_ERRORS as error:
             return model_failure(error)
 
@@ -227,7 +232,7 @@ class ScoringDecoder(Decoder):
     def _scored(self, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
         if self._there is None:
             super().__exit__()  # what decoded ahead for this process
-            score = ScoreHere(self._held.enter_context(saved(self._scorer)), self._options)
+            score = ScoreHere.of(self._scorer, self._held.enter_context(saved(self._scorer)), self._options)
             self._there = self._held.enter_context(Decoder(self._decoding, self._cores.num_processes, score))
         yield from self._there.decode(items)
 
@@ -264,7 +269,7 @@ def scored(
     def there(some: Iterable[Any]) -> Iterator[dict[str, Any]]:
         load = partial(load_or_refuse, sampling_rate=scorer.model.config.sampling_rate, channel=channel)
         with saved(scorer) as file:
-            function = partial(load_and_score, load=load, score=ScoreHere(file, options))
+            function = partial(load_and_score, load=load, score=ScoreHere.of(scorer, file, options))
             with Isolated(function, used.num_processes) as processes:
                 for _, result in processes.map((audio,) for audio in some):
                     yield result if isinstance(result, dict) else _refused(result)

@@ -140,7 +140,7 @@ def test_a_model_that_fails_at_every_recording_stops_the_run(make_tiny, clips):
     scorer = hf_sqa.pipeline(model, feature_extractor=model.make_feature_extractor(), device="cpu")
     recording = hf_sqa.load_recording(str(clips / "00.wav"), sampling_rate=RATE)
     with saved(scorer) as file:
-        refusal = ScoreHere(file, {"on_error": "row"})(recording)
+        refusal = ScoreHere.of(scorer, file, {"on_error": "row"})(recording)
 
     assert refusal.code == "model_failed"
     worker = CorpusScorer(Settings(num_processes=2), scorer)
