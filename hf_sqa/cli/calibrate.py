@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.arguments import columns_and_group
 from hf_sqa.cli.stopping import EXIT_INTERRUPTED, say, stop
-from hf_sqa.cli.tables import named_columns
 from hf_sqa.progress import tracked
 
 
@@ -52,14 +52,9 @@ def calibrate(
     quiet()
     from hf_sqa.data import load_corpus
     from hf_sqa.finetune.intervals import calibrate as calibrate_intervals
-    from hf_sqa.finetune.plan import schema_column
 
     try:
-        columns = named_columns(column)
-        group_column = schema_column(group) if group is not None else None
-        if group is not None and group_column is None:
-            group_column = columns_of_talkers = "talker_id"  # a column of any other name takes the place of the talkers
-            columns[columns_of_talkers] = group
+        columns, group_column = columns_and_group(column, group)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             rated = load_corpus(table, root, columns=columns, scale=scale)

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.stopping import stop
-
-EXIT_INCOMPLETE = 1
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.stopping import EXIT_FAILED, stop
 
 
 def card(
@@ -36,8 +35,6 @@ def card(
 
     - `hf-sqa card finetuned --license mit --language sw`
     """
-    from hf_sqa.cli.quiet import quiet
-
     quiet()
     import json
 
@@ -56,9 +53,8 @@ def card(
             "repo_id": repo_id,
         }
         if print_:
-            made = make_card(folder, **options)
-            typer.echo(str(made))
-            text = str(made)
+            text = str(make_card(folder, **options))
+            typer.echo(text)
         else:
             path = write_card(folder, **options)
             text = path.read_text(encoding="utf-8")
@@ -66,5 +62,4 @@ def card(
     except (OSError, ValueError) as error:
         stop(error)
     if lacking := missing_from_card(text):
-        typer.echo("The card is not complete; it lacks " + "; ".join(lacking) + ".", err=True)
-        raise typer.Exit(EXIT_INCOMPLETE)
+        stop(f"The card is not complete; it lacks {'; '.join(lacking)}.", EXIT_FAILED)

@@ -14,7 +14,7 @@ import typer
 from hf_sqa.cells import visible
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, check_plot, say, stop
-from hf_sqa.cli.tables import RowWriter, colour, make_console
+from hf_sqa.cli.tables import RowWriter, colour, make_console, show_table
 from hf_sqa.progress import bar
 
 #: Pairs printed at most; of more, those that are neighbours by their means.
@@ -166,21 +166,11 @@ def _print_systems(console: Any, found: Any, score: str) -> None:
     for system in sorted(found.systems, key=lambda system: (math.isnan(system.mean.value), -system.mean.value)):
         mean = system.mean
         interval = "" if math.isnan(mean.low) else f"[{mean.low:.2f}, {mean.high:.2f}]"
-        value = Text(
-            "none" if math.isnan(mean.value) else f"{mean.value:.2f}", style="" if math.isnan(mean.value) else colour(mean.value)
-        )
-        rows.append(
-            [
-                system.name,
-                f"{system.num_clips:,}",
-                str(system.num_failed or ""),
-                value,
-                interval,
-                str(group_of.get(system.name, "")),
-            ]
-        )
+        value = Text("none") if math.isnan(mean.value) else Text(f"{mean.value:.2f}", colour(mean.value))
+        counts = [f"{system.num_clips:,}", str(system.num_failed or "")]
+        rows.append([system.name, *counts, value, interval, str(group_of.get(system.name, ""))])
     level = f"{100 * found.systems[0].mean.confidence_level:g} %"
-    _show(console, ["system", "scored", "failed", f"mean {score}", level, "group"], rows)
+    show_table(console, ["system", "scored", "failed", f"mean {score}", level, "group"], rows)
 
 
 def _print_pairs(console: Any, found: Any) -> None:
@@ -201,19 +191,7 @@ def _print_pairs(console: Any, found: Any) -> None:
         sure, won = in_per_cent(pair.probability), f"{100 * pair.share_won:.0f} %"
         rows.append([f"{pair.second} less {pair.first}", f"{difference.value:+.2f}", interval, sure, won, counted, shown])
     console.print(f"\nDifferences{note}", markup=False)
-    _show(console, ["pair", "difference", "interval", "P(higher)", "won", "pairs", "better"], rows)
-
-
-def _show(console: Any, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, name in enumerate(head):
-        table.add_column(Text(visible(name)), justify="left" if place == 0 else "right", overflow="fold", no_wrap=place > 0)
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
-    console.print(table)
+    show_table(console, ["pair", "difference", "interval", "P(higher)", "won", "pairs", "better"], rows)
 
 
 def _say_what_failed(failed: Sequence[dict[str, Any]], num_recordings: int) -> None:

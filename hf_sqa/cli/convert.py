@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.stopping import stop
+
 
 def convert(
     family: Annotated[str | None, typer.Argument(help="Family of the checkpoint, for example `nisqa`.", show_default=False)] = None,
@@ -33,10 +36,7 @@ def convert(
     - `hf-sqa convert nisqa nisqa.tar nisqa-v2`
     - `hf-sqa convert xlsr_sqa sqa-v2/mfcc_subset xls-r-sqa-mfcc`
     """
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
     from hf_sqa.hub.conversion import convert_checkpoint, readable_checkpoints
 
     if list_:
@@ -46,18 +46,13 @@ def convert(
                 typer.echo(f"  {line}")
         return
     if family is None or checkpoint is None or folder is None:
-        typer.echo(
-            "hf-sqa: expected `hf-sqa convert <family> <checkpoint> <folder>`; `hf-sqa convert --list` says what can be read.",
-            err=True,
-        )
-        raise typer.Exit(2)
+        stop("expected `hf-sqa convert <family> <checkpoint> <folder>`; `hf-sqa convert --list` says what can be read.")
     try:
         found = convert_checkpoint(
             family, None if checkpoint == "published" else checkpoint, folder, encoder=encoder, encoder_config=encoder_config
         )
     except (OSError, ValueError, ImportError) as error:
-        typer.echo(f"hf-sqa: {checkpoint}: {error}", err=True)
-        raise typer.Exit(2) from None
+        stop(f"{checkpoint}: {error}")
     scores = ", ".join(f"{name} {score:.3f}" for name, score in found.sample_scores.items())
     typer.echo(f"found     {found.checkpoint_name or checkpoint}: {found.model} with {found.num_weights:,} weights")
     typer.echo(f"verified  the built-in sample scores {scores}, before and after saving")

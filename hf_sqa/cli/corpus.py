@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 
 from hf_sqa.cli import corpus_build
-from hf_sqa.cli.stopping import stop
-from hf_sqa.cli.tables import named_columns
+from hf_sqa.cli.arguments import named_columns
+from hf_sqa.cli.stopping import EXIT_FAILED, stop
+from hf_sqa.cli.tables import make_console
 from hf_sqa.progress import bar
-
-EXIT_FAULTS, EXIT_USAGE = 1, 2
 
 app = typer.Typer(help="Rated corpora: which there are, and whether a download is whole.", no_args_is_help=True)
 
@@ -21,14 +20,11 @@ app.command("build")(corpus_build.build)
 @app.command("list")
 def list_corpora() -> None:
     """Show the corpora that can be loaded by name: language, size, licence, where to get them."""
-    from rich.console import Console
     from rich.table import Table
 
     from hf_sqa.data.corpora import CORPORA
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 250  # a pipe or a file has no edge to wrap at
+    console = make_console()
     table = Table("name", "language", "clips", "size", "licence", "where to get it", box=None, pad_edge=False)
     for column in (0, 5):
         table.columns[column].overflow = "fold"
@@ -70,4 +66,4 @@ def check(
             stop(str(error))
     typer.echo(str(report))
     if report.faults:
-        raise typer.Exit(EXIT_FAULTS)
+        raise typer.Exit(EXIT_FAILED)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.arguments import num_cores
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, stop
 from hf_sqa.extras import needs_extra
 from hf_sqa.progress import bar, tracked
 
-EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 #: Failures listed individually; the manifest has all.
 FAILURES_TOLD = 5
 
@@ -64,7 +63,7 @@ def build(
     if corpus != "bench":
         stop(f"Expected `bench`, the corpus that can be built, got {corpus!r}.")
     wanted = [label.strip() for label in labels.split(",") if label.strip()] if labels is not None else []
-    workers = num_workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    workers = num_workers or num_cores()
     began = time.perf_counter()
     try:
         _check_labels(wanted)
@@ -91,10 +90,9 @@ def build(
     labelled = f", {len(measured)} with {', '.join(wanted)}" if measured else ""
     typer.echo(f"{made} of {len(plan.clips)} clips in {folder}{labelled} ({time.perf_counter() - began:.0f} s).")
     if interrupted:
-        typer.echo("Interrupted: what is done is kept; the same command goes on from there.", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED)
+        stop("Interrupted: what is done is kept; the same command goes on from there.", EXIT_INTERRUPTED)
     if failed:
-        raise typer.Exit(EXIT_SOME_FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _fetched(form: str, folder: Path) -> Path:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.arguments import num_cores
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, stop
 from hf_sqa.progress import bar
-
-EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 
 MANIFEST = "manifest.jsonl"
 NOISES = {
@@ -93,7 +91,7 @@ def degrade(
     from hf_sqa.cli.files import find_recordings
     from hf_sqa.degradations import Run
 
-    given = {
+    asked = {
         "reverberation": {"t60_seconds": t60_seconds},
         "noise": {"snr_db": snr_db},
         "mnru": {"q_db": mnru_q_db},
@@ -102,17 +100,18 @@ def degrade(
         "set_level": {"target_dbfs": level_dbfs},
         "clip_share": {"share": clip_share},
     }
-    steps = [{"kind": kind, **parameters} for kind, parameters in given.items() if None not in parameters.values()]
+    steps = [{"kind": kind, **parameters} for kind, parameters in asked.items() if None not in parameters.values()]
     try:
         if active_level and snr_db is None:
             raise ValueError("Expected --snr-db with --active-level; a preset says itself how its speech is measured.")
-        steps = [_noise_step(one_step, noise, active_level) if one_step["kind"] == "noise" else one_step for one_step in steps]
+        steps = [_noise_step(given, noise, active_level) if given["kind"] == "noise" else given for given in steps]
         steps += _codec_steps(codec, bitrate, loss_share)
         steps += [_parsed_step(text) for text in step or []]
         chain = _chain(preset, condition, steps, {"noises": noise_folder, "talkers": talker_folder})
         jobs, manifest = _jobs(source, target, list(find_recordings([source])), manifest)
         run = Run(chain, seed, sampling_rate)
-        rows = _degraded(jobs, run, manifest, _workers(num_workers, len(jobs)), overwrite)
+        workers = num_workers or min(num_cores(), max(1, len(jobs) // FILES_PER_WORKER))
+        rows = _degraded(jobs, run, manifest, workers, overwrite)
     except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
         stop(str(error))
 
@@ -124,10 +123,9 @@ def degrade(
     elif len(jobs) > 1:
         typer.echo(f"{len(rows) - len(failed)} of {len(jobs)} recordings degraded into {target}; the manifest is {manifest}.")
     if len(rows) < len(jobs):
-        typer.echo("Interrupted: what is done is kept; the same command goes on from there.", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED)
+        stop("Interrupted: what is done is kept; the same command goes on from there.", EXIT_INTERRUPTED)
     if failed:
-        raise typer.Exit(EXIT_SOME_FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _chain(preset: str | None, condition: str | None, steps: list[dict[str, Any]], folders: dict[str, Path | None]) -> Any:
@@ -231,13 +229,6 @@ def _written_name(name: str) -> str:
     from hf_sqa.degradations.folders import WRITTEN_SUFFIXES
 
     return name if Path(name).suffix.lower() in WRITTEN_SUFFIXES else f"{name}.wav"
-
-
-def _workers(num_workers: int | None, num_jobs: int) -> int:
-    if num_workers is not None:
-        return num_workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, max(1, num_jobs // FILES_PER_WORKER))
 
 
 def _degraded(jobs: Sequence[Any], run: Any, manifest: Path | None, num_workers: int, overwrite: bool) -> list[dict[str, Any]]:

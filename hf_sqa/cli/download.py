@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hf_sqa.cli.stopping import say
+from hf_sqa.cli.stopping import EXIT_FAILED, say
 
 
 def download(
@@ -43,4 +43,4 @@ def download(
             say(f"{name}: {error}")
             failed = True
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAILED)

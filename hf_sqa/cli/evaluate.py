@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.agreement import print_agreement
 from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import need_extra, stop
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, need_extra, stop
+from hf_sqa.cli.tables import RowWriter, print_agreement
 from hf_sqa.progress import bar
-
-EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def evaluate(
@@ -73,14 +71,12 @@ def evaluate(
     - `hf-sqa evaluate tmhint-qi=TMHINTQI --join 3quest.csv --filter split=test --model trained/mtq_net-wavlm-mpl`
     """
     need_extra("`hf-sqa evaluate`", "train", "datasets", "evaluate")
-    from hf_sqa.cli.tables import RowWriter
-
     try:
         writers = {
             name: RowWriter(path, sys.stdout) for name, path in (("rows", output), ("clips", predictions)) if path is not None
         }
     except (OSError, ValueError) as error:
-        stop(str(error))
+        stop(error)
     from hf_sqa.evaluation.suite import SuiteOptions
 
     try:
@@ -109,10 +105,9 @@ def evaluate(
         message = f"{failed} clips could not be scored; the first: {first['audio']}: {first['code']}: {first['reason']}"
         typer.echo(message + ("" if predictions else "; --predictions writes them all."), err=True)
     if not results or not results[-1].complete:
-        typer.echo("Interrupted: the table covers the clips done.", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED)
+        stop("Interrupted: the table covers the clips done.", EXIT_INTERRUPTED)
     if failed:
-        raise typer.Exit(EXIT_SOME_FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _evaluated(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import stop
 
 app = typer.Typer(help="Write a model in a format that runs without torch.", no_args_is_help=True)
@@ -28,12 +29,7 @@ def onnx(
 
     `hf-sqa score --model <folder>` scores with the graph of a DistilledSQA.
     """
-    import huggingface_hub
-    from transformers.utils import logging
-
-    huggingface_hub.logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
     from hf_sqa.checkpoints import load_checkpoint
     from hf_sqa.export.onnx import GRAPH_FILE, export_onnx
     from hf_sqa.export.page import write_page

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.arguments import columns_and_group
 from hf_sqa.cli.stopping import EXIT_INTERRUPTED, need_extra, stop
-from hf_sqa.cli.tables import named_columns
+from hf_sqa.cli.tables import make_console, show_table
 from hf_sqa.progress import tracked
 
 
@@ -78,15 +79,10 @@ def finetune(
     - `hf-sqa finetune --model org/name --train mine.csv --test others.csv --lora --output adapted`
     """
     need_extra("`hf-sqa finetune`", "train", "accelerate", "datasets")
-    from hf_sqa.finetune.plan import schema_column
     from hf_sqa.finetune.settings import FinetuneOptions
 
-    group_column = schema_column(group) if group is not None else None
     try:
-        columns = named_columns(column)
-        if group is not None and group_column is None:
-            group_column = "talker_id"  # a column of any other name takes the place of the talkers
-            columns["talker_id"] = group
+        columns, group_column = columns_and_group(column, group)
         options = FinetuneOptions(
             group=group_column,
             calibrate=calibrate,
@@ -179,21 +175,11 @@ def _write_card(folder: Path, report: dict[str, Any], table: str) -> None:
 
 def _print(report: dict[str, Any], folder: Path) -> None:
     """Before and after, and what follows."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
+    console = make_console()
     titles = {"before": "before", "calibrated": "before, calibrated", "after": "after"}
     for score, compared in report["scores"].items():
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column(f"{score}, {compared['num_clips']} held-out clips")
-        for metric in ("LCC", "SRCC", "RMSE"):
-            table.add_column(metric, justify="right")
-        for model, metrics in compared["agreement"].items():
-            table.add_row(titles[model], *map(_interval, metrics.values()))
-        console.print(table)
+        rows = [[titles[model], *map(_interval, metrics.values())] for model, metrics in compared["agreement"].items()]
+        show_table(console, [f"{score}, {compared['num_clips']} held-out clips", "LCC", "SRCC", "RMSE"], rows)
     console.print()
     console.print(report["verdict"], soft_wrap=True)
     console.print(f"Written: {folder} ({report['seconds']:.0f} s); {folder}/README.md is its card.", soft_wrap=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.stopping import EXIT_FAILED, stop
+
 #: Score of the built-in sample in float32 with the models that can be the default, and how far machines may differ.
 SAMPLE_SCORES, SAMPLE_TOLERANCE = {"distill-mos-v7": 2.843, "distilled-sqa-m": 2.345}, 0.01
 
@@ -18,10 +21,8 @@ def info() -> None:
     from importlib.resources import files
 
     import torch
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
     import hf_sqa.pipelines
 
     typer.echo(
@@ -41,11 +42,10 @@ def info() -> None:
     try:
         scorer = hf_sqa.pipelines.pipeline()
     except (OSError, ValueError) as error:
-        typer.echo(f"hf-sqa: the default model cannot be used: {error}", err=True)
-        raise typer.Exit(1) from None
+        stop(f"the default model cannot be used: {error}", EXIT_FAILED)
     name = str(scorer.identity()["id"])
     score, expected = scorer(files("hf_sqa").joinpath("assets/sample.flac").read_bytes())["mos"], SAMPLE_SCORES[name]
     works = abs(score - expected) <= SAMPLE_TOLERANCE
     typer.echo(f"{'sample':<15} {name} scored {score:.3f}, expected {expected:.3f}: {'works' if works else 'DIFFERS'}")
     if not works:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAILED)

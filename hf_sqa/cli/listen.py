@@ -60,7 +60,9 @@ def listen(
     stream: BinaryIO = sys.stdin.buffer
     try:
         head, sampling_rate, channels, sample_format = _opened(stream, sampling_rate, channels, sample_format)
-        meter = _meter(model, hop_seconds, sampling_rate)
+        import hf_sqa
+
+        meter = hf_sqa.QualityMeter(model, hop_seconds=hop_seconds, sampling_rate=sampling_rate, device="cpu")
         show = _print_json if as_json else _Line().show if sys.stdout.isatty() else _print_plain
         for samples in _portions(stream, head, sampling_rate, channels, sample_format):
             for point in meter.feed(samples):
@@ -77,12 +79,6 @@ def listen(
         typer.echo("")
     running = next(iter(meter.running.values()))
     say("Nobody spoke." if running is None else f"Mean of the local scores: {running:.2f}")
-
-
-def _meter(model: str, hop_seconds: float, sampling_rate: int) -> Any:
-    import hf_sqa
-
-    return hf_sqa.QualityMeter(model, hop_seconds=hop_seconds, sampling_rate=sampling_rate, device="cpu")
 
 
 def _opened(stream: BinaryIO, sampling_rate: int, channels: int, sample_format: str) -> tuple[bytes, int, int, str]:

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.stopping import say
+from hf_sqa.cli.tables import make_console
+
 
 def models(
     hub: Annotated[bool, typer.Option("--hub/--no-hub", help="Ask the Hub, too, for models tagged `audio-quality`.")] = True,
@@ -20,8 +24,6 @@ def models(
 
     - `hf-sqa models --no-hub`
     """
-    from hf_sqa.cli.quiet import quiet
-
     quiet()
     from dataclasses import asdict
 
@@ -31,24 +33,21 @@ def models(
     from hf_sqa.hub.listing import cached_models, hub_models, shipped_models
 
     rows = [*shipped_models(), *cached_models()]
-    failure = None
+    left_out = ""
     if hub:
         try:
             rows += hub_models()
         except OfflineModeIsEnabled:
-            typer.echo("HF_HUB_OFFLINE is set: models on the Hub are left out.", err=True)
+            left_out = "HF_HUB_OFFLINE is set: models on the Hub are left out."
         except OSError as error:
-            failure = " ".join(str(error).split())[:300]
+            left_out = f"models on the Hub are left out: {' '.join(str(error).split())[:300]}"
     if as_json:
         for row in rows:
             typer.echo(json.dumps(asdict(row)))
     else:
-        from rich.console import Console
         from rich.table import Table
 
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = 160
+        console = make_console()
         table = Table("name", "where", "scores", "licence", "note", box=None, pad_edge=False)
         for row in rows:
             table.add_row(row.name, row.where, row.scores, row.license, row.note)
@@ -56,5 +55,5 @@ def models(
         console.print(
             f"\n`hf-sqa convert` reads authors' files of {', '.join(readable_checkpoints())}; `hf-sqa convert --list` names them."
         )
-    if failure:
-        typer.echo(f"hf-sqa: models on the Hub are left out: {failure}", err=True)
+    if left_out:
+        say(left_out)

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.stopping import stop
-
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.stopping import EXIT_INTERRUPTED, stop
 
 
 def prune(
@@ -50,10 +49,10 @@ def prune(
 
     Example: `hf-sqa prune --model default --target 0.3 --calibration calls/ --output pruned`
     """
-    from hf_sqa.cli.quiet import quiet
-
     quiet()
     try:
+        import torch
+
         from hf_sqa.pruning import PruningOptions, load_calibration, prune as run
         from hf_sqa.pruning.prune import save_model
 
@@ -80,24 +79,24 @@ def prune(
             f"{loaded.num_parameters():,} weights; {len(speech.repair)} windows to measure and repair on, "
             f"{len(speech.held_out)} for agreement"
         )
-        result = run(loaded, speech, options, folder=output, device=device or _first_device(), on_step=_print_step)
+        result = run(
+            loaded,
+            speech,
+            options,
+            folder=output,
+            device=device or str(torch.accelerator.current_accelerator() or "cpu"),
+            on_step=_print_step,
+        )
         save_model(result.model, output)
     except KeyboardInterrupt:
-        typer.echo("hf-sqa: interrupted; whole steps are kept, and the same command goes on after them.", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        stop("interrupted; whole steps are kept, and the same command goes on after them.", EXIT_INTERRUPTED)
     except (OSError, ValueError, TypeError, ImportError) as error:
-        stop(error, EXIT_USAGE)
+        stop(error)
     if result.stopped:
         typer.echo(result.stopped)
     if not result.steps:
         typer.echo("Nothing was removed.")
     typer.echo(f"The model is in {output}: hf-sqa score --model {output} ...")
-
-
-def _first_device() -> str:
-    import torch
-
-    return str(torch.accelerator.current_accelerator() or "cpu")
 
 
 def _print_step(number: int, step: Any) -> None:

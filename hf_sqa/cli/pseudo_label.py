@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.stopping import need_extra, stop
-from hf_sqa.cli.tables import named_columns
+from hf_sqa.cli.arguments import named_columns
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, need_extra, stop
 from hf_sqa.progress import bar
-
-EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
 def pseudo_label(
@@ -54,19 +53,20 @@ def pseudo_label(
     - `hf-sqa pseudo-label calls/ --teacher default -o calls.jsonl`
     """
     need_extra("`hf-sqa pseudo-label`", "train", "accelerate", "datasets")
+    from hf_sqa.scoring.scorer import Settings, load_pipeline
     from hf_sqa.training.pseudo_label import pseudo_label as label
     from hf_sqa.training.pseudo_label_table import SUFFIXES
 
     if output.suffix.lower() not in SUFFIXES:
         stop(f"Expected --output to end in {', '.join(SUFFIXES)}, got {str(output)!r}.")
+    quiet()
     try:
-        rows = _rows(source, root, column or [])
+        rows = _rows(source, root, column or [])[:limit]
+        if not rows:
+            stop("There is nothing to label: the list is empty.")
+        scorer = load_pipeline(Settings(model=teacher, device=device))
     except (OSError, ValueError, ImportError) as error:
-        stop(str(error))
-    rows = rows[:limit]
-    if not rows:
-        stop("There is nothing to label: the list is empty.")
-    scorer = _load(teacher, device)
+        stop(error)
     num_done = 0
     with bar() as update:
 
@@ -78,11 +78,12 @@ def pseudo_label(
         try:
             table = label(rows, scorer, output, batch_size=batch_size, num_workers=num_workers, overwrite=overwrite, progress=show)
         except KeyboardInterrupt:
-            message = f"Interrupted: {num_done} of {len(rows)} recordings are labelled and kept; the same command goes on."
-            typer.echo(message, err=True)
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            stop(
+                f"Interrupted: {num_done} of {len(rows)} recordings are labelled and kept; the same command goes on.",
+                EXIT_INTERRUPTED,
+            )
         except (OSError, ValueError, RuntimeError) as error:
-            stop(str(error))
+            stop(error)
     reused = f", {table.num_reused} of them from before" if table.num_reused else ""
     typer.echo(
         f"{len(table.rows) - table.num_failed} of {len(table.rows)} recordings labelled with {', '.join(table.score_names)} by "
@@ -91,7 +92,7 @@ def pseudo_label(
     if table.num_failed:
         kinds = ", ".join(f"{count} {code}" for code, count in table.reasons.most_common())
         typer.echo(f"{table.num_failed} could not be scored ({kinds}); their rows say why.", err=True)
-        raise typer.Exit(EXIT_SOME_FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _rows(source: list[str], root: Path | None, columns: list[str]) -> list[Any]:
@@ -126,18 +127,3 @@ def _rows(source: list[str], root: Path | None, columns: list[str]) -> list[Any]
         if isinstance(audio, AudioError) and audio.code == "no_audio":
             raise ValueError(str(audio))
     return [{"audio": name} for name, _ in found]
-
-
-def _load(teacher: str, device: str | None) -> Any:
-    """The teacher's pipeline, loaded quietly; one readable message if that fails."""
-    from safetensors import SafetensorError
-
-    from hf_sqa.cli.quiet import quiet
-
-    quiet()
-    import hf_sqa.pipelines
-
-    try:
-        return hf_sqa.pipelines.pipeline(teacher, device=device)
-    except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:
-        stop(f"The teacher {teacher!r} cannot be used: {' '.join(str(error).split())}")

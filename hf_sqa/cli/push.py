@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.stopping import stop
-
-EXIT_INTERRUPTED = 130
+from hf_sqa.cli.quiet import quiet
+from hf_sqa.cli.stopping import EXIT_INTERRUPTED, stop
 
 
 def push(
@@ -50,8 +49,6 @@ def push(
     - `hf-sqa push finetuned alice/my-language-mos --license mit --dry-run`
     - `hf-sqa push finetuned alice/my-language-mos --license mit --private`
     """
-    from hf_sqa.cli.quiet import quiet
-
     quiet()
     from hf_sqa.hub.publish import PublishError, publish
 
@@ -77,8 +74,7 @@ def push(
     except (PublishError, FileNotFoundError, ValueError) as error:
         stop(error)
     except KeyboardInterrupt:
-        typer.echo("Interrupted: the repository is unchanged or complete; push again to be sure.", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        stop("Interrupted: the repository is unchanged or complete; push again to be sure.", EXIT_INTERRUPTED)
     _print(done, dry_run)
 
 

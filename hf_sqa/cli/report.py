@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cells import visible
-from hf_sqa.cli.stopping import need_extra, stop
-from hf_sqa.cli.tables import make_console
+from hf_sqa.cli.stopping import EXIT_FAILED, need_extra, stop
+from hf_sqa.cli.tables import make_console, show_table
 
-EXIT_WORSE = 1
 NUM_ROWS = 12
 
 
@@ -67,7 +66,7 @@ def report(
     for fault in comparison.faults:
         typer.echo(f"Worse: {visible(fault)}.")
     if comparison.faults:
-        raise typer.Exit(EXIT_WORSE)
+        raise typer.Exit(EXIT_FAILED)
     typer.echo("No loss is shown.")
 
 
@@ -80,19 +79,15 @@ def _print(made: Any) -> None:
     if made.num_repeated_keys:
         console.print(f"Rows whose key occurred before: {made.num_repeated_keys:,}; each is scored.")
     spreads = [
-        [
-            *(name, f"{spread.num_scored:,}", *_numbers(spread.mean), _interval(spread)),
-            *(*_numbers(spread.deviation), *_percentiles(spread, 5, 50, 95)),
-        ]
+        [name, f"{spread.num_scored:,}", _number(spread.mean), _interval(spread), _number(spread.deviation)]
+        + [_number(spread.percentiles[percent]) for percent in (5, 50, 95)]
         for name, spread in made.spreads.items()
     ]
     _show(console, "Scores", ["score", "scored", "mean", "95 %", "deviation", "5 %", "50 %", "95 %"], spreads)
     for column, groups in made.groups.items():
         rows = [
-            [
-                *(group.name, f"{group.num_rows:,}", f"{group.hours:.3f}", *_numbers(group.mean), _interval(group)),
-                *_percentiles(group, 5, 50),
-            ]
+            [group.name, f"{group.num_rows:,}", f"{group.hours:.3f}", _number(group.mean), _interval(group)]
+            + [_number(group.percentiles[percent]) for percent in (5, 50)]
             for group in groups
         ]
         _show(console, f"By {column}", [column, "rows", "hours", f"mean {made.score}", "95 %", "5 %", "50 %"], rows)
@@ -105,28 +100,16 @@ def _print(made: Any) -> None:
 
 
 def _show(console: Any, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     if not rows:
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(head):
-        table.add_column(Text(visible(name)), justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows[:NUM_ROWS]:
-        table.add_row(*(Text(visible(cell)) for cell in row))
     shown = f" (first {NUM_ROWS} of {len(rows)})" if len(rows) > NUM_ROWS else ""
     console.print(f"\n{visible(title)}{shown}", markup=False)
-    console.print(table)
+    show_table(console, head, rows[:NUM_ROWS])
 
 
 def _interval(spread: Any) -> str:
     return "" if math.isnan(spread.low) else f"[{spread.low:.2f}, {spread.high:.2f}]"
 
 
-def _numbers(*values: float) -> list[str]:
-    return ["" if math.isnan(value) else f"{value:.2f}" for value in values]
-
-
-def _percentiles(spread: Any, *at: int) -> list[str]:
-    return _numbers(*(spread.percentiles[percent] for percent in at))
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"

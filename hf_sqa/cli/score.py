@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.arguments import parse_channel
 from hf_sqa.cli.stopping import is_given, refuse, stop
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -202,8 +203,6 @@ def score(
             stop("--backend onnx needs a folder with a graph as --model; `hf-sqa export onnx <folder>` writes one.")
     if dtype not in DTYPES:
         stop(f"Expected --dtype to be one of {', '.join(DTYPES)}, got {dtype!r}.")
-    if channel != "mean" and not channel.isdecimal():
-        stop(f"Expected --channel to be 'mean' or a channel number from 0, got {channel!r}.")
     from hf_sqa.scoring.scorer import Settings
 
     settings = Settings(
@@ -213,7 +212,7 @@ def score(
         interval=interval,
         dtype=dtype,
         device=device,
-        channel=int(channel) if channel.isdecimal() else channel,
+        channel=parse_channel(channel),
         max_seconds=max_seconds,
         timeout_seconds=timeout,
         num_workers=num_workers,

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_sqa.cli.arguments import parse_part
 from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import EXIT_USAGE, need_extra, say, stop
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, need_extra, say, stop
 from hf_sqa.progress import bar, clock
 
 if TYPE_CHECKING:
     from hf_sqa.scoring import Progress, Settings
 
 ENGINES = ("local", "ray")
-EXIT_INCOMPLETE, EXIT_INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True)
@@ -89,19 +89,7 @@ def score_corpus(corpus: str, output: Path, settings: Settings, options: CorpusO
     if progress.complete or part != (0, 1):
         return 0
     tell("Some shards are not there; the same command makes them.")
-    return EXIT_INCOMPLETE
-
-
-def parse_part(text: str) -> tuple[int, int]:
-    """`"3/8"` to `(3, 8)`.
-
-    Raises:
-        ValueError: If it is no part.
-    """
-    first, slash, second = text.partition("/")
-    if not slash or not first.isdecimal() or not second.isdecimal() or not int(first) < int(second):
-        raise ValueError(f"Expected --shards as i/n with i from 0 to n - 1, such as 0/8, got {text!r}.")
-    return int(first), int(second)
+    return EXIT_FAILED
 
 
 def summary(progress: Progress, output: Path) -> str:

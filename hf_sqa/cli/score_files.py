@@ -10,20 +10,16 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from hf_sqa.blocks.score_intervals import score_columns
 from hf_sqa.cells import file_row
 from hf_sqa.cli.files import find_recordings
 from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import check_plot, say, stop
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, check_plot, say, stop
 from hf_sqa.cli.tables import SORTS, RowWriter, make_console, mean_and_worst, print_table, sort_rows
 from hf_sqa.progress import bar
 
 if TYPE_CHECKING:
     from hf_sqa.scoring.scorer import Settings
-
-EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
 def score_files(
@@ -89,11 +85,9 @@ def score_files(
     if unwritten is not None:
         stop(f"{output!r} cannot be written to its end ({unwritten.strerror or unwritten}); {len(rows)} recordings were scored.")
     if interrupted:
-        say(f"Interrupted: {len(rows)} of {len(recordings)} recordings are done and kept.")
-        raise typer.Exit(EXIT_INTERRUPTED)
+        stop(f"Interrupted: {len(rows)} of {len(recordings)} recordings are done and kept.", EXIT_INTERRUPTED)
     if failed := sum(row["status"] != "ok" for row in rows):
-        say(f"{failed} of {len(rows)} recordings could not be scored; the rows say why.")
-        raise typer.Exit(EXIT_SOME_FAILED)
+        stop(f"{failed} of {len(rows)} recordings could not be scored; the rows say why.", EXIT_FAILED)
 
 
 def _check_plot(plot: Path | None, num_recordings: int) -> None:

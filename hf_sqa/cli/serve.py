@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hf_sqa.cli.arguments import parse_channel
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import need_extra, stop
 
@@ -49,8 +50,6 @@ def serve(
     - `hf-sqa serve --host 0.0.0.0 --workers 4 --max-seconds 120`
     """
     need_extra("The service", "serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
-    if channel != "mean" and not channel.isdecimal():
-        stop(f"Expected --channel to be 'mean' or a channel number from 0, got {channel!r}.")
     if allow_host and not allow_urls:
         stop("--allow-host needs --allow-urls.")
     quiet()
@@ -58,7 +57,7 @@ def serve(
     from hf_sqa.serve.app import run
     from hf_sqa.serve.service import Limits
 
-    settings = Settings(model=model, dtype=dtype, device=device, channel=int(channel) if channel.isdecimal() else channel)
+    settings = Settings(model=model, dtype=dtype, device=device, channel=parse_channel(channel))
     limits = Limits(round(max_megabytes * 1e6), max_seconds, timeout, max_files, max_waiting)
     typer.echo(f"Loading the model, then serving on http://{host}:{port}, described at /docs (Ctrl-C ends it)", err=True)
     try:

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.arguments import parse_part
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.shipped import list_option
-from hf_sqa.cli.stopping import need_extra, stop
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, need_extra, stop
+from hf_sqa.progress import bar
 
-EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 130
 #: Set by torchrun and accelerate. Their processes share a study here, not a training: each trains alone.
 LAUNCHER_VARIABLES = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
@@ -62,25 +63,29 @@ def study(
     rank = _leave_the_launcher()
     if output is None:
         stop("Expected --output, the folder for checkpoints, predictions, table and figures; name the same folder to resume.")
-    part = _shard(shard)
     from hf_sqa.studies import load_study, run_study
 
     quiet()
     try:
+        part = None if shard is None else parse_part(shard, "--shard")
         asked = load_study(file, overrides or [], variant)
         if dry_run:
             _print_plan(asked, output)
             return
-        with _Progress(rank) as progress:
-            report = run_study(asked, output, shard=part, num_processes=num_processes, progress=progress)
+        with bar(unit="cells", shown=sys.stderr.isatty() and rank == 0) as update:
+
+            def show(event: Any) -> None:
+                update(event.done, event.total)
+                typer.echo(f"{event.run} {event.kind}: {event.message}", err=True)
+
+            report = run_study(asked, output, shard=part, num_processes=num_processes, progress=show)
     except KeyboardInterrupt:
-        typer.echo("Interrupted: what is done is kept; the same command resumes from there.", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        stop("Interrupted: what is done is kept; the same command resumes from there.", EXIT_INTERRUPTED)
     except (OSError, TypeError, ValueError, ImportError) as error:
         stop(str(error))
     _print_report(report, rank)
     if report.failures:
-        raise typer.Exit(EXIT_SOME_FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _leave_the_launcher() -> int:
@@ -92,15 +97,6 @@ def _leave_the_launcher() -> int:
     for name in (*LAUNCHER_VARIABLES, *[name for name in os.environ if name.startswith("TORCHELASTIC_")]):
         os.environ.pop(name, None)
     return rank
-
-
-def _shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    first, slash, count = text.partition("/")
-    if not slash or not first.isdecimal() or not count.isdecimal() or int(first) >= int(count):
-        stop(f"Expected --shard to be i/n with i from 0 to n - 1, such as 0/4, got {text!r}.")
-    return int(first), int(count)
 
 
 def _print_plan(asked: Any, folder: Path) -> None:
@@ -148,28 +144,3 @@ def _print_report(report: Any, rank: int) -> None:
     if report.stale:
         typer.echo(f"Kept, but not in the table, since the study now defines them otherwise: {', '.join(report.stale)}.", err=True)
     typer.echo(f"{report.num_done} of {report.num_cells} cells in {report.folder / RESULTS}.", err=True)
-
-
-class _Progress:
-    """Prints events on standard error: above a progress bar if that is a terminal."""
-
-    def __init__(self, rank: int):
-        self._rank = rank
-
-    def __enter__(self) -> _Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("cells"), TimeElapsedColumn())
-        shown = sys.stderr.isatty() and self._rank == 0
-        self._progress = Progress(*columns, console=Console(stderr=True, highlight=False), transient=True, disable=not shown)
-        self._task = self._progress.add_task("", total=None)
-        self._progress.start()
-        return self
-
-    def __call__(self, event: Any) -> None:
-        self._progress.update(self._task, completed=event.done, total=event.total)
-        self._progress.console.print(f"{event.run} {event.kind}: {event.message}", markup=False, soft_wrap=True)
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()

@@ -6,7 +6,7 @@ import csv
 import errno
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,21 +21,6 @@ NUM_WORST = 3
 MOST_FAULTS, MOST_LINES = 3, 60
 #: From this score up, on the five-point scale: the colour of a cell or a bar.
 COLOURS = ((4.0, "green"), (3.0, "yellow"), (2.0, "dark_orange"), (-math.inf, "red"))
-
-
-def named_columns(texts: Sequence[str] | None) -> dict[str, str]:
-    """What the option `--column name=column` says, given once or more: columns of a table by their names in the schema.
-
-    Raises:
-        ValueError: If a text is no such pair.
-    """
-    columns = {}
-    for text in texts or ():
-        name, _, column = text.partition("=")
-        if not name or not column:
-            raise ValueError(f"Expected --column as `name=column`, such as `mos=opinion`, got {text!r}.")
-        columns[name] = column
-    return columns
 
 
 class RowWriter:
@@ -196,11 +181,44 @@ def colour(score: float) -> str:
     return next(name for lowest, name in COLOURS if score >= lowest)
 
 
-def make_console(stderr: bool = False) -> Any:
+def make_console() -> Any:
     """A console that wraps lines on a terminal only: a pipe or a file has no edge."""
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False)
+    console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 200
+        console.width = 250
     return console
+
+
+def show_table(console: Any, head: Sequence[str], rows: Iterable[Sequence[Any]], num_left: int = 1) -> None:
+    """Print rows of texts under a head; the first columns are flush left and may wrap, the others are flush right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, name in enumerate(head):
+        is_left = place < num_left
+        table.add_column(Text(visible(name)), justify="left" if is_left else "right", overflow="fold", no_wrap=not is_left)
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
+    console.print(table)
+
+
+def print_agreement(rows: Sequence[dict[str, Any]]) -> None:
+    """Print agreement with listeners: a line for each test set, score and level, with the metrics and their intervals.
+
+    Args:
+        rows (sequence of `dict`): Rows of [`~hf_sqa.evaluation.suite.SuiteResult`].
+    """
+    lines: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault((row["test_set"], row["score"], row["level"]), {})[row["metric"]] = row
+    cells = []
+    for names, by_metric in lines.items():
+        values = [f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in by_metric.values()]
+        first = next(iter(by_metric.values()))
+        counts = (str(first["num_clips"]), str(first["num_failed"]), f"{first['num_units']} x {first['unit']}")
+        cells.append([*names, *values, *counts])
+    metrics = dict.fromkeys(row["metric"] for row in rows)
+    show_table(make_console(), ["test set", "score", "level", *metrics, "clips", "failed", "drawn"], cells, num_left=3)

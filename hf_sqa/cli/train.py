@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.agreement import print_agreement
 from hf_sqa.cli.shipped import list_option
 from hf_sqa.cli.stopping import ends_of_training, is_first_process, need_extra
+from hf_sqa.cli.tables import print_agreement, show_table
 from hf_sqa.progress import bar
 
 
@@ -62,17 +62,12 @@ def train(
 
 def _print_result(result: Any) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
     metrics = {name.removeprefix("eval_"): value for name, value in result.metrics.items()}
     chosen = [name for name in metrics if name.rsplit("_", 1)[-1] in ("srcc", "lcc", "rmse", "loss")]
     if chosen:
-        table = Table("validation", "", box=None, pad_edge=False)
-        table.columns[1].justify = "right"
-        for name in chosen:
-            table.add_row(name, f"{metrics[name]:.3f}")
-        console.print(table)
+        show_table(console, ["validation", ""], [[name, f"{metrics[name]:.3f}"] for name in chosen])
     step = f"best step {result.best_step} of {result.num_steps}" if result.best_step is not None else f"{result.num_steps} steps"
     console.print(f"{result.num_train:,} clips trained on, {result.num_validation:,} validated; {step}; {result.seconds:,.0f} s")
     if result.excluded:

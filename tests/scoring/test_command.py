@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hf_sqa.cli import app
-from hf_sqa.cli.score_corpus import parse_part
+from hf_sqa.cli.arguments import parse_part
 from hf_sqa.scoring import open_source, score_corpus
 from tests.processes import PATIENCE, command, wait_until
 

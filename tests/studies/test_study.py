@@ -612,7 +612,7 @@ def test_the_command_writes_tables_and_figures_and_exits_with_1_after_a_failure(
     [
         (["absent.yaml", "--output", "out"], "there is no file 'absent.yaml'"),
         (["study.yaml"], "Expected --output"),
-        (["study.yaml", "--output", "out", "--shard", "2/2"], "Expected --shard to be i/n"),
+        (["study.yaml", "--output", "out", "--shard", "2/2"], "Expected --shard as i/n"),
         (["study.yaml", "seeds", "--output", "out"], "Expected a change as dotted.key=value"),
     ],
 )
