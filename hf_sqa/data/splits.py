@@ -196,20 +196,6 @@ def nested_subsets(
     return {size: drawn[size] for size in sizes}
 
 
-def by_language(data: Any, *languages: str, language_column: str = "language") -> np.ndarray:
-    """Rows in one of the languages, ascending; `"en"` includes `"en-US"`."""
-    found = _labels(data, language_column)
-    plain = np.array([language.lower().replace("_", "-") for language in found], dtype=str)
-    chosen = np.zeros(len(found), bool)
-    for language in languages:
-        wanted = language.lower().replace("_", "-")
-        hits = (plain == wanted) | np.char.startswith(plain, f"{wanted}-")
-        if not hits.any():
-            raise ValueError(f"Expected clips in the language {language!r}, got none. Languages here: {_listed(found)}.")
-        chosen |= hits
-    return np.flatnonzero(chosen)
-
-
 def training_set(
     name: str,
     data: Any,

@@ -1,5 +1,5 @@
 """How well a model agrees with listeners."""
 
-from hf_sqa.evaluation.suite import SuiteOptions, SuiteResult, evaluate_checkpoint, evaluate_suite
+from hf_sqa.evaluation.suite import SuiteOptions, SuiteResult, evaluate_checkpoint
 
-__all__ = ["SuiteOptions", "SuiteResult", "evaluate_checkpoint", "evaluate_suite"]
+__all__ = ["SuiteOptions", "SuiteResult", "evaluate_checkpoint"]

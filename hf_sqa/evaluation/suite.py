@@ -177,18 +177,6 @@ def evaluate_checkpoint(
     )
 
 
-def evaluate_suite(model: Any, test_sets: Mapping[str, Any], **kwargs: Any) -> list[SuiteResult]:
-    """[`evaluate_checkpoint`] on several test sets by name; the model is loaded once. Ctrl-C ends at the test set in progress."""
-    options = kwargs.get("options") or SuiteOptions()
-    scorer = load_scorer(model, device=kwargs.pop("device", None), scoring=options.scoring)
-    results = []
-    for name, dataset in test_sets.items():
-        results.append(evaluate_checkpoint(scorer, dataset, test_set=name, **kwargs))
-        if not results[-1].complete:
-            break
-    return results
-
-
 def load_scorer(model: Any, *, device: Any = None, scoring: Mapping[str, Any] | None = None) -> Any:
     """An audio-quality pipeline: the one given, or one of a checkpoint by name or folder."""
     if getattr(model, "task", None) == "audio-quality":

@@ -4,7 +4,6 @@ from hf_sqa.metrics.agreement import (
     GREATER_IS_BETTER as GREATER_IS_BETTER,
     METRICS as METRICS,
     agreement as agreement,
-    average_by as average_by,
     fit_mapping as fit_mapping,
     ktau as ktau,
     lcc as lcc,

@@ -39,7 +39,6 @@ def agreement(
     conditions: Sequence[Hashable] | None = None,
     ci95: ArrayLike | None = None,
     mapping: str | None = None,
-    score_range: tuple[float, float] | None = None,
 ) -> dict[str, float]:
     """Agreement of the predictions of one score with its labels, as a flat dict.
 
@@ -58,11 +57,9 @@ def agreement(
         conditions (sequence of length `num_clips`, *optional*): Condition of every clip; adds the `con_` keys.
         ci95 (array of shape `(num_clips,)`, *optional*): Half-width of the 95 % interval of every label, MOS points; adds the
             `rmse_star` keys and needs `mapping`. A group's interval is that of a mean of independent labels, `sqrt(sum(ci95²)) /
-            n`; where the corpus states intervals per condition, average with [`average_by`] and call this on the averages.
+            n`; where the corpus states intervals per condition, average the clips of each condition and call this on the averages.
         mapping (`str`, *optional*): `"first"` or `"third"`: order of the monotonic fit of predictions to labels; adds the
             `rmse_mapped` keys. Every level is fitted on its own.
-        score_range (`tuple[float, float]`, *optional*): Predictions between which a third-order mapping must not fall; the range of
-            the predictions if not given, and never less than it.
 
     Returns:
         `dict[str, float]`: `{level}_{metric}` for the levels `utt`, `sys`, `con` and the metrics `lcc`, `srcc`, `ktau`, `mse`,
@@ -85,7 +82,7 @@ def agreement(
     predictions, labels, kept, counts = rated_and_scored(predictions, labels)
     half_widths = None if ci95 is None else _checked_ci95(ci95, len(kept))[kept]
 
-    result = _at_level("utt", predictions, labels, half_widths, mapping, score_range)
+    result = _at_level("utt", predictions, labels, half_widths, mapping)
     for level, name, groups in (("sys", "system", systems), ("con", "condition", conditions)):
         if groups is None:
             continue
@@ -93,11 +90,10 @@ def agreement(
         codes = codes[kept]
         result |= _at_level(
             level,
-            _group_means(predictions, codes, len(names)),
-            _group_means(labels, codes, len(names)),
+            group_means(predictions, codes, len(names)),
+            group_means(labels, codes, len(names)),
             None if half_widths is None else _group_ci95(half_widths, codes, len(names)),
             mapping,
-            score_range,
         )
         counts[f"num_{name}s"] = len(np.unique(codes[codes >= 0]))
         counts[f"num_without_{name}"] = int((codes < 0).sum())
@@ -195,9 +191,7 @@ METRICS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
 }
 
 
-def fit_mapping(
-    predictions: ArrayLike, labels: ArrayLike, order: str, *, score_range: tuple[float, float] | None = None
-) -> Polynomial:
+def fit_mapping(predictions: ArrayLike, labels: ArrayLike, order: str) -> Polynomial:
     """The non-decreasing polynomial that maps predictions closest to labels, by least squares.
 
     It removes offset, slope and curvature between the scale of a model and that of a listening test (ITU-T P.1401).
@@ -205,28 +199,24 @@ def fit_mapping(
     Args:
         predictions (array of shape `(num_points,)`): Predicted scores.
         labels (array of shape `(num_points,)`): Labels.
-        order (`str`): `"first"`: a line of slope zero or more; `"third"`: a cubic.
-        score_range (`tuple[float, float]`, *optional*): Where a cubic must not fall, together with the range of the predictions.
-            A line falls nowhere.
+        order (`str`): `"first"`: a line of slope zero or more; `"third"`: a cubic that falls nowhere in the range of the
+            predictions.
 
     Returns:
         `numpy.polynomial.Polynomial`: Call it on predictions; `.convert().coef` are the coefficients of 1, x, x², x³. Constant if
         the predictions are constant, NaN if there are no points.
 
     Raises:
-        ValueError: If `order` is unknown or `score_range` is not an increasing pair.
+        ValueError: If `order` is unknown.
     """
     if order not in MAPPING_ORDERS:
         raise ValueError(f"Expected `order` to be 'first' or 'third', got {order!r}.")
-    if score_range is not None and not score_range[0] < score_range[1]:
-        raise ValueError(f"Expected `score_range` to be (lowest, highest), got {score_range!r}.")
     predictions, labels = _points(predictions, labels)
     if len(labels) == 0:
         return Polynomial([np.nan])
     if _is_constant(predictions):
         return Polynomial([labels.mean()])
-    ends = [predictions.min(), predictions.max(), *(score_range or ())]
-    domain = [float(min(ends)), float(max(ends))]
+    domain = [float(predictions.min()), float(predictions.max())]
     position = (predictions - domain[0]) / (domain[1] - domain[0])
     if order == "first":
         centred = position - position.mean()
@@ -257,27 +247,6 @@ def _third_order(position: np.ndarray, labels: np.ndarray) -> np.ndarray:
     amounts, _ = nnls(columns[:, usable] / scale[usable], basis.T @ (labels - labels.mean()))
     coefficients = rising[:, usable] @ (amounts / scale[usable])
     return np.concatenate([[labels.mean() - powers.mean(axis=0) @ coefficients], coefficients])
-
-
-def average_by(values: ArrayLike, groups: Sequence[Hashable]) -> dict[Any, float]:
-    """Mean of the values of every group, in order of first appearance; NaN values and unknown groups are left out.
-
-    Args:
-        values (array of shape `(num_clips,)`): Scores.
-        groups (sequence of length `num_clips`): System, condition or talker of every clip; None, NaN and an empty string mean
-        unknown.
-
-    Returns:
-        `dict`: Group to mean; NaN for a group without a value.
-    """
-    values = _one_dimensional(values, "values")
-    codes, names = group_codes(groups, len(values), "groups")
-    known = ~np.isnan(values) & (codes >= 0)
-    sums = np.bincount(codes[known], values[known], len(names))
-    sizes = np.bincount(codes[known], minlength=len(names))
-    with np.errstate(invalid="ignore"):
-        means = np.round(sums / sizes, MEAN_DECIMALS)
-    return dict(zip(names, means.tolist(), strict=True))
 
 
 def rated_and_scored(predictions: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
@@ -322,16 +291,11 @@ def group_codes(groups: Sequence[Hashable], num_clips: int, name: str) -> tuple[
 
 
 def _at_level(
-    level: str,
-    predictions: np.ndarray,
-    labels: np.ndarray,
-    ci95: np.ndarray | None,
-    mapping: str | None,
-    score_range: tuple[float, float] | None,
+    level: str, predictions: np.ndarray, labels: np.ndarray, ci95: np.ndarray | None, mapping: str | None
 ) -> dict[str, float]:
     result = {f"{level}_{name}": metric(predictions, labels) for name, metric in METRICS.items()}
     if mapping is not None:
-        mapped = fit_mapping(predictions, labels, mapping, score_range=score_range)(predictions)
+        mapped = fit_mapping(predictions, labels, mapping)(predictions)
         taken = DEGREES_OF_FREEDOM[mapping]
         result[f"{level}_rmse_mapped"] = rmse(mapped, labels, degrees_of_freedom=taken)
         if ci95 is not None:
@@ -340,7 +304,7 @@ def _at_level(
     return result
 
 
-def _group_means(values: np.ndarray, codes: np.ndarray, num_groups: int) -> np.ndarray:
+def group_means(values: np.ndarray, codes: np.ndarray, num_groups: int) -> np.ndarray:
     """Mean of every group that has a clip."""
     sums, sizes = _group_sums(values, codes, num_groups)
     return np.round(sums / sizes, MEAN_DECIMALS)

@@ -80,10 +80,10 @@ def counts_of_draws(num_units: int, num_draws: int, rng: np.random.Generator, at
         yield np.bincount(drawn.ravel(), minlength=num_units * width).reshape(num_units, width).astype(np.float64)
 
 
-def jackknife(statistic: Statistic, codes: np.ndarray, rng: np.random.Generator, method: str, at_a_time: int) -> np.ndarray:
+def jackknife(statistic: Statistic, codes: np.ndarray, rng: np.random.Generator, at_a_time: int) -> np.ndarray:
     """The statistic with each unit left out in turn, or each of `JACKKNIFE_GROUPS` groups of them: `(num_metrics, num_groups)`."""
     num_units = int(codes.max(initial=-1)) + 1
-    if method != "bca" or num_units < 2:
+    if num_units < 2:
         return np.zeros((statistic(np.ones((len(codes), 1))).shape[0], 0))
     num_groups = min(num_units, JACKKNIFE_GROUPS)
     groups = (rng.permutation(num_units) % num_groups)[codes]

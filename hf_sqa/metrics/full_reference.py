@@ -120,25 +120,23 @@ def full_reference_scores(
     return FullReferenceScores(scores, reasons, delay_seconds, compared_seconds)
 
 
-def speech_distortion_index(degraded: np.ndarray, reference: np.ndarray, *, align_level: bool = True) -> float:
-    """`sum((degraded - reference)²) / sum(reference²)`, by default after bringing `degraded` to the power of `reference`.
+def speech_distortion_index(degraded: np.ndarray, reference: np.ndarray) -> float:
+    """`sum((degraded - reference)²) / sum(reference²)`, after bringing `degraded` to the power of `reference`.
 
     The index of Chen et al. (2006) compares the clean signal before and after a noise reduction filter. In a finished recording the
     filtered speech cannot be separated from the residual noise, so here the whole recording takes the place of the filtered speech:
     noise counts as distortion. With equal power the index is `2 (1 - r)`, `r` being the correlation of the two around zero: 0 for
-    the original at any volume, 0.59 for noise at an SNR of 0 dB, 2 for unrelated signals, 4 for an inverted one. Without level
-    alignment it is the textbook ratio, unbounded, 1 for silence.
+    the original at any volume, 0.59 for noise at an SNR of 0 dB, 2 for unrelated signals, 4 for an inverted one.
 
     Args:
         degraded (`np.ndarray` of shape `(num_samples,)`): The degraded recording, aligned with `reference` to the sample.
         reference (`np.ndarray` of shape `(num_samples,)`): Clean original.
-        align_level (`bool`, *optional*, defaults to `True`): Whether to equalise power first.
 
     Returns:
-        `float`: The index, 0 or more.
+        `float`: The index, 0 to 4.
 
     Raises:
-        ValueError: If lengths differ, the reference is silent, or with `align_level` the degraded recording.
+        ValueError: If lengths differ, or either recording is silent.
     """
     degraded, reference = np.asarray(degraded, np.float64), np.asarray(reference, np.float64)
     if degraded.shape != reference.shape:
@@ -146,10 +144,9 @@ def speech_distortion_index(degraded: np.ndarray, reference: np.ndarray, *, alig
             f"Expected signals of one length, got {degraded.shape} and {reference.shape}; `full_reference_scores` aligns them."
         )
     energy, degraded_energy = float(reference @ reference), float(degraded @ degraded)
-    if energy == 0 or (align_level and degraded_energy == 0):
+    if energy == 0 or degraded_energy == 0:
         raise ValueError("Expected signals that are not silent: their ratio is undefined. Check the recording.")
-    gain = math.sqrt(energy / degraded_energy) if align_level else 1.0
-    difference = gain * degraded - reference
+    difference = math.sqrt(energy / degraded_energy) * degraded - reference
     return float(difference @ difference) / energy
 
 

@@ -13,11 +13,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_sqa.metrics.agreement import GREATER_IS_BETTER, METRICS, ROUNDING, average_by, group_codes, rated_and_scored
+from hf_sqa.metrics.agreement import GREATER_IS_BETTER, METRICS, ROUNDING, group_codes, group_means, rated_and_scored
 from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, Spread, drawn, jackknife
 
 LEVELS = {"utt": "clips", "sys": "systems", "con": "conditions"}
-METHODS = ("bca", "percentile")
 #: Counts held at a time for Kendall's tau, which computes the signs of all pairs each time.
 COUNTS_AT_A_TIME_OF_PAIRS = 2_000_000
 SIGN_ROWS = 1024
@@ -63,7 +62,6 @@ def bootstrap_agreement(
     clusters: Sequence[Hashable] | None = None,
     num_draws: int = 10_000,
     confidence_level: float = 0.95,
-    method: str = "bca",
     rng: np.random.Generator | int | None = None,
 ) -> dict[str, Interval]:
     """Bootstrap intervals of agreement metrics.
@@ -86,17 +84,15 @@ def bootstrap_agreement(
             clip without a cluster is a cluster of its own.
         num_draws (`int`, *optional*, defaults to 10000): Draws.
         confidence_level (`float`, *optional*, defaults to 0.95): Share of intervals that cover the truth.
-        method (`str`, *optional*, defaults to `"bca"`): `"bca"`, or `"percentile"`, which is simpler but inaccurate for skewed
-            metrics.
         rng (`np.random.Generator` or `int`, *optional*): Generator or seed; the same seed gives the same interval.
 
     Returns:
         `dict[str, Interval]`: One per metric, in the order asked for.
 
     Raises:
-        ValueError: If lengths differ, a metric or method is unknown, a level lacks its groups, or a number is out of range.
+        ValueError: If lengths differ, a metric is unknown, a level lacks its groups, or a number is out of range.
     """
-    _check_options(num_draws, confidence_level, method)
+    _check_options(num_draws, confidence_level)
     rng = np.random.default_rng(rng)
     predictions, labels, kept, _ = rated_and_scored(predictions, labels)
     result: dict[str, Interval] = {}
@@ -106,7 +102,7 @@ def bootstrap_agreement(
         measure = partial(_Sample(*columns).measure, names)
         at_a_time = _draws_at_a_time(names, len(codes))
         draws = drawn(measure, codes, num_draws, rng, at_a_time)
-        left_out = jackknife(measure, codes, rng, method, at_a_time)
+        left_out = jackknife(measure, codes, rng, at_a_time)
         for row, name in enumerate(names):
             spread = Spread(METRICS[name](*columns), draws[row], left_out[row], num_units)
             result[f"{level}_{name}"] = spread.interval(confidence_level)
@@ -125,7 +121,6 @@ def compare_models(
     clusters: Sequence[Hashable] | None = None,
     num_draws: int = 10_000,
     confidence_level: float = 0.95,
-    method: str = "bca",
     rng: np.random.Generator | int | None = None,
 ) -> Comparison:
     """Does the first model agree better with listeners than the second, on the same clips?
@@ -144,7 +139,7 @@ def compare_models(
     Returns:
         `Comparison`: Clips that only one model scored are left out and counted.
     """
-    _check_options(num_draws, confidence_level, method)
+    _check_options(num_draws, confidence_level)
     rng = np.random.default_rng(rng)
     _, _, kept_a, counts_a = rated_and_scored(predictions_a, labels)
     _, _, kept_b, counts_b = rated_and_scored(predictions_b, labels)
@@ -161,7 +156,7 @@ def compare_models(
     value_a, value_b = METRICS[name](first, truth), METRICS[name](second, truth)
     at_a_time = _draws_at_a_time([name], len(codes))
     draws = drawn(difference, codes, num_draws, rng, at_a_time)[0]
-    left_out = jackknife(difference, codes, rng, method, at_a_time)[0]
+    left_out = jackknife(difference, codes, rng, at_a_time)[0]
     spread = Spread(value_a - value_b, draws, left_out, num_units)
     interval = spread.interval(confidence_level)
     p_value = spread.p_value()
@@ -293,9 +288,8 @@ def _units_of(
     groups = systems if level == "sys" else conditions
     if groups is None:
         raise ValueError(f"Expected `{LEVELS[level]}` for a metric that starts with {level + '_'!r}, got None.")
-    known = group_codes(groups, len(kept), LEVELS[level])[0][kept]
-    means = [average_by(column, [code if code >= 0 else None for code in known.tolist()]) for column in columns]
-    points = [np.array(list(mean.values())) for mean in means]
+    codes, names = group_codes(groups, len(kept), LEVELS[level])
+    points = [group_means(column, codes[kept], len(names)) for column in columns]
     return points, np.arange(len(points[0]))
 
 
@@ -311,13 +305,11 @@ def _by_level(metrics: Sequence[str]) -> dict[str, list[str]]:
     return levels
 
 
-def _check_options(num_draws: int, confidence_level: float, method: str) -> None:
+def _check_options(num_draws: int, confidence_level: float) -> None:
     if num_draws < 1:
         raise ValueError(f"Expected `num_draws` of 1 or more, got {num_draws}; 10,000 give two stable digits.")
     if not 0 < confidence_level < 1:
         raise ValueError(f"Expected `confidence_level` between 0 and 1, for example 0.95, got {confidence_level}.")
-    if method not in METHODS:
-        raise ValueError(f"Expected `method` to be one of {', '.join(METHODS)}, got {method!r}.")
 
 
 def _verdict(compared: Comparison, names: tuple[str, str]) -> str:

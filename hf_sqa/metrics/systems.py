@@ -267,7 +267,7 @@ def _spreads(clips: _Clips, num_systems: int, pairs: Sequence[_Pair], num_draws:
     at_a_time = max(1, COUNTS_AT_A_TIME // max(num_units, 1))
     num_draws = min(num_draws, max(FEWEST_DRAWS, MOST_COUNTS // max(num_units, 1)))
     draws = drawn(measure, codes, num_draws, rng, at_a_time)
-    left_out = jackknife(measure, codes, rng, "bca", at_a_time)
+    left_out = jackknife(measure, codes, rng, at_a_time)
     values, counted = [], []
     for number in range(num_systems):
         inside = clips.systems == number

@@ -6,7 +6,6 @@ from scipy.stats import ks_2samp
 
 from hf_sqa.data.splits import (
     TRAINING_SETS,
-    by_language,
     ks_distance,
     nested_subsets,
     stratified_split,
@@ -100,14 +99,6 @@ def test_smaller_subsets_are_parts_of_larger_ones_and_like_the_whole(rated):
 def test_a_corpus_of_ten_takes_its_whole_share_of_a_subset_of_three():
     rows = subset({"mos": np.arange(10.0), "corpus": ["a"] * 5 + ["b"] * 5}, 3)
     assert len(rows) == 3 == len(set(rows))
-
-
-def test_languages_are_found_with_their_regions():
-    data = {"language": ["en", "en-US", "de", "en_GB", "enm"]}
-    assert by_language(data, "en").tolist() == [0, 1, 3]
-    assert by_language(data, "de", "enm").tolist() == [2, 4]
-    with pytest.raises(ValueError, match=r"language 'cs', got none. Languages here: de, en, en-US, en_GB, enm"):
-        by_language(data, "cs")
 
 
 def test_pandas_and_datasets_give_the_rows_that_a_dict_gives(rated):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from hf_sqa.cli import app
 from hf_sqa.data import load_corpus
-from hf_sqa.evaluation.suite import SuiteOptions, agreement_rows, evaluate_checkpoint, evaluate_suite, markdown_table
+from hf_sqa.evaluation.suite import SuiteOptions, agreement_rows, evaluate_checkpoint, markdown_table
 
 RATE = 16_000
 
@@ -83,16 +83,6 @@ def test_an_interrupted_evaluation_keeps_the_clips_done(rated, tiny_scorer):
     result = evaluate_checkpoint(tiny_scorer, load_corpus(rated), options=SuiteOptions(num_draws=50), progress=stop_after_five)
 
     assert (len(result.clips), result.complete) == (5, False)
-
-
-def test_a_suite_stops_after_an_interrupted_test_set(rated, tiny_scorer):
-    def stop_at_once(done, total):
-        raise KeyboardInterrupt
-
-    sets = dict.fromkeys(("first", "second"), load_corpus(rated))
-    results = evaluate_suite(tiny_scorer, sets, options=SuiteOptions(num_draws=50), progress=stop_at_once)
-
-    assert [result.test_set for result in results] == ["first"]
 
 
 def test_a_score_without_labels_is_refused_with_both_lists(rated, tiny_scorer):

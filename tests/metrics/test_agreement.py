@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
-from hf_sqa.metrics import METRICS, agreement, average_by, fit_mapping, ktau, lcc, mae, mse, rmse, rmse_star, srcc
+from hf_sqa.metrics import METRICS, agreement, fit_mapping, ktau, lcc, mae, mse, rmse, rmse_star, srcc
 
 
 @pytest.fixture
@@ -76,14 +76,6 @@ def test_a_third_order_mapping_never_falls_and_is_the_best_that_does_not(shape, 
     assert np.sum((mapping(predictions) - labels) ** 2) == pytest.approx(searched.fun, rel=1e-4)
 
 
-def test_a_score_range_keeps_the_mapping_from_falling_beyond_the_predictions(rng):
-    predictions = rng.uniform(2, 4, 100)
-    labels = 3 - (predictions - 4.2) ** 2
-    whole = np.linspace(1, 5, 1000)
-    assert np.diff(fit_mapping(predictions, labels, "third")(whole)).min() < 0
-    assert np.diff(fit_mapping(predictions, labels, "third", score_range=(1, 5))(whole)).min() >= -1e-12
-
-
 def test_a_mapping_of_inverted_predictions_is_their_mean():
     # The best line that does not fall is flat at 2.5: squares 2 (1.5² + 0.5²) = 5 over 4 - 1.
     assert agreement([4, 3, 2, 1], [1, 2, 3, 4], mapping="first")["utt_rmse_mapped"] == pytest.approx(math.sqrt(5 / 3))
@@ -146,14 +138,6 @@ def test_a_label_without_an_interval_is_left_out_of_rmse_star_only():
     assert result["num_without_ci95"] == 1
 
 
-def test_average_by_keeps_the_order_and_leaves_nan_out():
-    assert average_by([1, 3, np.nan, 5, 7], ["b", "b", "a", "c", None]) == {
-        "b": 2.0,
-        "a": pytest.approx(np.nan, nan_ok=True),
-        "c": 5.0,
-    }
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -164,7 +148,6 @@ def test_average_by_keeps_the_order_and_leaves_nan_out():
         ({"mapping": "second"}, "'first', 'third' or None, got 'second'"),
         ({"ci95": [0.1, 0.1]}, "a `mapping` beside `ci95`"),
         ({"ci95": [0.1, -0.1], "mapping": "first"}, "half-widths"),
-        ({"mapping": "third", "score_range": (5, 1)}, r"\(lowest, highest\)"),
     ],
 )
 def test_wrong_input_is_refused_with_what_to_do(options, message):

@@ -169,7 +169,6 @@ def test_clips_that_one_model_failed_on_are_left_out_of_a_comparison_and_named(c
         ({"clusters": ["a"]}, "one entry of `clusters` per clip, 3, got 1"),
         ({"num_draws": 0}, "`num_draws` of 1 or more"),
         ({"confidence_level": 95}, "between 0 and 1"),
-        ({"method": "normal"}, "bca, percentile, got 'normal'"),
     ],
 )
 def test_wrong_options_are_refused_with_what_to_do(options, message):
