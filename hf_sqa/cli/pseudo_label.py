@@ -113,8 +113,8 @@ def _rows(source: list[str], root: Path | None, columns: list[str]) -> list[Any]
             return list(load_corpus(first, root, columns=named).select_columns(["audio", "utterance_id", "corpus"]))
         from hf_sqa.data.corpora.loading import read_corpus
 
-        examined, _, _ = read_corpus(first, root, columns=named, need_scores=False)
-        return [{name: row[name] for name in ("audio", "utterance_id", "corpus")} for row in examined.rows]
+        rows = read_corpus(first, root, columns=named, need_scores=False).rows
+        return [{name: row[name] for name in ("audio", "utterance_id", "corpus")} for row in rows]
     if root is not None or columns:
         raise ValueError(f"Expected --root and --column beside a corpus or a table only, got them beside {first!r}.")
     from hf_sqa.audio import AudioError

@@ -7,9 +7,10 @@ neither torchcodec nor torch is needed and nothing is opened.
 
 import math
 import posixpath
-from collections import Counter
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -44,29 +45,31 @@ Ratings = Literal["mean", "each"]
 
 
 @dataclass
-class Problems:
-    """Problems of a corpus, by kind: `text`, `scale`, `duplicate`, `repeated_rating`, `constant`, `missing`, ..."""
-
-    items: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, kind: str, item: str) -> None:
-        self.items.setdefault(kind, []).append(item)
-
-    def summary(self, kind: str) -> str:
-        """The first few items of a kind, the rest counted."""
-        return first_few(self.items.get(kind, []))
-
-
-@dataclass
 class Examined:
-    """Rows of the schema and their problems. `missing` and `missing_references` count missing audio files."""
+    """Rows of the schema, and what was met on the way.
 
+    Args:
+        name (`str`): Name of the corpus, in messages and the description.
+        rows (`list[dict]`): The rows, each with `where`, `missing` and `embedded`.
+        problems (`dict[str, list[str]]`): Items by kind: `text`, `scale`, `duplicate`, `repeated_rating`, `constant`, `missing`,
+            `missing_reference`.
+        num_label_rows, unrated (`int`): Rows of the label files, and how many of them carry no score.
+        score_names (sequence of `str`): Scores beyond those of the schema.
+        note (`str`): Remark for the description.
+    """
+
+    name: str
     rows: list[Row]
-    problems: Problems
+    problems: dict[str, list[str]]
     num_label_rows: int
-    missing: int = 0
-    missing_references: int = 0
-    unrated: int = 0
+    unrated: int
+    score_names: Sequence[str] = ()
+    note: str = ""
+
+    @property
+    def num_missing(self) -> int:
+        """Recordings that are not there."""
+        return len(self.problems.get("missing", ()))
 
 
 def first_few(items: Sequence[str]) -> str:
@@ -81,6 +84,7 @@ def rescale_mos(score: float, scale: tuple[float, float]) -> float:
 
 
 def examine(
+    name: str,
     rows: Iterable[Row],
     *,
     scale: tuple[float, float] = (1.0, 5.0),
@@ -88,10 +92,12 @@ def examine(
     rows_are_ratings: bool = False,
     score_names: Sequence[str] = (),
     folders: AudioFolders | None = None,
+    note: str = "",
 ) -> Examined:
     """Bring label rows into the schema and note their problems; raises nothing.
 
     Args:
+        name (`str`): Name of the corpus.
         rows (iterable of `dict`): `audio` (a path, or an audio dict), scores, text columns and `where` (label file and line).
             Scores may be text; an empty one is unrated.
         scale (`tuple[float, float]`): Ends of the scale of `mos`; a row's own `scale_min` and `scale_max` win. `mos`, `mos_std` and
@@ -101,39 +107,41 @@ def examine(
         rows_are_ratings (`bool`): Whether a recording may have several rows.
         score_names (sequence of `str`): Scores beyond those of `SCORE_RANGES`, of any range.
         folders ([`AudioFolders`], *optional*): Folders listed so far.
+        note (`str`, *optional*): Remark for the description.
     """
-    problems, folders = Problems(), folders or AudioFolders()
+    problems: dict[str, list[str]] = defaultdict(list)
+    folders = folders or AudioFolders()
     names = (*SCORE_RANGES, *score_names)
     kept = [_converted(row, names, scale, problems, folders) for row in rows]
     num_label_rows = len(kept)
     unrated = sum(all(math.isnan(row[name]) for name in names) for row in kept)
     if rows_are_ratings:
         ratings_given = Counter((_key(row), row["listener_id"]) for row in kept if row["listener_id"] is not None)
-        for (name, listener), count in ratings_given.items():
+        for (recording, listener), count in ratings_given.items():
             if count > 1:
-                problems.add("repeated_rating", f"{name} by listener {listener} ({count} times)")
+                problems["repeated_rating"].append(f"{recording} by listener {listener} ({count} times)")
         kept = _averaged(kept, names) if ratings == "mean" else [{**row, "num_ratings": 1} for row in kept]
     else:
         counts = Counter(_key(row) for row in kept)
-        for name, count in counts.items():
-            if count > 1:
-                problems.add("duplicate", f"{name} ({count} rows)")
+        problems["duplicate"] += [f"{recording} ({count} rows)" for recording, count in counts.items() if count > 1]
     for row in kept:
         _complete_interval(row)
-    for name in names:
-        values = {row[name] for row in kept if not math.isnan(row[name])}
+    for score in names:
+        values = {row[score] for row in kept if not math.isnan(row[score])}
         if len(values) == 1 and len(kept) > 2:
-            problems.add("constant", f"{name} is {values.pop():g} in every row")
-    examined = Examined(kept, problems, num_label_rows, unrated=unrated)
-    _find_audio(examined, folders)
-    return examined
+            problems["constant"].append(f"{score} is {values.pop():g} in every row")
+    _find_audio(kept, problems, folders)
+    met = {kind: items for kind, items in problems.items() if items}
+    return Examined(name, kept, met, num_label_rows, unrated, score_names, note)
 
 
 def _key(row: Row) -> str:
     return row["audio"] if isinstance(row["audio"], str) else str(row["audio"].get("path"))
 
 
-def _converted(row: Row, names: Sequence[str], scale: tuple[float, float], problems: Problems, folders: AudioFolders) -> Row:
+def _converted(
+    row: Row, names: Sequence[str], scale: tuple[float, float], problems: dict[str, list[str]], folders: AudioFolders
+) -> Row:
     where = row.get("where", "")
     out: Row = {"audio": row["audio"], "reference_audio": row.get("reference_audio") or None, "where": where}
     out["embedded"] = row.get("embedded")
@@ -143,7 +151,7 @@ def _converted(row: Row, names: Sequence[str], scale: tuple[float, float], probl
     for name in names:
         bottom, top = (low, high) if name == "mos" else SCORE_RANGES.get(name, (-math.inf, math.inf))
         if not math.isnan(out[name]) and not bottom - 1e-6 <= out[name] <= top + 1e-6:
-            problems.add("scale", f"{name} {out[name]:g} outside {bottom:g}-{top:g} ({where})")
+            problems["scale"].append(f"{name} {out[name]:g} outside {bottom:g}-{top:g} ({where})")
     if (low, high) != (1, 5):
         out["mos"] = rescale_mos(out["mos"], (low, high))
         out["mos_std"] *= 4 / (high - low)
@@ -162,7 +170,7 @@ def _converted(row: Row, names: Sequence[str], scale: tuple[float, float], probl
     return out
 
 
-def _number(value: Any, name: str, where: str, problems: Problems) -> float:
+def _number(value: Any, name: str, where: str, problems: dict[str, list[str]]) -> float:
     if value is None or value == "":
         return math.nan
     try:
@@ -170,10 +178,10 @@ def _number(value: Any, name: str, where: str, problems: Problems) -> float:
     except ValueError:
         if isinstance(value, str) and value.strip().lower() in {"", "na", "n/a", "#n/a", "null", "none"}:
             return math.nan
-        problems.add("text", f"{name} {value!r} ({where})")
+        problems["text"].append(f"{name} {value!r} ({where})")
         return math.nan
     if math.isinf(number):
-        problems.add("scale", f"{name} {number:g} ({where})")
+        problems["scale"].append(f"{name} {number:g} ({where})")
         return math.nan
     return number
 
@@ -212,22 +220,20 @@ def _complete_interval(row: Row) -> None:
         row["mos_ci95"] = _student(count) * row["mos_std"] / math.sqrt(count)
 
 
-def _find_audio(examined: Examined, folders: AudioFolders) -> None:
-    for row in examined.rows:
+def _find_audio(rows: Sequence[Row], problems: dict[str, list[str]], folders: AudioFolders) -> None:
+    for row in rows:
         row["missing"] = False
         if isinstance(row["audio"], str) and "://" not in row["audio"]:
             place = folders.find(row["audio"])
             row["missing"] = place is None
             if place is None:
-                examined.missing += 1
-                examined.problems.add("missing", row["audio"])
+                problems["missing"].append(row["audio"])
             row["audio"] = place or row["audio"]
         reference = row["reference_audio"]
         if isinstance(reference, str) and "://" not in reference:
             row["reference_audio"] = folders.find(posixpath.normpath(reference))
             if row["reference_audio"] is None:
-                examined.missing_references += 1
-                examined.problems.add("missing_reference", reference)
+                problems["missing_reference"].append(reference)
 
 
 #: Messages for problems that stop a loader, with what to do about them. Other kinds do not stop it.
@@ -241,23 +247,13 @@ _STOPS = {
 }
 
 
-def build_dataset(
-    examined: Examined,
-    *,
-    name: str,
-    on_missing: Literal["raise", "drop"] = "raise",
-    score_names: Sequence[str] = (),
-    note: str = "",
-) -> Any:
+def build_dataset(examined: Examined, on_missing: Literal["raise", "drop"] = "raise") -> Any:
     """A `datasets.Dataset` in the schema; `dataset.info.description` says in words how many clips were loaded and dropped.
 
     Args:
         examined ([`Examined`]): Rows and their problems.
-        name (`str`): Name of the corpus in messages and the description.
         on_missing (`str`): Missing recordings: `"raise"` (the first few named, the rest counted), or `"drop"`
             their rows; the description then ends in `dropped <count>, whose audio is missing`.
-        score_names (sequence of `str`): Scores beyond those of the schema, as given to [`examine`].
-        note (`str`): Added to the description.
 
     Raises:
         ValueError: If a score is text, or outside its scale, a recording has several rows, or nothing is left.
@@ -266,32 +262,30 @@ def build_dataset(
     """
     if on_missing not in ("raise", "drop"):
         raise ValueError(f"Expected on_missing to be 'raise' or 'drop', got {on_missing!r}.")
-    problems = examined.problems
+    name, problems, num_missing = examined.name, examined.problems, examined.num_missing
     for kind, message in _STOPS.items():
-        if kind in problems.items:
-            raise ValueError(message.format(name=name, items=problems.summary(kind)))
-    if examined.missing and on_missing == "raise":
+        if kind in problems:
+            raise ValueError(message.format(name=name, items=first_few(problems[kind])))
+    if num_missing and on_missing == "raise":
         raise FileNotFoundError(
-            f"{examined.missing:,} of {len(examined.rows):,} recordings of {name} are missing: {problems.summary('missing')}. "
+            f"{num_missing:,} of {len(examined.rows):,} recordings of {name} are missing: {first_few(problems['missing'])}. "
             "Name the folder that the label file's paths begin in, or pass `on_missing='drop'` to go on without them."
         )
     rows = [row for row in examined.rows if not row["missing"]]
     if not rows:
-        raise ValueError(f"{name} has no rows" + (": all its audio is missing." if examined.missing else "."))
-    if "constant" in problems.items:
-        import warnings
-
-        constant = problems.summary("constant")
+        raise ValueError(f"{name} has no rows" + (": all its audio is missing." if num_missing else "."))
+    if "constant" in problems:
+        constant = first_few(problems["constant"])
         warnings.warn(f"{name}: {constant}; a correlation with a constant is undefined.", UserWarning, stacklevel=3)
     description = f"{name}: {len(rows):,} rows from {examined.num_label_rows:,} label rows"
-    if examined.missing_references:
-        description += f"; {examined.missing_references:,} references are missing and null"
+    if references := problems.get("missing_reference"):
+        description += f"; {len(references):,} references are missing and null"
     if examined.unrated:
         description += f"; {examined.unrated:,} label rows carry no score"
-    if note:
-        description += f"; {note}"
-    description += f"; dropped {examined.missing:,}, whose audio is missing"
-    return _dataset(rows, description, (*SCORE_RANGES, *score_names))
+    if examined.note:
+        description += f"; {examined.note}"
+    description += f"; dropped {num_missing:,}, whose audio is missing"
+    return _dataset(rows, description, examined.score_names)
 
 
 def schema_features(score_names: Sequence[str] = ()) -> Any:
@@ -314,7 +308,7 @@ def _dataset(rows: Sequence[Mapping[str, Any]], description: str, score_names: S
     import pyarrow
 
     datasets = import_datasets()
-    features = schema_features([name for name in score_names if name not in SCORE_RANGES])
+    features = schema_features(score_names)
     schema = features.arrow_schema
     columns = []
     for column in schema:

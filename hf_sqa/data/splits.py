@@ -8,7 +8,7 @@ Data is anything with columns: a dict of sequences, a `pandas.DataFrame`, a `dat
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -172,7 +172,7 @@ def subset(
 
 def nested_subsets(
     data: Any,
-    sizes: Sequence[int] = (1_000, 10_000, 50_000),
+    sizes: Sequence[int],
     *,
     score_column: str = "mos",
     corpus_column: str | None = "corpus",
@@ -196,25 +196,16 @@ def nested_subsets(
     return {size: drawn[size] for size in sizes}
 
 
-def training_set(
-    name: str,
-    data: Any,
-    *,
-    score_column: str = "mos",
-    corpus_column: str = "corpus",
-    split_column: str = "split",
-    seed: int = 0,
-) -> Split:
+def training_set(name: str, data: Any, *, seed: int = 0) -> Split:
     """One of the ten training sets of the paper, drawn from the corpora given, with the counts of the paper.
 
     Args:
         name (`str`): `"w2v_ger"`, `"w2v_cn"`, `"w2v_en"`, `"w2v_all"`, `"w2v_1k"`, `"w2v_10k"`, `"w2v_50k"`, `"w2v_base"`,
             `"nq_base1"` or `"nq_base2"`; see `TRAINING_SETS` for what the paper specifies.
-        data: Rows of at least its corpora; others are ignored. A corpus is recognised by its name, ignoring case and
-            punctuation: `NISQA_TEST_LIVETALK` by `livetalk`.
-        score_column, corpus_column, seed: As for [`stratified_split`].
-        split_column (`str`, *optional*, defaults to `"split"`): Needed by `"w2v_base"`, which keeps the splits of
-            its corpus, and by `"nq_base1"` and `"nq_base2"`, which keep those of NISQA.
+        data: Rows of at least its corpora, with the columns `mos` and `corpus`; others are ignored. A corpus is recognised by its
+            name, ignoring case and punctuation: `NISQA_TEST_LIVETALK` by `livetalk`. `"w2v_base"`, which keeps the splits of its
+            corpus, and `"nq_base1"` and `"nq_base2"`, which keep those of NISQA, need the column `split`.
+        seed (`int`, *optional*, defaults to `0`): The same seed and rows give the same sets.
 
     Raises:
         ValueError: If the name is unknown, a corpus is missing, or there are fewer clips than the counts need.
@@ -222,7 +213,7 @@ def training_set(
     if name not in TRAINING_SETS:
         raise ValueError(f"Expected one of {', '.join(TRAINING_SETS)}, got {name!r}.")
     wanted = TRAINING_SETS[name]
-    corpora = _labels(data, corpus_column)
+    corpora = _labels(data, "corpus")
     plain = np.array(["".join(filter(str.isalnum, corpus.lower())) for corpus in corpora], dtype=str)
     hits = {source: np.char.find(plain, source) >= 0 for source in wanted.sources}
     missing = [source for source, hit in hits.items() if not hit.any()]
@@ -233,9 +224,13 @@ def training_set(
     is_drawn = np.logical_or.reduce(list(hits.values())) & ~is_own if hits else ~nothing
     train, validation = np.flatnonzero(nothing), np.flatnonzero(nothing)
     if wanted.own_splits:
-        splits = np.asarray(_column(data, split_column)).astype(str)
+        splits = _column(data, "split").astype(str)
         train, validation = (np.flatnonzero(is_own & (splits == part)) for part in ("train", "validation"))
-        _check_counts(name, {"train": (wanted.own_counts[0], len(train)), "validation": (wanted.own_counts[1], len(validation))})
+        if (len(train), len(validation)) != wanted.own_counts:
+            raise ValueError(
+                f"{name} has other counts in the paper: expected train {wanted.own_counts[0]}, got {len(train)}; validation "
+                f"{wanted.own_counts[1]}, got {len(validation)}. Check that the corpus is complete."
+            )
     rows = np.flatnonzero(is_drawn)
     num_validation = wanted.num_validation - len(validation)
     total = wanted.num_train - len(train) + num_validation
@@ -246,14 +241,14 @@ def training_set(
             "the corpora are complete."
         )
     if total:
-        scores = _scores({score_column: _column(data, score_column)[rows]}, score_column)
+        scores = _scores(data, "mos", rows)
         rng = np.random.default_rng(seed)
         kept = _drawn(scores, corpora[rows], total, rng)
         rows, scores = rows[kept], scores[kept]
         drawn = rows[_drawn(scores, corpora[rows], num_validation, rng)]
         train, validation = np.union1d(train, np.setdiff1d(rows, drawn)), np.union1d(validation, drawn)
     rows = np.union1d(train, validation)
-    scores = _scores({score_column: _column(data, score_column)[rows]}, score_column)
+    scores = _scores(data, "mos", rows)
     split = _split(scores, corpora[rows], np.flatnonzero(np.isin(rows, validation)))
     return replace(split, train=rows[split.train], validation=rows[split.validation])
 
@@ -354,12 +349,6 @@ def _chosen_groups(
     return best
 
 
-def _check_counts(name: str, counts: Mapping[str, tuple[int, int]]) -> None:
-    wrong = [f"{part} {expected}, got {got}" for part, (expected, got) in counts.items() if expected != got]
-    if wrong:
-        raise ValueError(f"{name} has other counts in the paper: expected {'; '.join(wrong)}. Check that the corpus is complete.")
-
-
 def _column(data: Any, name: str) -> np.ndarray:
     names = list(getattr(data, "column_names", None) or data.keys())
     if name not in names:
@@ -367,8 +356,8 @@ def _column(data: Any, name: str) -> np.ndarray:
     return np.asarray(data[name][:])
 
 
-def _scores(data: Any, name: str) -> np.ndarray:
-    scores = _column(data, name).astype(float)
+def _scores(data: Any, name: str, rows: Any = slice(None)) -> np.ndarray:
+    scores = _column(data, name)[rows].astype(float)
     if not len(scores):
         raise ValueError(f"Expected clips to draw from, got none in {name!r}.")
     unrated = int((~np.isfinite(scores)).sum())

@@ -100,7 +100,7 @@ def load_source(source: Source, excluded: Counter[str] | None = None, key: str =
 
     excluded = Counter() if excluded is None else excluded
     try:
-        examined, score_names, note = read_corpus(
+        examined = read_corpus(
             source.name,
             source.root,
             columns=source.columns,
@@ -116,9 +116,9 @@ def load_source(source: Source, excluded: Counter[str] | None = None, key: str =
             raise
         option = "root" if source.table is None else "table"
         raise FileNotFoundError(f"{error} The recipe names it by `{key}`: say where it is by `{key}.{option}=...`.") from error
-    rows = build_dataset(examined, name=source.name, on_missing=source.on_missing, score_names=score_names, note=note)
-    if examined.missing:
-        excluded["missing"] += examined.missing
+    rows = build_dataset(examined, source.on_missing)
+    if examined.num_missing:
+        excluded["missing"] += examined.num_missing
     rows = _filtered(rows, source.filter, f"the filter of {source.name}", excluded)
     return rows if source.limit is None else _limited(rows, source.limit, 0)
 

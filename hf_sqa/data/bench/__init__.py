@@ -4,27 +4,13 @@
 agreement over conditions, not to be reported as agreement on recordings. Conditions without such scores are steps of ladders.
 """
 
-from hf_sqa.data.bench.build import BenchPlan, Clip, build_clips, label_clips, ladder_pairs, plan_bench
-from hf_sqa.data.bench.conditions import CONDITIONS, FORMS, LADDERS, Condition, ladders
-from hf_sqa.data.bench.speech import FORM_VOICES, VOICES, MissingPackagesError, Phrase, Voice, find_phrases, reference_waveform
-
-__all__ = [
-    "CONDITIONS",
-    "FORMS",
-    "FORM_VOICES",
-    "LADDERS",
-    "VOICES",
-    "BenchPlan",
-    "Clip",
-    "Condition",
-    "MissingPackagesError",
-    "Phrase",
-    "Voice",
-    "build_clips",
-    "find_phrases",
-    "label_clips",
-    "ladder_pairs",
-    "ladders",
-    "plan_bench",
-    "reference_waveform",
-]
+from hf_sqa.data.bench.build import build_clips as build_clips, label_clips as label_clips, plan_bench as plan_bench
+from hf_sqa.data.bench.conditions import CONDITIONS as CONDITIONS, FORMS as FORMS, ladders as ladders
+from hf_sqa.data.bench.speech import (
+    FORM_VOICES as FORM_VOICES,
+    VOICES as VOICES,
+    MissingPackagesError as MissingPackagesError,
+    Phrase as Phrase,
+    find_phrases as find_phrases,
+    reference_waveform as reference_waveform,
+)

@@ -211,27 +211,6 @@ def label_clips(plan: BenchPlan, labels: Sequence[str], *, num_workers: int = 1)
         _write_tables(plan, _finished(plan.folder / MANIFEST))
 
 
-def ladder_pairs(rows: Sequence[Mapping[str, Any]], form: str) -> list[tuple[str, int, int]]:
-    """Pairs of neighbouring steps of all ladders, for every phrase.
-
-    Args:
-        rows (sequence of mappings): Rows with `condition_id` and `source_id`, as `bench.csv` has them.
-        form (`str`): `"ci"` or `"training"`: which conditions there are.
-
-    Returns:
-        list of `(ladder, better, worse)`: Name of the ladder and two row numbers; `better` must not score lower than `worse`.
-    """
-    places = {(row["source_id"], row["condition_id"]): number for number, row in enumerate(rows)}
-    phrases = list(dict.fromkeys(phrase for phrase, _ in places))
-    return [
-        (name, places[phrase, better], places[phrase, worse])
-        for name, rungs in ladders(form).items()
-        for better, worse in itertools.pairwise(rungs)
-        for phrase in phrases
-        if (phrase, better) in places and (phrase, worse) in places
-    ]
-
-
 def _reference(clip: Clip) -> str:
     return Clip(clip.phrase, "c0", clip.suffix).name
 

@@ -1,11 +1,14 @@
 """`check_corpus`: is a download complete, and are its labels as published? Reads headers, and does not decode audio."""
 
+import io
+import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_sqa.data.corpora.corpus import Corpus
 from hf_sqa.data.corpora.loading import find_corpus, read_corpus
 from hf_sqa.data.schema import SCORE_RANGES, Ratings, Row, first_few
 from hf_sqa.folders import AUDIO_SUFFIXES, AudioFolders
@@ -43,14 +46,11 @@ class CheckReport:
 
     name: str
     present: list[dict[str, Any]] = field(default_factory=list)
-    faults: dict[str, list[str]] = field(default_factory=dict)
+    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     sampling_rates: dict[int, int] = field(default_factory=dict)
     seconds: float = 0.0
     unlabelled: int = 0
     absent: list[str] = field(default_factory=list)
-
-    def add(self, kind: str, item: str) -> None:
-        self.faults.setdefault(kind, []).append(item)
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {sum(row['present'] for row in self.present):,} recordings, {self.seconds / 3600:.2f} h"]
@@ -89,27 +89,24 @@ def check_corpus(
     """
     name = os.fspath(name)
     folders = AudioFolders()
-    examined, score_names, _ = read_corpus(name, root, columns=columns, scale=scale, ratings=ratings, folders=folders)
+    examined = read_corpus(name, root, columns=columns, scale=scale, ratings=ratings, folders=folders)
     report = CheckReport(name)
-    _count(report, name, examined.rows)
-    for kind in FAULTS:
-        for item in examined.problems.items.get(kind, []):
-            report.add(kind, item)
+    report.faults |= examined.problems
+    corpus, part = find_corpus(name)
+    _count(report, corpus, part, examined.rows)
     for row in examined.rows:
-        if all(row[score] != row[score] for score in (*SCORE_RANGES, *score_names)):
-            report.add("unrated", row["utterance_id"] or row["where"])
-    corpus, _ = find_corpus(name)
+        if all(math.isnan(row[score]) for score in (*SCORE_RANGES, *examined.score_names)):
+            report.faults["unrated"].append(row["utterance_id"] or row["where"])
     _read_headers(report, examined.rows, None if corpus is None else corpus.sampling_rate, progress)
     _count_unlabelled(report, examined.rows, folders)
     return report
 
 
-def _count(report: CheckReport, name: str, rows: list[Row]) -> None:
-    corpus, part = find_corpus(name)
+def _count(report: CheckReport, corpus: Corpus | None, part: str | None, rows: list[Row]) -> None:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         label = row["corpus"] or ""
-        prefix = corpus.name if corpus is not None else name
+        prefix = corpus.name if corpus is not None else report.name
         groups.setdefault((label.removeprefix(prefix).removeprefix("/"), row["split"] or ""), []).append(row)
     published = {}
     if corpus is not None:
@@ -132,13 +129,11 @@ def _count(report: CheckReport, name: str, rows: list[Row]) -> None:
         )
         if key in published and len(group) != published[key]:
             where = " ".join(filter(None, key)) or "all"
-            report.add("count", f"{where} has {len(group):,} of {published[key]:,}")
+            report.faults["count"].append(f"{where} has {len(group):,} of {published[key]:,}")
 
 
 def _read_headers(report: CheckReport, rows: list[Row], expected: int | None, progress: Callable[[int, int], None] | None) -> None:
     """Rates and durations; if no rate is published, the most common one is expected, unless no rate dominates."""
-    import io
-
     import soundfile
 
     rates: dict[int, list[str]] = {}
@@ -149,23 +144,21 @@ def _read_headers(report: CheckReport, rows: list[Row], expected: int | None, pr
             audio = {} if embedded is None else embedded[0][embedded[1]]["audio"]
             header = soundfile.info(io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path") or recording)
         except (RuntimeError, OSError) as error:
-            report.add("unreadable", f"{recording} ({' '.join(str(error).split())[-80:]})")
+            report.faults["unreadable"].append(f"{recording} ({' '.join(str(error).split())[-80:]})")
         else:
             rates.setdefault(header.samplerate, []).append(recording)
             report.seconds += header.duration
             if header.frames == 0:
-                report.add("unreadable", f"{recording} (no samples)")
+                report.faults["unreadable"].append(f"{recording} (no samples)")
         if progress is not None and (number % 200 == 0 or number == len(recordings)):
             progress(number, len(recordings))
     report.sampling_rates = {rate: len(files) for rate, files in rates.items()}
     if expected is None and rates:
         commonest, count = Counter(report.sampling_rates).most_common(1)[0]
         expected = commonest if count >= 0.9 * sum(report.sampling_rates.values()) else None
-    if expected is not None:
-        for rate, files in rates.items():
-            if rate != expected:
-                for file in files:
-                    report.add("rate", f"{file} {rate} Hz instead of {expected}")
+    for rate, files in rates.items():
+        if expected not in (None, rate):
+            report.faults["rate"] += [f"{file} {rate} Hz instead of {expected}" for file in files]
 
 
 def _count_unlabelled(report: CheckReport, rows: list[Row], folders: AudioFolders) -> None:

@@ -66,7 +66,7 @@ def load_corpus(
     import_datasets()
     if ratings not in (None, "mean", "each"):
         raise ValueError(f"Expected ratings to be 'mean' or 'each', got {ratings!r}.")
-    examined, score_names, note = read_corpus(
+    examined = read_corpus(
         os.fspath(name),
         root,
         columns=columns,
@@ -77,7 +77,7 @@ def load_corpus(
         split=split,
         revision=revision,
     )
-    return build_dataset(examined, name=os.fspath(name), on_missing=on_missing, score_names=score_names, note=note)
+    return build_dataset(examined, on_missing)
 
 
 def read_corpus(
@@ -93,8 +93,8 @@ def read_corpus(
     revision: str | None = None,
     folders: AudioFolders | None = None,
     need_scores: bool = True,
-) -> tuple[Examined, tuple[str, ...], str]:
-    """Rows of the schema with their problems, names of further scores, and a remark; the options are those of [`load_corpus`].
+) -> Examined:
+    """Rows of the schema with their problems, for the options of [`load_corpus`].
 
     With `need_scores=False` a table may have recordings alone.
     """
@@ -145,15 +145,16 @@ def read_corpus(
         rows = list(rows)
         joined = _join(rows, Path(join))
         note = "; ".join(filter(None, (note, joined)))
-    examined = examine(
+    return examine(
+        name,
         rows,
         scale=scale,
         ratings=ratings or "mean",
         rows_are_ratings=rows_are_ratings,
         score_names=score_names,
         folders=folders,
+        note=note,
     )
-    return examined, score_names, note
 
 
 def find_corpus(name: str) -> tuple[Corpus | None, str | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sqa.data import tables
-from hf_sqa.data.schema import SPLITS, Row
+from hf_sqa.data.schema import SPLITS, TEXT_COLUMNS, Row
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx")
 #: Usual names of each column, the most telling first; upper and lower case are the same, and so are `_`, `-`, `.` and spaces.
@@ -21,18 +21,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
         *("Test_Wave", "filename_deg", "file_name", "filename", "wavname", "file"),
     ),
     "mos": (
-        *(
-            "mos",
-            "sampleMOS",
-            "sample MOS",
-            "score",
-            "avg_score",
-            "mean_score",
-            "quality_score",
-            "choice",
-            "Overall quality",
-            "ovr",
-        ),
+        *("mos", "sampleMOS", "sample MOS", "score", "avg_score", "mean_score", "quality_score", "choice", "Overall quality"),
         *("ovr", "ovrl", "overall", "value", "rating", "mean"),
     ),
     "noisiness": ("noisiness", "noi"),
@@ -134,10 +123,7 @@ def find_columns(
     return found
 
 
-_NOT_SCORES = {
-    *("audio", "mos_std", "mos_ci95", "num_ratings", "utterance_id", "system_id", "condition_id", "listener_id", "talker_id"),
-    *("source_id", "corpus", "language", "split", "reference_audio"),
-}
+_NOT_SCORES = {"audio", "reference_audio", "mos_std", "mos_ci95", "num_ratings", *TEXT_COLUMNS}
 
 
 def _plain(name: str) -> str:
