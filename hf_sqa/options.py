@@ -226,6 +226,14 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
     return changed
 
 
+def with_values(content: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `content` with values set by dotted key, see [`set_dotted`]."""
+    changed = copy.deepcopy(dict(content))
+    for key, value in values.items():
+        set_dotted(changed, key, value)
+    return changed
+
+
 def set_dotted(content: dict[str, Any], key: str, value: Any, *, add: bool = False) -> None:
     """Set one value in place by its dotted key, or add it to the list there; missing sections are made."""
     names = key.split(".")

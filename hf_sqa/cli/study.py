@@ -61,7 +61,7 @@ def study(
     """
     need_extra("`hf-sqa study`", "train", "accelerate", "datasets")
     rank = _leave_the_launcher()
-    if output is None:
+    if output is None and not dry_run:
         stop("Expected --output, the folder for checkpoints, predictions, table and figures; name the same folder to resume.")
     from hf_sqa.studies import load_study, run_study
 
@@ -69,7 +69,7 @@ def study(
     try:
         part = None if shard is None else parse_part(shard, "--shard")
         asked = load_study(file, overrides or [], variant)
-        if dry_run:
+        if dry_run or output is None:
             _print_plan(asked, output)
             return
         with bar(unit="cells", shown=sys.stderr.isatty() and rank == 0) as update:
@@ -99,7 +99,7 @@ def _leave_the_launcher() -> int:
     return rank
 
 
-def _print_plan(asked: Any, folder: Path) -> None:
+def _print_plan(asked: Any, folder: Path | None) -> None:
     from hf_sqa.studies.plan import StudyFolder, plan_runs
     from hf_sqa.studies.requirements import encoder_lines, gpu_hours, needed_corpora
     from hf_sqa.studies.study_data import StudyData
@@ -116,14 +116,19 @@ def _print_plan(asked: Any, folder: Path) -> None:
         num_runs = sum(len(asked.seeds_of(model)) for model in asked.models)
         typer.echo(f"{num_runs} runs; to say which of them are done, {', '.join(absent)} must be there.")
         return
-    runs, output = plan_runs(asked, StudyData(asked)), StudyFolder(folder)
+    runs = plan_runs(asked, StudyData(asked))
+    size = f"{len(runs)} runs, {sum(len(run.cells) for run in runs)} cells"
+    if folder is None:
+        typer.echo(f"{size}; --output says which of them are done in a folder.")
+        return
+    output = StudyFolder(folder)
     for run in runs:
         done = [test_set for test_set in run.cells if output.is_tested(run, test_set)]
         left = [test_set for test_set in run.cells if test_set not in done]
         made = "published" if run.model.checkpoint else "made" if output.is_made(run) else "to make"
         tested = f"tested on {', '.join(done)}" if done else "not tested"
         typer.echo(f"{run.name}: {made}; {tested}" + (f"; left: {', '.join(left)}" if left else ""))
-    typer.echo(f"{len(runs)} runs, {sum(len(run.cells) for run in runs)} cells in {folder}.")
+    typer.echo(f"{size} in {folder}.")
 
 
 def _print_report(report: Any, rank: int) -> None:

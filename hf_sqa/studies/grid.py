@@ -23,7 +23,7 @@ from hf_sqa.blocks.feature_cache import VARIABLE
 from hf_sqa.evaluation.suite import SuiteResult, evaluate_checkpoint, load_scorer
 from hf_sqa.runs import claim, write_whole
 from hf_sqa.studies.makers import MakeJob, Maker, find_maker
-from hf_sqa.studies.plan import Run, StudyFolder, needed_run, plan_runs
+from hf_sqa.studies.plan import Run, StudyFolder, plan_runs
 from hf_sqa.studies.results import (
     REASON_CHARACTERS,
     RESERVED_COLUMNS,
@@ -148,7 +148,7 @@ class _Worker:
                 if self._is_over(run):
                     pending.remove(run)
                     continue
-                needed = {name: needed_run(self.study, by_key, name, run.seed) for name in run.model.needs}
+                needed = {name: by_key[name, self.study.seed_of(name, run.seed)] for name in run.model.needs}
                 failed = next((name for name, other in needed.items() if self.output.failed_since(other, self.began)), None)
                 if failed is not None:
                     message = f"{failed!r}, which it needs, could not be made"
@@ -207,7 +207,7 @@ class _Worker:
     def _make(self, run: Run, needed: Mapping[str, Run], train: Any, validation: Any) -> dict[str, Any]:
         assert run.seed is not None
         checkpoints = {name: other.model.checkpoint or self.output.model(other) for name, other in needed.items()}
-        recipe = run.model.recipe if run.model.recipe is not None else self.study.recipe
+        recipe = self.study.recipe_of(run.model)
         maker = find_maker(run.model.maker, self.makers)
         with self._unfinished(run.name, self.output.model(run)) as folder:
             began = time.perf_counter()

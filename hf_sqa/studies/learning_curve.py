@@ -19,21 +19,14 @@ SLOPE_SIZES = 3
 
 @dataclass(frozen=True)
 class Growth:
-    """What a doubling of the labels gains at the upper end of a learning curve.
+    """What a doubling of the labels gains at the upper end of a learning curve."""
 
-    Args:
-        gain (`float`): Change of the metric, positive for better.
-        low, high (`float`): Its 95 % interval, by Student's t over the seeds' slopes (with one seed, over its points); NaN if there
-            are too few.
-        verdict (`str`): `"yes"`, `"hardly"` (the interval lies below `NEGLIGIBLE_GAIN`) or `"open"`.
-        sentence (`str`): All of it in words.
-    """
-
-    gain: float
+    gain: float  # change of the metric, positive for better
+    # its 95 % interval, by Student's t over the seeds' slopes (with one seed, over its points); NaN if there are too few
     low: float
     high: float
-    verdict: str
-    sentence: str
+    verdict: str  # `"yes"`, `"hardly"` (the interval lies below `NEGLIGIBLE_GAIN`) or `"open"`
+    sentence: str  # all of it in words
 
 
 def draw_learning_curve(

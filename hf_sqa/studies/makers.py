@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.options import set_dotted
+from hf_sqa.options import with_values
 from hf_sqa.runs import move_into
 from hf_sqa.studies.study_file import ModelSpec
 
@@ -73,9 +73,8 @@ def make_by_recipe(job: MakeJob) -> dict[str, Any]:
 
     if job.recipe is None:
         raise ValueError(f"Expected a recipe in the study, or for the model {job.model.name!r}, got none.")
-    content = load_recipe(job.recipe).to_dict()
-    for key, value in {**job.model.set, "training.seed": job.seed, "output_dir": str(job.folder / "run")}.items():
-        set_dotted(content, key, value)
+    changes = {**job.model.set, "training.seed": job.seed, "output_dir": str(job.folder / "run")}
+    content = with_values(load_recipe(job.recipe).to_dict(), changes)
     _check_encoder(content)
     sets = {"train_dataset": job.train, "validation_dataset": job.validation, "announce": lambda line: None}
     result = run_recipe(content, **sets, overwrite=True)  # an interrupted attempt may have had other data
@@ -136,9 +135,10 @@ def make_by_distillation(job: MakeJob) -> dict[str, Any]:
     same for every seed.
     """
     from hf_sqa.distillation import distill, load_distillation
+    from hf_sqa.training.recipe import read_content
 
     changes = {**job.model.set, "training.seed": job.seed, "output_dir": str(job.folder)}
-    recipe = load_distillation(job.recipe, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+    recipe = load_distillation(with_values(read_content(job.recipe)[0], changes))
     if job.needed:
         first = dataclasses.replace(recipe.teachers[0], checkpoint=job.teacher())
         recipe = dataclasses.replace(recipe, teachers=[first, *recipe.teachers[1:]])

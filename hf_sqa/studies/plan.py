@@ -4,7 +4,6 @@ Names of runs and cells carry a digest of what defines them: what changed in the
 """
 
 import contextlib
-import copy
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.options import parse_yaml, set_dotted
+from hf_sqa.options import load_yaml, with_values
 from hf_sqa.runs import digest_of, write_whole
 from hf_sqa.shipped import find_file
 from hf_sqa.studies.study_data import StudyData
@@ -24,19 +23,12 @@ from hf_sqa.studies.study_file import ModelSpec, Study, models_in_order
 
 @dataclass(frozen=True)
 class Run:
-    """One model and seed: claimed by one process, made, then tested.
+    """One model and seed: claimed by one process, made, then tested."""
 
-    Args:
-        model ([`ModelSpec`]): The model.
-        seed (`int`, *optional*): None for a published checkpoint.
-        name (`str`): Name of its folder.
-        cells (`dict[str, str]`): Name of the folder of each test set's cell, by test set.
-    """
-
-    model: ModelSpec
-    seed: int | None
-    name: str
-    cells: Mapping[str, str]
+    model: ModelSpec  # the model
+    seed: int | None  # `None` for a published checkpoint
+    name: str  # name of its folder
+    cells: Mapping[str, str]  # name of the folder of each test set's cell, by test set
 
 
 def plan_runs(study: Study, data: StudyData) -> list[Run]:
@@ -56,12 +48,6 @@ def plan_runs(study: Study, data: StudyData) -> list[Run]:
     return [runs[key] for key in sorted(runs, key=lambda key: turn[key])]
 
 
-def needed_run(study: Study, runs: Mapping[tuple[str, int | None], Run], name: str, seed: int | None) -> Run:
-    """The run of a needed model: of the same seed if there is one, else of its first."""
-    seeds = study.seeds_of(study.model(name))
-    return runs[name, seed if seed in seeds else seeds[0]]
-
-
 def _definition(
     study: Study, data: StudyData, runs: Mapping[tuple[str, int | None], Run], model: ModelSpec, seed: int | None
 ) -> dict[str, Any]:
@@ -70,31 +56,23 @@ def _definition(
     defined: dict[str, Any] = {"model": {**asdict(model), **unnamed}}
     if model.checkpoint is not None:
         return {**defined, "weights": _weights_digest(model.checkpoint)}
-    recipe = _recipe_content(model.recipe if model.recipe is not None else study.recipe)
+    recipe = study.recipe_of(model)
+    if isinstance(recipe, str | os.PathLike):
+        recipe = load_yaml(find_file(recipe, "recipes"), "recipe")
     defined |= {
         "seed": seed,
         "sets": {name: data.digest(name) for name in (model.train, model.validation) if isinstance(name, str)},
         "recipe": recipe,
-        "start": _starting_weights(recipe, model.set),
-        "needs": [needed_run(study, runs, name, seed).name for name in model.needs],
+        "start": _starting_weights(with_values(recipe or {}, model.set).get("model")),
+        "needs": [runs[name, study.seed_of(name, seed)].name for name in model.needs],
     }
     if model.clips is not None:
         defined["sizes"] = sorted({other.clips for other in study.models if other.train == model.train and other.clips})
     return defined
 
 
-def _recipe_content(recipe: Any) -> Any:
-    if isinstance(recipe, (str, os.PathLike)):
-        return find_file(recipe, "recipes").read_text(encoding="utf-8")
-    return recipe
-
-
-def _starting_weights(recipe: Any, changes: Mapping[str, Any]) -> str | None:
-    """Digest of the local checkpoint that a recipe starts from, if there is one."""
-    content = parse_yaml(recipe, "the study's recipe") if isinstance(recipe, str) else copy.deepcopy(recipe or {})
-    for key, value in changes.items():
-        set_dotted(content, key, value)
-    model = content.get("model") if isinstance(content, dict) else None
+def _starting_weights(model: Any) -> str | None:
+    """Digest of the local checkpoint that the section `model` of a recipe starts from, if there is one."""
     checkpoint = model.get("checkpoint") if isinstance(model, dict) else None
     return _weights_digest(str(checkpoint)) if checkpoint else None
 

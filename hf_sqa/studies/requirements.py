@@ -4,33 +4,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_sqa.options import set_dotted
-from hf_sqa.studies.study_data import RECIPE_MAKERS
 from hf_sqa.studies.study_file import ModelSpec, Study
 
 
 @dataclass(frozen=True)
 class NeededCorpus:
-    """A corpus of a study.
+    """A corpus of a study."""
 
-    Args:
-        name (`str`): Its name in the study.
-        source (`str`): What it is: a corpus by name, `hub:<repository>`, or a table.
-        clips (`int`, *optional*): Rated clips: of a table those that are there, of a corpus as published.
-        size, licence (`str`): As far as known; empty otherwise.
-        place (`str`): Where the study looks for it, or where to get it.
-        is_here (`bool`, *optional*): Whether that is there; `None` for the Hub, which is not asked.
-        is_used (`bool`): Whether a model or a test set of the study uses it; others can be added to `test_sets`.
-    """
-
-    name: str
-    source: str
-    clips: int | None
-    size: str
+    name: str  # its name in the study
+    source: str  # what it is: a corpus by name, `hub:<repository>`, or a table
+    clips: int | None  # rated clips: of a table those that are there, of a corpus as published
+    size: str  # as far as known; empty otherwise
     licence: str
-    place: str
-    is_here: bool | None
-    is_used: bool
+    place: str  # where the study looks for it, or where to get it
+    is_here: bool | None  # whether that is there; `None` for the Hub, which is not asked
+    is_used: bool  # whether a model or a test set of the study uses it; others can be added to `test_sets`
 
     def __str__(self) -> str:
         clips = "" if self.clips is None else f"{self.clips:,} clips"
@@ -87,17 +75,11 @@ def encoder_lines(study: Study) -> list[str]:
         ValueError: If one is here and is not a known encoder, or lacks the layers that the recipe names; or a folder is not there.
     """
     from hf_sqa.training.dry_run import look_at_encoder
-    from hf_sqa.training.recipe import load_recipe
 
     lines: dict[str, list[str]] = {}
     for model in study.models:
-        recipe = model.recipe if model.recipe is not None else study.recipe
-        if model.checkpoint is not None or model.maker not in RECIPE_MAKERS or recipe is None:
-            continue
-        content = load_recipe(recipe).to_dict()
-        for key, value in model.set.items():
-            set_dotted(content, key, value)
-        if line := look_at_encoder(load_recipe(content)):
+        recipe = study.training_recipe(model)
+        if recipe is not None and (line := look_at_encoder(recipe)):
             lines.setdefault(line, []).append(model.name)
     return [f"{line} ({', '.join(models)})" for line, models in lines.items()]
 

@@ -92,8 +92,11 @@ def read_results(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"Expected the results of a study, but there is no file {str(path)!r}.")
     if path.suffix == ".parquet":
         return _read_parquet(path)
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+    import pyarrow.csv
+
+    options = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+    rows: list[dict[str, Any]] = pyarrow.csv.read_csv(path, convert_options=options).to_pylist()
+    return rows
 
 
 def read_clips(
@@ -204,25 +207,11 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _value(text: str) -> Any:
-    if text == "":
-        return None
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
-
-
 def clip_weighted_means(rows: Iterable[Mapping[str, Any]], test_sets: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Mean of every metric over test sets, each weighted by its clips; as Figure 3 of the paper on distillation shows LCC.
 
-    Args:
-        rows (iterable of `dict`): Rows of a results table.
-        test_sets (sequence of `str`, *optional*): Those to average over; all if not given.
-
-    Returns:
-        `list[dict]`: A row for each model, seed, score, level and metric that is there on all of these test sets, with weights and
-        CPU time averaged alike, and without an interval.
+    A row for each model, seed, score, level and metric that is there on all of these test sets, with weights and CPU time averaged
+    alike, and without an interval.
     """
     kept = [dict(row) for row in rows if test_sets is None or row["test_set"] in test_sets]
     wanted = {row["test_set"] for row in kept}

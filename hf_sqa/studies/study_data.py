@@ -13,12 +13,8 @@ import numpy as np
 
 from hf_sqa.data.schema import import_datasets
 from hf_sqa.evaluation.suite import OVERLAP_MARKS
-from hf_sqa.options import set_dotted
 from hf_sqa.runs import digest_of
 from hf_sqa.studies.study_file import PARTS, ModelSpec, PartsSpec, Study
-
-#: Makers that train by a recipe of `hf_sqa.training`, whose rows can be looked at.
-RECIPE_MAKERS = ("train", "pseudo_labels", "knowledge_transfer")
 
 
 class StudyData:
@@ -87,14 +83,12 @@ class StudyData:
             datasets = []
         datasets += [self.select(name) for name in model.trained_on or ()]
         if not datasets and model.trained_on is None:
-            own = self._own_rows(model) if model.checkpoint is None else None
+            own = self._own_rows(model)
             if own is None:
                 return None
             datasets = own
         for name in model.needs:
-            needed = self._study.model(name)
-            seeds = self._study.seeds_of(needed)
-            further = self.seen(needed, seed if seed in seeds else seeds[0])
+            further = self.seen(self._study.model(name), self._study.seed_of(name, seed))
             if further is None:
                 return None
             datasets += further
@@ -102,19 +96,12 @@ class StudyData:
 
     def _own_rows(self, model: ModelSpec) -> list[Any] | None:
         """Rows that the recipe of a model names itself; `None` for a recipe that names none, as one of distillation."""
-        from hf_sqa.training.recipe import load_recipe
         from hf_sqa.training.rows import load_rows
 
-        recipe = model.recipe if model.recipe is not None else self._study.recipe
-        if model.maker not in RECIPE_MAKERS or recipe is None:
+        recipe = self._study.training_recipe(model)
+        if recipe is None or not recipe.data.train:
             return None
-        content = load_recipe(recipe).to_dict()
-        for key, value in model.set.items():
-            set_dotted(content, key, value)
-        loaded = load_recipe(content)
-        if not loaded.data.train:
-            return None
-        train, validation, _ = load_rows(loaded)
+        train, validation, _ = load_rows(recipe)
         return [train] if validation is None else [train, validation]
 
     def digest(self, name: str) -> str:

@@ -10,11 +10,14 @@ from typing import Any
 
 from hf_sqa.choices import did_you_mean
 from hf_sqa.evaluation.suite import SuiteOptions
-from hf_sqa.options import apply_overrides, dump_yaml, load_yaml, read_options, refuse_unknown, written
+from hf_sqa.options import apply_overrides, dump_yaml, load_yaml, read_options, refuse_unknown, with_values, written
 from hf_sqa.shipped import find_file
+from hf_sqa.training.recipe import Recipe, load_recipe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 PARTS = ("train", "validation", "test")
+#: Makers that train by a recipe of `hf_sqa.training`.
+RECIPE_MAKERS = ("train", "pseudo_labels", "knowledge_transfer")
 #: What the rows, columns and sections of a table may be.
 TABLE_AXES = ("model", "test_set", "score", "metric")
 
@@ -227,6 +230,22 @@ class Study:
         if model.checkpoint is not None:
             return (None,)
         return self.seeds if model.seeds is None else tuple(model.seeds)
+
+    def seed_of(self, name: str, seed: int | None) -> int | None:
+        """The seed of a needed model: the same, if it is made with that, else its first."""
+        seeds = self.seeds_of(self.model(name))
+        return seed if seed in seeds else seeds[0]
+
+    def recipe_of(self, model: ModelSpec) -> Any:
+        """The recipe of a model as it is named, its own or the study's, without the changes in `set`."""
+        return self.recipe if model.recipe is None else model.recipe
+
+    def training_recipe(self, model: ModelSpec) -> Recipe | None:
+        """The recipe by which a model is trained, changes included; `None` if it is made in another way, or by none."""
+        recipe = self.recipe_of(model)
+        if model.checkpoint is not None or model.maker not in RECIPE_MAKERS or recipe is None:
+            return None
+        return load_recipe(with_values(load_recipe(recipe).to_dict(), model.set))
 
 
 def load_study(

@@ -42,17 +42,11 @@ class Line:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table with its numbers, to be written in several forms.
+    """A table with its numbers, to be written in several forms."""
 
-    Args:
-        title (`str`): What stands above.
-        head (`list[str]`): Heads of the words and of the columns.
-        sections (`dict[str, list[Line]]`): Rows by section; one section without a name if the table is not divided.
-    """
-
-    title: str
-    head: list[str]
-    sections: dict[str, list[Line]]
+    title: str  # what stands above
+    head: list[str]  # heads of the words and of the columns
+    sections: dict[str, list[Line]]  # rows by section; one section without a name if the table is not divided
 
     @property
     def legend(self) -> str:
@@ -110,12 +104,7 @@ class PaperTable:
 
 
 def paper_table(rows: Iterable[Mapping[str, Any]], spec: TableSpec, level: str = "utt") -> PaperTable:
-    """The table that a study asks for.
-
-    Args:
-        rows (iterable of `dict`): Rows of a results table.
-        spec ([`TableSpec`]): Its layout.
-        level (`str`, *optional*, defaults to `"utt"`): Clips (`"utt"`), systems (`"sys"`) or conditions (`"con"`).
+    """The table that a study asks for, from rows of a results table at one level (`utt`, `sys` or `con`).
 
     Raises:
         ValueError: If the results have nothing of what the table shows.
@@ -149,7 +138,11 @@ def paper_table(rows: Iterable[Mapping[str, Any]], spec: TableSpec, level: str =
             for place, column in enumerate(column_words)
         ]
         sections[" ".join(title)] = [
-            Line(_padded(row_words[name], len(spec.heads)), line, [at in best[place] for place in range(len(line))])
+            Line(
+                [*row_words[name], *[""] * (len(spec.heads) - len(row_words[name]))],
+                line,
+                [at in best[place] for place in range(len(line))],
+            )
             for at, (name, line) in enumerate(grid.items())
         ]
     if not any(point for lines in sections.values() for line in lines for point in line.points):
@@ -158,11 +151,7 @@ def paper_table(rows: Iterable[Mapping[str, Any]], spec: TableSpec, level: str =
 
 
 def write_tables(rows: Iterable[Mapping[str, Any]], specs: Sequence[TableSpec], folder: Path) -> tuple[list[Path], list[str]]:
-    """Write every table as `.md`, `.tex` and `.csv` into a folder.
-
-    Returns:
-        `(written, remarks)`: The files, and why some tables could not be made.
-    """
+    """Write every table as `.md`, `.tex` and `.csv`; gives the files, and why some tables could not be made."""
     rows, written, remarks = list(rows), [], []
     for spec in specs:
         try:
@@ -207,10 +196,6 @@ def _cells(line: Line, bold: str) -> list[str]:
 
 def _deviation(point: Point) -> float | None:
     return float(np.std(list(point.seeds.values()), ddof=1)) if len(point.seeds) > 1 else None
-
-
-def _padded(words: Sequence[str], count: int) -> list[str]:
-    return [*words, *[""] * (count - len(words))]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

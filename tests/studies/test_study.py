@@ -588,6 +588,14 @@ def test_the_command_tells_what_is_left_without_doing_it(content, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_command_tells_what_a_study_needs_without_a_folder(content, tmp_path):
+    (tmp_path / "study.yaml").write_text(json.dumps(content))
+
+    told = CliRunner().invoke(app, ["study", str(tmp_path / "study.yaml"), "seeds=[0]", "--dry-run"])
+
+    assert told.exit_code == 0 and "2 runs, 4 cells; --output says which of them are done in a folder" in told.stdout
+
+
 def test_the_command_writes_tables_and_figures_and_exits_with_1_after_a_failure(content, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_sqa.studies.makers.MAKERS", MAKERS)
     content["models"]["bad"] = {**content["models"]["{language}"], "maker": "make_unless_broken", "train": "en-train"}
