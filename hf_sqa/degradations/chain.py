@@ -18,6 +18,7 @@ A parameter can also be `{log_uniform: [low, high]}`, `{integers: [low, high]}` 
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -168,8 +169,9 @@ class Chain:
         if branch not in names:
             known = f" The names are {', '.join(names)}." if names else f" The chain {self.name!r} has no named branches."
             raise ValueError(f"Unknown condition {branch!r}{did_you_mean(branch, names)}{known}")
-        steps = _with_branch(self.steps, branch)
-        return Chain(steps, name=self.name, description=self.description, noises=self.noises, talkers=self.talkers)
+        chosen = copy.copy(self)
+        chosen.steps = _with_branch(self.steps, branch)
+        return chosen
 
     def check_requirements(self) -> None:
         """Raise now what a missing library, or missing noise, would raise at the first recording that needs it.
@@ -332,19 +334,14 @@ def _branch_names(step: Mapping[str, Any]) -> list[str]:
 
 
 def _with_branch(steps: Sequence[Mapping[str, Any]], branch: str) -> list[dict[str, Any]]:
-    """The steps as they are written in a file; where a branch has this name, without the other branches."""
-    written: list[dict[str, Any]] = []
-    for step in steps:
-        if "kind" in step:
-            written.append({"probability": step["probability"], "kind": step["kind"], **step["parameters"]})
-        elif "steps" in step:
-            written.append({"probability": step["probability"], "steps": _with_branch(step["steps"], branch)})
-        else:
-            fixed = branch in _branch_names(step)
-            branches = [
-                {**kept, "weight": 1 if fixed else kept["weight"], "steps": _with_branch(kept["steps"], branch)}
-                for kept in step["one_of"]
-                if not fixed or kept["name"] == branch
-            ]
-            written.append({"probability": 1 if fixed else step["probability"], "one_of": branches})
-    return written
+    """The steps; where a branch has this name, without the other branches."""
+    chosen: list[dict[str, Any]] = []
+    for step in map(dict, steps):
+        if "steps" in step:
+            step["steps"] = _with_branch(step["steps"], branch)
+        elif "one_of" in step:
+            if named := [other | {"weight": 1} for other in step["one_of"] if other["name"] == branch]:
+                step |= {"one_of": named, "probability": 1}
+            step["one_of"] = [other | {"steps": _with_branch(other["steps"], branch)} for other in step["one_of"]]
+        chosen.append(step)
+    return chosen
