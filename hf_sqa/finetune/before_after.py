@@ -32,8 +32,6 @@ def compare_before_after(
         labels (`np.ndarray` of shape `(num_clips,)`): NaN where unrated.
         groups (sequence of `str`, *optional*): Group of every clip; groups are drawn whole, because their clips are alike.
         calibration (`str`, *optional*): Order of the mapping, if `after` is a calibration.
-        seed (`int`, *optional*, defaults to 0): Seed of the draws.
-        num_draws (`int`, *optional*, defaults to 10000): Bootstrap draws.
 
     Returns:
         `dict`: `agreement` (by model and metric: `value`, `low`, `high`; no ends of fewer than five units), `comparisons` (after

@@ -24,12 +24,8 @@ ASKED = (0.8, 0.9)
 def describe_interval(
     scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable] | None, *, data_name: str, grouped_by: str | None = None
 ) -> dict[str, Any]:
-    """A calibration with what it was made on, and the coverage that it has on clips that it has not seen.
-
-    Args:
-        scores, labels, groups: As in [`~hf_sqa.blocks.score_intervals.fit_score_interval`].
-        data_name (`str`): What the clips are called.
-        grouped_by (`str`, *optional*): What `groups` are.
+    """A calibration of an interval (see [`~hf_sqa.blocks.score_intervals.fit_score_interval`]) with the name of the clips that it
+    was made on, what groups them, and the coverage that it has on clips that it has not seen.
 
     Raises:
         ValueError: If there are fewer than 20 clips, or too few to measure the coverage.

@@ -38,21 +38,13 @@ class Part:
 
 @dataclass
 class Plan:
-    """How an evaluation goes.
+    """How an evaluation goes."""
 
-    Args:
-        kind (`str`): `"holdout"`, `"crossfit"` or `"table"` (a table of held-out clips was given).
-        parts (`list[Part]`): One for each training.
-        final (`Part`, *optional*): The training of the model that is kept, on all clips; `None` if the only part gives it.
-        sentence (`str`): The plan in words.
-        remarks (`list[str]`): What a reader of the numbers must know.
-    """
-
-    kind: str
-    parts: list[Part]
-    final: Part | None
-    sentence: str
-    remarks: list[str] = field(default_factory=list)
+    kind: str  # `"holdout"`, `"crossfit"` or `"table"` (a table of held-out clips was given)
+    parts: list[Part]  # one for each training
+    final: Part | None  # the training of the model that is kept, on all clips; `None` if the only part gives it
+    sentence: str  # the plan in words
+    remarks: list[str] = field(default_factory=list)  # what a reader of the numbers must know
 
 
 def schema_column(name: str) -> str | None:
@@ -125,15 +117,10 @@ def plan_for(clips: Any, held_out: Any, *, num_folds: int | None, calibrate: str
 def make_plan(
     labels: np.ndarray, groups: Sequence[str] | None, *, num_folds: int | None = None, held_out: bool = False, seed: int = 0
 ) -> Plan:
-    """Parts of a rated table.
+    """Parts of a rated table, from its labels of one score, `(num_clips,)`, NaN where unrated, and the groups of its clips.
 
-    Args:
-        labels (`np.ndarray` of shape `(num_clips,)`): One score, NaN where unrated.
-        groups (sequence of `str`, *optional*): Group of every clip.
-        num_folds (`int`, *optional*): Folds of a cross-fitting; 0 holds a fifth out instead. Chosen by the number of clips and
-            groups if not given.
-        held_out (`bool`, *optional*, defaults to `False`): Whether held-out clips come from elsewhere: all these train.
-        seed (`int`, *optional*, defaults to 0): The same seed gives the same parts.
+    With `num_folds=0` a fifth is held out; without it, the number of clips and groups decides. `held_out` says that held-out clips
+    come from elsewhere: all these train. The same seed gives the same parts.
 
     Raises:
         ValueError: If there are fewer than ten rated clips, all labels are equal, or there are fewer groups than folds.

@@ -1,11 +1,8 @@
 """How a model is fine-tuned: the user's options, the training recipe, and what stays frozen."""
 
-import fnmatch
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_sqa.data.schema import first_few
 from hf_sqa.training.run import freeze
 
 #: For low-rank adapters, whatever the family: they start at zero and need more.
@@ -102,34 +99,3 @@ def freeze_by_recipe(model: Any, recipe: dict[str, Any]) -> None:
     for child in model.children():
         if not any(isinstance(module, torch.nn.Linear) for module in child.modules()):
             child.requires_grad_(False)
-
-
-def trains_only(section: dict[str, Any]) -> Any:
-    """A callback that stops a training whose trainable weights are not those meant: peft ignores wrong names silently."""
-    from transformers import TrainerCallback
-
-    frozen = section.get("freeze", ())
-
-    class TrainableSet(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-            if not names:
-                raise ValueError("Expected something to train, got nothing.")
-            if "lora" in section:
-                strays = [name for name in names if "lora_" not in name and ".modules_to_save." not in name]
-                missing = [kind for kind in ("lora_", ".modules_to_save.") if not any(kind in name for name in names)]
-            else:
-                strays = [name for name in names if any(_is_inside(name, pattern) for pattern in frozen)]
-                missing = []
-            if strays or missing:
-                raise ValueError(
-                    f"Expected other weights to be trained: {first_few(strays or missing)} "
-                    + ("should stay as they are." if strays else "are missing among those that are trained.")
-                )
-
-    return TrainableSet()
-
-
-def _is_inside(parameter: str, pattern: str) -> bool:
-    parts: Sequence[str] = parameter.split(".")
-    return any(fnmatch.fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts)))

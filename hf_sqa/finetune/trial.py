@@ -17,7 +17,7 @@ from hf_sqa.finetune.calibration import cross_fitted_mapping, fit_score_mapping
 from hf_sqa.finetune.folder import WORK
 from hf_sqa.finetune.plan import Part, Plan
 from hf_sqa.finetune.rated_clips import RatedClips, Track
-from hf_sqa.finetune.settings import FinetuneOptions, freeze_by_recipe, training_recipe, trains_only
+from hf_sqa.finetune.settings import FinetuneOptions, freeze_by_recipe, training_recipe
 from hf_sqa.runs import whole_file
 from hf_sqa.training.front_memory import FrontMemory
 from hf_sqa.training.run import run_recipe
@@ -30,24 +30,15 @@ MAX_TRAIN_CLIPS_SCORED = 500
 
 @dataclass
 class Outcome:
-    """What calibration or training gave.
+    """What calibration or training gave."""
 
-    Args:
-        model: The model to keep.
-        predictions (`dict[str, np.ndarray]`): `"before"`, `"after"` and perhaps `"calibrated"`, each `(num_judged, num_scores)`,
-            NaN where a clip was not judged.
-        mapping (`dict[str, list[float]]`): The score mapping, of a calibration.
-        training (`dict`): Facts about the training of the model to keep.
-        adapter (`Path`, *optional*): Folder of the adapter alone.
-        remarks (`list[str]`): What a reader must know.
-    """
-
-    model: Any
+    model: Any  # the model to keep
+    # `"before"`, `"after"` and perhaps `"calibrated"`, each `(num_judged, num_scores)`, NaN where a clip was not judged
     predictions: dict[str, np.ndarray]
-    mapping: dict[str, list[float]] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    adapter: Path | None = None
-    remarks: list[str] = field(default_factory=list)
+    mapping: dict[str, list[float]] = field(default_factory=dict)  # the score mapping, of a calibration
+    training: dict[str, Any] = field(default_factory=dict)  # facts about the training of the model to keep
+    adapter: Path | None = None  # folder of the adapter alone
+    remarks: list[str] = field(default_factory=list)  # what a reader must know
 
 
 @dataclass
@@ -142,7 +133,6 @@ class Trial:
             train_dataset=self.clips.rows(part.train, anchors),
             validation_dataset=self.clips.rows(part.validation, anchors),
             model=self._ready(model, move=False),
-            callbacks=[trains_only(self.recipe["model"])],
             announce=self.announce,
         )
         return self._ready(_loaded(str(self._work(part)))), result
