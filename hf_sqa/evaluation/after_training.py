@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.cells import finite
 from hf_sqa.evaluation.suite import SuiteOptions, evaluate_checkpoint, load_scorer, markdown_table
 from hf_sqa.metrics import METRICS
 from hf_sqa.runs import digest_of, whole_file, write_whole
@@ -19,11 +17,8 @@ from hf_sqa.training.run import TrainingResult, run_recipe
 
 #: What is written into the folder of the trained model: a row for each test set, score, level and metric; the table to read.
 ROWS, TABLE = "results.csv", "results.md"
-#: How the columns that are not text are read.
-NUMBERS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("value", "low", "high"), lambda cell: float(cell or "nan")),
-    **dict.fromkeys(("num_clips", "num_failed", "num_unrated", "num_units"), int),
-}
+#: Columns of text, which may look like numbers.
+TEXTS = ("test_set", "score", "level", "metric", "unit", "weights", "source")
 
 
 def run_and_evaluate(
@@ -111,10 +106,10 @@ def _evaluate(
 
 
 def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
-    with whole_file(folder / ROWS) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(finite, rows))
+    import pandas
+
+    with whole_file(folder / ROWS) as unfinished:
+        pandas.DataFrame(rows).to_csv(unfinished, index=False, lineterminator="\n")
     metrics = [f"utt_{metric}" for metric in METRICS]
     scores = dict.fromkeys(row["score"] for row in rows)
     write_whole(folder / TABLE, "\n".join(f"`{score}`\n\n{markdown_table(rows, metrics=metrics, score=score)}" for score in scores))
@@ -122,10 +117,10 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 def _read(folder: Path) -> list[dict[str, Any]]:
     """Rows written before; none where there is no such file. A number that is empty there is NaN."""
-    path = folder / ROWS
-    if not path.is_file():
+    import pandas
+
+    if not (folder / ROWS).is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            {name: NUMBERS[name](cell) if name in NUMBERS else cell for name, cell in row.items()} for row in csv.DictReader(file)
-        ]
+    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "float_precision": "round_trip"}
+    rows: list[dict[str, Any]] = pandas.read_csv(folder / ROWS, dtype=dict.fromkeys(TEXTS, str), **options).to_dict("records")
+    return rows
