@@ -6,6 +6,7 @@ nowhere.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -46,16 +47,10 @@ def container_kind(head: bytes) -> str | None:
 
 
 class SoundTrack:
-    """The sound of such a file, decoded from its beginning as often as asked.
-
-    Args:
-        file: Binary file; closed by `close`.
-        kind (`str`): Key of `KINDS`.
-        source (`str`): What to call it in messages.
+    """The sound of such a file; `kind` is a key of `KINDS`, and `source` what messages call it. It closes the file.
 
     Attributes:
-        sampling_rate (`int`): Rate in Hz.
-        num_channels (`int`): Channels.
+        sampling_rate, num_channels (`int`): Rate in Hz, and channels.
 
     Raises:
         AudioError: If it cannot be opened, or holds no sound.
@@ -83,9 +78,9 @@ class SoundTrack:
             self.close()
             raise AudioError(source, "no_audio", f"{KINDS[kind]} file without a sound track; name the file that holds the sound")
         self._track: Any = tracks[0]
-        self._frames = self._decoded()
+        frames = self._decoded()
         try:
-            first = next(self._frames, None)
+            first = next(frames, None)
         except Exception as error:
             self.close()
             raise self._undecodable(error) from None
@@ -94,7 +89,7 @@ class SoundTrack:
             raise AudioError(source, "empty", "the header is there but not one sample follows; record or copy it again")
         # The header of an AAC may give half of the rate that it is decoded to.
         self.sampling_rate, self.num_channels = first.sample_rate, first.layout.nb_channels
-        self._first = first
+        self._frames: Iterator[Any] = itertools.chain([first], frames)
 
     def __enter__(self) -> SoundTrack:
         return self
@@ -114,7 +109,7 @@ class SoundTrack:
             AudioError: `truncated` if something is damaged, or the end comes before the header says.
         """
         waiting, num_waiting, seconds = [], 0, 0.0
-        for frame in self._all_frames():
+        for frame in self._frames:
             if (frame.sample_rate, frame.layout.nb_channels) != (self.sampling_rate, self.num_channels):
                 raise AudioError(self._source, "unsupported", f"rate or channels change after {seconds:.2f} s; cut it there first")
             samples = frame.to_ndarray()
@@ -141,10 +136,6 @@ class SoundTrack:
                 f"decoding stopped after {seconds:.2f} of {promised:.2f} s: the file is cut short or damaged; copy or encode it "
                 "again",
             )
-
-    def _all_frames(self) -> Iterator[Any]:
-        yield self._first
-        yield from self._frames
 
     def _decoded(self) -> Iterator[Any]:
         """Frames in order. A damaged packet is refused, but for the last: half a frame at the end is no loss that is heard."""

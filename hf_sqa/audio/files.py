@@ -122,19 +122,20 @@ class FileStream(AudioStream):
             with SoundTrack(self._raw(), self._kind, self.source) as track:
                 yield from _from(first, track.blocks())
             return
-        read: Iterator[np.ndarray] = (block for part in self._layout.parts for block in self._blocks_of(part, 0))
-        if len(self._layout.parts) == 1 and first:
-            with self._opened(self._layout.parts[0]) as opened:
+        parts = self._layout.parts
+        if len(parts) == 1 and first:
+            with self._opened(parts[0]) as opened:
                 seeks, frames = opened.format in SEEKS_EXACTLY, opened.frames
             if seeks:
-                yield from self._blocks_of(self._layout.parts[0], min(first, frames))
+                yield from self._blocks_of(parts[0], min(first, frames))
                 return
-        yield from _from(first, read)
+        yield from _from(first, (block for part in parts for block in self._blocks_of(part, 0)))
 
     def _blocks_of(self, part: Part, first: int) -> Iterator[np.ndarray]:
         position = first
         with self._opened(part) as opened:
-            promised = self._promised_frames(opened)
+            states_frames = self._layout.frames_tolerance_seconds is not None and opened.frames < UNKNOWN_FRAMES
+            promised = opened.frames if states_frames else None
             size = max(1, min(int(BLOCK_SECONDS * self.sampling_rate), opened.frames))
             try:
                 if first:
@@ -153,10 +154,6 @@ class FileStream(AudioStream):
             raise self._cut_short(position, promised, "end of file")
         if part.num_frames is not None and position < part.num_frames:
             raise self._cut_short(position, part.num_frames, "end of file")
-
-    def _promised_frames(self, opened: soundfile.SoundFile) -> int | None:
-        states_frames = self._layout.frames_tolerance_seconds is not None and opened.frames < UNKNOWN_FRAMES
-        return opened.frames if states_frames else None
 
     def _cut_short(self, position: int, promised: int | None, cause: str) -> AudioError:
         read = f"{position / self.sampling_rate:.2f}"

@@ -87,11 +87,7 @@ class AudioError(ValueError):
 
 @contextmanager
 def errors_of(source: str) -> Iterator[None]:
-    """Context in which whatever a decoder, a file object or a data set raises is an [`AudioError`] of the recording.
-
-    Args:
-        source (`str`): What to call the recording in messages.
-    """
+    """Context in which whatever a decoder, a file object or a data set raises is an [`AudioError`] of that recording."""
     try:
         yield
     except AudioError:

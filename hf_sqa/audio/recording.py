@@ -37,8 +37,15 @@ class Recording:
     """
 
     def __init__(self, stream: AudioStream, sampling_rate: int | None = None, channel: str | int = "mean"):
+        if channel != "mean" and not 0 <= int(channel) < stream.num_channels:
+            raise AudioError(
+                stream.source,
+                "no_such_channel",
+                f"expected `channel` between 0 and {stream.num_channels - 1}, got {channel}: the recording has "
+                f"{stream.num_channels} channel(s)",
+            )
         self._stream = stream
-        self._channel = _checked_channel(channel, stream)
+        self._channel: Any = channel
         self.source = stream.source
         self.source_sampling_rate = stream.sampling_rate
         self.num_channels = stream.num_channels
@@ -98,11 +105,9 @@ class Recording:
         return self._waveform if self._waveform is not None else np.concatenate(list(self.blocks()))
 
     def windows(self, starts: Iterable[int], length: int) -> Iterator[np.ndarray]:
-        """Yield windows in order, holding no more than one window and one block in memory.
+        """Yield windows of `length` samples in order, holding no more than one window and one block in memory.
 
-        Args:
-            starts (`Iterable[int]`): First sample of every window, ascending.
-            length (`int`): Samples in a window. A window that reaches beyond the end comes shorter.
+        `starts` are their first samples, ascending. A window that reaches beyond the end comes shorter.
         """
         blocks = self.blocks()
         buffer, buffer_start = np.zeros(0, np.float32), 0
@@ -124,10 +129,7 @@ class Recording:
 def window_starts(num_samples: int, window_samples: int, hop_samples: float) -> np.ndarray:
     """First sample of every window of a recording, ascending and evenly spaced, the first 0 and the last at its end.
 
-    Args:
-        num_samples (`int`): Length of the recording.
-        window_samples (`int`): Length of a window; a shorter recording has one.
-        hop_samples (`float`): Largest distance between starts.
+    `hop_samples` is the largest distance between two starts; a recording shorter than a window has one.
     """
     over = max(0, num_samples - window_samples)
     return (np.linspace(0, 1, int(np.ceil(over / hop_samples)) + 1) * over).astype(np.int64)
@@ -147,7 +149,7 @@ def load_recording(
     Raises:
         AudioError: If it cannot be read, or holds nothing that can be judged; the code says which.
     """
-    _check_channel_option(channel)
+    _check_channel(channel)
     with errors_of(_name_of(audio)):
         return Recording(open_stream(audio, input_sampling_rate), sampling_rate, channel)
 
@@ -167,22 +169,7 @@ def resample(waveform: np.ndarray, source_sampling_rate: int, sampling_rate: int
     return soxr.resample(np.asarray(waveform, np.float32), source_sampling_rate, sampling_rate, quality=RESAMPLING_QUALITY)
 
 
-def _checked_channel(channel: str | int, stream: AudioStream) -> Any:
-    _check_channel_option(channel)
-    if channel == "mean":
-        return channel
-    assert isinstance(channel, int)
-    if not 0 <= channel < stream.num_channels:
-        raise AudioError(
-            stream.source,
-            "no_such_channel",
-            f"expected `channel` between 0 and {stream.num_channels - 1}, got {channel}: the recording has "
-            f"{stream.num_channels} channel(s)",
-        )
-    return channel
-
-
-def _check_channel_option(channel: str | int) -> None:
+def _check_channel(channel: str | int) -> None:
     if channel != "mean" and (isinstance(channel, bool) or not isinstance(channel, int)):
         raise TypeError(f"Expected `channel` to be 'mean' or a channel number from 0, got {channel!r}.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import BinaryIO
 
 from hf_sqa.audio.containers.part import DamagedError
@@ -23,20 +22,13 @@ def check_frames(file: BinaryIO, size: int, start: int) -> None:
     """
     file.seek(start)
     head = file.read(9)
-    length: Callable[[bytes], int | None] = _adts_length
-    for beginning, lengths in AMR_BEGINNINGS.items():
-        if head.startswith(beginning):
-            start += len(beginning)
-
-            def length(head: bytes, lengths: dict[int, int] = lengths) -> int | None:
-                return lengths.get(head[0] >> 3) if head[0] & 0x83 == 0 else None
-
-            break
-    position = start
+    beginning = next((beginning for beginning in AMR_BEGINNINGS if head.startswith(beginning)), b"")
+    lengths = AMR_BEGINNINGS.get(beginning)
+    position = start + len(beginning)
     while position < size:
         file.seek(position)
         head = file.read(7)
-        step = length(head)
+        step = _adts_length(head) if lengths is None else lengths.get(head[0] >> 3) if head[0] & 0x83 == 0 else None
         if head.startswith(TAGS):
             return
         if step is None:

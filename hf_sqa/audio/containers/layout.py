@@ -16,15 +16,11 @@ from hf_sqa.audio.containers.stated_sizes import check_stated_size
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file holds.
+    """What a file holds."""
 
-    Args:
-        parts (`tuple` of [`Part`]): Its recordings, in order. Programs that write one behind another mean one.
-        frames_tolerance_seconds (`float`, *optional*): By how much a decoder may fall short of the number of frames that it states
-            itself; `None` where it guesses that number, or takes it from the length of the file.
-    """
-
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...]  # its recordings, in order. Programs that write one behind another mean one
+    # by how much a decoder may fall short of the number of frames that it states itself; `None` where it guesses that number, or
+    # takes it from the length of the file
     frames_tolerance_seconds: float | None = None
 
 
@@ -33,11 +29,7 @@ LOSSY_TOLERANCE_SECONDS = 0.12
 
 
 def find_layout(file: BinaryIO, size: int) -> Layout:
-    """Find what a file holds.
-
-    Args:
-        file: Binary file, positioned anywhere.
-        size (`int`): Its bytes.
+    """What a file of `size` bytes holds.
 
     Raises:
         DamagedError: If samples are missing, or something that is no audio lies among them.

@@ -35,19 +35,12 @@ Kind = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame, as its first bytes describe it.
+    """A frame, as its first bytes describe it."""
 
-    Args:
-        length (`int`): Bytes.
-        kind (`tuple`): Version, layer and rate in Hz: all frames of a recording have the same.
-        is_tag (`bool`): Whether it holds a Xing, Info or VBRI tag in place of sound.
-        num_stated (`int`, *optional*): How many frames follow, if the tag says so.
-    """
-
-    length: int
-    kind: Kind
-    is_tag: bool = False
-    num_stated: int | None = None
+    length: int  # bytes
+    kind: Kind  # version, layer and rate in Hz: all frames of a recording have the same
+    is_tag: bool = False  # whether it holds a Xing, Info or VBRI tag in place of sound
+    num_stated: int | None = None  # how many frames follow, if the tag says so
 
 
 @dataclass
@@ -82,12 +75,7 @@ class _Recording:
 
 
 def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
-    """The recordings in an MP3 file: one, or several written one after another.
-
-    Args:
-        file: Binary file.
-        size (`int`): Its bytes.
-        start (`int`): Where the tags in front end.
+    """The recordings in an MP3 file: one, or several written one after another; `start` is where the tags in front end.
 
     Raises:
         DamagedError: If bytes that are no frame lie between frames, or frames are missing.

@@ -21,19 +21,12 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """One recording in a file.
+    """One recording in a file."""
 
-    Args:
-        start (`int`): Its first byte.
-        stop (`int`): The byte after its last.
-        header (`bytes`): What to read before it.
-        num_frames (`int`, *optional*): Samples a channel that a decoder must give at least, where that is known.
-    """
-
-    start: int
-    stop: int
-    header: bytes = b""
-    num_frames: int | None = None
+    start: int  # its first byte
+    stop: int  # the byte after its last
+    header: bytes = b""  # what to read before it
+    num_frames: int | None = None  # samples a channel that a decoder must give at least, where that is known
 
 
 class PartFile(io.RawIOBase):
