@@ -46,25 +46,16 @@ Ratings = Literal["mean", "each"]
 
 @dataclass
 class Examined:
-    """Rows of the schema, and what was met on the way.
+    """Rows of the schema, and what was met on the way."""
 
-    Args:
-        name (`str`): Name of the corpus, in messages and the description.
-        rows (`list[dict]`): The rows, each with `where`, `missing` and `embedded`.
-        problems (`dict[str, list[str]]`): Items by kind: `text`, `scale`, `duplicate`, `repeated_rating`, `constant`, `missing`,
-            `missing_reference`.
-        num_label_rows, unrated (`int`): Rows of the label files, and how many of them carry no score.
-        score_names (sequence of `str`): Scores beyond those of the schema.
-        note (`str`): Remark for the description.
-    """
-
-    name: str
-    rows: list[Row]
+    name: str  # name of the corpus, in messages and the description
+    rows: list[Row]  # the rows, each with `where`, `missing` and `embedded`
+    # items by kind: `text`, `scale`, `duplicate`, `repeated_rating`, `constant`, `missing`, `missing_reference`
     problems: dict[str, list[str]]
-    num_label_rows: int
+    num_label_rows: int  # rows of the label files, and how many of them carry no score
     unrated: int
-    score_names: Sequence[str] = ()
-    note: str = ""
+    score_names: Sequence[str] = ()  # scores beyond those of the schema
+    note: str = ""  # remark for the description
 
     @property
     def num_missing(self) -> int:
@@ -97,7 +88,6 @@ def examine(
     """Bring label rows into the schema and note their problems; raises nothing.
 
     Args:
-        name (`str`): Name of the corpus.
         rows (iterable of `dict`): `audio` (a path, or an audio dict), scores, text columns and `where` (label file and line).
             Scores may be text; an empty one is unrated.
         scale (`tuple[float, float]`): Ends of the scale of `mos`; a row's own `scale_min` and `scale_max` win. `mos`, `mos_std` and
@@ -105,9 +95,7 @@ def examine(
         ratings (`str`): `"mean"` averages the ratings of a recording: `num_ratings`, `mos_std` (with N - 1) and `mos_ci95`
             (Student's t) are added. `"each"` keeps one row per rating.
         rows_are_ratings (`bool`): Whether a recording may have several rows.
-        score_names (sequence of `str`): Scores beyond those of `SCORE_RANGES`, of any range.
-        folders ([`AudioFolders`], *optional*): Folders listed so far.
-        note (`str`, *optional*): Remark for the description.
+        name, score_names, note: As in [`Examined`].
     """
     problems: dict[str, list[str]] = defaultdict(list)
     folders = folders or AudioFolders()
@@ -250,15 +238,11 @@ _STOPS = {
 def build_dataset(examined: Examined, on_missing: Literal["raise", "drop"] = "raise") -> Any:
     """A `datasets.Dataset` in the schema; `dataset.info.description` says in words how many clips were loaded and dropped.
 
-    Args:
-        examined ([`Examined`]): Rows and their problems.
-        on_missing (`str`): Missing recordings: `"raise"` (the first few named, the rest counted), or `"drop"`
-            their rows; the description then ends in `dropped <count>, whose audio is missing`.
+    With `on_missing="drop"` rows without their recording are left out, else the first few are named by the error.
 
     Raises:
         ValueError: If a score is text, or outside its scale, a recording has several rows, or nothing is left.
         FileNotFoundError: If audio is missing and `on_missing` is `"raise"`.
-        ImportError: If `datasets` is not installed.
     """
     if on_missing not in ("raise", "drop"):
         raise ValueError(f"Expected on_missing to be 'raise' or 'drop', got {on_missing!r}.")

@@ -25,27 +25,16 @@ MAX_DRAWS = 200
 
 @dataclass(frozen=True)
 class SpeechClip:
-    """A recording of speech to make windows of.
+    """A recording of speech to make windows of."""
 
-    Args:
-        name (`str`): Unique name.
-        path (`str`): Path of its file.
-        talker (`str`): Who speaks. Phrases of one talker are joined to fill a window; a talker is in one split only.
-        language (`str`): Language, or `""` if unknown.
-        split (`str`): One of `SPLITS`.
-        num_bytes (`int`): Size of its file.
-        phrase ([`~hf_sqa.data.bench.Phrase`], *optional*): The phrase of the bench corpus that it is.
-        share (`float`, *optional*, defaults to 1): Factor on the probability of its talker, which also grows with the square
-            root of the number of its recordings.
-    """
-
-    name: str
-    path: str
-    talker: str
-    language: str
-    split: str
-    num_bytes: int
-    phrase: Phrase | None = None
+    name: str  # unique name
+    path: str  # path of its file
+    talker: str  # who speaks. Phrases of one talker are joined to fill a window; a talker is in one split only
+    language: str  # language, or `""` if unknown
+    split: str  # one of `SPLITS`
+    num_bytes: int  # size of its file
+    phrase: Phrase | None = None  # the phrase of the bench corpus that it is
+    # factor on the probability of its talker, which also grows with the square root of the number of its recordings
     share: float = 1.0
 
 
@@ -95,12 +84,7 @@ def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[Spe
 
 
 def joined_speech(bench: Sequence[SpeechClip], further: Sequence[SpeechClip], further_share: float) -> list[SpeechClip]:
-    """The phrases of the bench corpus, and further recordings for training only.
-
-    Args:
-        bench, further (sequences of [`SpeechClip`]): What to join.
-        further_share (`float`): Share of the training windows that come from the further recordings.
-    """
+    """The phrases of the bench corpus, and further recordings for training only, from which `further_share` of its windows come."""
 
     def weight(clips: Sequence[SpeechClip]) -> float:
         return float(sum(count**0.5 for count in Counter(clip.talker for clip in clips).values()))
@@ -111,11 +95,7 @@ def joined_speech(bench: Sequence[SpeechClip], further: Sequence[SpeechClip], fu
 
 
 class SpeechPool:
-    """Speech in memory as 16-bit samples.
-
-    Args:
-        clips (sequence of [`SpeechClip`]): The recordings.
-        sampling_rate (`int`): Rate in Hz to which all of them are resampled.
+    """Speech of one sampling rate in memory, as 16-bit samples.
 
     Attributes:
         excluded (`dict[str, Finding]`): By name of a recording, why it is not used. It grows as recordings are read.

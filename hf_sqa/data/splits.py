@@ -22,21 +22,13 @@ ORDERS, PASSES = 8, 10
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of two parts and how similar they are.
+    """Row numbers of two parts and how similar they are."""
 
-    Args:
-        train (`np.ndarray` of `int`): Rows to train on, ascending.
-        validation (`np.ndarray` of `int`): Rows to validate on, ascending; none is in both.
-        ks_distance (`float`): Kolmogorov-Smirnov distance between the scores of the two, 0 (equal) to 1.
-        ks_by_corpus (`dict[str, float]`): The same within each corpus; NaN where a part has no clip of it.
-        groups (`tuple[int, int]`, *optional*): Number of groups in `train` and in `validation`, which share none.
-    """
-
-    train: np.ndarray
-    validation: np.ndarray
-    ks_distance: float
-    ks_by_corpus: dict[str, float]
-    groups: tuple[int, int] | None = None
+    train: np.ndarray  # rows to train on, ascending
+    validation: np.ndarray  # rows to validate on, ascending; none is in both
+    ks_distance: float  # kolmogorov-Smirnov distance between the scores of the two, 0 (equal) to 1
+    ks_by_corpus: dict[str, float]  # the same within each corpus; NaN where a part has no clip of it
+    groups: tuple[int, int] | None = None  # number of groups in `train` and in `validation`, which share none
 
     def __str__(self) -> str:
         groups = f"; {self.groups[0]} and {self.groups[1]} groups, none in both" if self.groups else ""
@@ -49,25 +41,17 @@ class Split:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """One row of Table 1.
+    """One row of Table 1."""
 
-    Args:
-        num_train, num_validation (`int`): Clips, as printed.
-        sources (tuple of `str`): Parts of the names of the corpora to draw from, in lower case without punctuation; none for all.
-        language (`str`): As printed.
-        own_splits (tuple of `str`): Those of the sources whose own `train` and `validation` clips go to the two parts, as a whole,
-            instead of a draw; their other clips are left out.
-        own_counts (`tuple[int, int]`): Number of these clips in the two parts.
-        remark (`str`): Inconsistencies and omissions of the paper.
-    """
-
-    num_train: int
+    num_train: int  # clips, as printed
     num_validation: int
-    sources: tuple[str, ...]
-    language: str
+    sources: tuple[str, ...]  # parts of the names of the corpora to draw from, in lower case without punctuation; none for all
+    language: str  # as printed
+    # those of the sources whose own `train` and `validation` clips go to the two parts, as a whole, instead of a draw; their other
+    # clips are left out
     own_splits: tuple[str, ...] = ()
-    own_counts: tuple[int, int] = (0, 0)
-    remark: str = ""
+    own_counts: tuple[int, int] = (0, 0)  # number of these clips in the two parts
+    remark: str = ""  # inconsistencies and omissions of the paper
 
 
 #: The two baselines of ConferencingSpeech 2022, whose checkpoints name NISQA's own parts for training and validation.

@@ -55,22 +55,14 @@ def read_delimited(binary: Any, name: str) -> tuple[list[str], Iterator[Record]]
 
 
 def read_sheet(binary: Any, name: str) -> tuple[list[str], Iterator[Record]]:
-    """The same of a binary file that holds an Excel table, its first sheet.
-
-    Raises:
-        ValueError: If it is none, or two columns have one name.
-        ImportError: If openpyxl is not installed.
-    """
+    """The same of a binary file that holds an Excel table, its first sheet."""
     return _by_column(sheet_cells(Path(name), binary=binary), name)
 
 
 def delimited_cells(lines: Iterable[str], has_header: bool = True) -> Iterator[Cells]:
-    """Rows of delimited text that are not blank.
+    """Rows of delimited text that are not blank, from lines with their ends.
 
-    Args:
-        lines (iterable of `str`): With their ends.
-        has_header (`bool`, *optional*, defaults to `True`): Whether the first row says how many cells the others have. A row of
-            more or fewer is a `ValueError`; empty cells at its end do not count.
+    Where the first row is a header, a row of more or fewer cells is a `ValueError`; empty cells at its end do not count.
     """
     source = iter(lines)
     number, first = next(((number, line) for number, line in enumerate(source, 1) if line.strip()), (0, ""))
@@ -146,11 +138,8 @@ def sheet_cells(path: Path, sheet: str | None = None, binary: Any = None) -> Ite
     """Rows of a sheet of an Excel table that are not blank, as Excel shows them; dates as ISO 8601.
 
     A formula has the value that was last saved. Where none was, as in tables that programs write, its row is a `ValueError`.
-
-    Args:
-        path (`Path`): The table.
-        sheet (`str`, *optional*): The sheet; the first, if there is none of that name.
-        binary (*optional*): The same as a file object that can be searched, where it is not at that path.
+    Without a sheet of the name asked for, the first is read; from `binary`, which can be searched, where the table is not at
+    `path`.
 
     Raises:
         ValueError: If the file is no such table, or has more rows or bytes than one.

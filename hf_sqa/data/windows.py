@@ -75,14 +75,7 @@ def load_degradations(mix: Mapping[str, float]) -> list[tuple[float, list[Chain]
 
 
 class WindowMaker:
-    """Makes windows of degraded speech; a number always gives the same window.
-
-    Args:
-        pool ([`SpeechPool`]): The speech.
-        degradations (mapping of `str` to `float`): See [`load_degradations`].
-        window_samples (`int`): Length of a full window.
-        seed (`int`, *optional*, defaults to 0): Seed of everything that is drawn.
-    """
+    """Makes windows of degraded speech, `window_samples` long at most; a number always gives the same window."""
 
     def __init__(self, pool: SpeechPool, degradations: Mapping[str, float], window_samples: int, seed: int = 0):
         self.pool, self.window_samples, self.seed = pool, window_samples, seed
@@ -212,19 +205,12 @@ class WindowCache:
 
 @dataclass
 class Shard:
-    """Windows in memory.
+    """Windows in memory."""
 
-    Args:
-        samples (`np.ndarray` of shape `(W, T)`): In int16.
-        num_samples (`np.ndarray` of shape `(W,)`): Length of each window.
-        peak (`np.ndarray` of shape `(W,)`): Magnitude of the largest sample.
-        rows (`list[dict]`): Facts about each window.
-    """
-
-    samples: np.ndarray
-    num_samples: np.ndarray
-    peak: np.ndarray
-    rows: list[dict[str, Any]]
+    samples: np.ndarray  # `(W, T)`: in int16
+    num_samples: np.ndarray  # `(W,)`: length of each window
+    peak: np.ndarray  # `(W,)`: magnitude of the largest sample
+    rows: list[dict[str, Any]]  # facts about each window
 
     @classmethod
     def read(cls, path: Path) -> Shard:

@@ -73,17 +73,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """The clips that a build makes.
+    """The clips that a build makes."""
 
-    Args:
-        folder (`Path`): The folder of the corpus.
-        form (`str`): `"ci"` or `"training"`.
-        clips (tuple of [`Clip`]): All clips, in the order of the table: phrase by phrase, condition by condition.
-    """
-
-    folder: Path
-    form: str
-    clips: tuple[Clip, ...]
+    folder: Path  # the folder of the corpus
+    form: str  # `"ci"` or `"training"`
+    clips: tuple[Clip, ...]  # all clips, in the order of the table: phrase by phrase, condition by condition
 
 
 def plan_bench(

@@ -9,20 +9,15 @@ from hf_sqa.degradations import Chain
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition.
+    """One condition."""
 
-    Args:
-        condition_id (`str`): Its name: `c0` to `c12` of ITU-T P.835, or what it does.
-        description (`str`): In words.
-        steps (tuple of `dict`): Kinds and parameters, as for [`~hf_sqa.degradations.Chain`]; empty for `c0`, and for the other
-            P.835 conditions, which are those of the preset `p835`.
-        human_scores (`tuple[float, float, float]`, *optional*): Overall, speech signal and background score of the full-band study
-            in microsoft/P.808 (CC BY 4.0), 1 to 5. They are scores of the condition for other speech.
-    """
-
-    condition_id: str
-    description: str
+    condition_id: str  # its name: `c0` to `c12` of ITU-T P.835, or what it does
+    description: str  # in words
+    # kinds and parameters, as for `~hf_sqa.degradations.Chain`; empty for `c0`, and for the other P.835 conditions, which are those
+    # of the preset `p835`
     steps: tuple[dict[str, Any], ...] = ()
+    # overall, speech signal and background score of the full-band study in microsoft/P.808 (CC BY 4.0), 1 to 5. They are scores of
+    # the condition for other speech
     human_scores: tuple[float, float, float] | None = None
 
     def chain(self) -> Chain:

@@ -31,10 +31,8 @@ AR_MAGIC, AR_HEADER_BYTES = b"!<arch>\n", 60
 def fetch_packages(form: str, folder: Path, progress: Callable[[int, int, str], None] = lambda *_: None) -> Path:
     """Have the recordings of a form in a folder, a folder for each package; what is there already is not fetched again.
 
-    Args:
-        form (`str`): `"ci"` or `"training"`.
-        folder (`Path`): Where they go. `.deb` files that lie there are taken before any download.
-        progress (callable, *optional*): Called with packages done, all packages, and the name of the one in hand.
+    `.deb` files that lie in the folder are taken before any download. `progress` is called with packages done, all packages, and
+    the name of the one in hand.
 
     Raises:
         MissingPackagesError: If packages are not there and there is no apt-get to download them; the message names them.

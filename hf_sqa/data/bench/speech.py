@@ -28,30 +28,19 @@ G722_CODEC, VORBIS_CODEC = "g722", "vorbis"
 
 @dataclass(frozen=True)
 class Voice:
-    """One talker in one language.
+    """One talker in one language."""
 
-    Args:
-        name (`str`): Name of its folder in the corpus.
-        talker (`str`): Who speaks. The English and the Spanish prompts are by one person, according to the packages' CREDITS
-            file, so they are in the same part of every split.
-        language (`str`): ISO 639-1.
-        split (`str`): `"train"`, `"validation"` or `"test"`; a talker is in one.
-        package (`str`): Debian package.
-        folder (`str`): Where the package has the recordings, below its root.
-        pattern (`str`): Which files there.
-        codec (`str`): `"g722"` or `"vorbis"`.
-        licence (`str`): Licence of the recordings and of what is derived from them.
-    """
-
-    name: str
+    name: str  # name of its folder in the corpus
+    # who speaks. The English and the Spanish prompts are by one person, according to the packages' CREDITS file, so they are in the
+    # same part of every split
     talker: str
-    language: str
-    split: str
-    package: str
-    folder: str
-    pattern: str
-    codec: str
-    licence: str
+    language: str  # ISO 639-1
+    split: str  # `"train"`, `"validation"` or `"test"`; a talker is in one
+    package: str  # Debian package
+    folder: str  # where the package has the recordings, below its root
+    pattern: str  # which files there
+    codec: str  # `"g722"` or `"vorbis"`
+    licence: str  # licence of the recordings and of what is derived from them
 
 
 def _prompts(language: str, talker: str, split: str, folder: str, licence: str) -> Voice:
@@ -90,19 +79,12 @@ class MissingPackagesError(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Phrase:
-    """One recording.
+    """One recording."""
 
-    Args:
-        voice (`str`): Key of `VOICES`.
-        name (`str`): Its file, relative to the voice's folder, with suffix.
-        path (`str`): Where it is.
-        num_bytes (`int`): Its size; a file of another size is another recording.
-    """
-
-    voice: str
-    name: str
-    path: str
-    num_bytes: int
+    voice: str  # key of `VOICES`
+    name: str  # its file, relative to the voice's folder, with suffix
+    path: str  # where it is
+    num_bytes: int  # its size; a file of another size is another recording
 
     @property
     def stem(self) -> str:

@@ -18,21 +18,6 @@ from hf_sqa.data.corpora.check import CheckReport, check_corpus
 from hf_sqa.data.corpora.corpus import Corpus
 from hf_sqa.data.corpora.loading import load_corpus
 
-CORPORA: dict[str, Corpus] = {
-    corpus.name: corpus
-    for corpus in (
-        nisqa.CORPUS,
-        pstn.CORPUS,
-        tencent.CORPUS,
-        iub.CORPUS,
-        bvcc.CORPUS,
-        tmhint_qi.CORPUS,
-        somos.CORPUS,
-        tcd_voip.CORPUS,
-        singmos.CORPUS,
-        vmc2023.CORPUS,
-        vmc2024.CORPUS,
-        urgent2024.CORPUS,
-    )
-}
+MODULES = (nisqa, pstn, tencent, iub, bvcc, tmhint_qi, somos, tcd_voip, singmos, vmc2023, vmc2024, urgent2024)
+CORPORA: dict[str, Corpus] = {module.CORPUS.name: module.CORPUS for module in MODULES}
 __all__ = ["CORPORA", "CheckReport", "Corpus", "check_corpus", "load_corpus"]

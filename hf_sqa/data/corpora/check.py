@@ -31,26 +31,17 @@ FAULTS = {
 
 @dataclass
 class CheckReport:
-    """Result of [`check_corpus`].
+    """Result of [`check_corpus`]."""
 
-    Args:
-        name (`str`): The corpus or table.
-        present (`list[dict]`): A row for each part and split: `part`, `split`, `rows`, `published` (`None` where not known),
-            `present` (recordings on disk) and `mos_mean`.
-        faults (`dict[str, list[str]]`): Items by kind, see `FAULTS`.
-        sampling_rates (`dict[int, int]`): Number of recordings by rate in Hz.
-        seconds (`float`): Audio on disk.
-        unlabelled (`int`): Audio files that no label names; not a fault.
-        absent (`list[str]`): Parts without any row; not a fault, as parts are downloaded one by one.
-    """
-
-    name: str
+    name: str  # the corpus or table
+    # a row for each part and split: `part`, `split`, `rows`, `published` (`None` where not known), `present` (recordings on disk)
+    # and `mos_mean`
     present: list[dict[str, Any]] = field(default_factory=list)
-    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    sampling_rates: dict[int, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    unlabelled: int = 0
-    absent: list[str] = field(default_factory=list)
+    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # items by kind, see `FAULTS`
+    sampling_rates: dict[int, int] = field(default_factory=dict)  # number of recordings by rate in Hz
+    seconds: float = 0.0  # audio on disk
+    unlabelled: int = 0  # audio files that no label names; not a fault
+    absent: list[str] = field(default_factory=list)  # parts without any row; not a fault, as parts are downloaded one by one
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {sum(row['present'] for row in self.present):,} recordings, {self.seconds / 3600:.2f} h"]

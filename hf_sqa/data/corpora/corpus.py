@@ -12,40 +12,24 @@ from hf_sqa.folders import find_recordings
 
 @dataclass(frozen=True)
 class Corpus:
-    """A published corpus, read as it was downloaded; `hf-sqa corpus list` shows its facts.
+    """A published corpus, read as it was downloaded; `hf-sqa corpus list` shows its facts."""
 
-    Args:
-        name (`str`): Its name in `load_corpus`. A corpus of several tests has parts: `nisqa/TRAIN_SIM`, also in the column
-            `corpus`.
-        title (`str`): Its name by its authors.
-        language (`str`): Codes of its languages, separated by spaces.
-        clips (`dict`): Published number of rated recordings by part (`""`: the only one) and split (`""`: not split).
-        size (`str`): Hours or gigabytes, as far as known.
-        licence (`str`): Licence, as far as known; `unknown` if none was found.
-        source (`str`): Where to get it.
-        read (callable): `read(root, parts)` yields label rows for `hf_sqa.data.schema.examine`.
-        scale (`tuple[float, float]`): Ends of the scale of the scores in the label files.
-        sampling_rate (`int`, *optional*): Rate of every recording in Hz; `None` where it differs.
-        rows_are_ratings (`bool`): Label files have one row per rating rather than means.
-        default_parts (`tuple[str, ...]`): Parts meant by the bare name; all by default.
-        detect_scale (callable, *optional*): Finds the scale from the scores, if releases differ in it.
-        hub_id (`str`, *optional*): Repository on the Hub, for a corpus that is only there.
-    """
-
-    name: str
-    title: str
-    language: str
+    name: str  # its name in `load_corpus`. A corpus of several tests has parts: `nisqa/TRAIN_SIM`, also in the column `corpus`
+    title: str  # its name by its authors
+    language: str  # codes of its languages, separated by spaces
+    # published number of rated recordings by part (`""`: the only one) and split (`""`: not split)
     clips: dict[str, dict[str, int]]
-    size: str
-    licence: str
-    source: str
-    read: Callable[[Path, Sequence[str]], Iterator[Row]]
-    scale: tuple[float, float] = (1.0, 5.0)
-    sampling_rate: int | None = None
-    rows_are_ratings: bool = False
-    default_parts: tuple[str, ...] = ()
+    size: str  # hours or gigabytes, as far as known
+    licence: str  # licence, as far as known; `unknown` if none was found
+    source: str  # where to get it
+    read: Callable[[Path, Sequence[str]], Iterator[Row]]  # `read(root, parts)` yields label rows for `hf_sqa.data.schema.examine`
+    scale: tuple[float, float] = (1.0, 5.0)  # ends of the scale of the scores in the label files
+    sampling_rate: int | None = None  # rate of every recording in Hz; `None` where it differs
+    rows_are_ratings: bool = False  # label files have one row per rating rather than means
+    default_parts: tuple[str, ...] = ()  # parts meant by the bare name; all by default
+    # finds the scale from the scores, if releases differ in it
     detect_scale: Callable[[Sequence[float]], tuple[float, float]] | None = None
-    hub_id: str | None = None
+    hub_id: str | None = None  # repository on the Hub, for a corpus that is only there
 
     @property
     def num_clips(self) -> int:

@@ -11,13 +11,8 @@ def read_hub(
 ) -> tuple[list[Row], dict[str, str]]:
     """Rows for `hf_sqa.data.schema.examine`, and which column was taken for what.
 
-    Rows of embedded audio carry `embedded`: a data set with the one column `audio`, and their row in it.
-
-    Args:
-        repo_id (`str`): Repository of the data set, or a local folder of one.
-        split (`str`, *optional*): A split by the Hub's name for it; all of them by default.
-        revision (`str`, *optional*): Branch, tag or commit.
-        columns, score_names: As for `own_table.read_table`.
+    `repo_id` may be a local folder, and without a `split`, named as on the Hub, all are read. Rows of embedded audio carry
+    `embedded`: a data set with the one column `audio`, and their row in it.
     """
     datasets = import_datasets()
     import pyarrow.compute

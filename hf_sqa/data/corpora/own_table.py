@@ -56,12 +56,8 @@ def read_table(
 ) -> tuple[list[Row], dict[str, str]]:
     """Rows for `hf_sqa.data.schema.examine`, and which column was taken for what.
 
-    Args:
-        path (`Path`): The table.
-        root (`Path`, *optional*): Folder its relative paths begin in; the table's own by default.
-        columns (`dict`): Columns by the name that the schema gives them, where the usual names do not find them.
-        score_names (sequence of `str`): Scores beyond those of the schema, all named in `columns`.
-        need_scores (`bool`, *optional*, defaults to `True`): Whether a table without scores is refused.
+    Relative paths begin in `root`, or in the table's own folder. `columns` names those that the usual names do not find, and scores
+    beyond those of the schema (`score_names`); with `need_scores=False` a table may have none.
 
     Raises:
         FileNotFoundError: If the table or the folder is not there.
