@@ -139,17 +139,8 @@ def mse(predictions: ArrayLike, labels: ArrayLike) -> float:
 
 
 def rmse(predictions: ArrayLike, labels: ArrayLike, *, degrees_of_freedom: int = 0) -> float:
-    """Root mean square error in label units, `sqrt(sum(error²) / (N - d))` (P.1401 eq. 7-29 without intervals).
-
-    Args:
-        predictions (array of shape `(num_points,)`): Predicted scores, mapped where a mapping is used.
-        labels (array of shape `(num_points,)`): Labels.
-        degrees_of_freedom (`int`, *optional*, defaults to 0): `d`, used by the mapping: 0 without one, 1 for first, 4 for third
-            order.
-
-    Returns:
-        `float`: NaN unless `N > d`.
-    """
+    """Root mean square error in label units, `sqrt(sum(error²) / (N - d))` (P.1401 eq. 7-29 without intervals); `d` and NaN as in
+    [`rmse_star`]."""
     return rmse_star(predictions, labels, 0.0, degrees_of_freedom=degrees_of_freedom)
 
 

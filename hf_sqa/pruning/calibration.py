@@ -22,21 +22,14 @@ WINDOW_SECONDS = 7.68
 
 @dataclass
 class Calibration:
-    """Windows to measure and repair on, and windows of other recordings to measure agreement on.
+    """Windows to measure and repair on, and windows of other recordings to measure agreement on."""
 
-    Args:
-        repair (`list[np.ndarray]`): Float32 waveforms.
-        labels (`np.ndarray` of shape `(num_repair, num_labels)`, *optional*): Scores of listeners for the recordings of `repair`,
-            NaN where there are none; only of a table or corpus.
-        held_out (`list[np.ndarray]`): Float32 waveforms.
-        sampling_rate (`int`): Their rate in Hz.
-        excluded (`dict[str, str]`): By name of a recording, why it is not used.
-    """
-
-    repair: list[np.ndarray]
-    held_out: list[np.ndarray]
-    sampling_rate: int
-    excluded: dict[str, str] = field(default_factory=dict)
+    repair: list[np.ndarray]  # float32 waveforms
+    held_out: list[np.ndarray]  # float32 waveforms
+    sampling_rate: int  # their rate in Hz
+    excluded: dict[str, str] = field(default_factory=dict)  # by name of a recording, why it is not used
+    # `(num_repair, num_labels)`: scores of listeners for the recordings of `repair`, NaN where there are none; only of a table or
+    # corpus
     labels: np.ndarray | None = None
 
 

@@ -16,15 +16,10 @@ from hf_sqa.pruning.options import LEAST, PruningOptions
 
 @dataclass
 class Measured:
-    """What was measured of every group of units.
+    """What was measured of every group of units."""
 
-    Args:
-        importance (`dict[str, np.ndarray]`): Worth of each unit, in points of the score.
-        means (`dict[str, torch.Tensor]`): Means of the activations, see [`PruningLayout.mean`].
-    """
-
-    importance: dict[str, np.ndarray]
-    means: dict[str, torch.Tensor]
+    importance: dict[str, np.ndarray]  # worth of each unit, in points of the score
+    means: dict[str, torch.Tensor]  # means of the activations, see `PruningLayout.mean`
 
 
 def measure(layout: PruningLayout, windows: Sequence[np.ndarray], options: PruningOptions) -> Measured:

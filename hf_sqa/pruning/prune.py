@@ -40,24 +40,15 @@ REPORT = "pruning.json"
 
 @dataclass
 class PruningStep:
-    """What one step did.
+    """What one step did."""
 
-    Args:
-        num_parameters (`int`): Weights after the step.
-        share (`float`): Their share of the unpruned model's weights.
-        removed (`dict[str, int]`): Units removed, by kind.
-        sizes (`dict[str, int]`): Units left in every group.
-        before_repair, after_repair (`dict[str, float]`): `lcc` and `rmse` with the unpruned model on the windows kept aside.
-        seconds (`float`): Duration of the step.
-    """
-
-    num_parameters: int
-    share: float
-    removed: dict[str, int]
-    sizes: dict[str, int]
-    before_repair: dict[str, float]
+    num_parameters: int  # weights after the step
+    share: float  # their share of the unpruned model's weights
+    removed: dict[str, int]  # units removed, by kind
+    sizes: dict[str, int]  # units left in every group
+    before_repair: dict[str, float]  # `lcc` and `rmse` with the unpruned model on the windows kept aside
     after_repair: dict[str, float]
-    seconds: float
+    seconds: float  # duration of the step
 
 
 @dataclass

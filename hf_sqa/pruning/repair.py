@@ -24,18 +24,13 @@ LEAST_DEVIATION = 1e-3
 
 @dataclass
 class Aims:
-    """Outputs of the unpruned model for windows.
+    """Outputs of the unpruned model for windows."""
 
-    Args:
-        scores (`torch.Tensor` of shape `(W, L)`): Its scores.
-        frames (`torch.Tensor` of shape `(W, F, 2 D)`, *optional*): Input and output of its transformer side by side, in float16, if
-            it has one and gives equally many frames for every window.
-        deviation (`torch.Tensor` of shape `(2 D,)`, *optional*): Deviation of each channel of `frames`.
-    """
-
-    scores: torch.Tensor
+    scores: torch.Tensor  # `(W, L)`: its scores
+    # `(W, F, 2 D)`: input and output of its transformer side by side, in float16, if it has one and gives equally many frames for
+    # every window
     frames: torch.Tensor | None = None
-    deviation: torch.Tensor | None = None
+    deviation: torch.Tensor | None = None  # `(2 D,)`: deviation of each channel of `frames`
 
     def frame_distance(self, frames: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """Mean square of the differences in deviations; 0 if the frames have another shape."""
@@ -73,15 +68,10 @@ def repair(
     number: int,
     labels: torch.Tensor | None = None,
 ) -> None:
-    """Fine-tune a pruned model towards the scores and frames of the unpruned one. Norms stay in evaluation.
+    """Fine-tune a pruned model towards the scores and frames of the unpruned one for windows. Norms stay in evaluation.
 
-    Args:
-        model: The pruned model.
-        windows (sequence of `np.ndarray`): Waveforms.
-        aims ([`Aims`]): Outputs of the unpruned model for these.
-        options ([`PruningOptions`]): How.
-        number (`int`): Number of the pruning step, which decides on the order of the windows.
-        labels (`torch.Tensor` of shape `(W, L)`, *optional*): Scores of listeners, NaN where there are none.
+    The number of the pruning step decides on the order of the windows; `labels` `(W, L)` are scores of listeners, NaN where there
+    are none.
     """
     if not options.repair_steps:
         return

@@ -47,27 +47,27 @@ class AudioQualityTrainingArguments(TrainingArguments):
             passes.
     """
 
-    batching: str = field(default="auto", metadata={"help": "How clips of different lengths share a batch."})
-    bucket_by_length: bool = field(default=True, metadata={"help": "Whether clips of similar length share a batch."})
-    max_seconds: float | None = field(default=None, metadata={"help": "Longer clips are cut at random in training."})
-    early_stopping_patience: int | None = field(default=None, metadata={"help": "Evaluations without a better metric."})
-    early_stopping_metrics: list[str] | None = field(default=None, metadata={"help": "Metrics of which one must get better."})
-    muon_learning_rate: float | None = field(default=None, metadata={"help": "Of Muon, for matrices and filters."})
-    begin_at_mean: bool = field(default=False, metadata={"help": "Whether new heads begin with the mean label."})
-    feature_cache: str | None = field(default=None, metadata={"help": "Where to keep features of a frozen encoder."})
-    feature_cache_gb: float = field(default=50.0, metadata={"help": "What that folder may hold, in GB."})
+    batching: str = "auto"
+    bucket_by_length: bool = True
+    max_seconds: float | None = None
+    early_stopping_patience: int | None = None
+    early_stopping_metrics: list[str] | None = None
+    muon_learning_rate: float | None = None
+    begin_at_mean: bool = False
+    feature_cache: str | None = None
+    feature_cache_gb: float = 50.0
 
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best one is among them."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Whether to end with the best checkpoint."})
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "Where to report."})
-    disable_tqdm: bool | None = field(default=True, metadata={"help": "Ours is a bar of rich, on a terminal only."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The data set picks its columns itself."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not a number is logged, not hidden."})
-    hub_strategy: str = field(default="end", metadata={"help": "When to publish: at the end."})
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "The one label argument."})
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    logging_strategy: str = "epoch"
+    save_total_limit: int | None = 2  # the best checkpoint is one of them
+    load_best_model_at_end: bool = True
+    report_to: str | list[str] | None = "none"
+    disable_tqdm: bool | None = True  # there is a bar of rich, on a terminal only
+    remove_unused_columns: bool = False  # the data set picks its columns itself
+    logging_nan_inf_filter: bool = False  # a loss that is not a number is logged, not hidden
+    hub_strategy: str = "end"
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
 
     def __post_init__(self) -> None:
         check_choice("batching", self.batching, BATCHING)

@@ -17,17 +17,11 @@ BATCHES_PER_BUCKET = 50
 
 
 class Draw(NamedTuple):
-    """A row drawn in an epoch.
+    """A row drawn in an epoch."""
 
-    Args:
-        row (`int`): Its number in the data set.
-        epoch (`int`, *optional*, defaults to 0): Chance depends on it: where a recording is cut, how it is degraded.
-        is_filler (`bool`, *optional*, defaults to `False`): Whether it only keeps a process busy that has no row in the last step.
-            Its example has no label, and `-1` as its row.
-    """
-
-    row: int
-    epoch: int = 0
+    row: int  # its number in the data set
+    epoch: int = 0  # chance depends on it: where a recording is cut, how it is degraded
+    # whether it only keeps a process busy that has no row in the last step. Its example has no label, and `-1` as its row
     is_filler: bool = False
 
     @classmethod
@@ -37,16 +31,12 @@ class Draw(NamedTuple):
 
 
 class EpochBatches(torch.utils.data.Sampler):
-    """Batches of [`Draw`] for one process.
+    """Batches of [`Draw`] for one process, `batch_size` rows each.
 
     Args:
-        num_rows (`int`): Rows of the data set.
-        batch_size (`int`): Rows of a batch in one process.
-        seed (`int`): Seed of the order.
         seconds (`np.ndarray` of shape `(num_rows,)`, *optional*): Durations; rows of similar duration then share a batch.
         groups (sequence, *optional*): A value for each row; only rows of the same value share a batch.
         shuffle (`bool`, *optional*, defaults to `True`): Whether every epoch has an order of its own.
-        process_index, num_processes (`int`, *optional*): This process and how many there are.
         drop_last (`bool`, *optional*, defaults to `False`): Whether to leave out a last batch that is not full.
     """
 

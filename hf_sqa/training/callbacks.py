@@ -63,11 +63,9 @@ class StopAtNaN(TrainerCallback):
 
 
 class StopWithoutProgress(TrainerCallback):
-    """Ends a run when none of some metrics was better for a number of evaluations; it remembers nothing, so that a run resumes.
+    """Ends a run when none of some metrics was better for `patience` evaluations; it remembers nothing, so that a run resumes.
 
-    Args:
-        patience (`int`): Evaluations without progress after which to stop.
-        metrics (sequence of `str`): The metrics, without `eval_`. NISQA watches `corpus_lcc` and `corpus_mapped_rmse`.
+    NISQA watches `corpus_lcc` and `corpus_mapped_rmse`.
     """
 
     def __init__(self, patience: int, metrics: Sequence[str]):

@@ -13,14 +13,9 @@ SHARDED = ("global_step", "pytorch_model_fsdp", "optimizer_")
 
 
 def find_resumable_checkpoint(folder: str | Path, num_processes: int = 1) -> tuple[Path | None, list[str]]:
-    """The newest complete `checkpoint-<step>` in a folder, and what is wrong with newer ones.
+    """The newest complete `checkpoint-<step>` in a folder, which need not exist, and a line for every torn one that is newer.
 
-    Args:
-        folder (`str` or `Path`): Folder of the checkpoints; it need not exist.
-        num_processes (`int`, *optional*, defaults to `1`): Processes that resume; each needs its own random state.
-
-    Returns:
-        `(Path | None, list[str])`: The checkpoint, and a line for every torn one that was skipped.
+    Each of the `num_processes` that resume needs its own random state.
     """
     checkpoints = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     torn: list[str] = []

@@ -95,10 +95,8 @@ def check_names(recipe: Recipe) -> None:
 
 
 def look_at_encoder(recipe: Recipe) -> str | None:
-    """Say where the encoder of a new model comes from, and refuse one that the family cannot be built on.
-
-    Returns:
-        `str`: A line for the user; `None` for a family without an encoder, or a checkpoint that brings its own.
+    """A line that says where the encoder of a new model comes from; `None` for a family without one, or a checkpoint that brings
+    its own.
 
     Raises:
         ValueError: If the encoder is here and is not a known one, or lacks the layers that the recipe names.

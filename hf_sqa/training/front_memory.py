@@ -23,10 +23,8 @@ ROWS_PER_PIECE = 64
 class FrontMemory:
     """Outputs of frozen modules by the digest of their input rows; one memory serves all folds of an evaluation.
 
-    Args:
-        max_bytes (`int`, *optional*, defaults to 2**30): Most bytes to keep. What `hf-sqa finetune` freezes in Distill-MOS v7 takes
-            3.4 MB a window.
-        weightless (`bool`, *optional*, defaults to `False`): Whether to keep outputs of modules without weights, too.
+    Of Distill-MOS v7, what `hf-sqa finetune` freezes takes 3.4 MB a window. With `weightless`, outputs of modules without weights
+    are kept too.
     """
 
     def __init__(self, max_bytes: int = 2**30, weightless: bool = False):

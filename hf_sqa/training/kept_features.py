@@ -23,13 +23,10 @@ IN_RUN, OF_RUN = "features", "run"
 def features_of_run(trainer: Any, run_folder: Path, *, augments: bool) -> Iterator[FeatureFolder | None]:
     """Within the block, the trainer's clips have their features computed once, where its arguments ask for it.
 
-    Args:
-        trainer ([`AudioQualityTrainer`]): Its `args.feature_cache` is `None`, `"run"` or a folder.
-        run_folder (`Path`): Folder of the run. Features kept under it serve a run that is resumed, and go when it ends well.
-        augments (`bool`): Whether training clips are degraded at random.
+    Features kept under the folder of the run serve a run that is resumed, and go when it ends well.
 
     Raises:
-        ValueError: If the features of a clip would not be the same in every epoch.
+        ValueError: If the features of a clip would not be the same in every epoch, as with `augments`.
     """
     asked = trainer.args.feature_cache
     if asked is None:

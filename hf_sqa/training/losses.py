@@ -59,17 +59,8 @@ class TrainingLoss:
     """A loss that looks at more than predictions and labels."""
 
     def __call__(self, outputs: Any, labels: torch.Tensor, rows: torch.Tensor, data: Any, epoch: int) -> torch.Tensor:
-        """
-        Args:
-            outputs: Outputs of the model.
-            labels (`torch.Tensor` of shape `(B, L)`): NaN where not rated.
-            rows (`torch.Tensor` of shape `(B,)`): Row of every example, -1 where it only fills the batch.
-            data ([`RatedSpeech`], *optional*): The training data; `None` in validation.
-            epoch (`int`): Number of the epoch.
-
-        Returns:
-            `torch.Tensor` of shape `()`.
-        """
+        """The loss `()` for outputs of the model, labels `(B, L)`, NaN where not rated, and the row of every example `(B,)`, -1
+        where it only fills the batch. `data` is the training data, [`RatedSpeech`]; `None` in validation."""
         raise NotImplementedError
 
     def begin_epoch(self, epoch: int, data: Any, join: Any) -> None:

@@ -52,14 +52,7 @@ def order_loss(scores: torch.Tensor, groups: torch.Tensor, ranks: torch.Tensor, 
 
 
 class OrderedGroups:
-    """The groups of a table, a few of them for every step.
-
-    Args:
-        options ([`OrderOptions`]): The `order` section of a recipe.
-        num_labels (`int`): Scores of the model.
-        sampling_rate (`int`, *optional*): Rate of the model; each recording's own if `None`.
-        window_samples (`int`, *optional*): Longer recordings are cut to this, all of a group at one place.
-        seed (`int`): Of what is drawn.
+    """The groups of a table, a few of them for every step; recordings longer than a window are cut, all of a group at one place.
 
     Raises:
         FileNotFoundError: If a recording is not there.

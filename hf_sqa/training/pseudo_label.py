@@ -79,7 +79,7 @@ def pseudo_label(
     names = list(teacher.model.config.score_names)
     if clash := sorted(set(names) & {*FIRST_COLUMNS, *LAST_COLUMNS, *TEACHER_COLUMNS}):
         raise ValueError(f"Expected scores named unlike the columns of the table, got {', '.join(clash)} from the teacher.")
-    rows_given = _Rows(data)
+    rows_given = _rows_of(data)
     entries = _entries(rows_given, path.parent)
     refusal = f"Another process is writing {str(path)!r}; wait for it, or choose another `output`."
     with locked(path.with_name(f".{path.name}.lock"), refusal=refusal):
@@ -93,7 +93,8 @@ def pseudo_label(
         num_reused, num_failed = len(done), 0
         show = progress or (lambda num_done, num_failed, total: None)
         show(num_reused, 0, len(entries))
-        audio = _Recordings(rows_given, [entries[key] for key in waiting])
+        places = ((entries[key]["place"], entries[key]["number"]) for key in waiting)
+        audio = (rows_given[number]["audio"] if place is None else place for place, number in places)
         header = {"version": JOURNAL_VERSION, "teacher": identity, "scores": names}
         with journal(journal_of(path), [header, *known.values()]) as append:
             rows = teacher(audio, on_error="row", return_details=True, batch_size=batch_size, num_workers=num_workers)
@@ -136,7 +137,7 @@ def with_pseudo_labels(data: Any, table: str | os.PathLike[str] | PseudoLabels, 
             f"Expected pseudo-labels {', '.join(missing)} in {str(labels.path)!r}, got {', '.join(labels.score_names)}; label with "
             "a teacher that has these scores."
         )
-    rows = [_named(row) for row in _Rows(data)]
+    rows = [_named(row) for row in _rows_of(data)]
     matches = _matches(rows, labels)
     num_labelled = sum(match is not None and match["status"] == "ok" for match in matches)
     if not num_labelled:
@@ -191,39 +192,13 @@ def _without_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-class _Rows:
-    """Rows of `audio`, `utterance_id` and `corpus`, audio undecoded, by number: recordings inside a data set stay there."""
-
-    def __init__(self, data: Any):
-        if hasattr(data, "cast_column"):
-            if "audio" not in data.column_names:
-                raise ValueError(f"Expected a column 'audio' with the recordings, got {', '.join(data.column_names)}.")
-            data = undecoded(data).select_columns([name for name in FIRST_COLUMNS if name in data.column_names])
-        self._data = data
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, number: int) -> Mapping[str, Any]:
-        row = self._data[number]
-        return row if isinstance(row, Mapping) and "audio" in row else {"audio": row}
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return (self[number] for number in range(len(self)))
-
-
-class _Recordings:
-    """Recordings that the pipeline goes through one by one; a list it would score to the end first."""
-
-    def __init__(self, rows: _Rows, entries: Sequence[Row]):
-        self._rows, self._entries = rows, entries
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, index: int) -> Any:
-        entry = self._entries[index]
-        return self._rows[entry["number"]]["audio"] if entry["place"] is None else entry["place"]
+def _rows_of(data: Any) -> Any:
+    """Rows of `audio`, `utterance_id` and `corpus`, audio undecoded: recordings inside a data set stay there until read."""
+    if not hasattr(data, "cast_column"):
+        return [row if isinstance(row, Mapping) and "audio" in row else {"audio": row} for row in data]
+    if "audio" not in data.column_names:
+        raise ValueError(f"Expected a column 'audio' with the recordings, got {', '.join(data.column_names)}.")
+    return undecoded(data).select_columns([name for name in FIRST_COLUMNS if name in data.column_names])
 
 
 def _named(row: Mapping[str, Any], folder: str | os.PathLike[str] = "") -> Row:
@@ -240,7 +215,7 @@ def _place(path: Any, folder: str | os.PathLike[str]) -> str:
     return text if "://" in text else os.path.abspath(os.path.join(os.fspath(folder), text))
 
 
-def _entries(rows: _Rows, folder: Path) -> dict[str, Row]:
+def _entries(rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Row]:
     """What to score, by a key that stays the same from run to run, in order."""
     entries: dict[str, Row] = {}
     for number, row in enumerate(rows):

@@ -26,23 +26,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """A table of pseudo-labels.
+    """A table of pseudo-labels."""
 
-    Args:
-        path (`Path`): Where it is.
-        score_names (`list[str]`): The teacher's scores.
-        teacher (`dict`): `teacher_id`, `teacher_revision`, `teacher_weights` and `teacher_preprocessing`.
-        rows (`list[dict]`): A row a recording: `audio` (relative to the table's folder, a URL, or `None`), `utterance_id`,
-            `corpus`, the scores (NaN where there is none), `status` (`"ok"` or that of the error), `code`, `reason`,
-            `duration_seconds` and `content` (SHA-256 of the file or the samples, first 16 characters).
-        num_reused (`int`): Rows of an earlier run that were not scored again.
-    """
-
-    path: Path
-    score_names: list[str]
-    teacher: dict[str, str | None]
+    path: Path  # where it is
+    score_names: list[str]  # the teacher's scores
+    teacher: dict[str, str | None]  # `teacher_id`, `teacher_revision`, `teacher_weights` and `teacher_preprocessing`
+    # a row a recording: `audio` (relative to the table's folder, a URL, or `None`), `utterance_id`, `corpus`, the scores (NaN where
+    # there is none), `status` (`"ok"` or that of the error), `code`, `reason`, `duration_seconds` and `content` (SHA-256 of the
+    # file or the samples, first 16 characters)
     rows: list[Row]
-    num_reused: int = 0
+    num_reused: int = 0  # rows of an earlier run that were not scored again
     reasons: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:

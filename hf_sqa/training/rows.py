@@ -10,11 +10,10 @@ from hf_sqa.training.recipe import Recipe, Source
 
 
 def load_rows(recipe: Recipe, notes: list[str] | None = None) -> tuple[Any, Any, Counter[str]]:
-    """Load the rows that a recipe names.
+    """The rows that a recipe names, as `(train, validation, excluded)`.
 
-    Returns:
-        `(train, validation, excluded)`: Rows in the schema of `hf_sqa.data`, `None` for `validation` where there are none, and the
-        number of rows left out by reason: `filter`, `missing`, `test split`.
+    Rows are in the schema of `hf_sqa.data`; `validation` is `None` where there are none. `excluded` counts rows left out by reason:
+    `filter`, `missing`, `test split`.
 
     Raises:
         FileNotFoundError, ValueError: As [`~hf_sqa.data.load_corpus`], or if no row is left to train on.
@@ -82,15 +81,10 @@ def add_pseudo_labels(train: Any, validation: Any, recipe: Recipe, notes: list[s
 
 
 def load_source(source: Source, excluded: Counter[str] | None = None, key: str = "") -> Any:
-    """Load the rows of one source, filtered and drawn as it says.
+    """The rows of one source, filtered and drawn as it says: a `datasets.Dataset` in the schema of `hf_sqa.data`.
 
-    Args:
-        source ([`Source`]): The source.
-        excluded (`Counter`, *optional*): Gets the number of rows left out by reason: `missing`, `filter`.
-        key (`str`, *optional*): Where the recipe names the source, `data.train.0`: what to change if it is not there.
-
-    Returns:
-        `datasets.Dataset`: In the schema of `hf_sqa.data`, audio undecoded.
+    `excluded` gets the number of rows left out by reason: `missing`, `filter`; `key`, such as `data.train.0`, is where the recipe
+    names the source: what to change if it is not there.
 
     Raises:
         FileNotFoundError, ValueError: As [`~hf_sqa.data.load_corpus`], or if no row meets the filter.

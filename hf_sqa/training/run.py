@@ -27,6 +27,12 @@ from hf_sqa.training.recipe import AugmentationOptions, Model, Recipe, load_reci
 #: Messages of a full disk or quota from Python, Rust (safetensors) and C++ (torch).
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
 CHECKPOINTS, RESULT, RECIPE = "checkpoints", "training_result.json", "recipe.yaml"
+#: Parts of a configuration that training makes wrong, and what is said when they go.
+OF_TRAINED_SCORES = {
+    "score_mapping": "The checkpoint's mapping of its scores is dropped: it was fitted to predictions that training changes.",
+    "score_intervals": "The checkpoint's calibration of intervals is dropped: training changes its errors. `hf-sqa calibrate` "
+    "makes one.",
+}
 #: Clips over which mean and deviation of mel bands are measured.
 NUM_MEASURED = 256
 
@@ -304,16 +310,11 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
         encoder = resolve_checkpoint(section.encoder)
         return model_class.from_encoder(encoder, encoder_options=section.encoder_options, **options)
     model = load_checkpoint(section.checkpoint, merge=True, dtype="float32").model
-    if model.config.score_mapping is not None:
-        model.config.score_mapping = None
-        if announce:
-            announce("The checkpoint's mapping of its scores is dropped: it was fitted to its predictions, which training changes.")
-    if model.config.score_intervals is not None:
-        model.config.score_intervals = None
-        if announce:
-            announce(
-                "The checkpoint's calibration of intervals is dropped: training changes its errors. `hf-sqa calibrate` makes one."
-            )
+    for name, sentence in OF_TRAINED_SCORES.items():
+        if getattr(model.config, name) is not None:
+            setattr(model.config, name, None)
+            if announce:
+                announce(sentence)
     if any(getattr(model.config, name, None) != value for name, value in options.items()):
         model = _with_other_options(model, options, announce)
     for name, value in loss_options(loss, type(model.config)).items():
