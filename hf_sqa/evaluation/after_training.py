@@ -17,8 +17,11 @@ from hf_sqa.training.run import TrainingResult, run_recipe
 
 #: What is written into the folder of the trained model: a row for each test set, score, level and metric; the table to read.
 ROWS, TABLE = "results.csv", "results.md"
-#: Columns of text, which may look like numbers.
-TEXTS = ("test_set", "score", "level", "metric", "unit", "weights", "source")
+#: Columns that are not text, though text may look like numbers.
+NUMBERS = {
+    **dict.fromkeys(("value", "low", "high"), float),
+    **dict.fromkeys(("num_clips", "num_failed", "num_unrated", "num_units"), int),
+}
 
 
 def run_and_evaluate(
@@ -121,6 +124,6 @@ def _read(folder: Path) -> list[dict[str, Any]]:
 
     if not (folder / ROWS).is_file():
         return []
-    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "float_precision": "round_trip"}
-    rows: list[dict[str, Any]] = pandas.read_csv(folder / ROWS, dtype=dict.fromkeys(TEXTS, str), **options).to_dict("records")
+    frame = pandas.read_csv(folder / ROWS, dtype=str, keep_default_na=False, na_values=[""]).astype(NUMBERS)
+    rows: list[dict[str, Any]] = frame.to_dict("records")
     return rows
