@@ -107,7 +107,7 @@ class FileStream(AudioStream):
     def _undecodable(self, cause: str) -> AudioError:
         with self._raw() as raw:
             head = raw.read(64)
-        known = next((told for start, told in NO_AUDIO.items() if head.lower().startswith(start.lower())), None)
+        known = next((reason for start, reason in NO_AUDIO.items() if head.lower().startswith(start.lower())), None)
         return AudioError(
             self.source,
             "undecodable",

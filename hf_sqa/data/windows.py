@@ -183,8 +183,7 @@ class WindowCache:
         """By name of a recording that was drawn, why it is not used."""
         path = self.folder / "excluded.json"
         written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        # Folders made before codes had a field of their own hold a text.
-        return {name: Finding("failed", why) if isinstance(why, str) else Finding(**why) for name, why in written.items()}
+        return {name: Finding(**finding) for name, finding in written.items()}
 
     def _make_shard(self, split: str, index: int, path: Path) -> None:
         assert self.maker is not None

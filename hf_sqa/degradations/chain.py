@@ -165,7 +165,8 @@ class Chain:
         Args:
             branch (`str`): Its name.
         """
-        names = list(dict.fromkeys(name for step in _nested(self.steps) for name in _branch_names(step)))
+        alternatives = (other for step in _nested(self.steps) for other in step.get("one_of", ()))
+        names = list(dict.fromkeys(other["name"] for other in alternatives if other["name"] is not None))
         if branch not in names:
             known = f" The names are {', '.join(names)}." if names else f" The chain {self.name!r} has no named branches."
             raise ValueError(f"Unknown condition {branch!r}{did_you_mean(branch, names)}{known}")
@@ -327,10 +328,6 @@ def _nested(steps: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         yield from _nested(step.get("steps", ()))
         for branch in step.get("one_of", ()):
             yield from _nested(branch["steps"])
-
-
-def _branch_names(step: Mapping[str, Any]) -> list[str]:
-    return [branch["name"] for branch in step.get("one_of", ()) if branch["name"] is not None]
 
 
 def _with_branch(steps: Sequence[Mapping[str, Any]], branch: str) -> list[dict[str, Any]]:

@@ -126,37 +126,37 @@ def make_plan(
         ValueError: If there are fewer than ten rated clips, all labels are equal, or there are fewer groups than folds.
     """
     rated = check_labels(labels)
-    own = None if groups is None else np.asarray(groups, dtype=str)
+    names = None if groups is None else np.asarray(groups, dtype=str)
     everything, nothing = np.arange(len(labels)), np.zeros(0, int)
     if held_out:
-        train, validation, remarks = _with_validation(everything, labels, own, seed)
+        train, validation, remarks = _with_validation(everything, labels, names, seed)
         sentence = f"Trained on {len(train)} clips, the epoch chosen by {len(validation)}."
         return Plan("table", [Part("all", train, validation, nothing)], None, sentence, remarks)
-    num_groups = None if own is None else len(np.unique(own))
+    num_groups = None if names is None else len(np.unique(names))
     is_small = len(rated) < MIN_CLIPS_TO_HOLD_OUT or (num_groups is not None and num_groups < MIN_GROUPS_TO_HOLD_OUT)
     if num_folds is None:
         num_folds = min(NUM_FOLDS, num_groups or NUM_FOLDS) if is_small else 0
     units = f"{len(rated)} rated clips" + ("" if num_groups is None else f" of {num_groups} groups")
     if num_folds == 0:
-        rest, test = _split(everything, labels, own, HELD_OUT_SHARE, seed)
-        train, validation, remarks = _with_validation(rest, labels, own, seed)
+        rest, test = _split(everything, labels, names, HELD_OUT_SHARE, seed)
+        train, validation, remarks = _with_validation(rest, labels, names, seed)
         sentence = (
             f"{units}: {len(test)} clips are held out, {len(validation)} choose the epoch, {len(train)} train; the numbers are of "
             "the model that is kept."
         )
         return Plan("holdout", [Part("holdout", train, validation, test)], None, sentence, remarks)
     filled = np.nan_to_num(labels, nan=float(np.nanmean(labels)))
-    folds = make_folds(filled, num_folds, groups=None if own is None else own.tolist(), seed=seed)
+    folds = make_folds(filled, num_folds, groups=None if names is None else names.tolist(), seed=seed)
     parts, remarks = [], []
     for fold in range(num_folds):
-        train, validation, more = _with_validation(np.flatnonzero(folds != fold), labels, own, seed)
+        train, validation, more = _with_validation(np.flatnonzero(folds != fold), labels, names, seed)
         parts.append(Part(f"fold {fold + 1} of {num_folds}", train, validation, np.flatnonzero(folds == fold)))
         remarks += more
-    train, validation, more = _with_validation(everything, labels, own, seed)
+    train, validation, more = _with_validation(everything, labels, names, seed)
     remarks = list(dict.fromkeys([*remarks, *more]))
     sentence = (
         f"{units} are too few to hold some out for good, so the evaluation is cross-fitted: {num_folds} trainings, each judged on "
-        f"the {'groups' if own is not None else 'clips'} it did not meet. The model that is kept is trained once more on all; the "
+        f"the {'groups' if names is not None else 'clips'} it did not meet. The model that is kept is trained once more on all; the "
         "numbers are of the way it was made, each time from fewer clips."
     )
     return Plan("crossfit", parts, Part("all", train, validation, nothing), sentence, remarks)

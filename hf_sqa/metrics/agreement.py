@@ -281,6 +281,13 @@ def group_codes(groups: Sequence[Hashable], num_clips: int, name: str) -> tuple[
     return codes, list(numbers)
 
 
+def unit_codes(codes: np.ndarray) -> np.ndarray:
+    """Numbers of units from 0: clips of one group are one, and a clip without a group (-1) is one by itself."""
+    alone = codes < 0
+    codes = np.where(alone, codes.max(initial=-1) + np.cumsum(alone), codes)
+    return np.unique(codes, return_inverse=True)[1]
+
+
 def _at_level(
     level: str, predictions: np.ndarray, labels: np.ndarray, ci95: np.ndarray | None, mapping: str | None
 ) -> dict[str, float]:

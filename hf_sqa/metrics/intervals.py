@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_sqa.metrics.agreement import GREATER_IS_BETTER, METRICS, ROUNDING, group_codes, group_means, rated_and_scored
+from hf_sqa.metrics.agreement import GREATER_IS_BETTER, METRICS, ROUNDING, group_codes, group_means, rated_and_scored, unit_codes
 from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, Spread, drawn, jackknife
 
 LEVELS = {"utt": "clips", "sys": "systems", "con": "conditions"}
@@ -281,10 +281,7 @@ def _units_of(
         groups, name = (clusters, "clusters") if clusters is not None else (systems, "systems")
         if groups is None:
             return columns, np.arange(len(columns[0]))
-        codes = group_codes(groups, len(kept), name)[0][kept]
-        alone = codes < 0
-        codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
-        return columns, np.unique(codes, return_inverse=True)[1]
+        return columns, unit_codes(group_codes(groups, len(kept), name)[0][kept])
     groups = systems if level == "sys" else conditions
     if groups is None:
         raise ValueError(f"Expected `{LEVELS[level]}` for a metric that starts with {level + '_'!r}, got None.")

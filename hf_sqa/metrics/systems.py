@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from hf_sqa.metrics.agreement import group_codes
+from hf_sqa.metrics.agreement import group_codes, unit_codes
 from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, Spread, drawn, jackknife
 
 #: Two systems are compared sentence by sentence where this share of the clips of the smaller one has a partner.
@@ -170,7 +170,9 @@ def compare_systems(
     names = [str(label) for label in labels]
     of_item = group_codes(items, len(values), "items")[0] if items is not None else np.full(len(values), -1)
     scored = np.isfinite(values)
-    clips = _Clips(values[scored], of_system[scored], of_item[scored], _units(of_item, clusters)[scored])
+    # A clip is drawn with its cluster, with its item, or by itself.
+    units = unit_codes(of_item if clusters is None else group_codes(clusters, len(values), "clusters")[0])
+    clips = _Clips(values[scored], of_system[scored], of_item[scored], units[scored])
     counts = np.bincount(clips.systems, minlength=len(names))
     pairs = [
         _Pair(clips, first, second, (names[first], names[second]), paired)
@@ -185,14 +187,6 @@ def compare_systems(
     differences = _differences(names, pairs, spreads[len(names) :], confidence_level)
     groups = _groups(means, differences)
     return SystemComparison(means, differences, groups, _verdict(means, differences, groups, score_name))
-
-
-def _units(of_item: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:
-    """Number of the unit with which each clip is drawn: its cluster, its item, or itself."""
-    codes = of_item.copy() if clusters is None else group_codes(clusters, len(of_item), "clusters")[0]
-    alone = codes < 0
-    codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
-    return np.unique(codes, return_inverse=True)[1] if len(codes) else codes
 
 
 class _Pair:

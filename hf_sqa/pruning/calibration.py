@@ -107,7 +107,7 @@ def _windows_of_recordings(
     else:
         recordings, labels = _recordings_of_table(str(source), score_names)
     excluded: dict[str, str] = {}
-    pieces: list[tuple[str, str, list[np.ndarray]]] = []  # recording, talker, windows
+    windows: list[tuple[str, str, np.ndarray]] = []  # recording, talker, samples
     for place in np.random.default_rng(seed).permutation(len(recordings)):
         name, path, talker = recordings[place]
         try:
@@ -116,23 +116,21 @@ def _windows_of_recordings(
             excluded[name] = str(error)
             continue
         starts = range(0, max(1, len(waveform) - samples // 4), samples)
-        pieces.append((name, talker, [waveform[start : start + samples] for start in starts]))
-        if sum(len(windows) for _, _, windows in pieces) >= num_windows and len(pieces) > 1:
+        windows += [(name, talker, waveform[start : start + samples]) for start in starts]
+        if len(windows) >= num_windows and name != windows[0][0]:
             break
-    if len(pieces) < 2:
+    num_recordings = len({name for name, _, _ in windows})
+    if num_recordings < 2:
         raise ValueError(
             f"Expected two recordings or more to calibrate on, some to repair with and others to measure agreement, got "
-            f"{len(pieces)} in {str(source)!r}{f' ({len(excluded)} cannot be read)' if excluded else ''}."
+            f"{num_recordings} in {str(source)!r}{f' ({len(excluded)} cannot be read)' if excluded else ''}."
         )
     # Whole talkers are kept aside; of one talker, whole recordings.
-    is_one_talker = len({talker for _, talker, _ in pieces}) < 2
-    owners = [name if is_one_talker else talker for name, talker, _ in pieces]
-    distinct = list(dict.fromkeys(owners))
-    aside = set(distinct[: max(1, round(len(distinct) * HELD_OUT_SHARE))])
-    repair = [
-        (name, window) for owner, (name, _, windows) in zip(owners, pieces, strict=True) if owner not in aside for window in windows
-    ]
-    held_out = [window for owner, (_, _, windows) in zip(owners, pieces, strict=True) if owner in aside for window in windows]
+    owner = 1 if len({talker for _, talker, _ in windows}) > 1 else 0
+    owners = list(dict.fromkeys(window[owner] for window in windows))
+    aside = set(owners[: max(1, round(len(owners) * HELD_OUT_SHARE))])
+    repair = [(window[0], window[2]) for window in windows if window[owner] not in aside]
+    held_out = [window[2] for window in windows if window[owner] in aside]
     num_held_out = _num_held_out(num_windows)
     repair = repair[: max(MIN_WINDOWS, num_windows - num_held_out)]
     return Calibration(

@@ -83,10 +83,10 @@ class StudyData:
             datasets = []
         datasets += [self.select(name) for name in model.trained_on or ()]
         if not datasets and model.trained_on is None:
-            own = self._own_rows(model)
-            if own is None:
+            rows = self._own_rows(model)
+            if rows is None:
                 return None
-            datasets = own
+            datasets = rows
         for name in model.needs:
             further = self.seen(self._study.model(name), self._study.seed_of(name, seed))
             if further is None:

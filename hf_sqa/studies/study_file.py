@@ -4,7 +4,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -67,6 +67,11 @@ class ModelSpec:
     seeds: Sequence[int] | None = None
     test_sets: Sequence[str] | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def validation_set(self) -> str | None:
+        """Name of the set to validate on, if it is one."""
+        return self.validation if isinstance(self.validation, str) else None
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None and (self.train or self.set or self.options or self.clips):
@@ -345,27 +350,27 @@ def _check(study: Study) -> None:
     for corpus, entry in study.corpora.items():
         if sum(key in entry for key in ("corpus", "table", "hub")) != 1:
             raise ValueError(f"Expected one of corpus, table and hub in corpora.{corpus}, got {', '.join(entry) or 'nothing'}.")
-    for name, clips in study.sets.items():
-        for corpus in clips.corpora:
-            _check_defined(corpus, study.corpora, f"corpus of the set {name!r}")
-    for corpus in study.parts:
-        _check_defined(corpus, study.corpora, "corpus of parts")
+    uses: list[tuple[str, Iterable[str], Any]] = [("corpus of parts", study.parts, study.corpora)]
+    uses += [(f"corpus of the set {name!r}", clips.corpora, study.corpora) for name, clips in study.sets.items()]
     for model in study.models:
-        for test_set in study.test_sets_of(model):
-            _check_defined(test_set, study.sets, f"test set of {model.name!r}")
-        for used in filter(None, (model.train, model.validation if isinstance(model.validation, str) else None)):
-            _check_defined(used, study.sets, f"set of the model {model.name!r}")
-        for needed in model.needs:
-            _check_defined(needed, names, f"need of the model {model.name!r}")
-        for used in model.trained_on or ():
-            _check_defined(used, study.sets, f"trained_on of the model {model.name!r}")
+        uses += [
+            (f"test set of {model.name!r}", study.test_sets_of(model), study.sets),
+            (f"set of the model {model.name!r}", filter(None, (model.train, model.validation_set)), study.sets),
+            (f"need of the model {model.name!r}", model.needs, names),
+            (f"trained_on of the model {model.name!r}", model.trained_on or (), study.sets),
+        ]
+    defined = {"model": names, "test_set": study.sets}
     for table in study.tables:
-        defined = {"model": names, "test_set": study.sets}
         for part in (table.rows, table.columns, table.sections or {}):
             for axis in defined.keys() & part:
-                for name in part[axis]:
-                    if "{" not in name:
-                        _check_defined(name, defined[axis], f"{axis.replace('_', ' ')} of the table {table.file!r}")
+                plain = [name for name in part[axis] if "{" not in name]
+                uses.append((f"{axis.replace('_', ' ')} of the table {table.file!r}", plain, defined[axis]))
+    for what, used, known in uses:
+        for name in used:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                there = f" There are {', '.join(known) or 'none'}." if hint == "." else ""
+                raise ValueError(f"Expected the {what} to be defined, got {name!r}{hint}{there}")
     models_in_order(study)
 
 
@@ -392,10 +397,3 @@ def study_as_yaml(study: Study) -> str:
         entry.pop("name")
         entry.pop("variables", None)
     return dump_yaml({**written(study), "models": models}) + "\n"
-
-
-def _check_defined(name: str, known: Any, what: str) -> None:
-    if name not in known:
-        hint = did_you_mean(name, known)
-        there = f" There are {', '.join(known) or 'none'}." if hint == "." else ""
-        raise ValueError(f"Expected the {what} to be defined, got {name!r}{hint}{there}")

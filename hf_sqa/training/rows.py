@@ -8,6 +8,9 @@ import numpy as np
 
 from hf_sqa.training.recipe import Recipe, Source
 
+#: Options of a source that say how it is read.
+READING = ("columns", "scale", "ratings", "join", "language", "split", "revision")
+
 
 def load_rows(recipe: Recipe, notes: list[str] | None = None) -> tuple[Any, Any, Counter[str]]:
     """The rows that a recipe names, as `(train, validation, excluded)`.
@@ -94,17 +97,7 @@ def load_source(source: Source, excluded: Counter[str] | None = None, key: str =
 
     excluded = Counter() if excluded is None else excluded
     try:
-        examined = read_corpus(
-            source.name,
-            source.root,
-            columns=source.columns,
-            scale=None if source.scale is None else (source.scale[0], source.scale[1]),
-            ratings=source.ratings,
-            join=source.join,
-            language=source.language,
-            split=source.split,
-            revision=source.revision,
-        )
+        examined = read_corpus(source.name, source.root, **{name: getattr(source, name) for name in READING})
     except FileNotFoundError as error:
         if not key:
             raise

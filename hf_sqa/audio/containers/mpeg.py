@@ -97,7 +97,7 @@ def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
             continue
         if recording is None or frame.is_tag or frame.kind != recording.kind:
             if recording is not None and not _is_chain(file, position, size):
-                raise DamagedError(_told(position, size))
+                raise _no_frame_at(position, size)
             if recording is not None:
                 parts.append(recording.part(position))
                 begin = position
@@ -212,8 +212,10 @@ def _check_trail(file: BinaryIO, position: int, size: int, recording: _Recording
     is_complete = recording is not None and recording.num_stated is not None and recording.num_frames >= recording.num_stated
     is_short = size - position <= LONGEST_TRAIL
     if not (is_complete or is_short) or _next_frame(file, position + 1, size, size) is not None:
-        raise DamagedError(_told(position, size))
+        raise _no_frame_at(position, size)
 
 
-def _told(position: int, size: int) -> str:
-    return f"no frame begins where one should, at byte {position:,} of {size:,}: the file is damaged; copy or encode it again"
+def _no_frame_at(position: int, size: int) -> DamagedError:
+    return DamagedError(
+        f"no frame begins where one should, at byte {position:,} of {size:,}: the file is damaged; copy or encode it again"
+    )

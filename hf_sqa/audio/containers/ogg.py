@@ -27,11 +27,11 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
         page = _page(file, position, size)
         if page is None:
             if _another_page_follows(file, position) or not flags & ENDS:
-                raise DamagedError(_told(position, size, "there is no page where one should begin"))
+                raise _damage_at(position, size, "there is no page where one should begin")
             break  # what was appended, such as the tags of MP3
         flags, granule, stream, number, length, is_sound = page
         if not is_sound:
-            raise DamagedError(_told(position, size, "the checksum of a page does not match"))
+            raise _damage_at(position, size, "the checksum of a page does not match")
         if flags & BEGINS and not in_header:
             starts.append(position)
             last = {}
@@ -39,7 +39,7 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
         before, granule_before = last.get(stream, (number - 1, 0))
         # Recorded from a station, the first page of sound has a later number than the headers.
         if number != (before + 1) % (1 << 32) and granule_before > 0:
-            raise DamagedError(_told(position, size, f"{number - before - 1} pages are missing"))
+            raise _damage_at(position, size, f"{number - before - 1} pages are missing")
         last[stream] = number, max(granule, granule_before)
         position += length
     return [Part(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
@@ -58,7 +58,7 @@ def _page(file: BinaryIO, position: int, size: int) -> tuple[int, int, int, int,
             flags, granule, stream, number, checksum = struct.unpack("<5xBqIII", header[:26])
             content = header[:22] + bytes(4) + header[26:] + segments + body
             return flags, granule, stream, number, len(content), _checksum(content) == checksum
-    raise DamagedError(_told(position, size, "the last page breaks off"))
+    raise _damage_at(position, size, "the last page breaks off")
 
 
 def _checksum(content: bytes) -> int:
@@ -76,5 +76,5 @@ def _another_page_follows(file: BinaryIO, position: int) -> bool:
     return False
 
 
-def _told(position: int, size: int, what: str) -> str:
-    return f"{what} at byte {position:,} of {size:,}: the file is cut short or damaged; copy or encode it again"
+def _damage_at(position: int, size: int, what: str) -> DamagedError:
+    return DamagedError(f"{what} at byte {position:,} of {size:,}: the file is cut short or damaged; copy or encode it again")
