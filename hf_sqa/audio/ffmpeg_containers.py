@@ -148,7 +148,7 @@ class SoundTrack:
                 continue
             if frames and damage is not None:
                 raise AudioError(
-                    self._source, "truncated", f"a part of it cannot be decoded ({_reason_of(damage)}); copy or encode it again"
+                    self._source, "truncated", f"a part of it cannot be decoded ({_cause(damage)}); copy or encode it again"
                 )
             yield from frames
 
@@ -165,10 +165,10 @@ class SoundTrack:
         return AudioError(
             self._source,
             "undecodable",
-            f"FFmpeg cannot read it as {KINDS[self._kind]} file ({_reason_of(error)}): it is damaged or cut short; copy or record it "
+            f"FFmpeg cannot read it as {KINDS[self._kind]} file ({_cause(error)}): it is damaged or cut short; copy or record it "
             "again",
         )
 
 
-def _reason_of(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)

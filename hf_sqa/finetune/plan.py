@@ -156,7 +156,7 @@ def make_plan(
     remarks = list(dict.fromkeys([*remarks, *more]))
     sentence = (
         f"{units} are too few to hold some out for good, so the evaluation is cross-fitted: {num_folds} trainings, each judged on "
-        f"the {'groups' if names is not None else 'clips'} it did not meet. The model that is kept is trained once more on all; the "
+        f"the {'clips' if names is None else 'groups'} it did not meet. The model that is kept is trained once more on all; the "
         "numbers are of the way it was made, each time from fewer clips."
     )
     return Plan("crossfit", parts, Part("all", train, validation, nothing), sentence, remarks)
