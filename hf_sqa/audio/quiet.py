@@ -1,4 +1,4 @@
-"""libmpg123, inside libsndfile, writes what it thinks of a file to the terminal. It is kept off it: a row or an error says it."""
+"""Keeps remarks of libmpg123, inside libsndfile, off the terminal: a row or an error says what matters."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ FULL_SCALE = 32767
 PAUSE_SECONDS, PAUSE_DBFS = (0.1, 0.9), (-85.0, -65.0)
 #: A recording whose level moves less than this between its 10th and 95th percentile of 10 ms frames is a tone or steady noise.
 MIN_LEVEL_RANGE_DB = 8.0
-#: Recordings drawn in vain before all are read to find those that can be used.
+#: Unusable recordings drawn before all are read to find the usable ones.
 MAX_DRAWS = 200
 
 

@@ -26,6 +26,7 @@ SHARED_PARAMETERS = {
     "snr_db": "`float`): Speech power over noise power, in dB, -60 to 120.",
     "rng": "`np.random.Generator`): Source of randomness.",
     "speech_level": '`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].',
+    "record": "`dict`, *optional*): Receives `clipped_samples`, how many samples were beyond full scale.",
     "loss_share": "`float`, *optional*, defaults to `0.0`): Expected share of lost frames, concealed by the decoder, 0 to 0.99.",
     "mean_burst_packets": "`float`, *optional*): Expected number of frames lost in a row; independent losses if not given.",
 }

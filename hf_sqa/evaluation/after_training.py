@@ -1,4 +1,4 @@
-"""The section `evaluation` of a recipe: a trained model on the test sets that the recipe names, one after the other."""
+"""The section `evaluation` of a recipe: evaluates a trained model on the test sets that the recipe names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tune, or calibrate, a checkpoint on a listening test of one's own, and say honestly what it brought.
+"""Fine-tune, or calibrate, a checkpoint on a listening test of one's own, and report what it gained, and whether that is shown.
 
 The same steps for any family: parts without leaks ([`make_plan`]), scores before, training through [`run_recipe`], scores after on
 clips that were held out, intervals and a paired comparison ([`compare_before_after`]), a folder that loads. With few clips the

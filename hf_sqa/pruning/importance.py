@@ -1,4 +1,4 @@
-"""What units are worth in points of the score, and which of them are removed."""
+"""Measures what each unit is worth, in points of the score, and chooses the units to remove."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The file of a study: what is in it, and everything about it that can be checked without its data."""
+"""The file of a study: its keys, and all checks that need no data."""
 
 import itertools
 import math

@@ -1,7 +1,7 @@
 """`training.feature_cache` of a recipe: features of a frozen encoder, computed once a clip and kept on disk while training.
 
-The features themselves, and how they are found again, are those of `hf_sqa.blocks.feature_cache`. Here is where they lie, and when
-nothing would be found again: that is refused before training, with what to change.
+`hf_sqa.blocks.feature_cache` keeps the features and finds them again. This module says where they lie; where the features of a clip
+would change from epoch to epoch, it refuses the option before training and says what to change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Versions of one recording whose order listeners have settled, for models to keep: more bits over fewer, whole over concealed.
+"""Versions of one recording that listeners have ranked, and a loss that holds a model to their order.
 
 Rated speech says how good a recording is; often less is known: that a coder at 9 kb/s beats itself at 6, on any sentence. The table
 names such versions,
@@ -9,9 +9,9 @@ names such versions,
     fr/012_lyra3.flac,fr/012 lyra,0,
     fr/012_lyra6.flac,fr/012 lyra,1,
 
-and a few groups take part in every step beside the batch, by the model's first score. Only differences within a group are charged,
-so the level of a talker, a sentence or a listening test does not matter: a known difference of means is aimed at, else the better
-shall lead by a margin.
+and a few groups take part in every step beside the batch, by the model's first score. Only differences within a group count, so
+the level of a talker, a sentence or a listening test does not matter: they should equal the difference of the means where these are
+known; else the better version should lead by a margin.
 
 Source: offsets left out as in the contrastive loss of UTMOS (Saeki et al., Interspeech 2022); where no mean is known, a hinge
 """
@@ -31,24 +31,24 @@ COLUMNS = ("filepath", "group", "rank")
 
 
 def order_loss(scores: torch.Tensor, groups: torch.Tensor, ranks: torch.Tensor, means: torch.Tensor, margin: float) -> torch.Tensor:
-    """What pairs of a group are charged whose ranks differ: `max(0, margin - difference)`, or the smooth L1 distance of their
-    difference from that of their means where both are known.
+    """Loss of the pairs of a group whose ranks differ: `max(0, margin - difference)`, or the smooth L1 distance of their difference
+    from that of their means where both are known.
 
     Args:
         scores (`torch.Tensor` of shape `(N,)`): Of the versions, in label units.
         groups, ranks (`torch.Tensor` of shape `(N,)`): Group of each version, and its rank in it; higher is better.
         means (`torch.Tensor` of shape `(N,)`): Listeners' means, NaN where there is none.
-        margin (`float`): By how much the better shall lead, in label units.
+        margin (`float`): By how much the better version should lead, in label units.
 
     Returns:
         `torch.Tensor` of shape `()`: Mean over the pairs; 0 if there is none.
     """
     better, worse = torch.nonzero((groups[:, None] == groups[None]) & (ranks[:, None] > ranks[None]), as_tuple=True)
     ahead, wanted = scores[better] - scores[worse], means[better] - means[worse]
-    charged = torch.where(
+    losses = torch.where(
         torch.isnan(wanted), F.relu(margin - ahead), F.smooth_l1_loss(ahead, torch.nan_to_num(wanted), reduction="none")
     )
-    return charged.sum() / max(1, len(better))
+    return losses.sum() / max(1, len(better))
 
 
 class OrderedGroups:

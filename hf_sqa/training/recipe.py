@@ -213,7 +213,7 @@ class OrderOptions:
         table (`str`): CSV file with the columns `filepath`, `group`, `rank` (higher is better) and, where known, `mos`.
         root (`str`, *optional*): Folder that paths are relative to; that of the table if not given.
         weight (`float`): Of the term beside the loss.
-        margin (`float`): By how much the better version shall lead, in label units.
+        margin (`float`): By how much the better version should lead, in label units.
         groups_per_step, max_versions (`int`): Groups in a step of a process; versions of a group at most, drawn anew every time.
     """
 

@@ -249,9 +249,9 @@ class AudioQualityTrainer(Trainer):
         for norm in norms:
             norm.train()
         known = {name: value.to(scores.device) for name, value in known.items()}
-        charged = self.order.options.weight * order_loss(scores, margin=self.order.options.margin, **known)
-        self.accelerator.backward(charged * self.accelerator.gradient_accumulation_steps)
-        return loss + charged.detach() / self.args.gradient_accumulation_steps
+        term = self.order.options.weight * order_loss(scores, margin=self.order.options.margin, **known)
+        self.accelerator.backward(term * self.accelerator.gradient_accumulation_steps)
+        return loss + term.detach() / self.args.gradient_accumulation_steps
 
     @property
     def epoch(self) -> int:

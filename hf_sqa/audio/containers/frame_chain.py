@@ -1,4 +1,4 @@
-"""AAC and AMR as they are streamed, frame after frame: FFmpeg goes on behind a damaged one, and tells nobody."""
+"""AAC and AMR as they are streamed, frame after frame: FFmpeg skips a damaged one without a word."""
 
 from __future__ import annotations
 

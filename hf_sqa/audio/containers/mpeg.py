@@ -1,4 +1,4 @@
-"""MP3: frame after frame. A decoder looks for the next frame where one is missing, and tells nobody but the terminal."""
+"""MP3: frame after frame. Where one is missing, a decoder skips to the next, and only prints a line."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ AR_MAGIC, AR_HEADER_BYTES = b"!<arch>\n", 60
 
 
 def fetch_packages(form: str, folder: Path, progress: Callable[[int, int, str], None] = lambda *_: None) -> Path:
-    """Have the recordings of a form in a folder, a folder for each package; what is there already is not fetched again.
+    """Put the recordings of a form into a folder, a folder for each package; what is there already is not fetched again.
 
     `.deb` files that lie in the folder are taken before any download. `progress` is called with packages done, all packages, and
     the name of the one in hand.

@@ -26,7 +26,6 @@ def codec2(
 
     Args:
         bitrate_kbps (`float`, *optional*, defaults to `2.4`): Mode: 3.2, 2.4, 1.6, 1.4, 1.3, 1.2 or 0.7 (700C) kb/s.
-        record (`dict`, *optional*): Receives `clipped_samples`.
 
     Raises:
         CodecUnavailableError: If ffmpeg is not installed.

@@ -55,7 +55,6 @@ def aac(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record
 
     Args:
         bitrate_kbps (`float`): Bit rate aimed at, in kb/s, 8 to 160.
-        record (`dict`, *optional*): Receives `clipped_samples`.
 
     Raises:
         CodecUnavailableError: If ffmpeg is not installed.

@@ -45,11 +45,7 @@ def _int16_through(
 
 @degradation()
 def gsm(waveform: np.ndarray, sampling_rate: int, *, record: dict[str, Any] | None = None) -> np.ndarray:
-    """Code with GSM full rate (3GPP TS 46.010), 13 kb/s at 8 kHz; other rates are resampled.
-
-    Args:
-        record (`dict`, *optional*): Receives `clipped_samples`.
-    """
+    """Code with GSM full rate (3GPP TS 46.010), 13 kb/s at 8 kHz; other rates are resampled."""
     return _int16_through(waveform, sampling_rate, 8000, {"format": "WAV", "subtype": "GSM610"}, record)
 
 
@@ -61,7 +57,6 @@ def g711(
 
     Args:
         law (`str`, *optional*, defaults to `"mu"`): `"mu"` (North America, Japan) or `"a"` (elsewhere).
-        record (`dict`, *optional*): Receives `clipped_samples`.
     """
     check_choice("law", law, ("mu", "a"))
     subtype = "ULAW" if law == "mu" else "ALAW"
@@ -80,7 +75,6 @@ def g726(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: int = 32, re
 
     Args:
         bitrate_kbps (`int`, *optional*, defaults to `32`): 16, 24, 32 or 40 kb/s; 16 needs the program ffmpeg.
-        record (`dict`, *optional*): Receives `clipped_samples`.
 
     Raises:
         CodecUnavailableError: At 16 kb/s, if ffmpeg is not installed.
@@ -107,7 +101,6 @@ def adpcm(
     Args:
         variant (`str`, *optional*, defaults to `"ima"`): `"ima"` or `"ms"`, 4 bits a sample, or `"nms_16"`, 2 bits at 8 kHz.
         codec_rate_hz (`int`, *optional*, defaults to `8000`): Rate at which it is coded, 8000 to 48000 Hz; others are resampled.
-        record (`dict`, *optional*): Receives `clipped_samples`.
     """
     check_choice("variant", variant, tuple(ADPCM))
     if variant == "nms_16" and codec_rate_hz != 8000:
@@ -125,7 +118,6 @@ def mp3(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record
     Args:
         bitrate_kbps (`float`): Bit rate in kb/s, brought to the nearest that the format has: 8 to 64 below 16 kHz, 8 to 160 below
             32 kHz, 32 to 320 from there on.
-        record (`dict`, *optional*): Receives `clipped_samples`.
     """
     codec_rate = next((rate for rate in MP3_RATES if rate >= sampling_rate), MP3_RATES[-1])
     low, high = (32, 320) if codec_rate >= 32000 else (8, 160) if codec_rate >= 16000 else (8, 64)
