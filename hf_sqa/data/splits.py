@@ -135,25 +135,6 @@ def stratified_split(
     return _split(scores, corpora, np.flatnonzero(in_validation[groups]), groups)
 
 
-def subset(
-    data: Any, num_clips: int, *, score_column: str = "mos", corpus_column: str | None = "corpus", seed: int = 0
-) -> np.ndarray:
-    """Draw clips with the score distribution, and the proportions of corpora, of the whole.
-
-    Args:
-        data: A dict of sequences, a `pandas.DataFrame` or a `datasets.Dataset`.
-        num_clips (`int`): Number of clips to draw.
-        score_column, corpus_column, seed: As for [`stratified_split`].
-
-    Returns:
-        `np.ndarray` of `int`: Rows, ascending.
-
-    Raises:
-        ValueError: If there are fewer clips than asked for, a column is missing, or a score is NaN.
-    """
-    return nested_subsets(data, [num_clips], score_column=score_column, corpus_column=corpus_column, seed=seed)[num_clips]
-
-
 def nested_subsets(
     data: Any,
     sizes: Sequence[int],
@@ -162,10 +143,20 @@ def nested_subsets(
     corpus_column: str | None = "corpus",
     seed: int = 0,
 ) -> dict[int, np.ndarray]:
-    """Draw subsets of several sizes, each a part of the next larger one, so that points of a learning curve differ only in size.
+    """Draw clips with the score distribution, and the proportions of corpora, of the whole.
+
+    Each subset is a part of the next larger one, so that points of a learning curve differ only in size.
+
+    Args:
+        data: A dict of sequences, a `pandas.DataFrame` or a `datasets.Dataset`.
+        sizes (sequence of `int`): Numbers of clips to draw.
+        score_column, corpus_column, seed: As for [`stratified_split`].
 
     Returns:
         `dict[int, np.ndarray]`: Size to rows, ascending.
+
+    Raises:
+        ValueError: If there are fewer clips than asked for, a column is missing, or a score is NaN.
     """
     scores = _scores(data, score_column)
     corpora = _labels(data, corpus_column, len(scores)) if corpus_column is not None else np.full(len(scores), "all")

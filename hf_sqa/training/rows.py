@@ -153,11 +153,11 @@ def _limited(rows: Any, limit: int, seed: int) -> Any:
     """So many of the rows, with the score distribution of all where all are rated."""
     if limit >= len(rows):
         return rows
-    from hf_sqa.data.splits import subset
+    from hf_sqa.data.splits import nested_subsets
 
     if not _is_rated(rows["mos"]).all():
         return rows.select(np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False)))
-    return rows.select(subset(rows, limit, corpus_column=_corpus_column(rows), seed=seed))
+    return rows.select(nested_subsets(rows, [limit], corpus_column=_corpus_column(rows), seed=seed)[limit])
 
 
 def _is_rated(scores: Any) -> np.ndarray:

@@ -9,7 +9,6 @@ from hf_sqa.data.splits import (
     ks_distance,
     nested_subsets,
     stratified_split,
-    subset,
     training_set,
 )
 
@@ -91,13 +90,13 @@ def test_smaller_subsets_are_parts_of_larger_ones_and_like_the_whole(rated):
     for size, rows in drawn.items():
         assert (rated["corpus"][rows] == "easy").sum() == 0.6 * size
         assert ks_distance(rated["mos"][rows], rated["mos"]) < 3 / size**0.5 * 0.2
-    assert np.array_equal(subset(rated, 500), drawn[500])
+    assert np.array_equal(nested_subsets(rated, [500])[500], drawn[500])
     with pytest.raises(ValueError, match="from 1 to the 1000 clips there are"):
-        subset(rated, 1001)
+        nested_subsets(rated, [1001])
 
 
 def test_a_corpus_of_ten_takes_its_whole_share_of_a_subset_of_three():
-    rows = subset({"mos": np.arange(10.0), "corpus": ["a"] * 5 + ["b"] * 5}, 3)
+    rows = nested_subsets({"mos": np.arange(10.0), "corpus": ["a"] * 5 + ["b"] * 5}, [3])[3]
     assert len(rows) == 3 == len(set(rows))
 
 
