@@ -32,7 +32,7 @@ LONGEST_GAP_SECONDS = {"mov": 0.15, "asf": 0.15, "matroska": 0.5}
 
 
 def container_kind(head: bytes) -> str | None:
-    """The key of `KINDS` that a file begins like, behind its tags; `None` if like none."""
+    """The key of `KINDS` for the first bytes of a file after its tags; `None` for those of any other file."""
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return "mov"
     if head.startswith(b"\x1a\x45\xdf\xa3"):

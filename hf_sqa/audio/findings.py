@@ -28,7 +28,7 @@ REFUSALS = {
     "decoder_died": "failed",
 }
 
-#: Findings that make a score doubtful: the score is given, with the warning beside it.
+#: Findings that make a score doubtful: the score is given, and the warning with it.
 WARNINGS = {
     "short": "under one second: the model saw mostly padding",
     "little_speech": "less than half a second of active signal",

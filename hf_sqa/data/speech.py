@@ -66,7 +66,7 @@ def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[Spe
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ValueError(f"Expected a folder of recordings, got {str(folder)!r}, which is none.")
+        raise ValueError(f"Expected a folder of recordings, got {str(folder)!r}, which is not a folder.")
     files = [Path(path) for path in find_recordings(root)]
     if not files:
         raise ValueError(f"Expected recordings ({', '.join(sorted(AUDIO_SUFFIXES))}) in {str(folder)!r}, got none.")

@@ -1,7 +1,7 @@
 """Tables as people have them: delimited text of any program, Excel, JSON lines. Every table of labels or recordings is read here.
 
 Rows come one by one with their lines, as dicts by column. A row that cannot be understood is a `ValueError` in its place, which the
-caller raises or turns into a row of its own. Cells are stripped; blank rows, columns without a name and cells beside the table are
+caller raises or turns into a row of its own. Cells are stripped; blank rows, columns without a name and cells outside the table are
 left out.
 """
 

@@ -200,7 +200,7 @@ def world_vocoder(
     world = _check_pyworld({})
     rate = max(int(sampling_rate), 16_000)
     speech = resample(waveform, sampling_rate, rate).astype(np.float64)
-    # What is shorter than a few pitch periods cannot be analysed: silence behind it is.
+    # What is shorter than a few pitch periods cannot be analysed, so silence is added after it.
     padded = np.pad(speech, (0, max(0, rate // 10 - len(speech))))
     pitch, times = world.dio(padded, rate, frame_period=float(frame_ms))
     pitch = world.stonemask(padded, pitch, times, rate)

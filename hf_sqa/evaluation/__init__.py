@@ -1,5 +1,7 @@
 """How well a model agrees with listeners."""
 
-from hf_sqa.evaluation.suite import SuiteOptions, SuiteResult, evaluate_checkpoint
-
-__all__ = ["SuiteOptions", "SuiteResult", "evaluate_checkpoint"]
+from hf_sqa.evaluation.suite import (
+    SuiteOptions as SuiteOptions,
+    SuiteResult as SuiteResult,
+    evaluate_checkpoint as evaluate_checkpoint,
+)

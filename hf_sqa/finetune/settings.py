@@ -52,7 +52,7 @@ class FinetuneOptions:
         if self.calibrate is not None and useless:
             raise ValueError(f"Expected `calibrate` without {', '.join(f'`{name}`' for name in useless)}: it trains nothing.")
         if self.lora and self.freeze is not None:
-            raise ValueError("Expected `lora` or `freeze`, got both: beside its adapter and head a model stays as it is.")
+            raise ValueError("Expected `lora` or `freeze`, got both: apart from its adapter and head, a model stays as it is.")
 
     @property
     def method(self) -> str:

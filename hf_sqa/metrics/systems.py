@@ -47,7 +47,7 @@ class SystemMean:
 
 @dataclass(frozen=True)
 class PairDifference:
-    """A system beside another.
+    """One system compared with another.
 
     Args:
         first (`str`), second (`str`): The systems.

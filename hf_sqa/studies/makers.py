@@ -101,8 +101,8 @@ def _check_encoder(recipe: Mapping[str, Any]) -> None:
         load_encoder_config(resolve_checkpoint(encoder))
     except OSError as error:
         raise FileNotFoundError(
-            f"Expected the speech encoder {encoder!r} as a folder or on the Hub, got neither. Name a folder with one: "
-            f"`encoder=<folder>` behind a study that has this option, `recipe.model.encoder=<folder>` behind others. {error}"
+            f"Expected the speech encoder {encoder!r} as a folder or on the Hub, got neither. Name a folder with one: add "
+            f"`encoder=<folder>` for a study that has this option, `recipe.model.encoder=<folder>` for others. {error}"
         ) from None
 
 

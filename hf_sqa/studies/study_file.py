@@ -42,7 +42,7 @@ class ModelSpec:
         set (`dict`): Changes to the recipe by dotted key: `{"training.learning_rate": 0.001}`.
         options (`dict`): Options of the maker; `train` has none.
         needs (sequence of `str`): Models whose checkpoints it is made from; they are made first.
-        trained_on (sequence of `str`, *optional*): Sets that it was trained on beside `train`, to mark overlap: those of a
+        trained_on (sequence of `str`, *optional*): Sets that it was trained on besides `train`, to mark overlap: those of a
             `checkpoint`, or of a maker that brings its own data.
         series (`str`, *optional*): Group in the figures.
         seeds (sequence of `int`, *optional*): In place of the study's.

@@ -12,7 +12,7 @@ from hf_sqa.training.recipe import Lora
 
 #: Linear layers that get an adapter, where a family has them; else all outside the heads.
 ATTENTION = ("q_proj", "v_proj")
-#: Modules of the families that are trained as a whole beside it.
+#: Modules of the families that are trained as a whole with it.
 HEADS = ("score_head", "score_heads", "layer_mix", "log_variance_head")
 
 

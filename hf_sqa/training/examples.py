@@ -22,7 +22,7 @@ from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.data.schema import undecoded
 from hf_sqa.training.batches import Draw
 
-#: Columns, beside audio and scores, that training and validation use.
+#: Columns, besides audio and scores, that training and validation use.
 COLUMNS = ("system_id", "condition_id", "corpus", "mos_std", "num_ratings")
 
 

@@ -9,7 +9,7 @@ names such versions,
     fr/012_lyra3.flac,fr/012 lyra,0,
     fr/012_lyra6.flac,fr/012 lyra,1,
 
-and a few groups take part in every step beside the batch, by the model's first score. Only differences within a group count, so
+and a few groups take part in every step besides the batch, by the model's first score. Only differences within a group count, so
 the level of a talker, a sentence or a listening test does not matter: they should equal the difference of the means where these are
 known; else the better version should lead by a margin.
 

@@ -190,7 +190,7 @@ class LossOptions:
         huber_delta, margin (`float`, *optional*): Options of `huber` and of `clipped`.
         ranking_weight, ranking_margin (`float`, *optional*): Weight and margin of a pairwise term on differences of scores.
         variance (`str`): For `gaussian`: `learned` by the model, or known from the `ratings`.
-        residual_std (`float`): For `gaussian` by ratings: error of the model beside the spread of the listeners.
+        residual_std (`float`): For `gaussian` by ratings: error of the model besides the spread of the listeners.
         anchor_corpus, min_correlation: Options of `bias_aware`, see `hf_sqa.models.nisqa.bias_aware_loss`.
     """
 
@@ -212,7 +212,7 @@ class OrderOptions:
     Args:
         table (`str`): CSV file with the columns `filepath`, `group`, `rank` (higher is better) and, where known, `mos`.
         root (`str`, *optional*): Folder that paths are relative to; that of the table if not given.
-        weight (`float`): Of the term beside the loss.
+        weight (`float`): Weight of the term that is added to the loss.
         margin (`float`): By how much the better version should lead, in label units.
         groups_per_step, max_versions (`int`): Groups in a step of a process; versions of a group at most, drawn anew every time.
     """

@@ -124,7 +124,7 @@ class AudioQualityTrainer(Trainer):
             callbacks=callbacks,
             **kwargs,
         )
-        # The families' forward takes no `num_items_in_batch`; behind a PEFT wrapper the Trainer would not see it, and multiply the
+        # The families' forward takes no `num_items_in_batch`; inside a PEFT wrapper the Trainer would not see it, and multiply the
         # loss by the number of processes.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
@@ -432,7 +432,7 @@ def validation_metrics(predictions: np.ndarray, data: RatedSpeech, score_names: 
     Returns:
         `dict[str, float]`: With one score the keys of `hf_sqa.metrics.agreement` and of [`corpus_agreement`] as they are
             (`utt_srcc`, `sys_srcc`, ...). With
-        several the same behind the score's name (`noisiness_utt_srcc`), and their mean over the scores without a name.
+        several the same after the score's name (`noisiness_utt_srcc`), and their mean over the scores without a name.
     """
     each = {
         name: agreement(predictions[:, column], data.labels[:, column], systems=data.systems, conditions=data.conditions)

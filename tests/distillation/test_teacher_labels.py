@@ -111,7 +111,7 @@ def test_a_folder_without_a_usable_recording_is_refused_with_the_reasons(tmp_pat
 def test_a_folder_without_recordings_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Expected recordings"):
         folder_speech(tmp_path)
-    with pytest.raises(ValueError, match="which is none"):
+    with pytest.raises(ValueError, match="which is not a folder"):
         folder_speech(tmp_path / "nowhere")
 
 

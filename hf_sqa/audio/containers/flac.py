@@ -12,7 +12,7 @@ BEGINNING = (MAGIC + b"\x00\x00\x00\x22", MAGIC + b"\x80\x00\x00\x22")
 
 
 def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
-    """The recordings in a FLAC file, the first of which begins at a byte, behind its tags."""
+    """The recordings in a FLAC file, the first of which begins at a byte, after its tags."""
     starts: set[int] = {start}
     file.seek(start)
     position, kept = start, b""

@@ -9,7 +9,7 @@ from hf_sqa.audio.containers.part import DamagedError
 #: Bytes of an AMR frame by its type, with the byte that states it; types without an entry do not occur.
 NARROWBAND = {**dict(enumerate((13, 14, 16, 18, 20, 21, 27, 32, 6))), 15: 1}
 WIDEBAND = {**dict(enumerate((18, 24, 33, 37, 41, 47, 51, 59, 61, 6))), 14: 1, 15: 1}
-#: How the tags begin that players put behind.
+#: Beginnings of the tags that players append.
 TAGS = (b"TAG", b"ID3", b"APETAGE")
 AMR_BEGINNINGS = {b"#!AMR-WB\n": WIDEBAND, b"#!AMR\n": NARROWBAND}
 

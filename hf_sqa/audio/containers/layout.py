@@ -18,7 +18,7 @@ from hf_sqa.audio.containers.stated_sizes import check_stated_size
 class Layout:
     """What a file holds."""
 
-    parts: tuple[Part, ...]  # its recordings, in order. Programs that write one behind another mean one
+    parts: tuple[Part, ...]  # its recordings, in order. Programs that write one after another mean one
     # by how much a decoder may fall short of the number of frames that it states itself; `None` where it guesses that number, or
     # takes it from the length of the file
     frames_tolerance_seconds: float | None = None

@@ -24,10 +24,10 @@ LONGEST_LEAD = 1 << 16
 LONGEST_TRAIL = 1 << 12
 #: Encoders disagree on whether the tag counts the frame that it is in.
 FRAMES_IN_DOUBT = 1
-#: Where a frame's tag begins: behind the header and what stereo and mono of both versions need, with or without a checksum.
+#: Where a frame's tag begins: after the header and what stereo and mono of both versions need, with or without a checksum.
 TAG_PLACES = (13, 15, 21, 23, 36, 38)
 HEAD_BYTES = 54
-#: What encoders add before and behind the sound, in frames.
+#: What encoders add before and after the sound, in frames.
 FRAMES_OF_DELAY = 4
 
 Kind = tuple[int, int, int]

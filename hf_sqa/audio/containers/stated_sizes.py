@@ -47,7 +47,7 @@ def _iff(file: BinaryIO, size: int) -> Promise | None:
 
 
 def _w64(file: BinaryIO, size: int) -> Promise | None:
-    position = 40  # behind the GUID and length of the file, and the GUID of its content
+    position = 40  # after the GUID and length of the file, and the GUID of its content
     while position + 24 <= size:
         name, length = _unpack(file, position, "<4s12xQ")  # the length counts this header too
         if name == b"data":

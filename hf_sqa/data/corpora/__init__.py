@@ -14,10 +14,9 @@ from hf_sqa.data.corpora import (
     vmc2023,
     vmc2024,
 )
-from hf_sqa.data.corpora.check import CheckReport, check_corpus
-from hf_sqa.data.corpora.corpus import Corpus
-from hf_sqa.data.corpora.loading import load_corpus
+from hf_sqa.data.corpora.check import CheckReport as CheckReport, check_corpus as check_corpus
+from hf_sqa.data.corpora.corpus import Corpus as Corpus
+from hf_sqa.data.corpora.loading import load_corpus as load_corpus
 
 MODULES = (nisqa, pstn, tencent, iub, bvcc, tmhint_qi, somos, tcd_voip, singmos, vmc2023, vmc2024, urgent2024)
 CORPORA: dict[str, Corpus] = {module.CORPUS.name: module.CORPUS for module in MODULES}
-__all__ = ["CORPORA", "CheckReport", "Corpus", "check_corpus", "load_corpus"]
