@@ -1,6 +1,7 @@
 """Every test runs offline, on one thread, with a cache of its own."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ os.environ.update(
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from transformers.utils import logging
 
 from tests.processes import Nursery
@@ -51,6 +53,26 @@ def nursery(tmp_path_factory):
     nursery = Nursery(tmp_path_factory.mktemp("nursery-home"))
     yield nursery
     nursery.close()
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """`once(name, make)`: a folder that `make(folder)` fills, once for all workers of a run; tests leave it as it is."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers
+
+    def folder(name: str, make) -> Path:
+        whole, part = root / f"once-{name}", root / f"once-{name}.part"
+        with FileLock(root / f"once-{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                make(part)
+                part.rename(whole)
+        return whole
+
+    return folder
 
 
 @pytest.fixture
@@ -108,3 +130,33 @@ def tiny_scorer(tiny_folder):
     import hf_sqa
 
     return hf_sqa.pipeline(str(tiny_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def exported(make_tiny, once):
+    """`exported(kind)`: a folder with the weights of a tiny model in `weights` and its graphs in `float32` and `int8`.
+
+    The kind `"student"` has mel bands and windows side by side, the kind `"published"` is as the published model.
+    """
+    # Large enough that 8 bits have something to round.
+    wide = {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 64}
+    bands = {"num_mel_bins": 20, "num_conv_layers": 3, "conv_layer_channels": [4, 6, 8], "hop_samples": 10_240}
+    models = {"student": {"seed": 3, **wide, **bands}, "published": {"seed": 6, **wide}}
+
+    def make(kind: str) -> Path:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package, reason="needs the extra onnx: pip install 'hf-sqa[onnx]'")
+        from hf_sqa.export.onnx import export_onnx
+
+        def fill(folder: Path) -> None:
+            model = make_tiny(**models[kind])
+            with torch.no_grad():
+                model.transformer.pooling.score_head.weight.mul_(0.2)  # away from the ends of the scale, where the sigmoid is flat
+            model.save_pretrained(folder / "weights")
+            model.make_feature_extractor().save_pretrained(folder / "weights")
+            export_onnx(model, folder / "float32")
+            export_onnx(model, folder / "int8", int8=True)
+
+        return once(f"exported-{kind}", fill)
+
+    return make

@@ -155,6 +155,7 @@ class Handler(BaseHTTPRequestHandler):
     """Routes a request to the method that answers it."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two packets: the second would wait 40 ms for an answer to the first
     hub: Hub
 
     def log_message(self, *arguments: Any) -> None:

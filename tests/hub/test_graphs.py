@@ -18,27 +18,13 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
 
 REPO = "alice/graph"
 EXACT, NARROW = "onnx/model.onnx", "onnx/model_quantized.onnx"
-#: Large enough that 8 bits have something to round.
-WIDE = {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 64, "num_mel_bins": 20, "hop_samples": 10_240}
-WIDE |= {"num_conv_layers": 3, "conv_layer_channels": [4, 6, 8]}
-
 pytestmark = pytest.mark.slow  # exports
 
 
-@pytest.fixture(scope="module")
-def made(make_tiny, tmp_path_factory):
-    """Folders: `weights`, and the graph of the same model in float32 (`exact`) and in 8 bits (`narrow`)."""
-    from hf_sqa.export.onnx import export_onnx
-
-    place = tmp_path_factory.mktemp("made")
-    model = make_tiny(3, **WIDE)
-    with torch.no_grad():
-        model.transformer.pooling.score_head.weight.mul_(0.2)  # away from the ends of the scale, where the sigmoid is flat
-    model.save_pretrained(place / "weights")
-    model.make_feature_extractor().save_pretrained(place / "weights")
-    export_onnx(model, place / "exact")
-    export_onnx(model, place / "narrow", int8=True)
-    return place
+@pytest.fixture
+def made(exported):
+    """Folders: `weights`, and the graph of the same model in `float32` and in 8 bits (`int8`)."""
+    return exported("student")
 
 
 @pytest.fixture
@@ -53,7 +39,7 @@ def score(name, audio, **options):
     return hf_sqa.pipeline(name, **options)(audio)["mos"]
 
 
-@pytest.mark.parametrize(("precision", "place"), [("exact", EXACT), ("narrow", NARROW)])
+@pytest.mark.parametrize(("precision", "place"), [("float32", EXACT), ("int8", NARROW)])
 def test_a_folder_with_a_graph_is_pushed_and_scores_from_the_hub(precision, place, made, hub, fresh, audio):
     pushed = fresh(command("push", made / precision, REPO, "--license", "mit"), token=ALICE)
 
@@ -70,14 +56,14 @@ def test_a_folder_with_a_graph_is_pushed_and_scores_from_the_hub(precision, plac
 def test_weights_and_graphs_share_a_repository_and_each_is_chosen(made, hub, audio, tmp_path):
     copy_checkpoint(made / "weights", tmp_path / "all")
     (tmp_path / "all" / "onnx").mkdir()
-    shutil.copy(made / "exact" / "model.onnx", tmp_path / "all" / EXACT)
-    shutil.copy(made / "narrow" / "model.onnx", tmp_path / "all" / NARROW)
+    shutil.copy(made / "float32" / "model.onnx", tmp_path / "all" / EXACT)
+    shutil.copy(made / "int8" / "model.onnx", tmp_path / "all" / NARROW)
 
     done = publish(tmp_path / "all", REPO, license="mit", with_code=False)
 
     assert {EXACT, NARROW, "model.safetensors"} <= set(done.files)
     assert f'hf_sqa.pipeline("{REPO}", backend="onnx")' in done.card
-    for options, precision in (({}, "weights"), ({"backend": "onnx"}, "exact"), ({"backend": "onnx", "dtype": "int8"}, "narrow")):
+    for options, precision in (({}, "weights"), ({"backend": "onnx"}, "float32"), ({"backend": "onnx", "dtype": "int8"}, "int8")):
         identity = hf_sqa.pipeline(REPO, device="cpu", **options).identity()
         assert identity["weights"] == hf_sqa.pipeline(str(made / precision), device="cpu").identity()["weights"], options
 
@@ -85,12 +71,12 @@ def test_weights_and_graphs_share_a_repository_and_each_is_chosen(made, hub, aud
     assert set(removed) == {EXACT, NARROW}  # they would be of other weights
 
 
-def test_a_graph_of_other_weights_is_refused(made, hub, make_tiny, tmp_path):
-    other = make_tiny(9, **WIDE)
+def test_a_graph_of_other_weights_is_refused(made, hub, tmp_path):
+    other = hf_sqa.AutoModelForAudioQuality.from_pretrained(str(made / "weights"))
     with torch.no_grad():
         other.transformer.pooling.score_head.bias.add_(1)
     other.save_pretrained(tmp_path)
-    shutil.copy(made / "exact" / "model.onnx", tmp_path)
+    shutil.copy(made / "float32" / "model.onnx", tmp_path)
 
     with pytest.raises(PublishError, match=r"The graph onnx/model.onnx scores the sample .* export it again from these weights"):
         publish(tmp_path, REPO, license="mit", with_code=False)
@@ -99,11 +85,11 @@ def test_a_graph_of_other_weights_is_refused(made, hub, make_tiny, tmp_path):
 
 def test_a_graph_has_no_code_to_travel_with_it(made, hub):
     with pytest.raises(PublishError, match="got a graph, which runs without it"):
-        publish(made / "exact", REPO, license="mit", with_code=True)
+        publish(made / "float32", REPO, license="mit", with_code=True)
 
 
 def test_a_broken_graph_is_not_published(made, hub, tmp_path):
-    copy_checkpoint(made / "exact", tmp_path / "broken")
+    copy_checkpoint(made / "float32", tmp_path / "broken")
     (tmp_path / "broken" / "model.onnx").write_bytes(b"no graph")
 
     with pytest.raises(PublishError, match=r"The graph onnx/model.onnx does not load: onnxruntime cannot run"):
@@ -113,8 +99,8 @@ def test_a_broken_graph_is_not_published(made, hub, tmp_path):
 def test_a_copy_of_a_checkpoint_keeps_its_graphs(made, tmp_path):
     (tmp_path / "first" / "onnx").mkdir(parents=True)
     for name in ("config.json", "preprocessor_config.json"):
-        shutil.copy(made / "exact" / name, tmp_path / "first")
-    shutil.copy(made / "exact" / "model.onnx", tmp_path / "first" / EXACT)
+        shutil.copy(made / "float32" / name, tmp_path / "first")
+    shutil.copy(made / "float32" / "model.onnx", tmp_path / "first" / EXACT)
 
     left_out = copy_checkpoint(tmp_path / "first", tmp_path / "second")
 

@@ -5,9 +5,6 @@ scores of two processes agree to 1e-5, not to the last bit.
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,8 +14,8 @@ import hf_sqa
 from hf_sqa import checkpoints
 from hf_sqa.checkpoints import short_names, split_revision
 from hf_sqa.hub.publish import publish, publish_model
-from tests.hub.conftest import ALICE, BOB
-from tests.processes import PATIENCE, command
+from tests.hub.conftest import ALICE, AT_THE_HUB, BOB
+from tests.processes import command
 
 REPO = "alice/tiny-mos"
 SCORE = """
@@ -117,10 +114,10 @@ def test_what_was_pulled_once_scores_offline(hub, fresh, nursery, make_tiny, aud
     publish_model(make_tiny(), REPO, license="mit", with_code=False)
     once = last_line(fresh(SCORE.format(model=REPO, audio=audio)))
     hub.control(forget=True)
-    environment = os.environ | {"HF_HOME": str(nursery.home), "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": hub.address}
-    code = SCORE.format(model=REPO, audio=audio)
+    code = AT_THE_HUB.format(address=hub.address) + "constants.HF_HUB_OFFLINE = True\n" + SCORE.format(model=REPO, audio=audio)
 
-    offline = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=PATIENCE)
+    offline = nursery.start(code)
+    offline.communicate()
 
     again = last_line(offline)
     assert again["mos"] == approx(once["mos"]) and again["model"] == once["model"]

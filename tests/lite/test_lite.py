@@ -28,23 +28,28 @@ ROWS = {"on_error": "row", "return_details": True, "return_segments": True}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(make_tiny, tmp_path_factory):
-    """A student in small, with a score mapping."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    options = {"num_mel_bins": 20, "num_conv_layers": 3, "conv_layer_channels": [4, 6, 8], "hop_samples": 10_240}
-    model = make_tiny(3, **options, score_mapping={"mos": [1.0, 5.0, 0.5, 0.8]})
-    model.save_pretrained(folder)
-    model.make_feature_extractor().save_pretrained(folder)
-    return folder
+def mapped(make_tiny, once):
+    """A student in small, with a score mapping: its weights and its graph."""
+    from hf_sqa.export.onnx import export_onnx
+
+    def fill(folder):
+        options = {"num_mel_bins": 20, "num_conv_layers": 3, "conv_layer_channels": [4, 6, 8], "hop_samples": 10_240}
+        model = make_tiny(3, **options, score_mapping={"mos": [1.0, 5.0, 0.5, 0.8]})
+        model.save_pretrained(folder / "weights")
+        model.make_feature_extractor().save_pretrained(folder / "weights")
+        export_onnx(model, folder / "graph")
+
+    return once("lite-student", fill)
 
 
 @pytest.fixture(scope="module")
-def graph(checkpoint, tmp_path_factory):
-    from hf_sqa.export.onnx import export_onnx
+def checkpoint(mapped):
+    return mapped / "weights"
 
-    folder = tmp_path_factory.mktemp("graph")
-    export_onnx(hf_sqa.AutoModelForAudioQuality.from_pretrained(str(checkpoint)), folder)
-    return folder
+
+@pytest.fixture(scope="module")
+def graph(mapped):
+    return mapped / "graph"
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ TOLERANCE = 1e-4
 
 SYNTHETIC = [name for name in REFERENCE["scores"] if not name.startswith("genspeech")]
 SPOKEN = [name for name in REFERENCE["scores"] if name.startswith("genspeech")]
+#: Of 14 to 59 windows, a third of a second each: some of them are enough, as `voiced_20s` is scored in full.
+LONG = [name for name in SYNTHETIC if name.endswith(("_20s", "_65s")) and name != "voiced_20s"]
 
 
 def score(name):
@@ -56,30 +58,33 @@ def coded_speech(default_scorer, shared):
 
 
 class TestPublishedScores:
-    @pytest.mark.parametrize("name", [name for name in SYNTHETIC if len(score(name)["starts"]) <= 4])
+    @pytest.mark.parametrize("name", [name for name in SYNTHETIC if len(score(name)["starts"]) <= 2])
     def test_the_model_gives_the_original_score(self, model, name):
+        """Of four windows: in a batch, below."""
         with torch.no_grad():
             logits = model(torch.from_numpy(waveform_of(name))[None]).logits
 
         assert logits.item() == pytest.approx(score(name)["mos"], abs=TOLERANCE)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", [name for name in SYNTHETIC if name not in {"silence_3s", "chirp_65s", "voiced_65s"}])
+    @pytest.mark.parametrize("name", [name for name in SYNTHETIC if name not in {"silence_3s", *LONG}])
     def test_the_pipeline_gives_the_original_score_of_every_window(self, default_scorer, name):
         result = default_scorer(waveform_of(name), sampling_rate=RATE, return_segments=True)
 
         assert result["mos"] == pytest.approx(score(name)["mos"], abs=TOLERANCE)
         assert [segment["mos"] for segment in result["segments"]] == pytest.approx(score(name)["segment_mos"], abs=TOLERANCE)
 
-    @pytest.mark.parametrize("name", ["chirp_65s", "voiced_65s"])
-    def test_windows_of_a_minute_have_the_original_scores(self, model, name):
-        """Six of 59: all of a minute are scored by the pipeline, above."""
-        some = [0, 1, 20, 40, 57, 58]
+    @pytest.mark.parametrize("name", LONG)
+    def test_windows_of_long_recordings_have_the_original_scores_whose_mean_is_that_of_the_recording(self, model, name):
+        """Where the windows start is tested below; that the pipeline takes them all, above."""
+        num_windows = len(score(name)["starts"])
+        some = [0, 1, num_windows // 2, num_windows - 1]
         starts, expected = (np.array(score(name)[key])[some] for key in ("starts", "segment_mos"))
 
         alone = score_windows_alone(model, recording_of(waveform_of(name)), starts)
 
         np.testing.assert_allclose(alone, expected, rtol=0, atol=TOLERANCE)
+        assert np.mean(score(name)["segment_mos"]) == pytest.approx(score(name)["mos"], abs=TOLERANCE)
 
     def test_windows_start_where_the_original_put_them(self, make_tiny):
         model = make_tiny(window_samples=122_880, hop_samples=16_000)
@@ -186,12 +191,12 @@ def test_scores_agree_with_listeners_in_both_studies(default_scorer, shared):
         rows = list(csv.DictReader(opened))
     assert len(rows) == 156
 
-    rows = rows[::2]  # of 78 clips a study; all of them give 0.90 too
+    rows = rows[1::4]  # of 78 clips a study; all of them give 0.90 too
     results = default_scorer([str(folder / row["filepath"]) for row in rows])
 
     for study in ("fullband", "wideband"):
         pairs = [(result["mos"], float(row["mos"])) for result, row in zip(results, rows, strict=True) if row["study"] == study]
-        assert len(pairs) == 39
+        assert len(pairs) >= 19
         assert spearmanr(*zip(*pairs, strict=True)).statistic >= 0.90, study
 
 

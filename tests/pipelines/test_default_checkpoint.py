@@ -2,9 +2,7 @@
 
 import importlib.metadata
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ import pytest
 import hf_sqa
 from hf_sqa import checkpoints
 from hf_sqa.models.distilled_sqa import convert_distilled_sqa
-from tests.processes import PATIENCE
 
 USE_DEFAULT = "import hf_sqa; print(hf_sqa.default_checkpoint())"
 
@@ -25,22 +22,11 @@ def weights():
         pytest.skip(str(error))
 
 
-def start(code, home):
-    """A process with a cache of its own."""
-    environment = {name: value for name, value in os.environ.items() if name not in {"HF_ASSETS_CACHE", "HF_HUB_CACHE"}}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=environment | {"HF_HOME": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_two_processes_at_once_make_one_whole_checkpoint_and_import_nothing_of_distillmos(weights, tmp_path):
+def test_two_processes_at_once_make_one_whole_checkpoint_and_import_nothing_of_distillmos(weights, nursery):
+    shutil.rmtree(nursery.home, ignore_errors=True)
     code = USE_DEFAULT + "; import sys; print([name for name in sys.modules if name.split('.')[0] in ('distillmos', 'torchaudio')])"
-    processes = [start(code, tmp_path) for _ in range(2)]
-    outputs = [process.communicate(timeout=PATIENCE) for process in processes]
+    processes = [nursery.start(code) for _ in range(2)]
+    outputs = [process.communicate() for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0], outputs
     (folder, modules), other = (output[0].split("\n")[:2] for output in outputs)

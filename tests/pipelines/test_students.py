@@ -2,10 +2,8 @@
 
 import importlib.metadata
 import json
-import os
 import re
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,19 +61,21 @@ def test_a_student_is_kept_in_half_precision_and_computes_in_single(name):
     assert set(kept.values()) == {torch.float16}
 
 
-def test_a_student_needs_no_network_and_no_other_package(tmp_path):
+def test_a_student_needs_no_network_and_no_other_package(nursery):
     program = (
+        "from huggingface_hub import constants; assert constants.HF_HUB_OFFLINE\n"
         "import sys; sys.modules['distillmos'] = None\n"
         "import hf_sqa\n"
         f"print(hf_sqa.pipeline('audio-quality', model='hf-sqa/distilled-sqa-s', device='cpu')({SAMPLE!r})['mos'])"
     )
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    shutil.rmtree(nursery.home, ignore_errors=True)
 
-    child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    child = nursery.start(program)
+    child.communicate()
 
     assert child.returncode == 0, child.stderr
     assert 1 <= float(child.stdout) <= 5
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path for path in nursery.home.rglob("*") if path.is_file()] == []
 
 
 def test_a_mistyped_name_without_a_network_is_answered_with_the_nearest():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +18,8 @@ from hf_sqa.cli import app
 from hf_sqa.cli.arguments import parse_part
 from hf_sqa.scoring import open_source, score_corpus
 from tests.processes import PATIENCE, command, wait_until
+
+RAY_RECIPE = Path(__file__).parents[2] / "examples" / "engines" / "with_ray.py"
 
 
 @pytest.fixture
@@ -182,15 +185,38 @@ def test_accelerate_launch_with_two_processes_gives_the_same_table(manifest, tin
 
 
 @pytest.mark.slow
-def test_ray_with_two_actors_gives_the_same_table(manifest, tiny_folder, tmp_path):
+def test_ray_with_two_actors_gives_the_same_table_and_its_cluster_maps_batches(
+    manifest, clips, nursery, tiny_folder, tiny_scorer, tmp_path
+):
+    """In one process, as starting Ray costs most: command and recipe of docs/engines.md share a cluster without its page."""
     pytest.importorskip("ray")
     score_corpus(manifest, tmp_path / "one", model=str(tiny_folder), device="cpu", rows_per_shard=3, num_workers=0)
+    paths = [str(clips / f"{index:02d}.wav") for index in range(3)]
+    (tmp_path / "few.jsonl").write_text("\n".join(json.dumps({"audio_filepath": path, "speaker": "a"}) for path in paths))
+    settings = {"model": str(tiny_folder), "device": "cpu", "suffix": ""}
 
     options = ["--output", tmp_path / "two", "--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 3, "--num-workers", 0]
-    result = run_module(sys.executable, "-m", "hf_sqa", "score", manifest, *options, "--engine", "ray", "--actors", 2)
+    code = f"""
+import runpy, sys, ray, ray.data
+sys.path.insert(0, {os.getcwd()!r})
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+try:
+    {command("score", manifest, *options, "--engine", "ray", "--actors", 2)}
+except SystemExit as end:
+    assert not end.code, end.code
+recipe = runpy.run_path({str(RAY_RECIPE)!r})
+scored = recipe["add_scores"](ray.data.read_json({str(tmp_path / "few.jsonl")!r}), **{settings!r})
+scored.write_parquet({str(tmp_path / "mapped")!r})
+ray.shutdown()
+"""
+    process = nursery.start(code, PYTHONPATH=os.getcwd())
+    process.communicate()
 
-    assert result.returncode == 0, result.stderr
+    assert process.returncode == 0, process.stderr
     assert_same_shards(tmp_path / "two", tmp_path / "one")
+    mapped = pandas.read_parquet(tmp_path / "mapped")
+    assert np.allclose(sorted(mapped["mos"]), sorted(tiny_scorer(path)["mos"] for path in paths), atol=1e-5)
+    assert set(mapped["status"]) == {"ok"} and set(mapped["speaker"]) == {"a"}
 
 
 def test_parts_of_an_array_of_jobs_are_the_whole(manifest, tiny_scorer, tmp_path):

@@ -1,4 +1,4 @@
-"""The recipes of docs/engines.md run where the engine is installed, and call what users call."""
+"""The recipes of docs/engines.md run where the engine is installed, and call what users call; that of Ray is in test_command.py."""
 
 import json
 import os
@@ -151,22 +151,3 @@ print("RESULT", json.dumps([scored(), scored(PreserveByValueStage("mos", 1, "ge"
     codes = {row["audio_filepath"]: row["code"] for row in everything}
     assert codes == {paths[0]: None, paths[1]: None, "gone.wav": "missing"}
     assert {row["audio_filepath"] for row in kept} == set(paths[:2])
-
-
-@pytest.mark.slow
-def test_ray_map_batches(paths, settings, tiny_scorer, tmp_path):
-    pytest.importorskip("ray")
-    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps({"audio_filepath": path, "speaker": "a"}) for path in paths))
-    code = f"""
-import runpy, ray, ray.data
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-recipe = runpy.run_path({str(RECIPES / "with_ray.py")!r})
-recipe["add_scores"](ray.data.read_json({str(tmp_path / "m.jsonl")!r}), **{settings!r}).write_parquet({str(tmp_path / "out")!r})
-"""
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, env=environment)
-
-    assert result.returncode == 0, result.stderr
-    scored = pandas.read_parquet(tmp_path / "out")
-    assert np.allclose(sorted(scored["mos"]), sorted(tiny_scorer(path)["mos"] for path in paths), atol=1e-5)
-    assert set(scored["status"]) == {"ok"} and set(scored["speaker"]) == {"a"}

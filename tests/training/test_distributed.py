@@ -1,9 +1,7 @@
-"""Real processes: two with batches of four take the steps of one with batches of eight."""
+"""Real processes, started with the environment that `torchrun` gives: two with batches of four take the steps of one with eight."""
 
 import json
-import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,21 @@ from safetensors.torch import load_file
 from hf_sqa.training import TrainingResult, run_recipe
 
 ROOT = Path(__file__).parents[2]
+TRAIN = """
+import runpy, sys
+sys.argv = ["train_scripts/train.py", {recipe!r}]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def free_port():
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return str(opened.getsockname()[1])
 
 
 @pytest.fixture
-def pair(recipe, table, tiny, tmp_path):
+def pair(recipe, table, tiny, nursery, tmp_path):
     """Runs a recipe in one process here and in two there, on 26 clips of which one cannot be read: uneven last batches."""
 
     def run(spoil=True, **training):
@@ -31,16 +40,12 @@ def pair(recipe, table, tiny, tmp_path):
         one = run_recipe(content | {"output_dir": str(tmp_path / "one")}, announce=lambda line: None)
         content["training"] |= {"per_device_train_batch_size": content["training"]["per_device_train_batch_size"] // 2}
         (tmp_path / "recipe.json").write_text(json.dumps(content | {"output_dir": str(tmp_path / "two")}))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        done = subprocess.run(
-            [*command, "train_scripts/train.py", str(tmp_path / "recipe.json")],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return one, TrainingResult.load(tmp_path / "two"), done
+        code = TRAIN.format(recipe=str(tmp_path / "recipe.json"))
+        both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        ranks = [nursery.start(code, folder=ROOT, **both, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+        outputs = [process.communicate() for process in ranks]
+        assert [process.returncode for process in ranks] == [0, 0], [errors[-3000:] for _, errors in outputs]
+        return one, TrainingResult.load(tmp_path / "two"), "".join(printed for printed, _ in outputs)
 
     return run
 
@@ -51,7 +56,7 @@ def logged(result, name):
 
 @pytest.mark.slow
 def test_two_processes_follow_one(pair, tmp_path):
-    one, two, done = pair(
+    one, two, printed = pair(
         per_device_train_batch_size=8, per_device_eval_batch_size=4, logging_strategy="steps", logging_steps=1, max_grad_norm=0.5
     )
 
@@ -65,4 +70,4 @@ def test_two_processes_follow_one(pair, tmp_path):
     for name in first:
         torch.testing.assert_close(second[name], first[name], rtol=0, atol=1e-5)
     assert one.excluded == two.excluded == {"undecodable": 1}
-    assert done.stdout.count("clips trained on") == 1  # told by one process
+    assert printed.count("clips trained on") == 1  # told by one process
