@@ -140,10 +140,14 @@ def evaluate_checkpoint(
     scorer = load_scorer(model, device=device, scoring=options.scoring)
     if not len(dataset):
         raise ValueError(f"Expected rated clips in the test set {test_set!r}, got none.")
-    scores = _scores_to_compare(options.scores, scorer.model.config.score_names, dataset, test_set)
-    labels = {score: np.array(dataset[label], dtype=np.float64) for score, label in scores.items()}
-    texts = {name: list(dataset[name]) for name in CLIP_COLUMNS if name in dataset.column_names}
-    audio = list(dataset["audio"])
+    columns = dataset[:]  # at once: datasets copies the description of all columns for each one that is asked for by name
+    features = dataset.features
+    numbers = [name for name in dataset.column_names if features[name].dtype == "float64"]
+    ratings = {name: np.array(columns[name], dtype=np.float64) for name in numbers}
+    scores = _scores_to_compare(options.scores, scorer.model.config.score_names, ratings, test_set)
+    labels = {score: ratings[label] for score, label in scores.items()}
+    texts = {name: columns[name] for name in CLIP_COLUMNS if name in columns}
+    audio = columns["audio"]
     _clusters([{name: values[index] for name, values in texts.items()} for index in range(len(audio))], options.cluster)
     clips: list[dict[str, Any]] = []
     cpu_seconds = audio_seconds = 0.0
@@ -296,12 +300,8 @@ def _cell(rows: Sequence[Mapping[str, Any]], interval: bool = True, marked: bool
     return text + (_mark(rows) if marked else "")
 
 
-def _scores_to_compare(wanted: Any, predicted: Sequence[str], dataset: Any, test_set: str) -> dict[str, str]:
-    rated = [
-        name
-        for name in dataset.column_names
-        if dataset.features[name].dtype == "float64" and not np.isnan(np.array(dataset[name], dtype=np.float64)).all()
-    ]
+def _scores_to_compare(wanted: Any, predicted: Sequence[str], ratings: Mapping[str, np.ndarray], test_set: str) -> dict[str, str]:
+    rated = [name for name, values in ratings.items() if not np.isnan(values).all()]
     if wanted is None:
         pairs = {name: name for name in predicted if name in rated}
     else:

@@ -237,9 +237,8 @@ def _described(dataset: Any) -> Iterator[dict[str, Any]]:
 
 
 def _dataset_digest(dataset: Any) -> str:
-    numbers = [name for name in dataset.column_names if dataset.features[name].dtype == "float64"]
-    columns = [
-        list(dataset[name]) for name in ("utterance_id", "condition_id", "source_id", *numbers) if name in dataset.column_names
-    ]
-    names = [os.path.basename(str(audio.get("path") or "")) for audio in dataset["audio"]]
-    return digest_of([names, *([str(value) for value in column] for column in columns)])
+    features, columns = dataset.features, dataset[:]
+    numbers = [name for name in dataset.column_names if features[name].dtype == "float64"]
+    names = [os.path.basename(str(audio.get("path") or "")) for audio in columns["audio"]]
+    known = [columns[name] for name in ("utterance_id", "condition_id", "source_id", *numbers) if name in columns]
+    return digest_of([names, *([str(value) for value in column] for column in known)])
