@@ -1,5 +1,6 @@
 """Every test runs offline, on one thread, with a cache of its own."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -26,6 +27,12 @@ torch.set_num_threads(1)
 logging.disable_progress_bar()
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: every training run collects garbage, and would look through a million objects for it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

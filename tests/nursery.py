@@ -4,6 +4,7 @@ Orders are lines of JSON. `{"code", "folder", "environment", "stdout", "stderr"}
 answered with its number; `{"poll": number}` with its exit code, or with null while it runs. See `tests.processes.Nursery`.
 """
 
+import gc
 import json
 import os
 import signal
@@ -53,6 +54,7 @@ def exit_code(child):
 def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    gc.freeze()  # copies of this process look through their own objects only
     print("ready", flush=True)
     running = set()
     for line in sys.stdin:

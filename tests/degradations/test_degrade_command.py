@@ -17,9 +17,11 @@ from hf_sqa.cli.degrade import degrade
 from hf_sqa.degradations import Chain, Job, Run, degrade_files
 from hf_sqa.degradations.folders import seed_of, write_recording
 from hf_sqa.runs import locked
-from tests.processes import PATIENCE, heed_interrupts, wait_until
+from tests.processes import command, wait_until
 
 RATE = 16_000
+#: Takes long enough to be stopped on its way.
+SLOW = ("--step", "mel_vocoder num_iterations=40", "--snr-db", "10")
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(degrade)
 
@@ -212,12 +214,7 @@ def test_other_formats_become_wav_beside_files_of_the_same_stem(clean, tmp_path)
 
 def test_order_company_and_processes_do_not_matter(clean, tmp_path):
     run(clean, tmp_path / "one", "--preset", "distillation", "--seed", 5, "--num-workers", 1)
-    result = subprocess.run(
-        [*COMMAND, str(clean), str(tmp_path / "two"), "--preset", "distillation", "--seed", "5", "--num-workers", "2"],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    run(clean, tmp_path / "two", "--preset", "distillation", "--seed", 5, "--num-workers", 2)
     shutil.copytree(clean / "below", tmp_path / "few" / "below")
     run(tmp_path / "few", tmp_path / "three", "--preset", "distillation", "--seed", 5)
 
@@ -351,28 +348,38 @@ def test_a_manifest_that_is_none_is_refused(clean, tmp_path):
     assert (tmp_path / "out" / "manifest.jsonl").read_text() == "my notes\nmore of them\n"
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(num_workers, tmp_path, speech_like):
-    source = tmp_path / "source"
-    source.mkdir()
-    for number in range(24):
-        soundfile.write(source / f"{number:02}.wav", speech_like(2.0), RATE)
-    options = ["--step", "mel_vocoder num_iterations=40", "--snr-db", "10", "--num-workers", "1"]
-    run(source, tmp_path / "undisturbed", *options)
+@pytest.fixture
+def slow(once, speech_like):
+    """A folder with recordings in `source`, and in `undisturbed` what `SLOW` makes of them."""
 
-    target = tmp_path / "killed"
-    command = [*COMMAND, str(source), str(target), *options[:-1], str(num_workers)]
-    with subprocess.Popen(command, start_new_session=True) as process:
-        wait_until(lambda: len(list(target.glob("*.wav"))) >= 5, process)
-        process.kill()
+    def fill(folder):
+        (folder / "source").mkdir()
+        for number in range(24):
+            soundfile.write(folder / "source" / f"{number:02}.wav", speech_like(2.0), RATE)
+        run(folder / "source", folder / "undisturbed", *SLOW)
+
+    return once("slow-degradations", fill)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(num_workers, slow, nursery, tmp_path):
+    source, target = slow / "source", tmp_path / "killed"
+    arguments = [str(source), str(target), *SLOW, "--num-workers", str(num_workers)]
+    if num_workers == 1:
+        process = nursery.start("import os; os.setsid()\n" + command("degrade", *arguments))
+    else:  # its workers would import all that the nursery has imported
+        process = subprocess.Popen([*COMMAND, *arguments], start_new_session=True)
+    wait_until(lambda: len(list(target.glob("*.wav"))) >= 5, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     wait_until(lambda: not _living(process.pid))  # workers do not outlive the run
     done = len(list(target.glob("*.wav")))
     assert 0 < done < 24, "killed too early or too late to show anything"
     for path in target.glob("*.wav"):  # whole, or not there
         assert soundfile.info(path).frames == 2 * RATE
 
-    assert run(source, target, *options).exit_code == 0
-    assert contents(target) == contents(tmp_path / "undisturbed")
+    assert run(source, target, *SLOW).exit_code == 0
+    assert contents(target) == contents(slow / "undisturbed")
 
 
 def _living(group):
@@ -384,16 +391,12 @@ def _living(group):
     return True
 
 
-def test_ctrl_c_keeps_what_is_done_and_is_exit_code_130(tmp_path, speech_like):
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.mkdir()
-    for number in range(24):
-        soundfile.write(source / f"{number:02}.wav", speech_like(2.0), RATE)
-    command = [*COMMAND, str(source), str(target), "--step", "mel_vocoder num_iterations=40", "--num-workers", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
-        wait_until(lambda: len(list(target.glob("*.wav"))) >= 2, process)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=PATIENCE)
+def test_ctrl_c_keeps_what_is_done_and_is_exit_code_130(slow, nursery, tmp_path):
+    target = tmp_path / "target"
+    process = nursery.start(command("degrade", slow / "source", target, *SLOW, "--num-workers", "1"))
+    wait_until(lambda: len(list(target.glob("*.wav"))) >= 2, process)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
 
     assert process.returncode == 130, told
     assert "Interrupted" in told
