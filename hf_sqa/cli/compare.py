@@ -31,7 +31,12 @@ def compare(
             show_default=False,
         ),
     ],
-    model: Annotated[list[str] | None, typer.Option(help="As in `hf-sqa score`; again for more, which then are compared.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="As in `hf-sqa score`; again for more, which then are compared. By default scores that are there are taken."
+        ),
+    ] = None,
     systems: Annotated[str | None, typer.Option(help="Column that says which system a recording is of.")] = None,
     pair_by: Annotated[
         list[str] | None,
@@ -100,7 +105,7 @@ def compare(
         with bar() as update:
             compared = compare_sources(
                 *sources,
-                model=model or ["default"],
+                model=model or None,
                 systems=systems,
                 pair_by=pair_by,
                 cluster=cluster,

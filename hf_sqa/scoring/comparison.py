@@ -178,7 +178,7 @@ class _Clip:
 
 def compare(
     *sources: str | os.PathLike[str],
-    model: str | Sequence[str] = "default",
+    model: str | Sequence[str] | None = None,
     systems: str | None = None,
     pair_by: str | Sequence[str] | None = None,
     cluster: str | None = None,
@@ -201,8 +201,10 @@ def compare(
     Args:
         *sources (`str` or path): A system each: a folder of recordings, a table or manifest, a table that `hf-sqa score` wrote, or
             the folder of a finished run. `name=path` names it. One table, or run, holds several systems by `systems`.
-        model (`str` or sequence of `str`, *optional*, defaults to `"default"`): As in `hf_sqa.pipeline`; several give a
-            verdict each, and say whether they agree. Scores that are there already are taken as they are.
+        model (`str` or sequence of `str`, *optional*): As in `hf_sqa.pipeline`; several give a verdict each, and say whether they
+            agree. If not given, scores that are there are taken as they are: those of runs and of tables by `hf-sqa score`, and
+            in other tables the numbers in the column `score`, or `mos`, such as ratings; recordings without are scored by
+            `"default"`.
         systems (`str`, *optional*): Column that says which system a recording is of.
         pair_by (`str` or sequence of `str`, *optional*): Columns that tell which recordings are of one sentence, or a regular
             expression whose groups do so in file names. By default a column called `sentence`, `sentence_id` or `source_id`, else
@@ -218,10 +220,12 @@ def compare(
         **settings: Fields of [`Settings`]: `device`, `mode`, `dtype`, ...
 
     Raises:
-        ValueError: If there are fewer than two systems, columns are missing, scores do not compare, or a model cannot be loaded.
+        ValueError: If there are fewer than two systems, columns are missing, scores do not compare, a model cannot be loaded, or
+            `model` or `mode` is given for a run or a table that `hf-sqa score` wrote.
         OSError: If a source is not there.
     """
-    clips, scored_by, paired_by, score_name = _read(_named(sources), systems, pair_by, cluster, score)
+    asked = {name: value for name, value in (("model", model), ("mode", settings.get("mode"))) if value is not None}
+    clips, scored_by, paired_by, score_name = _read(_named(sources), systems, pair_by, cluster, score, asked)
     if len({clip.system for clip in clips}) < 2:
         raise ValueError(
             f"Expected two systems or more, got {', '.join({clip.system for clip in clips}) or 'none'}: name a folder, table or "
@@ -230,7 +234,7 @@ def compare(
     if scored_by is not None:
         rows = {scored_by: [_row(scored_by, clip, score_name, {"score": clip.score}) for clip in clips]}
     else:
-        models = [model] if isinstance(model, str) else list(model)
+        models = ["default"] if model is None else [model] if isinstance(model, str) else list(model)
         if len(set(models)) < len(models) or not models:
             raise ValueError(f"Expected one model or several different ones, got {', '.join(models) or 'none'}.")
         rows, score_name = _score(clips, models, score, settings, on_progress)
@@ -270,7 +274,12 @@ def _named(sources: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
 
 
 def _read(
-    sources: Mapping[str, str], systems: str | None, pair_by: str | Sequence[str] | None, cluster: str | None, score: str | None
+    sources: Mapping[str, str],
+    systems: str | None,
+    pair_by: str | Sequence[str] | None,
+    cluster: str | None,
+    score: str | None,
+    asked: Mapping[str, Any],
 ) -> tuple[list[_Clip], str | None, str, str]:
     """Clips of all sources, who scored them (`None`: nobody yet), what pairs them, and the name of the score."""
     given = [pair_by] if isinstance(pair_by, str) else list(pair_by or ())
@@ -282,8 +291,14 @@ def _read(
             found, scored_by[name], score_name = _scored_run(path, score)
         else:
             recordings = list(open_source(path).items())
-            found, is_scored, score_name = _scored_table(recordings, score, path)
+            found, is_scored, score_name = _scored_table(recordings, score, path, rated=not asked)
             scored_by[name] = GIVEN if is_scored else None
+        if asked and scored_by[name] is not None:
+            option, value = next(iter(asked.items()))
+            raise ValueError(
+                f"Expected no `{option}` for {path!r}, which is scored already, got {value!r}: leave it out to compare these "
+                "scores, or name the recordings to score them anew."
+            )
         if not found:
             raise ValueError(f"Expected recordings in {path!r}, got none.")
         of_sentence = given or [column for column in SENTENCE_COLUMNS if column in found[0][0].columns][:1]
@@ -311,7 +326,7 @@ def _read(
         raise ValueError(
             "Expected sources scored by one model in one mode, or none that is scored, got "
             + ", ".join(f"{name} ({_kind(kind)})" for name, kind in scored_by.items())
-            + ": such scores do not compare. Score them again, or name the recordings."
+            + ": such scores do not compare. Score them again, or name the recordings, and `--model` if tables rate some of them."
         )
     by = kinds[0]["id"] if kinds and isinstance(kinds[0], dict) else kinds[0] if kinds else None
     return clips, by, words, score_name
@@ -339,29 +354,43 @@ def _scored_run(path: str, score: str | None) -> tuple[list[tuple[Item, float | 
     return found, {**run["identity"], "interval": None}, score
 
 
-def _scored_table(recordings: Sequence[Item], score: str | None, path: str) -> tuple[list[tuple[Item, float | None]], bool, str]:
-    """Rows of a table, and whether they are scored: `hf-sqa score` writes a `status` after the scores."""
+def _scored_table(
+    recordings: Sequence[Item], score: str | None, path: str, rated: bool
+) -> tuple[list[tuple[Item, float | None]], bool, str]:
+    """Rows of a table, whether they are scored, and the name of the score.
+
+    `hf-sqa score` writes a `status` after the scores; other tables are scored, if `rated` says so, by the numbers of one column.
+    """
     columns = list(recordings[0].columns) if recordings else []
-    if "status" not in columns:
+    by_us = "status" in columns
+    names = columns[: columns.index("status")] if by_us else columns
+    name = score or (names[0] if by_us and names else "mos")
+    if not by_us and not (rated and name in names and any(_number(item.columns.get(name)) is not None for item in recordings)):
         return [(recording, None) for recording in recordings], False, score or "score"
-    names = columns[: columns.index("status")]
-    name = score or (names[0] if names else "")
     if name not in names:
         raise ValueError(f"Expected a score among {', '.join(names) or '(none)'} in {path!r}, got {name!r}.")
     found: list[tuple[Item, float | None]] = []
     for recording in recordings:
         cells = recording.columns
-        if recording.refusal is None and cells.get("status") != "ok":
+        if by_us and recording.refusal is None and cells.get("status") != "ok":
             status, code, reason = (str(cells.get(column) or "") for column in ("status", "code", "reason"))
             recording.refusal = Refusal(status or "failed", code or "bad_row", reason or "the table has no score in this row")
         value = None
         if recording.refusal is None:
-            try:
-                value = float(cells[name])
-            except (TypeError, ValueError):
+            value = _number(cells.get(name))
+            if value is None:
                 recording.refusal = Refusal("failed", "bad_row", f"expected a number under {name!r}, got {cells.get(name)!r}")
         found.append((recording, value))
     return found, True, name
+
+
+def _number(cell: Any) -> float | None:
+    """What a cell says, if it is a finite number."""
+    try:
+        value = float(cell)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _names_within(names: Sequence[str], folder: str | None) -> list[str]:

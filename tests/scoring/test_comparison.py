@@ -158,6 +158,38 @@ def test_tables_of_scores_are_compared_without_a_model(run, tmp_path):
     assert result.exit_code == 1 and "2 of 20 recordings" in result.stderr
 
 
+@pytest.fixture
+def rated(table):
+    """The same table with ratings that prefer `c`, of which one is missing."""
+    frame = pandas.read_csv(table)
+    frame["mos"] = [(4.0 if codec == "c" else 3.0) + 0.1 * (row % 3) for row, codec in enumerate(frame["codec"])]
+    frame.loc[5, "mos"] = np.nan
+    frame.to_csv(table, index=False)
+    return table
+
+
+def test_a_table_that_brings_ratings_is_compared_by_these_and_by_a_model_where_one_is_named(run, rated):
+    given, scored = run(rated, "--systems", "codec", model=None), run(rated, "--systems", "codec")
+
+    assert "By given scores, paired by sentence" in given.stdout and "c is better than a" in given.stdout
+    assert given.exit_code == 1 and "1 of 16 recordings have no score" in given.stderr
+    assert "a is better than c" in scored.stdout and "given scores" not in scored.stdout
+
+
+def test_a_rating_by_another_name_is_named(run, rated):
+    pandas.read_csv(rated).rename(columns={"mos": "naturalness"}).to_csv(rated, index=False)
+
+    result = run(rated, "--systems", "codec", "--score", "naturalness", model=None)
+
+    assert "mean naturalness" in result.stdout and "c is better than a" in result.stdout
+
+
+@pytest.mark.parametrize("option", [{"model": "distilled-sqa-xs"}, {"mode": "published"}], ids=str)
+def test_scores_that_are_there_and_a_model_to_score_by_are_refused_together(runs, option):
+    with pytest.raises(ValueError, match=f"Expected no `{next(iter(option))}` .* scored already.*leave it out"):
+        hf_sqa.compare(runs / "a", runs / "c", **option)
+
+
 @pytest.fixture(scope="module")
 def runs(builds, tiny_scorer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
@@ -175,7 +207,7 @@ def test_finished_runs_are_compared_as_the_folders_are(runs, builds, compared):
 
 
 def test_what_does_not_compare_is_refused(runs, builds, run):
-    mixed, alone = run(runs / "a", builds / "c"), run(builds / "a")
+    mixed, alone = run(runs / "a", builds / "c", model=None), run(builds / "a")
 
     assert (mixed.exit_code, alone.exit_code) == (2, 2)
     assert "such scores do not compare" in mixed.stderr
