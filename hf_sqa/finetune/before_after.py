@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from hf_sqa.metrics import Comparison, Interval, bootstrap_agreement, compare_models
+from hf_sqa.metrics import Comparison, bootstrap_agreement, compare_models
+from hf_sqa.metrics.bootstrap import MIN_UNITS
 
 METRICS = ("utt_lcc", "utt_srcc", "utt_rmse")
 NUM_DRAWS = 10_000
-#: An interval from fewer units is rough; from fewer than the second number it shows nothing.
-FEW_UNITS, MIN_UNITS = 10, 5
+#: An interval from fewer units is rough.
+FEW_UNITS = 10
 
 
 def compare_before_after(
@@ -42,25 +43,17 @@ def compare_before_after(
     truth = labels[judged]
     given = {name: values[judged] for name, values in predictions.items()}
     clusters = None if groups is None else [group for group, kept in zip(groups, judged, strict=True) if kept]
+    drawn: dict[str, Any] = {"clusters": clusters, "num_draws": num_draws, "rng": seed}
     agreement = {
         name: {
-            metric: _interval(interval)
-            for metric, interval in bootstrap_agreement(
-                values, truth, metrics=METRICS, clusters=clusters, num_draws=num_draws, rng=seed
-            ).items()
+            metric: {end: _number(getattr(interval, end)) for end in ("value", "low", "high")}
+            for metric, interval in bootstrap_agreement(values, truth, metrics=METRICS, **drawn).items()
         }
         for name, values in given.items()
     }
 
     def compared(metric: str, against: str) -> Comparison:
-        names = ("after", against)
-        comparison = compare_models(
-            given["after"], given[against], truth, metric=metric, names=names, clusters=clusters, num_draws=num_draws, rng=seed
-        )
-        # Few units have few different draws, and their interval may exclude 0 where the p-value shows nothing.
-        difference = comparison.difference
-        is_shown = comparison.p_value < 1 - difference.confidence_level and difference.num_units >= MIN_UNITS
-        return comparison if is_shown else replace(comparison, better=None)
+        return compare_models(given["after"], given[against], truth, metric=metric, names=("after", against), **drawn)
 
     against_before = {metric: compared(metric, "before") for metric in METRICS}
     comparisons = {metric: _comparison(comparison) for metric, comparison in against_before.items()}
@@ -142,16 +135,6 @@ def _remarks(num_units: int, grouped: bool, agreement: Mapping[str, Any]) -> lis
     if any(interval["value"] is None for interval in agreement["before"].values()):
         remarks.append("A correlation is undefined because labels or scores of the held-out clips do not differ.")
     return remarks
-
-
-def _interval(interval: Interval) -> dict[str, float | None]:
-    """Without ends where there are too few units: drawn from these few, samples agree too well."""
-    known = interval.num_units >= MIN_UNITS
-    return {
-        "value": _number(interval.value),
-        "low": _number(interval.low) if known else None,
-        "high": _number(interval.high) if known else None,
-    }
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:

@@ -62,6 +62,13 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+def check_options(num_draws: int, confidence_level: float) -> None:
+    if num_draws < 1:
+        raise ValueError(f"Expected `num_draws` of 1 or more, got {num_draws}; 10,000 give two stable digits.")
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"Expected `confidence_level` between 0 and 1, for example 0.95, got {confidence_level}.")
+
+
 def drawn(statistic: Statistic, codes: np.ndarray, num_draws: int, rng: np.random.Generator, at_a_time: int) -> np.ndarray:
     """The statistic of every draw, `(num_metrics, num_draws)`."""
     num_units = int(codes.max(initial=-1)) + 1

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_sqa.metrics.agreement import GREATER_IS_BETTER, METRICS, ROUNDING, group_codes, group_means, rated_and_scored, unit_codes
-from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, Spread, drawn, jackknife
+from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, Spread, check_options, drawn, jackknife
 
 LEVELS = {"utt": "clips", "sys": "systems", "con": "conditions"}
 #: Counts held at a time for Kendall's tau, which computes the signs of all pairs each time.
@@ -92,7 +92,7 @@ def bootstrap_agreement(
     Raises:
         ValueError: If lengths differ, a metric is unknown, a level lacks its groups, or a number is out of range.
     """
-    _check_options(num_draws, confidence_level)
+    check_options(num_draws, confidence_level)
     rng = np.random.default_rng(rng)
     predictions, labels, kept, _ = rated_and_scored(predictions, labels)
     result: dict[str, Interval] = {}
@@ -139,7 +139,7 @@ def compare_models(
     Returns:
         `Comparison`: Clips that only one model scored are left out and counted.
     """
-    _check_options(num_draws, confidence_level)
+    check_options(num_draws, confidence_level)
     rng = np.random.default_rng(rng)
     _, _, kept_a, counts_a = rated_and_scored(predictions_a, labels)
     _, _, kept_b, counts_b = rated_and_scored(predictions_b, labels)
@@ -300,13 +300,6 @@ def _by_level(metrics: Sequence[str]) -> dict[str, list[str]]:
             )
         levels.setdefault(level, []).append(name)
     return levels
-
-
-def _check_options(num_draws: int, confidence_level: float) -> None:
-    if num_draws < 1:
-        raise ValueError(f"Expected `num_draws` of 1 or more, got {num_draws}; 10,000 give two stable digits.")
-    if not 0 < confidence_level < 1:
-        raise ValueError(f"Expected `confidence_level` between 0 and 1, for example 0.95, got {confidence_level}.")
 
 
 def _verdict(compared: Comparison, names: tuple[str, str]) -> str:

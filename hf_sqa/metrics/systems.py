@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
 from hf_sqa.metrics.agreement import group_codes, unit_codes
-from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, Spread, drawn, jackknife
+from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, Spread, check_options, drawn, jackknife
 
 #: Two systems are compared sentence by sentence where this share of the clips of the smaller one has a partner.
 PAIRED_SHARE = 0.5
@@ -157,10 +157,7 @@ def compare_systems(
         ValueError: If lengths differ, a number is out of range, two systems must be paired and share no item, or the clips of one
             item lie in several clusters.
     """
-    if num_draws < 1 or not 0 < confidence_level < 1:
-        raise ValueError(
-            f"Expected `num_draws` of 1 or more and `confidence_level` between 0 and 1, got {num_draws} and {confidence_level}."
-        )
+    check_options(num_draws, confidence_level)
     values = np.asarray(scores, np.float64)
     if values.ndim != 1:
         raise ValueError(f"Expected scores of shape (num_clips,), got {values.shape}.")
