@@ -118,7 +118,7 @@ def examine(
         values = {row[score] for row in kept if not math.isnan(row[score])}
         if len(values) == 1 and len(kept) > 2:
             problems["constant"].append(f"{score} is {values.pop():g} in every row")
-    _find_audio(kept, problems, folders)
+    _note_missing(kept, problems, folders)
     met = {kind: items for kind, items in problems.items() if items}
     return Examined(name, kept, met, num_label_rows, unrated, score_names, note)
 
@@ -149,10 +149,12 @@ def _converted(
     for name in TEXT_COLUMNS:
         value = row.get(name)
         out[name] = None if value is None or value == "" else str(value)
+    out["missing"] = False
     if isinstance(out["audio"], str):
         if "://" not in out["audio"]:
             name = posixpath.normpath(out["audio"])
-            out["audio"] = folders.find(name) or name
+            place = folders.find(name)
+            out["audio"], out["missing"] = place or name, place is None
         if out["utterance_id"] is None:
             out["utterance_id"] = posixpath.splitext(posixpath.basename(out["audio"]))[0]
     return out
@@ -208,15 +210,10 @@ def _complete_interval(row: Row) -> None:
         row["mos_ci95"] = _student(count) * row["mos_std"] / math.sqrt(count)
 
 
-def _find_audio(rows: Sequence[Row], problems: dict[str, list[str]], folders: AudioFolders) -> None:
+def _note_missing(rows: Sequence[Row], problems: dict[str, list[str]], folders: AudioFolders) -> None:
     for row in rows:
-        row["missing"] = False
-        if isinstance(row["audio"], str) and "://" not in row["audio"]:
-            place = folders.find(row["audio"])
-            row["missing"] = place is None
-            if place is None:
-                problems["missing"].append(row["audio"])
-            row["audio"] = place or row["audio"]
+        if row["missing"]:
+            problems["missing"].append(row["audio"])
         reference = row["reference_audio"]
         if isinstance(reference, str) and "://" not in reference:
             row["reference_audio"] = folders.find(posixpath.normpath(reference))
