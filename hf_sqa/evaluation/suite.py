@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,18 +79,12 @@ class SuiteOptions:
         cluster (`str`, *optional*): Column whose clips are drawn together for the intervals of the level `utt`; `"none"` for single
             clips. By default the first of system, condition, source and talker that the test set has.
         num_draws (`int`): Bootstrap draws.
-        confidence_level (`float`): Confidence level of the intervals.
-        seed (`int`): Seed of the draws.
-        scoring (`dict`): Options of the pipeline: `mode`, `dtype`, `hop_seconds`, ...
     """
 
     scores: Sequence[str] | Mapping[str, str] | None = None
     metrics: Sequence[str] = DEFAULT_METRICS
     cluster: str | None = None
     num_draws: int = 10_000
-    confidence_level: float = 0.95
-    seed: int = 0
-    scoring: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = [metric for metric in self.metrics if metric not in METRICS]
@@ -137,7 +131,7 @@ def evaluate_checkpoint(
         ValueError: If the data set has no row, or model and test set share no score.
     """
     options = options or SuiteOptions()
-    scorer = load_scorer(model, device=device, scoring=options.scoring)
+    scorer = load_scorer(model, device)
     if not len(dataset):
         raise ValueError(f"Expected rated clips in the test set {test_set!r}, got none.")
     columns = dataset[:]  # at once: datasets copies the description of all columns for each one that is asked for by name
@@ -181,13 +175,13 @@ def evaluate_checkpoint(
     )
 
 
-def load_scorer(model: Any, *, device: Any = None, scoring: Mapping[str, Any] | None = None) -> Any:
+def load_scorer(model: Any, device: Any = None) -> Any:
     """An audio-quality pipeline: the one given, or one of a checkpoint by name or folder."""
     if getattr(model, "task", None) == "audio-quality":
         return model
     import hf_sqa.pipelines
 
-    return hf_sqa.pipelines.pipeline(model, device=device, **dict(scoring or {}))
+    return hf_sqa.pipelines.pipeline(model, device=device)
 
 
 def agreement_rows(
@@ -220,8 +214,7 @@ def agreement_rows(
             conditions=groups.get("con"),
             clusters=cluster if cluster is not None else list(range(len(clips))),
             num_draws=options.num_draws,
-            confidence_level=options.confidence_level,
-            rng=options.seed,
+            rng=0,
         )
         for name, interval in intervals.items():
             level, _, metric = name.partition("_")

@@ -36,6 +36,9 @@ from hf_sqa.studies.plotting import (
 )
 from hf_sqa.studies.results import clip_weighted_means
 
+#: A model this far from the best in a metric is as good, for the title of `size`.
+MARGIN = 0.02
+
 
 def draw(
     kind: str,
@@ -156,21 +159,14 @@ def draw_spread(
     return save_figure(figure, path, title)
 
 
-def draw_transfer_matrix(
-    table: ResultTable,
-    path: str | Path,
-    metric: str = "srcc",
-    models: Sequence[str] | None = None,
-    own: Mapping[str, str] | None = None,
-) -> Any:
+def draw_transfer_matrix(table: ResultTable, path: str | Path, metric: str = "srcc", own: Mapping[str, str] | None = None) -> Any:
     """A heat map with numbers: trained on (rows) against tested on (columns).
 
     `own` names the test set that matches a model (framed); by default the test set of the same name.
     """
     from matplotlib.patches import Rectangle
 
-    models = list(models or table.models)
-    table.check(models)
+    models = table.models
     own = own or {model: model for model in models if model in table.test_sets}
     if absent := [name for name in own.values() if name not in table.test_sets]:
         raise ValueError(f"Expected test sets out of {', '.join(table.test_sets)} in `own`, got {absent[0]!r}.")
@@ -231,14 +227,13 @@ def draw_sweep(
     path: str | Path,
     variable: str,
     metrics: Sequence[str] = ("lcc", "srcc", "mse"),
-    series: Sequence[str] | None = None,
 ) -> Any:
     """Agreement against a variable of `for`, such as the delta of a Huber loss, or the loss itself.
 
     The lines are the scores of the models if there are several, on one test set; otherwise the test sets.
     """
     column = f"variable_{variable}"
-    rows = [row for row in table.rows if row.get(column) is not None and (series is None or row.get("series") in series)]
+    rows = [row for row in table.rows if row.get(column) is not None]
     if not rows:
         raise ValueError(f"Expected models made with `for: {{{variable}: [...]}}` in the table, got none.")
     scores = list(dict.fromkeys(row["score"] for row in rows)) if table.asked_score is None else [table.asked_score]
@@ -286,15 +281,10 @@ def _at(table: ResultTable, test_set: str, metric: str, column: str, value: Any)
     return [point for point in points if point is not None]
 
 
-def draw_size(
-    table: ResultTable,
-    path: str | Path,
-    metric: str = "srcc",
-    margin: float = 0.02,
-) -> Any:
+def draw_size(table: ResultTable, path: str | Path, metric: str = "srcc") -> Any:
     """Agreement against number of weights and against CPU time: a line for each series, a row of panels for each test set.
 
-    The title names the smallest model that is within `margin` of the best, each on the test set where it is worst.
+    The title names the smallest model that is within `MARGIN` of the best, each on the test set where it is worst.
     """
     columns = {"num_parameters": "weights", "cpu_seconds_per_second": "CPU seconds for a second of audio"}
     figure = new_figure(10.4, 3.4 * len(table.test_sets) + 0.8)
@@ -318,10 +308,10 @@ def draw_size(
         axes[row][0].set_ylabel(metric_label(metric, table.level))
         axes[row][0].set_title(test_set, fontsize=10, loc="left")
     legend_beside(axes[0][-1])
-    return save_figure(figure, path, _smallest(table, metric, margin))
+    return save_figure(figure, path, _smallest(table, metric))
 
 
-def _smallest(table: ResultTable, metric: str, margin: float) -> str:
+def _smallest(table: ResultTable, metric: str) -> str:
     """Which is the smallest model near the best, in words; each counts by its worst test set, so that none may fail on one."""
     on_each = [table.values_on(test_set, metric) for test_set in table.test_sets]
     worst = min if GREATER_IS_BETTER[metric] else max
@@ -331,10 +321,10 @@ def _smallest(table: ResultTable, metric: str, margin: float) -> str:
         return f"No model has {NAMES[metric]} on all {len(on_each)} test sets"
     best = best_of(values, metric)
     weights = {model: table.mean_of(model, table.test_sets[0], "num_parameters") or math.inf for model in values}
-    smallest = min((model for model in values if abs(values[model] - values[best]) <= margin), key=lambda model: weights[model])
+    smallest = min((model for model in values if abs(values[model] - values[best]) <= MARGIN), key=lambda model: weights[model])
     where = f"on {table.test_sets[0]}" if len(on_each) == 1 else f"on its worst of {len(on_each)} test sets"
     text = f"{smallest} ({weights[smallest]:,.0f} weights, {NAMES[metric]} {values[smallest]:.3f} {where}) is the smallest within "
-    return f"{text}{margin:g} of the best, " + ("which it is itself" if smallest == best else f"{best} ({values[best]:.3f})")
+    return f"{text}{MARGIN:g} of the best, " + ("which it is itself" if smallest == best else f"{best} ({values[best]:.3f})")
 
 
 KINDS: dict[str, Callable[..., Any]] = {

@@ -194,9 +194,7 @@ class _Worker:
         for test_set in run.cells:
             if self.output.is_tested(run, test_set):
                 continue
-            scorer = scorer or load_scorer(
-                run.model.checkpoint or str(self.output.model(run)), scoring=self.study.evaluation.scoring
-            )
+            scorer = scorer or load_scorer(run.model.checkpoint or str(self.output.model(run)))
             dataset = data.select(test_set)
             result = evaluate_checkpoint(scorer, dataset, test_set=test_set, options=self.study.evaluation)
             if not result.complete:

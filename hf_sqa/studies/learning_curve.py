@@ -34,19 +34,15 @@ def draw_learning_curve(
     path: str | Path,
     metric: str = "srcc",
     x: str = "num_train",
-    models: Sequence[str] | None = None,
-    series: Sequence[str] | None = None,
     references: Sequence[str] = (),
 ) -> Any:
     """Agreement against number of labelled clips, a panel for each test set, a line for each series.
 
     Args:
         x (`str`, *optional*, defaults to `"num_train"`): Column with the number of clips; `variable_n` for `for: {n: ...}`.
-        models (sequence of `str`, *optional*): Points of the curves; by default all that have a number of clips.
-        series (sequence of `str`, *optional*): Curves; all by default.
         references (sequence of `str`, *optional*): Models drawn as a horizontal line.
     """
-    curves = _curves(table, x, models, series, references)
+    curves = _curves(table, x, references)
     columns = min(len(table.test_sets), 3)
     lines = math.ceil(len(table.test_sets) / columns)
     figure = new_figure(max(4.4 * columns, 7.0), 3.5 * lines + 1.1)
@@ -80,16 +76,12 @@ def draw_learning_curve(
     return save_figure(figure, path, f"{title}\nband: 95 % interval over test clips; dots: seeds")
 
 
-def _curves(
-    table: ResultTable, x: str, models: Sequence[str] | None, series: Sequence[str] | None, references: Sequence[str]
-) -> dict[str, list[str]]:
-    table.check([*(models or []), *references])
-    sizes = {model: table.number(model, x) for model in models or table.models if model not in references}
+def _curves(table: ResultTable, x: str, references: Sequence[str]) -> dict[str, list[str]]:
+    table.check(references)
+    sizes = {model: table.number(model, x) for model in table.models if model not in references}
     curves: dict[str, list[str]] = {}
     for model, _ in sorted(((model, size) for model, size in sizes.items() if size is not None), key=lambda entry: entry[1]):
-        curve = str(table.column(model, "series") or "")
-        if series is None or curve in series:
-            curves.setdefault(curve, []).append(model)
+        curves.setdefault(str(table.column(model, "series") or ""), []).append(model)
     if not curves or any(len({sizes[model] for model in members}) < 2 for members in curves.values()):
         raise ValueError(f"Expected curves of two sizes or more in the column {x!r}, got {curves or 'none'}.")
     return curves

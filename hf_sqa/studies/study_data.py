@@ -133,27 +133,20 @@ class StudyData:
 def _parts(dataset: Any, name: str, spec: PartsSpec) -> list[str | None]:
     from hf_sqa.data.splits import stratified_split
 
-    groups, scores = list(dataset[spec.group]), np.array(dataset[spec.score], dtype=np.float64)
+    groups, scores = list(dataset[spec.group]), np.array(dataset["mos"], dtype=np.float64)
     rows = np.flatnonzero(~np.isnan(scores) & np.array([group is not None for group in groups]))
     if not len(rows):
-        raise ValueError(f"Expected clips of {name!r} with {spec.score} and {spec.group} to divide it into parts, got none.")
+        raise ValueError(f"Expected clips of {name!r} with mos and {spec.group} to divide it into parts, got none.")
     part_of: dict[Any, str] = {}
     left, share_left = rows, 1.0
     shares = {part: spec.shares[part] for part in reversed(PARTS) if spec.shares.get(part)}
     for part in list(shares)[:-1]:
         columns = {
-            "score": scores[left],
+            "mos": scores[left],
             "group": [groups[row] for row in left],
-            "within": [dataset[spec.within][int(row)] for row in left],
+            "corpus": [dataset[spec.within][int(row)] for row in left],
         }
-        split = stratified_split(
-            columns,
-            validation_share=shares[part] / share_left,
-            group_columns="group",
-            score_column="score",
-            corpus_column="within",
-            seed=spec.seed,
-        )
+        split = stratified_split(columns, validation_share=shares[part] / share_left, group_columns="group")
         part_of |= {groups[row]: part for row in left[split.validation]}
         left, share_left = left[split.train], share_left - shares[part]
     part_of |= {groups[row]: list(shares)[-1] for row in left}

@@ -111,21 +111,17 @@ class SetSpec:
 
 @dataclass(frozen=True)
 class PartsSpec:
-    """How to divide a corpus; its clips get a column `part`.
+    """How to divide a corpus into parts with similar scores; its clips get a column `part`.
 
     Args:
         shares (`dict[str, float]`): Shares of `train`, `validation` and `test`, two or all three; they add up to 1.
         group (`str`, *optional*, defaults to `"source_id"`): Column whose groups stay whole.
         within (`str`, *optional*, defaults to `"corpus"`): Column within whose values every share is taken.
-        score (`str`, *optional*, defaults to `"mos"`): Score that has a similar distribution in every part.
-        seed (`int`, *optional*, defaults to 0): Seed of the draw.
     """
 
     shares: Mapping[str, float]
     group: str = "source_id"
     within: str = "corpus"
-    score: str = "mos"
-    seed: int = 0
 
     def __post_init__(self) -> None:
         total = sum(self.shares.values())
