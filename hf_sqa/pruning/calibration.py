@@ -26,7 +26,6 @@ class Calibration:
 
     repair: list[np.ndarray]  # float32 waveforms
     held_out: list[np.ndarray]  # float32 waveforms
-    sampling_rate: int  # their rate in Hz
     excluded: dict[str, str] = field(default_factory=dict)  # by name of a recording, why it is not used
     # `(num_repair, num_labels)`: scores of listeners for the recordings of `repair`, NaN where there are none; only of a table or
     # corpus
@@ -95,7 +94,7 @@ def _windows_of_cache(cache: WindowCache, rate: int, num_windows: int) -> Calibr
         return waveforms[:count]
 
     held_out = _num_held_out(num_windows)
-    return Calibration(windows("train", max(MIN_WINDOWS, num_windows - held_out)), windows("validation", held_out), rate)
+    return Calibration(windows("train", max(MIN_WINDOWS, num_windows - held_out)), windows("validation", held_out))
 
 
 def _windows_of_recordings(
@@ -136,7 +135,6 @@ def _windows_of_recordings(
     return Calibration(
         [window for _, window in repair],
         held_out[:num_held_out],
-        rate,
         excluded,
         np.array([labels[name] for name, _ in repair], np.float32) if labels else None,
     )

@@ -353,9 +353,6 @@ def freeze(model: Any, patterns: Sequence[str]) -> None:
 
 def _training_options(recipe: Recipe) -> dict[str, Any]:
     options = dict(recipe.training)
-    for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps"):
-        if isinstance(options.get(name), str):
-            options[name] = float(options[name])
     if options.get("push_to_hub"):
         raise ValueError(
             "Expected no `training.push_to_hub`: a finished run is published by `hf-sqa push "

@@ -50,7 +50,7 @@ def calibration():
         noise = np.convolve(rng.standard_normal(WINDOW), rng.standard_normal(1 + rng.integers(30)), mode="same")
         windows.append((noise * np.repeat(rng.random(16) ** rng.uniform(0, 6), WINDOW // 16)).astype(np.float32))
     windows[3] = windows[3][: WINDOW // 2]
-    return Calibration(windows[:8], windows[8:], RATE)
+    return Calibration(windows[:8], windows[8:])
 
 
 @pytest.fixture(scope="module")
