@@ -180,7 +180,7 @@ class WindowCache:
 
     @property
     def excluded(self) -> dict[str, Finding]:
-        """By name of a recording that was drawn, why it is not used."""
+        """Why recordings that were drawn are not used, by their names."""
         path = self.folder / "excluded.json"
         written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return {name: Finding(**finding) for name, finding in written.items()}

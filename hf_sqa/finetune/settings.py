@@ -5,7 +5,7 @@ from typing import Any
 
 from hf_sqa.training.run import freeze
 
-#: For low-rank adapters, whatever the family: they start at zero and need more.
+#: Learning rate and rank of low-rank adapters in every family: they start at zero and need larger steps.
 LORA_LEARNING_RATE, LORA_RANK = 1e-3, 8
 #: Epochs without a better validation score after which a training ends.
 PATIENCE = 3

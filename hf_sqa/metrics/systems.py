@@ -149,7 +149,7 @@ def compare_systems(
         paired (`bool`, *optional*): Whether to compare sentence by sentence; if not given, where at least half of the clips of
             the smaller system have a partner.
         score_name (`str`, *optional*, defaults to `"score"`): What the verdict calls the score.
-        confidence_level (`float`, *optional*, defaults to 0.95): Of every interval, and 1 less the significance level of groups.
+        confidence_level (`float`, *optional*, defaults to 0.95): Confidence level of every interval; groups differ at 1 minus it.
         num_draws (`int`, *optional*, defaults to 10000): Draws; fewer for more than a hundred thousand units.
         rng (`np.random.Generator` or `int`, *optional*, defaults to 0): Generator or seed.
 

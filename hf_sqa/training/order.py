@@ -35,7 +35,7 @@ def order_loss(scores: torch.Tensor, groups: torch.Tensor, ranks: torch.Tensor, 
     from that of their means where both are known.
 
     Args:
-        scores (`torch.Tensor` of shape `(N,)`): Of the versions, in label units.
+        scores (`torch.Tensor` of shape `(N,)`): Scores of the versions, in label units.
         groups, ranks (`torch.Tensor` of shape `(N,)`): Group of each version, and its rank in it; higher is better.
         means (`torch.Tensor` of shape `(N,)`): Listeners' means, NaN where there is none.
         margin (`float`): By how much the better version should lead, in label units.

@@ -163,7 +163,7 @@ def with_pseudo_labels(data: Any, table: str | os.PathLike[str] | PseudoLabels, 
 
 
 def _matches(rows: Sequence[Row], labels: PseudoLabels) -> list[Row | None]:
-    """For every row its row of the table: by the place of the audio, else by a name that is unique on both sides."""
+    """The row of the table that belongs to each row: by the place of the audio, else by a name that is unique on both sides."""
     by_place = {_place(row["audio"], labels.path.parent): row for row in labels.rows if row["audio"]}
     name_of = operator.itemgetter("corpus", "utterance_id")
     by_name = {name_of(row): row for row in labels.rows}

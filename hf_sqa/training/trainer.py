@@ -181,7 +181,7 @@ class AudioQualityTrainer(Trainer):
         return self._loader(data, batches, AudioQualityCollator(self.processing_class, lengths="pad" if pads else "equal"))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """As for validation."""
+        """See [`get_eval_dataloader`]; test rows are treated as validation rows."""
         return self.get_eval_dataloader(test_dataset)
 
     def _loader(self, data: RatedSpeech, batches: EpochBatches, collator: AudioQualityCollator) -> DataLoader:

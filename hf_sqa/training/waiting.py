@@ -44,7 +44,7 @@ class Waiting:
         return max(time.perf_counter() - self._began, 1e-9) if self._began is not None else float("inf")
 
     def sentence(self, num_workers: int) -> str:
-        """For people: the rate, the share, and what to do where training starves."""
+        """Rate and share in words, and what to do if training waits for data."""
         rate = f"{self.windows_per_second:.1f} windows a second, {self.windows_per_second / num_workers:.1f} a worker"
         remedy = "; a larger `training.dataloader_num_workers` makes it faster" if self.share > 0.1 else ""
         return f"Data: {rate}; training waited for them {self.share:.0%} of the time{remedy}."
