@@ -8,6 +8,9 @@ within one; of systems; drawn by sentence); WARP-Q's 8 clips; GenSpeech's clips 
 see `train_scripts/neural_coders.sh`); the order of `examples/`. Scores are kept by model in the file: a second call scores new
 models only.
 
+With `--order ladders/order.csv` (`train_scripts/students_ladders.py --split test`) also the share of pairs of a group that a model
+orders as listeners did, by kind of ladder.
+
 The model `listeners` is a bound: the ratings themselves, averaged over the clips of a sentence that hold the same signal. Of two
 coders, listeners heard a version of 24 kHz and one of 16 kHz; the clips at hand have 16 kHz, and their two versions are equal.
 """
@@ -170,6 +173,15 @@ def figures(found: dict[str, Rows]) -> dict[str, str]:
     return result
 
 
+def kept_orders(rows: Rows) -> dict[str, str]:
+    """Share of the pairs of a group that the scores order as listeners did, by kind of ladder."""
+    kept: dict[str, list[bool]] = {}
+    for group, versions in by(rows, "group").items():
+        pairs = [(better, worse) for better in versions for worse in versions if float(better["rank"]) > float(worse["rank"])]
+        kept.setdefault(group.split()[0], []).extend(better["score"] > worse["score"] for better, worse in pairs)
+    return {f"orders kept, {kind}": f"{np.mean(found):.3f} of {len(found)}" for kind, found in sorted(kept.items())}
+
+
 def same_signal(first: Path, second: Path) -> bool:
     """Whether two clips differ by no more than a resampling does: both have the same length, and correlate above 0.999."""
     waveforms = [soundfile.read(path, dtype="float32")[0] for path in (first, second)]
@@ -190,25 +202,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared", type=Path)
     parser.add_argument("models", nargs="+")
+    parser.add_argument("--order", type=Path, help="table of versions whose order is known")
     parser.add_argument("--scores", type=Path, help="JSON file to keep scores in")
     options = parser.parse_args(arguments)
     print_machine()
     kept = json.loads(options.scores.read_text()) if options.scores and options.scores.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         found = sets(options.shared, Path(folder))
+        if options.order:
+            found["order"] = [
+                {**row, "file": options.order.parent / row["filepath"], "name": row["filepath"], "mos": float(row["rank"])}
+                for row in read(options.order)
+            ]
         table = {}
         for model in options.models:
             if model == "listeners":
                 kept[model] = ratings_of_signals(found)
-            elif model not in kept:
+            elif missing := found.keys() - kept.setdefault(model, {}).keys():
                 scorer = pipeline(model, device="cpu")
-                kept[model] = {name: {row["name"]: scorer(str(row["file"]))["mos"] for row in rows} for name, rows in found.items()}
+                kept[model] |= {name: {row["name"]: scorer(str(row["file"]))["mos"] for row in found[name]} for name in missing}
                 if options.scores:
                     options.scores.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
             for name, rows in found.items():
                 for row in rows:
                     row["score"] = kept[model][name][row["name"]]
-            table[model] = figures(found)
+            table[model] = figures(found) | (kept_orders(found["order"]) if options.order else {})
     lines = ["| measured on | " + " | ".join(table) + " |", "|---" * (len(table) + 1) + "|"]
     for name in next(iter(table.values())):
         lines.append(f"| {name} | " + " | ".join(found_figures[name] for found_figures in table.values()) + " |")

@@ -8,6 +8,9 @@ silence up to 30 s), or what Distill-MOS v7 pools before its score. Heads are sm
 shard of labelled windows; with ranks, also an order that listeners settled (`train_scripts/students_ladders.py`); with anchors,
 also the published means of its conditions. `... and v7` is the mean with v7's own score. The sets of `benchmarks/listeners.py`
 hear each head once. Features are kept in the folder, which takes most of the time; a second call computes missing ones only.
+
+One head is a checkpoint of its own, since it is linear in the mean of one layer: `--save whisper-head` writes it as a
+`Wav2Vec2ForMOS`, a teacher for `hf-sqa distill`, which computes the first three of Whisper's six layers only.
 """
 
 from __future__ import annotations
@@ -33,10 +36,13 @@ from hf_sqa.blocks.whisper_encoder import SAMPLES_PER_FRAME
 from hf_sqa.data.windows import Shard
 from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher, load_teacher, pooled_features
+from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS
 from hf_sqa.runs import whole_file
 from hf_sqa.training.order import order_loss
 
 RATE, LAYERS = 16_000, (2, 4, 6)
+#: The layer of the head that `--save` writes, and the frames of its encoder: windows of 7.68 s.
+LAYER, NUM_FRAMES = 3, 384
 COMPONENTS, HIDDEN, STEPS, BATCH, GROUPS, SEEDS = 64, 64, 400, 256, 16, (0, 1)
 MARGIN, RANK_WEIGHT, ANCHOR_WEIGHT = 0.25, 0.3, 0.3
 Arrays = dict[str, np.ndarray]
@@ -154,17 +160,26 @@ class Head:
     anchors: float = 0.0
     mixed: bool = False  # the mean with v7's own score
 
+    @property
+    def is_linear(self) -> bool:
+        return "layer" in self.features
+
+    def whisper(self, arrays: Arrays) -> np.ndarray:
+        if self.is_linear:
+            return arrays["whisper"][:, LAYER, : arrays["whisper"].shape[2] // 2]  # means over time, without deviations
+        return arrays["whisper"][:, LAYERS].reshape(len(arrays["whisper"]), -1)
+
     def inputs(self, arrays: Arrays) -> torch.Tensor:
         parts = []
-        if "whisper" in self.features:
-            flat = arrays["whisper"][:, LAYERS].reshape(len(arrays["whisper"]), -1)
-            parts.append((flat - self.mean) / self.deviation @ self.projection)
+        if "v7" not in self.features:
+            normalised = (self.whisper(arrays) - self.mean) / self.deviation
+            parts.append(normalised if self.is_linear else normalised @ self.projection)
         if "v7" in self.features:
             parts.append((arrays["v7"] - self.v7_mean) / self.v7_deviation)
         return torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
 
     def fit(self, train: Arrays, order: Arrays) -> Head:
-        flat = train["whisper"][:, LAYERS].reshape(len(train["whisper"]), -1)
+        flat = self.whisper(train)
         self.mean, self.deviation = flat.mean(axis=0), flat.std(axis=0) + 1e-3
         _, values, vectors = np.linalg.svd((flat - self.mean) / self.deviation, full_matrices=False)
         variances = values**2 / len(flat)
@@ -179,6 +194,9 @@ class Head:
         for seed in SEEDS:
             torch.manual_seed(seed)
             network = nn.Sequential(nn.Linear(inputs.shape[1], HIDDEN), nn.Dropout(0.1), nn.GELU(), nn.Linear(HIDDEN, 1))
+            if self.is_linear:
+                network = nn.Sequential(nn.Linear(inputs.shape[1], 1))
+                nn.init.zeros_(network[0].weight)
             nn.init.constant_(network[-1].bias, float(scores.mean()))
             optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
@@ -206,6 +224,20 @@ class Head:
         own = torch.stack([network(inputs)[:, 0] for network in self.networks]).mean(dim=0).numpy()
         return own if alone or not self.mixed else (self.slope * own + self.shift + arrays["scores"]) / 2
 
+    @torch.no_grad()
+    def save(self, checkpoint: Path, folder: Path) -> None:
+        """Write a linear head, on the layers of the encoder that it needs, as a checkpoint."""
+        model = Wav2Vec2ForMOS.from_encoder(
+            str(checkpoint), encoder_options={"max_source_positions": NUM_FRAMES}, layer=LAYER, freeze_encoder=True
+        )
+        linear = [network[0] for network in self.networks]
+        weight = torch.stack([layer.weight for layer in linear]).mean(dim=0) / torch.from_numpy(self.deviation)
+        bias = torch.stack([layer.bias for layer in linear]).mean(dim=0)
+        model.score_head.weight.copy_(weight)
+        model.score_head.bias.copy_(bias - weight @ torch.from_numpy(self.mean))
+        model.save_pretrained(folder)
+        model.make_feature_extractor().save_pretrained(folder)
+
 
 HEADS = [
     Head("v7's features", ("v7",)),
@@ -215,6 +247,8 @@ HEADS = [
     Head("Whisper, ranks", ("whisper",), RANK_WEIGHT),
     Head("Whisper, ranks, anchors", ("whisper",), RANK_WEIGHT, ANCHOR_WEIGHT),
     Head("Whisper, ranks, anchors, and v7", ("whisper",), RANK_WEIGHT, ANCHOR_WEIGHT, mixed=True),
+    Head("Whisper's third layer, linear, ranks", ("layer",), RANK_WEIGHT),
+    Head("Whisper's third layer, linear, ranks, and v7", ("layer",), RANK_WEIGHT, mixed=True),
 ]
 
 
@@ -231,6 +265,7 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--every", type=int, default=10, help="shards of which one is used")
     parser.add_argument("--sentences", type=int, default=20, help="of each ladder")
+    parser.add_argument("--save", type=Path, help="folder for the linear head")
     parser.add_argument("--draws", type=int, default=listeners.NUM_DRAWS, help="for the intervals")
     options = parser.parse_args()
     print_machine()
@@ -260,6 +295,8 @@ def main() -> None:
     }
     for head in HEADS:
         row = heard(head.fit(train, order).scores)
+        if head.is_linear and not head.mixed and options.save:
+            head.save(features.checkpoint, options.save)
         row["LCC with v7, windows of other talkers"] = f"{np.corrcoef(head.scores(others), others['scores'])[0, 1]:.3f}"
         head.fit(train, where(order, ~aside))
         row["orders kept, other talkers"] = f"{kept_order(head.scores(where(order, aside)), where(order, aside)):.3f}"

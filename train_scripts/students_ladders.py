@@ -5,7 +5,8 @@
 
 Writes ladders/order.csv and the recordings. Means of Opus and of concealment are those of P.808 tests published in xiph/opus
 (commit 3da9f7a, BSD-3), of noise those of the P.835 reference conditions (full-band study). Lyra's bit rates and coding twice have
-an order and no mean. No talker of a listening test is among the speech.
+an order and no mean. No talker of a listening test is among the speech. `--split test` makes them of the talkers that no student is
+trained on, for `benchmarks/listeners.py --order`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from hf_sqa.data.speech import SpeechPool, bench_speech, folder_speech, joined_speech
+from hf_sqa.data.speech import SPLITS, SpeechPool, bench_speech, folder_speech, joined_speech
 from hf_sqa.degradations import Chain
 
 RATE = 16_000
@@ -76,6 +77,7 @@ def main() -> None:
     for name in ("--bench", "--folder", "--output"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--num-sentences", type=int, default=60, help="of each ladder")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="whose speech: of talkers for training, or of others")
     parser.add_argument("--without", nargs="*", default=[], choices=sorted(LADDERS), help="ladders to leave out")
     options = parser.parse_args()
     pool = SpeechPool(joined_speech(bench_speech(options.bench), folder_speech(options.folder), 0.5), RATE)
@@ -85,7 +87,7 @@ def main() -> None:
         for sentence in range(options.num_sentences if ladder not in options.without else 0):
             rng = np.random.default_rng([number, sentence])
             length = int(rng.uniform(2.5, 7) * RATE)
-            speech, clips = pool.draw("train", rng, length + 2 * LEAD)
+            speech, clips = pool.draw(options.split, rng, length + 2 * LEAD)
             for version, (rank, mean, steps) in enumerate(versions):
                 degraded, _ = Chain(steps, name=ladder)(speech, RATE, np.random.default_rng([number, sentence]))
                 name = f"{ladder}_{sentence:04}_{version}.flac"
