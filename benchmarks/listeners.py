@@ -3,10 +3,10 @@
     python benchmarks/listeners.py ../shared distill-mos-v7 hf-sqa/distilled-sqa-m students/new-m [--scores listeners.json]
 
 Sets: P.808 (two studies, SRCC of clips, drawn by condition); 64 clips of neural coders (SRCC of clips; mean over sentences of that
-within one; of systems; drawn by sentence); WARP-Q's 8 clips; GenSpeech's clips (largest error); the Opus conditions of
-`opus_ladder` made again from the six clean P.808 recordings (SRCC of ten systems, RMSE after a line; needs a libopus with networks,
-see `train_scripts/neural_coders.sh`); the order of `examples/`. Scores are kept by model in the file: a second call scores new
-models only.
+within one; of systems; LCC within a sentence; drawn by sentence); WARP-Q's 8 clips; GenSpeech's clips (largest error); the Opus
+conditions of `opus_ladder` made again from the six clean P.808 recordings (SRCC of ten systems, RMSE after a line; needs a libopus
+with networks, see `train_scripts/neural_coders.sh`); the order of `examples/`. Scores are kept by model and set in the file: a
+second call scores new ones only.
 
 With `--order ladders/order.csv` (`train_scripts/students_ladders.py --split test`) also the share of pairs of a group that a model
 orders as listeners did, by kind of ladder.
@@ -125,6 +125,15 @@ def within(rows: Rows) -> float:
     return float(np.mean([srcc(group) for group in by(rows, "sentence").values()]))
 
 
+def within_lcc(rows: Rows) -> float:
+    """LCC of all clips after the mean of their sentence is taken out of scores and ratings."""
+    apart = [
+        [row[key] - np.mean([other[key] for other in group]) for group in by(rows, "sentence").values() for row in group]
+        for key in ("score", "mos")
+    ]
+    return float(np.corrcoef(*apart)[0, 1])
+
+
 def means(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     groups = by(rows, "system").values()
     return tuple(np.array([np.mean([row[key] for row in group]) for group in groups]) for key in ("score", "mos"))  # type: ignore[return-value]
@@ -160,6 +169,7 @@ def figures(found: dict[str, Rows]) -> dict[str, str]:
     coders = found["neural coders"]
     for name, figure in (("of clips", srcc), ("within a sentence", within), ("of systems", systems)):
         result[f"neural coders, SRCC {name}"] = drawn(coders, figure)
+    result["neural coders, LCC within a sentence"] = drawn(coders, within_lcc)
     result["WARP-Q, SRCC of 8 clips"] = f"{srcc(found['WARP-Q']):.3f}"
     rated = [row for row in found["GenSpeech"] if np.isfinite(row["mos"])]
     worst = max(rated, key=lambda row: abs(row["score"] - row["mos"]))
