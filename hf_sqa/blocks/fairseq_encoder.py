@@ -23,14 +23,7 @@ PRETRAINING_TENSORS = re.compile(
 
 
 def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -> dict[str, Any]:
-    """Architecture of a fairseq encoder, as far as tensors and published sizes tell.
-
-    Args:
-        tensors (`dict[str, torch.Tensor]`): By fairseq's names within the encoder.
-        heads_known (`bool`, *optional*, defaults to `False`): Whether the number of attention heads is known from elsewhere.
-
-    Returns:
-        `dict[str, Any]`: For `AutoConfig.for_model`, `model_type` included.
+    """Architecture of a fairseq encoder for `AutoConfig.for_model`, as far as its tensors and published sizes tell.
 
     Raises:
         ValueError: If a tensor needed is missing, or if the sizes are none of the published ones and leave a choice.
@@ -94,12 +87,7 @@ def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -
 
 
 def fairseq_name(name: str, grouped: bool) -> str:
-    """Name in fairseq of a tensor of transformers' encoder.
-
-    Args:
-        name (`str`): Name within the encoder.
-        grouped (`bool`): Whether its convolutions have group norm.
-    """
+    """Name in fairseq of a tensor of transformers' encoder; `grouped` says whether its convolutions have group norm."""
     if name.startswith("feature_extractor."):
         return name.replace(".conv.", ".0.").replace(".layer_norm.", ".2." if grouped else ".2.1.")
     for ours, theirs in (

@@ -40,13 +40,7 @@ SMOOTH_STEPS, CERTAIN, REACHES = 5, 0.85, 0.3
 
 @dataclass(frozen=True)
 class Fault:
-    """A stretch that is unlike the rest of its recording.
-
-    Args:
-        start (`float`): Where it begins, in seconds.
-        end (`float`): Where it ends.
-        kind (`str`): One of `KINDS`, the likeliest.
-    """
+    """A stretch, in seconds, that is unlike the rest of its recording; `kind` is the likeliest of `KINDS`."""
 
     start: float
     end: float
@@ -145,10 +139,7 @@ def relative_features(features: np.ndarray) -> np.ndarray:
 class FaultFinder:
     """Takes the samples of a recording in portions, says at the end where it is unlike the rest.
 
-    The memory does not grow with the recording but for eight numbers a step.
-
-    Args:
-        sampling_rate (`int`): Of the samples, in Hz.
+    The memory grows with the recording by eight numbers a step only.
     """
 
     def __init__(self, sampling_rate: int):

@@ -118,13 +118,8 @@ def _folder() -> FeatureFolder | None:
 def encoder_features(encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
     """An encoder's output, from the folder where it is there.
 
-    Kept are the features of an encoder that is in evaluation and has no parameter to train; each recording is then computed
-    alone, which changes its features by rounding at most.
-
-    Args:
-        encoder (`PreTrainedModel`): From `build_encoder` or `load_encoder`.
-        inputs (`torch.Tensor` of shape `(B, T)`): What the encoder sees.
-        attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
+    The features are kept if the encoder is in evaluation and has no parameter to train; each recording is then computed alone,
+    which changes its features by rounding at most.
 
     Returns:
         `torch.Tensor` of shape `(B, F, D)`. Frames of padding mean nothing.

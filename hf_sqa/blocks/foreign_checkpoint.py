@@ -73,13 +73,7 @@ class RestrictedUnpickler(pickle.Unpickler):
 
 
 def read_foreign_checkpoint(path: str | Path) -> Any:
-    """Read a file of `torch.save`, in its zip or its older format.
-
-    Args:
-        path (`str` or `Path`): The file.
-
-    Returns:
-        What was saved; tensors on the CPU, objects of `INERT` packages as `InertRecord`.
+    """Read a file of `torch.save`, in its zip or its older format; objects of `INERT` packages become an `InertRecord`.
 
     Raises:
         FileNotFoundError: If there is no such file.

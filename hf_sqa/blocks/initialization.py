@@ -7,12 +7,10 @@ from transformers import initialization as init
 
 
 def start_as_torch(module: nn.Module) -> None:
-    """Draw weights and biases uniformly within one over the root of what a unit reads, or of an LSTM's width.
+    """Draw weights and biases of a linear layer, a convolution or an LSTM, in place.
 
-    It goes through transformers' initialisers, which leave weights alone that were loaded.
-
-    Args:
-        module (`nn.Module`): A linear layer, a convolution or an LSTM; its parameters are changed in place.
+    They are uniform within one over the root of what a unit reads, or of the LSTM's width. transformers' initialisers, by which
+    they are drawn, leave weights alone that were loaded.
     """
     size = module.hidden_size if isinstance(module, nn.LSTM) else module.weight[0].numel()
     bound = 1 / math.sqrt(size)

@@ -21,18 +21,10 @@ def score_loss(
     Args:
         logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Predicted scores, in label units.
         labels (`torch.Tensor` of shape `(batch_size, num_labels)`): Rated scores, NaN where not rated.
-        kind (`str`, *optional*, defaults to `"mse"`): `"mse"`, `"l1"`, `"huber"` or `"clipped"` (squared error, none within a
-            margin).
-        huber_delta (`float`, *optional*, defaults to `1.0`): Error above which `"huber"` grows linearly.
-        clip_margin (`float`, *optional*, defaults to `0.25`): Error up to which `"clipped"` is 0.
-        ranking_weight (`float`, *optional*, defaults to `0.0`): Weight of [`ranking_loss`].
-        ranking_margin (`float`, *optional*, defaults to `0.1`): Its margin.
+        kind, huber_delta, clip_margin, ranking_weight, ranking_margin: See [`~hf_sqa.configuration.AudioQualityConfig`].
 
     Returns:
         `torch.Tensor` of shape `()`: 0 with a zero gradient if nothing is rated.
-
-    Raises:
-        ValueError: If the shapes differ: broadcasting `(B, 1)` against `(B,)` gives a plausible, wrong loss.
     """
     targets, rated = rated_targets(logits, labels)
     errors = {
@@ -68,12 +60,7 @@ def rated_targets(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Ten
 
 
 def clipped_error(predictions: torch.Tensor, targets: torch.Tensor, margin: float) -> torch.Tensor:
-    """Squared error where it is larger than the margin, else 0, as in UTMOS (Saeki et al., Interspeech 2022, arXiv:2204.02152).
-
-    Args:
-        predictions, targets (`torch.Tensor` of one shape): Scores in label units.
-        margin (`float`): Error up to which nothing is charged, in label units.
-    """
+    """Squared error where it is larger than the margin, else 0, as in UTMOS (Saeki et al., Interspeech 2022, arXiv:2204.02152)."""
     errors = predictions - targets
     return torch.where(errors.abs() > margin, errors.square(), torch.zeros_like(errors))
 
@@ -81,15 +68,8 @@ def clipped_error(predictions: torch.Tensor, targets: torch.Tensor, margin: floa
 def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, margin: float = 0.1) -> torch.Tensor:
     """How far differences between two recordings are from the differences of their labels, beyond a margin.
 
-    The contrastive loss of UTMOS: mean over pairs of `max(0, |(a - b) - (label_a - label_b)| - margin)`.
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Predicted scores, in label units.
-        labels (`torch.Tensor` of shape `(batch_size, num_labels)`): Rated scores, NaN where not rated.
-        margin (`float`, *optional*, defaults to `0.1`): In label units.
-
-    Returns:
-        `torch.Tensor` of shape `()`: Over the pairs of a batch both of which are rated; 0 with a zero gradient if there is none.
+    The contrastive loss of UTMOS: `max(0, |(a - b) - (label_a - label_b)| - margin)`, averaged over the pairs of a batch of which
+    both are rated; 0 with a zero gradient if there is none.
     """
     targets, rated = rated_targets(logits, labels)
     errors = logits - targets  # (B, L): the difference of two is the error of their difference

@@ -35,14 +35,7 @@ def status_columns(error: AudioError | None) -> dict[str, str | None]:
 def segment_rows(
     names: Sequence[str], starts: Iterable[Any], ends: Iterable[Any], scores: Any, sampling_rate: int
 ) -> list[dict[str, float]]:
-    """Windows as `start` and `end` in seconds with their scores.
-
-    Args:
-        names (sequence of `str`): Score names.
-        starts, ends (`np.ndarray` of shape `(num_windows,)`): First samples, and one past the last ones.
-        scores (`np.ndarray` of shape `(num_windows, num_labels)`): Their scores.
-        sampling_rate (`int`): Of the samples, in Hz.
-    """
+    """Windows, given by their first samples, one past the last ones and scores, as `start` and `end` in seconds with the scores."""
     return [
         {"start": round(int(start) / sampling_rate, 4), "end": round(int(end) / sampling_rate, 4), **named(names, of_window)}
         for start, end, of_window in zip(starts, ends, scores, strict=True)
@@ -50,13 +43,7 @@ def segment_rows(
 
 
 def findings(recording: Recording | None, scores: np.ndarray | None, low: float, high: float) -> list[Finding]:
-    """What makes a score doubtful: warnings of the recording, and a score that no listener could have given.
-
-    Args:
-        recording ([`Recording`], *optional*): As far as it could be read.
-        scores (`np.ndarray` of shape `(num_labels,)`, *optional*): Its scores.
-        low, high (`float`): Ends of the scale.
-    """
+    """What makes a score doubtful: warnings of the recording, and a score beyond the ends of the scale."""
     found = list(recording.warnings) if recording is not None else []
     if scores is not None:
         slack = SCALE_SLACK * (high - low)

@@ -87,10 +87,7 @@ def half_widths(scores: ArrayLike, calibration: Mapping[str, Any], coverage: flo
 
 
 def check_coverage(calibration: Mapping[str, Any], coverage: float) -> None:
-    """
-    Raises:
-        ValueError: If the share lies outside what a calibration has quantiles for.
-    """
+    """Refuse a share that lies outside what a calibration has quantiles for."""
     low, high = calibration["coverages"][0], calibration["coverages"][-1]
     if not low <= coverage <= high:
         raise ValueError(
@@ -100,15 +97,7 @@ def check_coverage(calibration: Mapping[str, Any], coverage: float) -> None:
 
 
 def check_intervals(calibrations: Mapping[str, Mapping[str, Any]] | None, coverage: float) -> None:
-    """Refuse an interval that a checkpoint cannot give.
-
-    Args:
-        calibrations (`dict`, *optional*): `score_intervals` of its configuration.
-        coverage (`float`): Share asked for.
-
-    Raises:
-        ValueError: If there is no calibration, or one that does not reach so far.
-    """
+    """Refuse an interval where a configuration has no `score_intervals`, or some that do not reach so far."""
     if not calibrations:
         raise ValueError(
             f"Expected a checkpoint with calibrated intervals for `interval={coverage:g}`, but this one has none: `hf-sqa "
@@ -122,14 +111,7 @@ def check_intervals(calibrations: Mapping[str, Mapping[str, Any]] | None, covera
 def with_intervals(
     row: Mapping[str, Any], calibrations: Mapping[str, Mapping[str, Any]], coverage: float, lowest: float, highest: float
 ) -> dict[str, Any]:
-    """A row with each calibrated score followed by the ends of its interval, which do not leave the scale.
-
-    Args:
-        row (mapping): Scores by name, `None` where there is none.
-        calibrations (`dict`): `score_intervals` of a configuration.
-        coverage (`float`): Share of recordings whose rating shall lie inside.
-        lowest, highest (`float`): Ends of the scale.
-    """
+    """Scores by name (`None`: no score), each followed by the ends of its interval, which do not leave the scale."""
     widened: dict[str, Any] = {}
     for name, score in row.items():
         widened[name] = score
@@ -188,11 +170,7 @@ def measured_coverage(
 
 
 def check_score_interval(name: str, calibration: Mapping[str, Any]) -> None:
-    """Refuse a calibration that is not one.
-
-    Raises:
-        ValueError: If tables are missing, of different lengths, not finite, or do not rise.
-    """
+    """Refuse a calibration whose tables are missing, of different lengths, not finite, or do not rise."""
     tables = [calibration.get(table) for table in NUMBERS]
     try:
         coverages, quantiles, levels, scales = (np.asarray(table, np.float64) for table in tables)

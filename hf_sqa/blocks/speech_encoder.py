@@ -146,12 +146,7 @@ def truncated(encoder_config: PreTrainedConfig, layer: int | None) -> PreTrained
 
 
 def build_encoder(encoder_config: PreTrainedConfig, layer: int | None = None) -> PreTrainedModel:
-    """Build an encoder, randomly initialised, whose `last_hidden_state` is the layer wanted.
-
-    Args:
-        encoder_config (`PreTrainedConfig`): Of the whole encoder, one of `ENCODER_TYPES` or `QUALITY_MODEL_TYPES`.
-        layer (`int`, *optional*): Layer to end at; blocks behind it are not built. The encoder's own output if not given.
-    """
+    """Build an encoder, randomly initialised, that ends at a layer; blocks behind it are not built."""
     check_encoder_config(encoder_config, with_quality_models=True)
     check_layer(encoder_config, layer)
     config = truncated(encoder_config, layer)
@@ -330,15 +325,7 @@ def min_num_samples(encoder_config: PreTrainedConfig) -> int:
 def make_feature_extractor(
     encoder_config: PreTrainedConfig, *, sampling_rate: int, do_normalize: bool, return_attention_mask: bool
 ) -> Wav2Vec2FeatureExtractor | SeamlessM4TFeatureExtractor:
-    """Feature extractor that prepares what an encoder takes.
-
-    Args:
-        encoder_config (`PreTrainedConfig`): The encoder.
-        sampling_rate (`int`): Rate of the waveforms in Hz.
-        do_normalize (`bool`): Whether to bring every waveform to zero mean and unit variance; w2v-BERT 2.0 always normalises every
-            mel band instead.
-        return_attention_mask (`bool`): Whether to tell padding by a mask.
-    """
+    """Feature extractor that prepares what an encoder takes; that of w2v-BERT 2.0 always normalises every mel band."""
     if takes_spectra(encoder_config):
         return SeamlessM4TFeatureExtractor(
             feature_size=encoder_config.feature_projection_input_dim // SPECTRA_PER_FRAME,
@@ -353,16 +340,7 @@ def make_feature_extractor(
 
 
 def frame_mask(encoder: PreTrainedModel, attention_mask: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """Which frames of the encoder's output see the recording.
-
-    Args:
-        encoder (`PreTrainedModel`): The encoder that made the frames.
-        attention_mask (`torch.Tensor` of shape `(B, T)`): 1 on audio, 0 on padding at the end; for `input_features`, of spectra.
-        num_frames (`int`): Frames in its output.
-
-    Returns:
-        `torch.Tensor` of shape `(B, F)`: `True` on frames without padding.
-    """
+    """Which frames of the encoder's output see no padding: `(B, F)` from `attention_mask` `(B, T)` over its inputs."""
     num_real_frames = num_frames_of(encoder, attention_mask.sum(dim=1))  # (B,)
     return torch.arange(num_frames, device=attention_mask.device)[None] < num_real_frames[:, None]
 
@@ -400,10 +378,54 @@ def freeze_idle_parameters(encoder: PreTrainedModel, feature_grad_mult: float = 
         encoder.encoder.pos_conv_embed.requires_grad_(False)
 
 
+def refuse_short(encoder_config: PreTrainedConfig, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+    """Refuse a batch in which a row is too short for a frame of the encoder."""
+    shortest, unit = (1, "spectra") if takes_spectra(encoder_config) else (min_num_samples(encoder_config), "samples")
+    length = inputs.shape[1]
+    if length >= shortest and attention_mask is not None and not torch.compiler.is_compiling():
+        length = int(attention_mask.sum(dim=1).min())
+    if length < shortest:
+        raise ValueError(
+            f"Expected at least {shortest} {unit} in every recording, the length of one frame of the {encoder_config.model_type} "
+            f"encoder, got {length}; leave such recordings out."
+        )
+
+
 class FreezesEncoder:
     """For families with an `encoder` and the option `freeze_encoder`: what is frozen stays frozen, which loading would undo."""
 
     config: Any
+
+    @classmethod
+    def from_encoder(cls, name_or_path: str, *, encoder_options: dict[str, Any] | None = None, **options: Any) -> Any:
+        """Start from a pre-trained encoder, with everything behind it new: what fine-tuning on rated speech begins with.
+
+        Args:
+            name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-base"`; checkpoints for CTC or pre-training are
+                as good as bare ones. Only the layers needed are read from a safetensors file.
+            encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
+                Frames are not masked in training unless asked for here.
+            **options: Options of the family's configuration, for example `layer=5` or `id2label={0: "mos", 1: "noisiness"}`.
+
+        Raises:
+            ValueError: If a tensor of the encoder is missing or one cannot be placed (both named), if its feature extractor asks
+                for another sampling rate, or if an option cannot be used.
+        """
+        without_layerdrop = {"layerdrop": 0.0} if cls.reads_layers(options) else {}
+        encoder_config = load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | without_layerdrop | (encoder_options or {}))
+        config = cls.config_class(encoder_config=encoder_config, **options)  # type: ignore[attr-defined]
+        encoder = load_encoder(name_or_path, config.encoder_config, cls.last_layer(config), config.sampling_rate)
+        return cls(config, encoder).eval()  # type: ignore[call-arg,attr-defined]
+
+    @staticmethod
+    def reads_layers(options: dict[str, Any]) -> bool:
+        """Whether a model of these options reads the output of single layers, none of which may be skipped in training."""
+        return False
+
+    @staticmethod
+    def last_layer(config: Any) -> int | None:
+        """The last layer that the model reads; the encoder's own output if not given."""
+        return None
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -544,5 +566,5 @@ def _may_be_left_out(name: str, num_layers_built: int, layer: int | None) -> boo
     return name == "masked_spec_embed" or HEAD_TENSORS.match(name) is not None
 
 
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -70,29 +70,14 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
 
     @torch.no_grad()
     def takes_positions(self, name: str, published: Any, expected: Any) -> bool:
-        """Take the first of the positions, which are sines, for stretches shorter than the published ones.
-
-        Args:
-            name (`str`): Name of a tensor that a checkpoint has in another shape.
-            published, expected (sequence of `int`): Its shape there, and here.
-
-        Returns:
-            `bool`: `False` if it holds no positions, or too few.
-        """
+        """Take the first of the published positions, which are sines, for shorter stretches; `False` for any other tensor."""
         if not name.endswith("embed_positions.weight") or published[0] < expected[0] or published[1] != expected[1]:
             return False
         self.encoder.embed_positions.weight.copy_(sinusoids(*expected))
         return True
 
     def log_mel(self, stretches: torch.Tensor) -> torch.Tensor:
-        """Spectra as `WhisperFeatureExtractor` gives them, in float32 whatever the precision of the model.
-
-        Args:
-            stretches (`torch.Tensor` of shape `(N, stretch_samples)`): Waveforms, with zeros behind their ends.
-
-        Returns:
-            `torch.Tensor` of shape `(N, num_mel_bins, 2 * P)`.
-        """
+        """Spectra `(N, num_mel_bins, 2 * P)` of waveforms `(N, stretch_samples)` as `WhisperFeatureExtractor` gives, in float32."""
         with torch.autocast(stretches.device.type, enabled=False):
             margin = SPECTRUM_SAMPLES // 2
             padded = F.pad(stretches.float(), (margin, margin), mode="reflect")

@@ -280,7 +280,7 @@ def test_a_tensor_that_is_missing_or_unknown_is_named(published):
 
     with pytest.raises(ValueError, match="lacks the tensor 'conv2d_3/kernel:0'"):
         convert_initializers({name: tensor for name, tensor in p835.items() if name != "conv2d_3/kernel:0"}, p808, published)
-    with pytest.raises(ValueError, match="Unknown tensors in the file: more"):
+    with pytest.raises(ValueError, match="Unknown tensors in the checkpoint: more"):
         convert_initializers(p835, p808 | {"more": np.zeros(2, np.float32)}, published)
     with pytest.raises(ValueError, match=r"'conv2d_5/bias:0' to give shape \(32,\), got \(5,\)"):
         convert_initializers(p835, p808 | {"conv2d_5/bias:0": np.zeros(5, np.float32)}, published)

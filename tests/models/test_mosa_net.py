@@ -598,7 +598,7 @@ def test_features_whose_frames_cannot_be_counted_need_their_mask(waveforms):
         ({"sinc_edges": "python4"}, "`sinc_edges` to be one of python2, python3, got 'python4'"),
         ({"score_activations": ["linear"]}, "one entry of `score_activations` per score pesq, stoi, sdi"),
         ({"score_activations": ["linear", "tanh", "linear"]}, "got 'tanh'"),
-        ({"score_scales": [1.0, 1.0, 0.0]}, "positive `score_scales`"),
+        ({"score_scales": [1.0, 1.0, 0.0]}, "`score_scales` between"),
         ({"conv_channels": []}, "one positive size per block"),
         ({"sinc_kernel_size": 250}, "`sinc_kernel_size` to be odd"),
         ({"fft_size": 63}, "`fft_size` to be even"),

@@ -22,7 +22,7 @@ from hf_sqa.audio import load_recording
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.blocks.foreign_checkpoint import InertRecord, read_foreign_checkpoint
 from hf_sqa.models.nisqa import NISQA, BiasAwareLoss, NISQAConfig, NISQAFeatureExtractor
-from hf_sqa.models.nisqa.convert_nisqa import convert, original_state_dict
+from hf_sqa.models.nisqa.convert_nisqa import convert, original_names
 from hf_sqa.models.nisqa.modeling_nisqa import adaptive_max_pool, reverse_segments
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -502,6 +502,15 @@ ORIGINAL_ARGS = {
     "pool": "att",
     "pool_att_h": 12,
 }
+
+
+def original_state_dict(model: NISQA) -> dict[str, torch.Tensor]:
+    """Tensors of a model under the names of the original, which its code loads."""
+    tensors = model.state_dict()
+    return {
+        source: torch.cat([tensors[name] for name in names]) if len(names) > 1 else tensors[names[0]].clone()
+        for source, names in original_names(model).items()
+    }
 
 
 def original_checkpoint(**changes) -> dict:

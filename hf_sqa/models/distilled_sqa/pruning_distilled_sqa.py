@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from hf_sqa.blocks.pruning_layout import Group, PruningLayout, all_but, with_gradient
-from hf_sqa.blocks.sqa_transformer import batch_norm_as_affine
 
 
 class DistilledLayout(PruningLayout):
@@ -41,7 +40,7 @@ class DistilledLayout(PruningLayout):
         if index == len(trunk.layers) - 1:
             num_norms = 2 if transformer.feature_norm is not None else 1
             weights += (self.config.hidden_size + 2 * num_norms) * self.num_bins
-            scale, _ = self._folded_norms()
+            scale, _ = transformer.norms_as_affine()
             outgoing = (transformer.projection.weight * scale).square().sum(dim=0).view(self.num_bins, -1).sum(dim=0)
         else:
             following = trunk.layers[index + 1]
@@ -132,14 +131,6 @@ class DistilledLayout(PruningLayout):
         trunk = self.model.trunk
         return trunk.mixes[str(index)] if str(index) in trunk.mixes else trunk.layers[index]
 
-    def _folded_norms(self) -> tuple[torch.Tensor, torch.Tensor]:
-        transformer = self.model.transformer
-        scale, shift = batch_norm_as_affine(transformer.projection_norm)
-        if transformer.feature_norm is not None:
-            first_scale, first_shift = batch_norm_as_affine(transformer.feature_norm)
-            scale, shift = first_scale * scale, first_shift * scale + shift
-        return scale, shift
-
     def _cut_trunk(self, state: dict[str, torch.Tensor], kept: dict, gone: dict, means: dict[str, torch.Tensor]) -> None:
         trunk = self.model.trunk
         last = len(trunk.layers) - 1
@@ -164,7 +155,7 @@ class DistilledLayout(PruningLayout):
         channels = self.groups[f"trunk.{last}"].size
         bins = torch.arange(self.num_bins)[:, None] * channels
         columns, lost = (bins + kept[f"trunk.{last}"]).flatten(), (bins + gone[f"trunk.{last}"]).flatten()
-        scale, shift = self._folded_norms()
+        scale, shift = self.model.transformer.norms_as_affine()
         weight = state["transformer.projection.weight"]
         normed = (scale * means[f"trunk.{last}"] + shift)[lost]
         state["transformer.projection.bias"] += weight[:, lost] @ normed.detach()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from hf_sqa.auto import PublishedCheckpoint
+from hf_sqa.blocks.foreign_checkpoint import converted_tensors
 from hf_sqa.choices import did_you_mean
 from hf_sqa.models.dnsmos.configuration_dnsmos import POLYNOMIALS, PUBLISHED_SCORES, DNSMOSConfig
 from hf_sqa.models.dnsmos.modeling_dnsmos import DNSMOS
@@ -68,46 +69,35 @@ def convert(checkpoint: str | Path = "dnsmos") -> DNSMOS:
 
 
 def convert_initializers(p835: dict[str, np.ndarray], p808: dict[str, np.ndarray], model: DNSMOS) -> dict[str, torch.Tensor]:
-    """Tensors of the two graphs under our names; every tensor of both sides is accounted for.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown or of another shape.
-    """
-    sources = {f"network.{name}": (p835, source) for name, source in _names(P835_CONVS, P835_DENSE).items()}
-    sources |= {f"p808_network.{name}": (p808, source) for name, source in _names(P808_CONVS, P808_DENSE).items()}
-    sources |= {
-        "spectrum.real": (p835, "time2freq/stft-real/kernel:0"),
-        "spectrum.imaginary": (p835, "time2freq/stft-imag/kernel:0"),
-    }
+    """Tensors of the two graphs under our names; see [`converted_tensors`]."""
+    expected = dict(model.named_parameters())
     converted: dict[str, torch.Tensor] = {}
-    for name, expected in model.named_parameters():
-        graph, source = sources[name]
-        if source not in graph:
-            raise ValueError(f"The file lacks the tensor {source!r}: this is not a published network of DNSMOS.")
-        tensor = torch.from_numpy(graph[source].copy())
-        if source.startswith("time2freq/"):
-            tensor = tensor.flatten(1)
-        elif "/MatMul/" in source:
-            tensor = tensor.T.contiguous()
-        if tensor.shape != expected.shape:
-            raise ValueError(f"Expected {source!r} to give shape {tuple(expected.shape)}, got {tuple(graph[source].shape)}.")
-        converted[name] = tensor
-    used = {source for _, source in sources.values()}
-    # Numbers that the graphs compute with, such as the least power, have no dimensions.
-    unknown = sorted(name for graph in (p835, p808) for name, tensor in graph.items() if tensor.ndim and name not in used)
-    if unknown:
-        raise ValueError(f"Unknown tensors in the file: {', '.join(unknown[:5])}; expected those of the published networks only.")
+    filters = {"spectrum.real": "time2freq/stft-real/kernel:0", "spectrum.imaginary": "time2freq/stft-imag/kernel:0"}
+    for graph, sources in (
+        (p835, filters | _names("network.", P835_CONVS, P835_DENSE)),
+        (p808, _names("p808_network.", P808_CONVS, P808_DENSE)),
+    ):
+        # Numbers that the graphs compute with, such as the least power, have no dimensions.
+        tensors = {name: torch.from_numpy(tensor.copy()) for name, tensor in graph.items() if tensor.ndim}
+        ours = {name: expected[name] for name in sources}
+        converted |= converted_tensors(tensors, ours, sources.__getitem__, "a published network of DNSMOS", _laid_out)
     return converted
 
 
-def _names(convs: tuple[str, ...], dense: tuple[str, ...]) -> dict[str, str]:
-    """Names in a graph, by our names within the network."""
+def _laid_out(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if name.startswith("spectrum."):
+        return tensor.flatten(1)
+    return tensor.T if tensor.dim() == 2 else tensor  # Keras multiplies from the other side
+
+
+def _names(prefix: str, convs: tuple[str, ...], dense: tuple[str, ...]) -> dict[str, str]:
+    """Names in a graph, by our names."""
     names: dict[str, str] = {}
     for index, source in enumerate(convs):
-        names |= {f"convs.{index}.weight": f"{source}/kernel:0", f"convs.{index}.bias": f"{source}/bias:0"}
+        names |= {f"{prefix}convs.{index}.weight": f"{source}/kernel:0", f"{prefix}convs.{index}.bias": f"{source}/bias:0"}
     for name, source in zip(("dense.0", "dense.1", "score_head"), dense, strict=True):
         names |= {
-            f"{name}.weight": f"{source}/MatMul/ReadVariableOp/resource:0",
-            f"{name}.bias": f"{source}/BiasAdd/ReadVariableOp/resource:0",
+            f"{prefix}{name}.weight": f"{source}/MatMul/ReadVariableOp/resource:0",
+            f"{prefix}{name}.bias": f"{source}/BiasAdd/ReadVariableOp/resource:0",
         }
     return names

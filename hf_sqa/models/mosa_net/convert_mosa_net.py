@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_sqa.blocks.foreign_checkpoint import converted_tensors
 from hf_sqa.extras import needs_extra
 from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
 from hf_sqa.models.mosa_net.modeling_mosa_net import MOSANet
@@ -25,6 +26,8 @@ OBJECTIVE_HEADS = {"pesq": ("Attention", "Frame_score"), "stoi": ("Attention2", 
 VOICEMOS_HEADS = {"mos": ("Attention", "Frame_score")}
 #: Gates of an LSTM; both sides order them input, forget, cell, output.
 NUM_GATES = 4
+#: Tensors of an LSTM, ours and those of the file.
+LSTM_PARTS = {"weight_ih_l0": "kernel", "weight_hh_l0": "recurrent_kernel", "bias_ih_l0": "bias", "bias_hh_l0": "bias"}
 #: Larger than any layer, and smaller than what a few bytes of HDF5 can announce.
 MAX_TENSOR_BYTES = 1 << 30
 
@@ -132,84 +135,49 @@ def _tensor(found: Any, name: str, file: Any) -> np.ndarray:
 
 
 def convert_tensors(original: dict[str, np.ndarray], model: MOSANet) -> dict[str, torch.Tensor]:
-    """Rename and lay out the tensors of the original; every tensor of the file and of trunk and heads is accounted for."""
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    """Tensors of the original under the names of trunk and heads; see [`converted_tensors`]."""
+    expected = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array, np.float32)) for name, array in original.items()}
+    sources = _sources(original, model)
+
+    def laid_out(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if "_lstm." in name:
+            bias = name.rsplit(".", 1)[0] + ".bias_ih_l0"
+            return _of_lstm(name.rsplit(".", 1)[1], tensor, len(original.get(sources[bias], ())) == len(expected[bias]))
+        if tensor.dim() == 4:
+            return tensor.permute(3, 2, 0, 1)
+        return tensor.T if tensor.dim() == 2 else tensor
+
+    def changes_nothing(source: str) -> bool:  # added to every logit of a softmax
+        return source.endswith("_Mul_ba") and tensors[source].shape == (1,)
+
+    return converted_tensors(tensors, expected, sources.__getitem__, "a MOSA-Net checkpoint", laid_out, changes_nothing)
+
+
+def _sources(original: dict[str, np.ndarray], model: MOSANet) -> dict[str, str]:
+    """Names in the file, by our names."""
     layers = _numbered_layers(original, len(model.trunk.convolutions.layers))
     heads = OBJECTIVE_HEADS if model.config.score_names == list(OBJECTIVE_HEADS) else VOICEMOS_HEADS
-    remaining = dict(original)
-    converted: dict[str, torch.Tensor] = {}
-
-    def take(name: str) -> np.ndarray:
-        if name not in remaining:
-            raise ValueError(f"The checkpoint lacks the tensor {name!r}: this is not a MOSA-Net checkpoint.")
-        return remaining.pop(name)
-
-    def put(name: str, source: str, array: np.ndarray, layout: Any = None) -> None:
-        try:
-            array = array if layout is None else layout(array)
-        except ValueError:
-            _refuse_shape(source, array.shape, expected[name])
-        if array.shape != tuple(expected[name]):
-            _refuse_shape(source, array.shape, expected[name])
-        converted[name] = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).clone()
-
-    def linear(name: str, layer: str, layout: Any) -> None:
-        put(f"{name}.weight", f"{layer}/kernel", take(f"{layer}/kernel"), layout)
-        put(f"{name}.bias", f"{layer}/bias", take(f"{layer}/bias"))
-
-    for index, layer in enumerate(layers["convolutions"]):
-        linear(f"trunk.convolutions.layers.{index}", layer, lambda kernel: kernel.transpose(3, 2, 0, 1))
-    linear("trunk.bottleneck", layers["bottleneck"], np.transpose)
-    linear("trunk.dense", layers["dense"], np.transpose)
+    linear = {f"trunk.convolutions.layers.{index}": layer for index, layer in enumerate(layers["convolutions"])}
+    linear |= {"trunk.bottleneck": layers["bottleneck"], "trunk.dense": layers["dense"]}
+    linear |= {f"score_heads.{score}.frame_score": frame_score for score, (_, frame_score) in heads.items()}
+    sources = {f"{name}.weight": f"{layer}/kernel" for name, layer in linear.items()}
+    sources |= {f"{name}.bias": f"{layer}/bias" for name, layer in linear.items()}
+    for score, (attention, _) in heads.items():  # frames @ Wa @ frames.T
+        sources[f"score_heads.{score}.attention.weight"] = f"{attention}/{attention}_Mul_Wa"
     for direction in ("forward", "backward"):
-        source = layers[direction]
-        tensors = {part: take(f"{source}/{part}") for part in ("kernel", "recurrent_kernel", "bias")}
-        for part, (array, layout) in _lstm_layout(tensors, source).items():
-            origin = {"weight_ih_l0": "kernel", "weight_hh_l0": "recurrent_kernel"}.get(part, "bias")
-            put(f"trunk.{direction}_lstm.{part}", f"{source}/{origin}", array, layout)
-    for score, (attention, frame_score) in heads.items():
-        # frames @ Wa @ frames.T: a linear layer holds the transpose of Wa.
-        source = f"{attention}/{attention}_Mul_Wa"
-        put(f"score_heads.{score}.attention.weight", source, take(source), np.transpose)
-        bias = f"{attention}/{attention}_Mul_ba"
-        if take(bias).shape != (1,):  # added to every logit of a softmax: changes nothing and is left out
-            _refuse_shape(bias, original[bias].shape, (1,))
-        linear(f"score_heads.{score}.frame_score", frame_score, np.transpose)
-    if remaining:
-        raise ValueError(f"Unknown tensors in the checkpoint: {', '.join(sorted(remaining)[:5])}; expected those of MOSA-Net only.")
-    assert set(converted) == set(expected)
-    return converted
+        sources |= {f"trunk.{direction}_lstm.{part}": f"{layers[direction]}/{theirs}" for part, theirs in LSTM_PARTS.items()}
+    return sources
 
 
-def _lstm_layout(tensors: dict[str, np.ndarray], source: str) -> dict[str, tuple[np.ndarray, Any]]:
-    """Ours to `(array, how to lay it out)`. CuDNN keeps the matrices of its gates as raw memory, which Keras shows transposed."""
-    kernel, recurrent, bias = tensors["kernel"], tensors["recurrent_kernel"], tensors["bias"]
-    if kernel.ndim != 2 or recurrent.ndim != 2 or bias.ndim != 1 or recurrent.shape[1] != NUM_GATES * recurrent.shape[0]:
-        hidden_size = recurrent.shape[0]
-        raise ValueError(
-            f"Expected {source}/recurrent_kernel of shape (hidden size, {NUM_GATES} * hidden size), got {recurrent.shape} beside "
-            f"{source}/kernel {kernel.shape} and {source}/bias {bias.shape} (hidden size {hidden_size})."
-        )
-    if len(bias) == recurrent.shape[1]:
-        return {  # a plain LSTM
-            "weight_ih_l0": (kernel, np.transpose),
-            "weight_hh_l0": (recurrent, np.transpose),
-            "bias_ih_l0": (bias, None),
-            "bias_hh_l0": (np.zeros_like(bias), None),
-        }
-
-    def reinterpret(array: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.ascontiguousarray(gate).reshape(gate.shape[::-1]) for gate in np.split(array, NUM_GATES, axis=1)])
-
-    def as_is(array: np.ndarray) -> np.ndarray:
-        return np.concatenate(np.split(array, NUM_GATES, axis=1))
-
-    return {
-        "weight_ih_l0": (kernel, reinterpret),
-        "weight_hh_l0": (recurrent, as_is),
-        "bias_ih_l0": (bias, lambda both: both[: len(both) // 2]),
-        "bias_hh_l0": (bias, lambda both: both[len(both) // 2 :]),
-    }
+def _of_lstm(part: str, tensor: torch.Tensor, is_plain: bool) -> torch.Tensor:
+    """A tensor of an LSTM in our layout. CuDNN keeps the matrices of its gates as raw memory, which Keras shows transposed."""
+    if is_plain:
+        return torch.zeros_like(tensor) if part == "bias_hh_l0" else tensor.T if tensor.dim() == 2 else tensor
+    if part.startswith("bias_"):
+        return tensor.chunk(2)[part == "bias_hh_l0"]
+    gates = tensor.chunk(NUM_GATES, dim=1)
+    return torch.cat([gate.reshape(gate.shape[::-1]) if part == "weight_ih_l0" else gate for gate in gates])
 
 
 def _numbered_layers(original: dict[str, np.ndarray], num_convolutions: int) -> dict[str, Any]:
@@ -236,13 +204,6 @@ def _numbered_layers(original: dict[str, np.ndarray], num_convolutions: int) -> 
         "forward": kinds["forward"][0],
         "backward": kinds["backward"][0],
     }
-
-
-def _refuse_shape(source: str, shape: Any, expected: Any) -> None:
-    raise ValueError(
-        f"Expected {source!r} to give shape {tuple(expected)}, got a tensor of shape {tuple(shape)}: this is not a "
-        "MOSA-Net checkpoint."
-    )
 
 
 def _text(name: bytes | str) -> str:

@@ -125,11 +125,8 @@ def utterance_and_frame_loss(
         scores ([`Scores`]): Predictions.
         frame_mask (`torch.Tensor` of shape `(B, F)`, *optional*): `True` on real frames; all of them if not given.
         labels (`torch.Tensor` of shape `(B, L)`): Target scores in label units, NaN if not rated.
-        kind (`str`): `"mse"` (error squared), `"l1"`, or `"huber"` (half the error squared up to `huber_delta`).
-        huber_delta (`float`, *optional*, defaults to `1.0`): Error from which `"huber"` grows linearly.
-        frame_loss_weight (`float`, *optional*, defaults to `1.0`): Weight of the frame level, alpha of the papers.
-        penalty_weight (`float`, *optional*, defaults to `0.0`): Weight of the attention penalties of rated recordings.
-        scales (`Sequence[float]`, *optional*): Errors of each score are divided by these; 1 if not given.
+        kind, huber_delta, frame_loss_weight, penalty_weight, scales: As in [`MOSANetConfig`]; `frame_loss_weight` is the alpha of
+            the papers, `"huber"` half the error squared up to `huber_delta`.
 
     Returns:
         `torch.Tensor` of shape `()`: 0 with a zero gradient if nothing is rated.

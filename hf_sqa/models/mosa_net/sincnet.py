@@ -31,12 +31,6 @@ def sinc_band_edges(num_filters: int, sampling_rate: int, edges: str) -> tuple[n
 def sinc_filters(num_filters: int, kernel_size: int, sampling_rate: int, edges: str) -> np.ndarray:
     """Impulse responses of the bands: difference of two low passes, largest value 1, under a Hamming window.
 
-    Args:
-        num_filters (`int`): Bands, at least two.
-        kernel_size (`int`): Samples in a response; odd.
-        sampling_rate (`int`): In Hz.
-        edges (`str`): One of `SINC_EDGES`.
-
     Returns:
         `np.ndarray` of shape `(num_filters, kernel_size)`, float32, to be correlated with the waveform (no flip).
     """

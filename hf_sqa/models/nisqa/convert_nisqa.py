@@ -1,4 +1,4 @@
-"""NISQA weights, as the authors and the organisers of ConferencingSpeech 2022 published them, to a model and back.
+"""NISQA weights, as the authors and the organisers of ConferencingSpeech 2022 published them, to a model.
 
 The files are pickles, two of them with pandas objects beside the tensors. They are read by an unpickler that builds tensors and
 plain containers only: objects of known libraries become inert stand-ins, and a file that names anything else is refused. Nothing
@@ -134,15 +134,6 @@ def convert_state_dict(original: dict[str, torch.Tensor], model: NISQA) -> dict[
         return tensor.chunk(len(names))[names.index(name)] if len(names) > 1 else tensor
 
     return converted_tensors(original, model.state_dict(), source_of.__getitem__, "the NISQA that its options describe", part)
-
-
-def original_state_dict(model: NISQA) -> dict[str, torch.Tensor]:
-    """Tensors of a model under the names of the original, which its code loads; the inverse of `convert_state_dict`."""
-    tensors = model.state_dict()
-    return {
-        source: torch.cat([tensors[name] for name in names]) if len(names) > 1 else tensors[names[0]].clone()
-        for source, names in original_names(model).items()
-    }
 
 
 def original_names(model: NISQA) -> dict[str, list[str]]:

@@ -67,7 +67,8 @@ def convert(checkpoint: str | Path, encoder_config: dict[str, Any] | None = None
     tensors, ids = _tensors(read_foreign_checkpoint(path), path)
     encoder = {name.removeprefix("wav2vec2."): tensor for name, tensor in tensors.items() if name.startswith("wav2vec2.")}
     values = infer_encoder(encoder, heads_known=True) | WAV2VEC2_BASE | {"num_attention_heads": NUM_HEADS}
-    values |= _checked(encoder_config or {})
+    check_encoder_options(Wav2Vec2Config(), encoder_config or {})
+    values |= encoder_config or {}
     config = UTMOSConfig(encoder_config=values, **_sizes(tensors), **ids, checkpoint_name=path.stem)
     model = UTMOS(config)
     model.load_state_dict(convert_state_dict(tensors, model))
@@ -122,8 +123,3 @@ def _sizes(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
         "lstm_hidden_size": size("blstm.weight_hh_l0", 1),
         "projection_size": size("projection.0.weight", 0),
     }
-
-
-def _checked(encoder_config: dict[str, Any]) -> dict[str, Any]:
-    check_encoder_options(Wav2Vec2Config(), encoder_config)
-    return encoder_config

@@ -25,15 +25,12 @@ from transformers.utils import can_return_tuple
 from hf_sqa.blocks.initialization import start_as_torch
 from hf_sqa.blocks.losses import check_label_shape, ranking_loss, score_loss
 from hf_sqa.blocks.speech_encoder import (
-    FINE_TUNING_OPTIONS,
     FreezesEncoder,
     build_encoder,
-    load_encoder,
-    load_encoder_config,
-    min_num_samples,
     num_frames_of,
     output_size,
     pads_safely,
+    refuse_short,
     scale_feature_gradient,
 )
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
@@ -71,28 +68,6 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         scale_feature_gradient(self.encoder, config.feature_grad_mult)
         self.post_init()
         self.freeze()
-
-    @classmethod
-    def from_encoder(
-        cls,
-        name_or_path: str,
-        *,
-        encoder_options: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> UTMOS:
-        """Start from a pre-trained encoder, with everything behind it new.
-
-        Args:
-            name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-base"`.
-            encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change.
-            **options: Options of [`UTMOSConfig`].
-
-        Raises:
-            ValueError: If the encoder's file and configuration differ, it works at another rate, or an option cannot be used.
-        """
-        encoder_config = load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | (encoder_options or {}))
-        config = cls.config_class(encoder_config=encoder_config, **options)
-        return cls(config, load_encoder(name_or_path, config.encoder_config, None, config.sampling_rate)).eval()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -139,7 +114,7 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         """
         if input_values.dim() != 2:
             raise ValueError(f"Expected `input_values` of shape (batch_size, num_samples), got {tuple(input_values.shape)}.")
-        self._check_lengths(input_values, attention_mask)
+        refuse_short(self.config.encoder_config, input_values, attention_mask)
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states, "return_dict": True}
         features, hidden_states, attentions = self._encode(input_values.to(self.dtype), attention_mask, options)
         num_frames = None if attention_mask is None else num_frames_of(self.encoder, attention_mask.sum(dim=1))
@@ -236,13 +211,3 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         rated = (~torch.isnan(labels)).any(dim=1).sum().clamp(min=1)
         loss = torch.stack(losses).sum() / rated
         return loss + config.ranking_weight * ranking_loss(logits, labels, config.ranking_margin) if config.ranking_weight else loss
-
-    def _check_lengths(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        shortest, length = min_num_samples(self.config.encoder_config), inputs.shape[1]
-        if length >= shortest and attention_mask is not None and not torch.compiler.is_compiling():
-            length = int(attention_mask.sum(dim=1).min())
-        if length < shortest:
-            raise ValueError(
-                f"Expected at least {shortest} samples in every recording, the length of one frame of the "
-                f"{self.config.encoder_config.model_type} encoder, got {length}; leave such recordings out."
-            )

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_sqa.blocks.bounds import SIZE
+from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE
 from hf_sqa.blocks.pooling import POOLINGS
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
@@ -85,7 +85,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
     do_normalize: bool | None = None
     score_loss: str = "l1"
 
-    bounds = AudioQualityConfig.bounds | {"attention_size": SIZE}
+    bounds = AudioQualityConfig.bounds | {"attention_size": SIZE, "num_last_frames": COUNT, "feature_grad_mult": SHARE}
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.encoder_config = copy.deepcopy(SSL_MOS_SMALL_ENCODER if self.encoder_config is None else self.encoder_config)
@@ -114,8 +114,6 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
                 f"Expected `do_normalize` to be left out for a {self.encoder_config.model_type} encoder, got False: its feature "
                 "extractor always normalises every mel band."
             )
-        if self.feature_grad_mult is not None and not 0 <= self.feature_grad_mult <= 1:
-            raise ValueError(f"Expected `feature_grad_mult` between 0 (frozen) and 1, got {self.feature_grad_mult}.")
         if self.feature_grad_mult not in (None, 1) and not has_convolutions(self.encoder_config):
             raise ValueError(
                 f"Expected `feature_grad_mult` to be left out for a {self.encoder_config.model_type} encoder, which has no "
@@ -135,9 +133,9 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
 
     def validate_pooling(self) -> None:
         check_choice("pooling", self.pooling, POOLINGS)
-        if self.num_last_frames < 1 or (self.num_last_frames != 1 and self.pooling != "last"):
+        if self.num_last_frames != 1 and self.pooling != "last":
             raise ValueError(
-                f"Expected `num_last_frames` of at least 1, and only beside `pooling='last'`, got {self.num_last_frames} beside "
+                f"Expected `num_last_frames` only beside `pooling='last'`, got {self.num_last_frames} beside "
                 f"`pooling={self.pooling!r}`."
             )
 

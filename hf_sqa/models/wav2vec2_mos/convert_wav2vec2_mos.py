@@ -59,7 +59,9 @@ def convert(
             if a tensor is missing, unknown or of another shape; the message names it.
     """
     path = Path(checkpoint)
-    content = read_checkpoint(path)
+    content = read_foreign_checkpoint(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected a dict of tensors, or one with the entry 'model', in {path}, got {type(content).__name__}.")
     tensors = _tensors(content)
     fine_tuned = "output_layer.weight" in tensors
     fairseq = {} if fine_tuned else fairseq_options(content)
@@ -73,7 +75,8 @@ def convert(
     else:
         values = infer_encoder(tensors, heads_known="num_attention_heads" in {**fairseq, **(encoder_config or {})})
         check_encoder_options(AutoConfig.for_model(values["model_type"]), encoder_config or {})
-        config = AutoConfig.for_model(**{**values, **_encoder_options(fairseq), **(encoder_config or {})})
+        trained_with = {name: value for name, value in fairseq.items() if name in FAIRSEQ_OPTIONS.values()}
+        config = AutoConfig.for_model(**values | trained_with | (encoder_config or {}))
     if fine_tuned and len(tensors["output_layer.weight"]) != 1 and "id2label" not in options:
         raise ValueError(
             f"Expected one score, got an `output_layer` with {len(tensors['output_layer.weight'])}; name them by "
@@ -128,19 +131,6 @@ def fairseq_options(content: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a file written by `torch.save`, without executing anything in it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it holds an object that is neither tensor, nor plain container, nor part of a training configuration.
-    """
-    content = read_foreign_checkpoint(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a dict of tensors, or one with the entry 'model', in {path}, got {type(content).__name__}.")
-    return content
-
-
 def _tensors(content: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Tensors of a checkpoint by fairseq's names within the encoder, the head as `output_layer.*`."""
     state = content.get("model", content)
@@ -153,10 +143,6 @@ def _tensors(content: dict[str, Any]) -> dict[str, torch.Tensor]:
             continue
         tensors[name.removeprefix("ssl_model.").removeprefix("w2v_encoder.w2v_model.")] = tensor
     return tensors
-
-
-def _encoder_options(fairseq: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fairseq.items() if name in FAIRSEQ_OPTIONS.values()}
 
 
 def _plain(value: Any) -> Any:

@@ -28,7 +28,6 @@ from hf_sqa.blocks.losses import rated_targets
 from hf_sqa.blocks.pooling import build_pooling, pool
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
-    FINE_TUNING_OPTIONS,
     FreezesEncoder,
     LayerMix,
     build_encoder,
@@ -36,12 +35,10 @@ from hf_sqa.blocks.speech_encoder import (
     front_modules,
     in_precision_of,
     is_quality_model,
-    load_encoder,
-    load_encoder_config,
     make_feature_extractor,
-    min_num_samples,
     output_size,
     pads_safely,
+    refuse_short,
     scale_feature_gradient,
     takes_spectra,
 )
@@ -87,7 +84,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         """
         super().__init__(config)
         hidden_size = output_size(config.encoder_config)
-        self.encoder = build_encoder(config.encoder_config, self._last_layer(config)) if encoder is None else encoder
+        self.encoder = build_encoder(config.encoder_config, self.last_layer(config)) if encoder is None else encoder
         if config.mix_layers:
             self.layer_mix = LayerMix(self.encoder.config.num_hidden_layers + 1)
         self.pooling = build_pooling(
@@ -101,35 +98,12 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         self.post_init()
         self.freeze()
 
-    @classmethod
-    def from_encoder(
-        cls,
-        name_or_path: str,
-        *,
-        encoder_options: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> Wav2Vec2ForMOS:
-        """Start from a pre-trained encoder, with a new random head: what fine-tuning on rated speech begins with.
-
-        Args:
-            name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-base"`; checkpoints for CTC or pre-training are
-                as good as bare ones. Only the layers needed are read from a safetensors file.
-            encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
-                Frames are not masked in training unless asked for here.
-            **options: Options of [`Wav2Vec2ForMOSConfig`], for example `layer=5` or `id2label={0: "mos", 1: "noisiness"}`.
-
-        Raises:
-            ValueError: If a tensor of the encoder is missing or one cannot be placed (both named), if its feature extractor asks
-                for another sampling rate, or if an option cannot be used.
-        """
-        without_layerdrop = {"layerdrop": 0.0} if options.get("mix_layers") else {}
-        encoder_config = load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | without_layerdrop | (encoder_options or {}))
-        config = cls.config_class(encoder_config=encoder_config, **options)
-        encoder = load_encoder(name_or_path, config.encoder_config, cls._last_layer(config), config.sampling_rate)
-        return cls(config, encoder).eval()
+    @staticmethod
+    def reads_layers(options: dict[str, Any]) -> bool:
+        return bool(options.get("mix_layers"))
 
     @staticmethod
-    def _last_layer(config: Wav2Vec2ForMOSConfig) -> int | None:
+    def last_layer(config: Wav2Vec2ForMOSConfig) -> int | None:
         if config.mix_layers and config.layer is None:
             return config.encoder_config.num_hidden_layers
         return config.layer
@@ -172,7 +146,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         inputs = self._checked_input(input_values, input_features)
         if not self.config.mask_padding:
             attention_mask = None
-        self._check_lengths(inputs, attention_mask)
+        refuse_short(self.config.encoder_config, inputs, attention_mask)
 
         outputs = self._encode(inputs, attention_mask, output_attentions, output_hidden_states)
         hidden_states = self.layer_mix(outputs.hidden_states) if self.config.mix_layers else outputs.last_hidden_state  # (B, F, D)
@@ -243,18 +217,6 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
             shape = "(batch_size, num_spectra, num_values)" if spectra else "(batch_size, num_samples)"
             raise ValueError(f"Expected `{self.main_input_name}` of shape {shape}, got {tuple(inputs.shape)}.")
         return inputs
-
-    def _check_lengths(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        spectra = takes_spectra(self.config.encoder_config)
-        shortest, unit = (1, "spectra") if spectra else (min_num_samples(self.config.encoder_config), "samples")
-        length = inputs.shape[1]
-        if length >= shortest and attention_mask is not None and not torch.compiler.is_compiling():
-            length = int(attention_mask.sum(dim=1).min())
-        if length < shortest:
-            raise ValueError(
-                f"Expected at least {shortest} {unit} in every recording, the length of one frame of the "
-                f"{self.config.encoder_config.model_type} encoder, got {length}; leave such recordings out."
-            )
 
     @property
     def pads_safely(self) -> bool:  # type: ignore[override]

@@ -79,15 +79,7 @@ def layers_of(name: str) -> tuple[int, ...] | None:
 
 
 def published_head(name: str) -> Path:
-    """Path of the weight file of a published head; fetched with all others when the first is needed.
-
-    Args:
-        name (`str`): One of `list_heads()`; without a version the one of `sqa-v2`.
-
-    Raises:
-        ValueError: If there is no such head.
-        WheelError: If it is not on this machine and cannot be fetched. A `FileNotFoundError`; the message says what to do.
-    """
+    """Path of the weight file of a published head; fetched with all others when the first is needed."""
     return WHEEL.file(_file_in_wheel(_full_name(name)))
 
 

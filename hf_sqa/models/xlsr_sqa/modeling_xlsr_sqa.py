@@ -11,7 +11,7 @@ Shapes:   B batch, T samples, F frames, N frames the head sees, M mel bands, C f
 """
 
 from collections.abc import Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,24 +21,14 @@ from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.feature_cache import encoder_features, encoder_layers
-from hf_sqa.blocks.plain_layers import is_plain
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
-    FINE_TUNING_OPTIONS,
     FreezesEncoder,
     build_encoder,
     has_convolutions,
     in_precision_of,
-    load_encoder,
-    load_encoder_config,
 )
-from hf_sqa.blocks.sqa_transformer import (
-    LayerTrace,
-    SinusoidalPositions,
-    SQATransformer,
-    batch_norm_as_affine,
-    batch_norm_over_channels,
-)
+from hf_sqa.blocks.sqa_transformer import LayerTrace, SinusoidalPositions, SQATransformer, batch_norm_over_channels
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
@@ -113,18 +103,8 @@ class LayerFusion(nn.Module):
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """One tensor `(B, N, C)` for every layer, to one `(B, N, C)`."""
-        if not is_plain(self.mix):
-            normalised = [batch_norm_over_channels(norm, layer) for norm, layer in zip(self.norms, features, strict=True)]
-            return self.mix(torch.stack(normalised, dim=-1)).squeeze(-1)
-        weights = self.mix.weight[0]
-        mixed = self.mix.bias
-        for norm, weight, layer_features in zip(self.norms, weights, features, strict=True):
-            if self.training:
-                mixed = mixed + weight * batch_norm_over_channels(norm, layer_features)
-            else:
-                scale, shift = batch_norm_as_affine(norm)
-                mixed = mixed + (layer_features * (weight * scale) + weight * shift)
-        return mixed
+        normalised = [batch_norm_over_channels(norm, layer) for norm, layer in zip(self.norms, features, strict=True)]
+        return self.mix(torch.stack(normalised, dim=-1)).squeeze(-1)
 
 
 class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
@@ -152,7 +132,7 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
         if config.encoder_config is None:
             self.mfcc = MFCC(config)
         else:
-            self.encoder = build_encoder(config.encoder_config, config.layers[-1]) if encoder is None else encoder
+            self.encoder = build_encoder(config.encoder_config, self.last_layer(config)) if encoder is None else encoder
         num_inputs = len(config.layers or (0,))
         if num_inputs > 1:
             self.fusion = LayerFusion(num_inputs, config.feature_size)
@@ -170,28 +150,13 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
         self.post_init()
         self.freeze()
 
-    @classmethod
-    def from_encoder(
-        cls,
-        name_or_path: str,
-        *,
-        encoder_options: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> Self:
-        """A new random head on a pre-trained encoder, in evaluation mode: what training on rated speech begins with.
+    @staticmethod
+    def reads_layers(options: dict[str, Any]) -> bool:
+        return True
 
-        Args:
-            name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-xls-r-300m"`. Only the layers needed are read.
-            encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
-                No layer is skipped and no frame is masked in training.
-            **options: Options of [`XLSRSQAConfig`]; `layers=(5,)` and `freeze_encoder=True` are the paper's.
-
-        Raises:
-            ValueError: If no `layers` are given, the encoder cannot be used, lacks a tensor, or is for another sampling rate.
-        """
-        changed = FINE_TUNING_OPTIONS | {"layerdrop": 0.0} | (encoder_options or {})
-        config = cls.config_class(encoder_config=load_encoder_config(name_or_path, changed), **options)
-        return cls(config, load_encoder(name_or_path, config.encoder_config, config.layers[-1], config.sampling_rate)).eval()
+    @staticmethod
+    def last_layer(config: XLSRSQAConfig) -> int | None:
+        return None if config.layers is None else config.layers[-1]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -348,16 +313,7 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
 
 
 def centre_frames(features: torch.Tensor, frame_lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """The middle of every row, or all of it followed by zero frames.
-
-    Args:
-        features (`torch.Tensor` of shape `(B, F, C)`): Frames.
-        frame_lengths (`torch.Tensor` of shape `(B,)`): Frames of every row that are real.
-        num_frames (`int`): Frames wanted, N.
-
-    Returns:
-        `torch.Tensor` of shape `(B, N, C)`.
-    """
+    """The middle of every row of `(B, F, C)`, or all its real frames followed by zero frames: `(B, num_frames, C)`."""
     start = ((frame_lengths - num_frames) // 2).clamp(min=0)
     index = start[:, None] + torch.arange(num_frames, device=features.device)  # (B, N)
     real = index < frame_lengths[:, None]
