@@ -59,7 +59,7 @@ def card(
             path = write_card(folder, **options)
             text = path.read_text(encoding="utf-8")
             typer.echo(f"Written: {path}")
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         stop(error)
     if lacking := missing_from_card(text):
         stop(f"The card is not complete; it lacks {'; '.join(lacking)}.", EXIT_FAILED)

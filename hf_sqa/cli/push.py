@@ -50,7 +50,7 @@ def push(
     - `hf-sqa push finetuned alice/my-language-mos --license mit --private`
     """
     quiet()
-    from hf_sqa.hub.publish import PublishError, publish
+    from hf_sqa.hub.publish import publish
 
     try:
         done = publish(
@@ -71,7 +71,7 @@ def push(
             license_link=license_link,
             languages=language,
         )
-    except (PublishError, FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, TypeError, ValueError) as error:
         stop(error)
     except KeyboardInterrupt:
         stop("Interrupted: the repository is unchanged or complete; push again to be sure.", EXIT_INTERRUPTED)

@@ -131,9 +131,9 @@ def scores_without_hf_sqa(recording: str | Path, *folders: str | Path) -> list[d
     return scores
 
 
-def visible_modules(packages: tuple[str, ...] = NEEDED) -> set[str]:
-    """Importable names of some packages and all their requirements."""
-    waiting, seen = list(packages), set()
+def visible_modules() -> set[str]:
+    """Importable names of what the user of a bundle has: `NEEDED` and all that it requires."""
+    waiting, seen = list(NEEDED), set()
     names: set[str] = set()
     while waiting:
         distribution = _distribution(waiting.pop())

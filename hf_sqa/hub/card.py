@@ -52,7 +52,7 @@ def make_card(folder: str | Path, facts: CardFacts | None = None, **options: Any
     Raises:
         FileNotFoundError: If the folder holds no checkpoint.
         ValueError: If it is not one of a family of `hf_sqa`, a result is malformed, or a file is a link out of the folder.
-        TypeError: If an option is not a field of [`CardFacts`].
+        TypeError: If an option is not a field of [`CardFacts`], or a key of a result is unknown.
     """
     folder = Path(folder)
     given = facts or CardFacts(**options)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import hf_sqa.models  # noqa: F401  # registers the families
+from transformers import AutoConfig
+
 from hf_sqa.auto import families
 from hf_sqa.checkpoint_files import RECIPE_FILE, RESULT_FILES
-from hf_sqa.options import load_yaml
+from hf_sqa.checkpoints import DEFAULT_MODEL, load_checkpoint, read_json, resolve_checkpoint
+from hf_sqa.options import load_yaml, read_options
 
 COST_FILES = ("training_result.json", "report.json")
 METRIC_TITLES = {
@@ -63,17 +64,11 @@ class Evaluation:
         """The result itself, or one from a mapping with its names.
 
         Raises:
-            ValueError: If a name is unknown or missing, or the metric does not exist.
+            TypeError: If a name is unknown.
+            ValueError: If a name is missing, or the metric does not exist.
         """
         if not isinstance(given, Evaluation):
-            known = {field.name for field in fields(cls)}
-            if unknown := sorted(set(given) - known):
-                raise ValueError(f"Expected an evaluation result with the keys {', '.join(sorted(known))}, got also {unknown}.")
-            if lacking := sorted({"dataset", "metric", "value"} - set(given)):
-                raise ValueError(
-                    f"Expected an evaluation result with dataset, metric and value; it lacks {lacking}: {dict(given)}."
-                )
-            given = cls(**given)
+            given = read_options(cls, given, "an evaluation result")
         level, _, name = given.metric.partition("_")
         if level not in LEVELS or name not in METRIC_TITLES:
             raise ValueError(
@@ -192,8 +187,8 @@ def read_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
             f"Expected a checkpoint in {str(folder)!r}: a folder with config.json or adapter_config.json, as "
             "`save_pretrained` writes."
         )
-    adapter = _read_json(adapter_file) if adapter_file.is_file() else None
-    config = _read_json(config_file) if config_file.is_file() else {}
+    adapter = read_json(adapter_file) if adapter_file.is_file() else None
+    config = read_json(config_file) if config_file.is_file() else {}
     if not config and adapter:
         config = _config_of_base(adapter.get("base_model_name_or_path"))
     if config and config.get("model_type") not in families():
@@ -248,22 +243,8 @@ def as_list(value: Any) -> list[str]:
     return [] if value is None else value.split() if isinstance(value, str) else list(value)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"Expected JSON in {str(path)!r}, got {error}; save the checkpoint again.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a JSON object in {str(path)!r}, got {type(content).__name__}.")
-    return content
-
-
 def _config_of_base(base: str | None) -> dict[str, Any]:
     """Configuration of an adapter's base, if it can be read without the network."""
-    from transformers import AutoConfig
-
-    from hf_sqa.checkpoints import resolve_checkpoint
-
     try:
         return AutoConfig.from_pretrained(resolve_checkpoint(base)).to_dict() if base else {}
     except (OSError, ValueError):
@@ -273,21 +254,19 @@ def _config_of_base(base: str | None) -> dict[str, Any]:
 def _read_results(folder: Path) -> list[Any]:
     for name in RESULT_FILES:
         if (folder / name).is_file():
-            results = _read_json(folder / name).get("evaluation", [])
+            results = read_json(folder / name).get("evaluation", [])
             return results if isinstance(results, list) else []
     return []
 
 
 def _read_cost(folder: Path) -> dict[str, Any]:
     for name in COST_FILES:
-        if (folder / name).is_file() and "seconds" in (content := _read_json(folder / name)):
+        if (folder / name).is_file() and "seconds" in (content := read_json(folder / name)):
             return {key: content[key] for key in ("seconds", "device", "energy_kwh") if key in content}
     return {}
 
 
 def _identity(folder: Path) -> dict[str, Any]:
-    from hf_sqa.checkpoints import load_checkpoint
-
     try:
         loaded = load_checkpoint(folder)
         return loaded.identity(mode=loaded.model.modes[0], hop_seconds=None)
@@ -298,8 +277,6 @@ def _identity(folder: Path) -> dict[str, Any]:
 
 
 def _base_of(recipe: Mapping[str, Any]) -> str | None:
-    from hf_sqa.checkpoints import DEFAULT_MODEL
-
     model = recipe.get("model")
     if isinstance(model, Mapping):
         base = model.get("checkpoint") or model.get("encoder")

@@ -23,15 +23,7 @@ TOLERANCE = 1e-5
 
 @dataclass
 class Conversion:
-    """Result of a conversion.
-
-    Args:
-        folder (`Path`): The folder of the new checkpoint.
-        model (`str`): Its class.
-        checkpoint_name (`str`, *optional*): Name of the weights.
-        num_weights (`int`): Number of parameters.
-        sample_scores (`dict[str, float]`): Scores of the built-in sample, the same after saving to 1e-5.
-    """
+    """A conversion: its folder, the class and number of parameters of the model, and the scores of the built-in sample."""
 
     folder: Path
     model: str

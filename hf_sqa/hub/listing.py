@@ -16,25 +16,15 @@ from hf_sqa.hub.card import TAGS
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import WHEEL, published_is_here
 from hf_sqa.wheels import Wheel
 
-HUB_SECONDS = 10
-
 
 @dataclass(frozen=True)
 class ListedModel:
-    """A model for `--model`.
-
-    Args:
-        name (`str`): Its name.
-        where (`str`): `shipped`, `cached` or `hub`.
-        scores (`str`): Score names, separated by spaces; empty if unknown without loading it.
-        license (`str`): Licence of the weights; empty if unknown.
-        note (`str`): Remarks: the revision, how to get it.
-    """
+    """A model for `--model`."""
 
     name: str
-    where: str
-    scores: str = ""
-    license: str = ""
+    where: str  # `shipped`, `cached` or `hub`
+    scores: str = ""  # separated by spaces; empty if unknown without loading it
+    license: str = ""  # of the weights
     note: str = ""
 
 
@@ -73,14 +63,14 @@ def cached_models() -> Iterator[ListedModel]:
             )
 
 
-def hub_models(limit: int = 100, token: str | None = None) -> Iterator[ListedModel]:
+def hub_models() -> Iterator[ListedModel]:
     """Models on the Hub with our tag, most downloaded first.
 
     Raises:
         OSError: If the Hub cannot be asked.
     """
     try:
-        found = list(HfApi(token=token).list_models(filter=TAGS[0], sort="downloads", limit=limit, full=True))
+        found = list(HfApi().list_models(filter=TAGS[0], sort="downloads", limit=100, full=True))
     except (HfHubHTTPError, OfflineModeIsEnabled):
         raise
     except Exception as error:

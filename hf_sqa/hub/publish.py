@@ -87,10 +87,40 @@ def publish(
     if "/" not in repo_id:
         raise PublishError(f"Expected a repository as `owner/name`, got {repo_id!r}; put your user name in front.")
     facts = CardFacts(base_model=base_model, **card)
-    with staged(folder, repo_id, facts, with_code=with_code, with_handler=with_handler, announce=announce) as (stage, publication):
+    staging = staged(folder, repo_id, facts, with_code=with_code, with_handler=with_handler, announce=announce)
+    with staging as (stage, publication), explained(repo_id, revision):
         if dry_run:
             return publication
-        _upload(HfApi(token=token), stage, publication, private, revision, create_pr, replace, message, announce)
+        api = HfApi(token=token)
+        info = _repository(api, repo_id, create_pr, replace)
+        if info is None:
+            announce(f"creating {repo_id}")
+            api.create_repo(repo_id, private=private, exist_ok=True)
+        elif private is not None and bool(info.private) != private:
+            shown = "private" if info.private else "public"
+            raise PublishError(f"{repo_id} is {shown} already; change that in its settings, or leave out --private/--public.")
+        branch = revision or constants.DEFAULT_REVISION
+        if not create_pr and revision and revision not in {known.name for known in api.list_repo_refs(repo_id).branches}:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        parent = api.model_info(repo_id, revision=branch)
+        there = [sibling.rfilename for sibling in parent.siblings or []]
+        _refuse_pickles(there, repo_id)
+        publication.removed = _stale(there, list(publication.files))
+        announce(f"uploading {len(publication.files)} files, {_size(sum(publication.files.values()))}")
+        made = api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(name, stage / name) for name in publication.files),
+                *(CommitOperationDelete(name) for name in publication.removed),
+            ],
+            commit_message=message or f"Publish with hf_sqa {hf_sqa.__version__}",
+            revision=branch,
+            create_pr=create_pr,
+            parent_commit=parent.sha,
+        )
+        publication.commit = made.oid
+        publication.changed = made.oid != parent.sha
+        publication.url = made.pr_url or f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else "")
     return publication
 
 
@@ -101,50 +131,6 @@ def publish_model(model: Any, repo_id: str, *, feature_extractor: Any = None, **
         model.save_pretrained(folder)
         (feature_extractor or model.make_feature_extractor()).save_pretrained(folder)
         return publish(folder, repo_id, **options)
-
-
-def _upload(
-    api: HfApi,
-    stage: Path,
-    publication: Publication,
-    private: bool | None,
-    revision: str | None,
-    create_pr: bool,
-    replace: bool,
-    message: str | None,
-    announce: Callable[[str], None],
-) -> None:
-    repo_id = publication.repo_id
-    with explained(repo_id, revision):
-        info = _repository(api, repo_id, create_pr, replace)
-        if info is None:
-            announce(f"creating {repo_id}")
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            info = api.model_info(repo_id)
-        elif private is not None and bool(info.private) != private:
-            shown = "private" if info.private else "public"
-            raise PublishError(f"{repo_id} is {shown} already; change that in its settings, or leave out --private/--public.")
-        if revision and not create_pr and not _has_branch(api, repo_id, revision):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        branch = revision or constants.DEFAULT_REVISION
-        parent = api.model_info(repo_id, revision=branch)
-        _refuse_pickles(parent, repo_id)
-        there = [sibling.rfilename for sibling in parent.siblings or []]
-        publication.removed = _stale(there, list(publication.files))
-        operations = [CommitOperationAdd(name, stage / name) for name in publication.files]
-        deletions = [CommitOperationDelete(name) for name in publication.removed]
-        announce(f"uploading {len(operations)} files, {_size(sum(publication.files.values()))}")
-        made = api.create_commit(
-            repo_id,
-            [*operations, *deletions],
-            commit_message=message or f"Publish with hf_sqa {hf_sqa.__version__}",
-            revision=branch,
-            create_pr=create_pr,
-            parent_commit=parent.sha,
-        )
-    publication.commit = made.oid
-    publication.changed = made.oid != parent.sha
-    publication.url = made.pr_url or f"{api.endpoint}/{repo_id}" + (f"/tree/{revision}" if revision else "")
 
 
 def _repository(api: HfApi, repo_id: str, create_pr: bool, replace: bool) -> ModelInfo | None:
@@ -164,12 +150,7 @@ def _repository(api: HfApi, repo_id: str, create_pr: bool, replace: bool) -> Mod
     return info
 
 
-def _has_branch(api: HfApi, repo_id: str, revision: str) -> bool:
-    return any(branch.name == revision for branch in api.list_repo_refs(repo_id).branches)
-
-
-def _refuse_pickles(info: ModelInfo, repo_id: str) -> None:
-    names = [sibling.rfilename for sibling in info.siblings or []]
+def _refuse_pickles(names: Sequence[str], repo_id: str) -> None:
     pickled = [name for name in names if is_one_of(name, PICKLES) and not is_one_of(name, TRAINING_LEFTOVERS)]
     if pickled:
         raise PublishError(

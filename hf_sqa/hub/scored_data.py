@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from hf_sqa.scoring.sources.datasets import undecoded
 
 IDENTITY_PREFIX = "hf_sqa:"
 
@@ -39,10 +41,8 @@ def add_scores(dataset: Any, scorer: Any, *, name: str | None = None, audio_colu
     columns = [f"{score}__{name}" for score in scores] + [f"status__{name}", f"reason__{name}"]
     if taken := [column for column in columns if column in dataset.column_names]:
         raise ValueError(f"Expected new columns, got {', '.join(taken)}, which are there already; pass `name=` or remove them.")
-    undecoded = dataset
-    if isinstance(dataset.features[audio_column], datasets.Audio):
-        undecoded = dataset.cast_column(audio_column, datasets.Audio(decode=False))
-    rows = list(scorer(_recordings(undecoded, audio_column), on_error="row", batch_size=batch_size))
+    recordings = (row[audio_column] for row in undecoded(dataset.select_columns([audio_column])))
+    rows = list(scorer(recordings, on_error="row", batch_size=batch_size))
     for score in scores:
         dataset = dataset.add_column(f"{score}__{name}", [row[score] for row in rows], feature=datasets.Value("float32"))
     for key in ("status", "reason"):
@@ -77,8 +77,3 @@ def score_identities(dataset: Any) -> dict[str, dict[str, Any]]:
         if isinstance(identity, str) and identity.startswith(IDENTITY_PREFIX):
             found[column] = json.loads(identity.removeprefix(IDENTITY_PREFIX))
     return found
-
-
-def _recordings(dataset: Any, audio_column: str) -> Iterator[Any]:
-    for row in dataset.select_columns([audio_column]):
-        yield row[audio_column]
