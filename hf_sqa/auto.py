@@ -76,14 +76,7 @@ _CONVERTERS: dict[str, Converter] = {}
 def register_family(
     config_class: type, model_class: type, feature_extractor_class: type, converter: Converter | None = None
 ) -> None:
-    """Make a family known to `AutoConfig`, the three Auto classes of models, and `AutoFeatureExtractor`.
-
-    Args:
-        config_class (`type`): Configuration with the family's `model_type`; one class per family.
-        model_class (`type`): The model.
-        feature_extractor_class (`type`): What turns a waveform into its inputs.
-        converter ([`Converter`], *optional*): Reads its published weights, where there are any.
-    """
+    """Make a family known to `AutoConfig`, the three Auto classes of models, and `AutoFeatureExtractor`."""
     if converter is not None:
         _CONVERTERS[config_class.model_type] = converter  # type: ignore[attr-defined]
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)  # type: ignore[attr-defined]

@@ -10,9 +10,13 @@ from typing import Any
 FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with `None` for every number that is NaN or infinite, which JSON does not have."""
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+def finite(value: Any) -> Any:
+    """A row, or any other value, with `None` for every number in it that is NaN or infinite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def file_row(
@@ -48,9 +52,7 @@ def file_row(
 def csv_cell(value: Any, as_text: bool = True) -> Any:
     """A value as a cell of CSV: nothing for `None` and NaN, texts of a list joined by `;`, JSON for what is nested.
 
-    Args:
-        value: The value.
-        as_text (`bool`, *optional*, defaults to `True`): Put an apostrophe before a text that spreadsheets would compute.
+    With `as_text`, an apostrophe precedes what spreadsheets would compute.
     """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""

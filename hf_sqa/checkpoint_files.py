@@ -96,13 +96,6 @@ def refuse_links_outside(folder: Path, names: Sequence[str] = COPIED) -> None:
     """Refuse links among some files that lead out of their folder, and what is no file at all, such as a pipe or a device.
 
     In the cache of huggingface_hub, where files of a snapshot are links to blobs of their repository, these are inside.
-
-    Args:
-        folder (`Path`): The checkpoint's folder.
-        names (sequence of `str`, *optional*): Patterns of the names to look at; of all that is copied if not given.
-
-    Raises:
-        ValueError: If there is one.
     """
     real = folder.resolve()
     inside = [real] + ([real.parents[1] / "blobs"] if real.parent.name == "snapshots" else [])

@@ -4,11 +4,5 @@ from __future__ import annotations
 
 
 def needs_extra(what: str, extra: str, instead: str = "") -> str:
-    """The sentence of an error about packages that are not installed.
-
-    Args:
-        what (`str`): What needs them, as the beginning of a sentence: `"A Parquet table"`.
-        extra (`str`): The extra that brings them: `"corpus"`.
-        instead (`str`, *optional*): What helps as well: `"take .csv or .jsonl"`.
-    """
+    """The sentence of an error about packages that are not installed, such as `("A table", "corpus", "take .csv or .jsonl")`."""
     return f"{what} needs the extra `{extra}`: `pip install 'hf-sqa[{extra}]'`{f'; or {instead}' if instead else ''}."

@@ -54,11 +54,8 @@ def _store_in_half(graph: Any) -> None:
 def filters_from_a_wave(model: Any, hann: np.ndarray) -> None:
     """Replace the filters of the spectrum, which can be larger than a student, by nodes that make them from one period of a wave.
 
-    The runtime runs these once, when it loads the graph.
-
-    Args:
-        model (`onnx.ModelProto`): Changed in place; its first convolution is the spectrum.
-        hann (`np.ndarray` of shape `(fft_size,)`): Window of the spectrum.
+    The runtime runs these once, when it loads the graph. The first convolution of the model, which is changed in place, is the
+    spectrum; `hann` is its window.
     """
     from onnx import helper, numpy_helper
 

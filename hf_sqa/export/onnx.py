@@ -115,14 +115,7 @@ def write_graph(
 ) -> None:
     """Write what a module computes as a graph, without paths of this machine and filters that a runtime can compute.
 
-    Args:
-        module (`nn.Module`): In evaluation, on the CPU.
-        inputs (`tuple[torch.Tensor]`): Examples.
-        file (`Path`): Where to.
-        names (`list[str]`): Of the inputs.
-        output (`str`): Name of the output.
-        dynamic (`tuple`): The `dynamic_shapes` of `torch.onnx.export`.
-        spectrum (`tuple`, *optional*): What `model.onnx_spectrum()` returns.
+    `dynamic` are the `dynamic_shapes` of `torch.onnx.export`, `spectrum` is what `model.onnx_spectrum()` returns.
     """
     import onnx
 

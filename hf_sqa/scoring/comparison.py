@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hf_sqa.cells import finite
 from hf_sqa.folders import AUDIO_SUFFIXES
 from hf_sqa.metrics import SystemComparison, compare_systems
 from hf_sqa.metrics.systems import pair_in_words
@@ -97,62 +98,53 @@ class ComparedSystems:
         Worse is what a model shows to be worse where, too, the whole interval of the difference lies below `-tolerance`. Lost is
         a sentence that the first system has a score for and another, which has the recording, has none for.
         """
-        faults = []
-        for model, compared in self.by_model.items():
-            means = {system.name: system for system in compared.systems}
-            for pair in self._against_first(compared):
-                if pair.better == pair.first and pair.difference.high < -tolerance:
-                    faults.append(f"by {model}: {pair_in_words(pair, means, self.score)}")
+        faults = [
+            words
+            for pair, words in self._against_first()
+            if pair is not None and pair.better == pair.first and pair.difference.high < -tolerance
+        ]
         return faults + self._lost()
 
     def not_better_than_first(self) -> list[str]:
         """What is not shown to be better than the first system, by every model; in words."""
-        faults = []
-        for model, compared in self.by_model.items():
-            means = {system.name: system for system in compared.systems}
-            against = {pair.second: pair for pair in self._against_first(compared)}
-            for system in compared.systems[1:]:
-                pair = against.get(system.name)
-                if pair is not None and not math.isnan(pair.p_value) and pair.better != pair.second:
-                    faults.append(f"by {model}: {pair_in_words(pair, means, self.score)}")
-        return faults
+        return [
+            words
+            for pair, words in self._against_first()
+            if pair is not None and not math.isnan(pair.p_value) and pair.better != pair.second
+        ]
 
     def undecided_against_first(self) -> list[str]:
         """Systems with too few recordings to be compared with the first, in words."""
-        undecided = []
-        for model, compared in self.by_model.items():
-            means = {system.name: system for system in compared.systems}
-            against = {pair.second: pair for pair in self._against_first(compared)}
-            for name in list(means)[1:]:
-                if name not in against:
-                    undecided.append(f"by {model}: {name} or {compared.systems[0].name} has no scores")
-                elif math.isnan(against[name].p_value):
-                    undecided.append(f"by {model}: {pair_in_words(against[name], means, self.score)}")
-        return undecided
+        return [words for pair, words in self._against_first() if pair is None or math.isnan(pair.p_value)]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the rows as plain values, for JSON, which has no NaN."""
         models = {}
         for model, compared in self.by_model.items():
             models[model] = {
-                "systems": [_plain(asdict(system)) for system in compared.systems],
-                "pairs": [_plain(asdict(pair)) for pair in compared.pairs],
+                "systems": [finite(asdict(system)) for system in compared.systems],
+                "pairs": [finite(asdict(pair)) for pair in compared.pairs],
                 "groups": compared.groups,
                 "verdict": compared.verdict,
             }
         failed = [{name: row[name] for name in ("system", "file", "status", "code", "reason")} for row in self.failed]
         return {"score": self.score, "paired_by": self.paired_by, "models": models, "agreement": self.agreement, "failed": failed}
 
-    def _pairs(self) -> Iterator[tuple[str, str]]:
+    def _pairs(self) -> list[tuple[str, str]]:
         """Pairs that every model compared."""
-        found = [{(pair.first, pair.second) for pair in compared.pairs} for compared in self.by_model.values()]
-        for compared in itertools.islice(self.by_model.values(), 1):
-            yield from (
-                (pair.first, pair.second) for pair in compared.pairs if all((pair.first, pair.second) in each for each in found)
-            )
+        first, *others = ([(pair.first, pair.second) for pair in compared.pairs] for compared in self.by_model.values())
+        return [pair for pair in first if all(pair in pairs for pairs in others)]
 
-    def _against_first(self, compared: SystemComparison) -> list[Any]:
-        return [pair for pair in compared.pairs if pair.first == compared.systems[0].name]
+    def _against_first(self) -> Iterator[tuple[Any, str]]:
+        """For every model, the first system paired with each other one, and the pair in words; `None` where one has no scores."""
+        for model, compared in self.by_model.items():
+            first, *others = compared.systems
+            means = {system.name: system for system in compared.systems}
+            pairs = {pair.second: pair for pair in compared.pairs if pair.first == first.name}
+            for system in others:
+                pair = pairs.get(system.name)
+                words = f"{system.name} or {first.name} has no scores" if pair is None else pair_in_words(pair, means, self.score)
+                yield pair, f"by {model}: {words}"
 
     def _lost(self) -> list[str]:
         first = self.rows[0]["system"] if self.rows else ""
@@ -470,11 +462,3 @@ def _row(model: str, clip: _Clip, score: str, result: Mapping[str, Any]) -> dict
         score: result["score"] if outcome["status"] == "ok" else None,
         **outcome,
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

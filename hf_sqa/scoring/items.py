@@ -3,9 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-#: The values of a row's `status`.
-STATUSES = ("ok", "failed", "abstained", "skipped")
-
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

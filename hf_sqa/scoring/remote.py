@@ -38,9 +38,8 @@ def read_remote(url: str) -> bytes:
 def open_remote(url: str) -> Any:
     """A URL as a binary file."""
     if url.startswith(("http://", "https://")):
-        return (
-            io.BytesIO(read_remote(url)) if not url.split("?")[0].endswith((".tar", ".tgz", ".gz")) else _tried(lambda: _open(url))
-        )
+        is_streamed = url.split("?")[0].endswith((".tar", ".tgz", ".gz"))
+        return _tried(lambda: _open(url)) if is_streamed else io.BytesIO(read_remote(url))
     import fsspec
 
     return _tried(lambda: fsspec.open(url, "rb").open())

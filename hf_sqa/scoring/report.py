@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.cells import finite
 from hf_sqa.metrics import compare_systems
 from hf_sqa.scoring.shards import WORST, ShardFolder, kept_name, number_columns, read_run
 from hf_sqa.scoring.sinks import columns_of
@@ -176,15 +177,13 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
     )
 
 
-def read_table(output: str | os.PathLike, run: dict[str, Any], columns: Sequence[str] | None = None) -> Any:
+def read_table(output: str | os.PathLike, run: dict[str, Any]) -> Any:
     """All rows of an output folder as one Arrow table."""
     import pyarrow
     import pyarrow.parquet
 
     shards = ShardFolder(output, number_columns(run), run["kept_columns"])
-    tables = [
-        pyarrow.parquet.read_table(shards.path(index), columns=columns).replace_schema_metadata() for index in shards.indices()
-    ]
+    tables = [pyarrow.parquet.read_table(shards.path(index)).replace_schema_metadata() for index in shards.indices()]
     try:
         return pyarrow.concat_tables(tables)
     except pyarrow.ArrowInvalid as error:
@@ -420,4 +419,4 @@ def _plain(spread: Spread) -> dict[str, Any]:
     described = {"name": spread.name, "rows": spread.num_rows, "scored": spread.num_scored, "hours": spread.hours}
     numbers = {"mean": spread.mean, "low": spread.low, "high": spread.high, "deviation": spread.deviation}
     numbers |= {f"p{at:02d}": value for at, value in spread.percentiles.items()}
-    return described | {name: None if math.isnan(value) else value for name, value in numbers.items()}
+    return finite(described | numbers)

@@ -190,8 +190,8 @@ def read_run(output: str | os.PathLike) -> dict[str, Any]:
     return run
 
 
-def iterate_rows(output: str | os.PathLike, run: dict[str, Any], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def iterate_rows(output: str | os.PathLike, run: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the rows of an output folder in order, a shard at a time."""
     shards = ShardFolder(output, number_columns(run), run["kept_columns"])
     for index in shards.indices():
-        yield from shards.rows(index, columns)
+        yield from shards.rows(index)

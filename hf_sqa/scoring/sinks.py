@@ -37,16 +37,7 @@ Row = dict[str, Any]
 
 
 def export(output: Path, kind: str, source: Source | None = None) -> Path:
-    """Write all rows of a finished output folder in another format, into that folder.
-
-    Args:
-        output (`Path`): The output folder.
-        kind (`str`): One of `FORMATS`; `"manifest"` needs the source.
-        source ([`Source`], *optional*): The source that was scored.
-
-    Returns:
-        `Path`: What was written.
-    """
+    """Write all rows of a finished output folder in one of `FORMATS`, into that folder; returns what was written."""
     if kind not in FORMATS:
         raise ValueError(f"Expected a format among {', '.join(FORMATS)}, got {kind!r}.")
     run = read_run(output)
@@ -65,13 +56,7 @@ def export(output: Path, kind: str, source: Source | None = None) -> Path:
 
 
 def write_rows(path: Path, rows: Iterable[Row], as_text: bool = True) -> None:
-    """Write rows to `.jsonl`, `.csv`, `.tsv` or `.parquet`, whole or not at all.
-
-    Args:
-        path (`Path`): The file.
-        rows (iterable of `dict`): The rows.
-        as_text (`bool`, *optional*, defaults to `True`): In CSV, put an apostrophe before texts that spreadsheets would compute.
-    """
+    """Write rows to `.jsonl`, `.csv`, `.tsv` or `.parquet`, whole or not at all; for `as_text` see [`~hf_sqa.cells.csv_cell`]."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"Expected a file ending in {', '.join(SUFFIXES)}, got {str(path)!r}.")

@@ -26,13 +26,7 @@ class BadRowError(ValueError):
 
 
 class Columns:
-    """Finds the recording, its name and its excerpt in a record.
-
-    Args:
-        audio (`str`, *optional*): Column of recordings; found by its usual name if not given.
-        key (`str`, *optional*): Column of keys; found by its usual name if not given.
-        root (`str`, *optional*): Folder that relative paths begin in; that of the manifest if not given.
-    """
+    """Finds the recording, its name and its excerpt in a record; see [`~hf_sqa.scoring.sources.opening.open_source`]."""
 
     def __init__(self, audio: str | None, key: str | None, root: str | None):
         self._audio, self._key, self._root = audio, key, root
