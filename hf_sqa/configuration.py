@@ -1,8 +1,9 @@
 """What every family's configuration has: score names, their scale, the sampling rate; misspelled options are refused."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -74,6 +75,8 @@ class AudioQualityConfig(PreTrainedConfig):
     score_meanings: ClassVar[Mapping[str, str]] = {}
     #: Options of the sizes in which the family comes, by name; empty for a family of one size.
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    #: Options of a model of some thousand weights; see [`tiny`].
+    tiny_options: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
         ours = {field.name for field in fields(self)} - {field.name for field in fields(PreTrainedConfig)}
@@ -95,6 +98,11 @@ class AudioQualityConfig(PreTrainedConfig):
         self.label2id = {name: index for index, name in self.id2label.items()}
         self.problem_type = "regression"
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def tiny(cls, **kwargs: Any) -> Self:
+        """A configuration for tests and dry runs: every kind of layer, some thousand weights; `**kwargs` are options to change."""
+        return cls(**copy.deepcopy(dict(cls.tiny_options)) | kwargs)
 
     def default_id2label(self) -> dict[int, str]:
         """Score names of a configuration that does not name any."""

@@ -11,7 +11,7 @@ COUNT, SIZE, SAMPLES, SHARE, WEIGHT = (1, 1024), (1, 65_536), (1, 2**24), (0, 1)
 
 
 def check_bounds(options: Mapping[str, Any], bounds: Mapping[str, tuple[float, float]]) -> None:
-    """Refuse options that are outside their bounds, or not numbers; `None` and what is not given is as good."""
+    """Refuse options that are outside their bounds, or not numbers; those that are `None` or not given pass."""
     for option, (lowest, highest) in bounds.items():
         waiting = [options.get(option)]
         while waiting:

@@ -26,7 +26,7 @@ def compare(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="A system each: folders of recordings, tables, tables by `hf-sqa score --output`, or folders of finished runs; "
+            help="One system each: folders of recordings, tables, tables by `hf-sqa score --output`, or folders of finished runs; "
             "`name=path` names one. Or one table with `--systems`.",
             show_default=False,
         ),
@@ -68,7 +68,8 @@ def compare(
         bool, typer.Option("--fail-unless-better", help="Exit code 1 unless all are shown to be better than the first.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write a row a recording and model to `.csv`, `.jsonl` or `.parquet`.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write a row for each recording and model to `.csv`, `.jsonl` or `.parquet`."),
     ] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw means and differences with intervals into this PNG, PDF or SVG.")] = None,

@@ -26,11 +26,11 @@ WAV_EXTENSIBLE = 0xFFFE
 
 Source = Annotated[str, typer.Argument(help="`-`: raw PCM or WAV on standard input.")]
 Model = Annotated[str, typer.Option(help="A short name, a local folder, or a Hub id; students take a few per cent of a core.")]
-Rate = Annotated[int, typer.Option(min=1000, help="Of raw PCM, in Hz. A WAV says its own.")]
-Channels = Annotated[int, typer.Option(min=1, help="Of raw PCM; they are averaged.")]
-Format = Annotated[str, typer.Option("--format", help="Of raw PCM: `s16le`, `s32le` or `f32le`, as FFmpeg calls them.")]
-HopSeconds = Annotated[float, typer.Option(help="Distance of two scores.")]
-Json = Annotated[bool, typer.Option("--json", help="Print a JSON line a score.")]
+Rate = Annotated[int, typer.Option(min=1000, help="Rate of raw PCM in Hz; a WAV states its own.")]
+Channels = Annotated[int, typer.Option(min=1, help="Channels of raw PCM; they are averaged.")]
+Format = Annotated[str, typer.Option("--format", help="Samples of raw PCM: `s16le`, `s32le` or `f32le`, as FFmpeg calls them.")]
+HopSeconds = Annotated[float, typer.Option(help="Seconds from one score to the next.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON line for each score.")]
 
 
 def listen(
@@ -42,7 +42,7 @@ def listen(
     hop_seconds: HopSeconds = 0.5,
     as_json: Json = False,
 ) -> None:
-    """Show the quality of sound that is still coming: a line that moves on a terminal, a line a score in a pipe.
+    """Show the quality of sound while it comes in: a moving line on a terminal, a line for each score in a pipe.
 
     The scores are those of `hf-sqa score --timeline` for the same sound, a second or two after it was heard.
 

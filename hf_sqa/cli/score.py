@@ -225,15 +225,16 @@ def score(
 
         score_files(audio, settings, output, sort=sort, batch_size=batch_size, with_segments=segments, plot=plot, backend=backend)
         return
-    from hf_sqa.cli.score_corpus import CorpusOptions, score_corpus
+    from hf_sqa.cli.score_corpus import score_corpus
 
     if len(audio) != 1:
         stop(f"Expected one corpus for the folder {output!r}, got {len(audio)}; list them in a manifest.")
     assert output is not None
     names = ("audio_column", "key_column", "root", "split")
     reading = {name: context.params[name] for name in names if is_given(context, name)}
-    options = CorpusOptions(reading, output_format or [], shards, rows_per_shard, keep, retry_failed, rescore, engine, actors, gpus)
-    raise typer.Exit(score_corpus(audio[0], Path(output), settings, options))
+    run: dict[str, Any] = {"rows_per_shard": rows_per_shard, "keep": keep, "retry_failed": retry_failed, "rescore": rescore}
+    run |= {"shards": shards, "engine": engine, "actors": actors, "gpus": gpus}
+    raise typer.Exit(score_corpus(audio[0], Path(output), settings, reading=reading, formats=output_format or [], **run))
 
 
 def _is_folder(output: str) -> bool:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +23,20 @@ if TYPE_CHECKING:
 ENGINES = ("local", "ray")
 
 
-@dataclass(frozen=True)
-class CorpusOptions:
-    """What was typed about the corpus and its run; see `hf-sqa score --help`."""
-
-    reading: dict[str, Any]
-    formats: list[str]
-    shards: str
-    rows_per_shard: int | None
-    keep: list[str] | None
-    retry_failed: bool
-    rescore: bool
-    engine: str
-    actors: int
-    gpus: float
-
-
-def score_corpus(corpus: str, output: Path, settings: Settings, options: CorpusOptions) -> int:
-    """Score a corpus into a folder, and return the exit code.
+def score_corpus(
+    corpus: str,
+    output: Path,
+    settings: Settings,
+    *,
+    reading: dict[str, Any],
+    formats: list[str],
+    shards: str,
+    engine: str,
+    actors: int,
+    gpus: float,
+    **more: Any,
+) -> int:
+    """Score a corpus into a folder, and return the exit code; `**more` are options of [`hf_sqa.scoring.run.score_corpus`].
 
     0: every row was scored or has its reason. 1: rows are left. 2: it could not begin or go on. 130: interrupted by Ctrl-C, or told
     to end by SIGTERM, as Slurm does; what is finished is kept.
@@ -49,25 +45,23 @@ def score_corpus(corpus: str, output: Path, settings: Settings, options: CorpusO
     from hf_sqa.scoring import open_source, run
     from hf_sqa.scoring.sinks import FORMATS, export
 
-    for option, values, known in (("--format", options.formats, FORMATS), ("--engine", [options.engine], ENGINES)):
+    for option, values, known in (("--format", formats, FORMATS), ("--engine", [engine], ENGINES)):
         if unknown := [value for value in values if value not in known]:
             stop(f"Expected {option} to be one of {', '.join(known)}, got {unknown[0]!r}.")
     for name, seconds in (("--max-seconds", settings.max_seconds), ("--timeout", settings.timeout_seconds)):
         if seconds is not None and not seconds > 0:
             stop(f"Expected {name} above 0, got {seconds:g}.")
-    more: dict[str, Any] = {"rows_per_shard": options.rows_per_shard, "keep": options.keep}
-    more |= {"retry_failed": options.retry_failed, "rescore": options.rescore}
     rank, num_ranks = _rank()
     tell = say if num_ranks == 1 else lambda text: say(f"rank {rank} of {num_ranks}: {text}")
     with _ending_by_sigterm():
         try:
-            part = parse_part(options.shards)
-            source = open_source(corpus, **options.reading)
+            part = parse_part(shards)
+            source = open_source(corpus, **reading)
             quiet()
-            if options.engine == "ray":
+            if engine == "ray":
                 from hf_sqa.scoring.ray_engine import score_with_ray
 
-                progress = score_with_ray(source, output, settings, num_actors=options.actors, num_gpus=options.gpus, **more)
+                progress = score_with_ray(source, output, settings, num_actors=actors, num_gpus=gpus, **more)
             else:
                 if num_ranks > 1:
                     # Each rank takes every n-th of the shards of this part: rank r of part i of n takes i + n * r.
@@ -77,7 +71,7 @@ def score_corpus(corpus: str, output: Path, settings: Settings, options: CorpusO
                     update(0, None)
                     show = functools.partial(_show, update)
                     progress = run.score_corpus(source, output, settings, on_progress=show, part=part, **more)
-            for kind in options.formats if progress.complete else ():
+            for kind in formats if progress.complete else ():
                 tell(f"Written: {export(output, kind, source)}")
         except KeyboardInterrupt:
             tell("Interrupted: the shards that are finished are kept; the same command goes on from there.")

@@ -145,8 +145,7 @@ class AudioQualityPipeline(Pipeline):
             {**first, **second} for first, second in zip(own, self._sanitize_parameters(**kwargs), strict=True)
         )
         if _is_one_recording(inputs):
-            result = self.run_single(inputs, preprocess, forward, postprocess)
-            return result
+            return self.run_single(inputs, preprocess, forward, postprocess)
         num_workers = num_workers if num_workers is not None else self._num_workers or 0
         batch_size = batch_size if batch_size is not None else self._batch_size or 1
         rows = self.get_iterator(inputs, num_workers, batch_size, preprocess, forward, postprocess)

@@ -68,6 +68,12 @@ class DistilledSQAConfig(AudioQualityConfig):
 
     model_type = "distilled_sqa"
     sizes = STUDENTS
+    #: Windows of 0.64 s, about 6,000 weights.
+    tiny_options = {
+        **{"window_samples": 10_240, "hop_samples": 3_200},
+        **{"num_conv_layers": 5, "conv_initial_channels": 4, "conv_final_channels": 8},
+        **{"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16},
+    }
 
     window_samples: int = 122_880
     hop_samples: int = 16_000
@@ -118,24 +124,6 @@ class DistilledSQAConfig(AudioQualityConfig):
         if size not in STUDENTS:
             raise ValueError(f"Expected the size of a student, one of {', '.join(STUDENTS)}, got {size!r}.")
         return cls(**STUDENTS[size] | kwargs)
-
-    @classmethod
-    def tiny(cls, **kwargs: Any) -> Self:
-        """A configuration for tests: windows of 0.64 s, about 6,000 weights."""
-        return cls(
-            **{
-                "window_samples": 10_240,
-                "hop_samples": 3_200,
-                "num_conv_layers": 5,
-                "conv_initial_channels": 4,
-                "conv_final_channels": 8,
-                "hidden_size": 12,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "intermediate_size": 16,
-            }
-            | kwargs
-        )
 
     @property
     def graph_metadata(self) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """Configuration of DNSMOS."""
 
-from typing import Any, Self
-
 from huggingface_hub.dataclasses import strict
 
 from hf_sqa.blocks.bounds import COUNT, SAMPLES, SIZE
@@ -59,6 +57,12 @@ class DNSMOSConfig(AudioQualityConfig):
     """
 
     model_type = "dnsmos"
+    #: Windows of 0.41 s, about 3,000 weights.
+    tiny_options = {
+        **{"window_samples": 6_560, "hop_samples": 1_600},
+        **{"conv_channels": (6, 4, 4, 4, 8), "conv_pools": (2, 3, 4), "dense_sizes": (8, 8)},
+        **{"num_mel_bins": 24, "p808_conv_channels": (4, 4, 4, 8), "p808_conv_pools": (1, 2, 3), "p808_dense_sizes": (8, 8)},
+    }
 
     window_samples: int = 144_160
     hop_samples: int = 16_000
@@ -87,24 +91,6 @@ class DNSMOSConfig(AudioQualityConfig):
         "ovrl": "ITU-T P.835, overall quality",
         "p808_mos": "overall quality as rated after ITU-T P.808",
     }
-
-    @classmethod
-    def tiny(cls, **kwargs: Any) -> Self:
-        """A configuration for tests: windows of 0.41 s, about 3,000 weights."""
-        return cls(
-            **{
-                "window_samples": 6_560,
-                "hop_samples": 1_600,
-                "conv_channels": (6, 4, 4, 4, 8),
-                "conv_pools": (2, 3, 4),
-                "dense_sizes": (8, 8),
-                "num_mel_bins": 24,
-                "p808_conv_channels": (4, 4, 4, 8),
-                "p808_conv_pools": (1, 2, 3),
-                "p808_dense_sizes": (8, 8),
-            }
-            | kwargs
-        )
 
     def default_id2label(self) -> dict[int, str]:
         return dict(enumerate(PUBLISHED_SCORES))

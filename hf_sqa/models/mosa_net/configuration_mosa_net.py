@@ -94,6 +94,11 @@ class MOSANetConfig(AudioQualityConfig):
     """
 
     model_type = "mosa_net"
+    #: A few channels, a HuBERT of two blocks; about 10,000 weights.
+    tiny_options = {
+        "encoder_config": HUBERT_LARGE | TINY_SIZES,
+        **{"fft_size": 64, "sinc_kernel_size": 65, "conv_channels": (3, 4, 4, 6), "lstm_hidden_size": 6, "hidden_size": 8},
+    }
     sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="hubert", init_kwargs=HUBERT_LARGE)}
 
     encoder_config: dict[str, Any] | PreTrainedConfig | None = None
@@ -173,18 +178,6 @@ class MOSANetConfig(AudioQualityConfig):
             }
             | kwargs
         )
-
-    @classmethod
-    def tiny(cls, **kwargs: Any) -> Self:
-        """A configuration for tests: every layer, a few channels, a HuBERT of two blocks; about 10,000 weights."""
-        sizes = {
-            "fft_size": 64,
-            "sinc_kernel_size": 65,
-            "conv_channels": (3, 4, 4, 6),
-            "lstm_hidden_size": 6,
-            "hidden_size": 8,
-        }
-        return cls(**{"encoder_config": HUBERT_LARGE | TINY_SIZES} | sizes | kwargs)
 
     def validate_encoder(self) -> None:
         check_encoder_config(self.encoder_config, with_quality_models=True)

@@ -1,7 +1,6 @@
 """Configuration of NISQA."""
 
 from itertools import pairwise
-from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 
@@ -53,6 +52,11 @@ class NISQAConfig(AudioQualityConfig):
     """
 
     model_type = "nisqa"
+    #: 16 mel bands, about 4,000 weights.
+    tiny_options = {
+        **{"fft_size": 1024, "num_mel_bins": 16, "conv_channels": (4, 6, 8), "conv_pool_sizes": ((8, 7), (4, 5), (2, 3))},
+        **{"hidden_size": 8, "intermediate_size": 12, "pooling_size": 12},
+    }
 
     sampling_rate: int | None = None
     fft_size: int = 4096
@@ -84,22 +88,6 @@ class NISQAConfig(AudioQualityConfig):
         **dict.fromkeys(("segment_dropout", "dropout"), SHARE),
         "max_frequency_hz": (1, 1e6),
     }
-
-    @classmethod
-    def tiny(cls, **kwargs: Any) -> Self:
-        """A configuration for tests: 16 mel bands, about 4,000 weights."""
-        return cls(
-            **{
-                "fft_size": 1024,
-                "num_mel_bins": 16,
-                "conv_channels": (4, 6, 8),
-                "conv_pool_sizes": ((8, 7), (4, 5), (2, 3)),
-                "hidden_size": 8,
-                "intermediate_size": 12,
-                "pooling_size": 12,
-            }
-            | kwargs
-        )
 
     def default_id2label(self) -> dict[int, str]:
         return dict(enumerate(DIMENSIONS))

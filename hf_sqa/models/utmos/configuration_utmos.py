@@ -1,14 +1,14 @@
 """Configuration of UTMOS."""
 
 import copy
-from typing import Any, Self
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_sqa.blocks.bounds import SHARE, SIZE
-from hf_sqa.blocks.speech_encoder import FINE_TUNING_OPTIONS, check_encoder_config, has_convolutions
+from hf_sqa.blocks.speech_encoder import FINE_TUNING_OPTIONS, TINY_SIZES, check_encoder_config, has_convolutions
 from hf_sqa.configuration import AudioQualityConfig
 
 #: wav2vec 2.0 base as UTMOS fine-tunes it, with the dropouts of fairseq's pre-training configuration.
@@ -55,6 +55,17 @@ class UTMOSConfig(AudioQualityConfig):
     """
 
     model_type = "utmos"
+    #: wav2vec 2.0 with group norm, as in the base model, and two blocks; about 12,000 weights.
+    tiny_options = {
+        "encoder_config": WAV2VEC2_BASE
+        | TINY_SIZES
+        | {
+            "intermediate_size": 32,
+            **dict.fromkeys(("hidden_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop"), 0.0),
+        },
+        **{"domain_size": 4, "num_judges": 5, "judge_size": 6, "judge_id": 2},
+        **{"lstm_hidden_size": 8, "projection_size": 12, "dropout": 0.0},
+    }
     sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="wav2vec2")}
 
     encoder_config: dict | PreTrainedConfig | None = None
@@ -85,23 +96,6 @@ class UTMOSConfig(AudioQualityConfig):
         super().__post_init__(**kwargs)
         # Where the encoder was read from says nothing about it, and may be a private path.
         self.encoder_config._name_or_path = ""
-
-    @classmethod
-    def tiny(cls, **kwargs: Any) -> Self:
-        """A configuration for tests: wav2vec 2.0 with group norm, as in the base model, and two blocks; about 12,000 weights."""
-        encoder_config = {
-            **WAV2VEC2_BASE,
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 32,
-            "conv_dim": [8] * 7,
-            "num_conv_pos_embeddings": 8,
-            "num_conv_pos_embedding_groups": 2,
-            **dict.fromkeys(("hidden_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop"), 0.0),
-        }
-        sizes = {"domain_size": 4, "num_judges": 5, "judge_size": 6, "judge_id": 2, "lstm_hidden_size": 8, "projection_size": 12}
-        return cls(**{"encoder_config": encoder_config, "dropout": 0.0, **sizes} | kwargs)
 
     def validate_encoder(self) -> None:
         check_encoder_config(self.encoder_config)

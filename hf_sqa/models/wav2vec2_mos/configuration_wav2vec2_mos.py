@@ -1,7 +1,7 @@
 """Configuration of Wav2Vec2ForMOS."""
 
 import copy
-from typing import Any, Self
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -68,6 +68,8 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
     """
 
     model_type = "wav2vec2_mos"
+    #: wav2vec 2.0 with layer norm, two blocks, about 7,000 weights.
+    tiny_options = {"encoder_config": TINY_ENCODER | FINE_TUNING_OPTIONS | {"intermediate_size": 32}, "attention_size": 8}
     sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="wav2vec2")}
     keys_to_ignore_at_inference = [*AudioQualityConfig.keys_to_ignore_at_inference, "log_variances"]
 
@@ -97,12 +99,6 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
             self.feature_grad_mult = FEATURE_GRAD_MULT.get(norm, 1.0)
         if self.do_normalize is None:
             self.do_normalize = norm != "group" and (has_convolutions(self.encoder_config) or takes_spectra(self.encoder_config))
-
-    @classmethod
-    def tiny(cls, **kwargs: Any) -> Self:
-        """A configuration for tests: wav2vec 2.0 with layer norm, two blocks, about 7,000 weights."""
-        encoder_config = TINY_ENCODER | FINE_TUNING_OPTIONS | {"intermediate_size": 32}
-        return cls(**{"encoder_config": encoder_config, "attention_size": 8} | kwargs)
 
     def validate_encoder(self) -> None:
         check_encoder_config(self.encoder_config, with_quality_models=True)
