@@ -171,10 +171,7 @@ class EncoderLayout(PruningLayout):
     def pruned(self, keep: Mapping[str, np.ndarray], means: Mapping[str, torch.Tensor]) -> Any:
         kept_layers = self._kept_layers(keep)
         model = type(self.model)(self.config_for(keep))
-        state: dict[str, torch.Tensor] = {}
-        for name, tensor in self.model.state_dict().items():
-            if not name.startswith(BLOCKS):
-                state[name] = tensor.detach().clone()
+        state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items() if not name.startswith(BLOCKS)}
         for place, index in enumerate(kept_layers):
             for name, tensor in self._cut_block(index, keep, means).items():
                 state[f"{BLOCKS}{place}.{name}"] = tensor
@@ -183,12 +180,12 @@ class EncoderLayout(PruningLayout):
 
     def _cut_block(self, index: int, keep: Mapping[str, np.ndarray], means: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         state = {name: tensor.detach().clone() for name, tensor in self.layers[index].state_dict().items()}
-        _cut(state, [self.parts.widening], self.parts.narrowing, _places(keep[f"units.{index}"]), means[f"units.{index}"])
+        cut_between(state, [self.parts.widening], self.parts.narrowing, _places(keep[f"units.{index}"]), means[f"units.{index}"])
         if self.has_heads:
             width = self._attention(index).head_dim
             columns = (_places(keep[f"heads.{index}"])[:, None] * width + torch.arange(width)).flatten()
             of_attention = [f"{self.parts.attention}.{name}" for name in (*PROJECTIONS, "out_proj")]
-            _cut(state, of_attention[:-1], of_attention[-1], columns, means[f"heads.{index}"])
+            cut_between(state, of_attention[:-1], of_attention[-1], columns, means[f"heads.{index}"])
         return state
 
     def config_for(self, keep: Mapping[str, np.ndarray]) -> Any:
@@ -237,7 +234,9 @@ def _places(kept: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.asarray(kept, np.int64))
 
 
-def _cut(state: dict[str, torch.Tensor], writers: Sequence[str], reader: str, kept: torch.Tensor, means: torch.Tensor) -> None:
+def cut_between(
+    state: dict[str, torch.Tensor], writers: Sequence[str], reader: str, kept: torch.Tensor, means: torch.Tensor
+) -> None:
     """Keep some of the values between linear layers; the means of the others go into the bias of the layer that reads them."""
     removed = all_but(kept, state[f"{reader}.weight"].shape[1])
     state[f"{reader}.bias"] = state[f"{reader}.bias"] + state[f"{reader}.weight"][:, removed] @ means[removed]

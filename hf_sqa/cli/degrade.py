@@ -46,14 +46,12 @@ def degrade(
     ] = False,
     mnru_q_db: Annotated[float | None, typer.Option(help="Modulated noise (P.810): Q in dB.")] = None,
     low_pass_hz: Annotated[float | None, typer.Option(help="Cut-off frequency above which nothing remains.")] = None,
-    high_pass_hz: Annotated[float | None, typer.Option(help="Cut-off frequency below which nothing remains.")] = None,
-    level_dbfs: Annotated[float | None, typer.Option(help="Active speech level (P.56) to bring the recording to.")] = None,
     clip_share: Annotated[float | None, typer.Option(help="Share of the samples to clip, 0 to 1.")] = None,
     codec: Annotated[
         str | None,
         typer.Option(help="opus, amr_nb, amr_wb, gsm, g711, g726, speex, mp3, aac, vorbis, adpcm."),
     ] = None,
-    bitrate: Annotated[float | None, typer.Option("--bitrate", "--bitrate-kbps", help="Bit rate of the codec in kb/s.")] = None,
+    bitrate: Annotated[float | None, typer.Option(help="Bit rate of the codec in kb/s.")] = None,
     loss_share: Annotated[
         float | None, typer.Option(help="Share of 20 ms packets lost, 0 to 1, concealed by the codec where it can, else as G.711.")
     ] = None,
@@ -96,8 +94,6 @@ def degrade(
         "noise": {"snr_db": snr_db},
         "mnru": {"q_db": mnru_q_db},
         "low_pass": {"cutoff_hz": low_pass_hz},
-        "high_pass": {"cutoff_hz": high_pass_hz},
-        "set_level": {"target_dbfs": level_dbfs},
         "clip_share": {"share": clip_share},
     }
     steps = [{"kind": kind, **parameters} for kind, parameters in asked.items() if None not in parameters.values()]

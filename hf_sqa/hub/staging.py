@@ -93,7 +93,10 @@ def staged(
     """A temporary folder with exactly what would be published, checked; see [`~hf_sqa.hub.publish.publish`]."""
     folder = Path(folder) if isinstance(folder, Path) else local_folder(folder)
     config, adapter = read_configs(folder)
-    published, left_out = _sorted_out(folder)
+    try:
+        published, left_out = checkpoint_files(folder)
+    except ValueError as error:
+        raise PublishError(str(error)) from None
     if config.get("model_type") != OnnxDistilledSQA.config_class.model_type or adapter is not None:
         left_out |= dict.fromkeys(graph_files(folder), "only graphs of a whole DistilledSQA score recordings")
         published = [name for name in published if name not in left_out]
@@ -113,11 +116,14 @@ def staged(
             scorer.model.make_feature_extractor().save_pretrained(stage)
         scores = _sample_scores(scorer)
         for graph in graph_files(stage):
-            _refuse_another_graph(graph, _sample_scores(_loaded_graph(stage, graph)), scores)
+            found = _sample_scores(_loaded_graph(stage, graph))
+            if not all(abs(found[name] - score) <= GRAPH_TOLERANCE for name, score in scores.items()):
+                raise PublishError(f"The graph {graph} scores the sample {found}, what lies beside it {scores}: export it again.")
         identity = model_identity(scorer.model, scorer.feature_extractor, mode=scorer.model.modes[0], hop_seconds=None)
         identity["id"] = repo_id
         (stage / SAMPLE_FILE).write_bytes(_sample())
-        _write_parity(stage / PARITY_FILE, scores, identity)
+        parity = {"recording": SAMPLE_FILE, "scores": scores, "dtype": "float32", "device": "cpu"}
+        _write_json(stage / PARITY_FILE, parity | {key: identity[key] for key in ("weights", "preprocessing")})
         if with_code:
             announce("adding the code, and scoring the sample without hf_sqa")
             _add_code(stage, scores)
@@ -134,13 +140,6 @@ def staged(
         _refuse_traces(stage, folder)
         sizes = {path.relative_to(stage).as_posix(): path.stat().st_size for path in _files_of(stage)}
         yield stage, Publication(repo_id, sizes, left_out, scores, str(made))
-
-
-def _sorted_out(folder: Path) -> tuple[list[str], dict[str, str]]:
-    try:
-        return checkpoint_files(folder)
-    except ValueError as error:
-        raise PublishError(str(error)) from None
 
 
 def _fill(stage: Path, folder: Path, published: list[str]) -> None:
@@ -236,15 +235,6 @@ def _loaded_graph(stage: Path, graph: str) -> AudioQualityPipeline:
         raise PublishError(f"The graph {graph} does not load: {on_one_line(error)}") from error
 
 
-def _refuse_another_graph(graph: str, found: Mapping[str, float], scores: Mapping[str, float]) -> None:
-    """Refuse a graph that was exported from other weights than those beside it."""
-    if not all(abs(found[name] - score) <= GRAPH_TOLERANCE for name, score in scores.items()):
-        raise PublishError(
-            f"The graph {graph} scores the sample {dict(found)}, what lies beside it {dict(scores)}: export it again "
-            "from these weights."
-        )
-
-
 def _sample() -> bytes:
     return files("hf_sqa").joinpath("assets/sample.flac").read_bytes()
 
@@ -257,12 +247,6 @@ def _sample_scores(scorer: AudioQualityPipeline) -> dict[str, float]:
     if not np.isfinite(list(scores.values())).all():
         raise PublishError(f"The model scores the built-in sample {scores}: its weights are damaged.")
     return scores
-
-
-def _write_parity(path: Path, scores: Mapping[str, float], identity: Mapping[str, Any]) -> None:
-    """Write the scores of the sample, so that anyone can check the model they pulled."""
-    digests = {key: identity[key] for key in ("weights", "preprocessing")}
-    _write_json(path, {"recording": SAMPLE_FILE, "scores": dict(scores), "dtype": "float32", "device": "cpu", **digests})
 
 
 def _add_code(stage: Path, scores: Mapping[str, float]) -> None:

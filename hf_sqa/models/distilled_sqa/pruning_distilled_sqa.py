@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_sqa.blocks.pruning_layout import Group, PruningLayout, all_but, with_gradient
+from hf_sqa.blocks.pruning_layout import PROJECTIONS, Group, PruningLayout, all_but, cut_between, with_gradient
 
 
 class DistilledLayout(PruningLayout):
@@ -108,17 +108,13 @@ class DistilledLayout(PruningLayout):
 
     def pruned(self, keep: dict[str, np.ndarray], means: dict[str, torch.Tensor]) -> Any:
         kept = {name: torch.from_numpy(np.asarray(places, np.int64)) for name, places in keep.items()}
-        gone = {name: all_but(places, self.groups[name].size) for name, places in kept.items()}
         layers = kept["layers"].tolist()
         model = type(self.model)(self.config_for(keep))
         state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        self._cut_trunk(state, kept, gone, means)
-        cut: dict[str, torch.Tensor] = {}
-        for name, tensor in state.items():
-            if not name.startswith("transformer.layers."):
-                cut[name] = tensor
+        self._cut_trunk(state, kept, means)
+        cut = {name: tensor for name, tensor in state.items() if not name.startswith("transformer.layers.")}
         for place, index in enumerate(layers):
-            for name, tensor in self._cut_layer(state, index, kept, gone, means).items():
+            for name, tensor in self._cut_layer(state, index, kept, means).items():
                 cut[f"transformer.layers.{place}.{name}"] = tensor
         pooling = kept["pooling"]
         for name in ("attention_hidden.weight", "attention_hidden.bias"):
@@ -131,8 +127,9 @@ class DistilledLayout(PruningLayout):
         trunk = self.model.trunk
         return trunk.mixes[str(index)] if str(index) in trunk.mixes else trunk.layers[index]
 
-    def _cut_trunk(self, state: dict[str, torch.Tensor], kept: dict, gone: dict, means: dict[str, torch.Tensor]) -> None:
+    def _cut_trunk(self, state: dict[str, torch.Tensor], kept: dict[str, torch.Tensor], means: dict[str, torch.Tensor]) -> None:
         trunk = self.model.trunk
+        gone = {name: all_but(kept[name], self.groups[name].size) for name in kept if name.startswith("trunk.")}
         last = len(trunk.layers) - 1
         for index in range(len(trunk.layers)):
             name = f"trunk.layers.{index}"
@@ -166,23 +163,12 @@ class DistilledLayout(PruningLayout):
                     state[f"transformer.{norm}.{part}"] = state[f"transformer.{norm}.{part}"][columns]
 
     def _cut_layer(
-        self, state: dict[str, torch.Tensor], index: int, kept: dict, gone: dict, means: dict[str, torch.Tensor]
+        self, state: dict[str, torch.Tensor], index: int, kept: dict[str, torch.Tensor], means: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         prefix = f"transformer.layers.{index}."
-        layer_state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-        width = torch.arange(self.head_size)
-        columns = (kept[f"heads.{index}"][:, None] * self.head_size + width).flatten()
-        lost = (gone[f"heads.{index}"][:, None] * self.head_size + width).flatten()
-        for name in ("q_proj", "k_proj", "v_proj"):
-            for part in ("weight", "bias"):
-                layer_state[f"self_attn.{name}.{part}"] = layer_state[f"self_attn.{name}.{part}"][columns]
-        weight = layer_state["self_attn.out_proj.weight"]
-        layer_state["self_attn.out_proj.bias"] = (
-            layer_state["self_attn.out_proj.bias"] + weight[:, lost] @ means[f"heads.{index}"][lost]
-        )
-        layer_state["self_attn.out_proj.weight"] = weight[:, columns]
-        units, lost = kept[f"units.{index}"], gone[f"units.{index}"]
-        layer_state["fc1.weight"], layer_state["fc1.bias"] = layer_state["fc1.weight"][units], layer_state["fc1.bias"][units]
-        layer_state["fc2.bias"] = layer_state["fc2.bias"] + layer_state["fc2.weight"][:, lost] @ means[f"units.{index}"][lost]
-        layer_state["fc2.weight"] = layer_state["fc2.weight"][:, units]
-        return layer_state
+        layer = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        columns = (kept[f"heads.{index}"][:, None] * self.head_size + torch.arange(self.head_size)).flatten()
+        projections = [f"self_attn.{name}" for name in PROJECTIONS]
+        cut_between(layer, projections, "self_attn.out_proj", columns, means[f"heads.{index}"])
+        cut_between(layer, ["fc1"], "fc2", kept[f"units.{index}"], means[f"units.{index}"])
+        return layer
