@@ -118,7 +118,10 @@ def staged(
         for graph in graph_files(stage):
             found = _sample_scores(_loaded_graph(stage, graph))
             if not all(abs(found[name] - score) <= GRAPH_TOLERANCE for name, score in scores.items()):
-                raise PublishError(f"The graph {graph} scores the sample {found}, what lies beside it {scores}: export it again.")
+                raise PublishError(
+                    f"The graph {graph} scores the sample {found}, what lies beside it {scores}: export it again from "
+                    "these weights."
+                )
         identity = model_identity(scorer.model, scorer.feature_extractor, mode=scorer.model.modes[0], hop_seconds=None)
         identity["id"] = repo_id
         (stage / SAMPLE_FILE).write_bytes(_sample())
