@@ -13,21 +13,15 @@ from hf_sqa.progress import tracked
 
 
 def calibrate(
-    model: Annotated[
-        str, typer.Argument(help="`default`, a short name, a local folder, a Hub id, or an adapter.", show_default=False)
-    ],
-    table: Annotated[
-        str,
-        typer.Argument(help="Rated clips: a table (`.csv`, `.tsv`, `.jsonl`, `.xlsx`) or `hub:<repository>`.", show_default=False),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make, a copy of the model.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="`default`, a short name, a local folder, a Hub id, or an adapter.")],
+    table: Annotated[str, typer.Argument(help="Rated clips: a table (`.csv`, `.tsv`, `.jsonl`, `.xlsx`) or `hub:<repository>`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make, a copy of the model.")],
     group: Annotated[
         str | None,
         typer.Option(help="Column of what clips have in common, such as the talker; found if it has a usual name."),
     ] = None,
     column: Annotated[
-        list[str] | None,
-        typer.Option(help="Column for a name of the schema, such as `mos=opinion`; may be repeated.", show_default=False),
+        list[str] | None, typer.Option(help="Column for a name of the schema, such as `mos=opinion`; may be repeated.")
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that the paths of the table are relative to.")] = None,
     scale: Annotated[tuple[float, float] | None, typer.Option(help="Ends of the scale of the labels, if not 1 5.")] = None,

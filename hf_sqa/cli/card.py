@@ -12,7 +12,7 @@ from hf_sqa.cli.stopping import EXIT_FAILED, stop
 
 
 def card(
-    folder: Annotated[Path, typer.Argument(help="The checkpoint, or a LoRA adapter.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="The checkpoint, or a LoRA adapter.")],
     results: Annotated[
         Path | None,
         typer.Option(help="JSON with the list `evaluation`.", show_default="evaluation.json or report.json of the folder"),

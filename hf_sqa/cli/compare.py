@@ -27,8 +27,7 @@ def compare(
         list[str],
         typer.Argument(
             help="One system each: folders of recordings, tables, tables by `hf-sqa score --output`, or folders of finished runs; "
-            "`name=path` names one. Or one table with `--systems`.",
-            show_default=False,
+            "`name=path` names one. Or one table with `--systems`."
         ),
     ],
     model: Annotated[
@@ -42,15 +41,11 @@ def compare(
         list[str] | None,
         typer.Option(
             help="Column of what clips of different systems share (again for more), or a regular expression whose groups find it "
-            "in file names; by default `sentence`, `sentence_id` or `source_id`, else the name of the file within its folder.",
-            show_default=False,
+            "in file names; by default `sentence`, `sentence_id` or `source_id`, else the name of the file within its folder."
         ),
     ] = None,
     cluster: Annotated[
-        str | None,
-        typer.Option(
-            help="Column, or such a regular expression, of clips to draw together, as those of a talker.", show_default=False
-        ),
+        str | None, typer.Option(help="Column, or such a regular expression, of clips to draw together, as those of a talker.")
     ] = None,
     paired: Annotated[
         bool | None, typer.Option("--paired/--unpaired", help="By default paired where half of the files have a partner.")

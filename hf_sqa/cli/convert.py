@@ -12,11 +12,9 @@ from hf_sqa.cli.stopping import stop
 
 
 def convert(
-    family: Annotated[str | None, typer.Argument(help="Family of the checkpoint, for example `nisqa`.", show_default=False)] = None,
-    checkpoint: Annotated[
-        str | None, typer.Argument(help="The authors' file, or a name; `published` for the default one.", show_default=False)
-    ] = None,
-    folder: Annotated[Path | None, typer.Argument(help="New folder to write.", show_default=False)] = None,
+    family: Annotated[str | None, typer.Argument(help="Family of the checkpoint, for example `nisqa`.")] = None,
+    checkpoint: Annotated[str | None, typer.Argument(help="The authors' file, or a name; `published` for the default one.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="New folder to write.")] = None,
     encoder: Annotated[
         str | None, typer.Option(help="Folder or Hub id of the speech encoder, for checkpoints that hold only a head.")
     ] = None,

@@ -42,15 +42,11 @@ def check(
     name: Annotated[
         str, typer.Argument(help="A corpus of `hf-sqa corpus list`, one part of it (`nisqa/TEST_FOR`), or a table of your own.")
     ],
-    root: Annotated[
-        str | None, typer.Argument(help="Its folder as unpacked; of a table, the folder its paths begin in.", show_default=False)
-    ] = None,
+    root: Annotated[str | None, typer.Argument(help="Its folder as unpacked; of a table, the folder its paths begin in.")] = None,
     scale: Annotated[
         tuple[float, float] | None, typer.Option(help="Ends of the scale of the scores, if not the corpus's own, such as `0 100`.")
     ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Of a table: `mos=<column>`, `audio=<column>`; again for more.", show_default=False)
-    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Of a table: `mos=<column>`, `audio=<column>`; again for more.")] = None,
 ) -> None:
     """Check a download: what is there, counts, missing files, rates, scores outside their scale, duplicates.
 

@@ -18,8 +18,8 @@ FAILURES_TOLD = 5
 
 
 def build(
-    corpus: Annotated[str, typer.Argument(help="What to build: `bench`.", show_default=False)],
-    folder: Annotated[Path, typer.Argument(help="Where to put it.", show_default=False)],
+    corpus: Annotated[str, typer.Argument(help="What to build: `bench`.")],
+    folder: Annotated[Path, typer.Argument(help="Where to put it.")],
     form: Annotated[
         str,
         typer.Option(help="`ci`: 625 clips, five languages. `training`: 69,846 clips, seven voices, six languages."),

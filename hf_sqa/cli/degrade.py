@@ -29,11 +29,8 @@ FILES_PER_WORKER = 16
 
 
 def degrade(
-    source: Annotated[str, typer.Argument(help="A recording, or a folder searched in depth.", show_default=False)],
-    target: Annotated[
-        Path,
-        typer.Argument(help="The file to write (`.wav`, `.flac`), or the folder to write to, for a folder.", show_default=False),
-    ],
+    source: Annotated[str, typer.Argument(help="A recording, or a folder searched in depth.")],
+    target: Annotated[Path, typer.Argument(help="The file to write (`.wav`, `.flac`), or the folder to write to, for a folder.")],
     preset: Annotated[
         str | None, typer.Option(help="`tencent`, `p835`, `conference`, `distillation`, or a chain of your own ending in `.yaml`.")
     ] = None,

@@ -18,10 +18,7 @@ EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 def demo(
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A model visitors can choose; may be repeated: `default` (Distill-MOS v7), a local folder, a Hub id.",
-            show_default=False,
-        ),
+        typer.Option(help="A model visitors can choose; may be repeated: `default` (Distill-MOS v7), a local folder, a Hub id."),
     ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port to serve on; the first free one from 7860 if not given.")

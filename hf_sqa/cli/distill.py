@@ -19,16 +19,12 @@ NUM_SHOWN = 5
 
 
 def distill(
-    recipe: Annotated[
-        str,
-        typer.Argument(help="A recipe: its name, such as `distilled_sqa-s` see `--list`; or a YAML file.", show_default=False),
-    ],
+    recipe: Annotated[str, typer.Argument(help="A recipe: its name, such as `distilled_sqa-s` see `--list`; or a YAML file.")],
     changes: Annotated[
         list[str] | None,
         typer.Argument(
             help="Changes to it: `student.size=xs`, `labels.num_windows=2000`, `speech.folder=calls/`, `output_dir=mine`.",
             metavar="[KEY=VALUE]...",
-            show_default=False,
         ),
     ] = None,
     labels_only: Annotated[bool, typer.Option("--labels-only", help="Make and label windows; train nothing.")] = False,

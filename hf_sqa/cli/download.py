@@ -14,8 +14,7 @@ def download(
         list[str] | None,
         typer.Argument(
             help="Short names, such as `distill-mos-v7`, or Hub ids, `owner/name` or `owner/name@revision`. The default model if "
-            "none is given.",
-            show_default=False,
+            "none is given."
         ),
     ] = None,
 ) -> None:

@@ -17,36 +17,28 @@ from hf_sqa.progress import bar
 def evaluate(
     corpora: Annotated[
         list[str],
-        typer.Argument(
-            help="Tables (`mine.csv`), corpora with their folder (`nisqa/TEST_FOR=NISQA_Corpus`), `hub:<repo id>`.",
-            show_default=False,
-        ),
+        typer.Argument(help="Tables (`mine.csv`), corpora with their folder (`nisqa/TEST_FOR=NISQA_Corpus`), `hub:<repo id>`."),
     ],
     model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")] = "default",
     score: Annotated[
-        list[str] | None,
-        typer.Option(help="A score; `mos=g_mos` if the label has another name; may be repeated.", show_default=False),
+        list[str] | None, typer.Option(help="A score; `mos=g_mos` if the label has another name; may be repeated.")
     ] = None,
     metrics: Annotated[str, typer.Option(help="Out of lcc, srcc, ktau, mse, rmse, mae, separated by commas.")] = "lcc,srcc,rmse",
     cluster: Annotated[
         str | None,
         typer.Option(
             help="Column whose clips are drawn together for the intervals, `none` for single clips; by default the first of "
-            "system, condition, source and talker that the test set has.",
-            show_default=False,
+            "system, condition, source and talker that the test set has."
         ),
     ] = None,
     num_draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws.")] = 10_000,
-    split: Annotated[str | None, typer.Option(help="Only clips of this split, such as `test`.", show_default=False)] = None,
+    split: Annotated[str | None, typer.Option(help="Only clips of this split, such as `test`.")] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(
-            "--filter", help="Only clips with this value, `language=de` or `language=de,en`; may be repeated.", show_default=False
-        ),
+        typer.Option("--filter", help="Only clips with this value, `language=de` or `language=de,en`; may be repeated."),
     ] = None,
     join: Annotated[
-        Path | None,
-        typer.Option(help="Table with further labels of the same recordings, by file name, such as S/N/G-MOS.", show_default=False),
+        Path | None, typer.Option(help="Table with further labels of the same recordings, by file name, such as S/N/G-MOS.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the rows of agreement to `.csv`, `.jsonl` or `.parquet`.")

@@ -14,17 +14,11 @@ from hf_sqa.progress import tracked
 
 
 def finetune(
-    train: Annotated[
-        str,
-        typer.Option(help="Rated clips: a table (`.csv`, `.tsv`, `.jsonl`, `.xlsx`) or `hub:<repository>`.", show_default=False),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.", show_default=False)],
+    train: Annotated[str, typer.Option(help="Rated clips: a table (`.csv`, `.tsv`, `.jsonl`, `.xlsx`) or `hub:<repository>`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
     model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, a Hub id, or an adapter.")] = "default",
     test: Annotated[
-        str | None,
-        typer.Option(
-            help="Held-out clips, a table like `--train`; if not given, they are taken from `--train`.", show_default=False
-        ),
+        str | None, typer.Option(help="Held-out clips, a table like `--train`; if not given, they are taken from `--train`.")
     ] = None,
     group: Annotated[
         str | None,
@@ -52,8 +46,7 @@ def finetune(
     ] = None,
     scale: Annotated[tuple[float, float] | None, typer.Option(help="Ends of the scale of the labels, if not 1 5.")] = None,
     column: Annotated[
-        list[str] | None,
-        typer.Option(help="Column for a name of the schema, such as `mos=opinion`; may be repeated.", show_default=False),
+        list[str] | None, typer.Option(help="Column for a name of the schema, such as `mos=opinion`; may be repeated.")
     ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Folder that the paths of the table are relative to; by default the folder of the table.")

@@ -13,13 +13,10 @@ from hf_sqa.cli.stopping import EXIT_INTERRUPTED, stop
 
 def prune(
     calibration: Annotated[
-        str,
-        typer.Option(
-            help="Speech to measure and repair on: a folder, a table, or the windows of `hf-sqa distill`.", show_default=False
-        ),
+        str, typer.Option(help="Speech to measure and repair on: a folder, a table, or the windows of `hf-sqa distill`.")
     ],
-    output: Annotated[Path, typer.Option(help="Where the pruned model and the report go.", show_default=False)],
-    target: Annotated[float, typer.Option(help="Share of the weights to keep.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Where the pruned model and the report go.")],
+    target: Annotated[float, typer.Option(help="Share of the weights to keep.")],
     model: Annotated[str, typer.Option(help="`default`, a folder or a Hub id.")] = "default",
     min_agreement: Annotated[
         float | None, typer.Option(help="Correlation with the unpruned model below which pruning stops.")
@@ -35,9 +32,7 @@ def prune(
         float,
         typer.Option(help="Weight of the listeners' scores in repair, where the speech is rated, beside the unpruned model's."),
     ] = 0.0,
-    device: Annotated[
-        str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.", show_default=False)
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Repair in bfloat16: twice as fast on processors that have it.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn at random.")] = 0,
 ) -> None:

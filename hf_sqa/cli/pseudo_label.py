@@ -18,23 +18,18 @@ def pseudo_label(
         list[str],
         typer.Argument(
             help="A corpus of `hf-sqa corpus list` or a part of one, `hub:<repository>`, a table with a column of recordings; or "
-            "files, folders, globs, `@list.txt`.",
-            show_default=False,
+            "files, folders, globs, `@list.txt`."
         ),
     ],
-    teacher: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Table to write: `.csv`, `.jsonl` or `.parquet`.", show_default=False)
-    ],
+    teacher: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: `.csv`, `.jsonl` or `.parquet`.")],
     root: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the corpus, or folder that the paths of the table are relative to.", show_default=False),
+        Path | None, typer.Option(help="Folder of the corpus, or folder that the paths of the table are relative to.")
     ] = None,
     column: Annotated[
-        list[str] | None,
-        typer.Option(help="Columns of a table: `audio=<column>`, `utterance_id=<column>`; may be repeated.", show_default=False),
+        list[str] | None, typer.Option(help="Columns of a table: `audio=<column>`, `utterance_id=<column>`; may be repeated.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many recordings.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many recordings.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Recordings scored together; never changes a score.")] = 1,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and resample.")] = 0,
     device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,

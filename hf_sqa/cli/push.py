@@ -13,8 +13,8 @@ from hf_sqa.cli.stopping import EXIT_INTERRUPTED, stop
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="The checkpoint, or a LoRA adapter.", show_default=False)],
-    repo_id: Annotated[str, typer.Argument(help="Where to: `owner/name`.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="The checkpoint, or a LoRA adapter.")],
+    repo_id: Annotated[str, typer.Argument(help="Where to: `owner/name`.")],
     private: Annotated[bool | None, typer.Option("--private/--public", help="Visibility of a new repository.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch; made from `main` if it is new.", show_default="main")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
@@ -23,7 +23,6 @@ def push(
         typer.Option(
             "--with-code/--without-code",
             help="Add the code, which works without hf_sqa, given `trust_remote_code=True`; done by default, except for adapters.",
-            show_default=False,
         ),
     ] = None,
     with_handler: Annotated[

@@ -17,16 +17,13 @@ NUM_ROWS = 12
 
 
 def report(
-    output: Annotated[
-        Path, typer.Argument(help="Output folder of `hf-sqa score <corpus> --output <folder>/`.", show_default=False)
-    ],
+    output: Annotated[Path, typer.Argument(help="Output folder of `hf-sqa score <corpus> --output <folder>/`.")],
     compare: Annotated[
-        Path | None, typer.Option(help="Output folder of another run over the same keys, such as last night's.", show_default=False)
+        Path | None, typer.Option(help="Output folder of another run over the same keys, such as last night's.")
     ] = None,
     score: Annotated[str | None, typer.Option(help="Score to report on; the model's first by default.")] = None,
     group_by: Annotated[
-        list[str] | None,
-        typer.Option(help="Column to group by; again for more; all kept columns by default.", show_default=False),
+        list[str] | None, typer.Option(help="Column to group by; again for more; all kept columns by default.")
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0.0, help="With `--compare`: a loss up to this many points is accepted.")] = 0.0,
     page: Annotated[Path | None, typer.Option(help="HTML page to write; `report.html` in the folder by default.")] = None,

@@ -32,8 +32,7 @@ Audio = Annotated[
     list[str],
     typer.Argument(
         help="Files, URLs, folders (searched in depth), globs, `@list.txt` (a name a line), `-` (audio on standard input), "
-        "`@-` (names on standard input).",
-        show_default=False,
+        "`@-` (names on standard input)."
     ),
 ]
 Model = Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")]
@@ -64,8 +63,7 @@ Interval = Annotated[
     float | None,
     typer.Option(
         help="Add `mos_low` and `mos_high`: where the mean rating of listeners lies in this share of recordings, such as 0.9, if "
-        "they are like those that the model was calibrated on (`hf-sqa calibrate`).",
-        show_default=False,
+        "they are like those that the model was calibrated on (`hf-sqa calibrate`)."
     ),
 ]
 Dtype = Annotated[
@@ -91,7 +89,6 @@ NumProcesses = Annotated[
         min=1,
         help="Processes that decode and score, on a CPU, each with the model and one thread. By default a process a core for small "
         "models (DNSMOS, NISQA, students) where there is work for some seconds; 1 leaves the other cores alone.",
-        show_default=False,
     ),
 ]
 Channel = Annotated[str, typer.Option(help="`mean` of the channels, or one of them by number from 0.")]

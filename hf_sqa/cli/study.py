@@ -24,23 +24,19 @@ MARKDOWN_TABLE = "results.md"
 
 
 def study(
-    file: Annotated[
-        str, typer.Argument(help="The study: its name, such as `mtq_losses` (see `--list`), or a YAML file.", show_default=False)
-    ],
+    file: Annotated[str, typer.Argument(help="The study: its name, such as `mtq_losses` (see `--list`), or a YAML file.")],
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Changes by dotted key: `seeds=[0]` `corpora.bench.table=bench.csv`.", show_default=False),
+        list[str] | None, typer.Argument(help="Changes by dotted key: `seeds=[0]` `corpora.bench.table=bench.csv`.")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder for checkpoints, predictions, table and figures.", show_default=False),
+        Path | None, typer.Option("--output", "-o", help="Folder for checkpoints, predictions, table and figures.")
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help="Which variant of the study, such as `small`; its first if not given.", show_default=False)
+        str | None, typer.Option(help="Which variant of the study, such as `small`; its first if not given.")
     ] = None,
     num_processes: Annotated[int, typer.Option(min=1, help="Processes to share the work.")] = 1,
     shard: Annotated[
-        str | None, typer.Option(help="`i/n`: only every n-th run from the i-th (0 to n - 1); for job arrays.", show_default=False)
+        str | None, typer.Option(help="`i/n`: only every n-th run from the i-th (0 to n - 1); for job arrays.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it needs, what is done and what is left, and stop.")] = False,
     list_studies: Annotated[bool, list_option("studies", "study")] = False,

@@ -13,15 +13,12 @@ from hf_sqa.progress import bar
 
 
 def train(
-    recipe: Annotated[
-        str, typer.Argument(help="A recipe: its name, such as `w2v-ger` (see `--list`), or a YAML file.", show_default=False)
-    ],
+    recipe: Annotated[str, typer.Argument(help="A recipe: its name, such as `w2v-ger` (see `--list`), or a YAML file.")],
     changes: Annotated[
         list[str] | None,
         typer.Argument(
             help="Changes to it: `training.learning_rate=1e-4`, `data.train.0.root=/data/NISQA`, `output_dir=mine`.",
             metavar="[KEY=VALUE]...",
-            show_default=False,
         ),
     ] = None,
     dry_run: Annotated[
