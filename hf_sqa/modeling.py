@@ -32,17 +32,11 @@ MAX_NAMED = 3
 
 @dataclass(frozen=True)
 class FineTuningDefaults:
-    """What suits fine-tuning on a few hundred clips.
+    """What suits fine-tuning on a few hundred clips."""
 
-    Args:
-        freeze (`tuple[str, ...]`): Modules that stay as they are, by name or pattern.
-        learning_rate (`float`): The highest.
-        epochs (`float`): At most so many times over the clips.
-    """
-
-    freeze: tuple[str, ...] = ()
-    learning_rate: float = 1e-4
-    epochs: float = 10
+    freeze: tuple[str, ...] = ()  # Modules that stay as they are, by name or pattern
+    learning_rate: float = 1e-4  # The highest of the schedule
+    epochs: float = 10  # Passes over the clips, at most
 
 
 class AudioQualityPreTrainedModel(PreTrainedModel):

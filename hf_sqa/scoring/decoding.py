@@ -23,19 +23,12 @@ STRETCH_TOLERANCE_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Decoding:
-    """How recordings are decoded; part of a score's identity, but for the time limit.
+    """How recordings are decoded; part of a score's identity, but for the time limit."""
 
-    Args:
-        sampling_rate (`int`): Rate the model wants, in Hz.
-        channel (`str` or `int`): `"mean"`, or one channel by number.
-        max_seconds (`float`, *optional*): Longer recordings are skipped, by a row that says so.
-        timeout_seconds (`float`): Time limit for one recording. Without workers there is none.
-    """
-
-    sampling_rate: int
-    channel: str | int = "mean"
-    max_seconds: float | None = None
-    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    sampling_rate: int  # Rate the model wants, in Hz
+    channel: str | int = "mean"  # `"mean"`, or one channel by number
+    max_seconds: float | None = None  # Longer recordings are skipped, by a row that says so
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS  # Time limit for one recording. Without workers there is none
 
 
 class ExcerptStream(AudioStream):

@@ -13,21 +13,13 @@ from hf_sqa.scoring.sources import Source
 
 @dataclass(frozen=True)
 class Rule:
-    """What a recording must have to pass.
+    """What a recording must have to pass."""
 
-    Args:
-        minima (`dict[str, float]`): Lowest score that passes, by name.
-        maxima (`dict[str, float]`): Highest score that passes, by name.
-        min_seconds (`float`, *optional*): Shortest recording that passes.
-        max_seconds (`float`, *optional*): Longest recording that passes.
-        without_warnings (sequence of `str`): Warnings with which a recording does not pass.
-    """
-
-    minima: Mapping[str, float] = field(default_factory=dict)
-    maxima: Mapping[str, float] = field(default_factory=dict)
-    min_seconds: float | None = None
-    max_seconds: float | None = None
-    without_warnings: Sequence[str] = ()
+    minima: Mapping[str, float] = field(default_factory=dict)  # Lowest score that passes, by name
+    maxima: Mapping[str, float] = field(default_factory=dict)  # Highest score that passes, by name
+    min_seconds: float | None = None  # Shortest recording that passes
+    max_seconds: float | None = None  # Longest recording that passes
+    without_warnings: Sequence[str] = ()  # Warnings with which a recording does not pass
 
     def reason_against(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
         """The first rule that a row breaks; `None` if it passes."""
@@ -48,18 +40,12 @@ class Rule:
 
 @dataclass
 class Chosen:
-    """What a filter did.
+    """What a filter did."""
 
-    Args:
-        kept (`int`): Rows that pass.
-        kept_seconds (`float`): Seconds of audio in them.
-        gone (`Counter`): Rows that do not pass, by reason.
-        gone_seconds (`dict`): Seconds of audio in them, by reason; 0 where the length is unknown.
-    """
-
-    kept: int = 0
-    kept_seconds: float = 0.0
-    gone: Counter[str] = field(default_factory=Counter)
+    kept: int = 0  # Rows that pass
+    kept_seconds: float = 0.0  # Seconds of audio in them
+    gone: Counter[str] = field(default_factory=Counter)  # Rows that do not pass, by reason
+    #: Seconds of audio in them, by reason; 0 where the length is unknown
     gone_seconds: dict[str, float] = field(default_factory=dict)
 
 

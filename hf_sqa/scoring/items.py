@@ -6,18 +6,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a row has no score.
+    """Why a row has no score."""
 
-    Args:
-        status (`str`): `"failed"`, `"abstained"` or `"skipped"`.
-        code (`str`): Stable name of the reason: a key of `hf_sqa.audio.REFUSALS`, or `bad_row`, `timed_out`, `decoder_died`,
-            `too_long`, `out_of_memory`.
-        reason (`str`): What was expected, what was found, what to do.
-    """
-
-    status: str
+    status: str  # `"failed"`, `"abstained"` or `"skipped"`
+    #: Stable name of the reason: a key of `hf_sqa.audio.REFUSALS`, or `bad_row`, `timed_out`, `decoder_died`, `too_long`,
+    #: `out_of_memory`
     code: str
-    reason: str
+    reason: str  # What was expected, what was found, what to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,40 +27,25 @@ class TarMember:
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """An excerpt of a recording, as NeMo (`offset`, `duration`) and Lhotse (`start`, `duration`, `channel`) describe it.
+    """An excerpt of a recording, as NeMo (`offset`, `duration`) and Lhotse (`start`, `duration`, `channel`) describe it."""
 
-    Args:
-        audio: Path, URL, bytes or [`TarMember`] of the recording it lies in.
-        start_seconds (`float`): Where it begins.
-        duration_seconds (`float`, *optional*): How long it is; to the end if not given.
-        channel (`int`, *optional*): The channel meant; all of them, averaged, if not given.
-    """
-
-    audio: Any
-    start_seconds: float = 0.0
-    duration_seconds: float | None = None
-    channel: int | None = None
+    audio: Any  # Path, URL, bytes or [`TarMember`] of the recording it lies in
+    start_seconds: float = 0.0  # Where it begins
+    duration_seconds: float | None = None  # How long it is; to the end if not given
+    channel: int | None = None  # The channel meant; all of them, averaged, if not given
 
 
 @dataclass(slots=True)
 class Item:
-    """One row of a source.
+    """One row of a source."""
 
-    Args:
-        position (`int`): Number of the row in the source, from 0: what tells rows apart, as keys may occur twice.
-        key (`str`): Name of the recording for people and for joining tables.
-        name (`str`): Path, URL or member name of the audio, for people.
-        audio: What the decoder opens: path, URL, bytes, [`TarMember`] or [`Excerpt`]; a [`Refusal`] where the row holds no
-            recording; `None` where the source was told that it is not wanted.
-        columns (`dict`): What the source says about the recording.
-        refusal ([`Refusal`], *optional*): Set where the source itself is broken at this row.
-        record (`dict`, *optional*): The row as it stands in a manifest or table of text, to be written again with scores beside it.
-    """
-
-    position: int
-    key: str
-    name: str
+    position: int  # Number of the row in the source, from 0: what tells rows apart, as keys may occur twice
+    key: str  # Name of the recording for people and for joining tables
+    name: str  # Path, URL or member name of the audio, for people
+    #: What the decoder opens: path, URL, bytes, [`TarMember`] or [`Excerpt`]; a [`Refusal`] where the row holds no recording;
+    #: `None` where the source was told that it is not wanted
     audio: Any
-    columns: dict[str, Any] = field(default_factory=dict)
-    refusal: Refusal | None = None
+    columns: dict[str, Any] = field(default_factory=dict)  # What the source says about the recording
+    refusal: Refusal | None = None  # Set where the source itself is broken at this row
+    #: The row as it stands in a manifest or table of text, to be written again with scores beside it
     record: dict[str, Any] | None = None

@@ -26,15 +26,10 @@ FAILURE_CODES = ("model_failed", "out_of_memory")
 
 @dataclass(frozen=True)
 class Packing:
-    """How recordings are packed.
+    """How recordings are packed."""
 
-    Args:
-        pack_seconds (`float`): Seconds of audio in one pack, padding included; 0 scores one recording at a time.
-        by_length (`bool`): Whether recordings of similar length go together, as models need that pad them.
-    """
-
-    pack_seconds: float
-    by_length: bool
+    pack_seconds: float  # Seconds of audio in one pack, padding included; 0 scores one recording at a time
+    by_length: bool  # Whether recordings of similar length go together, as models need that pad them
 
     @property
     def ahead_seconds(self) -> float:

@@ -28,70 +28,40 @@ MOST_COMPARED, MOST_ROWS_COMPARED, NUM_DRAWS = 20, 50_000, 1000
 
 @dataclass(frozen=True)
 class Spread:
-    """How scores are spread.
+    """How scores are spread."""
 
-    Args:
-        name (`str`): Of the group; empty for all.
-        num_rows (`int`): Rows, scored or not.
-        num_scored (`int`): Rows with a score.
-        hours (`float`): Audio of the scored rows.
-        mean (`float`): Mean score; NaN if there is none, as the following.
-        low (`float`), high (`float`): 95 % interval of the mean, Student's; NaN of fewer than two.
-        deviation (`float`): Standard deviation.
-        percentiles (`dict[int, float]`): By per cent.
-    """
-
-    name: str
-    num_rows: int
-    num_scored: int
-    hours: float
-    mean: float
-    low: float
+    name: str  # Name of the group; empty for all rows
+    num_rows: int  # Rows, scored or not
+    num_scored: int  # Rows with a score
+    hours: float  # Audio of the scored rows
+    mean: float  # Mean score; this and the numbers below are NaN if there is none
+    low: float  # 95 % interval of the mean, Student's; NaN for fewer than two
     high: float
-    deviation: float
-    percentiles: dict[int, float]
+    deviation: float  # Standard deviation
+    percentiles: dict[int, float]  # Percentile by per cent
 
 
 @dataclass
 class Report:
-    """Everything that a report shows.
+    """Everything that a report shows."""
 
-    Args:
-        run (`dict`): The content of `run.json`.
-        score (`str`): The score that groups, thresholds and extremes are about.
-        num_rows (`int`): Rows that are there.
-        missing_shards (`list[int]`): Shards that are not there yet; empty when the run is complete.
-        statuses (`Counter`): Rows by status.
-        reasons (`dict`): Of rows without a score, `(count, an example)` by status and code.
-        warnings (`Counter`): Scored rows by warning.
-        hours (`float`): Audio of all rows whose length is known.
-        spreads (`dict[str, Spread]`): Of every score.
-        groups (`dict[str, list[Spread]]`): Of the score, by column and value, lowest mean first.
-        verdicts (`dict[str, str]`): By column, which groups are shown to differ, in words; not for very many groups or rows.
-        thresholds (`list[tuple[float, int, float]]`): Threshold, rows and hours that reach it.
-        worst (`list[dict]`), best (`list[dict]`): Rows at the ends.
-        num_repeated_keys (`int`): Rows whose key occurred before.
-        scores (`np.ndarray`): All scores, for plots.
-        seconds (`np.ndarray`): Lengths beside them.
-    """
-
-    run: dict[str, Any]
-    score: str
-    num_rows: int
-    missing_shards: list[int]
-    statuses: Counter[str]
-    reasons: dict[tuple[str, str], tuple[int, str]]
-    warnings: Counter[str]
-    hours: float
-    spreads: dict[str, Spread]
-    groups: dict[str, list[Spread]]
-    verdicts: dict[str, str]
-    thresholds: list[tuple[float, int, float]]
-    worst: list[dict[str, Any]]
+    run: dict[str, Any]  # The content of `run.json`
+    score: str  # The score that groups, thresholds and extremes are about
+    num_rows: int  # Rows that are there
+    missing_shards: list[int]  # Shards that are not there yet; empty when the run is complete
+    statuses: Counter[str]  # Rows by status
+    reasons: dict[tuple[str, str], tuple[int, str]]  # `(count, an example)` of rows without a score, by status and code
+    warnings: Counter[str]  # Scored rows by warning
+    hours: float  # Audio of all rows whose length is known
+    spreads: dict[str, Spread]  # Spread of every score
+    groups: dict[str, list[Spread]]  # Spread of the score by column and value, lowest mean first
+    verdicts: dict[str, str]  # Which groups are shown to differ, in words, by column; not for very many groups or rows
+    thresholds: list[tuple[float, int, float]]  # Threshold, rows and hours that reach it
+    worst: list[dict[str, Any]]  # Rows with the lowest scores; `best`: with the highest
     best: list[dict[str, Any]]
-    num_repeated_keys: int
-    scores: np.ndarray = field(repr=False)
-    seconds: np.ndarray = field(repr=False)
+    num_repeated_keys: int  # Rows whose key occurred before
+    scores: np.ndarray = field(repr=False)  # All scores, for plots
+    seconds: np.ndarray = field(repr=False)  # Lengths beside them
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
@@ -192,53 +162,33 @@ def read_table(output: str | os.PathLike, run: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much scores differ between two runs over the same recordings.
+    """How much scores differ between two runs over the same recordings."""
 
-    Args:
-        name (`str`): Of the group; empty for all.
-        num_pairs (`int`): Recordings that both runs scored.
-        before (`float`): Their mean in the other run.
-        after (`float`): Their mean in this one.
-        mean (`float`): Mean of the differences, this run less the other.
-        low (`float`), high (`float`): Where that mean may lie: Student's interval of paired differences, wider for groups by the
-            number of groups (Bonferroni). NaN of fewer than two pairs.
-    """
-
-    name: str
-    num_pairs: int
-    before: float
-    after: float
-    mean: float
+    name: str  # Name of the group; empty for all rows
+    num_pairs: int  # Recordings that both runs scored
+    before: float  # Their mean in the other run
+    after: float  # Their mean in this one
+    mean: float  # Mean of the differences, this run less the other
+    #: Where that mean may lie: Student's interval of paired differences, wider for groups by the number of groups (Bonferroni).
+    #: NaN for fewer than two pairs
     low: float
     high: float
 
 
 @dataclass
 class RunComparison:
-    """This run beside another.
+    """This run beside another."""
 
-    Args:
-        score (`str`): The score compared.
-        overall ([`Difference`]): Of all recordings that both scored.
-        groups (`dict[str, list[Difference]]`): By column and value.
-        only_here (`int`), only_there (`int`): Rows whose key the other run lacks.
-        lost (`list[str]`): Keys that had a score and have none now.
-        won (`list[str]`): Keys that had none and have one now.
-        most_worse (`list[dict]`): Recordings that lost most.
-        tolerance (`float`): What may be lost.
-        differences (`np.ndarray`): All differences, for plots.
-    """
-
-    score: str
-    overall: Difference
-    groups: dict[str, list[Difference]]
-    only_here: int
+    score: str  # The score compared
+    overall: Difference  # Difference over all recordings that both scored
+    groups: dict[str, list[Difference]]  # Differences by column and value
+    only_here: int  # Rows whose key the other run lacks
     only_there: int
-    lost: list[str]
-    won: list[str]
-    most_worse: list[dict[str, Any]]
-    tolerance: float
-    differences: np.ndarray = field(repr=False)
+    lost: list[str]  # Keys that had a score and have none now
+    won: list[str]  # Keys that had none and have one now
+    most_worse: list[dict[str, Any]]  # Recordings that lost most
+    tolerance: float  # What may be lost
+    differences: np.ndarray = field(repr=False)  # All differences, for plots
 
     @property
     def faults(self) -> list[str]:
@@ -331,7 +281,7 @@ def _difference(name: str, before: np.ndarray, after: np.ndarray, num_groups: in
 
 
 def _half_width(values: np.ndarray, level: float) -> float:
-    """Half of Student's interval of a mean; NaN of fewer than two values."""
+    """Half of Student's interval of a mean; NaN for fewer than two values."""
     from scipy.special import stdtrit
 
     if len(values) < 2:
