@@ -139,33 +139,13 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_encoder(cls, name_or_path: str, *, encoder_options: dict[str, Any] | None = None, **options: Any) -> Any:
-        """A new model on a pre-trained speech encoder, in evaluation mode.
-
-        Args:
-            name_or_path (`str`): Hub id or folder of the encoder.
-            encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change.
-            **options: Options of the family's configuration.
-
-        Raises:
-            ValueError: If the family is not built on an encoder.
-        """
+        """A new model on a pre-trained speech encoder, in evaluation mode, where the family is built on one."""
         family = cls.config_class.model_type
         raise ValueError(f"Expected no `model.encoder` for {family}, which is built on none, got {name_or_path!r}.")
 
     @classmethod
     def with_knowledge_from(cls, name_or_path: Any, **options: Any) -> tuple[Any, dict[str, list[str]]]:
-        """A new model that begins with what a model of another family has learned.
-
-        Args:
-            name_or_path (`str` or `PreTrainedModel`): The other model, or its Hub id or folder.
-            **options: `encoder`, `encoder_options`, and options of the family's configuration.
-
-        Returns:
-            `(model, dict)`: The names of its tensors that were `"copied"` and of those that were `"initialized"`.
-
-        Raises:
-            ValueError: If the family takes over nothing, or not from such a model.
-        """
+        """A new model that begins with what a model of another family has learned, where the family takes that over."""
         family = cls.config_class.model_type
         raise ValueError(f"Expected no `model.knowledge_from` for {family}, which takes over no trunk; it is for mtq_net.")
 

@@ -33,15 +33,10 @@ _digests: WeakKeyDictionary[PreTrainedModel, tuple[tuple[int, ...], str]] = Weak
 
 
 class FeatureFolder:
-    """A folder of features that holds so many bytes at most.
+    """A folder of features that holds so many bytes at most; it is made when the first features are kept.
 
-    Args:
-        path (`Path`): The folder, made when the first features are kept. Several processes may share it; each counts what was there
-            when it began and what it adds.
-        max_bytes (`int`, *optional*, defaults to 50 GB): Bytes of feature files at most.
-
-    Attributes:
-        num_read, num_computed (`int`): Recordings whose features were found, and whose were computed.
+    Several processes may share it; each counts what was there when it began and what it adds. `num_read` and `num_computed` count
+    the recordings whose features were found, and whose were computed.
     """
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES):

@@ -23,7 +23,7 @@ class Group:
     kind: str  # `"channels"`, `"units"`, `"heads"` or `"layers"`
     size: int  # Number of units
     weights_each: int  # Weights that disappear with one unit
-    outgoing: torch.Tensor | None = None  # Squared norm of the weights that read each unit; none for layers
+    outgoing: torch.Tensor | None = None  # (size,): squared norm of the weights that read each unit; none for layers
 
 
 class PruningLayout:
@@ -95,13 +95,7 @@ class EncoderLayout(PruningLayout):
 
     A pruned encoder is no longer the one that was frozen: `freeze_encoder` is off in the smaller model, whose repair trains it.
 
-    Args:
-        model: A model with an `encoder` of transformers.
-        layer_option (`str`): The option of its configuration that names the layer, or the layers, whose output it uses.
-        may_drop_layers (`bool`, *optional*, defaults to `True`): Whether whole layers can be removed.
-
-    Raises:
-        ValueError: If the blocks of the encoder have no feed-forward that can be cut.
+    `layer_option` is the option of the model's configuration that names the layer, or the layers, whose output it uses.
     """
 
     equal_kinds = ("units",)

@@ -49,17 +49,11 @@ class SinusoidalPositions(nn.Module):
 
 @dataclass
 class LayerTrace:
-    """What the layers of a transformer give on their way to the scores, as far as it is kept.
+    """What the layers of a transformer give on their way to the scores, as far as it is kept."""
 
-    Args:
-        explicit (`bool`, *optional*, defaults to `False`): Compute attention weights one by one instead of by the fused attention.
-        hidden_states (`list[torch.Tensor]`, *optional*): Takes what goes into the first layer, and the output of each.
-        attentions (`list[torch.Tensor]`, *optional*): Takes the weights of each layer.
-    """
-
-    explicit: bool = False
-    hidden_states: list[torch.Tensor] | None = None
-    attentions: list[torch.Tensor] | None = None
+    explicit: bool = False  # Compute attention weights one by one instead of by the fused attention
+    hidden_states: list[torch.Tensor] | None = None  # Takes what goes into the first layer, and the output of each
+    attentions: list[torch.Tensor] | None = None  # Takes the weights of each layer
 
     def keep(self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         """Keep what was asked for."""

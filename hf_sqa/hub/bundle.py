@@ -43,9 +43,6 @@ class BundleError(ValueError):
 def bundled_sources(model_type: str) -> dict[str, str]:
     """Source of every module a family needs, by file name, importing each other as siblings.
 
-    Args:
-        model_type (`str`): The family.
-
     Raises:
         BundleError: If a module imports a package other than torch, transformers, soundfile, soxr and their dependencies.
     """
@@ -111,9 +108,7 @@ def code_entries(model_type: str) -> dict[str, Any]:
 def scores_without_hf_sqa(recording: str | Path, *folders: str | Path) -> list[dict[str, float]]:
     """Unrounded scores of a recording by a process that sees only torch, transformers, soundfile and soxr, not hf_sqa.
 
-    Args:
-        recording (`str` or `Path`): The recording.
-        *folders (`str` or `Path`): Checkpoints with their code; one process loads all of them, one after the other.
+    The process loads the checkpoints in the folders, which hold their code, one after the other.
 
     Raises:
         BundleError: If bundled code does not work there; the message ends with the reason.

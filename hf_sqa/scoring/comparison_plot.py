@@ -20,10 +20,6 @@ def plot_comparison(compared: ComparedSystems, path: str | Path) -> None:
 
     Left are the means with their intervals, best on top, a colour for each group that is not shown to differ; right are the paired
     differences from the first system given.
-
-    Args:
-        compared ([`ComparedSystems`]): What `hf_sqa.compare` returns.
-        path (`str` or `Path`): Where to; the suffix decides the format.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

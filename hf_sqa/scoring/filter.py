@@ -52,14 +52,9 @@ class Chosen:
 def filter_rows(
     output: Path, rule: Rule, *, write: Path | None = None, annotate: Path | None = None, source: Source | None = None
 ) -> Chosen:
-    """Select rows of an output folder.
+    """Select rows of an output folder, and write those that pass, or all with the columns `kept` and `gone_because`.
 
-    Args:
-        output (`Path`): The output folder.
-        rule ([`Rule`]): Which rows pass.
-        write (`Path`, *optional*): File for the rows that pass: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
-        annotate (`Path`, *optional*): File for all rows, with the columns `kept` and `gone_because`.
-        source ([`Source`], *optional*): The source that was scored, to write its own rows with the scores beside them.
+    With the source that was scored, its own rows are written with the scores beside them.
 
     Raises:
         ValueError: If a score is not there, the folder holds no scores, or the source is no longer the one that was scored.

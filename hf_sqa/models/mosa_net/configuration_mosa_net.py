@@ -203,7 +203,9 @@ class MOSANetConfig(AudioQualityConfig):
         if self.sinc_kernel_size % 2 == 0 or self.sinc_kernel_size < 3:
             raise ValueError(f"Expected `sinc_kernel_size` to be odd and at least 3, got {self.sinc_kernel_size}.")
         if not self.conv_channels:
-            raise ValueError("Expected `conv_channels` to hold one size per block, got none.")
+            raise ValueError("Expected `conv_channels` to hold one positive size per block, got none.")
+        if self.dropout == 1:
+            raise ValueError("Expected `dropout` in [0, 1), got 1.")
         for option in ("score_activations", "score_scales"):
             if len(getattr(self, option)) != len(self.id2label):
                 raise ValueError(

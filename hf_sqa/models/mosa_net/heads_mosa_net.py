@@ -62,19 +62,12 @@ class TaskHead(nn.Module):
 
 
 class Scores(NamedTuple):
-    """What the heads return.
+    """What the heads return."""
 
-    Args:
-        logits (`torch.Tensor` of shape `(B, L)`): Scores of the recordings, label units.
-        frame_logits (`torch.Tensor` of shape `(B, F, L)`): Scores of the frames, label units, 0 on padding.
-        penalties (`torch.Tensor` of shape `(B, L)` or `None`): Attention penalties, if asked for.
-        attentions (`tuple[torch.Tensor]`): Attention weights of every score, each `(B, F, F)`, if kept.
-    """
-
-    logits: torch.Tensor
-    frame_logits: torch.Tensor
-    penalties: torch.Tensor | None
-    attentions: tuple[torch.Tensor, ...] = ()
+    logits: torch.Tensor  # (B, L): scores of the recordings, label units
+    frame_logits: torch.Tensor  # (B, F, L): scores of the frames, label units, 0 on padding
+    penalties: torch.Tensor | None  # (B, L): attention penalties, if asked for
+    attentions: tuple[torch.Tensor, ...] = ()  # Attention weights of every score, each `(B, F, F)`, if kept
 
 
 class TaskHeads(nn.ModuleDict):

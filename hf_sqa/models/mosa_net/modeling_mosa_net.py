@@ -130,17 +130,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
         ssl_features: torch.Tensor,
         lengths: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     ) -> Scores:
-        """Score the three features themselves, as the authors' files hold them.
-
-        Args:
-            power_spectrum (`torch.Tensor` of shape `(B, F1, K)`): What the authors call so: magnitudes of `trunk.spectrum`.
-            filter_bank (`torch.Tensor` of shape `(B, F2, K)`): Outputs of `trunk.filter_bank`.
-            ssl_features (`torch.Tensor` of shape `(B, F3, D)`): Features of the encoder.
-            lengths (`tuple` of three `torch.Tensor` of shape `(B,)`, *optional*): Real frames of each; all if not given.
-
-        Returns:
-            [`Scores`] with `logits` `(B, L)` and `frame_logits` `(B, F, L)` in label units.
-        """
+        """Score the three features themselves, as the authors' files hold them; see [`MOSATrunk.join`] for their shapes."""
         return self.score_heads(self.trunk.join(power_spectrum, filter_bank, ssl_features, lengths))
 
     @classmethod
@@ -206,14 +196,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
 
     @torch.no_grad()
     def measure_bands(self, windows: Iterable[np.ndarray]) -> None:
-        """Measure mean and deviation of every channel of the encoder's features.
-
-        Args:
-            windows (iterable of `np.ndarray` of shape `(T,)`): Training speech at the model's rate; what is too short is left out.
-
-        Raises:
-            ValueError: If the configuration does not ask for them, or there is no speech.
-        """
+        """Measure mean and deviation of every channel of the encoder's features on training speech; short windows are left out."""
         if not self.trunk.standardize_ssl_features:
             super().measure_bands(windows)
         num_frames, total, squares = 0, torch.zeros(()), torch.zeros(())

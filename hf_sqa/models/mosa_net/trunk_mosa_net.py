@@ -146,15 +146,10 @@ class ConvStack(GradientCheckpointingLayer):
 
 
 class Frames(NamedTuple):
-    """Frames of a padded batch.
+    """Frames of a padded batch."""
 
-    Args:
-        hidden_states (`torch.Tensor` of shape `(B, F, D)`): Features; those of padding mean nothing.
-        mask (`torch.Tensor` of shape `(B, F)` or `None`): `True` on real frames; `None` if all are real.
-    """
-
-    hidden_states: torch.Tensor
-    mask: torch.Tensor | None
+    hidden_states: torch.Tensor  # (B, F, D): features; those of padding mean nothing
+    mask: torch.Tensor | None  # (B, F): `True` on real frames; `None` if all are real
 
 
 class MOSATrunk(nn.Module):
@@ -162,10 +157,6 @@ class MOSATrunk(nn.Module):
 
     The three are laid one behind the other in time, not aligned: the spectrum and the filter bank go through the convolutions
     as one image, the self-supervised features through a linear layer, and one recurrence runs over all of them.
-
-    Args:
-        config: A configuration with the options of [`MOSANetConfig`].
-        ssl_feature_size (`int`): Width of the self-supervised features.
     """
 
     def __init__(self, config: Any, ssl_feature_size: int):

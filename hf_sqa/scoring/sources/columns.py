@@ -52,15 +52,9 @@ class Columns:
     def item(
         self, position: int, record: Any, where: str, file: str | None, audio_column: str | None = None, unread: bool = False
     ) -> Item:
-        """Make one item of a record; one that cannot be understood is an item with the reason.
+        """Make one item of a record, a dict or the error in its place; one that cannot be understood is an item with the reason.
 
-        Args:
-            position (`int`): Number of the row in the source.
-            record: A dict, or the error that stands in its place.
-            where (`str`): Name of the row, for people.
-            file (`str`, *optional*): The file it is in: relative paths begin beside it.
-            audio_column (`str`, *optional*): Column of recordings, where the header has said it.
-            unread (`bool`, *optional*, defaults to `False`): The bytes of the recording were left out.
+        `where` is a name of the row for people; relative paths begin beside `file`; the bytes of the recording may be `unread`.
         """
         try:
             return self._item(position, record, where, file, audio_column, unread)
