@@ -299,11 +299,7 @@ def _cached(place: str, file: str, options: dict[str, Any]) -> str | None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """A JSON object that somebody else wrote.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """A JSON object that somebody else wrote; a `ValueError` if it is none."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -314,12 +310,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def _load_config(place: str, trust_remote_code: bool, options: dict[str, Any]) -> Any:
-    """The configuration, with one message for whatever may be wrong with it.
-
-    Raises:
-        OSError: If there is none.
-        ValueError: If it is not that of a model.
-    """
+    """The configuration, with one message for whatever may be wrong with it."""
     file = _cached(place, "config.json", options)
     family = read_json(file).get("model_type") if file is not None else ""
     if not isinstance(family, str):
@@ -348,11 +339,7 @@ def _load_whole(place: str, trust_remote_code: bool, options: dict[str, Any]) ->
 
 
 def _extractor(place: str, options: dict[str, Any], model: Any) -> Any:
-    """The feature extractor beside the weights, or the one that the model needs.
-
-    Raises:
-        ValueError: If it is none, or works at another rate than the model.
-    """
+    """The feature extractor beside the weights, or the one that the model needs."""
     file = _cached(place, "preprocessor_config.json", options)
     if file is None:
         return model.make_feature_extractor()
@@ -378,12 +365,7 @@ def _extractor(place: str, options: dict[str, Any], model: Any) -> Any:
 def _load_adapter(
     place: str, adapter_file: str, merge: bool, options: dict[str, Any], adapters: tuple[str, ...] = ()
 ) -> tuple[Any, Any]:
-    """An adapter on its base, in float32 until it is known that the base is the one it was trained on.
-
-    Raises:
-        OSError: If peft is not installed, the adapter's weights are pickled, or its base cannot be loaded.
-        ValueError: If it was trained on another base.
-    """
+    """An adapter on its base, in float32 until it is known that the base is the one it was trained on."""
     if not is_peft_available():
         raise OSError(needs_extra(f"{place!r} is a LoRA adapter, which", "peft"))
     hub_options = _hub_options(options)

@@ -85,10 +85,7 @@ def write_whole(path: Path, text: str, sole_writer: bool = False, durable: bool 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder beside another; it takes the other's place if the block ends without an error, and is removed if not.
-
-    Args:
-        folder (`Path`): Does not exist, or is empty. Its parents are made.
+    """Give a new folder beside one that is missing or empty; it takes its place if the block ends without an error, else it goes.
 
     Raises:
         OSError: If it cannot be written, or if there is something in `folder` by then.
@@ -123,7 +120,6 @@ def locked(path: Path, *, wait: bool | float = False, refusal: str | None = None
     Args:
         path (`Path`): The lock file, such as `folder / ".lock"`; its folder is made.
         wait (`bool` or `float`, *optional*, defaults to `False`): Whether to wait until the lock is free, or for how many seconds.
-        refusal (`str`, *optional*): The message of [`Locked`]; names the folder if not given.
 
     Raises:
         Locked: If another process, or another call in this process, holds it.
@@ -163,11 +159,7 @@ def journal(path: Path, rows: Iterable[Mapping[str, Any]] = ()) -> Iterator[Call
     """Begin a journal, a JSON object a line, and give the function that appends a row to it.
 
     A row is with the system when the function returns: a process killed afterwards loses none, one killed while it writes leaves a
-    torn last line, which [`read_journal`] leaves out.
-
-    Args:
-        path (`Path`): The file; replaced by `rows`, whole or not at all. The caller keeps other writers out.
-        rows (iterable of mappings, *optional*): Rows known already.
+    torn last line, which [`read_journal`] leaves out. The file begins with `rows`; the caller keeps other writers out.
     """
     write_rows(path, rows)
     with path.open("a", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
@@ -180,12 +172,7 @@ def journal(path: Path, rows: Iterable[Mapping[str, Any]] = ()) -> Iterator[Call
 
 
 def read_journal(path: Path, columns: Sequence[str] = (), remedy: str = "move the file away") -> list[dict[str, Any]]:
-    """Rows of a journal, in order; none if it does not exist. A torn last line is left out.
-
-    Args:
-        path (`Path`): The file.
-        columns (sequence of `str`, *optional*): What every row has.
-        remedy (`str`, *optional*): What to do about a file that is something else, for the message.
+    """Rows of a journal, in order, which have all `columns`; none if it does not exist. A torn last line is left out.
 
     Raises:
         ValueError: If another line than the last is no row.
@@ -220,15 +207,7 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 
 def check_same_run(path: Path, definition: Mapping[str, Any], remedy: str = "choose another folder") -> bool:
-    """Compare what defines a run with what an earlier run wrote; write it if there was none.
-
-    Args:
-        path (`Path`): The JSON file that holds the definition; its folder is made.
-        definition (mapping): Everything that decides on the result, ready for JSON.
-        remedy (`str`, *optional*): What to do about another run, for the message.
-
-    Returns:
-        `bool`: Whether there was an earlier run.
+    """Compare what defines a run with what an earlier run wrote, and say whether there was one; write it if there was none.
 
     Raises:
         RunMismatch: If the earlier run had another definition; the message names the keys that differ.

@@ -60,13 +60,7 @@ class FaultNetwork(nn.Module):
         self.output = nn.Conv1d(CHANNELS, 1 + len(KINDS), 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            features (`torch.Tensor` of shape `(B, M, N)`): From [`relative_features`], M a multiple of 4.
-
-        Returns:
-            `torch.Tensor` of shape `(B, S, 1 + K)`: Logits, no fault first.
-        """
+        """[`relative_features`] `(B, M, N)`, M a multiple of 4, to logits `(B, S, 1 + K)`, no fault first."""
         hidden = nn.functional.relu(self.frames(features.transpose(1, 2)))
         hidden = nn.functional.relu(self.steps(hidden))  # (B, C, S)
         weight = torch.softmax(self.weight(hidden), dim=-1)
@@ -186,12 +180,10 @@ def decisions(network: FaultNetwork, features: np.ndarray) -> np.ndarray:
 
 
 def stretches(decided: np.ndarray, certain: float = CERTAIN, reaches: float = REACHES) -> list[Fault]:
-    """Faults from the [`decisions`] about the steps of a recording.
+    """Faults from the [`decisions`] `(S, 1 + K)` about the steps of a recording.
 
-    Args:
-        decided (`np.ndarray` of shape `(S, 1 + K)`): Probabilities.
-        certain (`float`, *optional*): The mean over five steps of the probability of any fault rises to this in every fault.
-        reaches (`float`, *optional*): A fault reaches as far as the probability stays above this.
+    In every fault, the mean over five steps of the probability of any fault rises to `certain`; the fault goes as far as the
+    probability stays above `reaches`.
     """
     of_any = 1 - decided[:, 0]
     smooth = np.convolve(of_any, np.full(SMOOTH_STEPS, 1 / SMOOTH_STEPS), "same") if len(of_any) >= SMOOTH_STEPS else of_any

@@ -14,14 +14,7 @@ class MeanPooling(nn.Module):
     """Every real frame counts the same."""
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Args:
-            hidden_states (`torch.Tensor` of shape `(B, F, D)`): Frames.
-            frame_mask (`torch.Tensor` of shape `(B, F)`, *optional*): `True` on real frames; at least one in every row.
-
-        Returns:
-            `torch.Tensor` of shape `(B, F)`: Weights in float32, 0 on padding, summing to 1 over every row.
-        """
+        """Frames `(B, F, D)` to weights `(B, F)` in float32: 0 where `frame_mask` is `False`, with the sum 1 in every row."""
         counted = _mask_or_ones(hidden_states, frame_mask)
         return counted / counted.sum(dim=1, keepdim=True)
 

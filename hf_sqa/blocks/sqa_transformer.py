@@ -95,14 +95,8 @@ class EncoderAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None, keep_weights: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Args:
-            hidden_states (`torch.Tensor` of shape `(B, F, D)`): Frames.
-            frame_mask (`torch.Tensor` of shape `(B, F)`, *optional*): `True` on real frames.
-            keep_weights (`bool`, *optional*, defaults to `False`): Compute the weights one by one and return them.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor | None]`: Frames of the same shape, and the weights `(B, H, F, F)` if kept.
+        """Frames `(B, F, D)`, real where `frame_mask` `(B, F)` is `True`, to frames of that shape; and the weights `(B, H, F, F)`,
+        computed one by one, if kept.
         """
         batch_size, num_frames, _ = hidden_states.shape
 
@@ -154,14 +148,7 @@ class AttentionPooling(nn.Module):
         self.score_head = nn.Linear(hidden_size, num_labels)
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Args:
-            hidden_states (`torch.Tensor` of shape `(B, F, D)`): Frames.
-            frame_mask (`torch.Tensor` of shape `(B, F)`, *optional*): `True` on real frames.
-
-        Returns:
-            `torch.Tensor` of shape `(B, L)`.
-        """
+        """Frames `(B, F, D)`, real where `frame_mask` `(B, F)` is `True`, to scores `(B, L)`."""
         weights = self.attention_score(F.relu(self.attention_hidden(hidden_states)))  # (B, F, 1)
         if frame_mask is not None:
             weights = weights.masked_fill(~frame_mask[..., None], float("-inf"))
@@ -205,14 +192,7 @@ class SQATransformer(nn.Module):
         self.pooling = AttentionPooling(hidden_size, pooling_size or max(widths, default=hidden_size), num_labels)
 
     def forward(self, features: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
-        """
-        Args:
-            features (`torch.Tensor` of shape `(B, F, C)`): Exactly `num_frames` frames.
-            trace ([`LayerTrace`], *optional*): Takes what the layers give.
-
-        Returns:
-            `torch.Tensor` of shape `(B, L)`: Raw scores, before any sigmoid.
-        """
+        """Exactly `num_frames` frames `(B, F, C)` to raw scores `(B, L)`, before any sigmoid."""
         return self.pooling(self.encode(features, trace))
 
     def encode(self, features: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:

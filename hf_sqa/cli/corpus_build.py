@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cli.arguments import num_cores
-from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, stop
-from hf_sqa.extras import needs_extra
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, need_extra, stop
 from hf_sqa.progress import bar, tracked
 
 #: Failures listed individually; the manifest has all.
@@ -114,10 +113,7 @@ def _check_labels(labels: list[str]) -> None:
             raise ValueError(f"Expected --labels out of {', '.join(LABELS)}, got {label!r}.")
     for label, package in (("pesq", "pesq"), ("stoi", "pystoi")):
         if label in labels:
-            try:
-                __import__(package)
-            except ImportError:
-                raise ImportError(needs_extra(f"The label {label!r}", "labels")) from None
+            need_extra(f"The label {label!r}", "labels", package)
 
 
 def _done(rows: Iterator[dict[str, Any]], total: int, what: str) -> list[dict[str, Any]]:

@@ -42,7 +42,10 @@ def score_files(
         stop(error)
     if not recordings:
         stop("There is nothing to score: the list is empty.")
-    _check_plot(plot, len(recordings))
+    if plot is not None:
+        if len(recordings) != 1:
+            stop(f"--plot draws one recording, got {len(recordings)}; name one file.")
+        check_plot(plot)
     scorer, score_names = _load(settings) if backend == "torch" else _load_graph(settings)
     try:
         writer = RowWriter(Path(output), sys.stdout) if output is not None else None
@@ -88,14 +91,6 @@ def score_files(
         stop(f"Interrupted: {len(rows)} of {len(recordings)} recordings are done and kept.", EXIT_INTERRUPTED)
     if failed := sum(row["status"] != "ok" for row in rows):
         stop(f"{failed} of {len(rows)} recordings could not be scored; the rows say why.", EXIT_FAILED)
-
-
-def _check_plot(plot: Path | None, num_recordings: int) -> None:
-    if plot is None:
-        return
-    if num_recordings != 1:
-        stop(f"--plot draws one recording, got {num_recordings}; name one file.")
-    check_plot(plot)
 
 
 def _load(settings: Settings) -> tuple[Any, list[str]]:

@@ -52,11 +52,7 @@ def refuse(context: typer.Context, names: Iterable[str], why: str) -> None:
 
 @contextmanager
 def ends_of_training(after_interrupt: str) -> Iterator[None]:
-    """Turn what can end a training into a line and an exit code: 130 after Ctrl-C, 1 if it cannot go on, 2 if it cannot begin.
-
-    Args:
-        after_interrupt (`str`): What becomes of the work done so far, where no checkpoint is named.
-    """
+    """Turn what can end a training into a line and an exit code: 130 after Ctrl-C, 1 if it cannot go on, 2 if it cannot begin."""
     from huggingface_hub.errors import StrictDataclassError
 
     from hf_sqa.runs import Locked

@@ -31,33 +31,19 @@ LEVELS = {"utt": "recordings", "sys": "systems", "con": "conditions"}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One number of a card's evaluation.
+    """One number of a card's evaluation."""
 
-    Args:
-        dataset (`str`): Name of the test set.
-        metric (`str`): Key of `hf_sqa.metrics`, level included: `"utt_srcc"`.
-        value (`float`): The metric; NaN if undefined.
-        low (`float`, *optional*): Lower end of its 95 % interval.
-        high (`float`, *optional*): Upper end.
-        num_clips (`int`, *optional*): Recordings that were rated and scored.
-        score (`str`, *optional*, defaults to `"mos"`): Which of the model's scores.
-        split (`str`, *optional*): Split of the test set.
-        dataset_id (`str`, *optional*): The test set on the Hub.
-        before (`float`, *optional*): The same metric of the model that this one was made from.
-        overlaps_training (`bool`, *optional*, defaults to `False`): The test set shares recordings or talkers with the training.
-    """
-
-    dataset: str
-    metric: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    num_clips: int | None = None
-    score: str = "mos"
-    split: str | None = None
-    dataset_id: str | None = None
-    before: float | None = None
-    overlaps_training: bool = False
+    dataset: str  # Name of the test set
+    metric: str  # Key of `hf_sqa.metrics`, level included: `"utt_srcc"`
+    value: float  # The metric; NaN if undefined
+    low: float | None = None  # Lower end of its 95 % interval
+    high: float | None = None  # Upper end
+    num_clips: int | None = None  # Recordings that were rated and scored
+    score: str = "mos"  # Which of the model's scores
+    split: str | None = None  # Split of the test set
+    dataset_id: str | None = None  # The test set on the Hub
+    before: float | None = None  # The same metric of the model that this one was made from
+    overlaps_training: bool = False  # The test set shares recordings or talkers with the training
 
     @classmethod
     def of(cls, given: Evaluation | Mapping[str, Any]) -> Evaluation:

@@ -55,29 +55,17 @@ class PublishError(ValueError):
 
 @dataclass
 class Publication:
-    """What a push did or, after a dry run, would do.
+    """What a push did or, after a dry run, would do."""
 
-    Args:
-        repo_id (`str`): The repository.
-        files (`dict[str, int]`): Size of every published file in bytes, by its name in the repository.
-        left_out (`dict[str, str]`): Files of the folder that are not published, with the reason.
-        removed (`list[str]`): Files of an earlier push that this one deletes from the repository.
-        sample_scores (`dict[str, float]`): Scores of the built-in sample.
-        card (`str`): The card as published.
-        commit (`str`, *optional*): The commit; `None` after a dry run.
-        url (`str`, *optional*): Address of the repository or the pull request.
-        changed (`bool`): `False` if the repository held all of it already.
-    """
-
-    repo_id: str
-    files: dict[str, int]
-    left_out: dict[str, str]
-    sample_scores: dict[str, float]
-    card: str
-    removed: list[str] = field(default_factory=list)
-    commit: str | None = None
-    url: str | None = None
-    changed: bool = False
+    repo_id: str  # The repository
+    files: dict[str, int]  # Size of every published file in bytes, by its name in the repository
+    left_out: dict[str, str]  # Files of the folder that are not published, with the reason
+    sample_scores: dict[str, float]  # Scores of the built-in sample
+    card: str  # The card as published
+    removed: list[str] = field(default_factory=list)  # Files of an earlier push that this one deletes from the repository
+    commit: str | None = None  # The commit; `None` after a dry run
+    url: str | None = None  # Address of the repository or the pull request
+    changed: bool = False  # `False` if the repository held all of it already
 
 
 @contextmanager
@@ -213,11 +201,7 @@ def _check_base(base: Any) -> None:
 
 
 def _loaded(stage: Path) -> AudioQualityPipeline:
-    """The pipeline with the checkpoint to publish; every weight must come from the files.
-
-    Raises:
-        PublishError: If it does not load, or weights are missing, left over or of another shape.
-    """
+    """The pipeline with the checkpoint to publish; every weight must come from the files."""
     try:
         loaded = load_checkpoint(stage, dtype="float32")
         return AudioQualityPipeline(model=loaded.model, feature_extractor=loaded.feature_extractor, device=-1)
@@ -226,11 +210,7 @@ def _loaded(stage: Path) -> AudioQualityPipeline:
 
 
 def _loaded_graph(stage: Path, graph: str) -> AudioQualityPipeline:
-    """The pipeline on one of the graphs to publish.
-
-    Raises:
-        PublishError: If it does not load, or was exported with another configuration.
-    """
+    """The pipeline on one of the graphs to publish."""
     try:
         model = OnnxDistilledSQA.from_folder(stage, graph)
         return AudioQualityPipeline(model=model, feature_extractor=model.make_feature_extractor(), device=-1)

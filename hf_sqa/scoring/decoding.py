@@ -139,10 +139,8 @@ def _member_bytes(member: TarMember) -> bytes:
 class Decoder(Isolated):
     """Decodes items in order, ahead of whoever takes them. Leaving it as a context ends its workers.
 
-    Args:
-        decoding ([`Decoding`]): How.
-        num_workers (`int`, *optional*, defaults to 0): Processes; 0 decodes in this one, without a time limit.
-        score (callable, *optional*): Takes a recording, in the process that decoded it; its result takes the recording's place.
+    Without workers it decodes in this process, without a time limit. `score` takes a recording in the process that decoded it; its
+    result takes the recording's place.
     """
 
     def __init__(self, decoding: Decoding, num_workers: int = 0, score: Callable[[Recording], Any] | None = None):

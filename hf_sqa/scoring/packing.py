@@ -87,11 +87,7 @@ class PackedScorer:
         return results
 
     def count(self, result: dict[str, Any] | Refusal) -> None:
-        """Count a result, also one that another process has made.
-
-        Raises:
-            RuntimeError: If the model has failed at every recording so far, and they are many.
-        """
+        """Count a result, also one that another process has made; an error if the model failed at every one of many so far."""
         if not isinstance(result, Refusal):
             self._num_scored += 1
         elif result.code in FAILURE_CODES:

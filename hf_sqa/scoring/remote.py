@@ -26,12 +26,7 @@ def is_remote(name: str) -> bool:
 
 
 def read_remote(url: str) -> bytes:
-    """Content of a URL.
-
-    Raises:
-        OSError: If it cannot be had, after the last try.
-        ImportError: If fsspec lacks the package for this kind of URL.
-    """
+    """Content of a URL."""
     return _tried(lambda: _read_http(url) if url.startswith(("http://", "https://")) else _read_fsspec(url))
 
 

@@ -102,10 +102,7 @@ class ShardFolder:
 
 
 def need_pyarrow() -> None:
-    """
-    Raises:
-        ValueError: If pyarrow, which reads and writes Parquet, is not installed.
-    """
+    """Refuse to go on without pyarrow, which reads and writes Parquet."""
     try:
         import pyarrow  # noqa: F401
     except ImportError:

@@ -159,12 +159,9 @@ class DNSMOS(AudioQualityPreTrainedModel):
                 first = index
 
     def _score_stretch(self, waveform: torch.Tensor, starts: np.ndarray, period: int | None = None) -> torch.Tensor:
-        """Score the windows of one stretch `(T,)`, which share spectra and convolutions: `(W, L)`, in label units.
+        """Score the windows that begin at `starts` `(W,)` in one stretch `(T,)`, sharing convolutions: `(W, L)`, in label units.
 
-        Args:
-            waveform (`torch.Tensor` of shape `(T,)`): From the first window's start to the last one's end.
-            starts (`np.ndarray` of shape `(W,)`): Where in it the windows begin.
-            period (`int`, *optional*): After how many spectra it repeats itself.
+        The stretch goes from the first window's start to the last one's end; after `period` spectra, if given, it repeats itself.
         """
         if len(starts) == 1 and period is None:
             return self.score_windows(waveform[None])
@@ -201,18 +198,8 @@ class DNSMOS(AudioQualityPreTrainedModel):
         return torch.stack(columns, dim=1)
 
     def window_starts(self, num_samples: int, mode: str = "published") -> tuple[np.ndarray, int]:
-        """Where the windows of a recording begin.
-
-        Args:
-            num_samples (`int`): Length of the recording.
-            mode (`str`, *optional*, defaults to `"published"`): One of `modes`.
-
-        Returns:
-            `(np.ndarray, int)`: First sample of every window, ascending, the first 0; and how often the recording is appended to
-            itself for that, a power of two.
-
-        Raises:
-            ValueError: If there are no samples.
+        """First sample of every window of a recording, ascending, the first 0; and how often the recording is appended to itself
+        for that, a power of two.
         """
         if num_samples < 1:
             raise ValueError("Expected at least one sample in every recording, got one without any.")

@@ -136,12 +136,10 @@ class ConvStack(nn.Module):
         return self.back(torch.cat([left, middle, right], dim=2))
 
     def front(self, spectra: torch.Tensor, is_edge: tuple[bool, bool]) -> torch.Tensor:
-        """The layers up to the first pooling, a bounded number of spectra at a time where no gradient is wanted.
+        """The layers up to the first pooling, a bounded number of spectra `(W, S, K)` at a time where no gradient is wanted.
 
-        Args:
-            spectra (`torch.Tensor` of shape `(W, S, K)`): Spectra.
-            is_edge (`tuple[bool, bool]`): Whether they begin, or end, at the edge of a window, where every layer sees zeros;
-                elsewhere the zeros are wrong, and what they reach, `edge` spectra, does not come out.
+        `is_edge` says whether they begin, and whether they end, at the edge of a window, where every layer sees zeros; elsewhere
+        the zeros are wrong, and what they reach, `edge` spectra, does not come out.
         """
         total = spectra.shape[1]
         first, end = 0 if is_edge[0] else self.edge, total if is_edge[1] else total - self.edge

@@ -42,14 +42,7 @@ class MagnitudeSpectrum(nn.Module):
         return 1 + num_samples // self.hop_samples
 
     def forward(self, waveform: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Args:
-            waveform (`torch.Tensor` of shape `(B, T)`): In float32.
-            lengths (`torch.Tensor` of shape `(B,)`, *optional*): Samples of each row; all of them if not given.
-
-        Returns:
-            `torch.Tensor` of shape `(B, F, K)`; frames beyond a row's own are padding.
-        """
+        """Waveforms `(B, T)` in float32 with `lengths` `(B,)` to frames `(B, F, K)`; those beyond a row's own are padding."""
         margin = self.fft_size // 2
         if lengths is None:
             padded = F.pad(waveform, (margin, margin), mode="reflect")
@@ -75,14 +68,7 @@ class SincFilterBank(nn.Module):
         return (num_samples + self.hop_samples - 1) // self.hop_samples
 
     def forward(self, waveform: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Args:
-            waveform (`torch.Tensor` of shape `(B, T)`): In float32.
-            lengths (`torch.Tensor` of shape `(B,)`, *optional*): Samples of each row; all of them if not given.
-
-        Returns:
-            `torch.Tensor` of shape `(B, F, K)`; frames beyond a row's own are padding.
-        """
+        """Waveforms `(B, T)` in float32 with `lengths` `(B,)` to frames `(B, F, K)`; those beyond a row's own are padding."""
         num_samples = waveform.shape[1]
         num_frames = self.num_frames(num_samples)
         spanned = (num_frames - 1) * self.hop_samples + self.kernel_size
@@ -109,14 +95,7 @@ class ConvStack(GradientCheckpointingLayer):
         self.frame_size = channels[-1] * num_bins_after(num_bins, len(channels))
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Args:
-            frames (`torch.Tensor` of shape `(B, F, K)`): Spectra. With `lengths`, the last one of every row must be padding.
-            lengths (`torch.Tensor` of shape `(B,)`, *optional*): Real frames of each row; all of them if not given.
-
-        Returns:
-            `torch.Tensor` of shape `(B, F, K' * C)`, bins first.
-        """
+        """Spectra `(B, F, K)` to frames `(B, F, K' * C)`, bins first; with `lengths` the last one of every row must be padding."""
         batch_size = frames.shape[0]
         if not torch.compiler.is_exporting() and batch_size > ROWS_PER_CALL.get(frames.device.type, batch_size):
             row_lengths = [frames.shape[1]] * batch_size if lengths is None else lengths.tolist()
@@ -191,12 +170,9 @@ class MOSATrunk(nn.Module):
         lengths: torch.Tensor | None = None,
         ssl_lengths: torch.Tensor | None = None,
     ) -> Frames:
-        """
-        Args:
-            waveform (`torch.Tensor` of shape `(B, T)`): Float32, scaled as the spectrum should see it.
-            ssl_features (`torch.Tensor` of shape `(B, F, D)`): Self-supervised features.
-            lengths (`torch.Tensor` of shape `(B,)`, *optional*): Samples of each row; all of them if not given.
-            ssl_lengths (`torch.Tensor` of shape `(B,)`, *optional*): Frames of each row of `ssl_features`; goes with `lengths`.
+        """Waveforms `(B, T)` in float32, scaled as the spectrum should see them, and features `(B, F, D)` to frames.
+
+        `lengths` and `ssl_lengths`, `(B,)` each, go together: samples and features of each row; all of them if not given.
         """
         spectrum, filter_bank = self.spectrum(waveform, lengths), self.filter_bank(waveform, lengths)
         if lengths is None:
@@ -275,11 +251,7 @@ def peak_normalize(waveform: torch.Tensor, lengths: torch.Tensor | None = None) 
 
 
 def lay_end_to_end(first: torch.Tensor, second: torch.Tensor, first_lengths: torch.Tensor | None) -> torch.Tensor:
-    """`first` `(B, F1, D)` and right behind each row's `first_lengths` real frames all of `second` `(B, F2, D)`.
-
-    Returns:
-        `torch.Tensor` of shape `(B, F1 + F2, D)`; what follows the frames of `second` is padding.
-    """
+    """`first` `(B, F1, D)`, behind each row's `first_lengths` real frames all of `second` `(B, F2, D)`, then padding."""
     both = torch.cat([first, second], dim=1)
     if first_lengths is None:
         return both

@@ -60,14 +60,7 @@ class MFCC(nn.Module):
         return num_samples // self.hop_samples + 1
 
     def forward(self, waveform: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            waveform (`torch.Tensor` of shape `(B, T)`): In float32, padded at the end.
-            lengths (`torch.Tensor` of shape `(B,)`): Samples of every row, more than half an `fft_size` each.
-
-        Returns:
-            `torch.Tensor` of shape `(B, F, C)`: The frames of a row beyond `num_frames(length)` hold nothing of use.
-        """
+        """Waveforms `(B, T)` in float32, of `lengths` `(B,)` of more than half an `fft_size` each, to frames `(B, F, C)`."""
         mel_db = self.mel_db(waveform, lengths)  # (B, F, M)
         real = torch.arange(mel_db.shape[1], device=mel_db.device) < self.num_frames(lengths)[:, None]
         loudest_db = mel_db.masked_fill(~real[..., None], -torch.inf).amax(dim=(1, 2), keepdim=True)
