@@ -95,11 +95,11 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
                     "`hf-sqa convert`."
                 ) from None
             raise
-        report = (loaded[0] if isinstance(loaded, tuple) else loaded).__dict__.pop("_loading_report")
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        report, config = model.__dict__.pop("_loading_report"), model.config
         if not may_be_partial:
             refuse_partial_weights(name, report.missing_keys, report.unexpected_keys, report.mismatched_keys)
-        _refuse_integer_weights(name, loaded[0] if isinstance(loaded, tuple) else loaded, kwargs)
-        config = loaded[0].config if isinstance(loaded, tuple) else loaded.config
+        _refuse_integer_weights(name, model, kwargs)
         _refuse_unknown_options(config)
         # The Auto classes resolve a revision once and hand the commit down; the identity of a score names it.
         config._commit_hash = getattr(kwargs.get("revision"), "resolved", None) or getattr(config, "_commit_hash", None)

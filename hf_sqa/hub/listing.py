@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, scan_cache_dir
+from huggingface_hub import HfApi, ModelCard, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsEnabled
 
 from hf_sqa.auto import families
-from hf_sqa.checkpoints import DEFAULT_MODEL, published_checkpoints, students
+from hf_sqa.checkpoint_files import CARD_FILE
+from hf_sqa.checkpoints import DEFAULT_MODEL, published_checkpoints, read_json, students
 from hf_sqa.hub.card import TAGS
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import WHEEL, published_is_here
 from hf_sqa.wheels import Wheel
@@ -81,19 +82,15 @@ def hub_models() -> Iterator[ListedModel]:
         yield ListedModel(model.id, "hub", "", licence, f"{(model.sha or '')[:7]}{', private' if model.private else ''}")
 
 
-def _config(folder: Path) -> dict:
-    path = folder / "config.json"
+def _config(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError:
+        return read_json(folder / "config.json")
+    except (OSError, ValueError):
         return {}
 
 
 def _license(folder: Path) -> str:
-    from huggingface_hub import ModelCard
-
-    path = folder / "README.md"
     try:
-        return str(ModelCard.load(path).data.get("license") or "") if path.is_file() else ""
-    except (ValueError, OSError):
+        return str(ModelCard((folder / CARD_FILE).read_text(encoding="utf-8")).data.get("license") or "")
+    except (OSError, ValueError):
         return ""

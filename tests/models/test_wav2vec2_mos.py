@@ -921,7 +921,7 @@ def test_inputs_of_another_kind_or_shape_are_refused(kind, inputs, message):
         ({"pooling": "max"}, "`pooling` to be one of mean, attention, last"),
         ({"num_last_frames": 3}, "only beside `pooling='last'`"),
         ({"pooling": "last", "num_last_frames": 0}, "`num_last_frames` between 1 and"),
-        ({"feature_grad_mult": 2.0}, "between 0 .* and 1, got 2.0"),
+        ({"feature_grad_mult": 2.0}, "`feature_grad_mult` between 0 and 1, got 2.0"),
         ({"predict_log_variance": True}, "score_loss='mse'.*got 'l1'"),
         ({"sampling_rate": None}, "`sampling_rate` in Hz"),
         ({"layr": 1}, "did you mean 'layer'"),

@@ -51,11 +51,7 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
     _keep_in_fp32_modules_strict = ["domain_embedding", "judge_embedding", "lstm", "lstm_projection", "score_head"]
 
     def __init__(self, config: UTMOSConfig, encoder: PreTrainedModel | None = None):
-        """
-        Args:
-            config (`UTMOSConfig`): Configuration.
-            encoder (`PreTrainedModel`, *optional*): Encoder with weights, from `load_encoder`; a random one if not given.
-        """
+        """With an encoder from `load_encoder`, which has weights; a random one if not given."""
         super().__init__(config)
         self.encoder = build_encoder(config.encoder_config, None) if encoder is None else encoder
         self.domain_embedding = nn.Embedding(config.num_domains, config.domain_size)

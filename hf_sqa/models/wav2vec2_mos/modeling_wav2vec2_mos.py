@@ -77,11 +77,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
     _keep_in_fp32_modules_strict = ["layer_mix", "pooling", "score_head", "log_variance_head"]
 
     def __init__(self, config: Wav2Vec2ForMOSConfig, encoder: PreTrainedModel | None = None):
-        """
-        Args:
-            config (`Wav2Vec2ForMOSConfig`): Configuration.
-            encoder (`PreTrainedModel`, *optional*): Encoder with weights, from `load_encoder`; a random one if not given.
-        """
+        """With an encoder from `load_encoder`, which has weights; a random one if not given."""
         super().__init__(config)
         hidden_size = output_size(config.encoder_config)
         self.encoder = build_encoder(config.encoder_config, self.last_layer(config)) if encoder is None else encoder
