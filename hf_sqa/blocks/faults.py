@@ -6,6 +6,7 @@ Shapes: M frames of 20 ms, N features, S steps of 80 ms, C channels, K kinds
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -99,35 +100,68 @@ def frame_features(samples: np.ndarray) -> np.ndarray:
     """
     frames = torch.from_numpy(samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES]).unflatten(0, (-1, FRAME_SAMPLES))
     parts = torch.view_as_real(torch.fft.rfft(frames * _window())).square()
-    power = (parts[..., 0] + parts[..., 1]) @ _bands()
+    return features_of(frames, (parts[..., 0] + parts[..., 1]) @ _bands()).numpy()
+
+
+def features_of(frames: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """[`frame_features`] of frames `(M, 320)` and the power of their bands, `(M, 32)`."""
     magnitude = frames.abs()
     peak = magnitude.amax(dim=1)
-    level = 10 * (magnitude.square().mean(dim=1) + POWER_FLOOR).log10()
-    return torch.cat(
-        [
-            10 * (power + POWER_FLOOR).log10(),
-            level[:, None],
-            _share(magnitude >= CEILING * peak[:, None]),
-            _share(magnitude <= SMALLEST),
-            (10 * (peak.square() + POWER_FLOOR).log10() - level)[:, None],
-        ],
-        dim=1,
-    ).numpy()
+    level = _decibels(magnitude.square().mean(dim=1))
+    ceiling, zeros = _share(magnitude >= CEILING * peak[:, None]), _share(magnitude <= SMALLEST)
+    return torch.cat([_decibels(power), level[:, None], ceiling, zeros, (_decibels(peak.square()) - level)[:, None]], dim=1)
+
+
+def _decibels(power: torch.Tensor) -> torch.Tensor:
+    """In dB, with a floor. It is not added to the power: the exporter of graphs takes so small a number for 0."""
+    return 10 * (power / POWER_FLOOR + 1).log10() + 10 * math.log10(POWER_FLOOR)
 
 
 def _share(is_so: torch.Tensor) -> torch.Tensor:
     """Share of the samples of each frame of which it is so, `(M, 1)`."""
-    return is_so.view(torch.int8).sum(dim=1, keepdim=True) / FRAME_SAMPLES
+    return is_so.to(torch.int8).sum(dim=1, keepdim=True) / FRAME_SAMPLES
 
 
 def relative_features(features: np.ndarray) -> np.ndarray:
     """Levels relative to the loud frames of the segment, all on scales near 1."""
-    reference = np.percentile(features[:, NUM_BANDS], REFERENCE_PERCENTILE)
-    relative = features.copy()
-    relative[:, : NUM_BANDS + 1] = np.maximum((features[:, : NUM_BANDS + 1] - reference + 30) / 20, -4)
-    relative[:, NUM_BANDS + 1] = 5 * features[:, NUM_BANDS + 1]
-    relative[:, NUM_BANDS + 3] = (features[:, NUM_BANDS + 3] - 10) / 5
-    return relative
+    return relative_to(float(np.percentile(features[:, NUM_BANDS], REFERENCE_PERCENTILE)), torch.from_numpy(features)).numpy()
+
+
+def relative_to(reference: torch.Tensor | float, features: torch.Tensor) -> torch.Tensor:
+    """[`relative_features`] where the level of the loud frames is known."""
+    levels = (features[:, : NUM_BANDS + 1] - reference + 30) / 20
+    ceiling, zeros, crest = features[:, NUM_BANDS + 1 :].unbind(dim=1)
+    return torch.cat([levels.clamp(min=-4), torch.stack([5 * ceiling, zeros, (crest - 10) / 5], dim=1)], dim=1)
+
+
+class FaultGraph(nn.Module):
+    """What [`FaultFinder`] computes of a segment, without what graphs have not: samples in, decisions out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = load_network()
+        self.register_buffer("bands", _bands())
+        phase = 2 * np.pi / FRAME_SAMPLES * np.outer(np.arange(FRAME_SAMPLES), np.arange(FRAME_SAMPLES // 2 + 1))
+        for name, wave in (("cosines", np.cos(phase)), ("sines", np.sin(phase))):
+            self.register_buffer(name, _window()[:, None] * torch.from_numpy(wave).float())
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            steps (`torch.Tensor` of shape `(S, 1280)`): The samples of each step of 80 ms, at 16 kHz.
+
+        Returns:
+            `torch.Tensor` of shape `(S, 1 + K)`: As [`decisions`].
+        """
+        frames = steps.reshape(-1, FRAME_SAMPLES)
+        power = (frames @ self.cosines).square() + (frames @ self.sines).square()
+        features = features_of(frames, power @ self.bands)
+        levels = features[:, NUM_BANDS].sort().values
+        # As np.percentile, between two levels; the graph of torch.quantile gives NaN in onnxruntime.
+        rank = torch.arange(levels.shape[0])
+        weight = (1 - (rank - REFERENCE_PERCENTILE / 100 * rank[-1]).abs()).clamp(min=0)
+        reference = (weight * levels).sum()
+        return torch.softmax(self.network(relative_to(reference, features)[None])[0], dim=-1)
 
 
 class FaultFinder:

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from hf_sqa.blocks import local_quality
+from hf_sqa.blocks import faults, local_quality
 from hf_sqa.blocks.score_intervals import half_widths
 from hf_sqa.export.onnx import write_graph
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.pipelines import quality_plot, timeline
 
-PAGE_FILES = ("index.html", "page.js", "score.js", "local.js", "live.js", "microphone.js", "picture.js")
-LOCAL_GRAPH_FILE, FACTS_FILE = "local.onnx", "page.json"
+PAGE_FILES = ("index.html", "page.js", "score.js", "local.js", "faults.js", "course.js", "live.js", "microphone.js", "picture.js")
+LOCAL_GRAPH_FILE, FAULT_GRAPH_FILE, FACTS_FILE = "local.onnx", "faults.onnx", "page.json"
 #: Share of recordings whose rating lies in the interval that the page shows.
 COVERAGE = 0.9
 
@@ -26,7 +26,7 @@ def write_page(model: AudioQualityPreTrainedModel, folder: str | Path) -> None:
 
     Args:
         model (`AudioQualityPreTrainedModel`): A DistilledSQA in float32. A head for local quality is written too, as
-            `local.onnx`.
+            `local.onnx`, and the network that finds faults, as `faults.onnx`.
         folder (`str` or `Path`): Output folder; created if missing.
 
     Raises:
@@ -39,7 +39,12 @@ def write_page(model: AudioQualityPreTrainedModel, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in PAGE_FILES:
         (folder / name).write_bytes(files("hf_sqa.export.browser").joinpath(name).read_bytes())
-    facts = {"local": _local(model, folder), "intervals": _intervals(model), "categories": quality_plot.CATEGORIES}
+    facts = {
+        "local": _local(model, folder),
+        "faults": _faults(folder),
+        "intervals": _intervals(model),
+        "categories": quality_plot.CATEGORIES,
+    }
     (folder / FACTS_FILE).write_text(json.dumps(facts, indent=1, allow_nan=False), encoding="utf-8")
 
 
@@ -66,6 +71,29 @@ def _local(model: AudioQualityPreTrainedModel, folder: Path) -> dict[str, Any]:
         "floor_dbfs": local_quality.FLOOR_DBFS,
         "least_active_share": local_quality.LEAST_ACTIVE_SHARE,
         "edge_share": timeline.EDGE_SHARE,
+        "unnamed_depth": timeline.UNNAMED_DEPTH,
+    }
+
+
+def _faults(folder: Path) -> dict[str, Any]:
+    """How the page finds and names faults: the graph of the network, and the numbers of `hf_sqa.blocks.faults`."""
+    step_samples = faults.FRAME_SAMPLES * faults.FRAMES_PER_STEP
+    example = 0.1 * torch.randn(2 * faults.EDGE_STEPS, step_samples, generator=torch.Generator().manual_seed(0))
+    any_number = ({0: torch.export.Dim.DYNAMIC},)
+    file = folder / FAULT_GRAPH_FILE
+    write_graph(faults.FaultGraph().eval(), (example,), file, ["input_values"], "decided", any_number, None)
+    return {
+        "graph": FAULT_GRAPH_FILE,
+        "kinds": faults.KINDS,
+        "sampling_rate": faults.SAMPLING_RATE,
+        "step_samples": step_samples,
+        "step_seconds": faults.STEP_SECONDS,
+        "segment_steps": faults.SEGMENT_STEPS,
+        "edge_steps": faults.EDGE_STEPS,
+        "smooth_steps": faults.SMOOTH_STEPS,
+        "join_steps": faults.JOIN_STEPS,
+        "certain": faults.CERTAIN,
+        "reaches": faults.REACHES,
     }
 
 

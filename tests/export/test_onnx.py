@@ -176,7 +176,7 @@ def test_the_command_writes_8_bits_and_the_page_and_scores_with_them(tiny_folder
     assert "in int8" in exported.output and "index.html" in exported.output
     assert {path.name for path in (tmp_path / "graph").iterdir()} == {
         *("model.onnx", "config.json", "preprocessor_config.json"),
-        *(*PAGE_FILES, "page.json"),
+        *(*PAGE_FILES, "page.json", "faults.onnx"),
     }
     scored = CliRunner().invoke(app, ["score", str(tmp_path / "speech.wav"), "--model", str(tmp_path / "graph"), "--output", "-"])
     assert scored.exit_code == 0, scored.output

@@ -16,9 +16,12 @@ import pytest
 import soundfile
 
 import hf_sqa
+from hf_sqa.blocks import faults
+from hf_sqa.blocks.faults import Fault
+from hf_sqa.cells import clock
 from hf_sqa.export.onnx import export_onnx
 from hf_sqa.export.page import PAGE_FILES, write_page
-from hf_sqa.pipelines.timeline import EDGE_SHARE, worst_of
+from hf_sqa.pipelines.timeline import EDGE_SHARE, UNNAMED_DEPTH, named_faults, worst_of
 from tests.demo.test_space import BROWSER_FLAGS, CHROMEDRIVER, CHROMIUM
 from tests.processes import PATIENCE
 
@@ -29,6 +32,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx: pip install 'hf
 ROOT = Path(__file__).parents[2]
 BROWSER = ROOT / "hf_sqa" / "export" / "browser"
 SAMPLE, PACKET_LOSS = ROOT / "hf_sqa" / "assets" / "sample.flac", ROOT / "examples" / "packet_loss.flac"
+NAMES_OF_COURSE = "namedFaults, rowsOf, stretchesOf, worstOf"
 RATE = 16_000
 #: Where `.ci/run` unpacks onnxruntime-web; see docs/onnx.md.
 WEB = Path(os.environ.get("HF_SQA_ONNXRUNTIME_WEB", ROOT / "build" / "onnxruntime-web"))
@@ -82,7 +86,7 @@ def test_the_page_reads_the_rate_of_a_recording_from_its_header(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
-def test_the_page_marks_the_worst_stretch_that_python_finds(tmp_path):
+def test_the_page_says_of_a_course_what_python_says(tmp_path):
     generator = np.random.default_rng(0)
     timelines = [[{"start": 0.0, "end": 0.5, "mos": 2.0}], []]
     for length in (2, 7, 40, 41):
@@ -90,23 +94,64 @@ def test_the_page_marks_the_worst_stretch_that_python_finds(tmp_path):
         scores[length // 3 : length // 2] -= 1.5
         rows = [{"start": at / 2, "end": at / 2 + 0.5, "mos": float(score)} for at, score in enumerate(scores)]
         timelines += [rows, [row for at, row in enumerate(rows) if at % 9 != 4]]  # the same with silence in it
-    source = (BROWSER / "local.js").read_text(encoding="utf-8")
-    begin = source.index("export function worstOf")
-    function = source[begin : source.index("\n}\n", begin) + 3].removeprefix("export ")
+    told = [Fault(0.0, 1.1, "gap"), Fault(9.0, 9.4, "noise")]
     points = [[{"start": row["start"], "end": row["end"], "scores": {"mos": row["mos"]}} for row in rows] for rows in timelines]
-    script = (
-        f"const {{ abs, max, min }} = Math;\n{function}\n"
-        f"console.log(JSON.stringify({json.dumps(points)}.map((rows) => worstOf(rows, 'mos', {EDGE_SHARE}))));"
+    given = [[vars(fault) for fault in told], []]
+    settings = {"edge_share": EDGE_SHARE, "unnamed_depth": UNNAMED_DEPTH}
+
+    found = _in_node(
+        tmp_path,
+        f"{json.dumps(points)}.map((points) => rowsOf(points, 'mos')).map((rows) => [worstOf(rows, {EDGE_SHARE}), "
+        f"...{json.dumps(given)}.map((faults) => namedFaults(rows, faults, {json.dumps(settings)}))])",
     )
 
-    found = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
-
-    for rows, worst in zip(timelines, json.loads(found), strict=True):
+    for rows, (worst, *named) in zip(timelines, found, strict=True):
         expected = worst_of(rows, "mos")
         assert (worst is None) == (expected is None)
         if worst is not None:
-            assert [worst["start"], worst["end"]] == pytest.approx([expected["start"], expected["end"]], abs=0.01)
-            assert worst["value"] == expected["mos"]
+            _same_stretch(worst, expected)
+        for of_page, of_python in zip(named, (named_faults(rows, told, "mos"), named_faults(rows, [], "mos")), strict=True):
+            assert [fault["kind"] for fault in of_page] == [fault["kind"] for fault in of_python]
+            for fault, row in zip(of_page, of_python, strict=True):
+                _same_stretch(fault, row)
+    assert {fault["kind"] for _, *named in found for each in named for fault in each} == {"gap", "noise", "other"}
+
+
+def _same_stretch(found, expected):
+    assert [found["start"], found["end"]] == pytest.approx([expected["start"], expected["end"]], abs=0.01)
+    assert found["value"] == expected["mos"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_the_page_joins_what_the_network_decided_as_python_does(tmp_path):
+    generator = np.random.default_rng(0)
+    decided = []
+    for length in (1, 4, 5, 60, 300):
+        of_any = 0.5 + 0.499 * np.sin(np.cumsum(generator.uniform(0, 0.4, length)))
+        kinds = generator.dirichlet(np.ones(len(faults.KINDS)), length)
+        decided.append(np.concatenate([1 - of_any[:, None], of_any[:, None] * kinds], axis=1))
+    settings = {name.lower(): getattr(faults, name) for name in
+                ("KINDS", "STEP_SECONDS", "SMOOTH_STEPS", "JOIN_STEPS", "CERTAIN", "REACHES")}  # fmt: skip
+
+    found = _in_node(
+        tmp_path, f"{json.dumps([each.tolist() for each in decided])}.map((each) => stretchesOf(each, {json.dumps(settings)}))"
+    )
+
+    expected = [faults.stretches(each) for each in decided]
+    assert sum(map(len, expected)) > 4
+    for of_page, of_python in zip(found, expected, strict=True):
+        assert [fault["kind"] for fault in of_page] == [fault.kind for fault in of_python]
+        ends = [[fault.start, fault.end] for fault in of_python]
+        assert np.array([[fault["start"], fault["end"]] for fault in of_page]).ravel() == pytest.approx(np.ravel(ends))
+
+
+def _in_node(folder: Path, expression: str):
+    """What an expression of the page's course.js is worth."""
+    shutil.copy(BROWSER / "course.js", folder / "course.mjs")
+    script = f"import {{ {NAMES_OF_COURSE} }} from './course.mjs';\nconsole.log(JSON.stringify({expression}));"
+    (folder / "script.mjs").write_text(script, encoding="utf-8")
+    command = ["node", "script.mjs"]
+    return json.loads(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout)
 
 
 @pytest.fixture(scope="module")
@@ -233,16 +278,39 @@ def _same_course(course, expected, tolerance):
         assert point["scores"]["mos"] == pytest.approx(row["mos"], abs=tolerance)
     if expected["worst"] is not None:
         assert course["worst"]["value"] == pytest.approx(expected["worst"]["mos"], abs=tolerance)
+    assert [fault["kind"] for fault in course["faults"]] == [fault["kind"] for fault in expected["faults"]]
+    for fault, row in zip(course["faults"], expected["faults"], strict=True):
+        assert [fault["start"], fault["end"]] == pytest.approx([row["start"], row["end"]], abs=0.1)
+        assert fault["value"] == pytest.approx(row["mos"], abs=tolerance)
+
+
+@pytest.mark.slow
+def test_the_pages_graph_decides_on_faults_as_python_does_in_digital_silence_too(make_tiny, tmp_path):
+    import onnxruntime
+
+    samples, _ = soundfile.read(PACKET_LOSS, dtype="float32")
+    samples = np.concatenate([samples[: 4 * RATE], np.zeros(2 * RATE, np.float32)])[: 73 * 1280]
+    write_page(make_tiny(), tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "faults.onnx", providers=["CPUExecutionProvider"])
+
+    for part in (samples, samples[:1280], np.zeros(2560, np.float32)):
+        (found,) = session.run(["decided"], {"input_values": part.reshape(-1, 1280)})
+
+        assert found == pytest.approx(faults.decisions(faults.load_network(), faults.frame_features(part)), abs=1e-4)
 
 
 @needs_browser
 @pytest.mark.slow
 @pytest.mark.xdist_group("browser")
-def test_the_page_shows_course_worst_stretch_and_interval_as_python_has_them(browser, xs_page):
+def test_the_page_shows_course_worst_stretch_faults_and_interval_as_python_has_them(browser, xs_page, tmp_path):
     python = hf_sqa.pipeline("distilled-sqa-xs", device="cpu", interval=0.9)
+    samples, _ = soundfile.read(PACKET_LOSS, dtype="float32")
+    long = np.tile(samples, 5)  # longer than a segment of the fault finder
+    long[36 * RATE : 38 * RATE] += 0.1 * np.random.default_rng(0).standard_normal(2 * RATE)
+    soundfile.write(tmp_path / "noise.wav", long, RATE)
     browser.get(xs_page)
 
-    for recording in (PACKET_LOSS, SAMPLE):
+    for recording in (PACKET_LOSS, SAMPLE, tmp_path / "noise.wav"):
         _scored(browser, recording)
         course, expected = _course(browser), python(str(recording), return_timeline=True)
         _same_course(course, expected, tolerance=0.002)
@@ -256,6 +324,11 @@ def test_the_page_shows_course_worst_stretch_and_interval_as_python_has_them(bro
         assert "3 fair" in picture.text and python.local_method in picture.text
         assert len(picture.find_elements("css selector", "circle")) == len(course["points"])
         assert f"Between {ends[0]:.2f} and {ends[1]:.2f} for 90 %" in browser.find_element("id", "remark").text
+        told = browser.find_element("id", "faults").text
+        for fault in expected["faults"]:
+            assert f"{fault['kind']} from {clock(fault['start'])} to {clock(fault['end'])}" in told
+        assert expected["faults"] or told == "No fault stands out."
+    assert "noise" in [fault["kind"] for fault in expected["faults"]]
 
 
 FEED = """
@@ -264,7 +337,8 @@ const [portions, rate, done] = [arguments[0], arguments[1], arguments[arguments.
   const { load } = await import("./score.js"), { LiveMeter } = await import("./live.js");
   const meter = new LiveMeter(await load(), rate), points = [];
   for (const portion of portions) points.push(...(await meter.feed(Float32Array.from(portion))));
-  done([...points, ...(await meter.close())]);
+  points.push(...(await meter.close()));
+  done({ points, worst: meter.worst });
 })().catch((error) => done(String(error)));
 """
 
@@ -282,11 +356,13 @@ def test_samples_in_portions_get_on_the_page_what_the_meter_gives(browser, xs_pa
     found = browser.execute_async_script(FEED, [part.tolist() for part in np.array_split(samples, 7)], 12_000)
 
     assert None in [row["mos"] for row in expected]
-    assert len(found) == len(expected)
-    for point, row in zip(found, expected, strict=True):
+    assert len(found["points"]) == len(expected)
+    for point, row in zip(found["points"], expected, strict=True):
         assert [point["start"], point["end"]] == pytest.approx([row["start"], row["end"]], abs=1e-3)
         assert (point["scores"] or {}).get("mos") == pytest.approx(row["mos"], abs=0.01)
         assert (point["running"] or {}).get("mos") == pytest.approx(row["running"], abs=0.01)
+    worst = worst_of([row for row in expected if row["mos"] is not None], "mos")
+    assert [found["worst"][name] for name in ("start", "end", "value")] == pytest.approx(list(worst.values()), abs=0.05)
 
 
 @needs_browser
@@ -303,12 +379,15 @@ def test_the_microphone_draws_a_curve_that_grows_until_it_is_stopped(browser, xs
     _until(browser, lambda: len(json.loads(picture.get_attribute("data-course") or '{"points": []}')["points"]) >= 4)
     _until(browser, lambda: picture.find_elements("css selector", "circle"))
     course, shown = _course(browser), browser.find_element("id", "score").text
+    told = browser.find_element("id", "faults").text
     button.click()
     _until(browser, lambda: "microphone is off" in browser.find_element("id", "state").text)
 
     scores = [point["scores"]["mos"] for point in course["points"]]
     assert lowest - 0.7 < min(scores) and max(scores) < highest + 0.7  # the sample from anywhere on
     assert 1 <= float(shown) <= 5
+    assert course["worst"]["value"] == pytest.approx(min(scores))
+    assert told.startswith("Worst so far: ")
     assert browser.find_element("id", "file").is_enabled()
 
 

@@ -1,15 +1,21 @@
 // Quality while the sound is still coming, as hf_sqa.QualityMeter: memory does not grow with time.
+import { rowsOf, worstOf } from "./course.js";
 import { LocalMeter } from "./local.js";
 import { Resampler } from "./score.js";
 
 export const SHOWN_SECONDS = 60;
 const COLUMN_SECONDS = 0.05, MOST_BEHIND_SECONDS = 15;
+// The worst stretch is that of the last points so many: four hours of them.
+const MOST_POINTS = 28800;
 
 // Samples at any rate to points with `running`, the mean of each score so far.
 export class LiveMeter {
   constructor(model, samplingRate) {
     this.resampler = new Resampler(samplingRate, model.config.sampling_rate);
     this.meter = new LocalMeter(model);
+    this.edgeShare = model.facts.local.edge_share;
+    this.rows = [];
+    this.worst = null; // the stretch around the lowest point so far, by the first score
     this.sums = this.meter.names.map(() => 0);
     this.count = 0;
   }
@@ -27,6 +33,11 @@ export class LiveMeter {
   }
 
   counted(points) {
+    const rows = rowsOf(points, this.meter.names[0]);
+    if (rows.length) {
+      this.rows = [...this.rows, ...rows].slice(-MOST_POINTS);
+      this.worst = worstOf(this.rows, this.edgeShare);
+    }
     return points.map((point) => {
       if (point.scores) {
         this.meter.names.forEach((name, column) => (this.sums[column] += point.scores[name]));
@@ -51,7 +62,7 @@ const REFUSALS = {
   NotReadableError: "Another program has the microphone; end it there, or choose a file.",
 };
 
-// Listens until `stop` of what is returned is called. `heard({seconds, envelope, points, running})` comes with every portion, with the last
+// Listens until `stop` of what is returned is called. `heard({seconds, envelope, points, running, worst})` comes with every portion, with the last
 // minute of the sound and of the points; `failed(sentence)` if it cannot go on.
 export async function listen(model, heard, failed) {
   let stream;
@@ -83,7 +94,7 @@ export async function listen(model, heard, failed) {
       working = working.then(async () => {
         past.add(data, await meter.feed(data));
         behind -= data.length;
-        heard({ ...past.shown, running: meter.running });
+        heard({ ...past.shown, running: meter.running, worst: meter.worst });
       }).catch(fail);
     };
     context.createMediaStreamSource(stream).connect(node);

@@ -54,7 +54,7 @@ export class LocalMeter {
 }
 
 // Samples from `origin` on.
-class Buffer {
+export class Buffer {
   constructor() {
     this.samples = new Float32Array(0);
     this.origin = 0;
@@ -204,26 +204,4 @@ class Activity {
     this.active.splice(0, count);
     this.first += count;
   }
-}
-
-// hf_sqa/pipelines/timeline.py, worst_of: the stretch around the lowest point, or null if nobody speaks.
-export function worstOf(points, name, edgeShare) {
-  const rows = points.filter(({ scores }) => scores).map(({ start, end, scores }) => ({ start, end, value: scores[name] }));
-  if (!rows.length) return null;
-  const sorted = rows.map(({ value }) => value).sort((a, b) => a - b), middle = sorted.length >> 1;
-  const median = sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-  const drop = rows.map(({ value }) => median - value), lowest = drop.indexOf(drop.reduce((a, b) => max(a, b))), level = edgeShare * drop[lowest];
-  const inside = (index) => drop[index] >= level && drop[index] > 0;
-  let first = lowest, last = lowest;
-  while (first > 0 && inside(first - 1)) first--;
-  while (last + 1 < rows.length && inside(last + 1)) last++;
-
-  // Where the curve crosses the level between two points; at silence and at the ends, where the last stretch ends.
-  const edge = (index, outside, border, other) => {
-    const row = rows[index], next = rows[outside];
-    if (!next || abs(next[other] - row[border]) > 1e-3) return row[border];
-    const center = (row.start + row.end) / 2, away = (next.start + next.end) / 2 - center;
-    return center + away * min(1, max(0, (drop[index] - level) / max(drop[index] - drop[outside], 1e-9)));
-  };
-  return { start: edge(first, first - 1, "start", "end"), end: edge(last, last + 1, "end", "start"), value: rows[lowest].value };
 }

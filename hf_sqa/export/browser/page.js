@@ -1,13 +1,15 @@
 // The page: a file or the microphone in, score, interval and course out.
+import { namedFaults, rowsOf, worstOf } from "./course.js";
+import { FaultFinder } from "./faults.js";
 import { listen, SHOWN_SECONDS, whyNoMicrophone } from "./live.js";
-import { LocalMeter, worstOf } from "./local.js";
-import { draw, envelopeOf } from "./picture.js";
+import { LocalMeter } from "./local.js";
+import { clock, draw, envelopeOf } from "./picture.js";
 import { decode, gate, intervalOf, load, Refused, resample, score } from "./score.js";
 
-const COLUMNS = 1200, DRAWS_PER_SECOND = 4;
-const [file, microphone, state, shown, remark, picture] = ["file", "microphone", "state", "score", "remark", "picture"].map((id) =>
-  document.getElementById(id),
-);
+const COLUMNS = 1200, DRAWS_PER_SECOND = 4, MOST_FAULTS = 5;
+const [file, microphone, state, shown, remark, found, picture] = [
+  "file", "microphone", "state", "score", "remark", "faults", "picture",
+].map((id) => document.getElementById(id));
 let redraw = () => {};
 addEventListener("resize", () => redraw());
 
@@ -17,7 +19,7 @@ function tell(text, kind = "") {
 }
 
 function clear() {
-  shown.textContent = remark.textContent = "";
+  shown.textContent = remark.textContent = found.textContent = "";
   picture.replaceChildren();
   redraw = () => {};
   delete picture.dataset.course;
@@ -42,14 +44,26 @@ function howSure(model, scores) {
   return `Between ${ranges.join(", ")} for ${100 * found[0][1].coverage} % of recordings like those it was calibrated on.`;
 }
 
-async function courseOf(model, mono, progress) {
-  const meter = new LocalMeter(model), step = 8 * model.config.sampling_rate, points = [];
+// Points, the worst stretch and the faults.
+async function courseOf(model, mono, name, progress) {
+  const meter = new LocalMeter(model), finder = new FaultFinder(model), step = 8 * model.config.sampling_rate, points = [];
   for (let start = 0; start < mono.length; start += step) {
     points.push(...(await meter.feed(mono.subarray(start, start + step))));
+    await finder.feed(mono.subarray(start, start + step));
     progress(Math.min(mono.length, start + step) / mono.length);
     await new Promise((resolve) => setTimeout(resolve)); // the page stays alive
   }
-  return [...points, ...(await meter.close())];
+  points.push(...(await meter.close()));
+  const { local } = model.facts, rows = rowsOf(points, name);
+  return { points, worst: worstOf(rows, local.edge_share), faults: namedFaults(rows, await finder.close(), local) };
+}
+
+// The faults in words, the deepest of them if they are many.
+function inWords(faults) {
+  const deepest = [...faults].sort((a, b) => a.value - b.value).slice(0, MOST_FAULTS).sort((a, b) => a.start - b.start);
+  const words = deepest.map(({ kind, start, end }) => `${kind} from ${clock(start)} to ${clock(end)}`);
+  if (faults.length > MOST_FAULTS) words.push(`and ${faults.length - MOST_FAULTS} more`);
+  return words.length ? `${words.length > 1 ? "Faults" : "Fault"}: ${words.join(", ")}.` : "No fault stands out.";
 }
 
 async function judge(model, recording) {
@@ -63,12 +77,13 @@ async function judge(model, recording) {
   const [name] = Object.keys(scores), interval = howSure(model, scores);
   const doubtful = warnings.includes("short") ? ", short: the score is doubtful" : "";
   remark.textContent = `${seconds.toFixed(1)} s${doubtful}. ${interval}`;
-  const points = await courseOf(model, samples, (share) => tell(`Course: ${Math.round(100 * share)} %`));
-  const worst = worstOf(points, name, local.edge_share);
-  picture.dataset.course = JSON.stringify({ points: points.filter(({ scores }) => scores), worst, interval: intervalOf(model, name, scores[name]) });
+  const { points, worst, faults } = await courseOf(model, samples, name, (share) => tell(`Course: ${Math.round(100 * share)} %`));
+  found.textContent = points.some(({ scores }) => scores) ? inWords(faults) : "Nobody speaks.";
+  const spoken = points.filter(({ scores }) => scores);
+  picture.dataset.course = JSON.stringify({ points: spoken, worst, faults, interval: intervalOf(model, name, scores[name]) });
   const label = `Waveform and local quality over ${seconds.toFixed(1)} seconds`;
   const envelope = envelopeOf(mono, samplingRate, COLUMNS);
-  show({ from: 0, to: seconds, envelope, points, name, overall: scores[name], worst, categories, method: local.method, label });
+  show({ from: 0, to: seconds, envelope, points, name, overall: scores[name], worst, faults, categories, method: local.method, label });
 }
 
 function onFile(model) {
@@ -111,15 +126,16 @@ function onMicrophone(model) {
     clear();
     file.disabled = true;
     let drawn = 0;
-    const heard = ({ seconds, envelope, points, running }) => {
-      picture.dataset.course = JSON.stringify({ points: points.filter(({ scores }) => scores), running, seconds });
+    const heard = ({ seconds, envelope, points, running, worst }) => {
+      picture.dataset.course = JSON.stringify({ points: points.filter(({ scores }) => scores), running, seconds, worst });
       if (!session || (performance.now() - drawn) * DRAWS_PER_SECOND < 1000) return;
       drawn = performance.now();
       const [name] = model.names, from = Math.max(0, seconds - SHOWN_SECONDS), overall = running?.[name];
       shown.textContent = running ? named(running) : "";
-      remark.textContent = running ? `mean of ${seconds.toFixed(0)} s` : "Nobody speaks yet.";
+      remark.textContent = running ? `Mean of ${clock(seconds)}.` : "Nobody speaks yet.";
+      if (worst) found.textContent = `Worst so far: ${worst.value.toFixed(1)} from ${clock(worst.start)} to ${clock(worst.end)}.`;
       const label = "Waveform and local quality of the last minute";
-      show({ from, to: Math.max(from + 10, seconds), envelope, points, name, overall, worst: null, categories, method: local.method, label });
+      show({ from, to: Math.max(from + 10, seconds), envelope, points, name, overall, worst, faults: [], categories, method: local.method, label });
     };
     try {
       session = await listen(model, heard, (sentence) => ended(sentence, "refused"));

@@ -1,7 +1,7 @@
 // The waveform over its local quality, as hf_sqa/pipelines/quality_plot.py draws it.
 const SVG = "http://www.w3.org/2000/svg";
-const SILENT = "#d9d9d9", WORST = "#b2182b", MOST_POINTS = 600;
-const LEFT = 92, RIGHT = 12, WAVE = { top: 26, height: 84 }, CURVE = { top: 128, height: 190 }, HEIGHT = 348;
+const SILENT = "#d9d9d9", WORST = "#b2182b", INK_OF_WORST = "#8c1020", MOST_POINTS = 600;
+const RIGHT = 12, WAVE = { top: 26, height: 84 }, CURVE = { top: 128, height: 190 }, HEIGHT = 348;
 
 // A time in a recording for people: 12.5 s, 3:07 or 1:02:03.
 export function clock(seconds) {
@@ -32,25 +32,35 @@ export function colourOf(value, categories) {
 }
 
 // Replaces what is in `host` by the picture of `from` to `to` seconds.
-export function draw(host, { from, to, envelope, points, name, overall, worst, categories, method, label }) {
-  const width = Math.max(320, host.clientWidth || 800), plot = width - LEFT - RIGHT;
-  const x = (seconds) => LEFT + (plot * (seconds - from)) / (to - from);
+export function draw(host, { from, to, envelope, points, name, overall, worst, faults, categories, method, label }) {
+  const width = Math.max(280, host.clientWidth || 800), isNarrow = width < 480, edge = isNarrow ? 20 : 92, plot = width - edge - RIGHT;
+  const x = (seconds) => edge + (plot * (seconds - from)) / (to - from);
   const y = (score) => CURVE.top + (CURVE.height * (5 - Math.min(5, Math.max(1, score)))) / 4;
   const picture = made("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label });
   const spoken = points.filter(({ scores, end }) => scores && end > from).map((point) => ({ ...point, value: point.scores[name] }));
 
   for (const [at, word] of categories) {
-    picture.append(line(LEFT, y(at), width - RIGHT, y(at), { stroke: "#dddddd" }));
-    picture.append(text(LEFT - 8, y(at) + 4, `${at} ${word}`, { "text-anchor": "end" }));
+    picture.append(line(edge, y(at), width - RIGHT, y(at), { stroke: "#dddddd" }));
+    picture.append(text(edge - 8, y(at) + 4, isNarrow ? at : `${at} ${word}`, { "text-anchor": "end" })); // the key has the words
   }
-  picture.append(text(LEFT - 8, WAVE.top + WAVE.height / 2 + 4, "waveform", { "text-anchor": "end" }));
-  if (worst) {
-    const left = x(worst.start), shade = { width: Math.max(2, x(worst.end) - left), fill: WORST, "fill-opacity": 0.13, class: "worst" };
-    for (const { top, height } of [WAVE, CURVE]) picture.append(made("rect", { x: left, y: top, height, ...shade }));
-    const middle = (left + x(worst.end)) / 2, side = middle < width * 0.3 ? "start" : middle > width * 0.7 ? "end" : "middle";
-    const at = { start: left, middle, end: x(worst.end) }[side];
+  if (!isNarrow) picture.append(text(edge - 8, WAVE.top + WAVE.height / 2 + 4, "waveform", { "text-anchor": "end" }));
+  const isShown = ({ start, end }) => end > from && start < to, left = ({ start }) => x(Math.max(start, from));
+  const marked = (faults.length ? faults : [worst]).filter((stretch) => stretch && isShown(stretch));
+  for (const stretch of marked) {
+    const width = Math.max(2, x(stretch.end) - left(stretch));
+    const shade = { x: left(stretch), width, fill: WORST, "fill-opacity": faults.length ? 0.13 : 0.08 };
+    for (const { top, height } of [WAVE, CURVE]) picture.append(made("rect", { y: top, height, ...shade }));
+    const words = stretch.kind ?? "";
+    if (words && words.length * 7 < width) {
+      picture.append(text(left(stretch) + width / 2, CURVE.top + CURVE.height - 6, words, { "text-anchor": "middle", fill: INK_OF_WORST }));
+    }
+  }
+  if (worst && isShown(worst)) {
+    const middle = (left(worst) + x(worst.end)) / 2, side = middle < width * 0.3 ? "start" : middle > width * 0.7 ? "end" : "middle";
+    const at = { start: left(worst), middle, end: x(worst.end) }[side];
     const words = `worst: ${worst.value.toFixed(1)} from ${clock(worst.start)} to ${clock(worst.end)}`;
-    picture.append(text(at, 16, words, { "text-anchor": side, fill: "#8c1020", "font-weight": 600 }));
+    picture.append(text(at, 16, words, { "text-anchor": side, fill: INK_OF_WORST, "font-weight": 600 }));
+    picture.append(made("path", { d: `M${(middle - 5).toFixed(1)} ${CURVE.top - 10}h10l-5 9z`, fill: INK_OF_WORST, class: "worst" }));
   }
   picture.append(...waves(envelope, spoken, x, categories));
   for (const curve of curvesOf(spoken)) {
@@ -61,9 +71,9 @@ export function draw(host, { from, to, envelope, points, name, overall, worst, c
       picture.append(made("circle", { cx: x(at).toFixed(1), cy: y(mean).toFixed(1), r: 3.5, fill: colourOf(mean, categories) }));
     }
   }
-  if (overall !== undefined) picture.append(line(LEFT, y(overall), width - RIGHT, y(overall), { stroke: "#222222", "stroke-dasharray": "5 4" }));
-  picture.append(...times(from, to, x, plot));
-  host.replaceChildren(picture, key(categories, overall, method));
+  if (overall !== undefined) picture.append(line(edge, y(overall), width - RIGHT, y(overall), { stroke: "#222222", "stroke-dasharray": "5 4" }));
+  picture.append(...times(from, to, x, edge + plot));
+  host.replaceChildren(picture, key(categories, faults.length ? "fault" : "worst stretch", overall, method));
 }
 
 // A bar for every column of the waveform, those of one colour as one path.
@@ -101,22 +111,22 @@ function curvesOf(points) {
   });
 }
 
-function times(from, to, x, plot) {
-  const most = Math.max(2, Math.floor(plot / 80));
+function times(from, to, x, right) {
+  const most = Math.max(2, Math.floor((right - x(from)) / 80));
   const steps = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400];
   const step = steps.find((step) => (to - from) / step <= most) ?? 86400, ticks = [];
   for (let at = Math.ceil(from / step) * step; at <= to; at += step) {
     const words = to < 60 ? `${+at.toFixed(1)} s` : at < 60 ? `0:${String(Math.round(at)).padStart(2, "0")}` : clock(at);
     ticks.push(line(x(at), CURVE.top + CURVE.height, x(at), CURVE.top + CURVE.height + 4, { stroke: "#888888" }));
-    ticks.push(text(x(at), CURVE.top + CURVE.height + 18, words, { "text-anchor": x(at) > LEFT + plot - 20 ? "end" : "middle" }));
+    ticks.push(text(x(at), CURVE.top + CURVE.height + 18, words, { "text-anchor": x(at) > right - 20 ? "end" : "middle" }));
   }
   return ticks;
 }
 
 // Colours, and how the curve was made.
-function key(categories, overall, method) {
+function key(categories, shaded, overall, method) {
   const caption = document.createElement("figcaption");
-  const entries = [...categories.map(([at, word, colour]) => [colour, `${at} ${word}`]), [SILENT, "nobody speaks"], ["#f3d5d9", "worst stretch"]];
+  const entries = [...categories.map(([at, word, colour]) => [colour, `${at} ${word}`]), [SILENT, "nobody speaks"], ["#f3d5d9", shaded]];
   for (const [colour, words] of entries) {
     const box = document.createElement("i"), entry = document.createElement("span");
     box.style.background = colour;

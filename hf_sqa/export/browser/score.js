@@ -23,16 +23,19 @@ export async function load(folder = "./") {
   if (config.score_mapping) throw new Error("This checkpoint maps its scores (score_mapping), which this page does not do.");
   const facts = await (await fetched(folder + "page.json")).json();
   const { head } = facts.local;
-  return { config, facts, session: await started(folder + "model.onnx"), local: head && (await started(folder + head.graph)) };
+  const [session, local, faults] = [
+    await started(folder + "model.onnx"), head && (await started(folder + head.graph)), await started(folder + facts.faults.graph),
+  ];
+  return { config, facts, session, local, faults };
 }
 
 async function started(address) {
   return ort.InferenceSession.create(await (await fetched(address)).arrayBuffer(), { executionProviders: ["wasm"] });
 }
 
-// One output of a graph for one row of samples.
-export async function run(session, samples, output) {
-  const outputs = await session.run({ input_values: new ort.Tensor("float32", samples, [1, samples.length]) });
+// One output of a graph for samples, which are one row if nothing else is said.
+export async function run(session, samples, output, shape = [1, samples.length]) {
+  const outputs = await session.run({ input_values: new ort.Tensor("float32", samples, shape) });
   return outputs[output];
 }
 
