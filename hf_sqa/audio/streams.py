@@ -44,7 +44,7 @@ class ArrayStream(AudioStream):
     def __init__(self, array: Any, sampling_rate: Any, source: str = "<array>"):
         self.source = source
         self.sampling_rate = checked_rate(sampling_rate, source)
-        samples = _to_numpy(array, source)
+        samples = to_numpy(array, source)
         if samples.ndim == 1:
             samples = samples[:, None]
         elif samples.ndim == 2:
@@ -84,7 +84,12 @@ def checked_rate(sampling_rate: Any, source: str) -> int:
     return int(float(rate))
 
 
-def _to_numpy(array: Any, source: str) -> np.ndarray:
+def to_numpy(array: Any, source: str) -> np.ndarray:
+    """Samples as an array, of numbers whose full scale is known.
+
+    Raises:
+        AudioError: `unsupported`, if they are others.
+    """
     if hasattr(array, "detach"):  # a torch tensor, without importing torch
         array = array.detach().cpu()
         array = array.float() if array.is_floating_point() else array

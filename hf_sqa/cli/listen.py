@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import struct
 import sys
@@ -13,7 +14,7 @@ import typer
 
 from hf_sqa.cells import clock
 from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import say, stop
+from hf_sqa.cli.stopping import EXIT_INTERRUPTED, say, stop
 
 #: Samples in a portion that is read: a tenth of a second.
 PORTION_SECONDS = 0.1
@@ -23,6 +24,14 @@ BLOCKS, SHOWN = "▁▂▃▄▅▆▇█", 60
 FORMATS = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4"}
 WAV_FORMATS = {(1, 16): "s16le", (1, 32): "s32le", (3, 32): "f32le"}
 WAV_EXTENSIBLE = 0xFFFE
+#: Sizes of the samples from here on, and 0, are not known: FFmpeg and SoX write such into a pipe.
+UNKNOWN_SIZE = 0x7FFF0000
+#: How files begin that are no raw samples.
+OTHER_KINDS = {
+    b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"RF64": "RF64", b"RIFX": "RIFX", b"FORM": "AIFF", b".snd": "AU",
+    b"caff": "CAF", b"riff": "Wave64", b"\x1a\x45\xdf\xa3": "WebM", b"#!AMR": "AMR",
+}  # fmt: skip
+CONVERT = "convert it on the way: `ffmpeg -i - -f s16le -ac 1 -ar 16000 -`."
 
 Source = Annotated[str, typer.Argument(help="`-`: raw PCM or WAV on standard input.")]
 Model = Annotated[str, typer.Option(help="A short name, a local folder, or a Hub id; students take a few per cent of a core.")]
@@ -58,19 +67,25 @@ def listen(
         stop(f"Expected --format to be one of {', '.join(FORMATS)}, got {sample_format!r}.")
     quiet()
     stream: BinaryIO = sys.stdin.buffer
+    meter = None
     try:
-        head, sampling_rate, channels, sample_format = _opened(stream, sampling_rate, channels, sample_format)
+        head, size, sampling_rate, channels, sample_format = _opened(stream, sampling_rate, channels, sample_format)
         import hf_sqa
 
         meter = hf_sqa.QualityMeter(model, hop_seconds=hop_seconds, sampling_rate=sampling_rate, device="cpu")
         show = _print_json if as_json else _Line().show if sys.stdout.isatty() else _print_plain
-        for samples in _portions(stream, head, sampling_rate, channels, sample_format):
+        portions = _portions(stream, head, size, sampling_rate, channels, sample_format)
+        first = next(portions, None)
+        if first is None:
+            raise ValueError("Expected samples on standard input, got none: what writes them has failed.")
+        for samples in itertools.chain([first], portions):
             for point in meter.feed(samples):
                 show(point)
         for point in meter.close():
             show(point)
     except KeyboardInterrupt:
-        pass
+        if meter is None:
+            stop("Interrupted before anything was heard.", EXIT_INTERRUPTED)
     except (OSError, ValueError) as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -81,18 +96,21 @@ def listen(
     say("Nobody spoke." if running is None else f"Mean of the local scores: {running:.2f}")
 
 
-def _opened(stream: BinaryIO, sampling_rate: int, channels: int, sample_format: str) -> tuple[bytes, int, int, str]:
-    """The first bytes of the samples, their rate, channels and format: those of the header, if it is a WAV."""
+def _opened(stream: BinaryIO, sampling_rate: int, channels: int, sample_format: str) -> tuple[bytes, int | None, int, int, str]:
+    """The first bytes of the samples, the size of all if it is known, their rate, channels and format: of a WAV by its header."""
     head = stream.read(12)
     if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return head, sampling_rate, channels, sample_format
+        begins = [kind for start, kind in OTHER_KINDS.items() if head.startswith(start)] + ["MP4"] * (head[4:8] == b"ftyp")
+        if begins:
+            raise ValueError(f"Expected raw PCM or WAV, got what begins as {begins[0]} does; {CONVERT}")
+        return head, None, sampling_rate, channels, sample_format
     found: str | None = None
     while len(chunk := stream.read(8)) == 8:
         name, size = struct.unpack("<4sI", chunk)
-        if name == b"data":  # its size is not known where FFmpeg writes into a pipe
+        if name == b"data":
             if found is None:
                 break
-            return b"", sampling_rate, channels, found
+            return b"", size if 0 < size < UNKNOWN_SIZE else None, sampling_rate, channels, found
         content = stream.read(size + size % 2)
         if name == b"fmt " and len(content) >= 16:
             code, channels, sampling_rate, _, _, bits = struct.unpack("<HHIIHH", content[:16])
@@ -100,13 +118,16 @@ def _opened(stream: BinaryIO, sampling_rate: int, channels: int, sample_format: 
             found = WAV_FORMATS.get((code, bits))
             if found is None or not channels:
                 raise ValueError(
-                    f"Expected a WAV of 16 bits, 32 bits or 32 floating-point bits, got format {code} of {bits} bits; convert it "
-                    "on the way: `ffmpeg -i - -f s16le -ac 1 -ar 16000 -`."
+                    "Expected a WAV of 16 bits, 32 bits or 32 floating-point bits, got "
+                    f"{channels} channels in format {code} of {bits} bits; {CONVERT}"
                 )
     raise ValueError("Expected samples after the header of the WAV, got none.")
 
 
-def _portions(stream: BinaryIO, head: bytes, sampling_rate: int, channels: int, sample_format: str) -> Iterator[Any]:
+def _portions(
+    stream: BinaryIO, head: bytes, left: int | None, sampling_rate: int, channels: int, sample_format: str
+) -> Iterator[Any]:
+    """Samples as they come, `left` bytes of them at most."""
     import numpy as np
 
     kind = np.dtype(FORMATS[sample_format])
@@ -114,7 +135,8 @@ def _portions(stream: BinaryIO, head: bytes, sampling_rate: int, channels: int, 
     size = max(1, round(PORTION_SECONDS * sampling_rate)) * frame
     read = stream.read1 if isinstance(stream, io.BufferedReader) else stream.read
     waiting = head
-    while content := read(size):
+    while content := read(size if left is None else min(size, left)):
+        left = None if left is None else left - len(content)
         waiting += content
         usable = len(waiting) - len(waiting) % frame
         if usable:

@@ -8,10 +8,13 @@ import numpy as np
 import soxr
 
 from hf_sqa.audio.recording import RESAMPLING_QUALITY
-from hf_sqa.audio.streams import checked_rate, to_float32
+from hf_sqa.audio.streams import checked_rate, to_float32, to_numpy
 from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScore
 from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
 from hf_sqa.pipelines.loading import pipeline
+
+#: More channels are samples, and the axes the wrong way round.
+MOST_CHANNELS = 64
 
 
 class QualityMeter:
@@ -49,7 +52,7 @@ class QualityMeter:
             self._resampler = soxr.ResampleStream(
                 self.sampling_rate, self._local.sampling_rate, 1, dtype="float32", quality=RESAMPLING_QUALITY
             )
-        self._sum, self._count = np.zeros(len(self._names)), 0
+        self._sum, self._count, self._is_closed = np.zeros(len(self._names)), 0, False
 
     @property
     def running(self) -> dict[str, float | None]:
@@ -62,20 +65,22 @@ class QualityMeter:
 
         Args:
             samples (`np.ndarray` of shape `(num_samples,)` or `(num_samples, num_channels)`): Floating point, nominally in
-                `[-1, 1]`, or integers, divided by their full scale. Channels are averaged.
+                `[-1, 1]`, or integers of 8, 16 or 32 bits, divided by their full scale. Channels are averaged.
 
         Returns:
             `list[dict]`: For every stretch that is known now, `start` and `end` in seconds, the scores, `None` where nobody speaks,
             and `running`, the mean of the first score so far.
 
         Raises:
-            ValueError: If samples are NaN or infinite, or of another shape.
+            ValueError: If samples are NaN or infinite, or of another shape or type, or come after `close()`.
         """
-        samples = np.asarray(samples)
-        if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
+        if self._is_closed:
+            raise ValueError("Expected no samples after `close()`: make another meter for another sound.")
+        samples = to_numpy(samples, "<samples>")
+        if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= MOST_CHANNELS):
             raise ValueError(
-                f"Expected samples as numbers of shape (num_samples,) or (num_samples, num_channels), got {samples.dtype} of shape "
-                f"{samples.shape}."
+                f"Expected samples of shape (num_samples,) or (num_samples, num_channels), up to {MOST_CHANNELS} channels, got "
+                f"shape {samples.shape}."
             )
         mono = to_float32(samples)
         if mono.ndim == 2:
@@ -89,7 +94,10 @@ class QualityMeter:
         return [self._row(point) for point in self._local.feed(mono)]
 
     def close(self) -> list[dict[str, Any]]:
-        """The stretches that are left when the sound has ended; see [`feed`]."""
+        """The stretches that are left when the sound has ended; see [`feed`], which takes no more samples then."""
+        if self._is_closed:
+            return []
+        self._is_closed = True
         points = []
         if self._resampler is not None:
             points = self._local.feed(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))

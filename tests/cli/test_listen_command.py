@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -52,6 +53,55 @@ def test_a_wav_says_its_rate_and_channels_itself(listen, sound, subtype):
     np.testing.assert_allclose([row["running"] for row in of_wav], [row["running"] for row in of_raw], atol=1e-3)
 
 
+def wav(sound, subtype="PCM_16"):
+    file = io.BytesIO()
+    soundfile.write(file, sound, RATE, format="WAV", subtype=subtype)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_what_follows_the_samples_of_a_wav_is_not_heard(listen, sound, subtype):
+    notes = struct.pack("<4sI", b"LIST", 40_000) + 10_000 * struct.pack("<f", 1e30)
+
+    assert rows(listen(wav(sound, subtype) + notes, "--json")) == rows(listen(wav(sound, subtype), "--json"))
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0xFFFFFFFF])  # as FFmpeg and SoX write it into a pipe
+def test_a_wav_that_does_not_know_its_size_is_heard_to_the_end(listen, sound, size):
+    content = wav(sound)
+    at = content.index(b"data") + 4
+
+    assert len(rows(listen(content[:at] + struct.pack("<I", size) + content[at + 4 :], "--json"))) == 8
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "OGG", "RF64", "AIFF", "AU", "CAF", "W64"])
+def test_a_file_of_another_kind_is_not_taken_for_raw_samples(listen, sound, kind):
+    file = io.BytesIO()
+    soundfile.write(file, sound, RATE, format=kind)
+
+    refused = listen(file.getvalue())
+
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "Expected raw PCM or WAV" in refused.stderr and "ffmpeg" in refused.stderr
+
+
+def test_no_samples_at_all_are_an_error(listen):
+    refused = listen(b"")
+
+    assert refused.exit_code == 2 and "Expected samples on standard input, got none" in refused.stderr
+
+
+def test_ctrl_c_before_the_model_is_loaded_ends_it_in_a_line(listen, sound, monkeypatch):
+    def interrupted(*_, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hf_sqa, "QualityMeter", interrupted)
+
+    ended = listen(sound.tobytes())
+
+    assert (ended.exit_code, ended.stderr) == (130, "hf-sqa: Interrupted before anything was heard.\n")
+
+
 def test_a_pipe_gets_a_plain_line_a_score(listen, sound):
     lines = listen(sound.tobytes()).stdout.splitlines()
 
@@ -70,7 +120,7 @@ def test_what_is_no_sound_is_refused_with_what_to_do(listen, sound):
 
     refused = listen(file.getvalue())
     assert refused.exit_code == 2 and "ffmpeg" in refused.stderr
-    assert listen(b"", "--format", "s24le").exit_code == 2
+    assert "Expected --format" in listen(sound.tobytes(), "--format", "s24le").stderr
 
 
 def test_a_file_is_sent_to_the_other_command():

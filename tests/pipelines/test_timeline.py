@@ -142,6 +142,29 @@ class TestMeter:
         np.testing.assert_allclose([row["mos"] for row in spoken], [row["mos"] for row in offline], atol=1e-4)
         assert meter.running["mos"] == pytest.approx(np.mean([row["mos"] for row in offline]), abs=1e-4)
 
+    @pytest.mark.parametrize("rate", [RATE, 8000])
+    def test_a_meter_that_is_closed_takes_no_more_and_has_nothing_left(self, tiny_scorer, rng, rate):
+        meter = hf_sqa.QualityMeter(tiny_scorer, sampling_rate=rate)
+        rows = [*meter.feed(voiced(2, rng)), *meter.close()]
+
+        assert rows and meter.close() == []
+        with pytest.raises(ValueError, match="after `close"):
+            meter.feed(np.zeros(100, np.float32))
+
+    @pytest.mark.parametrize(
+        ("samples", "words"),
+        [
+            (np.zeros((2, 16_000), np.int16), r"up to 64 channels, got shape \(2, 16000\)"),
+            (np.zeros((100, 0), np.float32), r"got shape \(100, 0\)"),
+            ([100, -200, 300], "integers of 8, 16 or 32 bits"),  # 64 bits, whose full scale would make silence of them
+            (np.zeros(100, bool), "float or integer numbers"),
+        ],
+        ids=["axes swapped", "no channel", "int64", "bool"],
+    )
+    def test_samples_that_would_be_misread_are_refused(self, tiny_scorer, samples, words):
+        with pytest.raises(ValueError, match=words):
+            hf_sqa.QualityMeter(tiny_scorer).feed(samples)
+
     def test_a_model_without_a_head_gives_the_same_live_too(self, tiny_scorer, rng):
         sound = voiced(4, rng)
         offline = tiny_scorer(sound, sampling_rate=RATE, return_timeline=True)["timeline"]
