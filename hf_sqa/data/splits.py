@@ -139,7 +139,6 @@ def nested_subsets(
     data: Any,
     sizes: Sequence[int],
     *,
-    score_column: str = "mos",
     corpus_column: str | None = "corpus",
     seed: int = 0,
 ) -> dict[int, np.ndarray]:
@@ -150,7 +149,7 @@ def nested_subsets(
     Args:
         data: A dict of sequences, a `pandas.DataFrame` or a `datasets.Dataset`.
         sizes (sequence of `int`): Numbers of clips to draw.
-        score_column, corpus_column, seed: As for [`stratified_split`].
+        corpus_column, seed: As for [`stratified_split`].
 
     Returns:
         `dict[int, np.ndarray]`: Size to rows, ascending.
@@ -158,7 +157,7 @@ def nested_subsets(
     Raises:
         ValueError: If there are fewer clips than asked for, a column is missing, or a score is NaN.
     """
-    scores = _scores(data, score_column)
+    scores = _scores(data, "mos")
     corpora = _labels(data, corpus_column, len(scores)) if corpus_column is not None else np.full(len(scores), "all")
     if not sizes or min(sizes) < 1 or max(sizes) > len(scores):
         raise ValueError(f"Expected sizes from 1 to the {len(scores)} clips there are, got {list(sizes)}.")

@@ -27,7 +27,6 @@ NUMBERS = {
 def run_and_evaluate(
     recipe: Any,
     *,
-    device: Any = None,
     progress: Callable[[str], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     evaluates: bool = True,
     **options: Any,
@@ -40,7 +39,6 @@ def run_and_evaluate(
 
     Args:
         recipe ([`~hf_sqa.training.recipe.Recipe`], path or `dict`): The recipe.
-        device (*optional*): Device to score on; the first accelerator, else the CPU.
         progress (callable, *optional*): Takes the name of a test set and gives a context, whose value is called with the clips
             done and all clips.
         evaluates (`bool`, *optional*, defaults to `True`): Whether this process evaluates; of several that train, only one does.
@@ -56,7 +54,7 @@ def run_and_evaluate(
     recipe = load_recipe(recipe)
     test_sets = _loaded(recipe) if evaluates else {}
     result = run_recipe(recipe, **options)
-    return result, _evaluate(result, test_sets, device, progress) if test_sets else []
+    return result, _evaluate(result, test_sets, progress) if test_sets else []
 
 
 def _loaded(recipe: Recipe) -> dict[str, tuple[Source, Any]]:
@@ -84,10 +82,9 @@ def _named(recipe: Recipe) -> dict[str, Source]:
 def _evaluate(
     result: TrainingResult,
     test_sets: Mapping[str, tuple[Source, Any]],
-    device: Any,
     progress: Callable[[str], contextlib.AbstractContextManager[Any]],
 ) -> list[dict[str, Any]]:
-    scorer = load_scorer(str(result.output_dir), device=device)
+    scorer = load_scorer(str(result.output_dir))
     options = SuiteOptions(metrics=tuple(METRICS))
     weights = scorer.identity()["weights"]
     known = _read(result.output_dir)

@@ -103,15 +103,15 @@ class PaperTable:
         return text.getvalue()
 
 
-def paper_table(rows: Iterable[Mapping[str, Any]], spec: TableSpec, level: str = "utt") -> PaperTable:
-    """The table that a study asks for, from rows of a results table at one level (`utt`, `sys` or `con`).
+def paper_table(rows: Iterable[Mapping[str, Any]], spec: TableSpec) -> PaperTable:
+    """The table that a study asks for, from the rows of a results table that are about clips.
 
     Raises:
         ValueError: If the results have nothing of what the table shows.
     """
-    rows = [dict(row) for row in rows if row["level"] == level]
+    rows = [dict(row) for row in rows if row["level"] == "utt"]
     there = {axis: list(dict.fromkeys(str(row[axis]) for row in rows)) for axis in TABLE_AXES}
-    tables = {score: ResultTable(rows, score, level) for score in there["score"]}
+    tables = {score: ResultTable(rows, score, "utt") for score in there["score"]}
     fixed = {axis: values[0] for axis, values in there.items() if values} | dict(spec.only)
 
     def point_at(chosen: Mapping[str, str]) -> Point | None:

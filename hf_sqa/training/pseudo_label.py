@@ -201,16 +201,16 @@ def _rows_of(data: Any) -> Any:
     return undecoded(data).select_columns([name for name in FIRST_COLUMNS if name in data.column_names])
 
 
-def _named(row: Mapping[str, Any], folder: str | os.PathLike[str] = "") -> Row:
+def _named(row: Mapping[str, Any]) -> Row:
     """What a row is called, where its audio is (`place`), and the audio."""
     audio = row["audio"]
     path = audio.get("path") if isinstance(audio, Mapping) else audio
     is_place = isinstance(path, str | os.PathLike) and not (isinstance(audio, Mapping) and (audio.get("bytes") or "array" in audio))
     text = {name: None if row.get(name) in (None, "") else str(row[name]) for name in ("utterance_id", "corpus")}
-    return {**text, "audio": audio, "place": _place(os.fspath(path), folder) if is_place and path is not None else None}
+    return {**text, "audio": audio, "place": _place(os.fspath(path)) if is_place and path is not None else None}
 
 
-def _place(path: Any, folder: str | os.PathLike[str]) -> str:
+def _place(path: Any, folder: str | os.PathLike[str] = "") -> str:
     text = os.fsdecode(path)
     return text if "://" in text else os.path.abspath(os.path.join(os.fspath(folder), text))
 

@@ -291,14 +291,14 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, ove
 
 
 def read_content(
-    recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, overrides: Sequence[str] = (), what: str = "recipe"
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()
 ) -> tuple[dict[str, Any], str]:
     """A recipe of any kind with its changes made, keys unchecked, and what errors call it; see [`load_recipe`]."""
     if isinstance(recipe, Recipe):
         recipe = recipe.to_dict()
     if isinstance(recipe, Mapping):
-        return apply_overrides(recipe, overrides), f"the {what}"
-    return apply_overrides(load_yaml(find_file(recipe, "recipes"), what), overrides), f"the {what} {str(recipe)!r}"
+        return apply_overrides(recipe, overrides), "the recipe"
+    return apply_overrides(load_yaml(find_file(recipe, "recipes"), "recipe"), overrides), f"the recipe {str(recipe)!r}"
 
 
 def check_training(content: Mapping[str, Any], source: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_sqa.data.corpora.corpus import Corpus
 from hf_sqa.data.corpora.loading import find_corpus, read_corpus
-from hf_sqa.data.schema import SCORE_RANGES, Ratings, Row, first_few
+from hf_sqa.data.schema import SCORE_RANGES, Row, first_few
 from hf_sqa.folders import AUDIO_SUFFIXES, AudioFolders
 
 #: Kinds of faults with their names, in the order of the report.
@@ -68,19 +68,18 @@ def check_corpus(
     root: str | os.PathLike[str] | None = None,
     *,
     scale: tuple[float, float] | None = None,
-    ratings: Ratings | None = None,
     columns: dict[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Compare a corpus with its published facts.
 
     Args:
-        name, root, scale, ratings, columns: As for `load_corpus`.
+        name, root, scale, columns: As for `load_corpus`.
         progress (callable, *optional*): Called with the number of headers read and the number of recordings.
     """
     name = os.fspath(name)
     folders = AudioFolders()
-    examined = read_corpus(name, root, columns=columns, scale=scale, ratings=ratings, folders=folders)
+    examined = read_corpus(name, root, columns=columns, scale=scale, folders=folders)
     report = CheckReport(name)
     report.faults |= examined.problems
     corpus, part = find_corpus(name)
