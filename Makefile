@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Published weights for the tests, which run offline; the packages' dependencies and code are not used.
 WEIGHTS := distillmos==0.9.1 xls-r-sqa==0.1.0 speechmos==0.0.1.1
-# A worker a core; each holds about a gigabyte.
-WORKERS := -n logical --maxprocesses 16 --dist loadgroup
+# A worker a core; each holds about a gigabyte. Who gets which test: tests/conftest.py.
+WORKERS := -n logical --maxprocesses 16
 # Of each kind: options, command line, every family, figures, training, tables, ONNX, agreement.
 LOWEST_TESTS := tests/test_options.py tests/cli/test_score_command.py tests/models/test_every_family.py tests/studies/test_figures.py \
 	tests/training/test_collator.py tests/training/test_train_command.py tests/data/test_tables.py tests/evaluation tests/export \

@@ -27,6 +27,33 @@ torch.set_num_threads(1)
 logging.disable_progress_bar()
 
 SHARED = Path(__file__).parents[2] / "shared"
+#: Files whose tests take seconds each and share nothing that is costly to make.
+APART = {
+    "degradations": ("test_degrade_command",),
+    "hub": ("test_bundle", "test_handler", "test_pull"),
+    "pipelines": ("test_memory",),
+    "scoring": ("test_command", "test_decoding", "test_processes", "test_run"),
+    "studies": ("test_distillation_study", "test_paper_studies", "test_paper_three"),
+    "training": ("test_distributed", "test_every_family_trains", "test_resume", "test_trainer"),
+    "": ("test_gpu_page", "test_notebooks"),
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of a file run in one process, which makes once what they share; those of `APART` come last, wherever there is room."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    apart = {Path("tests", folder, f"{name}.py").as_posix() for folder, names in APART.items() for name in names}
+    absent = [name for name in apart if not (config.rootpath / name).is_file()]
+    assert not absent, f"APART names files that are not there: {absent}"
+
+    class Scheduling(LoadScopeScheduling):  # it begins with the scope of the most tests
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return nodeid if file in apart else file
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_finish():
@@ -58,6 +85,15 @@ def default_scorer():
 def nursery(tmp_path_factory):
     """Starts processes that have imported everything: see `tests.processes.Nursery`."""
     nursery = Nursery(tmp_path_factory.mktemp("nursery-home"))
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope="session")
+def bare_nursery(tmp_path_factory):
+    """The same for processes that are to import transformers and hf_sqa themselves; what else costs seconds they have."""
+    modules = ("torch", "torch._dynamo", "torch.distributed.tensor", "scipy.optimize", "huggingface_hub", "tokenizers")
+    nursery = Nursery(tmp_path_factory.mktemp("bare-nursery-home"), *modules)
     yield nursery
     nursery.close()
 

@@ -1,25 +1,24 @@
 """A program for tests: it imports once what costs seconds; code that it is handed runs in a process that is a copy of it.
 
+    python -m tests.nursery                # everything
+    python -m tests.nursery torch          # the modules named
+
 Orders are lines of JSON. `{"code", "folder", "environment", "stdout", "stderr"}`, the last two being files, starts a process and is
 answered with its number; `{"poll": number}` with its exit code, or with null while it runs. See `tests.processes.Nursery`.
 """
 
 import gc
+import importlib
 import json
 import os
 import signal
 import sys
 import traceback
 
-import soundfile  # noqa: F401
-import soxr  # noqa: F401
-import torch
-import transformers  # noqa: F401
-
-import hf_sqa.cli
-import hf_sqa.hub.bundle
-import hf_sqa.hub.listing
-import hf_sqa.hub.publish  # noqa: F401
+EVERYTHING = (
+    *("soundfile", "soxr", "torch", "transformers"),
+    *("hf_sqa.cli", "hf_sqa.hub.bundle", "hf_sqa.hub.listing", "hf_sqa.hub.publish"),
+)
 
 
 def run(order):
@@ -53,7 +52,9 @@ def exit_code(child):
 
 def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    for name in sys.argv[1:] or EVERYTHING:
+        importlib.import_module(name)
+    sys.modules["torch"].set_num_threads(1)
     gc.freeze()  # copies of this process look through their own objects only
     print("ready", flush=True)
     running = set()

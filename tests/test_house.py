@@ -156,7 +156,7 @@ def test_no_module_of_ours_is_imported_by_name():
     assert not calls
 
 
-def test_importing_the_package_registers_everything_whatever_the_script_is_called():
+def test_importing_the_package_registers_everything_whatever_the_script_is_called(bare_nursery):
     code = (
         "import sys; sys.argv = ['hf-sqa']; import hf_sqa\n"
         "from transformers import AutoConfig\n"
@@ -164,9 +164,10 @@ def test_importing_the_package_registers_everything_whatever_the_script_is_calle
         "print(type(AutoConfig.for_model('nisqa')).__name__, 'audio-quality' in PIPELINE_REGISTRY.supported_tasks)"
     )
 
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    process = bare_nursery.start(code)
+    process.communicate()
 
-    assert result.stdout.split() == ["NISQAConfig", "True"]
+    assert process.stdout.split() == ["NISQAConfig", "True"], process.stderr
 
 
 def test_nothing_names_a_machine():

@@ -263,11 +263,12 @@ def test_a_space_is_not_written_over_something_else(tmp_path, tiny_folder):
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
-def test_without_gradio_the_command_says_what_to_install(tmp_path):
+def test_without_gradio_the_command_says_what_to_install(nursery):
     code = "import sys; sys.modules['gradio'] = None; sys.argv = ['hf-sqa', 'demo']; from hf_sqa.cli import main; main()"
     code = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'gradio' else f(n, *a); " + code
 
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    result = nursery.start(code)
+    result.communicate()
 
     assert (result.returncode, result.stderr) == (2, "hf-sqa: The page needs the extra `demo`: `pip install 'hf-sqa[demo]'`.\n")
 
@@ -341,7 +342,6 @@ def opened(browser, served):
 @needs_gradio
 @needs_browser
 @pytest.mark.slow
-@pytest.mark.xdist_group("browser")
 class TestInChromium:
     def test_an_uploaded_file_shows_its_score_and_the_plot(self, opened, recordings, tiny_scorer):
         _upload(opened, "#recording", recordings / "tone.wav")

@@ -223,7 +223,6 @@ def browser(tmp_path_factory):
 
 @needs_browser
 @pytest.mark.slow
-@pytest.mark.xdist_group("browser")
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_the_page_gives_pythons_score_and_refuses_what_the_gate_refuses(
     browser, page, graphs, precision, recordings, speech_like, tmp_path
@@ -301,7 +300,6 @@ def test_the_pages_graph_decides_on_faults_as_python_does_in_digital_silence_too
 
 @needs_browser
 @pytest.mark.slow
-@pytest.mark.xdist_group("browser")
 def test_the_page_shows_course_worst_stretch_faults_and_interval_as_python_has_them(browser, xs_page, tmp_path):
     python = hf_sqa.pipeline("distilled-sqa-xs", device="cpu", interval=0.9)
     samples, _ = soundfile.read(PACKET_LOSS, dtype="float32")
@@ -345,7 +343,6 @@ const [portions, rate, done] = [arguments[0], arguments[1], arguments[arguments.
 
 @needs_browser
 @pytest.mark.slow
-@pytest.mark.xdist_group("browser")
 def test_samples_in_portions_get_on_the_page_what_the_meter_gives(browser, xs_page):
     samples, _ = soundfile.read(PACKET_LOSS, dtype="float32")
     samples = np.concatenate([samples[: 4 * RATE], np.zeros(2 * RATE, np.float32)])  # at the end nobody speaks
@@ -367,7 +364,6 @@ def test_samples_in_portions_get_on_the_page_what_the_meter_gives(browser, xs_pa
 
 @needs_browser
 @pytest.mark.slow
-@pytest.mark.xdist_group("browser")
 def test_the_microphone_draws_a_curve_that_grows_until_it_is_stopped(browser, xs_page):
     python = hf_sqa.pipeline("distilled-sqa-xs", device="cpu")(str(SAMPLE), return_timeline=True)
     lowest, highest = (of(row["mos"] for row in python["timeline"]) for of in (min, max))
@@ -393,7 +389,6 @@ def test_the_microphone_draws_a_curve_that_grows_until_it_is_stopped(browser, xs
 
 @needs_browser
 @pytest.mark.slow
-@pytest.mark.xdist_group("browser")
 def test_where_browsers_give_no_microphone_the_page_says_why_and_takes_files(browser, xs_page):
     browser.get(xs_page.replace("127.0.0.1", "not-this-machine.test"))
     _until(browser, browser.find_element("id", "file").is_enabled)

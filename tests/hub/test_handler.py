@@ -2,8 +2,6 @@
 
 import base64
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -13,21 +11,24 @@ from tests.hub.test_publish import REPO, published, push
 #: Runs the handler of a repository where hf_sqa cannot be imported.
 ELSEWHERE = """
 import base64, json, sys
+folder = {folder!r}
+assert not [name for name in sys.modules if name.split(".")[0] in ("hf_sqa", "transformers")]
 sys.modules["hf_sqa"] = None
-sys.path.insert(0, sys.argv[1])
+sys.path.insert(0, folder)
 from handler import EndpointHandler
-handler = EndpointHandler(sys.argv[1])
-sample = open(sys.argv[1] + "/sample.flac", "rb").read()
-print(json.dumps([handler({"inputs": sample}), *handler({"inputs": [base64.b64encode(sample).decode(), b"no audio"]})]))
+handler = EndpointHandler(folder)
+sample = open(folder + "/sample.flac", "rb").read()
+print(json.dumps([handler(dict(inputs=sample)), *handler(dict(inputs=[base64.b64encode(sample).decode(), b"no audio"]))]))
 """
 
 
-def test_the_handler_of_a_repository_scores_without_hf_sqa(hub, checkpoint, tmp_path):
+def test_the_handler_of_a_repository_scores_without_hf_sqa(hub, checkpoint, bare_nursery, tmp_path):
     push(checkpoint, with_code=True, with_handler=True)
     assert {"handler.py", "requirements.txt"} <= published(hub)
     folder = hub.api().snapshot_download(REPO, local_dir=tmp_path / "repository")
 
-    result = subprocess.run([sys.executable, "-c", ELSEWHERE, folder], capture_output=True, text=True, cwd=tmp_path)
+    result = bare_nursery.start(ELSEWHERE.format(folder=str(folder)), folder=tmp_path)
+    result.communicate()
 
     assert result.returncode == 0, result.stderr
     plain, encoded, bad = json.loads(result.stdout.splitlines()[-1])

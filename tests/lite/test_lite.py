@@ -171,21 +171,6 @@ def test_an_interval_is_that_of_the_pipeline_and_refused_without_a_calibration(g
         lite.columns(0.999)
 
 
-def test_importing_it_loads_no_torch_and_the_rest_of_the_package_is_there_when_it_is_asked_for():
-    code = (
-        "import sys, hf_sqa.lite\n"
-        "print('torch' in sys.modules, 'transformers' in sys.modules)\n"
-        "import hf_sqa\n"
-        "print(hf_sqa.pipeline.__module__)\n"
-        "from transformers.pipelines import PIPELINE_REGISTRY\n"
-        "print('audio-quality' in PIPELINE_REGISTRY.supported_tasks)"
-    )
-
-    result = run("-c", code)
-
-    assert result.stdout.split() == ["False", "False", "hf_sqa.pipelines.loading", "True"], result.stderr
-
-
 @pytest.mark.slow
 def test_arrays_iterators_and_options_are_taken_as_by_the_pipeline(graph, speech_like):
     lite, full = LitePipeline(graph, num_threads=1), hf_sqa.pipeline(str(graph), backend="onnx")

@@ -30,7 +30,7 @@ def test_a_draw_measured_from_counts_equals_the_metric_of_the_drawn_clips(clips,
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth_in_93_to_97_percent_of_draws():
-    num_simulations, num_clips, correlation = 2000, 300, 0.8
+    num_simulations, num_clips, correlation = 1000, 300, 0.8
     rng = np.random.default_rng(2)
     truth = {
         "utt_lcc": correlation,

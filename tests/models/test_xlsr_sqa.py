@@ -282,7 +282,6 @@ def seeded_xls_r_300m(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("seeded encoder")
 @needs_heads
 @needs_references
 @pytest.mark.parametrize(
