@@ -188,7 +188,7 @@ def test_accelerate_launch_with_two_processes_gives_the_same_table(manifest, tin
 def test_ray_with_two_actors_gives_the_same_table_and_its_cluster_maps_batches(
     manifest, clips, nursery, tiny_folder, tiny_scorer, tmp_path
 ):
-    """In one process, as starting Ray costs most: command and recipe of docs/engines.md share a cluster without its page."""
+    """In one process, as starting Ray costs most: the command starts a cluster, which the recipe of docs/engines.md uses."""
     pytest.importorskip("ray")
     score_corpus(manifest, tmp_path / "one", model=str(tiny_folder), device="cpu", rows_per_shard=3, num_workers=0)
     paths = [str(clips / f"{index:02d}.wav") for index in range(3)]
@@ -197,13 +197,14 @@ def test_ray_with_two_actors_gives_the_same_table_and_its_cluster_maps_batches(
 
     options = ["--output", tmp_path / "two", "--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 3, "--num-workers", 0]
     code = f"""
-import runpy, sys, ray, ray.data
+import runpy, sys
 sys.path.insert(0, {os.getcwd()!r})
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 try:
     {command("score", manifest, *options, "--engine", "ray", "--actors", 2)}
 except SystemExit as end:
     assert not end.code, end.code
+import ray, ray.data
+assert ray.is_initialized()
 recipe = runpy.run_path({str(RAY_RECIPE)!r})
 scored = recipe["add_scores"](ray.data.read_json({str(tmp_path / "few.jsonl")!r}), **{settings!r})
 scored.write_parquet({str(tmp_path / "mapped")!r})
