@@ -101,6 +101,8 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         private_hosts (collection of `str`, *optional*): Hosts with a private address that such URLs may name too.
     """
     metrics = Metrics()
+    # As it happens: with several workers, those that are not asked count too.
+    service.on_batch, service.on_waiting = metrics.batches.observe, metrics.waiting.set
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -125,7 +127,8 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         status = getattr(error, "status_code", 400)
         code = "too_large" if status == 413 else "bad_request"
         reason = error.detail if isinstance(error, HTTPException) else "; ".join(map(_told, error.errors()))  # type: ignore[attr-defined]
-        return JSONResponse(service.refused("", Refusal("failed", code, str(reason))), status)
+        row = service.refused("", Refusal("failed", code, str(reason)))
+        return JSONResponse(row, status, headers=getattr(error, "headers", None))
 
     async def row_of(
         file: UploadFile | None, url: str | None, *, segments: bool = False, timeline: bool = False, interval: float | None = None
@@ -200,9 +203,6 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def read_metrics() -> Response:
         """Counters for Prometheus."""
-        metrics.waiting.set(service.num_waiting)
-        while not service.batch_sizes.empty():
-            metrics.batches.observe(service.batch_sizes.get())
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app

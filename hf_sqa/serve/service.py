@@ -7,7 +7,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -42,6 +42,10 @@ class Limits:
     timeout_seconds: float = 120.0
     max_files: int = 64
     max_waiting: int = 256
+
+
+def _ignore(_: int) -> None:
+    """What nobody counts."""
 
 
 @dataclass(eq=False)
@@ -84,8 +88,10 @@ class Service:
         self._intervals: dict[float, str | None] = {}
         #: Recordings that wait or are scored now.
         self.num_waiting = 0
-        #: Sizes of the batches since somebody last took them.
-        self.batch_sizes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        #: Takes the size of every batch that was scored.
+        self.on_batch: Callable[[int], object] = _ignore
+        #: Takes the number of recordings that wait, whenever it changes.
+        self.on_waiting: Callable[[int], object] = _ignore
         self._decoders: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         self._num_decoders = num_decoders
         self._decoding = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
@@ -137,7 +143,7 @@ class Service:
             return self.refused(
                 name, Refusal("failed", "busy", f"{self.num_waiting} recordings are waiting; try again in a few seconds"), asked
             )
-        self.num_waiting += 1
+        self._wait(1)
         try:
             async with asyncio.timeout(self.limits.timeout_seconds):
                 decoded = await asyncio.get_running_loop().run_in_executor(self._decoding, self._decode, name, audio)
@@ -154,7 +160,11 @@ class Service:
             reason = f"the service failed at it ({type(error).__name__}), and wrote why into its log"
             return self.refused(name, Refusal("failed", "service_failed", reason), asked)
         finally:
-            self.num_waiting -= 1
+            self._wait(-1)
+
+    def _wait(self, more: int) -> None:
+        self.num_waiting += more
+        self.on_waiting(self.num_waiting)
 
     def refused(self, name: str, refusal: Refusal, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The row of a recording that was not scored."""
@@ -207,7 +217,7 @@ class Service:
             else:
                 jobs[0].scored.set_exception(error)
             return
-        self.batch_sizes.put(len(jobs))
+        self.on_batch(len(jobs))
         for job, row in zip(jobs, rows, strict=True):
             job.scored.set_result(row)
 

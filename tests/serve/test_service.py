@@ -216,6 +216,22 @@ def test_health_names_the_model_and_metrics_count(client, clip):
     assert 'hf_sqa_requests_total{http_status="415",path="/score"}' in metrics
 
 
+def test_what_is_counted_is_told_as_it_happens_not_when_somebody_asks(tiny_scorer, clip):
+    service, sizes, waiting = Service(Settings(), LIMITS, scorer=tiny_scorer), [], []
+    with TestClient(create_app(service)) as client:
+        service.on_batch, service.on_waiting = sizes.append, waiting.append
+        post(client, clip)
+        post(client, b"no audio")
+
+    assert (sizes, waiting) == ([1], [1, 0, 1, 0])
+
+
+def test_a_wrong_method_is_told_the_right_one(client):
+    answer = client.get("/score")
+
+    assert (answer.status_code, answer.headers["allow"], answer.json()["code"]) == (405, "POST", "bad_request")
+
+
 def test_the_description_names_every_route_and_status(client):
     paths = client.get("/openapi.json").json()["paths"]
 
