@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -315,6 +316,11 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
             sampling_rate (`int`, *optional*): Rate of the samples in Hz, for a model that takes any rate; 16000 if not given.
         """
         return PieceScorer(self, feature_extractor, hop_seconds, self.config.sampling_rate or sampling_rate or 16_000)
+
+    @contextmanager
+    def keep_frames(self) -> Iterator[dict[int, Any]]:
+        """Hook: while recordings are scored, keep what their [`local_scorer`] would compute again, by `id` of the recording."""
+        yield {}
 
     def check_scoring_options(self, mode: str, hop_seconds: float | None) -> None:
         """Refuse a mode or a hop that this family does not have."""

@@ -7,7 +7,6 @@ Shapes: M frames of 20 ms, N features, S steps of 80 ms, C channels, K kinds
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from transformers.audio_utils import mel_filter_bank
+
+from hf_sqa.blocks.timeline import Fault
 
 #: What the network tells apart. A band limit may be another codec's and the other way round.
 KINDS = ("loss", "noise", "clipping", "codec", "gap", "band limit", "reverberation")
@@ -37,15 +38,6 @@ SEGMENT_STEPS, EDGE_STEPS = 375, 62
 JOIN_STEPS = 4
 #: See [`stretches`]; chosen by `train_scripts/fault_finder.py` on talkers that the network was not fitted to.
 SMOOTH_STEPS, CERTAIN, REACHES = 5, 0.85, 0.3
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A stretch, in seconds, that is unlike the rest of its recording; `kind` is the likeliest of `KINDS`."""
-
-    start: float
-    end: float
-    kind: str
 
 
 class FaultNetwork(nn.Module):

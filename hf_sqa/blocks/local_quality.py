@@ -1,6 +1,6 @@
 """Quality of a recording from half second to half second, computed as the samples come: the same numbers from a file and live.
 
-Nothing here looks further ahead than a second or two, and the memory does not grow with the recording.
+A point needs what is heard a second or two later, and the memory does not grow with the recording.
 """
 
 from __future__ import annotations
@@ -81,6 +81,15 @@ class LocalScorer:
             self._take(piece, ends)
             found += self._points(self.num_samples if ends else self._known_samples(), last=ends)
         return found
+
+    def give(self, starts: Sequence[int], scores: np.ndarray, frames: Any = None) -> None:
+        """Hook: take what the model computed for the score of the recording, so that it is not computed again.
+
+        Args:
+            starts (sequence of `int`): First samples of windows.
+            scores (`np.ndarray` of shape `(num_windows, num_labels)`): Their scores.
+            frames (*optional*): What [`~hf_sqa.modeling.AudioQualityPreTrainedModel.keep_frames`] kept of the first window.
+        """
 
     def close(self) -> list[LocalScore]:
         """The stretches at the end, after the last samples."""
@@ -189,9 +198,3 @@ class _Activity:
         unused = min(max(0, sample // self._step - self._first), len(self._active))
         self._active = self._active[unused:]
         self._first += unused
-
-
-def mean_of(points: Sequence[LocalScore]) -> np.ndarray | None:
-    """Mean of the scores of stretches where somebody speaks; `None` if nobody does."""
-    scores = [point.scores for point in points if point.scores is not None]
-    return np.mean(scores, axis=0) if scores else None

@@ -53,7 +53,8 @@ def listen(
 ) -> None:
     """Show the quality of sound while it comes in: a moving line on a terminal, a line for each score in a pipe.
 
-    The scores are those of `hf-sqa score --timeline` for the same sound, a second or two after it was heard.
+    The scores are those of `hf-sqa score --timeline` for the same sound, a second or two after it was heard. With the default model
+    and the students, the first come after eight seconds, when the level of the curve is known.
 
     Examples:
 

@@ -17,7 +17,7 @@ LISTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx", ".jsonl.gz", ".json.gz", 
 BACKENDS = ("torch", "onnx")
 FILES_ONLY = ("sort", "batch_size", "segments", "plot", "backend")
 #: What a graph alone cannot do.
-TORCH_ONLY = ("mode", "dtype", "device", "batch_size", "num_workers", "num_processes", "timeline", "plot")
+TORCH_ONLY = ("mode", "dtype", "device", "batch_size", "num_workers", "num_processes", "plot")
 CORPUS_ONLY = (
     *("keep", "audio_column", "key_column", "root", "split", "suffix", "output_format", "max_seconds", "timeout"),
     *("rows_per_shard", "shards", "retry_failed", "rescore", "engine", "actors", "gpus"),

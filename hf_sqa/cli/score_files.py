@@ -55,9 +55,8 @@ def score_files(
     timeline: dict[str, Any] = {}
     interrupted, unwritten = False, None
     # Where a head gives it for little, nobody is told a mean alone.
-    asked = {"return_segments": with_segments}
-    if backend == "torch":
-        asked["return_timeline"] = settings.timeline or plot is not None or scorer.local_is_cheap
+    with_timeline = settings.timeline or plot is not None or scorer.local_is_cheap
+    asked = {"return_segments": with_segments, "return_timeline": with_timeline}
     results = _scored(scorer, recordings, score_names, settings, batch_size, asked, backend)
     try:
         for row in results:
@@ -111,7 +110,7 @@ def _load_graph(settings: Settings) -> tuple[Any, list[str]]:
     from hf_sqa.lite import LitePipeline
 
     num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
-    options = {"hop_seconds": settings.hop_seconds, "interval": settings.interval}
+    options = {"hop_seconds": settings.hop_seconds, "interval": settings.interval, "return_timeline": settings.timeline}
     try:
         scorer = LitePipeline(settings.model or "", num_threads=num_threads, **options)
         return scorer, scorer.columns(settings.interval)

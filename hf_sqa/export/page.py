@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from hf_sqa.blocks import faults, local_quality
+from hf_sqa.blocks import faults, local_quality, timeline
 from hf_sqa.blocks.score_intervals import half_widths
 from hf_sqa.export.onnx import write_graph
 from hf_sqa.modeling import AudioQualityPreTrainedModel
-from hf_sqa.pipelines import quality_plot, timeline
+from hf_sqa.pipelines import quality_plot
 
 PAGE_FILES = ("index.html", "page.js", "score.js", "local.js", "faults.js", "course.js", "live.js", "microphone.js", "picture.js")
 LOCAL_GRAPH_FILE, FAULT_GRAPH_FILE, FACTS_FILE = "local.onnx", "faults.onnx", "page.json"

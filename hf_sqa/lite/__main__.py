@@ -21,22 +21,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("graph", help="folder with model.onnx and config.json, by `hf-sqa export onnx`")
     parser.add_argument("recordings", nargs="+", help="files, or folders, which are searched in depth")
     parser.add_argument("--segments", action="store_true", help="add the score of every window")
+    parser.add_argument("--timeline", action="store_true", help="add the quality of every half second, and the worst stretch")
     parser.add_argument(
         "--interval", type=float, help="add the ends of an interval, such as 0.9, where the checkpoint is calibrated"
     )
     parser.add_argument("--threads", type=int, help="threads; as many as there are cores if not given")
     options = parser.parse_args(arguments)
     try:
-        scorer = LitePipeline(options.graph, num_threads=options.threads, on_error="row", return_details=True)
+        asked = {"return_segments": options.segments, "return_timeline": options.timeline}
+        scorer = LitePipeline(options.graph, num_threads=options.threads, on_error="row", return_details=True, **asked)
         columns = scorer.columns(options.interval)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"hf-sqa: {visible(str(error))}\n")
         return EXIT_USAGE
     names = [file for name in options.recordings for file in (find_recordings(name) if os.path.isdir(name) else [name])]
     failed = 0
-    asked = {"return_segments": options.segments}
     for name in names:
-        row = file_row(name, columns, scorer(name, **asked, interval=options.interval), asked)
+        row = file_row(name, columns, scorer(name, interval=options.interval), asked)
         failed += row["status"] != "ok"
         sys.stdout.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -16,8 +17,10 @@ from hf_sqa.audio.recording import window_starts
 from hf_sqa.blocks.result_rows import SHOWN_OF_A_RECORDING, details, findings, named, segment_rows, status_columns
 from hf_sqa.blocks.score_intervals import check_intervals, score_columns, with_intervals
 from hf_sqa.blocks.score_mapping import apply_score_mapping
+from hf_sqa.blocks.timeline import described
 from hf_sqa.checkpoint_files import graph_files
 from hf_sqa.extras import needs_extra
+from hf_sqa.lite.local import LocalGraphs, local_facts
 
 FAMILY = "distilled_sqa"
 #: In the graph's metadata, the options of the configuration that it was exported with, as JSON.
@@ -58,8 +61,9 @@ class LitePipeline:
         in_repository = self._graph.parent.name == "onnx" and not (self._graph.parent / "config.json").is_file()
         self.folder = self._graph.parent.parent if in_repository else self._graph.parent
         self.config = _read_config(self.folder)
-        content = self._graph.read_bytes()
-        self._session = _session(content, num_threads, self._graph)
+        content, self._num_threads = self._graph.read_bytes(), num_threads
+        self._session = _session(self._graph, num_threads, content)
+        self._local_facts, self._local = local_facts(self._graph.parent), None
         self.score_names = [self.config["id2label"][str(column)] for column in range(len(self.config["id2label"]))]
         self._check_form()
         # As `weights_digest` of the same graph in the pipeline on torch.
@@ -85,7 +89,8 @@ class LitePipeline:
             sampling_rate (`int`, *optional*): Rate of bare arrays in Hz.
             channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
             hop_seconds (`float`, *optional*): Distance of the windows of long recordings; that of the configuration if not given.
-            interval, return_segments, return_details, on_error (*optional*): As in [`~hf_sqa.AudioQualityPipeline`].
+            interval, return_segments, return_timeline, return_details, on_error (*optional*): As in
+                [`~hf_sqa.AudioQualityPipeline`]; a timeline needs what `hf-sqa export onnx --page` writes beside the graph.
 
         Returns:
             `dict`, a list of them for a list or tuple, or an iterator of them for other iterables.
@@ -93,7 +98,7 @@ class LitePipeline:
         Raises:
             AudioError: If a recording cannot be scored, unless `on_error="row"`.
             TypeError: If an option is unknown.
-            ValueError: If the checkpoint has no such interval.
+            ValueError: If the checkpoint has no such interval, or there is no graph for a timeline.
         """
         options = self._checked(**{**self._options, **options})
         if isinstance(inputs, ONE_RECORDING) or hasattr(inputs, "read") or not isinstance(inputs, Iterable):
@@ -116,6 +121,7 @@ class LitePipeline:
         hop_seconds: float | None,
         interval: float | None,
         return_segments: bool,
+        return_timeline: bool,
         return_details: bool,
         on_error: str,
     ) -> dict[str, Any]:
@@ -141,6 +147,12 @@ class LitePipeline:
                 assert recording is not None and starts is not None
                 ends = np.minimum(starts + self.config["window_samples"], recording.num_samples)
                 row["segments"] = segment_rows(self.score_names, starts, ends, window_scores, recording.sampling_rate)
+        if return_timeline:
+            if scores is None:
+                row |= described([], [], self.score_names)
+            else:
+                assert recording is not None and starts is not None and window_scores is not None
+                row |= self._timeline(recording, starts, window_scores)
         if return_details:
             row |= details(recording) if recording is not None else dict.fromkeys(SHOWN_OF_A_RECORDING)
             found = findings(recording, scores, self.config["score_min"], self.config["score_max"])
@@ -166,6 +178,18 @@ class LitePipeline:
             window_scores[:, column] = apply_score_mapping(window_scores[:, column], mapping)
         return scores, starts, window_scores
 
+    @property
+    def local_is_cheap(self) -> bool:
+        """Whether `return_timeline` is possible; it then adds little to the time of the score."""
+        return self._local_facts is not None
+
+    def _timeline(self, recording: Recording, starts: np.ndarray, window_scores: np.ndarray) -> dict[str, Any]:
+        if self._local is None:
+            assert self._local_facts is not None
+            start = functools.partial(_session, num_threads=self._num_threads)
+            self._local = LocalGraphs(self._graph.parent, self._local_facts, start, self.score_windows)
+        return self._local.course(recording, starts, window_scores, self.score_names)
+
     def _checked(self, **options: Any) -> dict[str, Any]:
         defaults: dict[str, Any] = {
             "sampling_rate": None,
@@ -173,6 +197,7 @@ class LitePipeline:
             "hop_seconds": None,
             "interval": None,
             "return_segments": False,
+            "return_timeline": False,
             "return_details": False,
             "on_error": "raise",
         }
@@ -186,6 +211,11 @@ class LitePipeline:
             raise ValueError(f"Expected `hop_seconds` of 0.05 or more, got {hop!r}.")
         if options["interval"] is not None:
             check_intervals(self.config.get("score_intervals"), options["interval"])
+        if options["return_timeline"] and self._local_facts is None:
+            raise ValueError(
+                f"Expected page.json and local.onnx beside {str(self._graph)!r} for a timeline, got none: `hf-sqa export onnx "
+                "--page` writes them for a checkpoint with a head for local quality (distill-mos-v7, distilled-sqa-xs to -m)."
+            )
         return options
 
     def _check_form(self) -> None:
@@ -224,7 +254,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _session(content: bytes, num_threads: int | None, graph: Path) -> Any:
+def _session(graph: Path, num_threads: int | None, content: bytes | None = None) -> Any:
     try:
         import onnxruntime
     except ImportError:
@@ -233,6 +263,6 @@ def _session(content: bytes, num_threads: int | None, graph: Path) -> Any:
     options.intra_op_num_threads = num_threads or 0
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content or graph.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class
         raise OSError(f"onnxruntime cannot run {str(graph)!r}: {error}") from error

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,8 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from hf_sqa.audio import AudioError, Finding, Recording, load_or_refuse
-from hf_sqa.blocks.local_quality import LocalScore
+from hf_sqa.blocks.faults import FaultFinder
+from hf_sqa.blocks.local_quality import LocalScore, LocalScorer
 from hf_sqa.blocks.result_rows import (
     SHOWN_OF_A_RECORDING,
     details,
@@ -28,11 +30,11 @@ from hf_sqa.blocks.result_rows import (
 )
 from hf_sqa.blocks.score_intervals import with_intervals
 from hf_sqa.blocks.score_mapping import apply_score_mapping
+from hf_sqa.blocks.timeline import Fault, described
 from hf_sqa.choices import did_you_mean
 from hf_sqa.isolation import Isolated, Lost
 from hf_sqa.modeling import AudioQualityPreTrainedModel, model_identity
 from hf_sqa.outputs import RecordingScores
-from hf_sqa.pipelines.timeline import described, local_scores
 
 logger = logging.get_logger(__name__)
 
@@ -214,7 +216,8 @@ class AudioQualityPipeline(Pipeline):
     ) -> list[dict[str, Any]]:
         mode = mode or self.model.modes[0]
         good = [item for item in items if item["error"] is None]
-        scores = self._score([item["recording"] for item in good], mode, hop_seconds)
+        with self.model.keep_frames() if return_timeline else nullcontext({}) as kept:
+            scores = self._score([item["recording"] for item in good], mode, hop_seconds)
         for item, scored in zip(good, scores, strict=True):
             item["mode"], item["hop_seconds"] = mode, hop_seconds
             if isinstance(scored, AudioError):
@@ -223,7 +226,10 @@ class AudioQualityPipeline(Pipeline):
                 item["scores"] = self._mapped(scored)
                 if return_timeline:
                     scorer = self.model.local_scorer(self.feature_extractor, sampling_rate=item["recording"].sampling_rate)
-                    points, item["faults"] = local_scores(item["recording"], scorer)
+                    if mode == self.model.modes[0]:
+                        frames = kept.get(id(item["recording"]))
+                        scorer.give(scored.segment_starts, scored.segment_scores, frames)
+                    points, item["faults"] = _local_scores(item["recording"], scorer)
                     item["points"] = self.mapped_points(points)
         return items
 
@@ -342,6 +348,18 @@ class ScoredRows(Iterator[dict[str, Any]]):
         if self._length is None:
             raise TypeError("The input is a generator: how many results there will be is not known.")
         return self._length
+
+
+def _local_scores(recording: Recording, scorer: LocalScorer) -> tuple[list[LocalScore], list[Fault]]:
+    """Local quality and faults of a recording at the scorer's rate, block by block."""
+    finder, points, blocks = FaultFinder(scorer.sampling_rate), [], recording.blocks()
+    block = next(blocks, None)
+    while block is not None:
+        finder.feed(block)
+        following = next(blocks, None)
+        points += scorer.feed(block, last=following is None)
+        block = following
+    return points, finder.close()
 
 
 def _is_one_recording(inputs: Any) -> bool:

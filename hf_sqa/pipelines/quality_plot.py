@@ -49,7 +49,7 @@ def plot_quality(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from hf_sqa.pipelines.timeline import worst_of
+    from hf_sqa.blocks.timeline import worst_of
 
     timeline, faults = course["timeline"], course["faults"]
     worst = worst_of(timeline, score)

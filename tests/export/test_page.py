@@ -18,10 +18,10 @@ import soundfile
 import hf_sqa
 from hf_sqa.blocks import faults
 from hf_sqa.blocks.faults import Fault
+from hf_sqa.blocks.timeline import EDGE_SHARE, UNNAMED_DEPTH, named_faults, worst_of
 from hf_sqa.cells import clock
 from hf_sqa.export.onnx import export_onnx
 from hf_sqa.export.page import PAGE_FILES, write_page
-from hf_sqa.pipelines.timeline import EDGE_SHARE, UNNAMED_DEPTH, named_faults, worst_of
 from tests.demo.test_space import BROWSER_FLAGS, CHROMEDRIVER, CHROMIUM
 from tests.processes import PATIENCE
 

@@ -52,6 +52,19 @@ def graph(mapped):
     return mapped / "graph"
 
 
+@pytest.fixture(scope="module")
+def xs_graph(tmp_path_factory):
+    """The smallest student that has a head for local quality, with all graphs."""
+    from hf_sqa.export.onnx import export_onnx
+    from hf_sqa.export.page import write_page
+
+    folder = tmp_path_factory.mktemp("xs")
+    model = hf_sqa.pipeline("distilled-sqa-xs", device="cpu").model
+    write_page(model, folder)
+    export_onnx(model, folder)
+    return folder
+
+
 @pytest.fixture
 def recordings(speech_like, tmp_path):
     """Shorter than a window, of many windows, at another rate, silent, and no audio."""
@@ -132,10 +145,45 @@ def test_the_command_score_gives_the_table_and_rows_of_a_graph_without_torch(gra
     assert "Worst: " in result.stdout and "2 of 5 recordings could not be scored" in result.stderr
 
 
+@pytest.mark.slow
+def test_without_torch_the_course_is_that_of_torch(xs_graph, speech_like, tmp_path):
+    waveform = np.concatenate([speech_like(9.0), np.zeros(3 * RATE, np.float32), speech_like(4.0)])
+    waveform[5 * RATE : 7 * RATE] += np.random.default_rng(0).normal(0, 0.1, 2 * RATE).astype(np.float32)
+    for name, seconds in (("long", 16), ("short", 2)):
+        soundfile.write(tmp_path / f"{name}.wav", waveform[: seconds * RATE], RATE)
+    code = BLOCK + (
+        "import json, hf_sqa.lite\n"
+        "score = hf_sqa.lite.pipeline(sys.argv[1], num_threads=1)\n"
+        "print(json.dumps(score(sys.argv[2:], return_timeline=True)))\n"
+    )
+    recordings = [tmp_path / "long.wav", tmp_path / "short.wav"]
+
+    result = run("-c", code, xs_graph, *recordings)
+
+    assert result.returncode == 0, result.stderr
+    expected = hf_sqa.pipeline("distilled-sqa-xs", device="cpu")([str(path) for path in recordings], return_timeline=True)
+    for by_lite, by_torch in zip(json.loads(result.stdout.splitlines()[-1]), expected, strict=True):
+        assert list(by_lite) == list(by_torch) and len(by_lite["timeline"]) == len(by_torch["timeline"]) > 3
+        for point, same in zip(by_lite["timeline"], by_torch["timeline"], strict=True):
+            assert point == pytest.approx(same, abs=1e-4)
+        assert by_lite["worst"] == pytest.approx(by_torch["worst"], abs=0.01)
+
+
+@pytest.mark.slow
+def test_the_command_prints_a_timeline_by_a_graph_and_says_what_it_lacks_without(xs_graph, graph, recordings):
+    printed = CliRunner().invoke(app, ["score", str(recordings[1]), "--backend", "onnx", "--model", str(xs_graph), "--timeline"])
+    refused = CliRunner().invoke(app, ["score", str(recordings[1]), "--backend", "onnx", "--model", str(graph), "--timeline"])
+    lines = run("-m", "hf_sqa.lite", xs_graph, recordings[1], "--timeline", "--threads", "1").stdout.splitlines()
+
+    assert printed.exit_code == 0 and "0.50 to 1.00 s" in printed.stdout and " at " in printed.stdout
+    assert refused.exit_code == 2 and "`hf-sqa export onnx --page` writes them" in refused.stderr
+    assert [point["start"] for point in json.loads(lines[0])["timeline"]][:2] == [0.0, 0.5]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--timeline", "--model", "graph"], "--timeline does not go with --backend onnx"),
+        (["--plot", "a.png", "--model", "graph"], "--plot does not go with --backend onnx"),
         (["--device", "cpu", "--model", "graph"], "--device does not go with --backend onnx"),
         ([], "needs a folder with a graph as --model"),
         (["--model", "graph"], "Expected a folder with an ONNX graph, got 'graph'"),

@@ -7,8 +7,8 @@ import torch
 
 import hf_sqa
 from hf_sqa.blocks.faults import Fault
+from hf_sqa.blocks.timeline import faults_of, named_faults, worst_of
 from hf_sqa.models.distilled_sqa.local_distilled_sqa import FrameScorer, LocalHead, load_head
-from hf_sqa.pipelines.timeline import faults_of, named_faults, worst_of
 
 RATE = 16_000
 

@@ -1,4 +1,4 @@
-// Quality from half second to half second, as the samples come: hf_sqa/blocks/local_quality.py and local_distilled_sqa.py.
+// Quality from half second to half second, as the samples come: hf_sqa/blocks/local_quality.py and local_steps.py.
 // The numbers of both are in page.json.
 import { gate, Refused, run } from "./score.js";
 
@@ -13,6 +13,7 @@ export class LocalMeter {
     this.rate = config.sampling_rate;
     this.names = Object.values(config.id2label);
     this.source = facts.local.head ? new Head(model) : new Pieces(model);
+    this.level = facts.local.head ? new Level(model) : null;
     this.activity = new Activity(this.settings, this.rate);
     this.numSamples = this.nextPoint = 0;
   }
@@ -23,6 +24,7 @@ export class LocalMeter {
       const piece = samples.subarray(start, start + slice);
       this.numSamples += piece.length;
       this.activity.feed(piece);
+      this.level?.hear(piece);
       await this.source.feed(piece);
       points.push(...(await this.points(false)));
     }
@@ -41,15 +43,79 @@ export class LocalMeter {
     for (; ; this.nextPoint++) {
       const start = round(this.nextPoint * hop * this.rate), full = round((this.nextPoint + 1) * hop * this.rate);
       const end = last ? min(full, this.numSamples) : full, middle = floor((start + end) / 2);
-      if (start >= end || (middle + half > known && !last)) return points;
+      if (start >= end || (middle + half > known && !last)) break;
       const first = max(0, middle - half), stop = min(middle + half, this.numSamples);
       const speaks = this.activity.share(first, stop) >= least_active_share;
       const values = speaks ? await this.source.scores(first, stop) : null;
       const scores = values && Object.fromEntries(this.names.map((name, column) => [name, values[column]]));
-      points.push({ start: start / this.rate, end: end / this.rate, scores });
+      const point = { start: start / this.rate, end: end / this.rate, scores };
+      if (!this.level) points.push(point);
+      else points.push(...(await this.level.take(point, scores && values[0], start, middle + half, this.numSamples)));
       this.source.forget(middle - half);
       this.activity.forget(middle - half);
     }
+    if (this.level && !this.level.isKnown && (last || known >= this.level.end)) {
+      await this.level.measure();
+      points.push(...this.level.laid());
+    }
+    return points;
+  }
+}
+
+// CurveLevel and the points that wait for it: the curve of a head lies where the model itself scores.
+class Level {
+  constructor({ session, facts }) {
+    this.settings = facts.local.head.level;
+    this.session = session;
+    this.buffer = new Buffer();
+    this.start = this.sum = this.weight = 0;
+    this.values = []; // of the points in the window
+    this.waiting = [];
+    this.isKnown = false;
+  }
+
+  get end() { return this.start + this.settings.window; }
+
+  hear(samples) {
+    this.buffer.push(samples);
+    this.buffer.forget(this.start);
+  }
+
+  // Take a point that starts at a sample and needs samples up to another; return those whose level is known.
+  async take(point, value, start, needed, numSamples) {
+    const points = [];
+    while (min(needed, numSamples) > this.end) {
+      await this.measure();
+      points.push(...this.laid());
+    }
+    if (value !== null && start >= this.start && needed <= this.end) this.values.push(value);
+    this.waiting.push(point);
+    if (this.isKnown) points.push(...this.laid());
+    return points;
+  }
+
+  async measure() {
+    const { window: length, every_windows, doubt: [base, slope] } = this.settings, { values } = this;
+    if (values.length) {
+      const window = new Float32Array(length), heard = this.buffer.slice(this.start, this.end);
+      window.set(heard);
+      const [score] = (await run(this.session, window, "logits")).data;
+      const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+      const doubt = base + (slope * values.reduce((sum, value) => sum + (value - mean) ** 2, 0)) / values.length;
+      this.sum += (score - mean) / doubt;
+      this.weight += 1 / doubt;
+    }
+    this.start += (values.length ? every_windows : 1) * length;
+    this.buffer.forget(this.start);
+    this.values = [];
+    this.isKnown = true;
+  }
+
+  laid() {
+    const shift = this.sum / (1 + this.weight), [least, most] = this.settings.ends, points = this.waiting;
+    this.waiting = [];
+    const moved = (scores) => Object.fromEntries(Object.entries(scores).map(([name, value]) => [name, min(most, max(least, value + shift))]));
+    return points.map((point) => (point.scores ? { ...point, scores: moved(point.scores) } : point));
   }
 }
 
@@ -85,6 +151,7 @@ class Head {
     this.session = local;
     this.buffer = new Buffer();
     this.nextChunk = this.firstStep = 0;
+    this.hasWindow = false;
     this.peaks = [];
     this.steps = []; // [score, weight]
   }
@@ -99,11 +166,16 @@ class Head {
   known() { return (this.firstStep + this.steps.length) * this.settings.step; }
 
   async runChunks(last) {
-    const { chunk, margin, peak_chunks } = this.settings, { buffer } = this, ready = [];
+    const { chunk, margin, peak_chunks, level } = this.settings, { buffer } = this, ready = [];
+    if (!this.hasWindow) {
+      if (!buffer.end || (buffer.end < level.window && !last)) return;
+      await this.runWindow(min(buffer.end, level.window));
+    }
     for (let at = this.nextChunk * chunk; at + chunk + margin <= buffer.end || (last && at < buffer.end); at = this.nextChunk * chunk) {
       this.peaks.push(buffer.slice(at, min(at + chunk + margin, buffer.end)).reduce((peak, sample) => max(peak, abs(sample)), 0));
       this.peaks = this.peaks.slice(-peak_chunks);
-      ready.push({ number: this.nextChunk++, peak: this.rounded(max(...this.peaks)) });
+      if (at >= level.window) ready.push({ number: this.nextChunk, peak: this.rounded(max(...this.peaks)) });
+      this.nextChunk++;
     }
     while (ready.length) { // those with one peak together
       const together = ready.findIndex(({ peak }) => peak !== ready[0].peak);
@@ -119,13 +191,25 @@ class Head {
     return peak > 0 ? 2 ** (ceil(log2(peak) * number - 1e-4) / number) : 0;
   }
 
+  // The first window as the model hears it.
+  async runWindow(stop) {
+    const heard = this.buffer.slice(0, stop), peak = heard.reduce((most, sample) => max(most, abs(sample)), 0);
+    const samples = new Float32Array(this.settings.level.window); // zeros fill it up
+    heard.forEach((sample, index) => (samples[index] = sample / (peak + 1e-8)));
+    await this.addSteps(samples, 0, ceil(stop / this.settings.step));
+    this.hasWindow = true;
+  }
+
+  async addSteps(samples, first, count) {
+    const { data, dims } = await run(this.session, samples, "steps");
+    for (let index = first; index < first + count; index++) this.steps.push([data[index], data[dims[1] + index]]);
+  }
+
   async runGroup(start, stop, peak) {
     const { step, margin } = this.settings, low = max(0, start - margin), high = min(stop + margin, this.buffer.end);
     const samples = new Float32Array(ceil((high - low) / step) * step); // zeros fill up the last step
     this.buffer.slice(low, high).forEach((sample, index) => (samples[index] = sample / (peak + 1e-8)));
-    const { data, dims } = await run(this.session, samples, "steps");
-    const first = (start - low) / step, count = ceil((stop - start) / step);
-    for (let index = first; index < first + count; index++) this.steps.push([data[index], data[dims[1] + index]]);
+    await this.addSteps(samples, (start - low) / step, ceil((stop - start) / step));
   }
 
   scores(first, end) {

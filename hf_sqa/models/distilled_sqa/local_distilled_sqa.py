@@ -6,11 +6,9 @@ Shapes:   F frames, S steps of 80 ms, C channels
 
 from __future__ import annotations
 
-import math
-from collections import deque
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScorer
+from hf_sqa.blocks.local_quality import HOP_SECONDS
+from hf_sqa.blocks.local_steps import StepCut, StepScorer
 
 #: A step is so long; frames of a shorter step are averaged.
 STEP_SECONDS = 0.08
 HIDDEN_SIZE = 32
-#: Steps that are computed together, and how many such chunks the peak is taken of: as long as a window of the model.
-CHUNK_STEPS, PEAK_CHUNKS = 12, 8
-#: Peaks are rounded up to the next of so many in an octave, so that neighbours have the same one and are computed together.
-PEAKS_PER_OCTAVE = 1
 
 
 class LocalHead(nn.Module):
@@ -35,11 +30,13 @@ class LocalHead(nn.Module):
 
     center: torch.Tensor
     scale: torch.Tensor
+    doubt: torch.Tensor
 
     def __init__(self, num_channels: int):
         super().__init__()
         self.register_buffer("center", torch.zeros(num_channels))
         self.register_buffer("scale", torch.ones(num_channels))
+        self.register_buffer("doubt", torch.ones(2))  # see `hf_sqa.blocks.local_steps.CurveLevel`
         self.hidden = nn.Linear(num_channels, HIDDEN_SIZE)
         self.output = nn.Linear(HIDDEN_SIZE, 2)
 
@@ -56,87 +53,54 @@ class LocalHead(nn.Module):
         return 1 + 4 * torch.sigmoid(scores), torch.sigmoid(weights) + 1e-3
 
 
-class FrameScorer(LocalScorer):
-    """Local quality by a head on the trunk: every sample goes through the convolutions once.
+class FrameScorer(StepScorer):
+    """Local quality by a head on the trunk.
 
     Args:
         model ([`DistilledSQA`]): The model.
         head ([`LocalHead`]): Fitted to it.
         hop_seconds (`float`, *optional*, defaults to 0.5): Length of a stretch.
+        has_level (`bool`, *optional*, defaults to `True`): Whether the curve is laid at the model's scores.
     """
 
-    half_seconds = 0.75
-    is_cheap = True
-    method = "a head on the model's first layers, means over 1.5 s"
-
-    def __init__(self, model: Any, head: LocalHead, hop_seconds: float = HOP_SECONDS):
-        super().__init__(model.config.sampling_rate, hop_seconds)
+    def __init__(self, model: Any, head: LocalHead, hop_seconds: float = HOP_SECONDS, has_level: bool = True):
+        config = model.config
         self._model, self._head = model, head
-        self._frame = model.config.window_samples // model.config.num_frames
-        self._frames_per_step = frames_per_step(model.config)
-        self._step = self._frame * self._frames_per_step
-        self._chunk = CHUNK_STEPS * self._step
+        self._frames_per_step = frames_per_step(config)
+        step = config.window_samples // config.num_frames * self._frames_per_step
         reach = model.trunk.reach * model.spectrum.hop_samples + model.spectrum.margin
-        self._margin = -(-reach // self._step) * self._step
-        self._buffer, self._origin = np.zeros(0, np.float32), 0
-        self._next_chunk = 0
-        self._peaks: deque[float] = deque(maxlen=PEAK_CHUNKS)
-        self._steps = np.zeros((0, 2))
-        self._first_step = 0
+        base, slope = head.doubt.tolist()
+        cut = StepCut(step, -(-reach // step) * step, config.window_samples, (base, slope), (config.score_min, config.score_max))
+        super().__init__(cut, config.sampling_rate, hop_seconds, has_level)
 
-    def _take(self, samples: np.ndarray, last: bool) -> None:
-        """Score the chunks that are there with all they depend on, those with one peak together."""
-        self._buffer = np.concatenate([self._buffer, samples])
-        available = self._origin + len(self._buffer)
-        ready: list[tuple[int, float]] = []
-        while (end := (self._next_chunk + 1) * self._chunk) + self._margin <= available or (
-            last and self._next_chunk * self._chunk < available
-        ):
-            start = self._next_chunk * self._chunk - self._origin
-            self._peaks.append(float(np.abs(self._buffer[start : end - self._origin + self._margin]).max()))
-            ready.append((self._next_chunk, rounded_peak(max(self._peaks))))
-            self._next_chunk += 1
-        for peak, chunks in groupby(ready, key=lambda chunk: chunk[1]):
-            numbers = [number for number, _ in chunks]
-            self._score_chunks(numbers[0], numbers[-1] + 1, peak, available)
-        unused = self._next_chunk * self._chunk - self._margin - self._origin
-        if ready and unused > 0:
-            self._buffer, self._origin = self._buffer[unused:], self._origin + unused
+        self._frames: torch.Tensor | None = None
+
+    def give(self, starts: Sequence[int], scores: np.ndarray, frames: Any = None) -> None:
+        super().give(starts, scores)
+        self._frames = frames
 
     @torch.inference_mode()
-    def _score_chunks(self, first: int, end: int, peak: float, available: int) -> None:
-        start, stop = first * self._chunk, min(end * self._chunk, available)
-        low, high = max(0, start - self._margin), min(stop + self._margin, available)
-        samples = self._buffer[low - self._origin : high - self._origin]
-        samples = np.pad(samples, (0, max(0, -len(samples) % self._step)))
+    def score_steps(self, samples: np.ndarray) -> np.ndarray:
         waveform = torch.from_numpy(samples)[None].to(self._model.device)
-        frames = self._model.trunk(self._model.spectrum(waveform / (peak + 1e-8)))[0]
-        frames = frames[(start - low) // self._frame :]
-        steps = steps_of(frames, self._frames_per_step)[: -(-(stop - start) // self._step)]
-        scored = torch.stack(self._head(steps.float()), dim=1).cpu().numpy()
-        self._steps = np.concatenate([self._steps, scored])
+        return self._scored(self._model.trunk(self._model.spectrum(waveform))[0])
 
-    def _known_samples(self) -> int:
-        return (self._first_step + len(self._steps)) * self._step
+    @torch.inference_mode()
+    def window_steps(self, samples: np.ndarray) -> np.ndarray:
+        """Steps of the frames that the score of the window is made of; where none were given, they give that score too."""
+        if self._frames is None:
+            frames = self._model.window_frames(torch.from_numpy(samples)[None].to(self._model.device))
+            self._frames = frames[0]
+            if self._level is not None:
+                self._level.given = {0: float(self._model.score_frames(frames)[0, 0])}
+        return self._scored(self._frames)
 
-    def _scores(self, first: int, end: int) -> np.ndarray | None:
-        begin = -(-(first - self._step // 2) // self._step) - self._first_step
-        stop = -(-(end - self._step // 2) // self._step) - self._first_step
-        chosen = self._steps[max(0, begin) : max(0, stop, begin + 1)]
-        if not len(chosen):
-            return None
-        scores, weights = chosen.T
-        return np.array([(scores * weights).sum() / weights.sum()])
+    @torch.inference_mode()
+    def score_window(self, samples: np.ndarray) -> float:
+        return float(self._model.score_windows(torch.from_numpy(samples)[None].to(self._model.device))[0, 0])
 
-    def _forget(self, sample: int) -> None:
-        unused = min(max(0, sample // self._step - 1 - self._first_step), len(self._steps))
-        self._steps = self._steps[unused:]
-        self._first_step += unused
-
-
-def rounded_peak(peak: float) -> float:
-    """The next of the peaks that are told apart."""
-    return 2 ** (math.ceil(math.log2(peak) * PEAKS_PER_OCTAVE) / PEAKS_PER_OCTAVE) if peak > 0 else 0.0
+    def _scored(self, frames: torch.Tensor) -> np.ndarray:
+        """Scores and weights of the steps of frames `(F, C)`."""
+        return torch.stack(self._head(steps_of(frames, self._frames_per_step).float()), dim=1).cpu().numpy()
 
 
 def steps_of(frames: torch.Tensor, per_step: int) -> torch.Tensor:
@@ -162,6 +126,7 @@ def _head_of(path: Path, device: torch.device) -> LocalHead:
     return head.eval().to(device)
 
 
+@cache
 def head_file(checkpoint_name: str) -> Path | None:
     """Where the head of a checkpoint lies in the package; `None` in bundled code, which has no package."""
     try:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_sqa.models.distilled_sqa.local_distilled_sqa import PEAK_CHUNKS, PEAKS_PER_OCTAVE, FrameScorer
+from hf_sqa.models.distilled_sqa.local_distilled_sqa import FrameScorer
 
 
 class LocalGraph(nn.Module):
@@ -18,21 +18,15 @@ class LocalGraph(nn.Module):
         scorer ([`FrameScorer`]): Its scorer, by a head.
 
     Attributes:
-        settings (`dict`): How [`FrameScorer`] cuts a recording, in samples: `step`, `chunk`, `margin`; and `peak_chunks`,
-            `peaks_per_octave`.
+        settings (`dict`): How [`FrameScorer`] cuts a recording, in samples: `step`, `chunk`, `margin`; `peak_chunks`,
+            `peaks_per_octave`; and `level`, how it lays the curve ([`hf_sqa.blocks.local_steps.CurveLevel`]).
     """
 
     def __init__(self, model: Any, scorer: FrameScorer):
         super().__init__()
         self.spectrum, self.trunk, self.head = model.spectrum, model.trunk, scorer._head
         self._frames_per_step = scorer._frames_per_step
-        self.settings = {
-            "step": scorer._step,
-            "chunk": scorer._chunk,
-            "margin": scorer._margin,
-            "peak_chunks": PEAK_CHUNKS,
-            "peaks_per_octave": PEAKS_PER_OCTAVE,
-        }
+        self.settings = scorer.cut.settings
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         """

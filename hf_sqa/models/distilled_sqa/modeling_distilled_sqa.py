@@ -11,6 +11,8 @@ Shapes:   B batch, T samples, W windows, S spectra, K bins, C channels, F frames
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Real
 from typing import Any
 
@@ -40,6 +42,8 @@ BFLOAT16_ERRORS = {"distill-mos-v7": 0.0098}
 #: Windows that go through the network together. A processor's caches hold one; an accelerator wants many.
 WINDOWS_PER_CALL = {"cpu": 1}
 WINDOWS_PER_CALL_ELSEWHERE = 32
+#: Where frames are kept meanwhile, in this thread: see [`DistilledSQA.keep_frames`].
+KEPT_FRAMES: ContextVar[dict[int, Any] | None] = ContextVar("KEPT_FRAMES", default=None)
 
 
 class DistilledSQA(AudioQualityPreTrainedModel):
@@ -248,13 +252,18 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(W, L)`, in label units.
         """
+        return self.score_frames(self.window_frames(windows), trace)
+
+    def window_frames(self, windows: torch.Tensor) -> torch.Tensor:
+        """Trunk output `(W, F, K * C)` of windows `(W, T)` as [`score_windows`] hears them."""
         windows = windows.float()
         peak = windows.abs().amax(dim=1, keepdim=True)
         # The exporter takes so small an addition for none, and a graph would divide digital silence by 0.
         peak = peak.clamp(min=1e-8) if is_torchdynamo_exporting() else peak + 1e-8
-        return self._score_frames(self._frames(windows / peak), trace)
+        return self._frames(windows / peak)
 
-    def _score_frames(self, frames: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
+    def score_frames(self, frames: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
+        """Scores `(W, L)`, in label units, of windows whose frames are given."""
         raw = self.transformer(frames.to(self.transformer.projection.weight.dtype), trace or self.layer_trace()).float()
         return self.config.score_min + (self.config.score_max - self.config.score_min) * torch.sigmoid(raw)
 
@@ -341,19 +350,39 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     def _score_published(self, recordings: Sequence[Recording], all_starts: list[np.ndarray]) -> Iterator[torch.Tensor]:
         """Score the windows of all recordings in order, several at a time where the device gains from it."""
-        waiting: list[torch.Tensor] = []
+        waiting: list[tuple[torch.Tensor, int | None]] = []
         for recording, starts in zip(recordings, all_starts, strict=True):
-            for window in recording.windows(starts.tolist(), self.config.window_samples):
-                waiting.append(torch.from_numpy(window))
+            for number, window in enumerate(recording.windows(starts.tolist(), self.config.window_samples)):
+                waiting.append((torch.from_numpy(window), None if number else id(recording)))
                 if len(waiting) == self._windows_per_call:
                     yield self._score_waiting(waiting)
                     waiting = []
         if waiting:
             yield self._score_waiting(waiting)
 
-    def _score_waiting(self, windows: list[torch.Tensor]) -> torch.Tensor:
-        longest = max(len(window) for window in windows)
-        return self.score_windows(torch.stack([F.pad(window, (0, longest - len(window))) for window in windows]).to(self.device))
+    def _score_waiting(self, waiting: list[tuple[torch.Tensor, int | None]]) -> torch.Tensor:
+        """Score windows, each with the `id` of its recording if it is the first one of it."""
+        longest = max(len(window) for window, _ in waiting)
+        windows = torch.stack([F.pad(window, (0, longest - len(window))) for window, _ in waiting]).to(self.device)
+        kept = KEPT_FRAMES.get()
+        if kept is None:
+            return self.score_windows(windows)
+        frames = self.window_frames(windows)
+        kept.update((first_of, row) for row, (_, first_of) in zip(frames, waiting, strict=True) if first_of is not None)
+        return self.score_frames(frames)
+
+    @contextmanager
+    def keep_frames(self) -> Iterator[dict[int, Any]]:
+        """See [`AudioQualityPreTrainedModel.keep_frames`]: the trunk's frames of the first window, if a head reads them."""
+        kept: dict[int, Any] = {}
+        if load_head(self.config, self.device) is None:
+            yield kept
+            return
+        token = KEPT_FRAMES.set(kept)
+        try:
+            yield kept
+        finally:
+            KEPT_FRAMES.reset(token)
 
     def _score_fast(self, recordings: Sequence[Recording], all_starts: list[np.ndarray]) -> Iterator[torch.Tensor]:
         for recording, starts in zip(recordings, all_starts, strict=True):
@@ -363,7 +392,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
                 if len(window) < self.config.window_samples or not shared.can_share:
                     yield self.score_windows(tensor)
                 else:
-                    yield self._score_frames(shared.frames(tensor, start))
+                    yield self.score_frames(shared.frames(tensor, start))
 
 
 def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,11 @@ class OnnxDistilledSQA(DistilledSQA):
         if self._session is None:
             self._session = _session(self.graph.numpy().tobytes())
         return torch.from_numpy(self._session.run(["logits"], {"input_values": windows.numpy()})[0])
+
+    @contextmanager
+    def keep_frames(self) -> Iterator[dict[int, Any]]:
+        """Nothing: frames do not come out of the graph."""
+        yield {}
 
     @property
     def bfloat16_error(self) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hf_sqa.audio import Recording
-from hf_sqa.blocks.faults import Fault, FaultFinder
-from hf_sqa.blocks.local_quality import LocalScore, LocalScorer
+from hf_sqa.blocks.local_quality import LocalScore
 
 #: A stretch is a fault if it falls so far below the median of the recording, in MOS points.
 FAULT_DEPTH = 0.7
@@ -20,16 +19,19 @@ EDGE_SHARE = 0.45
 DECIMALS, SECONDS_DECIMALS = 6, 2
 
 
-def local_scores(recording: Recording, scorer: LocalScorer) -> tuple[list[LocalScore], list[Fault]]:
-    """Local quality and faults of a recording at the scorer's rate, block by block."""
-    finder, points, blocks = FaultFinder(scorer.sampling_rate), [], recording.blocks()
-    block = next(blocks, None)
-    while block is not None:
-        finder.feed(block)
-        following = next(blocks, None)
-        points += scorer.feed(block, last=following is None)
-        block = following
-    return points, finder.close()
+@dataclass(frozen=True)
+class Fault:
+    """A stretch that is unlike the rest of its recording.
+
+    Args:
+        start (`float`): Where it begins, in seconds.
+        end (`float`): Where it ends.
+        kind (`str`): One of `hf_sqa.blocks.faults.KINDS`, the likeliest.
+    """
+
+    start: float
+    end: float
+    kind: str
 
 
 def timeline_rows(points: Sequence[LocalScore], names: Sequence[str]) -> list[dict[str, float]]:
