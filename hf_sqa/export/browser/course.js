@@ -1,4 +1,4 @@
-// What a course says, as hf_sqa/pipelines/timeline.py and the end of hf_sqa/blocks/faults.py; their numbers are in page.json.
+// What a course says, as hf_sqa/blocks/timeline.py and the end of hf_sqa/blocks/faults.py; their numbers are in page.json.
 const { abs, floor, max, min } = Math;
 
 // Rows {start, end, value} of one score, where somebody speaks.
