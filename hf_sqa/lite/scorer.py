@@ -63,7 +63,8 @@ class LitePipeline:
         self.config = _read_config(self.folder)
         content, self._num_threads = self._graph.read_bytes(), num_threads
         self._session = _session(self._graph, num_threads, content)
-        self._local_facts, self._local = local_facts(self._graph.parent), None
+        self._local_facts = local_facts(self._graph.parent)
+        self._local: LocalGraphs | None = None
         self.score_names = [self.config["id2label"][str(column)] for column in range(len(self.config["id2label"]))]
         self._check_form()
         # As `weights_digest` of the same graph in the pipeline on torch.
