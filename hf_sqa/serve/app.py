@@ -131,13 +131,19 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         return JSONResponse(row, status, headers=getattr(error, "headers", None))
 
     async def row_of(
-        file: UploadFile | None, url: str | None, *, segments: bool = False, timeline: bool = False, interval: float | None = None
+        file: UploadFile | None,
+        url: str | None,
+        *,
+        number: int = 1,
+        segments: bool = False,
+        timeline: bool = False,
+        interval: float | None = None,
     ) -> dict[str, Any]:
         asked = {"return_segments": segments, "return_timeline": timeline or service.names_worst, "interval": interval}
         name = (file.filename if file is not None else url) or "recording"
-        if (file is None) == (url is None):
-            refusal = Refusal("failed", "bad_request", "expected one recording, in the field `file` or `url` of a form")
-            row = service.refused("", refusal, asked)
+        if number != 1 or (file is None) == (url is None):
+            reason = f"expected one recording, in the field `file` or `url` of a form, got {number or 'none'}"
+            row = service.refused("", Refusal("failed", "bad_request", reason), asked)
         elif file is not None:
             row = await service.row(name, file.file, asked)
         elif not allow_urls:
@@ -155,10 +161,16 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
 
     @app.post("/score", response_model=Row, responses=REFUSED)
     async def score(
-        file: Recording = None, url: URL = None, segments: Segments = False, timeline: Timeline = False, interval: Interval = None
+        request: Request,
+        file: Recording = None,
+        url: URL = None,
+        segments: Segments = False,
+        timeline: Timeline = False,
+        interval: Interval = None,
     ) -> Response:
         """Score one recording."""
-        row = await row_of(file, url, segments=segments, timeline=timeline, interval=await _checked(service, interval))
+        options: dict[str, Any] = {"segments": segments, "timeline": timeline, "interval": await _checked(service, interval)}
+        row = await row_of(file, url, number=await _number_of(request), **options)
         return _answer(row, row)
 
     @app.post("/score/batch", response_model=list[Row], responses={400: {"model": Row}, 413: {"model": Row}})
@@ -182,9 +194,10 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         response_class=StreamingResponse,
         responses=REFUSED | {200: {"content": {"text/event-stream": {}}, "description": "`point` events, then one `row`."}},
     )
-    async def timeline(file: Recording = None, url: URL = None, interval: Interval = None) -> Response:
+    async def timeline(request: Request, file: Recording = None, url: URL = None, interval: Interval = None) -> Response:
         """Quality over time, as server-sent events: a `point` (`start`, `end`, scores) each, in order, then the `row`."""
-        scored = asyncio.ensure_future(row_of(file, url, timeline=True, interval=await _checked(service, interval)))
+        options: dict[str, Any] = {"timeline": True, "interval": await _checked(service, interval)}
+        scored = asyncio.ensure_future(row_of(file, url, number=await _number_of(request), **options))
         done, _ = await asyncio.wait({scored}, timeout=SIGN_OF_LIFE_SECONDS)
         if done and scored.result()["status"] != "ok":
             return _answer(scored.result(), scored.result())
@@ -241,6 +254,12 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+async def _number_of(request: Request) -> int:
+    """Recordings in a form that has room for one: of several, FastAPI would hand on the last."""
+    form = await request.form()  # read already
+    return len(form.getlist("file")) + len(form.getlist("url"))
 
 
 async def _checked(service: Service, interval: float | None) -> float | None:

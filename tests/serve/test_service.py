@@ -116,6 +116,15 @@ def test_a_request_without_a_recording_is_told_what_is_expected(client, data):
     assert "`file` or `url`" in answer.json()["reason"]
 
 
+@pytest.mark.parametrize("path", ["/score", "/timeline"])
+def test_two_recordings_where_one_is_scored_are_refused_not_dropped(client, clip, path):
+    answer = client.post(path, files=[("file", ("first.wav", clip)), ("file", ("second.wav", clip))])
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    assert "expected one recording" in answer.json()["reason"] and "got 2" in answer.json()["reason"]
+    assert client.post(path, files={"file": ("call.wav", clip)}, data={"url": "http://127.0.0.1/"}).status_code == 400
+
+
 def test_a_batch_has_a_row_each_in_order_and_a_bad_one_costs_no_other(client, tiny_scorer, clip, speech_like):
     other = encoded(speech_like(2.0))
     files = [("files", (name, content)) for name, content in (("a.wav", clip), ("b.wav", b"no audio"), ("c.wav", other))]
