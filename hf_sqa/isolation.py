@@ -1,23 +1,28 @@
 """Applies a function in separate processes: an item at which it hangs, or kills its process, costs that item and no other.
 
-For decoders, which are libraries in C. The processes are started afresh, never forked; they import neither torch nor transformers
-unless the function does, have one thread, and end with the process that started them.
+For decoders, which are libraries in C. The processes have one thread, and end with the process that started them. Where this one
+has one thread too they are copies of it, which share what it has loaded and are there at once; otherwise they are started afresh,
+and import neither torch nor transformers unless the function does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, Self, TypeVar
 
 Item = TypeVar("Item")
 
@@ -28,6 +33,8 @@ AHEAD_PER_WORKER = 2
 AHEAD_IN_ALL = 4
 STARTING_SECONDS = 120.0
 TRIES = 2
+#: Threads that do not hinder a copy of their process: that of pyarrow's allocator, which provides for copies.
+HARMLESS_THREADS = frozenset({"jemalloc_bg_thd"})
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,19 @@ class Unusable:
     """
 
     message: str
+
+
+def may_fork() -> bool:
+    """Whether a copy of this process can work: it has no threads but its own, and a copy of threads alone may lack locks and pools.
+
+    Asked of the system, as most threads are those of libraries in C, which Python does not know. Other systems than Linux do not
+    say; on macOS its own libraries forbid copies.
+    """
+    try:
+        names = [(thread / "comm").read_text(encoding="utf-8").strip() for thread in Path("/proc/self/task").iterdir()]
+    except OSError:
+        return False
+    return len([name for name in names if name not in HARMLESS_THREADS]) == 1
 
 
 class Isolated:
@@ -211,19 +231,19 @@ class _Worker:
     """A worker process, as its parent sees it."""
 
     def __init__(self, function: Callable[[Any], Any], timeout_seconds: float):
-        self.connection, theirs = Pipe()
         self._timeout_seconds = timeout_seconds
-        code = "import sys; from hf_sqa.isolation import serve; serve(int(sys.argv[1]))"
-        search_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search_path},
-        )
-        theirs.close()
-        with contextlib.suppress(OSError):  # it died: the next look at its connection will tell
-            self.connection.send(function)
+        self.process: _Copy | subprocess.Popen[bytes]
+        if may_fork():
+            self.connection, theirs = Pipe()
+            self.process = _Copy(theirs, function)
+            theirs.close()
+        else:
+            message = pickle.dumps(function, pickle.HIGHEST_PROTOCOL)
+            self.connection, theirs = Pipe()
+            self.process = _started_afresh(theirs)
+            theirs.close()
+            with contextlib.suppress(OSError):  # it died: the next look at its connection will tell
+                self.connection.send_bytes(message)
         self.jobs: deque[_Job] = deque()
         self.started = False
         self.deadline = time.monotonic() + STARTING_SECONDS
@@ -260,14 +280,80 @@ class _Worker:
             self.process.wait()
 
 
-def serve(descriptor: int) -> None:
+class _Copy:
+    """A copy of this process that serves a connection, with what is used of `subprocess.Popen`."""
+
+    def __init__(self, connection: Connection, function: Callable[[Any], Any]):
+        # A signal that comes in between is for the handlers of the copy, not for those that it has from here.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of copies beside any thread, from Python 3.12 on
+                self.pid = os.fork()
+            if self.pid == 0:
+                _serve_as_copy(connection, function, before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._has_ended = False
+
+    def kill(self) -> None:
+        if not self._has_ended:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> None:
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._has_ended:
+            try:
+                self._has_ended = os.waitpid(self.pid, 0 if timeout is None else os.WNOHANG)[0] == self.pid
+            except ChildProcessError:  # this process was told to forget its children
+                self._has_ended = True
+            if not self._has_ended:
+                if time.monotonic() > until:
+                    raise subprocess.TimeoutExpired("a copy of this process", timeout or 0.0)
+                time.sleep(0.005)
+
+
+def _serve_as_copy(connection: Connection, function: Callable[[Any], Any], signals: Iterable[int]) -> NoReturn:
+    """Serve with nothing of the first process but its memory, and end."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        gc.freeze()  # to look for garbage in what is shared would copy it
+        # No locks, sockets and pipes: others wait for their end. Their numbers stay taken, as objects here may close them.
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+            if descriptor not in (1, 2, nothing, connection.fileno()):
+                os.dup2(nothing, descriptor, inheritable=False)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # not those of a progress bar
+        serve(connection, function)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+def _started_afresh(connection: Connection) -> subprocess.Popen[bytes]:
+    """A new process that serves a connection. The first message that it takes is the function."""
+    code = (
+        "import sys; from multiprocessing.connection import Connection; from hf_sqa.isolation import serve; "
+        "connection = Connection(int(sys.argv[1])); serve(connection, connection.recv())"
+    )
+    search_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(connection.fileno())],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[connection.fileno()],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search_path},
+    )
+
+
+def serve(connection: Connection, function: Callable[[Any], Any]) -> None:
     """The main loop of a worker: answer every message of a connection until it closes."""
     import queue
-    import signal
     import threading
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for us
-    connection = Connection(descriptor)
     received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def receive() -> None:
@@ -278,7 +364,6 @@ def serve(descriptor: int) -> None:
         except (EOFError, OSError):
             os._exit(0)
 
-    function = connection.recv()
     threading.Thread(target=receive, daemon=True).start()
     try:
         connection.send("ready")

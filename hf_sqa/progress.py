@@ -10,6 +10,8 @@ from typing import Any
 
 #: Between two lines of a log.
 LOG_SECONDS = 60.0
+#: Between two drawings of a bar.
+DRAWN_SECONDS = 0.1
 
 
 @contextmanager
@@ -37,11 +39,15 @@ def bar(
         return
     described = (parts.TextColumn(unit), parts.TextColumn("{task.description}"), parts.TimeRemainingColumn())
     columns = (parts.BarColumn(), parts.MofNCompleteColumn(), *described)
-    with parts.Progress(*columns, console=rich.console.Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=None, visible=False)
+    # Drawn when something is told, by no thread: beside one, this process could not be copied for every core.
+    with parts.Progress(*columns, console=rich.console.Console(stderr=True), transient=True, auto_refresh=False) as progress:
+        task, drawn = progress.add_task(description, total=None, visible=False), float("-inf")
 
         def update(done: int, total: int | None, description: str = description) -> None:
-            progress.update(task, completed=done, total=total, description=description, visible=True)
+            nonlocal drawn
+            is_due = time.monotonic() - drawn > DRAWN_SECONDS or done == total
+            drawn = time.monotonic() if is_due else drawn
+            progress.update(task, completed=done, total=total, description=description, visible=True, refresh=is_due)
 
         yield update
 

@@ -200,6 +200,7 @@ def score(
             stop("--backend onnx needs a folder with a graph as --model; `hf-sqa export onnx <folder>` writes one.")
     if dtype not in DTYPES:
         stop(f"Expected --dtype to be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads, of no use here: beside them no process can be copied
     from hf_sqa.scoring.scorer import Settings
 
     settings = Settings(

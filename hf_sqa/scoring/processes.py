@@ -1,7 +1,8 @@
 """All cores for small models: processes that decode and score, each with the model and one thread.
 
 Of a small model most of the work is decoding, checks and the spectrum, which torch's threads do not share. Large models have all
-threads of one process, which decodes ahead in another. Starting processes takes seconds, so this process begins alone.
+threads of one process, which decodes ahead in another. Where this process cannot be copied, starting others takes seconds, so it
+begins alone.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from hf_sqa.audio import AudioError, Recording, load_or_refuse
-from hf_sqa.isolation import Isolated, Lost, Unusable
+from hf_sqa.isolation import Isolated, Lost, Unusable, may_fork
 from hf_sqa.scoring.decoding import Decoder, Decoding, load_and_score
 from hf_sqa.scoring.items import Item, Refusal
 from hf_sqa.scoring.packing import MODEL_ERRORS, model_failure
@@ -91,28 +92,67 @@ def one_thread(is_wanted: bool = True) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-@dataclass(frozen=True)
-class ScoreHere:
-    """Scores a recording in the process in which it is called, with the model of a file, which is read once.
+class Shared:
+    """A pipeline for processes that this one starts: copies of this process have it, those started afresh read it from a file.
 
     Args:
-        file (`str`): A pipeline, by [`saved`].
+        scorer (`AudioQualityPipeline`): The pipeline. From now on it stays as it is.
+        file (`str`): Written when a process is started afresh.
+    """
+
+    def __init__(self, scorer: Any, file: str):
+        self._scorer, self._file = scorer, file
+
+    def __getstate__(self) -> dict[str, Any]:
+        import torch
+
+        if not os.path.exists(self._file):
+            try:
+                torch.save(self._scorer, self._file)
+            except Exception as error:  # whatever a class raises that does not travel
+                message = f"The model cannot be sent to other processes ({error}); score with num_processes=1."
+                raise ValueError(message) from error
+        return {"_scorer": None, "_file": self._file}
+
+    def get(self) -> Any:
+        """The pipeline, which is read once."""
+        import torch
+
+        if self._scorer is None:
+            # Written by the process that started this one, in a folder of its own.
+            self._scorer = torch.load(self._file, weights_only=False)
+        return self._scorer
+
+
+@contextlib.contextmanager
+def shared(scorer: Any) -> Iterator[Shared]:
+    """A pipeline as it is now, for processes that this one starts; its file is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="hf-sqa-") as folder:
+        yield Shared(scorer, str(Path(folder, "pipeline.pt")))
+
+
+@dataclass(frozen=True)
+class ScoreHere:
+    """Scores a recording in the process in which it is called.
+
+    Args:
+        shared ([`Shared`]): The pipeline.
         forward, postprocess (`dict`): Options of these two methods of it, checked.
     """
 
-    file: str
+    shared: Shared
     forward: dict[str, Any]
     postprocess: dict[str, Any]
 
     @classmethod
-    def of(cls, scorer: Any, file: str, options: dict[str, Any]) -> Self:
+    def of(cls, scorer: Any, shared: Shared, options: dict[str, Any]) -> Self:
         """For a pipeline called with some options. They are checked here, once: for an interval all weights are read."""
         _, forward, postprocess = scorer._sanitize_parameters(**options)
-        return cls(file, {**scorer._forward_params, **forward}, {**scorer._postprocess_params, **postprocess})
+        return cls(shared, {**scorer._forward_params, **forward}, {**scorer._postprocess_params, **postprocess})
 
     def __call__(self, recording: Recording) -> Any:
         try:
-            scorer = _loaded(self.file)
+            scorer = self.shared.get()
         except Exception as error:  # whatever a class raises that another process does not know
             message = f"A process cannot load the model ({type(error).__name__}: {error}); score with num_processes=1."
             return Unusable(message)
@@ -121,31 +161,6 @@ class ScoreHere:
             return scorer.postprocess(item, **self.postprocess)
         except MODEL_ERRORS as error:
             return model_failure(error)
-
-
-@contextlib.contextmanager
-def saved(scorer: Any) -> Iterator[str]:
-    """A file with a pipeline as it is now, for processes that this one starts; it is gone afterwards.
-
-    Raises:
-        ValueError: If the pipeline holds what cannot be sent to another process.
-    """
-    import torch
-
-    with tempfile.TemporaryDirectory(prefix="hf-sqa-") as folder:
-        file = str(Path(folder, "pipeline.pt"))
-        try:
-            torch.save(scorer, file)
-        except Exception as error:  # whatever a class raises that does not travel
-            raise ValueError(f"The model cannot be sent to other processes ({error}); score with num_processes=1.") from error
-        yield file
-
-
-@lru_cache(maxsize=1)
-def _loaded(file: str) -> Any:
-    import torch
-
-    return torch.load(file, weights_only=False)  # written by the process that started this one, in a folder of its own
 
 
 def alone_at_first(
@@ -225,14 +240,14 @@ class ScoringDecoder(Decoder):
         """As of [`Decoder`], or in the place of a recording the pipeline's result."""
         if self._cores.num_processes == 1:
             return super().decode(items)
-        if self._cores.at_once:
+        if self._cores.at_once or may_fork():
             return self._scored(items)
         return alone_at_first(items, self._num_items, super().decode, self._scored)
 
     def _scored(self, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
         if self._there is None:
             super().__exit__()  # what decoded ahead for this process
-            score = ScoreHere.of(self._scorer, self._held.enter_context(saved(self._scorer)), self._options)
+            score = ScoreHere.of(self._scorer, self._held.enter_context(shared(self._scorer)), self._options)
             self._there = self._held.enter_context(Decoder(self._decoding, self._cores.num_processes, score))
         yield from self._there.decode(items)
 
@@ -268,8 +283,8 @@ def scored(
 
     def there(some: Iterable[Any]) -> Iterator[dict[str, Any]]:
         load = partial(load_or_refuse, sampling_rate=scorer.model.config.sampling_rate, channel=channel)
-        with saved(scorer) as file:
-            function = partial(load_and_score, load=load, score=ScoreHere.of(scorer, file, options))
+        with shared(scorer) as pipeline:
+            function = partial(load_and_score, load=load, score=ScoreHere.of(scorer, pipeline, options))
             with Isolated(function, used.num_processes) as processes:
                 for _, result in processes.map((audio,) for audio in some):
                     yield result if isinstance(result, dict) else _refused(result)
@@ -277,7 +292,7 @@ def scored(
     with one_thread(used.one_thread):
         if used.num_processes == 1:
             yield from here(recordings)
-        elif used.at_once:
+        elif used.at_once or may_fork():
             yield from there(recordings)
         else:
             yield from alone_at_first(recordings, len(recordings), here, there)

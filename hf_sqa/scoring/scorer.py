@@ -12,7 +12,7 @@ from hf_sqa.blocks.score_intervals import score_columns
 from hf_sqa.scoring.decoding import DEFAULT_TIMEOUT_SECONDS, Decoder, Decoding
 from hf_sqa.scoring.items import Item, Refusal
 from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedScorer, Packing
-from hf_sqa.scoring.processes import ScoringDecoder, cores
+from hf_sqa.scoring.processes import ScoringDecoder, cores, one_thread
 from hf_sqa.scoring.shards import OWN_COLUMNS, TRAILING, WORST, kept_name, kept_text
 
 #: In points of the score: what `dtype="auto"` may cost at most.
@@ -225,7 +225,8 @@ def load_pipeline(settings: Settings) -> Any:
     options = settings.windows | ({} if settings.interval is None else {"interval": settings.interval})
 
     def loaded(dtype: str) -> Any:
-        return hf_sqa.pipelines.pipeline(settings.model, dtype=dtype, device=settings.device, **options)
+        with one_thread():  # a process that never had several can be copied for every core
+            return hf_sqa.pipelines.pipeline(settings.model, dtype=dtype, device=settings.device, **options)
 
     try:
         if settings.dtype != "auto":

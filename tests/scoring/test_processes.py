@@ -19,10 +19,12 @@ from made_clips import RATE
 from typer.testing import CliRunner
 
 import hf_sqa
+from hf_sqa import isolation
 from hf_sqa.cli import app
 from hf_sqa.isolation import Isolated, Lost
 from hf_sqa.scoring import CorpusScorer, Item, Settings, processes, score_corpus
-from hf_sqa.scoring.processes import Cores, ScoreHere, alone_at_first, cores, one_thread, saved, scored
+from hf_sqa.scoring.processes import Cores, ScoreHere, alone_at_first, cores, one_thread, scored, shared
+from tests.processes import command
 
 
 @pytest.fixture
@@ -48,6 +50,13 @@ def corpus(recordings, tmp_path):
     return path
 
 
+@pytest.fixture
+def afresh(monkeypatch):
+    """Processes are started afresh, whether or not this one has threads; for copies of it see `tests/test_isolation.py`."""
+    monkeypatch.setattr(isolation, "may_fork", lambda: False)
+    monkeypatch.setattr(processes, "may_fork", lambda: False)
+
+
 def table(output):
     paths = sorted((output / "shards").glob("*.parquet"))
     return pyarrow.concat_tables(pyarrow.parquet.read_table(path) for path in paths).to_pylist()
@@ -67,7 +76,7 @@ def assert_alike(rows, others):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-def test_a_corpus_by_two_processes_one_of_them_killed_is_that_by_one(tiny_scorer, corpus, tmp_path):
+def test_a_corpus_by_two_processes_one_of_them_killed_is_that_by_one(tiny_scorer, corpus, tmp_path, afresh):
     def children():
         return {int(child) for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
 
@@ -88,6 +97,22 @@ def test_a_corpus_by_two_processes_one_of_them_killed_is_that_by_one(tiny_scorer
     assert score_corpus(corpus, tmp_path / "two", num_processes=1, **options).rows == 0  # the same scores, so nothing is left
 
 
+def test_copies_of_a_process_write_the_bytes_of_one(nursery, corpus, tiny_folder, tmp_path):
+    def shards(num_processes):
+        output = tmp_path / str(num_processes)
+        options = ("--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 4, "--num-processes", num_processes)
+        only_copies = "from hf_sqa import isolation; isolation._started_afresh = None\n"
+        process = nursery.start(only_copies + command("score", corpus, "--output", output, *options))
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        return [path.read_bytes() for path in sorted((output / "shards").iterdir())]
+
+    one = shards(1)
+
+    assert len(one) == 4
+    assert shards(2) == one
+
+
 class Killer:
     """Audio whose decoder ends its process, as libraries with a fault do."""
 
@@ -105,7 +130,7 @@ def slow(seconds, given):
     return given
 
 
-def test_the_time_limit_is_that_of_decoding(clips):
+def test_the_time_limit_is_that_of_decoding(afresh):
     with Isolated(partial(decode_then, 3.0), 1, timeout_seconds=2.0) as isolated:
         assert list(isolated.map(["a"])) == [("a", "a")]
     with Isolated(partial(slow, 60.0), 1, timeout_seconds=2.0) as isolated:
@@ -113,7 +138,7 @@ def test_the_time_limit_is_that_of_decoding(clips):
     assert isinstance(result, Lost) and result.code == "timed_out"
 
 
-def test_a_model_that_other_processes_do_not_know_stops_the_run(make_tiny, clips, monkeypatch):
+def test_a_model_that_other_processes_do_not_know_stops_the_run(make_tiny, clips, monkeypatch, afresh):
     model = make_tiny()
     here = types.ModuleType("known_here_only")
     monkeypatch.setitem(sys.modules, "known_here_only", here)
@@ -125,7 +150,7 @@ def test_a_model_that_other_processes_do_not_know_stops_the_run(make_tiny, clips
         list(scored(scorer, [str(clips / "00.wav")], num_processes=2))
 
 
-def test_a_model_that_does_not_travel_says_so(make_tiny, clips):
+def test_a_model_that_does_not_travel_says_so(make_tiny, clips, afresh):
     model = make_tiny()
     scorer = hf_sqa.pipeline(model, feature_extractor=model.make_feature_extractor(), device="cpu")
     scorer.note = lambda: None
@@ -139,8 +164,8 @@ def test_a_model_that_fails_at_every_recording_stops_the_run(make_tiny, clips):
     model.transformer.pooling.score_head.weight = torch.nn.Parameter(torch.zeros(1, 3))  # fits nothing
     scorer = hf_sqa.pipeline(model, feature_extractor=model.make_feature_extractor(), device="cpu")
     recording = hf_sqa.load_recording(str(clips / "00.wav"), sampling_rate=RATE)
-    with saved(scorer) as file:
-        refusal = ScoreHere.of(scorer, file, {"on_error": "row"})(recording)
+    with shared(scorer) as pipeline:
+        refusal = ScoreHere.of(scorer, pipeline, {"on_error": "row"})(recording)
 
     assert refusal.code == "model_failed"
     worker = CorpusScorer(Settings(num_processes=2), scorer)
@@ -180,7 +205,7 @@ def two_threads():
 
 
 @pytest.mark.slow
-def test_a_run_that_begins_alone_ends_with_the_same_rows(tiny_scorer, recordings, two_threads, monkeypatch):
+def test_a_run_that_begins_alone_ends_with_the_same_rows(tiny_scorer, recordings, two_threads, afresh, monkeypatch):
     recordings.insert(7, Killer())
     alone = list(scored(tiny_scorer, recordings, num_processes=1))
     monkeypatch.setattr(processes, "ALONE_SECONDS", -1.0)
