@@ -43,3 +43,48 @@ def test_image_and_layer_receive_gradients():
     winograd.conv3x3(layer, images).square().sum().backward()
 
     assert all(tensor.grad.abs().sum() > 0 for tensor in (images, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize(
+    ("num_images", "channels", "rows", "columns", "column_step"),
+    [(1, 32, 8, 9, 2), (1, 48, 40, 19, 2), (2, 32, 25, 8, 1), (1, 64, 90, 41, 2)],
+    ids=["one tile", "whole and overlapping tiles", "two images", "several blocks"],
+)
+@pytest.mark.parametrize("edges", [(None, None), (1, None), (None, 1), (2, 1)], ids=str)
+def test_along_rows_the_values_are_those_of_the_definition(num_images, channels, rows, columns, column_step, edges):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, 40, 3, stride=(1, column_step))
+    images = torch.randn(num_images, channels, rows, columns)
+    above, below = (None if size is None else torch.randn(num_images, channels, size, columns) for size in edges)
+    with torch.inference_mode():
+        found = winograd.conv_along_rows(images, winograd.row_filters(layer), layer.bias, column_step, above, below)
+
+    whole = torch.cat([part for part in (above, images, below) if part is not None], dim=2)
+    expected = layer.double()(whole.double())
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_memory_is_used_again_without_mixing_results():
+    torch.manual_seed(0)
+    layer, memory = nn.Conv2d(32, 32, 3), winograd.Memory()
+    with torch.inference_mode():
+        filters = winograd.row_filters(layer)
+        for rows in (20, 9, 31):
+            images = torch.randn(1, 32, rows, 12)
+            found = winograd.conv_along_rows(images, filters, layer.bias, memory=memory)
+            torch.testing.assert_close(found, layer(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(16, 64, 3), nn.Conv2d(32, 32, 3, stride=2), nn.Conv2d(32, 32, 5), nn.Conv2d(32, 32, 3, groups=32)],
+    ids=["few channels", "steps between rows", "size", "groups"],
+)
+def test_other_layers_are_left_to_the_definition(layer):
+    with torch.inference_mode():
+        assert winograd.row_filters(layer) is None
+
+
+def test_where_a_gradient_is_wanted_layers_are_left_to_the_definition():
+    assert winograd.row_filters(nn.Conv2d(32, 32, 3)) is None

@@ -5,8 +5,9 @@ Paper:    Stahl & Gamper, "Distillation and Pruning for Scalable Self-Supervised
 Code:     https://github.com/microsoft/Distill-MOS, distillmos/sqa.py (MIT)
 Weights:  Distill-MOS v7, inside the PyPI package `distillmos`, MIT
 Differs:  one window at a time instead of all stacked; spectra are laid out time first, so that a stretch of time is one piece of
-          memory; batch norms are folded in evaluation; frames of pure padding are computed once; a mode `fast` shares convolutions
-          between overlapping windows. Mode `published` gives the original's scores to rounding.
+          memory; batch norms are folded in evaluation; frames of pure padding are computed once; a processor that scores convolves
+          by Winograd's algorithm; a mode `fast` shares convolutions between overlapping windows. Mode `published` gives the
+          original's scores to rounding.
 Shapes:   B batch, T samples, W windows, S spectra, K bins, C channels, F frames, D hidden size, L labels
 """
 

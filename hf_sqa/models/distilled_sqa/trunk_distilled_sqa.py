@@ -13,6 +13,7 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.utils import is_torchdynamo_exporting
 
 from hf_sqa.blocks.plain_layers import is_plain
+from hf_sqa.blocks.winograd import TILE_ROWS, Memory, conv_along_rows, row_filters
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 
 #: Lower edge of the lowest mel band in Hz, and the power added to every band, about 90 dB below speech at full scale.
@@ -20,6 +21,8 @@ LOWEST_MEL_HZ, MEL_FLOOR = 50.0, 1e-6
 #: Windows whose peaks differ by at most this factor, 2 dB, are divided by the same peak in mode `fast`. The error of the mode,
 #: mostly from starts on a grid, hardly grows by it, and where the peak often changes most convolutions are saved.
 PEAK_TOLERANCE = 1.26
+#: Spectra that go through all layers of the published form together on a processor: their 64 channels fit its caches.
+SPECTRA_PER_CALL = 192
 
 
 class CompressedSpectrum(nn.Module):
@@ -156,6 +159,10 @@ class ConvTrunk(nn.Module):
         """Whether windows may share convolutions: in the published form, where the last layer alone has a step in time."""
         return not self.mixes and [stride for stride, _ in self.strides] == [1] * (len(self.layers) - 1) + [2]
 
+    def row_filters(self) -> list[torch.Tensor | None]:
+        """For every layer, what computes it faster while scoring on a processor; see `hf_sqa.blocks.winograd`."""
+        return [row_filters(layer) for layer in self.layers]
+
     def forward(self, spectra: torch.Tensor, pad: tuple[bool, bool] = (True, True)) -> torch.Tensor:
         """
         Args:
@@ -166,6 +173,9 @@ class ConvTrunk(nn.Module):
         Returns:
             `torch.Tensor` of shape `(B, F, K * C)`.
         """
+        filters = self.row_filters() if self.can_share else []
+        if any(filter_ is not None for filter_ in filters):
+            return TrunkStream(self, filters, pad[0]).extend(spectra, pad[1])
         hidden_states = spectra.to(self.layers[0].weight.dtype)
         for index, layer in enumerate(self.layers):
             hidden_states = self.convolve(layer, hidden_states, pad)
@@ -195,29 +205,49 @@ class ConvTrunk(nn.Module):
 
 
 class TrunkStream:
-    """Runs the trunk along a stretch of audio without recomputing: every layer keeps its last inputs.
+    """Runs a trunk that [`ConvTrunk.can_share`] along a stretch of audio without recomputing: every layer keeps its last inputs.
 
-    Only frames with all their context come out, the same that every window in the middle of which they lie would see.
+    Unless the stretch begins or ends at the edge of a window, only frames with all their context come out, the same that every
+    window in the middle of which they lie would see.
+
+    Args:
+        trunk ([`ConvTrunk`]): The layers.
+        filters (`list`): From `trunk.row_filters()`.
+        begins_window (`bool`, *optional*): Whether the stretch begins at the edge of a window, where every layer pads zeros.
     """
 
-    def __init__(self, trunk: ConvTrunk):
-        self._trunk = trunk
+    def __init__(self, trunk: ConvTrunk, filters: list[torch.Tensor | None], begins_window: bool = False):
+        self._trunk, self._filters, self._begins_window = trunk, filters, begins_window
         self._carried: list[torch.Tensor | None] = [None] * len(trunk.layers)
+        self._memory = Memory()
 
-    def extend(self, spectra: torch.Tensor) -> torch.Tensor:
-        """Take the next spectra `(1, 2, S, K)`, return the frames they complete, `(1, F, K * C)`.
+    def extend(self, spectra: torch.Tensor, ends_window: bool = False) -> torch.Tensor:
+        """Take the next spectra `(B, 2, S, K)`, return the frames they complete, `(B, F, K * C)`.
 
-        The first call needs at least `2 * reach + 1` spectra, the others an even number.
+        The first call needs at least `2 * reach + 1` spectra, the others an even number; none may follow one that ends a window.
         """
+        pieces = spectra.tensor_split(-(-spectra.shape[2] // SPECTRA_PER_CALL), dim=2)
+        return torch.cat([self._extend(piece, ends_window and piece is pieces[-1]) for piece in pieces], dim=1)
+
+    def _extend(self, spectra: torch.Tensor, ends_window: bool) -> torch.Tensor:
         trunk = self._trunk
         hidden_states = spectra.to(trunk.layers[0].weight.dtype)
-        for index, layer in enumerate(trunk.layers):
-            carried, stride = self._carried[index], trunk.strides[index][0]
-            if carried is not None:
-                hidden_states = torch.cat([carried, hidden_states], dim=2)
-            used = ((hidden_states.shape[2] - 3) // stride + 1) * stride
-            self._carried[index] = hidden_states[:, :, used:].clone(memory_format=torch.channels_last)
-            hidden_states = trunk.activation(trunk.convolve(layer, hidden_states, (False, False)))
+        for index, (layer, filters) in enumerate(zip(trunk.layers, self._filters, strict=True)):
+            above, stride = self._carried[index], trunk.strides[index][0]
+            zeros = hidden_states.new_zeros(()).expand_as(hidden_states[:, :, :1])
+            if above is None and self._begins_window:
+                above = zeros
+            num_rows = hidden_states.shape[2] + (0 if above is None else above.shape[2])
+            unused = num_rows - ((num_rows - 3) // stride + 1) * stride
+            self._carried[index] = hidden_states[:, :, -unused:].clone(memory_format=torch.channels_last)
+            below = zeros if ends_window else None
+            if filters is not None and num_rows + ends_window - 2 >= TILE_ROWS:
+                memory = self._memory, f"results {index % 2}"  # of the layer before it, too, but not of the next
+                results = conv_along_rows(hidden_states, filters, layer.bias, layer.stride[1], above, below, *memory)
+            else:
+                parts = [part for part in (above, hidden_states, below) if part is not None]
+                results = trunk.convolve(layer, torch.cat(parts, dim=2), (False, False))
+            hidden_states = trunk.activation(results)
         return trunk.flatten(hidden_states)
 
 
@@ -231,6 +261,7 @@ class SharedFrames:
 
     def __init__(self, model: Any):
         self._spectrum, self._trunk = model.spectrum, model.trunk
+        self._filters = self._trunk.row_filters()
         self._hop = model.config.fft_hop_samples
         self._num_spectra, self._num_frames = model.config.num_spectra, model.config.num_frames
         reach = self._trunk.reach
@@ -255,7 +286,7 @@ class SharedFrames:
             new = self._stream.extend(self._spectra(window, self._num_spectra - 1 - step, self._num_spectra - 1))
             self._inner = torch.cat([self._inner[:, step // 2 :], new], dim=1)
         else:
-            self._stream, self._peak = TrunkStream(self._trunk), peak
+            self._stream, self._peak = TrunkStream(self._trunk, self._filters), peak
             window = window / (peak + 1e-8)
             first = 2 * self._num_left - self._trunk.reach
             self._inner = self._stream.extend(self._spectra(window, first, self._num_spectra - 1))
@@ -269,9 +300,9 @@ class SharedFrames:
     def _left_edge(self, window: torch.Tensor) -> torch.Tensor:
         num_spectra = 2 * (self._num_left - 1) + self._trunk.reach + 1
         piece = window[:, : num_spectra * self._hop + self._spectrum.margin]
-        return self._trunk(self._spectrum(piece, reflect=(True, False)), pad=(True, False))
+        return TrunkStream(self._trunk, self._filters, True).extend(self._spectrum(piece, reflect=(True, False)))
 
     def _right_edge(self, window: torch.Tensor) -> torch.Tensor:
         first = self._num_spectra - 2 * self._num_right - self._trunk.reach
         piece = window[:, first * self._hop - self._spectrum.margin :]
-        return self._trunk(self._spectrum(piece, reflect=(False, True)), pad=(False, True))
+        return TrunkStream(self._trunk, self._filters).extend(self._spectrum(piece, reflect=(False, True)), True)
