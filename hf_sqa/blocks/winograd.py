@@ -144,10 +144,9 @@ def conv_along_rows(
         `torch.Tensor` of shape `(B, C', H', W')`, in channels-last memory: What the layer gives, up to about 1e-5 of the largest
         value. `H'`, two less than there are rows, is at least `TILE_ROWS`.
     """
-    (num_images, channels, height, width), num_combined = images.shape, len(OF_IMAGE)
-    num_above = 0 if above is None else above.shape[2]
-    height += num_above + (0 if below is None else below.shape[2]) - 2
-    rows, *edges = (None if part is None else _flat_rows(part) for part in (images, above, below))
+    (num_images, channels, _, width), num_combined = images.shape, len(OF_IMAGE)
+    parts = [_flat_rows(part) for part in (above, images, below) if part is not None]
+    height = sum(part.shape[1] for part in parts) - 2
     width_out = (width - 3) // column_step + 1
     memory = memory or Memory()
     results = memory.take(results_name, images, num_images, height, width_out, filters.shape[2])
@@ -161,8 +160,7 @@ def conv_along_rows(
         columns = memory.take("columns", images, num_combined, len(block), width_out, 3 * channels)
         products = memory.take("products", images, num_combined, len(block) * width_out, filters.shape[2])
         for number, (image, start) in enumerate(block):
-            tile = _rows_of_tile(rows[image], *(None if edge is None else edge[image] for edge in edges), start - num_above)
-            torch.mm(OF_IMAGE, tile, out=combined[:, number])
+            torch.mm(OF_IMAGE, _rows_of_tile([part[image] for part in parts], start), out=combined[:, number])
         columns.copy_(combined.unfold(2, 3 * channels, column_step * channels))
         torch.bmm(columns.flatten(1, 2), filters, out=products)
         products[BIASED_PRODUCT] += bias
@@ -177,15 +175,11 @@ def _flat_rows(images: torch.Tensor) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(2)
 
 
-def _rows_of_tile(rows: torch.Tensor, above: torch.Tensor | None, below: torch.Tensor | None, first: int) -> torch.Tensor:
-    """Eight rows `(8, W * C)`, the first of them row `first` of `rows` `(H, W * C)`."""
-    end = first + len(OF_IMAGE)
-    inside = rows[max(first, 0) : end]
-    if len(inside) == len(OF_IMAGE):
-        return inside
-    parts = [inside]
-    if first < 0:
-        parts.insert(0, above[len(above) + first :])
-    if end > len(rows):
-        parts.append(below[: end - len(rows)])
-    return torch.cat(parts)
+def _rows_of_tile(parts: list[torch.Tensor], first: int) -> torch.Tensor:
+    """Eight rows `(8, W * C)`, the first of them row `first`, of parts `(H, W * C)` that lie one below the other."""
+    pieces, end = [], first + len(OF_IMAGE)
+    for part in parts:
+        if first < len(part) and end > 0:
+            pieces.append(part[max(first, 0) : end])
+        first, end = first - len(part), end - len(part)
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
