@@ -91,7 +91,8 @@ class LitePipeline:
             channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
             hop_seconds (`float`, *optional*): Distance of the windows of long recordings; that of the configuration if not given.
             interval, return_segments, return_timeline, return_details, on_error (*optional*): As in
-                [`~hf_sqa.AudioQualityPipeline`]; a timeline needs what `hf-sqa export onnx --page` writes beside the graph.
+                [`~hf_sqa.AudioQualityPipeline`]; a timeline needs what `hf-sqa export onnx --page` writes beside the graph, and its
+                `faults` are those that the curve alone tells: the network that names them is not run.
 
         Returns:
             `dict`, a list of them for a list or tuple, or an iterator of them for other iterables.
