@@ -225,7 +225,7 @@ def score_windows_by_held_peaks(model, recording, starts):
             held = peak
         last = start
         with torch.no_grad():
-            scores.append(model._score_frames(model._frames(window / (held + 1e-8)))[0].item())
+            scores.append(model.score_frames(model._frames(window / (held + 1e-8)))[0].item())
     return scores
 
 

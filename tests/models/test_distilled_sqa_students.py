@@ -63,7 +63,7 @@ def test_zeros_after_a_short_recording_are_as_if_computed(model, speech_like, se
     waveform = torch.from_numpy(speech_like(seconds))[None]
     with torch.no_grad():
         short = model.score_windows(waveform)
-        filled = model._score_frames(model.trunk(model.spectrum(_normalised(waveform, model.config.window_samples))))
+        filled = model.score_frames(model.trunk(model.spectrum(_normalised(waveform, model.config.window_samples))))
 
     torch.testing.assert_close(short, filled, rtol=0, atol=2e-5)
 
