@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import uvicorn
@@ -92,6 +92,47 @@ Recording = Annotated[UploadFile | None, File(description="The recording: WAV, F
 URL = Annotated[str | None, Form(description="Or where it is, if the service reads URLs.")]
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Takes the recording out of a request and gives its row."""
+
+    service: Service
+    metrics: Metrics
+    allow_urls: bool
+    private_hosts: Collection[str]
+
+    async def row(
+        self,
+        file: UploadFile | None,
+        url: str | None,
+        *,
+        number: int = 1,
+        segments: bool = False,
+        timeline: bool = False,
+        interval: float | None = None,
+    ) -> dict[str, Any]:
+        """The row; `number` is how many recordings the request brought."""
+        asked = {"return_segments": segments, "return_timeline": timeline or self.service.names_worst, "interval": interval}
+        name = (file.filename if file is not None else url) or "recording"
+        if number != 1 or (file is None) == (url is None):
+            reason = f"expected one recording, in the field `file` or `url` of a form, got {number or 'none'}"
+            row = self.service.refused("", Refusal("failed", "bad_request", reason), asked)
+        elif file is not None:
+            row = await self.service.row(name, file.file, asked)
+        elif not self.allow_urls:
+            row = self.service.refused(name, Refusal("failed", "url_refused", "this service reads no URLs; send the file"), asked)
+        else:
+            assert url is not None
+            try:
+                row = await self.service.row(name, await fetch(url, self.service.limits.max_bytes, self.private_hosts), asked)
+            except RefusedURL as refused:
+                row = self.service.refused(name, refused.refusal, asked)
+        self.metrics.count_row(row)
+        if not timeline:
+            row.pop("timeline", None)
+        return finite(row)
+
+
 def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Collection[str] = ()) -> FastAPI:
     """The application, to be run by any ASGI server.
 
@@ -101,6 +142,7 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         private_hosts (collection of `str`, *optional*): Hosts with a private address that such URLs may name too.
     """
     metrics = Metrics()
+    row_of = Reader(service, metrics, allow_urls, private_hosts).row
     # As it happens: with several workers, those that are not asked count too.
     service.on_batch, service.on_waiting = metrics.batches.observe, metrics.waiting.set
 
@@ -129,35 +171,6 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         reason = error.detail if isinstance(error, HTTPException) else "; ".join(map(_told, error.errors()))  # type: ignore[attr-defined]
         row = service.refused("", Refusal("failed", code, str(reason)))
         return JSONResponse(row, status, headers=getattr(error, "headers", None))
-
-    async def row_of(
-        file: UploadFile | None,
-        url: str | None,
-        *,
-        number: int = 1,
-        segments: bool = False,
-        timeline: bool = False,
-        interval: float | None = None,
-    ) -> dict[str, Any]:
-        asked = {"return_segments": segments, "return_timeline": timeline or service.names_worst, "interval": interval}
-        name = (file.filename if file is not None else url) or "recording"
-        if number != 1 or (file is None) == (url is None):
-            reason = f"expected one recording, in the field `file` or `url` of a form, got {number or 'none'}"
-            row = service.refused("", Refusal("failed", "bad_request", reason), asked)
-        elif file is not None:
-            row = await service.row(name, file.file, asked)
-        elif not allow_urls:
-            row = service.refused(name, Refusal("failed", "url_refused", "this service reads no URLs; send the file"), asked)
-        else:
-            assert url is not None
-            try:
-                row = await service.row(name, await fetch(url, service.limits.max_bytes, private_hosts), asked)
-            except RefusedURL as refused:
-                row = service.refused(name, refused.refusal, asked)
-        metrics.count_row(row)
-        if not timeline:
-            row.pop("timeline", None)
-        return finite(row)
 
     @app.post("/score", response_model=Row, responses=REFUSED)
     async def score(
