@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 #: Times that each precision is measured; the fastest counts, so that other work on the machine hardly does.
 NUM_MEASURED = 3
@@ -22,6 +24,15 @@ def computes_in_bfloat16(device: torch.device | str = "cpu") -> bool:
     if device.type == "cpu":
         return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def run_lstm(lstm: nn.LSTM, inputs: Any, state: Any = None) -> Any:
+    """What an LSTM gives; in float32 under autocast on a processor that does not compute in bfloat16, as oneDNN has none there."""
+    on_processor = lstm.weight_ih_l0.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if on_processor and not computes_in_bfloat16():
+        with torch.autocast("cpu", enabled=False):
+            return lstm(inputs.float(), state)
+    return lstm(inputs, state)
 
 
 def bfloat16_slowdown(device: torch.device | str = "cpu") -> float:

@@ -18,6 +18,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_sqa.blocks.plain_layers import is_plain
+from hf_sqa.blocks.precision import run_lstm
 from hf_sqa.models.mosa_net.sincnet import sinc_filters
 
 #: Recordings that go through the convolutions together, each without padding. A processor's caches hold one; an accelerator wants
@@ -213,8 +214,8 @@ class MOSATrunk(nn.Module):
             mask = torch.arange(sequence.shape[1], device=sequence.device) < sequence_lengths[:, None]
         recurrent = torch.cat(
             [
-                self.forward_lstm(sequence)[0],
-                reverse_rows(self.backward_lstm(reverse_rows(sequence, sequence_lengths))[0], sequence_lengths),
+                run_lstm(self.forward_lstm, sequence)[0],
+                reverse_rows(run_lstm(self.backward_lstm, reverse_rows(sequence, sequence_lengths))[0], sequence_lengths),
             ],
             dim=-1,
         )

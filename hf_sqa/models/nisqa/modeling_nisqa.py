@@ -28,6 +28,7 @@ from transformers.utils import can_return_tuple
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.initialization import start_as_torch
 from hf_sqa.blocks.plain_layers import is_plain
+from hf_sqa.blocks.precision import run_lstm
 from hf_sqa.blocks.sqa_transformer import AttentionPooling, EncoderLayer, LayerTrace, batch_norm_as_affine, run_layers
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.nisqa.configuration_nisqa import NISQAConfig
@@ -204,8 +205,8 @@ class LSTMEncoder(nn.Module):
                 "segments of a masked LSTM to that of the example. Export without the mask and score recordings of one length "
                 "together."
             )
-        ahead, _ = self.forward_lstm(features)
-        back, _ = self.backward_lstm(reverse_segments(features, segment_mask))
+        ahead, _ = run_lstm(self.forward_lstm, features)
+        back, _ = run_lstm(self.backward_lstm, reverse_segments(features, segment_mask))
         hidden_states = torch.cat([ahead, reverse_segments(back, segment_mask)], dim=-1)
         if trace is not None:
             trace.keep(features)
@@ -218,7 +219,7 @@ class LSTMEncoder(nn.Module):
         for lstm, ordered in ((self.forward_lstm, features), (self.backward_lstm, features.flip(1))):
             state, total = None, 0.0
             for piece in ordered.split(LSTM_STEPS_PER_CALL, dim=1):
-                hidden_states, state = lstm(piece, state)
+                hidden_states, state = run_lstm(lstm, piece, state)
                 total = total + hidden_states.sum(dim=1)
             last.append(hidden_states[:, -1])
             mean.append(total / features.shape[1])

@@ -24,6 +24,7 @@ from transformers.utils import can_return_tuple
 
 from hf_sqa.blocks.initialization import start_as_torch
 from hf_sqa.blocks.losses import check_label_shape, ranking_loss, score_loss
+from hf_sqa.blocks.precision import run_lstm
 from hf_sqa.blocks.speech_encoder import (
     FreezesEncoder,
     build_encoder,
@@ -117,10 +118,10 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
 
         frames = self._with_embeddings(features.to(self.score_head.weight.dtype), domain_ids, judge_ids)
         if num_frames is None:
-            states, _ = self.lstm(frames)
+            states, _ = run_lstm(self.lstm, frames)
         else:
             packed = pack_padded_sequence(frames, num_frames.cpu(), batch_first=True, enforce_sorted=False)
-            states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)  # (B, F, 2 * H)
+            states, _ = pad_packed_sequence(run_lstm(self.lstm, packed)[0], batch_first=True)  # (B, F, 2 * H)
         raw = self.score_head(self.dropout(F.relu(self.lstm_projection(states)))).float()
         middle, half = (self.config.score_min + self.config.score_max) / 2, (self.config.score_max - self.config.score_min) / 2
         frame_logits = middle + half * raw  # (B, F, L)
