@@ -55,7 +55,7 @@ format: .venv/dev  ## rewrite files in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/dev  ## speed beside the original and other packages, in one run; about ten minutes of free cores
+bench: .venv/dev  ## speed beside the original and other packages, in one run; six minutes of free cores
 	$(BIN)/python benchmarks/score_speed.py --seconds 1 2 10 65 --rounds 2 --no-differences --no-memory
 	$(BIN)/python benchmarks/family_speed.py --clips 30
 	$(BIN)/python benchmarks/student_speed.py --seconds 3 10 --rounds 2
