@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-
 
 def quiet() -> None:
     """Silence the logs and progress bars of transformers and huggingface_hub."""
-    was_enabled = gc.isenabled()
-    gc.disable()  # modules stay to the end: to look for garbage among them takes a seventh of the start
-    try:
-        import huggingface_hub
-        from transformers.utils import logging
-    finally:
-        if was_enabled:
-            gc.enable()
+    import huggingface_hub
+    from transformers.utils import logging
+
     huggingface_hub.logging.set_verbosity_error()
     huggingface_hub.utils.disable_progress_bars()
     logging.set_verbosity_error()
