@@ -86,7 +86,7 @@ def load(item: Item, decoding: Decoding) -> Recording | Refusal:
                 channel = item.audio.channel if item.audio.channel is not None else channel
             recording = Recording(stream, decoding.sampling_rate, channel)
     except AudioError as error:
-        return Refusal(error.status, error.code, error.message)
+        return Refusal.of(error)
     if decoding.max_seconds is not None and recording.duration_seconds > decoding.max_seconds:
         reason = f"longer than the limit asked for: {recording.duration_seconds:.2f} s, limit {decoding.max_seconds:g} s"
         return Refusal("skipped", "too_long", reason)
@@ -154,7 +154,7 @@ class Decoder(Isolated):
         for item, result in self.map(items, _to_decode):
             if result is None:
                 result = item.audio if isinstance(item.audio, Refusal) else item.refusal
-            yield item, Refusal("failed", result.code, result.message) if isinstance(result, Lost) else result
+            yield item, Refusal.of(result) if isinstance(result, Lost) else result
 
 
 def _to_decode(item: Item) -> Item | None:

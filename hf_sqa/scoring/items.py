@@ -1,7 +1,10 @@
 """One recording of a source: its key, where its audio is, and what the source says about it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
+
+from hf_sqa.audio import AudioError
+from hf_sqa.isolation import Lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +16,11 @@ class Refusal:
     #: `out_of_memory`
     code: str
     reason: str  # What was expected, what was found, what to do
+
+    @classmethod
+    def of(cls, error: AudioError | Lost) -> Self:
+        """Why a recording was refused, or that the process which decoded it was lost."""
+        return cls(error.status if isinstance(error, AudioError) else "failed", error.code, error.message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from hf_sqa.audio import AudioError, Recording, load_or_refuse
-from hf_sqa.isolation import Isolated, Lost, Unusable, may_fork
+from hf_sqa.audio import Recording, load_or_refuse
+from hf_sqa.isolation import Isolated, Unusable, may_fork
 from hf_sqa.scoring.decoding import Decoder, Decoding, load_and_score
 from hf_sqa.scoring.items import Item, Refusal
 from hf_sqa.scoring.packing import MODEL_ERRORS, model_failure
@@ -287,7 +287,9 @@ def scored(
             function = partial(load_and_score, load=load, score=ScoreHere.of(scorer, pipeline, options))
             with Isolated(function, used.num_processes) as processes:
                 for _, result in processes.map((audio,) for audio in some):
-                    yield result if isinstance(result, dict) else _refused(result)
+                    if not isinstance(result, dict | Refusal):
+                        result = Refusal.of(result)
+                    yield asdict(result) if isinstance(result, Refusal) else result
 
     with one_thread(used.one_thread):
         if used.num_processes == 1:
@@ -296,11 +298,3 @@ def scored(
             yield from there(recordings)
         else:
             yield from alone_at_first(recordings, len(recordings), here, there)
-
-
-def _refused(refusal: AudioError | Refusal | Lost) -> dict[str, Any]:
-    if isinstance(refusal, AudioError):
-        return {"status": refusal.status, "code": refusal.code, "reason": refusal.message}
-    if isinstance(refusal, Lost):
-        return {"status": "failed", "code": refusal.code, "reason": refusal.message}
-    return {"status": refusal.status, "code": refusal.code, "reason": refusal.reason}
