@@ -46,7 +46,7 @@ def read_table(path: Path, sheet: str | None = None) -> tuple[list[str], Iterato
     """
     if path.suffix.lower() == ".xlsx":
         return _by_column(sheet_cells(path, sheet), path.name)
-    return _by_column(delimited_cells(_lines_of(path)), path.name)
+    return _by_column(delimited_cells(lines_of(path)), path.name)
 
 
 def read_delimited(binary: Any, name: str) -> tuple[list[str], Iterator[Record]]:
@@ -122,6 +122,12 @@ def text_lines(binary: Any) -> Iterator[str]:
     finally:
         with contextlib.suppress(ValueError):  # closed already by its owner
             text.detach()
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """The same of the file at a path."""
+    with path.open("rb") as file:
+        yield from text_lines(file)
 
 
 def bounded_lines(file: Any) -> Iterator[Any]:
@@ -230,11 +236,6 @@ def _by_column(rows: Iterator[Cells], name: str) -> tuple[list[str], Iterator[Re
                 yield record, line
 
     return names, records()
-
-
-def _lines_of(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        yield from text_lines(file)
 
 
 def _shown(value: Any) -> str:

@@ -4,10 +4,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hf_sqa.data import tables
 from hf_sqa.data.schema import Row
 from hf_sqa.folders import find_recordings
+
+#: `read(root, parts)` yields label rows for `hf_sqa.data.schema.examine`.
+Reader = Callable[[Path, Sequence[str]], Iterator[Row]]
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Corpus:
     size: str  # hours or gigabytes, as far as known
     licence: str  # licence, as far as known; `unknown` if none was found
     source: str  # where to get it
-    read: Callable[[Path, Sequence[str]], Iterator[Row]]  # `read(root, parts)` yields label rows for `hf_sqa.data.schema.examine`
+    read: Reader
     scale: tuple[float, float] = (1.0, 5.0)  # ends of the scale of the scores in the label files
     sampling_rate: int | None = None  # rate of every recording in Hz; `None` where it differs
     rows_are_ratings: bool = False  # label files have one row per rating rather than means
@@ -51,6 +55,20 @@ class Corpus:
         return f"{self.name}/{part}" if part else self.name
 
 
+#: Every published corpus by its name.
+CORPORA: dict[str, Corpus] = {}
+
+
+def published(**facts: Any) -> Callable[[Reader], Reader]:
+    """Make a function the reader of a corpus, whose facts are the other fields of [`Corpus`]."""
+
+    def register(read: Reader) -> Reader:
+        CORPORA[facts["name"]] = Corpus(read=read, **facts)
+        return read
+
+    return register
+
+
 def locate(root: Path, corpus: str, *label_files: str) -> list[Path]:
     """Label files below the folder a user gave, which may be the corpus's own, its parent or its only sub-folder.
 
@@ -73,36 +91,33 @@ def locate(root: Path, corpus: str, *label_files: str) -> list[Path]:
     )
 
 
-def read_csv(path: Path, required: Sequence[str], corpus: str, sheet: str | None = None) -> Iterator[tuple[dict[str, str], str]]:
-    """Rows of a label file with a header, by column, each with its file and line for messages.
+def read_labels(
+    corpus: str, paths: Sequence[Path], columns: Sequence[str] | int, sheet: str | None = None
+) -> Iterator[tuple[Path, Any, str]]:
+    """Rows of label files: the file, its cells, and file and line for messages.
 
-    Raises:
-        ValueError: If the header lacks a required column, as in the label file of another corpus, or a row cannot be read.
+    The cells come by column where `columns` names those that must be there, and as a list where it is the least number of cells of
+    files without a header. A row that cannot be read, or is too short, and a header that lacks a column are refused (`ValueError`).
     """
-    header, records = tables.read_table(path, sheet)
-    missing = [name for name in required if name not in header]
-    if missing:
-        raise ValueError(
-            f"Expected the label file of {corpus} with the columns {', '.join(required)}, got {str(path)!r} with "
-            f"{', '.join(header[:12]) or 'no header'}: {', '.join(missing)} lacks. Is it the label file of another corpus?"
-        )
-    for record, line in records:
-        if isinstance(record, ValueError):
-            raise ValueError(f"Expected a row of the label file of {corpus} in {str(path)!r} line {line}, got another: {record}.")
-        yield record, f"{path.name} line {line}"
-
-
-def read_headerless(path: Path, num_columns: int, corpus: str) -> Iterator[tuple[list[str], str]]:
-    """Rows of a label file without a header, each with its file and line for messages."""
-    with path.open("rb") as file:
-        for cells, line in tables.delimited_cells(tables.text_lines(file), has_header=False):
-            if isinstance(cells, ValueError) or len(cells) < num_columns:
+    for path in paths:
+        if isinstance(columns, int):
+            expected = f"the label file of {corpus} with at least {columns} columns separated by commas"
+            records: Iterator[Any] = tables.delimited_cells(tables.lines_of(path), has_header=False)
+        else:
+            expected = f"a row of the label file of {corpus}"
+            header, records = tables.read_table(path, sheet)
+            if missing := [name for name in columns if name not in header]:
+                raise ValueError(
+                    f"Expected the label file of {corpus} with the columns {', '.join(columns)}, got {str(path)!r} with "
+                    f"{', '.join(header[:12]) or 'no header'}: {', '.join(missing)} lacks. Is it the label file of another corpus?"
+                )
+        for cells, line in records:
+            if isinstance(cells, ValueError) or (isinstance(columns, int) and len(cells) < columns):
                 got = cells if isinstance(cells, ValueError) else repr(",".join(cells))
                 raise ValueError(
-                    f"Expected the label file of {corpus} with at least {num_columns} columns separated by commas, got "
-                    f"{got} in {str(path)!r} line {line}. Is it the label file of another corpus?"
+                    f"Expected {expected}, got {got} in {str(path)!r} line {line}. Is it the label file of another corpus?"
                 )
-            yield cells, f"{path.name} line {line}"
+            yield path, cells, f"{path.name} line {line}"
 
 
 def index_audio(root: Path) -> dict[str, str]:

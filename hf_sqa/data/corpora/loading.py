@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_sqa.choices import did_you_mean
-from hf_sqa.data.corpora.corpus import Corpus
+from hf_sqa.data.corpora.corpus import CORPORA, Corpus
 from hf_sqa.data.corpora.hub_dataset import read_hub
 from hf_sqa.data.corpora.own_table import SUFFIXES, USUAL_NAMES, read_table
 from hf_sqa.data.schema import SCORE_RANGES, Examined, Ratings, Row, build_dataset, examine, import_datasets
@@ -159,8 +159,6 @@ def read_corpus(
 
 def find_corpus(name: str) -> tuple[Corpus | None, str | None]:
     """The corpus and the part that a name means; `(None, None)` for the Hub and for tables."""
-    from hf_sqa.data.corpora import CORPORA
-
     if name.startswith("hub:") or Path(name).suffix.lower() in SUFFIXES:
         return None, None
     bare, _, part = name.partition("/")
