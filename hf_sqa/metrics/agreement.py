@@ -172,14 +172,7 @@ def mae(predictions: ArrayLike, labels: ArrayLike) -> float:
     return float(np.mean(np.abs(predictions - labels))) if len(labels) else float("nan")
 
 
-METRICS: dict[str, Callable[[ArrayLike, ArrayLike], float]] = {
-    "lcc": lcc,
-    "srcc": srcc,
-    "ktau": ktau,
-    "mse": mse,
-    "rmse": rmse,
-    "mae": mae,
-}
+METRICS: dict[str, Callable[..., float]] = {metric.__name__: metric for metric in (lcc, srcc, ktau, mse, rmse, mae)}
 
 
 def fit_mapping(predictions: ArrayLike, labels: ArrayLike, order: str) -> Polynomial:

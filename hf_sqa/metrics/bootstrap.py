@@ -9,7 +9,7 @@ A draw is a vector of counts, how often each unit was drawn, and a statistic is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from hf_sqa.metrics.agreement import ROUNDING
 
 #: Counts held at a time; they fit into the cache of a core.
 COUNTS_AT_A_TIME = 60_000
-#: The acceleration is estimated from at most this many groups left out in turn.
+#: The acceleration is estimated from at most this many groups.
 JACKKNIFE_GROUPS = 1000
 #: Smallest denominator of a BCa correction, which the bias of few units can make negative; the end is then the last draw.
 MIN_STRETCH = 1e-3
@@ -69,15 +69,35 @@ def check_options(num_draws: int, confidence_level: float) -> None:
         raise ValueError(f"Expected `confidence_level` between 0 and 1, for example 0.95, got {confidence_level}.")
 
 
-def drawn(statistic: Statistic, codes: np.ndarray, num_draws: int, rng: np.random.Generator, at_a_time: int) -> np.ndarray:
-    """The statistic of every draw, `(num_metrics, num_draws)`."""
-    num_units = int(codes.max(initial=-1)) + 1
-    if num_units < 2:
-        return np.full((statistic(np.ones((len(codes), 1))).shape[0], num_draws), np.nan)
-    return np.concatenate([statistic(counts[codes]) for counts in counts_of_draws(num_units, num_draws, rng, at_a_time)], axis=1)
+def spreads(
+    statistic: Statistic,
+    codes: np.ndarray,
+    values: Sequence[float],
+    num_draws: int,
+    rng: np.random.Generator,
+    *,
+    num_units: Sequence[int] | None = None,
+    counts_at_a_time: int = COUNTS_AT_A_TIME,
+) -> list[Spread]:
+    """The spread of every value of a statistic, all from the same draws of whole units.
+
+    The statistic takes counts `(num_points, num_draws)` and gives `(num_values, num_draws)`. `codes` numbers the unit of every
+    point, `values` are the statistic of the points as they are, `num_units` the units behind each value if not all of them.
+    """
+    of_all = int(codes.max(initial=-1)) + 1
+    draws, left_out = np.full((len(values), num_draws), np.nan), np.zeros((len(values), 0))
+    if of_all > 1:
+        at_a_time = max(1, counts_at_a_time // len(codes))
+        draws = np.hstack([statistic(counts[codes]) for counts in _counts_of_draws(of_all, num_draws, rng, at_a_time)])
+        # The jackknife leaves each unit out in turn, or each of `JACKKNIFE_GROUPS` groups of them.
+        num_groups = min(of_all, JACKKNIFE_GROUPS)
+        groups = (rng.permutation(of_all) % num_groups)[codes]
+        turns = (np.arange(start, min(start + at_a_time, num_groups)) for start in range(0, num_groups, at_a_time))
+        left_out = np.hstack([statistic((groups[:, None] != turn).astype(np.float64)) for turn in turns])
+    return [Spread(*row) for row in zip(values, draws, left_out, num_units or [of_all] * len(values), strict=True)]
 
 
-def counts_of_draws(num_units: int, num_draws: int, rng: np.random.Generator, at_a_time: int) -> Iterator[np.ndarray]:
+def _counts_of_draws(num_units: int, num_draws: int, rng: np.random.Generator, at_a_time: int) -> Iterator[np.ndarray]:
     """How often each unit was drawn, `(num_units, draws at a time)`."""
     for start in range(0, num_draws, at_a_time):
         width = min(at_a_time, num_draws - start)
@@ -85,20 +105,6 @@ def counts_of_draws(num_units: int, num_draws: int, rng: np.random.Generator, at
         drawn *= width
         drawn += np.arange(width)
         yield np.bincount(drawn.ravel(), minlength=num_units * width).reshape(num_units, width).astype(np.float64)
-
-
-def jackknife(statistic: Statistic, codes: np.ndarray, rng: np.random.Generator, at_a_time: int) -> np.ndarray:
-    """The statistic with each unit left out in turn, or each of `JACKKNIFE_GROUPS` groups of them: `(num_metrics, num_groups)`."""
-    num_units = int(codes.max(initial=-1)) + 1
-    if num_units < 2:
-        return np.zeros((statistic(np.ones((len(codes), 1))).shape[0], 0))
-    num_groups = min(num_units, JACKKNIFE_GROUPS)
-    groups = (rng.permutation(num_units) % num_groups)[codes]
-    parts = []
-    for start in range(0, num_groups, at_a_time):
-        left_out = np.arange(start, min(start + at_a_time, num_groups))
-        parts.append(statistic((groups[:, None] != left_out).astype(np.float64)))
-    return np.concatenate(parts, axis=1)
 
 
 class Spread:

@@ -89,7 +89,22 @@ def full_reference_scores(
         ValueError: If an array is not one-dimensional and floating point, or an option is unknown.
         ImportError: If `pesq` or `pystoi` is needed and not installed.
     """
-    _check_options(degraded, reference, sampling_rate, labels, pesq_band, max_delay_seconds)
+    for name, waveform in (("degraded", degraded), ("reference", reference)):
+        waveform = np.asarray(waveform)
+        if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
+            raise ValueError(
+                f"Expected `{name}` of shape (num_samples,) in floating point, got {waveform.shape} of {waveform.dtype}. Load "
+                "it with `hf_sqa.load_recording(path).waveform`, which is mono float32, nominally within [-1, 1]."
+            )
+    for label in labels:
+        if label not in LABELS:
+            raise ValueError(f"Expected `labels` out of {', '.join(LABELS)}, got {label!r}.")
+    if pesq_band not in PESQ_BANDS:
+        raise ValueError(f"Expected `pesq_band` to be 'wb' or 'nb', got {pesq_band!r}.")
+    if sampling_rate <= 0:
+        raise ValueError(f"Expected `sampling_rate` in Hz, got {sampling_rate}.")
+    if max_delay_seconds < 0:
+        raise ValueError(f"Expected `max_delay_seconds` of 0 or more, got {max_delay_seconds}.")
     packages = {label: _package(name) for label, name in (("pesq", "pesq"), ("stoi", "pystoi")) if label in labels}
     degraded, reference = np.asarray(degraded, np.float64), np.asarray(reference, np.float64)
 
@@ -237,32 +252,6 @@ def _unusable(waveform: np.ndarray, name: str) -> str | None:
     if np.ptp(waveform) < ONE_STEP:
         return f"the {name} recording is silent"
     return None
-
-
-def _check_options(
-    degraded: np.ndarray,
-    reference: np.ndarray,
-    sampling_rate: int,
-    labels: Sequence[str],
-    pesq_band: str,
-    max_delay_seconds: float,
-) -> None:
-    for name, waveform in (("degraded", degraded), ("reference", reference)):
-        waveform = np.asarray(waveform)
-        if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
-            raise ValueError(
-                f"Expected `{name}` of shape (num_samples,) in floating point, got {waveform.shape} of {waveform.dtype}. Load "
-                "it with `hf_sqa.load_recording(path).waveform`, which is mono float32, nominally within [-1, 1]."
-            )
-    for label in labels:
-        if label not in LABELS:
-            raise ValueError(f"Expected `labels` out of {', '.join(LABELS)}, got {label!r}.")
-    if pesq_band not in PESQ_BANDS:
-        raise ValueError(f"Expected `pesq_band` to be 'wb' or 'nb', got {pesq_band!r}.")
-    if sampling_rate <= 0:
-        raise ValueError(f"Expected `sampling_rate` in Hz, got {sampling_rate}.")
-    if max_delay_seconds < 0:
-        raise ValueError(f"Expected `max_delay_seconds` of 0 or more, got {max_delay_seconds}.")
 
 
 def _package(name: str) -> ModuleType:

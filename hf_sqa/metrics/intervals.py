@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_sqa.metrics.agreement import GREATER_IS_BETTER, METRICS, ROUNDING, group_codes, group_means, rated_and_scored, unit_codes
-from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, Spread, check_options, drawn, jackknife
+from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, check_options, spreads
 
 LEVELS = {"utt": "clips", "sys": "systems", "con": "conditions"}
 #: Counts held at a time for Kendall's tau, which computes the signs of all pairs each time.
@@ -98,14 +98,9 @@ def bootstrap_agreement(
     result: dict[str, Interval] = {}
     for level, names in _by_level(metrics).items():
         columns, codes = _units_of(level, [predictions, labels], kept, systems, conditions, clusters)
-        num_units = int(codes.max(initial=-1)) + 1
-        measure = partial(_Sample(*columns).measure, names)
-        at_a_time = _draws_at_a_time(names, len(codes))
-        draws = drawn(measure, codes, num_draws, rng, at_a_time)
-        left_out = jackknife(measure, codes, rng, at_a_time)
-        for row, name in enumerate(names):
-            spread = Spread(METRICS[name](*columns), draws[row], left_out[row], num_units)
-            result[f"{level}_{name}"] = spread.interval(confidence_level)
+        measure, values = partial(_Sample(*columns).measure, names), [METRICS[name](*columns) for name in names]
+        found = spreads(measure, codes, values, num_draws, rng, counts_at_a_time=_counts_at_a_time(names))
+        result |= {f"{level}_{name}": spread.interval(confidence_level) for name, spread in zip(names, found, strict=True)}
     return {metric: result[metric] for metric in metrics}
 
 
@@ -147,19 +142,14 @@ def compare_models(
     given = [np.asarray(values, dtype=np.float64)[kept] for values in (predictions_a, predictions_b, labels)]
     ((level, (name,)),) = _by_level([metric]).items()
     (first, second, truth), codes = _units_of(level, given, kept, systems, conditions, clusters)
-    num_units = int(codes.max(initial=-1)) + 1
     sample_a, sample_b = _Sample(first, truth), _Sample(second, truth)
 
     def difference(counts: np.ndarray) -> np.ndarray:
         return sample_a.measure([name], counts) - sample_b.measure([name], counts)
 
     value_a, value_b = METRICS[name](first, truth), METRICS[name](second, truth)
-    at_a_time = _draws_at_a_time([name], len(codes))
-    draws = drawn(difference, codes, num_draws, rng, at_a_time)[0]
-    left_out = jackknife(difference, codes, rng, at_a_time)[0]
-    spread = Spread(value_a - value_b, draws, left_out, num_units)
-    interval = spread.interval(confidence_level)
-    p_value = spread.p_value()
+    (spread,) = spreads(difference, codes, [value_a - value_b], num_draws, rng, counts_at_a_time=_counts_at_a_time([name]))
+    interval, p_value = spread.interval(confidence_level), spread.p_value()
     better = None
     if (interval.low > 0 or interval.high < 0) and p_value < 1 - confidence_level:
         better = names[0] if (interval.low > 0) == GREATER_IS_BETTER[name] else names[1]
@@ -181,7 +171,6 @@ class _Sample:
         second = labels - labels.mean() if len(labels) else labels
         self._moments = np.stack([np.ones_like(first), first, second, first**2, second**2, first * second, error**2, np.abs(error)])
         self._predictions, self._labels = predictions, labels
-        self._rankings: tuple[_Ranking, _Ranking] | None = None
 
     def measure(self, names: Sequence[str], counts: np.ndarray) -> np.ndarray:
         total, first, second, first_squared, second_squared, product, squared_error, error = self._moments @ counts
@@ -202,7 +191,7 @@ class _Sample:
         return measured
 
     def _srcc(self, counts: np.ndarray, total: np.ndarray) -> np.ndarray:
-        first, second = self._ranked()
+        first, second = self._ranked
         first_sizes, second_sizes = first.sizes(counts), second.sizes(counts)
         first_ranks, second_ranks = _centred_ranks(first_sizes, total), _centred_ranks(second_sizes, total)
         product = counts * first_ranks[first.group]
@@ -211,7 +200,7 @@ class _Sample:
         return product.sum(axis=0) / np.sqrt(np.where(variances > 0, variances, np.nan))
 
     def _ktau(self, counts: np.ndarray, total: np.ndarray) -> np.ndarray:
-        first, second = self._ranked()
+        first, second = self._ranked
         weights = counts.astype(np.float32)  # exact: whole numbers far below 2**24
         concordant = np.zeros(counts.shape[1])
         for start in range(0, len(weights), SIGN_ROWS):
@@ -224,10 +213,9 @@ class _Sample:
         denominator = untied[0] * untied[1]
         return concordant / np.sqrt(np.where(denominator > 0, denominator, np.nan))
 
+    @cached_property
     def _ranked(self) -> tuple[_Ranking, _Ranking]:
-        if self._rankings is None:
-            self._rankings = _Ranking(self._predictions), _Ranking(self._labels)
-        return self._rankings
+        return _Ranking(self._predictions), _Ranking(self._labels)
 
 
 class _Ranking:
@@ -264,8 +252,8 @@ def _variance(total_of_values: np.ndarray, total_of_squares: np.ndarray, total: 
     return np.where(variance > ROUNDING * total_of_squares, variance, np.nan)
 
 
-def _draws_at_a_time(names: Sequence[str], num_points: int) -> int:
-    return max(1, (COUNTS_AT_A_TIME_OF_PAIRS if "ktau" in names else COUNTS_AT_A_TIME) // max(num_points, 1))
+def _counts_at_a_time(names: Sequence[str]) -> int:
+    return COUNTS_AT_A_TIME_OF_PAIRS if "ktau" in names else COUNTS_AT_A_TIME
 
 
 def _units_of(

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 
 from hf_sqa.metrics.agreement import group_codes, unit_codes
-from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, Spread, check_options, drawn, jackknife
+from hf_sqa.metrics.bootstrap import MIN_UNITS, Interval, Spread, check_options, spreads
 
 #: Two systems are compared sentence by sentence where this share of the clips of the smaller one has a partner.
 PAIRED_SHARE = 0.5
@@ -176,12 +176,12 @@ def compare_systems(
         for first, second in itertools.combinations(range(len(names)), 2)
         if counts[first] and counts[second]
     ]
-    spreads = _spreads(clips, len(names), pairs, num_draws, np.random.default_rng(rng))
+    spread = _spreads(clips, len(names), pairs, num_draws, np.random.default_rng(rng))
     means = [
-        SystemMean(name, int(counts[number]), int((of_system == number).sum() - counts[number]), spread.interval(confidence_level))
-        for number, (name, spread) in enumerate(zip(names, spreads[: len(names)], strict=True))
+        SystemMean(name, int(counts[number]), int((of_system == number).sum() - counts[number]), of_mean.interval(confidence_level))
+        for number, (name, of_mean) in enumerate(zip(names, spread[: len(names)], strict=True))
     ]
-    differences = _differences(names, pairs, spreads[len(names) :], confidence_level)
+    differences = _differences(names, pairs, spread[len(names) :], confidence_level)
     groups = _groups(means, differences)
     return SystemComparison(means, differences, groups, _verdict(means, differences, groups, score_name))
 
@@ -194,15 +194,13 @@ class _Pair:
         rows = [np.flatnonzero(clips.systems == number) for number in (first, second)]
         by_item = [_means_by_item(clips, each) for each in rows]
         shared = sorted(by_item[0].keys() & by_item[1].keys())
-        smaller = min(len(each) for each in rows)
-        alone = [int((~np.isin(clips.items[each], shared)).sum()) for each in rows]
-        self.is_paired = len(shared) >= PAIRED_SHARE * smaller and len(shared) > 0 if paired is None else paired
+        self.is_paired = 0 < len(shared) >= PAIRED_SHARE * min(map(len, rows)) if paired is None else paired
         if self.is_paired and not shared:
             raise ValueError(f"Expected sentences that {names[0]!r} and {names[1]!r} share, got none; compare without pairs.")
         scores = [clips.scores[each] for each in rows]
         if self.is_paired:
-            self.num_alone = (alone[0], alone[1])
-            self.num_pairs = len(shared)
+            alone = [int((~np.isin(clips.items[each], shared)).sum()) for each in rows]
+            self.num_alone, self.num_pairs = (alone[0], alone[1]), len(shared)
             units = [[each[item][1] for item in shared] for each in by_item]
             if units[0] != units[1]:
                 raise ValueError(
@@ -216,12 +214,11 @@ class _Pair:
         else:
             self.num_alone, self.num_pairs = (0, 0), sum(len(each) for each in rows)
             of_each = [np.unique(clips.units[each]) for each in rows]
-            fewest = min(len(each) for each in of_each)
+            fewest = min(map(len, of_each))
             self.num_units = len(np.union1d(*of_each)) if fewest >= MIN_UNITS else fewest
             self.value = float(scores[1].mean() - scores[0].mean())
-            ranks = rankdata(np.concatenate(scores))[len(scores[0]) :].sum()
-            num_first, num_second = len(scores[0]), len(scores[1])
-            self.share_won = float((ranks - num_second * (num_second + 1) / 2) / (num_first * num_second))
+            won = mannwhitneyu(scores[1], scores[0], method="asymptotic").statistic
+            self.share_won = float(won / (len(scores[0]) * len(scores[1])))
 
 
 def _means_by_item(clips: _Clips, rows: np.ndarray) -> dict[int, tuple[float, int]]:
@@ -246,29 +243,21 @@ def _spreads(clips: _Clips, num_systems: int, pairs: Sequence[_Pair], num_draws:
     shape = (num_systems + len(paired), num_units)
     totals = csr_array((np.concatenate(sums), places), shape=shape)
     sizes = csr_array((np.ones(len(places[0])), places), shape=shape)
-    row_of = {id(pair): row for row, pair in enumerate(paired, num_systems)}
+    row_of = {pair: row for row, pair in enumerate(paired, num_systems)}
 
     def measure(counts: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
             means = (totals @ counts) / (sizes @ counts)
-        of_pairs = [means[row_of[id(pair)]] if pair.is_paired else means[pair.second] - means[pair.first] for pair in pairs]
+        of_pairs = [means[row_of[pair]] if pair.is_paired else means[pair.second] - means[pair.first] for pair in pairs]
         return np.concatenate([means[:num_systems], np.array(of_pairs).reshape(len(pairs), counts.shape[1])])
 
-    codes = np.arange(num_units)
-    at_a_time = max(1, COUNTS_AT_A_TIME // max(num_units, 1))
     num_draws = min(num_draws, max(FEWEST_DRAWS, MOST_COUNTS // max(num_units, 1)))
-    draws = drawn(measure, codes, num_draws, rng, at_a_time)
-    left_out = jackknife(measure, codes, rng, at_a_time)
-    values, counted = [], []
-    for number in range(num_systems):
-        inside = clips.systems == number
-        values.append(float(clips.scores[inside].mean()) if inside.any() else float("nan"))
-        counted.append(len(np.unique(clips.units[inside])))
+    members = [clips.systems == number for number in range(num_systems)]
+    values = [float(clips.scores[inside].mean()) if inside.any() else float("nan") for inside in members]
+    counted = [len(np.unique(clips.units[inside])) for inside in members]
     values += [pair.value for pair in pairs]
     counted += [pair.num_units for pair in pairs]
-    return [
-        Spread(value, draws[row], left_out[row], number) for row, (value, number) in enumerate(zip(values, counted, strict=True))
-    ]
+    return spreads(measure, np.arange(num_units), values, num_draws, rng, num_units=counted)
 
 
 def _differences(
