@@ -1,10 +1,11 @@
 """What models return."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from transformers.utils import ModelOutput
+
+from hf_sqa.blocks.result_rows import RecordingScores as RecordingScores
 
 
 @dataclass
@@ -26,20 +27,3 @@ class AudioQualityOutput(ModelOutput):
     frame_logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass
-class RecordingScores:
-    """Scores of one recording, and of the segments they were averaged from.
-
-    Args:
-        scores (`np.ndarray` of shape `(num_labels,)`): Scores in label units.
-        segment_starts (`np.ndarray` of shape `(num_segments,)`): First sample of every segment.
-        segment_ends (`np.ndarray` of shape `(num_segments,)`): One past its last sample, within the recording.
-        segment_scores (`np.ndarray` of shape `(num_segments, num_labels)`): Scores of every segment alone.
-    """
-
-    scores: np.ndarray
-    segment_starts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    segment_ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    segment_scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))

@@ -1,35 +1,112 @@
-"""The parts of a result: scores by name, windows, facts of the recording, what makes a score doubtful. NumPy only.
+"""The row of a recording: scores by name, windows, facts of the recording, what makes a score doubtful. NumPy only.
 
-The pipelines on torch and on onnxruntime put their rows together from these.
+The pipelines on torch and on onnxruntime both make their rows here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from hf_sqa.audio import WARNINGS, AudioError, Finding, Recording
+from hf_sqa.blocks.score_intervals import SCORE_DECIMALS, with_intervals
+from hf_sqa.blocks.score_mapping import apply_score_mapping
+from hf_sqa.blocks.timeline import described
 
-SCORE_DECIMALS = 6
 #: An unbounded head predicts a little beyond the ends of its scale where listeners would give the ends.
 SCALE_SLACK = 0.02
 SHOWN_OF_A_RECORDING = ("duration_seconds", "sampling_rate", "num_channels", "speech_seconds", "level_dbfs", "clipped_share")
 
 
+@dataclass
+class RecordingScores:
+    """Scores of one recording, and of the segments they were averaged from.
+
+    Args:
+        scores (`np.ndarray` of shape `(num_labels,)`): Scores in label units.
+        segment_starts (`np.ndarray` of shape `(num_segments,)`): First sample of every segment.
+        segment_ends (`np.ndarray` of shape `(num_segments,)`): One past its last sample, within the recording.
+        segment_scores (`np.ndarray` of shape `(num_segments, num_labels)`): Scores of every segment alone.
+    """
+
+    scores: np.ndarray
+    segment_starts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    segment_ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    segment_scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    def mapped(self, config: Any) -> RecordingScores:
+        """Scores through the `score_mapping` of a configuration, if it has one: of the recording, and of every segment alone.
+
+        The mapping was fitted on scores of recordings, so the mapped score is not the mean of the mapped segments.
+        """
+        if not config.score_mapping:
+            return self
+        scores, segment_scores = np.array(self.scores, np.float64), np.array(self.segment_scores, np.float64)
+        for name, mapping in config.score_mapping.items():
+            column = config.score_names.index(name)
+            scores[column] = apply_score_mapping(scores[column], mapping)
+            if len(segment_scores):
+                segment_scores[:, column] = apply_score_mapping(segment_scores[:, column], mapping)
+        return replace(self, scores=scores, segment_scores=segment_scores)
+
+
+def result_row(
+    item: Mapping[str, Any],
+    config: Any,
+    *,
+    return_segments: bool = False,
+    return_timeline: bool = False,
+    return_details: bool = False,
+    on_error: str = "raise",
+    interval: float | None = None,
+) -> dict[str, Any]:
+    """What a pipeline returns of a recording; its options are described there.
+
+    Args:
+        item (mapping): `recording` and `error`, `None` where there is none; where a model has scored it `scores`, `mode`,
+            `hop_seconds`, and for a timeline `points` and `faults`.
+        config: Has the `score_names`, `score_min`, `score_max` and `score_intervals` of the model.
+
+    Raises:
+        AudioError: If there is no score, unless `on_error="row"`.
+    """
+    recording, error, names = item["recording"], item["error"], config.score_names
+    if error is None and not np.isfinite(item["scores"].scores).all():
+        advice = "load it with dtype=float32, export the graph again, or check the checkpoint"
+        error = AudioError(recording.source, "score_not_finite", f"the model returned {item['scores'].scores.tolist()}; {advice}")
+    if error is not None and on_error == "raise":
+        raise error
+    scored = item["scores"] if error is None else None
+    row: dict[str, Any] = dict.fromkeys(names) if scored is None else named(names, scored.scores)
+    if interval is not None:
+        row = with_intervals(row, config.score_intervals, interval, config.score_min, config.score_max)
+    if on_error == "row":
+        row |= {"status": "ok", "code": None, "reason": None}
+        if error is not None:
+            row |= {"status": error.status, "code": error.code, "reason": error.message}
+    if return_segments:
+        row["segments"] = []
+        if scored is not None:
+            windows = (scored.segment_starts, scored.segment_ends, scored.segment_scores)
+            row["segments"] = segment_rows(names, *windows, recording.sampling_rate)
+    if return_timeline:
+        row |= described([], [], names) if scored is None else described(item["points"], item["faults"], names)
+    if return_details:
+        row |= dict.fromkeys(SHOWN_OF_A_RECORDING) if recording is None else details(recording)
+        found = findings(recording, None if scored is None else scored.scores, config)
+        row["warnings"] = [{"code": finding.code, "message": finding.message} for finding in found]
+        row["num_segments"] = 0 if scored is None else len(scored.segment_starts)
+        row["mode"], row["hop_seconds"] = item.get("mode"), item.get("hop_seconds")
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+
+
 def named(names: Sequence[str], scores: Any) -> dict[str, float]:
     """Scores by their names, rounded."""
     return {name: round(float(score), SCORE_DECIMALS) for name, score in zip(names, scores, strict=True)}
-
-
-def status_columns(error: AudioError | None) -> dict[str, str | None]:
-    """`status`, `code` and `reason` of a row."""
-    return {
-        "status": "ok" if error is None else error.status,
-        "code": None if error is None else error.code,
-        "reason": None if error is None else error.message,
-    }
 
 
 def segment_rows(
@@ -42,12 +119,12 @@ def segment_rows(
     ]
 
 
-def findings(recording: Recording | None, scores: np.ndarray | None, low: float, high: float) -> list[Finding]:
-    """What makes a score doubtful: warnings of the recording, and a score beyond the ends of the scale."""
+def findings(recording: Recording | None, scores: np.ndarray | None, config: Any) -> list[Finding]:
+    """What makes a score doubtful: warnings of the recording, and a score that no listener could have given."""
     found = list(recording.warnings) if recording is not None else []
     if scores is not None:
-        slack = SCALE_SLACK * (high - low)
-        if np.any(scores < low - slack) or np.any(scores > high + slack):
+        slack = SCALE_SLACK * (config.score_max - config.score_min)
+        if np.any(scores < config.score_min - slack) or np.any(scores > config.score_max + slack):
             found.append(Finding("out_of_scale", WARNINGS["out_of_scale"]))
     return found
 

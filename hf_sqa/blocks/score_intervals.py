@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_sqa.blocks.result_rows import SCORE_DECIMALS
-
 #: Fewer clips give no interval.
 MIN_CLIPS = 20
 #: Clips for each level at which the size of errors is measured, levels at most, and clips that stand for the mean of all levels.
@@ -27,6 +25,8 @@ NUM_PARTS = 10
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 SMALLEST_SCALE = 1e-3
 DECIMALS = 4
+#: Of scores in results.
+SCORE_DECIMALS = 6
 NUMBERS = ("coverages", "quantiles", "levels", "scales")
 
 

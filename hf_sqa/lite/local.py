@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hf_sqa.audio import Recording
-from hf_sqa.blocks.local_quality import LocalScore
 from hf_sqa.blocks.local_steps import StepCut, StepScorer
-from hf_sqa.blocks.timeline import described
 
 FACTS_FILE = "page.json"
-
-
-class LocalGraphs:
-    """The graphs of a folder, and the numbers they need.
-
-    Args:
-        folder (`Path`): Where they are, beside `model.onnx`.
-        facts (`dict`): Content of `page.json`.
-        start (callable): The path of a graph to a session of onnxruntime.
-        score_windows (callable): Windows `(1, num_samples)` to scores `(1, num_labels)`.
-    """
-
-    def __init__(
-        self, folder: Path, facts: dict[str, Any], start: Callable[[Path], Any], score_windows: Callable[[np.ndarray], np.ndarray]
-    ):
-        self._facts, self._score_windows = facts["local"], score_windows
-        self._session = start(folder / self._facts["head"]["graph"])
-
-    def course(self, recording: Recording, starts: np.ndarray, window_scores: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-        """`timeline`, `worst` and `faults` of a recording whose windows were scored, as with torch."""
-        scorer = GraphScorer(self._session, self._score_windows, self._facts, recording.sampling_rate)
-        scorer.give(starts.tolist(), window_scores)
-        points: list[LocalScore] = []
-        for block in recording.blocks():
-            points += scorer.feed(block)
-        return described([*points, *scorer.close()], [], names)
 
 
 class GraphScorer(StepScorer):
@@ -65,8 +36,8 @@ class GraphScorer(StepScorer):
 
 
 def local_facts(folder: Path) -> dict[str, Any] | None:
-    """Content of `page.json`, if there is one, and a graph for local quality."""
+    """`local` of `page.json`, if there is one, and a graph for local quality."""
     file = folder / FACTS_FILE
-    facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    head = facts.get("local", {}).get("head")
+    facts = json.loads(file.read_text(encoding="utf-8")).get("local", {}) if file.is_file() else {}
+    head = facts.get("head")
     return facts if head and (folder / head["graph"]).is_file() else None

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from hf_sqa.audio import AudioError, Recording, load_recording
 from hf_sqa.audio.recording import window_starts
-from hf_sqa.blocks.result_rows import SHOWN_OF_A_RECORDING, details, findings, named, segment_rows, status_columns
-from hf_sqa.blocks.score_intervals import check_intervals, score_columns, with_intervals
-from hf_sqa.blocks.score_mapping import apply_score_mapping
-from hf_sqa.blocks.timeline import described
+from hf_sqa.blocks.local_quality import LocalScore
+from hf_sqa.blocks.result_rows import RecordingScores, result_row
+from hf_sqa.blocks.score_intervals import check_intervals, score_columns
 from hf_sqa.checkpoint_files import graph_files
 from hf_sqa.extras import needs_extra
-from hf_sqa.lite.local import LocalGraphs, local_facts
+from hf_sqa.lite.local import GraphScorer, local_facts
 
 FAMILY = "distilled_sqa"
 #: In the graph's metadata, the options of the configuration that it was exported with, as JSON.
@@ -64,8 +62,8 @@ class LitePipeline:
         content, self._num_threads = self._graph.read_bytes(), num_threads
         self._session = _session(self._graph, num_threads, content)
         self._local_facts = local_facts(self._graph.parent)
-        self._local: LocalGraphs | None = None
-        self.score_names = [self.config["id2label"][str(column)] for column in range(len(self.config["id2label"]))]
+        self._local: Any = None
+        self.score_names = self.config.score_names
         self._check_form()
         # As `weights_digest` of the same graph in the pipeline on torch.
         digest = hashlib.sha256(f"graph torch.uint8 {(len(content),)}\n".encode() + content)
@@ -80,7 +78,7 @@ class LitePipeline:
             ValueError: If the checkpoint has no such interval.
         """
         self._checked(interval=interval)
-        return score_columns(self.score_names, self.config.get("score_intervals"), interval)
+        return score_columns(self.score_names, self.config.score_intervals, interval)
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """Score one recording or many.
@@ -110,87 +108,44 @@ class LitePipeline:
 
     def score_windows(self, windows: np.ndarray) -> np.ndarray:
         """Scores `(num_windows, num_labels)` of windows `(num_windows, num_samples)`; short ones count as followed by zeros."""
-        missing = self.config["window_samples"] - windows.shape[1]
+        missing = self.config.window_samples - windows.shape[1]
         padded = np.pad(np.asarray(windows, np.float32), ((0, 0), (0, missing)))
         return self._session.run(["logits"], {"input_values": padded})[0]
 
-    def _row(
-        self,
-        audio: Any,
-        *,
-        sampling_rate: int | None,
-        channel: str | int,
-        hop_seconds: float | None,
-        interval: float | None,
-        return_segments: bool,
-        return_timeline: bool,
-        return_details: bool,
-        on_error: str,
-    ) -> dict[str, Any]:
-        recording = error = scores = starts = window_scores = None
-        try:
-            recording = load_recording(
-                audio, sampling_rate=self.config["sampling_rate"], channel=channel, input_sampling_rate=sampling_rate
-            )
-            scores, starts, window_scores = self._scored(recording, hop_seconds)
-        except AudioError as refused:
-            if on_error == "raise":
-                raise
-            error = refused
-        row: dict[str, Any] = named(self.score_names, scores) if scores is not None else dict.fromkeys(self.score_names)
-        if interval is not None:
-            ends = self.config["score_min"], self.config["score_max"]
-            row = with_intervals(row, self.config["score_intervals"], interval, *ends)
-        if on_error == "row":
-            row |= status_columns(error)
-        if return_segments:
-            row["segments"] = []
-            if scores is not None:
-                assert recording is not None and starts is not None
-                ends = np.minimum(starts + self.config["window_samples"], recording.num_samples)
-                row["segments"] = segment_rows(self.score_names, starts, ends, window_scores, recording.sampling_rate)
-        if return_timeline:
-            if scores is None:
-                row |= described([], [], self.score_names)
-            else:
-                assert recording is not None and starts is not None and window_scores is not None
-                row |= self._timeline(recording, starts, window_scores)
-        if return_details:
-            row |= details(recording) if recording is not None else dict.fromkeys(SHOWN_OF_A_RECORDING)
-            found = findings(recording, scores, self.config["score_min"], self.config["score_max"])
-            row["warnings"] = [{"code": finding.code, "message": finding.message} for finding in found]
-            row["num_segments"] = len(starts) if starts is not None else 0
-            row["mode"], row["hop_seconds"] = ("published", hop_seconds) if recording is not None else (None, None)
-            row["model"] = self.identity
-        return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
-
-    def _scored(self, recording: Recording, hop_seconds: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores of a recording, first samples of its windows, and their scores, all through the score mapping."""
+    def _row(self, audio: Any, *, sampling_rate: int | None, channel: str | int, hop_seconds: float | None, **options: Any) -> Any:
         config = self.config
-        hop_samples = config["hop_samples"] if hop_seconds is None else hop_seconds * config["sampling_rate"]
-        starts = window_starts(recording.num_samples, config["window_samples"], hop_samples)
-        windows = recording.windows(starts.tolist(), config["window_samples"])
-        window_scores = np.concatenate([self.score_windows(window[None]) for window in windows])
-        scores = window_scores.mean(axis=0, dtype=np.float64)
-        if not np.isfinite(scores).all():
-            raise AudioError(recording.source, "score_not_finite", f"the graph returned {scores.tolist()}; export it again")
-        for name, mapping in (config.get("score_mapping") or {}).items():
-            column = self.score_names.index(name)
-            scores[column] = apply_score_mapping(scores[column], mapping)
-            window_scores[:, column] = apply_score_mapping(window_scores[:, column], mapping)
-        return scores, starts, window_scores
+        item: dict[str, Any] = {"recording": None, "error": None}
+        try:
+            item["recording"] = recording = load_recording(
+                audio, sampling_rate=config.sampling_rate, channel=channel, input_sampling_rate=sampling_rate
+            )
+            hop_samples = config.hop_samples if hop_seconds is None else hop_seconds * config.sampling_rate
+            starts = window_starts(recording.num_samples, config.window_samples, hop_samples)
+            ends = np.minimum(starts + config.window_samples, recording.num_samples)
+            windows = recording.windows(starts.tolist(), config.window_samples)
+            scores = np.concatenate([self.score_windows(window[None]) for window in windows])
+            scored = RecordingScores(scores.mean(axis=0, dtype=np.float64), starts, ends, scores).mapped(config)
+            item |= {"scores": scored, "mode": "published", "hop_seconds": hop_seconds, "faults": []}
+            if options["return_timeline"]:
+                item["points"] = self._local_scores(recording, scored)
+        except AudioError as error:
+            item["error"] = error
+        row = result_row(item, config, **options)
+        return row | {"model": self.identity} if options["return_details"] else row
 
     @property
     def local_is_cheap(self) -> bool:
         """Whether `return_timeline` is possible; it then adds little to the time of the score."""
         return self._local_facts is not None
 
-    def _timeline(self, recording: Recording, starts: np.ndarray, window_scores: np.ndarray) -> dict[str, Any]:
+    def _local_scores(self, recording: Recording, scored: RecordingScores) -> list[LocalScore]:
+        assert self._local_facts is not None
         if self._local is None:
-            assert self._local_facts is not None
-            start = functools.partial(_session, num_threads=self._num_threads)
-            self._local = LocalGraphs(self._graph.parent, self._local_facts, start, self.score_windows)
-        return self._local.course(recording, starts, window_scores, self.score_names)
+            self._local = _session(self._graph.parent / self._local_facts["head"]["graph"], self._num_threads)
+        scorer = GraphScorer(self._local, self.score_windows, self._local_facts, recording.sampling_rate)
+        scorer.give(scored.segment_starts.tolist(), scored.segment_scores)
+        points = [point for block in recording.blocks() for point in scorer.feed(block)]
+        return points + scorer.close()
 
     def _checked(self, **options: Any) -> dict[str, Any]:
         defaults: dict[str, Any] = {
@@ -212,7 +167,7 @@ class LitePipeline:
         if hop is not None and hop < 0.05:
             raise ValueError(f"Expected `hop_seconds` of 0.05 or more, got {hop!r}.")
         if options["interval"] is not None:
-            check_intervals(self.config.get("score_intervals"), options["interval"])
+            check_intervals(self.config.score_intervals, options["interval"])
         if options["return_timeline"] and self._local_facts is None:
             raise ValueError(
                 f"Expected page.json and local.onnx beside {str(self._graph)!r} for a timeline, got none: `hf-sqa export onnx "
@@ -222,7 +177,7 @@ class LitePipeline:
 
     def _check_form(self) -> None:
         exported = json.loads(self._session.get_modelmeta().custom_metadata_map.get(EXPORTED_OPTIONS, "{}"))
-        differing = [name for name, value in exported.items() if self.config.get(name) != value]
+        differing = [name for name, value in exported.items() if getattr(self.config, name, None) != value]
         num_scores = self.score_windows(np.zeros((1, 1), np.float32)).shape[-1]
         if differing or num_scores != len(self.score_names):
             what = ", ".join(differing) or f"{len(self.score_names)} scores for a graph of {num_scores}"
@@ -244,7 +199,8 @@ def _graph_of(model: Path) -> Path:
     return model / graphs[0]
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> Any:
+    """What config.json says, by attribute, as of the pipeline on torch."""
     file = folder / "config.json"
     if not file.is_file():
         raise OSError(f"Expected config.json beside the graph in {str(folder)!r}, got none; copy it from where the graph is from.")
@@ -253,7 +209,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"Expected the graph of a {FAMILY}, got {config.get('model_type')!r} in {str(folder)!r}.")
     if missing := [name for name in NEEDED if name not in config]:
         raise ValueError(f"Expected {', '.join(missing)} in config.json of {str(folder)!r}, got none; export the model again.")
-    return config
+    names = [config["id2label"][str(column)] for column in range(len(config["id2label"]))]
+    return SimpleNamespace(**{"score_mapping": None, "score_intervals": None, **config, "score_names": names})
 
 
 def _session(graph: Path, num_threads: int | None, content: bytes | None = None) -> Any:

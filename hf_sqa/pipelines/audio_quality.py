@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,24 +16,14 @@ import torch
 from transformers import Pipeline
 from transformers.utils import logging
 
-from hf_sqa.audio import AudioError, Finding, Recording, load_or_refuse
+from hf_sqa.audio import AudioError, Recording, load_or_refuse
 from hf_sqa.blocks.faults import FaultFinder
 from hf_sqa.blocks.local_quality import LocalScore, LocalScorer
-from hf_sqa.blocks.result_rows import (
-    SHOWN_OF_A_RECORDING,
-    details,
-    findings,
-    named,
-    segment_rows,
-    status_columns,
-)
-from hf_sqa.blocks.score_intervals import with_intervals
-from hf_sqa.blocks.score_mapping import apply_score_mapping
-from hf_sqa.blocks.timeline import Fault, described
+from hf_sqa.blocks.result_rows import RecordingScores, findings, result_row
+from hf_sqa.blocks.timeline import Fault
 from hf_sqa.choices import did_you_mean
 from hf_sqa.isolation import Isolated, Lost
 from hf_sqa.modeling import AudioQualityPreTrainedModel, model_identity
-from hf_sqa.outputs import RecordingScores
 
 logger = logging.get_logger(__name__)
 
@@ -157,7 +146,8 @@ class AudioQualityPipeline(Pipeline):
     def run_single(self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict) -> dict[str, Any]:
         (item,) = self.forward([self.preprocess(inputs, **preprocess_params)], **forward_params)
         if not postprocess_params.get("return_details"):
-            for finding in self._findings(item):
+            scores = item["scores"].scores if item["error"] is None else None
+            for finding in findings(item["recording"], scores, self.model.config):
                 logger.warning(f"{item['recording'].source}: {finding.message} [{finding.code}]; the score is doubtful.")
         return self.postprocess(item, **postprocess_params)
 
@@ -223,7 +213,7 @@ class AudioQualityPipeline(Pipeline):
             if isinstance(scored, AudioError):
                 item["error"] = scored
             else:
-                item["scores"] = self._mapped(scored)
+                item["scores"] = scored.mapped(self.model.config)
                 if return_timeline:
                     scorer = self.model.local_scorer(self.feature_extractor, sampling_rate=item["recording"].sampling_rate)
                     if mode == self.model.modes[0]:
@@ -233,28 +223,11 @@ class AudioQualityPipeline(Pipeline):
                     item["points"] = self.mapped_points(points)
         return items
 
-    def _mapped(self, scored: RecordingScores) -> RecordingScores:
-        """Scores through the `score_mapping` of the checkpoint, if it has one: of the recording, and of every segment alone.
-
-        The mapping was fitted on scores of recordings, so the mapped score is not the mean of the mapped segments.
-        """
-        config = self.model.config
-        if not config.score_mapping:
-            return scored
-        scores, segment_scores = np.array(scored.scores, np.float64), np.array(scored.segment_scores, np.float64)
-        for name, mapping in config.score_mapping.items():
-            column = config.label2id[name]
-            scores[column] = apply_score_mapping(scores[column], mapping)
-            if len(segment_scores):
-                segment_scores[:, column] = apply_score_mapping(segment_scores[:, column], mapping)
-        return replace(scored, scores=scores, segment_scores=segment_scores)
-
     def mapped_points(self, points: list[LocalScore]) -> list[LocalScore]:
         """Local scores through the `score_mapping` of the checkpoint, if it has one."""
-        if not self.model.config.score_mapping:
-            return points
+        config = self.model.config
         return [
-            point if point.scores is None else replace(point, scores=self._mapped(RecordingScores(point.scores)).scores)
+            point if point.scores is None else replace(point, scores=RecordingScores(point.scores).mapped(config).scores)
             for point in points
         ]
 
@@ -269,52 +242,10 @@ class AudioQualityPipeline(Pipeline):
                 return [error]
             return [self._score([recording], mode, hop_seconds)[0] for recording in recordings]
 
-    def postprocess(
-        self,
-        item: dict[str, Any],
-        return_segments: bool = False,
-        return_timeline: bool = False,
-        return_details: bool = False,
-        on_error: str = "raise",
-        interval: float | None = None,
-    ) -> dict[str, Any]:
-        recording, error = item["recording"], item["error"]
-        if error is None and not np.isfinite(item["scores"].scores).all():
-            error = AudioError(
-                recording.source,
-                "score_not_finite",
-                f"the model returned {item['scores'].scores.tolist()}; load it with dtype=float32, or check the checkpoint",
-            )
-        if error is not None and on_error == "raise":
-            raise error
-        names = self.model.config.score_names
-        row: dict[str, Any] = named(names, item["scores"].scores) if error is None else dict.fromkeys(names)
-        if interval is not None:
-            config = self.model.config
-            row = with_intervals(row, config.score_intervals, interval, config.score_min, config.score_max)
-        if on_error == "row":
-            row |= status_columns(error)
-        if return_segments:
-            row["segments"] = []
-            if error is None:
-                scored = item["scores"]
-                windows = (scored.segment_starts, scored.segment_ends, scored.segment_scores)
-                row["segments"] = segment_rows(names, *windows, recording.sampling_rate)
-        if return_timeline:
-            nothing: dict[str, Any] = {"timeline": [], "worst": None, "faults": []}
-            row |= described(item["points"], item["faults"], names) if error is None else nothing
-        if return_details:
-            row |= details(recording) if recording is not None else dict.fromkeys(SHOWN_OF_A_RECORDING)
-            row["warnings"] = [{"code": finding.code, "message": finding.message} for finding in self._findings(item)]
-            row["num_segments"] = len(item["scores"].segment_starts) if error is None else 0
-            row["mode"], row["hop_seconds"] = item.get("mode"), item.get("hop_seconds")
-            row["model"] = self.identity(item.get("mode"), item.get("hop_seconds"))
-        return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
-
-    def _findings(self, item: dict[str, Any]) -> list[Finding]:
-        """What makes the score doubtful: warnings of the recording, and a score that no listener could have given."""
-        scores = item["scores"].scores if item["error"] is None else None
-        return findings(item["recording"], scores, self.model.config.score_min, self.model.config.score_max)
+    def postprocess(self, item: dict[str, Any], **options: Any) -> dict[str, Any]:
+        """The row of a recording; see [`~hf_sqa.blocks.result_rows.result_row`]."""
+        row = result_row(item, self.model.config, **options)
+        return row | {"model": self.identity(item.get("mode"), item.get("hop_seconds"))} if options.get("return_details") else row
 
     @property
     def local_method(self) -> str:
