@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
-from hf_sqa.audio.containers import DamagedError, Part, PartFile, after_tags, check_frames, find_layout
+from hf_sqa.audio.containers import DamagedError, Part, PartFile, after_tags, check_frames, find_parts
 from hf_sqa.audio.ffmpeg_containers import SoundTrack, container_kind
 from hf_sqa.audio.findings import AudioError
 from hf_sqa.audio.quiet import without_decoder_messages
@@ -64,18 +64,18 @@ class FileStream(AudioStream):
                 if self._kind in ("aac", "amr"):
                     check_frames(raw, size, start)
                 elif self._kind is None:
-                    self._layout = find_layout(raw, size)
+                    self._parts = find_parts(raw, size)
             except DamagedError as error:
                 raise AudioError(source, "truncated", str(error)) from None
         if self._kind is not None:
             with SoundTrack(self._raw(), self._kind, source) as track:
                 self.sampling_rate, self.num_channels = checked_rate(track.sampling_rate, source), track.num_channels
             return
-        self._is_whole = [(part.start, part.stop, part.header) for part in self._layout.parts] == [(0, size, b"")]
-        for part in self._layout.parts:
+        self._is_whole = [(part.start, part.stop, part.header) for part in self._parts] == [(0, size, b"")]
+        for part in self._parts:
             with self._opened(part) as opened:
                 rate, channels = checked_rate(opened.samplerate, source), opened.channels
-            if part is not self._layout.parts[0] and (rate, channels) != (self.sampling_rate, self.num_channels):
+            if part is not self._parts[0] and (rate, channels) != (self.sampling_rate, self.num_channels):
                 raise AudioError(
                     source, "unsupported", "it holds several recordings of different rates or channels; cut it into one file each"
                 )
@@ -122,19 +122,18 @@ class FileStream(AudioStream):
             with SoundTrack(self._raw(), self._kind, self.source) as track:
                 yield from _from(first, track.blocks())
             return
-        parts = self._layout.parts
-        if len(parts) == 1 and first:
-            with self._opened(parts[0]) as opened:
+        if len(self._parts) == 1 and first:
+            with self._opened(self._parts[0]) as opened:
                 seeks, frames = opened.format in SEEKS_EXACTLY, opened.frames
             if seeks:
-                yield from self._blocks_of(parts[0], min(first, frames))
+                yield from self._blocks_of(self._parts[0], min(first, frames))
                 return
-        yield from _from(first, (block for part in parts for block in self._blocks_of(part, 0)))
+        yield from _from(first, (block for part in self._parts for block in self._blocks_of(part, 0)))
 
     def _blocks_of(self, part: Part, first: int) -> Iterator[np.ndarray]:
         position = first
         with self._opened(part) as opened:
-            states_frames = self._layout.frames_tolerance_seconds is not None and opened.frames < UNKNOWN_FRAMES
+            states_frames = part.frames_tolerance_seconds is not None and opened.frames < UNKNOWN_FRAMES
             promised = opened.frames if states_frames else None
             size = max(1, min(int(BLOCK_SECONDS * self.sampling_rate), opened.frames))
             try:
@@ -149,7 +148,7 @@ class FileStream(AudioStream):
                     yield block
             except soundfile.LibsndfileError as error:
                 raise self._cut_short(position, promised, error.error_string.strip()) from None
-        tolerance = self._layout.frames_tolerance_seconds or 0.0
+        tolerance = part.frames_tolerance_seconds or 0.0
         if promised is not None and position < promised - tolerance * self.sampling_rate:
             raise self._cut_short(position, promised, "end of file")
         if part.num_frames is not None and position < part.num_frames:

@@ -230,13 +230,13 @@ def test_a_real_cut_stays_refused(kind):
 
 def test_a_recording_of_five_gigabytes_is_found_in_a_file_that_leaves_its_length_open(tmp_path):
     """The header alone is looked at: a sparse file."""
-    from hf_sqa.audio.containers import find_layout
+    from hf_sqa.audio.containers import find_parts
 
     path = tmp_path / "long.wav"
     path.write_bytes(wav(0xFFFFFFFF, 0xFFFFFFFF)[:44])
     with path.open("r+b") as file:
         file.truncate(5 << 30)
-        (part,) = find_layout(file, 5 << 30).parts
+        (part,) = find_parts(file, 5 << 30)
 
     assert (part.start, part.stop) == (44, 5 << 30)
     assert part.header.startswith(b"RF64\xff\xff\xff\xffWAVEds64")

@@ -32,9 +32,7 @@ def check_frames(file: BinaryIO, size: int, start: int) -> None:
         if head.startswith(TAGS):
             return
         if step is None:
-            raise DamagedError(
-                f"no frame begins where one should, at byte {position:,} of {size:,}: the file is damaged; copy or record it again"
-            )
+            raise DamagedError.at(position, size, "no frame begins where one should")
         position += step
 
 

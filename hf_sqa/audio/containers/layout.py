@@ -1,35 +1,21 @@
-"""What kind of file it is by its first bytes, and what is in it."""
+"""What kind of file it is by its first bytes, and the recordings in it."""
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import BinaryIO
 
-from hf_sqa.audio.containers.flac import MAGIC as FLAC_MAGIC, find_parts as find_flac_parts
-from hf_sqa.audio.containers.mpeg import find_parts as find_mpeg_parts, id3_bytes
-from hf_sqa.audio.containers.ogg import MAGIC as OGG_MAGIC, find_parts as find_ogg_parts
-from hf_sqa.audio.containers.part import Part
-from hf_sqa.audio.containers.riff import FORMS as RIFF_FORMS, find_parts as find_riff_parts
+from hf_sqa.audio.containers import mpeg, ogg, riff
+from hf_sqa.audio.containers.part import Part, occurrences
 from hf_sqa.audio.containers.stated_sizes import check_stated_size
 
-
-@dataclass(frozen=True)
-class Layout:
-    """What a file holds."""
-
-    parts: tuple[Part, ...]  # its recordings, in order. Programs that write one after another mean one
-    # by how much a decoder may fall short of the number of frames that it states itself; `None` where it guesses that number, or
-    # takes it from the length of the file
-    frames_tolerance_seconds: float | None = None
+FLAC_MAGIC = b"fLaC"
+#: The same with the header of the block that comes first in every FLAC, and may be its last.
+FLAC_BEGINNING = FLAC_MAGIC + rb"[\x00\x80]\x00\x00\x22"
 
 
-#: A frame of Opus, the longest there is.
-LOSSY_TOLERANCE_SECONDS = 0.12
-
-
-def find_layout(file: BinaryIO, size: int) -> Layout:
-    """What a file of `size` bytes holds.
+def find_parts(file: BinaryIO, size: int) -> list[Part]:
+    """The recordings in a file of `size` bytes, in order. Programs that write one after another mean one.
 
     Raises:
         DamagedError: If samples are missing, or something that is no audio lies among them.
@@ -38,18 +24,20 @@ def find_layout(file: BinaryIO, size: int) -> Layout:
     file.seek(start)
     magic = file.read(4)
     try:
-        if magic in RIFF_FORMS and start == 0:
-            return Layout(tuple(find_riff_parts(file, size)))
-        if magic == OGG_MAGIC and start == 0:
-            return Layout(tuple(find_ogg_parts(file, size)), LOSSY_TOLERANCE_SECONDS)
+        if magic in riff.FORMS and start == 0:
+            return riff.find_parts(file, size)
+        if magic == ogg.MAGIC and start == 0:
+            return ogg.find_parts(file, size)
         if magic == FLAC_MAGIC:
-            return Layout(tuple(find_flac_parts(file, size, start)), 0.0)
+            # Of several recordings written one after another a decoder reads the first.
+            starts = sorted({start, *occurrences(file, start, FLAC_BEGINNING, 8)})
+            return [Part(*ends, frames_tolerance_seconds=0.0) for ends in zip(starts, [*starts[1:], size], strict=True)]
         if magic[:1] == b"\xff" or start:
-            return Layout(tuple(find_mpeg_parts(file, size, start)))
+            return mpeg.find_parts(file, size, start)
         check_stated_size(file, size)
     except (struct.error, ValueError, IndexError, ArithmeticError):
         pass  # the header itself is cut off or nonsense: libsndfile will say so
-    return Layout((Part(0, size),))
+    return [Part(0, size)]
 
 
 def after_tags(file: BinaryIO) -> int:
@@ -60,4 +48,4 @@ def after_tags(file: BinaryIO) -> int:
         head = file.read(10)
         if len(head) < 10 or not head.startswith(b"ID3"):
             return position
-        position += id3_bytes(head)
+        position += mpeg.id3_bytes(head)

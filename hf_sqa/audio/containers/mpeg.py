@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from hf_sqa.audio.containers.part import DamagedError, Part
+from hf_sqa.audio.containers.part import DamagedError, Part, occurrences
 
 #: Kilobits a second of the indices from 1, by version (1, or 2 for 2 and 2.5) and layer.
 KILOBITS = {
@@ -37,7 +38,8 @@ Kind = tuple[int, int, int]
 class Frame:
     """A frame, as its first bytes describe it."""
 
-    length: int  # bytes
+    head: bytes  # its first four bytes
+    length: int  # how many it has
     kind: Kind  # version, layer and rate in Hz: all frames of a recording have the same
     is_tag: bool = False  # whether it holds a Xing, Info or VBRI tag in place of sound
     num_stated: int | None = None  # how many frames follow, if the tag says so
@@ -48,30 +50,24 @@ class _Recording:
     """What was met of one recording so far."""
 
     start: int
-    kind: Kind
-    head: bytes
+    first: Frame
     sound_start: int
-    num_stated: int | None
     num_frames: int = 0
 
     def part(self, stop: int) -> Part:
-        is_stated = self.num_stated is not None and abs(self.num_frames - self.num_stated) <= FRAMES_IN_DOUBT
-        if is_stated or self.kind[1] != 3:
-            return Part(self.start, stop, num_frames=self._least_samples)
-        if self.num_stated is not None and self.num_frames < self.num_stated:
+        version, layer, _ = self.first.kind
+        in_frame = 384 if layer == 1 else 576 if layer == 3 and version != 3 else 1152
+        least_samples = max(0, self.num_frames - FRAMES_OF_DELAY) * in_frame
+        stated = self.first.num_stated
+        if layer != 3 or (stated is not None and abs(self.num_frames - stated) <= FRAMES_IN_DOUBT):
+            return Part(self.start, stop, num_frames=least_samples)
+        if stated is not None and self.num_frames < stated:
             raise DamagedError(
-                f"its first frame says that {self.num_stated:,} follow and {self.num_frames:,} do: the file is cut short or "
-                "damaged; copy or encode it again"
+                f"its first frame says that {stated:,} follow and {self.num_frames:,} do: the file is cut short or damaged; copy "
+                "or encode it again"
             )
         # Without a tag, or where something was appended, libsndfile stops where it guesses the end.
-        return Part(self.sound_start, stop, _tag_frame(self.head, self.num_frames), self._least_samples)
-
-    @property
-    def _least_samples(self) -> int:
-        """Samples a channel that a decoder makes of the frames at least: it leaves out what the encoder added at both ends."""
-        version, layer, _ = self.kind
-        in_frame = 384 if layer == 1 else 576 if layer == 3 and version != 3 else 1152
-        return max(0, self.num_frames - FRAMES_OF_DELAY) * in_frame
+        return Part(self.sound_start, stop, _tag_frame(self.first.head, self.num_frames), least_samples)
 
 
 def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
@@ -90,20 +86,23 @@ def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
         frame = _frame(file, position)
         if frame is None:
             end = _tag_end(file, position, size)
-            if end is None:
-                _check_trail(file, position, size, recording)
-                break
-            position = end
-            continue
-        if recording is None or frame.is_tag or frame.kind != recording.kind:
+            if end is not None:
+                position = end
+                continue
+            # What is neither frame nor tag must be the end, and short unless all frames are there that should be.
+            stated = recording.first.num_stated if recording is not None else None
+            is_complete = recording is not None and stated is not None and recording.num_frames >= stated
+            is_short = size - position <= LONGEST_TRAIL
+            if not (is_complete or is_short) or _next_frame(file, position + 1, size, size) is not None:
+                raise DamagedError.at(position, size, "no frame begins where one should")
+            break
+        if recording is None or frame.is_tag or frame.kind != recording.first.kind:
             if recording is not None and not _is_chain(file, position, size):
-                raise _no_frame_at(position, size)
+                raise DamagedError.at(position, size, "no frame begins where one should")
             if recording is not None:
                 parts.append(recording.part(position))
                 begin = position
-            file.seek(position)
-            sound_start = position + (frame.length if frame.is_tag else 0)
-            recording = _Recording(begin, frame.kind, file.read(4), sound_start, frame.num_stated)
+            recording = _Recording(begin, frame, position + (frame.length if frame.is_tag else 0))
         if position + frame.length > size:
             break  # less than a frame is missing
         recording.num_frames += not frame.is_tag
@@ -137,10 +136,10 @@ def _frame_of(head: bytes) -> Frame | None:
             break  # sound: mpg123 takes nothing for a tag that does not begin in silence
         if name in (b"Xing", b"Info") and len(head) >= place + 12:
             flags, count = struct.unpack_from(">II", head, place + 4)
-            return Frame(length, kind, True, count if flags & 1 else None)
+            return Frame(head[:4], length, kind, True, count if flags & 1 else None)
         if name == b"VBRI" and len(head) >= place + 18:
-            return Frame(length, kind, True, struct.unpack_from(">I", head, place + 14)[0])
-    return Frame(length, kind)
+            return Frame(head[:4], length, kind, True, struct.unpack_from(">I", head, place + 14)[0])
+    return Frame(head[:4], length, kind)
 
 
 def _tag_frame(head: bytes, num_frames: int) -> bytes:
@@ -165,16 +164,8 @@ def _is_chain(file: BinaryIO, position: int, size: int) -> bool:
 
 def _next_frame(file: BinaryIO, position: int, stop: int, size: int) -> int | None:
     """Where the first frame begins that another one follows."""
-    while position < stop:
-        file.seek(position)
-        block = file.read(min(1 << 16, stop - position))
-        place = block.find(b"\xff")
-        while place >= 0:
-            if _is_chain(file, position + place, size):
-                return position + place
-            place = block.find(b"\xff", place + 1)
-        position += len(block)
-    return None
+    places = itertools.takewhile(lambda place: place < stop, occurrences(file, position, rb"\xff", 1))
+    return next((place for place in places if _is_chain(file, place, size)), None)
 
 
 def _tag_end(file: BinaryIO, position: int, size: int) -> int | None:
@@ -201,21 +192,3 @@ def id3_bytes(head: bytes) -> int:
     """Bytes of the ID3v2 tag that begins so, with its footer."""
     length = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
     return 10 + length + (10 if head[5] & 16 else 0)
-
-
-def _check_trail(file: BinaryIO, position: int, size: int, recording: _Recording | None) -> None:
-    """What is neither frame nor tag must be the end, and short unless all frames are there that should be.
-
-    Raises:
-        DamagedError: If it is not.
-    """
-    is_complete = recording is not None and recording.num_stated is not None and recording.num_frames >= recording.num_stated
-    is_short = size - position <= LONGEST_TRAIL
-    if not (is_complete or is_short) or _next_frame(file, position + 1, size, size) is not None:
-        raise _no_frame_at(position, size)
-
-
-def _no_frame_at(position: int, size: int) -> DamagedError:
-    return DamagedError(
-        f"no frame begins where one should, at byte {position:,} of {size:,}: the file is damaged; copy or encode it again"
-    )

@@ -6,10 +6,12 @@ import struct
 import zlib
 from typing import BinaryIO
 
-from hf_sqa.audio.containers.part import DamagedError, Part
+from hf_sqa.audio.containers.part import DamagedError, Part, occurrences
 
 MAGIC = b"OggS"
 BEGINS, ENDS = 2, 4
+#: A frame of Opus, the longest there is.
+LONGEST_FRAME_SECONDS = 0.12
 #: Every byte with its bits in reverse: the checksum of Ogg is that of zlib, with bits counted from the other end.
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -26,12 +28,12 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
     while position < size:
         page = _page(file, position, size)
         if page is None:
-            if _another_page_follows(file, position) or not flags & ENDS:
-                raise _damage_at(position, size, "there is no page where one should begin")
+            if not flags & ENDS or any(True for _ in occurrences(file, position, MAGIC + b"\0", 5)):
+                raise DamagedError.at(position, size, "there is no page where one should begin")
             break  # what was appended, such as the tags of MP3
         flags, granule, stream, number, length, is_sound = page
         if not is_sound:
-            raise _damage_at(position, size, "the checksum of a page does not match")
+            raise DamagedError.at(position, size, "the checksum of a page does not match")
         if flags & BEGINS and not in_header:
             starts.append(position)
             last = {}
@@ -39,10 +41,11 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
         before, granule_before = last.get(stream, (number - 1, 0))
         # Recorded from a station, the first page of sound has a later number than the headers.
         if number != (before + 1) % (1 << 32) and granule_before > 0:
-            raise _damage_at(position, size, f"{number - before - 1} pages are missing")
+            raise DamagedError.at(position, size, f"{number - before - 1} pages are missing")
         last[stream] = number, max(granule, granule_before)
         position += length
-    return [Part(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
+    tolerance = LONGEST_FRAME_SECONDS
+    return [Part(*ends, frames_tolerance_seconds=tolerance) for ends in zip(starts, [*starts[1:], size], strict=True)]
 
 
 def _page(file: BinaryIO, position: int, size: int) -> tuple[int, int, int, int, int, bool] | None:
@@ -58,23 +61,9 @@ def _page(file: BinaryIO, position: int, size: int) -> tuple[int, int, int, int,
             flags, granule, stream, number, checksum = struct.unpack("<5xBqIII", header[:26])
             content = header[:22] + bytes(4) + header[26:] + segments + body
             return flags, granule, stream, number, len(content), _checksum(content) == checksum
-    raise _damage_at(position, size, "the last page breaks off")
+    raise DamagedError.at(position, size, "the last page breaks off")
 
 
 def _checksum(content: bytes) -> int:
     remainder = zlib.crc32(content.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(remainder.to_bytes(4, "little").translate(REVERSED), "big")
-
-
-def _another_page_follows(file: BinaryIO, position: int) -> bool:
-    file.seek(position)
-    kept = b""
-    while block := file.read(1 << 20):
-        if MAGIC + b"\0" in kept + block:
-            return True
-        kept = block[-4:]
-    return False
-
-
-def _damage_at(position: int, size: int, what: str) -> DamagedError:
-    return DamagedError(f"{what} at byte {position:,} of {size:,}: the file is cut short or damaged; copy or encode it again")

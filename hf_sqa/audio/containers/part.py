@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -18,6 +20,10 @@ UNKNOWN_LONG_SIZE = 1 << 62
 class DamagedError(Exception):
     """A file holds less than it says, or something that is no audio where audio should be."""
 
+    @classmethod
+    def at(cls, position: int, size: int, what: str) -> DamagedError:
+        return cls(f"{what} at byte {position:,} of {size:,}: the file is cut short or damaged; copy or encode it again")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -27,6 +33,9 @@ class Part:
     stop: int  # the byte after its last
     header: bytes = b""  # what to read before it
     num_frames: int | None = None  # samples a channel that a decoder must give at least, where that is known
+    # by how much a decoder may fall short of the number of frames that it states itself; `None` where it guesses that number, or
+    # takes it from the length of the file
+    frames_tolerance_seconds: float | None = None
 
 
 class PartFile(io.RawIOBase):
@@ -63,6 +72,20 @@ class PartFile(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def occurrences(file: BinaryIO, position: int, pattern: bytes, length: int) -> Iterator[int]:
+    """Where matches of a regular expression, of that many bytes each, begin from a byte of a file on."""
+    kept = b""
+    while True:
+        file.seek(position)
+        if not (block := file.read(1 << 20)):
+            return
+        content = kept + block
+        for match in re.finditer(pattern, content):
+            yield position - len(kept) + match.start()
+        position += len(block)
+        kept = content[len(content) - length + 1 :]
 
 
 def is_open(num_bytes: int) -> bool:

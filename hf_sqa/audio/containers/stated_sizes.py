@@ -27,7 +27,7 @@ def check_stated_size(file: BinaryIO, size: int) -> None:
     promise = reader(file, size) if reader is not None else None
     if promise is not None:
         # A CAF may hold packets of a lossless code, each of which is worth thousands of samples.
-        check_size(promise[1], size - promise[0], 0 if reader is _caf else SLOPPY_BYTES)
+        check_size(promise[1], size - promise[0], 0 if magic.startswith(b"caff") else SLOPPY_BYTES)
 
 
 def _unpack(file: BinaryIO, position: int, layout: str) -> tuple:
@@ -35,44 +35,19 @@ def _unpack(file: BinaryIO, position: int, layout: str) -> tuple:
     return struct.unpack(layout, file.read(struct.calcsize(layout)))
 
 
-def _iff(file: BinaryIO, size: int) -> Promise | None:
-    """AIFF and the IFF of the Amiga."""
-    position = 12
-    while position + 8 <= size:
-        name, length = _unpack(file, position, ">4sI")
-        if name in (b"SSND", b"BODY"):
-            return position + 8, length
-        position += 8 + length + length % 2
-    return None
-
-
-def _w64(file: BinaryIO, size: int) -> Promise | None:
-    position = 40  # after the GUID and length of the file, and the GUID of its content
-    while position + 24 <= size:
-        name, length = _unpack(file, position, "<4s12xQ")  # the length counts this header too
-        if name == b"data":
-            return position + 24, length - 24
-        if length < 24:
+def _chunk(
+    file: BinaryIO, size: int, position: int, layout: str, wanted: tuple[bytes, ...], alignment: int = 1, counted: int = 0
+) -> Promise | None:
+    """The first wanted of chunks that follow each other from a byte; their lengths count so many bytes of their headers."""
+    header = struct.calcsize(layout)
+    while position + header <= size:
+        name, length = _unpack(file, position, layout)
+        if name in wanted:
+            return position + header, length - counted
+        if length < counted:
             return None
-        position += -(-length // 8) * 8
+        position += header - counted + -(-length // alignment) * alignment
     return None
-
-
-def _caf(file: BinaryIO, size: int) -> Promise | None:
-    position = 8
-    while position + 12 <= size:
-        name, length = _unpack(file, position, ">4sq")  # -1 where it is not known
-        if name == b"data":
-            return position + 12, length
-        if length < 0:
-            return None
-        position += 12 + length
-    return None
-
-
-def _au(file: BinaryIO, size: int) -> Promise:
-    (magic,) = _unpack(file, 0, "4s")
-    return _unpack(file, 4, ">II" if magic == b".snd" else "<II")  # type: ignore[return-value]
 
 
 def _sphere(file: BinaryIO, size: int) -> Promise | None:
@@ -116,20 +91,6 @@ def _mat5(file: BinaryIO, size: int) -> Promise:
     return position + 8, _unpack(file, position, order + "II")[1]
 
 
-def _avr(file: BinaryIO, size: int) -> Promise:
-    is_stereo, bits, frames = _unpack(file, 12, ">HH10xI")
-    return 128, frames * (2 if is_stereo else 1) * (bits // 8)
-
-
-def _mpc(file: BinaryIO, size: int) -> Promise:
-    is_stereo, frames = _unpack(file, 21, "<B8xI")
-    return 42, frames * 2 * (2 if is_stereo else 1)
-
-
-def _wve(file: BinaryIO, size: int) -> Promise:
-    return 32, _unpack(file, 18, ">I")[0]
-
-
 def _sds(file: BinaryIO, size: int) -> Promise:
     """A dump in packets of 127 bytes; numbers have seven bits a byte.
 
@@ -148,19 +109,27 @@ def _sds(file: BinaryIO, size: int) -> Promise:
     return 21, num_packets * 127
 
 
+def _frames(file: BinaryIO, start: int, position: int, layout: str, frame_bytes: Callable[..., int]) -> Promise:
+    """Samples from a byte on; their header says whether there are two channels, ..., and last the number of frames."""
+    *facts, frames = _unpack(file, position, layout)
+    return start, frames * frame_bytes(*facts)
+
+
 READERS: dict[bytes, Callable[[BinaryIO, int], Promise | None]] = {
-    b"FORM": _iff,
-    b"riff": _w64,
-    b"caff": _caf,
-    b".snd": _au,
-    b"dns.": _au,
+    # AIFF and the IFF of the Amiga
+    b"FORM": lambda file, size: _chunk(file, size, 12, ">4sI", (b"SSND", b"BODY"), 2),
+    # After the GUID and length of the file, and the GUID of its content
+    b"riff": lambda file, size: _chunk(file, size, 40, "<4s12xQ", (b"data",), 8, 24),
+    b"caff": lambda file, size: _chunk(file, size, 8, ">4sq", (b"data",)),  # -1 where it is not known
+    b".snd": lambda file, size: _unpack(file, 4, ">II"),
+    b"dns.": lambda file, size: _unpack(file, 4, "<II"),
     b"NIST": _sphere,
     b"Creative Voice": _voc,
     b"MATLAB 5": _mat5,
     b"\x00\x00\x00\x00\x01\x00\x00\x00\x01": _mat4,
     b"\x00\x00\x03\xe8\x00\x00\x00\x01": _mat4,
-    b"2BIT": _avr,
-    b"\x01\x04": _mpc,
-    b"ALawSoundFile": _wve,
+    b"2BIT": lambda file, size: _frames(file, 128, 12, ">HH10xI", lambda is_stereo, bits: (1 + bool(is_stereo)) * (bits // 8)),
+    b"\x01\x04": lambda file, size: _frames(file, 42, 21, "<B8xI", lambda is_stereo: 2 * (1 + bool(is_stereo))),
+    b"ALawSoundFile": lambda file, size: _frames(file, 32, 18, ">I", lambda: 1),
     b"\xf0\x7e": _sds,
 }
