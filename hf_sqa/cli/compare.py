@@ -14,7 +14,7 @@ import typer
 from hf_sqa.cells import visible
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, check_plot, say, stop
-from hf_sqa.cli.tables import RowWriter, colour, make_console, show_table
+from hf_sqa.cli.tables import colour, make_console, row_writer, show_table
 from hf_sqa.progress import bar
 
 #: Pairs printed at most; of more, those that are neighbours by their means.
@@ -97,7 +97,7 @@ def compare(
 
     quiet()
     try:
-        writer = RowWriter(output, sys.stdout) if output is not None else None
+        writer = row_writer(output, sys.stdout) if output is not None else None
         with bar() as update:
             compared = compare_sources(
                 *sources,

@@ -10,7 +10,7 @@ import typer
 
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, need_extra, stop
-from hf_sqa.cli.tables import RowWriter, print_agreement
+from hf_sqa.cli.tables import print_agreement, row_writer
 from hf_sqa.progress import bar
 
 
@@ -65,7 +65,7 @@ def evaluate(
     need_extra("`hf-sqa evaluate`", "train", "datasets", "evaluate")
     try:
         writers = {
-            name: RowWriter(path, sys.stdout) for name, path in (("rows", output), ("clips", predictions)) if path is not None
+            name: row_writer(path, sys.stdout) for name, path in (("rows", output), ("clips", predictions)) if path is not None
         }
     except (OSError, ValueError) as error:
         stop(error)

@@ -15,7 +15,7 @@ from hf_sqa.cells import file_row
 from hf_sqa.cli.files import find_recordings
 from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, check_plot, say, stop
-from hf_sqa.cli.tables import SORTS, RowWriter, make_console, mean_and_worst, print_table, sort_rows
+from hf_sqa.cli.tables import SORTS, make_console, mean_and_worst, print_table, row_writer, sort_rows
 from hf_sqa.progress import bar
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def score_files(
         check_plot(plot)
     scorer, score_names = _load(settings) if backend == "torch" else _load_graph(settings)
     try:
-        writer = RowWriter(Path(output), sys.stdout) if output is not None else None
+        writer = row_writer(Path(output), sys.stdout) if output is not None else None
     except (OSError, ValueError) as error:
         stop(error)
     rows: list[dict[str, Any]] = []

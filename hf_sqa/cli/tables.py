@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import errno
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from hf_sqa.cells import clock, csv_cell, finite, visible
-from hf_sqa.extras import needs_extra
+from hf_sqa.cells import clock, visible
+from hf_sqa.row_tables import RowWriter
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SORTS = ("worst", "best", "name", "input")
@@ -23,63 +20,13 @@ MOST_FAULTS, MOST_LINES = 3, 60
 COLOURS = ((4.0, "green"), (3.0, "yellow"), (2.0, "dark_orange"), (-math.inf, "red"))
 
 
-class RowWriter:
-    """Writes rows as they come, so that an interrupted run keeps what is done. Parquet is written on `close`.
-
-    Args:
-        path (`Path`): `.csv`, `.jsonl` or `.parquet`; `-` writes JSON lines to standard output.
-    """
-
-    def __init__(self, path: Path, standard_output: IO[str]):
-        self._kind = ".jsonl" if str(path) == "-" else path.suffix.lower()
-        if self._kind not in SUFFIXES:
-            raise ValueError(f"Expected --output to end in {', '.join(SUFFIXES)}, or to be '-', got {str(path)!r}.")
-        if self._kind == ".parquet":
-            try:
-                import pyarrow  # noqa: F401
-            except ImportError:
-                raise ValueError(needs_extra("Writing Parquet", "corpus", "write .csv or .jsonl")) from None
-        self._path = path
-        self._rows: list[dict[str, Any]] = []
-        self._columns: list[str] | None = None
-        self._file: IO[str] | None = None
-        if str(path) == "-":
-            self._file = standard_output
-        elif self._kind == ".parquet":
-            with path.open("ab"):  # now is the time to learn that it cannot be written
-                pass
-        else:
-            self._file = path.open("w", encoding="utf-8", newline="")
-
-    def write(self, row: dict[str, Any]) -> None:
-        if self._kind == ".parquet":
-            self._rows.append(row)
-            return
-        assert self._file is not None
-        if self._kind == ".jsonl":
-            self._file.write(json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n")
-        else:
-            writer = csv.writer(self._file)
-            if self._columns is None:
-                self._columns = list(row)
-                writer.writerow([csv_cell(column) for column in self._columns])
-            writer.writerow([csv_cell(row[column]) for column in self._columns])
-        self._file.flush()
-
-    def close(self) -> None:
-        """
-        Raises:
-            OSError: If the rows are not all in the file: a full disk, or a file that was removed meanwhile.
-        """
-        if self._kind == ".parquet":
-            import pyarrow
-            import pyarrow.parquet
-
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(self._rows), self._path)
-        elif self._file is not None and str(self._path) != "-":
-            self._file.close()
-            if not self._path.exists():
-                raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(self._path))
+def row_writer(path: Path, standard_output: IO[str]) -> RowWriter:
+    """What writes rows to `.csv`, `.jsonl` or `.parquet`; for `-` JSON lines to standard output."""
+    if str(path) == "-":
+        return RowWriter(path, ".jsonl", standard_output)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"Expected --output to end in {', '.join(SUFFIXES)}, or to be '-', got {str(path)!r}.")
+    return RowWriter(path)
 
 
 def sort_rows(rows: Sequence[dict[str, Any]], score: str, sort: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, Literal
 
 from hf_sqa.data.tables import read_number
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 from hf_sqa.folders import AudioFolders
 
 #: Scores of the schema and the range a value must lie in. `mos` lies on its own scale until `examine` has brought it to 1-5.
@@ -319,8 +319,4 @@ def undecoded(data: Any, column: str = "audio") -> Any:
 
 def import_datasets() -> Any:
     """The package `datasets`, or an error that says how to get it."""
-    try:
-        import datasets
-    except ImportError:
-        raise ImportError(needs_extra("Loading a corpus", "train")) from None
-    return datasets
+    return import_extra("datasets", "Loading a corpus", "train")

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 
 DELIMITERS = ",;\t|"
 #: The line that tells Excel how a table is delimited.
@@ -151,10 +151,7 @@ def sheet_cells(path: Path, sheet: str | None = None, binary: Any = None) -> Ite
         ValueError: If the file is no such table, or has more rows or bytes than one.
         ImportError: If openpyxl is not installed.
     """
-    try:
-        import openpyxl
-    except ImportError:
-        raise ImportError(needs_extra(f"The Excel table {str(path)!r}", "xlsx", "save it as CSV")) from None
+    openpyxl = import_extra("openpyxl", f"The Excel table {str(path)!r}", "xlsx", "save it as CSV")
     try:
         # Once with the values that formulas had, once with the formulas.
         source = path if binary is None else binary

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.signal
 
 from hf_sqa.degradations.kind import check_range, degradation, note
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 
 #: Highest order of reflections: beyond it, a room of usual size takes seconds and hundreds of megabytes.
 MAX_IMAGE_ORDER = 60
@@ -45,11 +45,9 @@ def reverberation(
 
 
 def _pyroomacoustics() -> Any:
-    try:
-        import pyroomacoustics
-    except ImportError:
-        raise ModuleNotFoundError(needs_extra("The kind 'room'", "rooms", "take `reverberation`, which needs nothing")) from None
-    return pyroomacoustics
+    return import_extra(
+        "pyroomacoustics", "The kind 'room'", "rooms", "take `reverberation`, which needs nothing", ModuleNotFoundError
+    )
 
 
 @degradation(requires=lambda parameters: _pyroomacoustics(), t60_seconds=(0.1, 3))

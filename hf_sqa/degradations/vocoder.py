@@ -17,7 +17,7 @@ from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.frames import fitted
 from hf_sqa.degradations.kind import check_range, degradation
 from hf_sqa.degradations.spectrum import ShortTimeSpectrum, frame_size
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 
 FRAME_MS = 64.0
 #: Griffin-Lim with momentum (Perraudin, Balazs and Sondergaard 2013).
@@ -163,13 +163,9 @@ def _correlation(samples: np.ndarray, lag: int) -> float:
 
 
 def _check_pyworld(parameters: Mapping[str, Any]) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of pkg_resources, which it imports
-            import pyworld
-    except ImportError as error:
-        raise ModuleNotFoundError(needs_extra("The kind 'world_vocoder'", "vocoders")) from error
-    return pyworld
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of pkg_resources, which it imports
+        return import_extra("pyworld", "The kind 'world_vocoder'", "vocoders", error=ModuleNotFoundError)
 
 
 @degradation(requires=_check_pyworld, frame_ms=(1, 40), pitch_factor=(0.5, 2), aperiodicity_share=(0, 1))

@@ -17,7 +17,7 @@ from torch import nn
 
 from hf_sqa.checkpoint_files import GRAPH_FILE
 from hf_sqa.export.int8 import filters_from_a_wave, quantize
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 
 TOLERANCE = 1e-3  # MOS points between onnxruntime and torch
@@ -56,12 +56,7 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8:
         ValueError: If the graph's scores differ from torch's by more than 0.001, in 8 bits 0.1; or if 8 bits are asked for a family
             other than DistilledSQA.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"{needs_extra('Exporting to ONNX', 'onnx')} ({error})") from None
+    onnx, onnxruntime, _ = (import_extra(name, "Exporting to ONNX", "onnx") for name in ("onnx", "onnxruntime", "onnxscript"))
     spectrum = model.onnx_spectrum()
     if int8 and spectrum is None:
         raise ValueError(f"Expected a DistilledSQA for 8 bits, got {type(model).__name__}, which is exported in float32 only.")

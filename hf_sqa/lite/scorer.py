@@ -17,7 +17,7 @@ from hf_sqa.blocks.local_quality import LocalScore
 from hf_sqa.blocks.result_rows import RecordingScores, result_row
 from hf_sqa.blocks.score_intervals import check_intervals, score_columns
 from hf_sqa.checkpoint_files import graph_files
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 from hf_sqa.lite.local import GraphScorer, local_facts
 
 FAMILY = "distilled_sqa"
@@ -214,10 +214,7 @@ def _read_config(folder: Path) -> Any:
 
 
 def _session(graph: Path, num_threads: int | None, content: bytes | None = None) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise OSError(needs_extra(f"{str(graph)!r} is an ONNX graph, which", "onnx")) from None
+    onnxruntime = import_extra("onnxruntime", f"{str(graph)!r} is an ONNX graph, which", "onnx", error=OSError)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads or 0
     options.log_severity_level = 3

@@ -10,7 +10,6 @@ What cannot be measured is NaN with a reason, never a substitute: `pystoi` retur
 memory where a recording holds more than 50 utterances.
 """
 
-import importlib
 import itertools
 import math
 import warnings
@@ -22,7 +21,7 @@ import numpy as np
 from scipy.signal import correlate
 
 from hf_sqa.audio import resample
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 
 LABELS = ("pesq", "stoi", "sdi", "snr_db")
 PESQ_BANDS = ("wb", "nb")
@@ -255,8 +254,5 @@ def _unusable(waveform: np.ndarray, name: str) -> str | None:
 
 
 def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        label = {"pesq": "PESQ", "pystoi": "STOI"}[name]
-        raise ImportError(needs_extra(label, "labels", f"leave {label.lower()!r} out of `labels`")) from error
+    label = {"pesq": "PESQ", "pystoi": "STOI"}[name]
+    return import_extra(name, label, "labels", f"leave {label.lower()!r} out of `labels`")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 from hf_sqa.scoring.folder import as_begun, finish, hold_output, prepare
 from hf_sqa.scoring.run_part import Part, Progress, RunOfPart
 from hf_sqa.scoring.scorer import CorpusScorer, Settings
@@ -46,11 +46,7 @@ def score_with_ray(
     Raises:
         ImportError: If Ray is not installed.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ImportError(needs_extra("The Ray engine", "scale")) from None
+    ray_data = import_extra("ray.data", "The Ray engine", "scale")
     output = Path(output).absolute()
     with hold_output(output):
         worker = CorpusScorer(as_begun(settings, output, rescore))  # its identity decides whether the output may be used
@@ -63,7 +59,7 @@ def score_with_ray(
         progress = Progress(total=num_rows, rows_in_source=num_rows)
         if pieces:
             options = (run["source"], dict(source.reading), str(output), settings, retry_failed)
-            scored = ray.data.from_items(pieces, override_num_blocks=len(pieces)).map_batches(
+            scored = ray_data.from_items(pieces, override_num_blocks=len(pieces)).map_batches(
                 ShardActor,
                 batch_size=1,
                 concurrency=num_actors,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_sqa.cells import finite
-from hf_sqa.extras import needs_extra
+from hf_sqa.row_tables import import_parquet
 from hf_sqa.runs import whole_file
 from hf_sqa.scoring.items import Item
 
@@ -49,7 +49,7 @@ class ShardFolder:
     """The shards of one output folder."""
 
     def __init__(self, output: str | os.PathLike, score_columns: Sequence[str], kept_columns: Sequence[str]):
-        need_pyarrow()
+        import_parquet("Scoring a corpus into a folder", "name a file, such as scores.csv")
         self.folder = Path(output) / FOLDER
         self._score_columns, self._kept_columns = list(score_columns), list(kept_columns)
 
@@ -99,14 +99,6 @@ class ShardFolder:
         fields += [(name, types[kind]) for name, kind in TRAILING]
         fields += [(kept_name(name, self._score_columns), types["string"]) for name in self._kept_columns]
         return pyarrow.schema(fields)
-
-
-def need_pyarrow() -> None:
-    """Refuse to go on without pyarrow, which reads and writes Parquet."""
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise ValueError(needs_extra("Scoring a corpus into a folder", "corpus", "name a file, such as scores.csv")) from None
 
 
 @contextlib.contextmanager

@@ -3,16 +3,12 @@
 Files are written row by row, and appear whole or not at all. Audio is never copied.
 """
 
-import contextlib
-import csv
-import itertools
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.cells import csv_cell, finite
+from hf_sqa.row_tables import write_table
 from hf_sqa.runs import whole_folder
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.shards import (
@@ -29,7 +25,6 @@ from hf_sqa.scoring.sources import TABLE_SUFFIXES, Source
 
 FORMATS = ("jsonl", "csv", "parquet", "datasets", "manifest")
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
-ROWS_AT_A_TIME = 10_000
 #: Columns that are not added to a row of a manifest, which has its key and audio already.
 NOT_ADDED = frozenset({"row", "key", "audio"})
 
@@ -61,14 +56,7 @@ def write_rows(path: Path, rows: Iterable[Row], as_text: bool = True) -> None:
     if suffix not in SUFFIXES:
         raise ValueError(f"Expected a file ending in {', '.join(SUFFIXES)}, got {str(path)!r}.")
     with writing_whole(path) as unfinished:
-        if suffix == ".parquet":
-            _write_parquet(unfinished, rows)
-            return
-        with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            if suffix == ".jsonl":
-                file.writelines(json.dumps(finite(row), ensure_ascii=False, default=str) + "\n" for row in rows)
-            else:
-                _write_csv(csv.writer(file, delimiter="\t" if suffix == ".tsv" else ","), rows, as_text)
+        write_table(unfinished, rows, suffix, as_text=as_text)
 
 
 def with_manifest(rows: Iterable[Row], source: Source, run: dict[str, Any]) -> Iterator[Row]:
@@ -95,34 +83,6 @@ def with_manifest(rows: Iterable[Row], source: Source, run: dict[str, Any]) -> I
         added = {name: value for name, value in added.items() if name not in kept and name.removeprefix("source_") not in kept}
         clash = {name: f"{name}__hf_sqa" for name in added if name in item.record and name in OWN_COLUMNS}
         yield {**item.record, **{clash.get(name, name): value for name, value in added.items()}}
-
-
-def _write_csv(writer: Any, rows: Iterable[Row], as_text: bool) -> None:
-    header: list[str] | None = None
-    for row in rows:
-        if header is None:
-            header = list(row)
-            writer.writerow([csv_cell(name, as_text) for name in header])
-        # A row that could not be read has fewer columns than the others, never additional ones.
-        writer.writerow([csv_cell(row.get(name), as_text) for name in header])
-
-
-def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    waiting, schema = iter(rows), None
-    with contextlib.ExitStack() as stack:
-        while piece := list(itertools.islice(waiting, ROWS_AT_A_TIME)):
-            table = pyarrow.Table.from_pylist(piece, schema=schema)
-            if schema is None:
-                # A column that is empty so far becomes a column of text.
-                fields = [field.with_type(pyarrow.string()) if field.type == pyarrow.null() else field for field in table.schema]
-                schema = pyarrow.schema(fields)
-                writer = stack.enter_context(pyarrow.parquet.ParquetWriter(path, schema, compression="zstd"))
-            writer.write_table(table.cast(schema))
-    if schema is None:
-        pyarrow.parquet.write_table(pyarrow.table({}), path)
 
 
 def _write_dataset(output: Path, run: dict[str, Any]) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hf_sqa.checkpoints import BASE_FILE, base_digest, portable_name
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 from hf_sqa.training.recipe import Lora
 
 #: Linear layers that get an adapter, where a family has them; else all outside the heads.
@@ -18,10 +18,7 @@ HEADS = ("score_head", "score_heads", "layer_mix", "log_variance_head")
 
 def add_adapter(model: Any, options: Lora) -> Any:
     """Wrap a model to train a low-rank adapter, and its heads as a whole."""
-    try:
-        import peft
-    except ImportError:
-        raise ImportError(needs_extra("The section `model.lora`", "peft")) from None
+    peft = import_extra("peft", "The section `model.lora`", "peft")
     heads = []
     for name, module in model.named_modules():
         if name.split(".")[-1] in HEADS:

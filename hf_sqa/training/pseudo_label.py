@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.data.schema import first_few, undecoded
+from hf_sqa.row_tables import import_parquet
 from hf_sqa.runs import journal, locked, read_journal
 from hf_sqa.training.pseudo_label_table import (
     FIRST_COLUMNS,
     LAST_COLUMNS,
+    PARQUET,
     SAME_TEACHER,
     SUFFIXES,
     TEACHER_COLUMNS,
     PseudoLabels,
     Row,
-    import_pyarrow,
     journal_of,
     read_pseudo_labels,
     write_pseudo_labels,
@@ -73,7 +74,7 @@ def pseudo_label(
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"Expected `output` to end in {', '.join(SUFFIXES)}, got {str(path)!r}.")
     if path.suffix.lower() == ".parquet":
-        import_pyarrow()
+        import_parquet(*PARQUET)
     identity = {f"teacher_{name}": value for name, value in teacher.identity().items()}
     identity = {name: identity[name] for name in TEACHER_COLUMNS}
     names = list(teacher.model.config.score_names)

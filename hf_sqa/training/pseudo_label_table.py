@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_sqa.cells import csv_cell, finite
-from hf_sqa.extras import needs_extra
+from hf_sqa.row_tables import import_parquet, write_table
 from hf_sqa.runs import whole_file
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+#: What an error says of the last where it cannot be had.
+PARQUET = ("A Parquet table", "take .csv or .jsonl")
 #: Columns of the table, in order, around those of the scores.
 FIRST_COLUMNS = ("audio", "utterance_id", "corpus")
 LAST_COLUMNS = ("status", "code", "reason", "duration_seconds", "content")
@@ -57,7 +58,8 @@ def write_pseudo_labels(table: PseudoLabels) -> None:
     header = [*FIRST_COLUMNS, *table.score_names, *LAST_COLUMNS, *TEACHER_COLUMNS]
     rows = [{name: (row | table.teacher)[name] for name in header} for row in table.rows]
     with whole_file(table.path, durable=True) as unfinished:
-        _write(unfinished, table.path.suffix.lower(), header, rows, {*table.score_names, "duration_seconds"})
+        how: dict[str, Any] = {"columns": header, "numbers": {*table.score_names, "duration_seconds"}, "as_text": False}
+        write_table(unfinished, rows, table.path.suffix.lower(), **how, errors="surrogateescape")
 
 
 def read_pseudo_labels(path: str | os.PathLike[str]) -> PseudoLabels:
@@ -94,23 +96,13 @@ def read_pseudo_labels(path: str | os.PathLike[str]) -> PseudoLabels:
     return PseudoLabels(path, names, teacher, kept)
 
 
-def import_pyarrow() -> Any:
-    """The package `pyarrow`, or an error that says how to get it."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError(needs_extra("A Parquet table", "corpus", "take .csv or .jsonl")) from None
-    return pyarrow
-
-
 def _records(path: Path) -> tuple[list[str], list[Row]]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"Expected pseudo-labels in a file ending in {', '.join(SUFFIXES)}, got {str(path)!r}.")
     try:
         if suffix == ".parquet":
-            table = import_pyarrow().parquet.read_table(path)
+            table = import_parquet(*PARQUET).read_table(path)
             return table.column_names, table.to_pylist()
         if suffix == ".jsonl":
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
@@ -127,16 +119,3 @@ def _number(cell: Any, column: str, place: str) -> float:
         return math.nan if cell is None else float(cell)
     except (TypeError, ValueError):
         raise ValueError(f"Expected numbers in the column {column!r} of {place}, got {cell!r}.") from None
-
-
-def _write(path: Path, suffix: str, header: list[str], rows: list[Row], numbers: set[str]) -> None:
-    if suffix == ".parquet":
-        pyarrow = import_pyarrow()
-        types = [(name, pyarrow.float64() if name in numbers else pyarrow.string()) for name in header]
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, pyarrow.schema(types)), path)
-    elif suffix == ".jsonl":
-        path.write_text("".join(json.dumps(finite(row)) + "\n" for row in rows), encoding="utf-8", newline="")
-    else:
-        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([header, *([csv_cell(row[name], as_text=False) for name in header] for row in rows)])

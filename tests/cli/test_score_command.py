@@ -481,9 +481,9 @@ def test_a_table_can_be_read_from_a_text_stream():
     """`--output -` is written to whatever standard output is at the time."""
     from pathlib import Path
 
-    from hf_sqa.cli.tables import RowWriter
+    from hf_sqa.cli.tables import row_writer
 
     stream = io.StringIO()
-    RowWriter(Path("-"), stream).write({"file": "a.wav", "mos": float("nan")})
+    row_writer(Path("-"), stream).write({"file": "a.wav", "mos": float("nan")})
 
     assert stream.getvalue() == '{"file": "a.wav", "mos": null}\n'

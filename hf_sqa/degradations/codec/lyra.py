@@ -11,7 +11,7 @@ from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.frames import coded_at, coded_in_frames
 from hf_sqa.degradations.codec.shared_library import CodecUnavailableError
 from hf_sqa.degradations.kind import degradation
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 
 RATE, FRAME = 16000, 320
 #: Each quantiser codes a frame of 20 ms in 4 bits.
@@ -59,11 +59,7 @@ def _run(network: Any, given: np.ndarray) -> np.ndarray:
 
 
 def _interpreter_class() -> Any:
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise CodecUnavailableError(needs_extra("The codec 'lyra'", "lyra")) from error
-    return Interpreter
+    return import_extra("ai_edge_litert.interpreter", "The codec 'lyra'", "lyra", error=CodecUnavailableError).Interpreter
 
 
 def _find_folder(networks: str | None) -> Path:

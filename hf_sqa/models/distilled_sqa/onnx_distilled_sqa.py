@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScorer
 from hf_sqa.blocks.sqa_transformer import LayerTrace
 from hf_sqa.checkpoint_files import GRAPH_FILE
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
@@ -50,10 +50,7 @@ class OnnxDistilledSQA(DistilledSQA):
             OSError: If there is no such graph, onnxruntime is not installed, or it cannot run the graph.
             ValueError: If the graph was exported with another configuration than the one beside it.
         """
-        try:
-            import onnxruntime  # noqa: F401
-        except ImportError:
-            raise OSError(needs_extra(f"{str(folder)!r} is an ONNX graph, which", "onnx")) from None
+        import_extra("onnxruntime", f"{str(folder)!r} is an ONNX graph, which", "onnx", error=OSError)
         file = Path(folder) / graph
         if not file.is_file():
             raise OSError(f"Expected an ONNX graph {str(file)!r}, got none; `hf-sqa export onnx {folder} --model ...` writes it.")

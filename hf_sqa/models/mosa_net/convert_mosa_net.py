@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hf_sqa.blocks.foreign_checkpoint import converted_tensors
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
 from hf_sqa.models.mosa_net.modeling_mosa_net import MOSANet
 
@@ -75,10 +75,7 @@ def read_keras_file(checkpoint: str | Path) -> dict[str, np.ndarray]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no HDF5 file of a Keras model, or lacks a tensor that it announces.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(needs_extra("Converting Keras weights, which are HDF5,", "keras")) from error
+    h5py = import_extra("h5py", "Converting Keras weights, which are HDF5,", "keras")
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a Keras file at {path}, found none.")

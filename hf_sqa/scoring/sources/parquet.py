@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from hf_sqa.row_tables import import_parquet
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.remote import is_remote, open_remote
-from hf_sqa.scoring.shards import need_pyarrow
 from hf_sqa.scoring.sources.columns import Columns
 from hf_sqa.scoring.sources.names import shown
 from hf_sqa.scoring.sources.source import FileSource, Wanted
@@ -19,7 +19,7 @@ class ParquetFiles(FileSource):
     """Parquet whose audio column holds paths, bytes, or structs of both as `datasets` writes them."""
 
     def __init__(self, name: str, files: list[str], columns: Columns):
-        need_pyarrow()
+        import_parquet("Reading Parquet")
         super().__init__(name, files, columns)
 
     def _count(self, file: str) -> int:

@@ -1,0 +1,131 @@
+"""Tables of rows on their way out: JSON lines, CSV, TSV and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any, Self
+
+from hf_sqa.cells import csv_cell, finite
+from hf_sqa.extras import import_extra
+
+#: Rows of Parquet held at a time where they are written in pieces.
+ROWS_AT_A_TIME = 10_000
+
+
+class RowWriter:
+    """Writes rows as they come, so that an interrupted run keeps what is done; Parquet on `close`.
+
+    Args:
+        path (`Path`): The file.
+        kind (`str`, *optional*): `.jsonl`, `.csv`, `.tsv` or `.parquet`; the suffix of `path` if not given.
+        stream (text file, *optional*): Takes the rows in the place of `path`, and stays open.
+        in_pieces (`bool`, *optional*, defaults to `False`): Whether rows may wait until there are many, as in a file that appears
+            when it is whole; Parquet is then written in pieces, whose columns have the types of the first.
+        columns (sequence of `str`, *optional*): Columns of CSV and Parquet; those of the first row if not given.
+        numbers (collection of `str`, *optional*): Those of the columns that hold numbers in Parquet, where all others hold text.
+        as_text (`bool`, *optional*, defaults to `True`): See [`~hf_sqa.cells.csv_cell`].
+        errors (`str`, *optional*, defaults to `"backslashreplace"`): How names are written that are not UTF-8.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str = "",
+        stream: IO[str] | None = None,
+        *,
+        in_pieces: bool = False,
+        columns: Sequence[str] | None = None,
+        numbers: Collection[str] | None = None,
+        as_text: bool = True,
+        errors: str = "backslashreplace",
+    ):
+        self._path, self._kind, self._file = path, kind or path.suffix.lower(), stream
+        self._is_ours, self._in_pieces, self._numbers, self._as_text = stream is None, in_pieces, numbers, as_text
+        self._columns = columns
+        self._waiting: list[dict[str, Any]] = []
+        self._parquet: Any = None
+        if self._kind == ".parquet":
+            import_parquet("Writing Parquet", "write .csv or .jsonl")
+            path.open("ab").close()  # now is the time to learn that it cannot be written
+        elif stream is None:
+            self._file = path.open("w", encoding="utf-8", errors=errors, newline="")
+        if self._kind in (".csv", ".tsv"):
+            self._csv = csv.writer(self._file, delimiter="\t" if self._kind == ".tsv" else ",")  # type: ignore[arg-type]
+            if columns is not None:
+                self._write_header(columns)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        elif self._file is not None and self._is_ours:
+            self._file.close()
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self._kind == ".parquet":
+            self._waiting.append(row)
+            if self._in_pieces and len(self._waiting) == ROWS_AT_A_TIME:
+                self._write_piece()
+            return
+        assert self._file is not None
+        if self._kind == ".jsonl":
+            self._file.write(json.dumps(finite(row), ensure_ascii=False, allow_nan=False, default=str) + "\n")
+        else:
+            if self._columns is None:
+                self._columns = list(row)
+                self._write_header(self._columns)
+            # A row that could not be read has fewer columns than the others, never additional ones.
+            self._csv.writerow([csv_cell(row.get(name), self._as_text) for name in self._columns])
+        if not self._in_pieces:
+            self._file.flush()
+
+    def close(self) -> None:
+        """
+        Raises:
+            OSError: If the rows are not all in the file: a full disk, or a file that was removed meanwhile.
+        """
+        if self._kind == ".parquet":
+            self._write_piece()
+            self._parquet.close()
+        elif self._file is not None and self._is_ours:
+            self._file.close()
+            if not self._path.exists():
+                raise FileNotFoundError(errno.ENOENT, "it was removed while it was written", str(self._path))
+
+    def _write_header(self, columns: Sequence[str]) -> None:
+        self._csv.writerow([csv_cell(name, self._as_text) for name in columns])
+
+    def _write_piece(self) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        schema = self._parquet.schema if self._parquet is not None else None
+        if schema is None and self._numbers is not None:
+            types = {True: pyarrow.float64(), False: pyarrow.string()}
+            schema = pyarrow.schema([(name, types[name in self._numbers]) for name in self._columns or ()])
+        table = pyarrow.Table.from_pylist(self._waiting, schema)
+        if self._parquet is None:
+            # A column that is empty so far becomes a column of text.
+            fields = [field.with_type(pyarrow.string()) if field.type == pyarrow.null() else field for field in table.schema]
+            self._parquet = pyarrow.parquet.ParquetWriter(self._path, pyarrow.schema(fields), compression="zstd")
+        if self._waiting:
+            self._parquet.write_table(table.cast(self._parquet.schema))
+        self._waiting = []
+
+
+def write_table(path: Path, rows: Iterable[dict[str, Any]], kind: str = "", **options: Any) -> None:
+    """Write all rows; see [`RowWriter`]."""
+    with RowWriter(path, kind, in_pieces=True, **options) as writer:
+        for row in rows:
+            writer.write(row)
+
+
+def import_parquet(what: str, instead: str = "") -> Any:
+    """The module `pyarrow.parquet`, or a `ValueError` that says how to get it."""
+    return import_extra("pyarrow.parquet", what, "corpus", instead, ValueError)
