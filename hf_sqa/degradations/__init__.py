@@ -15,20 +15,17 @@ from hf_sqa.degradations.noise import (
     background_noise as background_noise,
     fluctuating_noise as fluctuating_noise,
     hum as hum,
+    mnru as mnru,
     pink_noise as pink_noise,
     recorded_noise as recorded_noise,
     white_noise as white_noise,
 )
-from hf_sqa.degradations.mnru import mnru as mnru
-from hf_sqa.degradations.reverberation import reverberation as reverberation, room as room
-from hf_sqa.degradations.echo import echo as echo
+from hf_sqa.degradations.reverberation import echo as echo, reverberation as reverberation, room as room
 from hf_sqa.degradations.band import band_pass as band_pass, high_pass as high_pass, low_pass as low_pass
 from hf_sqa.degradations.clipping import clip_level as clip_level, clip_share as clip_share, soft_clip as soft_clip
-from hf_sqa.degradations.chopping import chop as chop
-from hf_sqa.degradations.packet_loss import draw_losses as draw_losses, jitter as jitter, packet_loss as packet_loss
+from hf_sqa.degradations.packet_loss import chop as chop, draw_losses as draw_losses, jitter as jitter, packet_loss as packet_loss
 from hf_sqa.degradations.codec.amr import amr_nb as amr_nb, amr_wb as amr_wb
-from hf_sqa.degradations.codec.codec2 import codec2 as codec2
-from hf_sqa.degradations.codec.ffmpeg import aac as aac
+from hf_sqa.degradations.codec.ffmpeg import aac as aac, codec2 as codec2
 from hf_sqa.degradations.codec.lyra import lyra as lyra
 from hf_sqa.degradations.codec.opus import opus as opus
 from hf_sqa.degradations.codec.shared_library import CodecUnavailableError as CodecUnavailableError

@@ -1,4 +1,4 @@
-"""Packet loss, and the concealment by which a receiver fills the gaps.
+"""Gaps: chopping, packet loss, and the concealment by which a receiver fills what is lost.
 
 Losses follow a two-state Markov chain (Gilbert), given by its share and its mean burst. Concealment is pitch waveform substitution
 as in ITU-T G.711 Appendix I; the speech coders Opus, AMR and Speex conceal by their own decoders, see `hf_sqa.degradations.codec`.
@@ -17,6 +17,41 @@ CONCEALMENTS = ("pitch", "repeat", "zeros")
 #: ITU-T G.711 Appendix I: pitch is sought from 66 to 200 Hz in 20 ms; substitution is full for 10 ms, then fades out until 60 ms.
 MIN_PITCH_MS, MAX_PITCH_MS, CORRELATION_MS = 5.0, 15.0, 20.0
 FULL_MS, SILENT_MS = 10.0, 60.0
+
+
+@degradation(chops_per_second=(0.1, 50), chop_ms=(1, 1000))
+def chop(
+    waveform: np.ndarray,
+    sampling_rate: int,
+    *,
+    chops_per_second: float,
+    chop_ms: float,
+    rng: np.random.Generator,
+    mode: Literal["zeros", "previous"] = "zeros",
+    record: dict[str, Any] | None = None,
+) -> np.ndarray:
+    """Replace stretches of equal length, one at a random place in every `1 / chops_per_second` seconds, as TCD-VoIP does.
+
+    Args:
+        chops_per_second (`float`): How many stretches a second, 0.1 to 50; TCD-VoIP has 1 to 6.
+        chop_ms (`float`): Length of a stretch in ms, 1 to 1000, at most the interval between two; TCD-VoIP has 20 to 40.
+        mode (`str`, *optional*, defaults to `"zeros"`): What is heard instead: `"zeros"`, silence, or `"previous"`, the stretch
+            before once more.
+        record (`dict`, *optional*): Receives `starts_seconds`, where the stretches begin.
+    """
+    check_choice("mode", mode, ("zeros", "previous"))
+    length = max(1, round(chop_ms * sampling_rate / 1000))
+    interval = round(sampling_rate / chops_per_second)
+    if length > interval:
+        raise ValueError(f"Expected stretches no longer than the {1000 / chops_per_second:g} ms between them, got {chop_ms:g} ms.")
+    starts = [start + int(rng.integers(interval - length + 1)) for start in range(0, len(waveform), interval)]
+    starts = [start for start in starts if start + length <= len(waveform)]
+    degraded = waveform.copy()
+    for start in starts:
+        before = waveform[max(start - length, 0) : start] if mode == "previous" else waveform[:0]
+        degraded[start : start + length] = np.pad(before, (length - len(before), 0))
+    note(record, starts_seconds=[round(start / sampling_rate, 4) for start in starts])
+    return degraded
 
 
 def draw_losses(num_packets: int, *, loss_share: float, mean_burst_packets: float, rng: np.random.Generator) -> np.ndarray:

@@ -1,12 +1,14 @@
 """AMR narrowband and wideband (3GPP TS 26.090, TS 26.190; ITU-T G.722.2), by the OpenCORE and VisualOn libraries."""
 
 import ctypes
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from hf_sqa.choices import check_choice
-from hf_sqa.degradations.codec.frames import coded_at, coded_in_frames, frame_losses, from_int16, to_int16
+from hf_sqa.degradations.codec.frames import Losses, coded_at, coded_in_frames, frame_losses, from_int16, to_int16
 from hf_sqa.degradations.codec.shared_library import load_library
 from hf_sqa.degradations.kind import degradation
 
@@ -19,26 +21,55 @@ NO_DATA = bytes([15 << 3 | 4])  # frame type 15 of the storage format, RFC 4867:
 MAX_FRAME_BYTES = 64
 
 
-def _narrowband_library() -> ctypes.CDLL:
+#: Makes, ends and runs a coder or decoder.
+Functions = tuple[Callable[[], int], Callable[[int], None], Callable[..., int]]
+
+
+def _functions(library: ctypes.CDLL, prefix: str, name: str, arguments: str, *options: int) -> Functions:
+    begin, end, run = (getattr(library, f"{prefix}_{function}") for function in ("init", "exit", name))
+    begin.restype, end.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    run.argtypes = [ctypes.c_int if argument == "i" else ctypes.c_void_p for argument in arguments]
+    return functools.partial(begin, *options), end, run
+
+
+def _narrowband() -> tuple[Functions, Functions]:
     library = load_library("opencore-amrnb", 0, "amr_nb", "libopencore-amrnb0", "opencore-amr")
-    library.Encoder_Interface_init.restype = library.Decoder_Interface_init.restype = ctypes.c_void_p
-    library.Encoder_Interface_exit.argtypes = library.Decoder_Interface_exit.argtypes = [ctypes.c_void_p]
-    library.Encoder_Interface_Encode.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
-    library.Decoder_Interface_Decode.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
-    return library
+    coder = _functions(library, "Encoder_Interface", "Encode", "pippi", 0)
+    return coder, _functions(library, "Decoder_Interface", "Decode", "pppi")
 
 
-def _wideband_libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
+def _wideband() -> tuple[Functions, Functions]:
     encoding = load_library("vo-amrwbenc", 0, "amr_wb", "libvo-amrwbenc0", "vo-amrwbenc")
     decoding = load_library("opencore-amrwb", 0, "amr_wb", "libopencore-amrwb0", "opencore-amr")
-    encoding.E_IF_init.restype = decoding.D_IF_init.restype = ctypes.c_void_p
-    encoding.E_IF_exit.argtypes = decoding.D_IF_exit.argtypes = [ctypes.c_void_p]
-    encoding.E_IF_encode.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
-    decoding.D_IF_decode.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
-    return encoding, decoding
+    return _functions(encoding, "E_IF", "encode", "pippi"), _functions(decoding, "D_IF", "decode", "pppi")
 
 
-@degradation(requires=lambda parameters: _narrowband_library())
+def _coder(
+    functions: tuple[Functions, Functions], mode: int, frame: int, delay: int, lost: Losses, record: dict[str, Any] | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Codes samples at the rate of the codec, in frames of so many."""
+    (begin_coder, end_coder, encode), (begin_decoder, end_decoder, decode) = functions
+
+    def code_all(samples: np.ndarray) -> np.ndarray:
+        coder, decoder = begin_coder(), begin_decoder()
+        data = ctypes.create_string_buffer(MAX_FRAME_BYTES)
+
+        def code(samples_of_frame: np.ndarray, is_lost: bool) -> np.ndarray:
+            encode(coder, mode, samples_of_frame.ctypes.data, data, 0)
+            decoded = np.empty(frame, np.int16)
+            decode(decoder, NO_DATA if is_lost else data, decoded.ctypes.data, 0)
+            return decoded
+
+        try:
+            return from_int16(coded_in_frames(to_int16(samples, record), frame, delay, lost, code))
+        finally:
+            end_coder(coder)
+            end_decoder(decoder)
+
+    return code_all
+
+
+@degradation(requires=lambda parameters: _narrowband())
 def amr_nb(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -60,29 +91,13 @@ def amr_nb(
         CodecUnavailableError: If libopencore-amrnb is not installed.
     """
     check_choice("bitrate_kbps", bitrate_kbps, NARROWBAND_KBPS)
-    library = _narrowband_library()
-    mode, lost = NARROWBAND_KBPS.index(bitrate_kbps), frame_losses(loss_share, mean_burst_packets, rng, record)
-
-    def code_all(samples: np.ndarray) -> np.ndarray:
-        encoder, decoder = library.Encoder_Interface_init(0), library.Decoder_Interface_init()
-        data = ctypes.create_string_buffer(MAX_FRAME_BYTES)
-
-        def code(frame: np.ndarray, is_lost: bool) -> np.ndarray:
-            library.Encoder_Interface_Encode(encoder, mode, frame.ctypes.data, data, 0)
-            decoded = np.empty(len(frame), np.int16)
-            library.Decoder_Interface_Decode(decoder, NO_DATA if is_lost else data, decoded.ctypes.data, 0)
-            return decoded
-
-        try:
-            return from_int16(coded_in_frames(to_int16(samples, record), 160, NARROWBAND_DELAY, lost, code))
-        finally:
-            library.Encoder_Interface_exit(encoder)
-            library.Decoder_Interface_exit(decoder)
-
-    return coded_at(waveform, sampling_rate, NARROWBAND_RATE, code_all)
+    functions, mode = _narrowband(), NARROWBAND_KBPS.index(bitrate_kbps)
+    lost = frame_losses(loss_share, mean_burst_packets, rng, record)
+    code = _coder(functions, mode, NARROWBAND_RATE // 50, NARROWBAND_DELAY, lost, record)
+    return coded_at(waveform, sampling_rate, NARROWBAND_RATE, code)
 
 
-@degradation(requires=lambda parameters: _wideband_libraries())
+@degradation(requires=lambda parameters: _wideband())
 def amr_wb(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -105,23 +120,7 @@ def amr_wb(
         CodecUnavailableError: If libvo-amrwbenc or libopencore-amrwb is not installed.
     """
     check_choice("bitrate_kbps", bitrate_kbps, WIDEBAND_KBPS)
-    encoding, decoding = _wideband_libraries()
-    mode, lost = WIDEBAND_KBPS.index(bitrate_kbps), frame_losses(loss_share, mean_burst_packets, rng, record)
-
-    def code_all(samples: np.ndarray) -> np.ndarray:
-        encoder, decoder = encoding.E_IF_init(), decoding.D_IF_init()
-        data = ctypes.create_string_buffer(MAX_FRAME_BYTES)
-
-        def code(frame: np.ndarray, is_lost: bool) -> np.ndarray:
-            encoding.E_IF_encode(encoder, mode, frame.ctypes.data, data, 0)
-            decoded = np.empty(len(frame), np.int16)
-            decoding.D_IF_decode(decoder, NO_DATA if is_lost else data, decoded.ctypes.data, 0)
-            return decoded
-
-        try:
-            return from_int16(coded_in_frames(to_int16(samples, record), 320, WIDEBAND_DELAY, lost, code))
-        finally:
-            encoding.E_IF_exit(encoder)
-            decoding.D_IF_exit(decoder)
-
-    return coded_at(waveform, sampling_rate, WIDEBAND_RATE, code_all)
+    functions, mode = _wideband(), WIDEBAND_KBPS.index(bitrate_kbps)
+    lost = frame_losses(loss_share, mean_burst_packets, rng, record)
+    code = _coder(functions, mode, WIDEBAND_RATE // 50, WIDEBAND_DELAY, lost, record)
+    return coded_at(waveform, sampling_rate, WIDEBAND_RATE, code)

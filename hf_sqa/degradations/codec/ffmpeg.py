@@ -1,4 +1,7 @@
-"""Codecs for which the program ffmpeg is needed: AAC."""
+"""Codecs for which the program ffmpeg is needed: Codec 2 and AAC.
+
+libcodec2 itself draws phases from a state of the whole process: a second call would give other samples.
+"""
 
 import subprocess
 from collections.abc import Sequence
@@ -6,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.frames import coded_at, fitted, to_int16
 from hf_sqa.degradations.codec.shared_library import find_ffmpeg
 from hf_sqa.degradations.kind import degradation
@@ -13,6 +17,10 @@ from hf_sqa.degradations.kind import degradation
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 #: Delay of ffmpeg's encoder and decoder in samples: one frame of priming, which raw ADTS does not tell the decoder to drop.
 AAC_DELAY = 1024
+CODEC2_RATE = 8000
+CODEC2_MODES = {3.2: "3200", 2.4: "2400", 1.6: "1600", 1.4: "1400", 1.3: "1300", 1.2: "1200", 0.7: "700C"}
+#: Samples by which the decoder of Codec 2 is late, but for 700C; found by cross-correlation of envelopes.
+CODEC2_DELAY, CODEC2_DELAY_700C = 160, 240
 
 
 def through_ffmpeg(
@@ -45,6 +53,25 @@ def _run(command: list[str], data: bytes, codec: str) -> bytes:
         message = result.stderr.decode(errors="replace").strip() or "it wrote nothing"
         raise RuntimeError(f"ffmpeg could not do the codec {codec!r}: {message}")
     return result.stdout
+
+
+@degradation(requires=lambda parameters: find_ffmpeg("codec2"))
+def codec2(
+    waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float = 2.4, record: dict[str, Any] | None = None
+) -> np.ndarray:
+    """Code with Codec 2 (Rowe), a sinusoidal coder for radio, at 8 kHz in frames of 20 or 40 ms; other rates are resampled.
+
+    Args:
+        bitrate_kbps (`float`, *optional*, defaults to `2.4`): Mode: 3.2, 2.4, 1.6, 1.4, 1.3, 1.2 or 0.7 (700C) kb/s.
+
+    Raises:
+        CodecUnavailableError: If ffmpeg is not installed.
+        RuntimeError: If it was built without libcodec2.
+    """
+    check_choice("bitrate_kbps", bitrate_kbps, tuple(CODEC2_MODES))
+    options = ["-c:a", "libcodec2", "-mode", CODEC2_MODES[bitrate_kbps], "-f", "codec2"]
+    delay = CODEC2_DELAY_700C if bitrate_kbps == 0.7 else CODEC2_DELAY
+    return through_ffmpeg(waveform, sampling_rate, CODEC2_RATE, record, "codec2", options, "codec2", delay)
 
 
 @degradation(requires=lambda parameters: find_ffmpeg("aac"), bitrate_kbps=(8, 160))

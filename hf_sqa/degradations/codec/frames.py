@@ -9,6 +9,9 @@ from hf_sqa.audio import resample
 from hf_sqa.degradations.kind import note
 from hf_sqa.degradations.packet_loss import draw_losses, independent_burst
 
+#: Draws which frames are lost, for a number of frames.
+Losses = Callable[[int], np.ndarray]
+
 
 def coded_at(waveform: np.ndarray, sampling_rate: int, codec_rate: int, code: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Resample to the rate of a codec, code, and resample back; the result is as long as the input, padded with zeros if needed."""
@@ -34,7 +37,7 @@ def from_int16(samples: np.ndarray) -> np.ndarray:
 
 
 def coded_in_frames(
-    samples: np.ndarray, frame: int, delay: int, lost: Callable[[int], np.ndarray], code: Callable[[np.ndarray, bool], np.ndarray]
+    samples: np.ndarray, frame: int, delay: int, lost: Losses, code: Callable[[np.ndarray, bool], np.ndarray]
 ) -> np.ndarray:
     """Run a frame coder over a whole recording and take out its delay.
 
@@ -55,7 +58,7 @@ def coded_in_frames(
 
 def frame_losses(
     loss_share: float, mean_burst_packets: float | None, rng: np.random.Generator | None, record: dict[str, Any] | None
-) -> Callable[[int], np.ndarray]:
+) -> Losses:
     """Losses for a frame coder, drawn when the number of frames is known and noted as `lost_packets`."""
     if loss_share == 0:
         return lambda num_frames: np.zeros(num_frames, bool)
