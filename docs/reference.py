@@ -2,10 +2,14 @@
 
 Docstrings are Markdown with the sections of Hugging Face (`Args:`, `Returns:`, `Raises:`). Sections become lists. References
 such as [`pipeline`] or [`~hf_sqa.data.load_corpus`] become links; one that leads nowhere is a warning, which fails the build.
+A field of a class is described there, or by a comment beside it or above.
 """
 
+import io
 import logging
 import re
+import textwrap
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +60,8 @@ class MarkdownDocstrings(griffe.Extension):
         for item in objects.values():
             if item.is_module:
                 item.exports = None  # what a room exports is shown once, where it is defined
+            if item.is_attribute and item.docstring is None and _describes_fields_beside_them(item.parent):
+                item.docstring = griffe.Docstring(_comment(item), parent=item)
             if item.docstring is not None:
                 if item.path.startswith(f"{PACKAGE}.degradations.") and item.name in KINDS:
                     item.docstring.value = str(KINDS[item.name].__doc__)  # with the parameters that kinds share
@@ -68,6 +74,21 @@ def _walk(parent: Any) -> Any:
         if not item.is_alias and not name.startswith("_") and item.path.split(".")[1] not in LEFT_OUT:
             yield item
             yield from _walk(item)
+
+
+def _describes_fields_beside_them(parent: Any) -> bool:
+    return parent.is_class and "dataclass" in parent.labels and "Args:" not in getattr(parent.docstring, "value", "")
+
+
+def _comment(field: Any) -> str:
+    """The comments above a field and beside it."""
+    lines = field.lines_collection[field.filepath]
+    start = field.lineno - 1
+    while lines[start - 1].lstrip().startswith("#"):
+        start -= 1
+    code = textwrap.dedent("\n".join(lines[start : field.endlineno]) + "\n")
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    return " ".join(token.string.lstrip("#: ") for token in tokens if token.type == tokenize.COMMENT)
 
 
 def _linked(text: str, item: Any, objects: dict[str, Any], by_name: dict[str, list[str]]) -> str:

@@ -3,6 +3,8 @@
 `hf-sqa evaluate` prints it, the cells of a study keep it, and model cards quote it.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 import time
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.metrics import METRICS, bootstrap_agreement
+from hf_sqa.metrics.agreement import rated_and_scored
 
 LEVEL_COLUMNS = {"sys": "system_id", "con": "condition_id"}
 #: Columns whose clips are drawn together for the intervals; the first that a test set has.
@@ -90,6 +93,49 @@ class SuiteOptions:
         unknown = [metric for metric in self.metrics if metric not in METRICS]
         if unknown:
             raise ValueError(f"Expected metrics out of {', '.join(METRICS)}, got {unknown[0]!r}.")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One metric of one model on one test set: the mean over seeds, the mean ends of their intervals, and each seed's value."""
+
+    value: float
+    low: float
+    high: float
+    seeds: dict[Any, float]
+    overlap: str | None  # the most serious kind
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> Point | None:
+        """What the rows of all seeds say; `None` where nothing is defined."""
+        value, low, high = (
+            float(np.nanmean(ends)) if np.isfinite(ends := np.array([row[name] for row in rows], np.float64)).any() else math.nan
+            for name in ("value", "low", "high")
+        )
+        kinds = {row.get("overlap") for row in rows}
+        overlap = next((kind for kind in OVERLAP_MARKS if kind in kinds), None)
+        seeds = {row.get("seed"): float(row["value"]) for row in rows}
+        return None if math.isnan(value) else cls(value, low, high, seeds, overlap)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds, if there are several."""
+        return float(np.nanstd(list(self.seeds.values()), ddof=1)) if len(self.seeds) > 1 else None
+
+    @property
+    def mark(self) -> str:
+        """The sign of the overlap, a space before it."""
+        return f" {OVERLAP_MARKS[self.overlap][0]}" if self.overlap else ""
+
+    def text(self, form: str = "{:.3f}", of_one_seed: str = "") -> str:
+        """The value and its deviation over seeds, in place of which something else may stand where there is one seed."""
+        return form.format(self.value) + (of_one_seed if self.deviation is None else f" ± {self.deviation:.3f}")
+
+
+def legend(points: Iterable[Point | None]) -> list[str]:
+    """What the signs of overlap mean, in the order in which they occur."""
+    kinds = dict.fromkeys(point.overlap for point in points if point and point.overlap)
+    return [" ".join(OVERLAP_MARKS[kind]) for kind in kinds]
 
 
 Progress = Callable[[int, int], None]
@@ -199,12 +245,8 @@ def agreement_rows(
     for score in scores:
         predicted = np.array([clip[f"predicted_{score}"] for clip in clips], dtype=np.float64)
         labels = np.array([clip[f"label_{score}"] for clip in clips], dtype=np.float64)
-        both = ~np.isnan(predicted) & ~np.isnan(labels)
-        counts = {
-            "num_clips": int(both.sum()),
-            "num_failed": int((np.isnan(predicted) & ~np.isnan(labels)).sum()),
-            "num_unrated": int(np.isnan(labels).sum()),
-        }
+        counts = rated_and_scored(predicted, labels)[3]
+        counts = {"num_clips": counts.pop("num_scored"), **counts}
         names = [f"{level}_{metric}" for level in ("utt", *groups) for metric in options.metrics]
         intervals = bootstrap_agreement(
             predicted,
@@ -243,54 +285,31 @@ def markdown_table(
 
     Values of several seeds are mean and standard deviation; those of a single run have their interval.
     """
-    kept = [dict(row) for row in rows]
-    score = score or (kept[0]["score"] if kept else "")
-    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    marks: dict[str, str] = {}
-    for row in kept:
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        score = score or row["score"]
         name = f"{row['level']}_{row['metric']}"
         if row["score"] == score and name in metrics:
-            cells.setdefault((str(row.get("model", "")), row["test_set"], name), []).append(row)
-            if row.get("overlap"):
-                marks[row["overlap"]] = OVERLAP_MARKS[row["overlap"]][1]
-    models, test_sets = (list(dict.fromkeys(key[at] for key in cells)) for at in (0, 1))
+            groups.setdefault((str(row.get("model", "")), row["test_set"], name), []).append(row)
+    points = {key: Point.of(found) for key, found in groups.items()}
+    models, test_sets = (list(dict.fromkeys(key[at] for key in groups)) for at in (0, 1))
     if columns == "test_set":
-        header = ["model", *test_sets]
-        body = [
-            [model, *(_cell(cells.get((model, test_set, metrics[0]), []), interval=False, marked=True) for test_set in test_sets)]
-            for model in models
-        ]
-    else:
-        lead = ["model", "test set"] if models != [""] else ["test set"]
-        header = [*lead, "clips", *metrics]
-        body = []
+        header, body = ["model", *test_sets], []
         for model in models:
-            for test_set in test_sets:
-                found = [cells.get((model, test_set, name), []) for name in metrics]
-                if any(found):
-                    first = next(rows for rows in found if rows)
-                    where = test_set + _mark(first)
-                    body.append(([model] if len(lead) == 2 else []) + [where, f"{first[0]['num_clips']:,}", *map(_cell, found)])
+            found = [points.get((model, test_set, metrics[0])) for test_set in test_sets]
+            body.append([model, *(point.text() + point.mark if point else "-" for point in found)])
+    else:
+        lead = ["model"] if models != [""] else []
+        header, body = [*lead, "test set", "clips", *metrics], []
+        for model, test_set in itertools.product(models, test_sets):
+            if there := next((rows for key, rows in groups.items() if key[:2] == (model, test_set)), None):
+                found = [points.get((model, test_set, name)) for name in metrics]
+                cells = [point.text(of_one_seed=f" [{point.low:.3f}, {point.high:.3f}]") if point else "-" for point in found]
+                mark = next((point.mark for point in found if point), "")
+                body.append([*[model] * len(lead), test_set + mark, f"{there[0]['num_clips']:,}", *cells])
     lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)]
-    legend = [f"{OVERLAP_MARKS[kind][0]} {words}" for kind, words in marks.items()]
-    return "\n".join(lines) + ("\n\n" + "; ".join(legend) + "." if legend else "") + "\n"
-
-
-def _mark(rows: Sequence[Mapping[str, Any]]) -> str:
-    kinds = [row["overlap"] for row in rows if row.get("overlap")]
-    return " " + OVERLAP_MARKS[min(kinds, key=list(OVERLAP_MARKS).index)][0] if kinds else ""
-
-
-def _cell(rows: Sequence[Mapping[str, Any]], interval: bool = True, marked: bool = False) -> str:
-    values = np.array([row["value"] for row in rows], dtype=np.float64)
-    if not len(values) or np.isnan(values).all():
-        return "-"
-    text = f"{np.nanmean(values):.3f}"
-    if len(values) > 1:
-        text += f" ± {np.nanstd(values, ddof=1):.3f}"
-    elif interval:
-        text += f" [{rows[0]['low']:.3f}, {rows[0]['high']:.3f}]"
-    return text + (_mark(rows) if marked else "")
+    signs = legend(points.values())
+    return "\n".join(lines) + ("\n\n" + "; ".join(signs) + "." if signs else "") + "\n"
 
 
 def _scores_to_compare(wanted: Any, predicted: Sequence[str], ratings: Mapping[str, np.ndarray], test_set: str) -> dict[str, str]:

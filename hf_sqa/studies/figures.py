@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.choices import did_you_mean
-from hf_sqa.evaluation.suite import OVERLAP_MARKS
+from hf_sqa.evaluation.suite import OVERLAP_MARKS, Point, legend
 from hf_sqa.metrics import GREATER_IS_BETTER
 from hf_sqa.studies.learning_curve import draw_learning_curve
 from hf_sqa.studies.plotting import (
     LEVEL_NAMES,
     NAMES,
-    Point,
     ResultTable,
     best_of,
     colour,
+    draw_line,
     draw_point,
     legend_beside,
     marker,
@@ -185,7 +185,9 @@ def draw_transfer_matrix(table: ResultTable, path: str | Path, metric: str = "sr
                 axis.text(column, row, "-", ha="center", va="center", color="#777777")
                 continue
             shade = "black" if (point.value > middle) == GREATER_IS_BETTER[metric] else "white"
-            axis.text(column, row, _cell_text(point), ha="center", va="center", fontsize=9, linespacing=1.1, color=shade)
+            spread = "" if point.deviation is None else f"\n± {point.deviation:.2f}"
+            text = f"{point.value:.2f}{point.mark}{spread}"
+            axis.text(column, row, text, ha="center", va="center", fontsize=9, linespacing=1.1, color=shade)
             if own.get(model) == test_set:
                 corner = (column - 0.48, row - 0.46)
                 axis.add_patch(Rectangle(corner, 0.96, 0.92, fill=False, edgecolor="#D55E00", linewidth=2.2))
@@ -198,15 +200,9 @@ def draw_transfer_matrix(table: ResultTable, path: str | Path, metric: str = "sr
     present = [point for point in points.values() if point is not None]
     seeds = max((len(point.seeds) for point in present), default=1)
     notes = [f"mean of {seeds} seeds ± their standard deviation"] if seeds > 1 else []
-    kinds = {point.overlap for point in present}
-    notes += [f"{mark} {words}" for kind, (mark, words) in OVERLAP_MARKS.items() if kind in kinds]
-    return save_figure(figure, path, "\n".join([_matched_or_not(values, models, own, metric, table.level), *notes]))
-
-
-def _cell_text(point: Point) -> str:
-    mark = OVERLAP_MARKS[point.overlap][0] if point.overlap else ""
-    spread = f"\n± {np.std(list(point.seeds.values()), ddof=1):.2f}" if len(point.seeds) > 1 else ""
-    return f"{point.value:.2f} {mark}{spread}"
+    return save_figure(
+        figure, path, "\n".join([_matched_or_not(values, models, own, metric, table.level), *notes, *legend(present)])
+    )
 
 
 def _matched_or_not(
@@ -251,14 +247,8 @@ def draw_sweep(
     for axis, metric in zip(axes, metrics, strict=True):
         for number, (label, (drawn, test_set)) in enumerate(lines.items()):
             shift = (number - (len(lines) - 1) / 2) * gap
-            points = [
-                (place + shift, point) for value, place in places.items() for point in _at(drawn, test_set, metric, column, value)
-            ]
-            for x, point in points:
-                draw_point(axis, x, point, number)
-            style = f"{'-' if numeric else ''}{marker(number)}"
-            heights = [point.value for _, point in points]
-            axis.plot([x for x, _ in points], heights, style, color=colour(number), linewidth=1.4, markersize=4, label=label)
+            points = [(places[value] + shift, point) for value in places for point in _at(drawn, test_set, metric, column, value)]
+            draw_line(axis, points, number, label, connected=numeric)
         axis.set_xticks(list(places.values()), None if numeric else [str(value) for value in places])
         if not numeric:
             axis.set_xlim(-0.5, len(values) - 0.5)
@@ -297,11 +287,7 @@ def draw_size(table: ResultTable, path: str | Path, metric: str = "srcc") -> Any
             for number, (name, models) in enumerate(series.items()):
                 placed = [(table.mean_of(model, test_set, column), table.point(model, test_set, metric)) for model in models]
                 points = sorted(((x, point) for x, point in placed if point and x), key=lambda entry: entry[0])
-                for x, point in points:
-                    draw_point(axis, x, point, number)
-                style = f"{'-' if len(points) > 1 else ''}{marker(number)}"
-                heights = [point.value for _, point in points]
-                axis.plot([x for x, _ in points], heights, style, color=colour(number), linewidth=1.5, label=name)
+                draw_line(axis, points, number, name, connected=len(points) > 1)
             axis.set_xscale("log")
             axis.set_xlabel(label if row == len(table.test_sets) - 1 else "")
             style_axis(axis)

@@ -41,21 +41,13 @@ WAIT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Event:
-    """What a process has just done.
+    """What a process has just done."""
 
-    Args:
-        kind (`str`): `made`, `tested` or `failed`.
-        run (`str`): Name of the run.
-        message (`str`): Details on one line.
-        done (`int`): Cells of the whole study that are done.
-        total (`int`): Cells of the whole study.
-    """
-
-    kind: str
-    run: str
-    message: str
-    done: int
-    total: int
+    kind: str  # `made`, `tested` or `failed`
+    run: str  # Name of the run
+    message: str  # Details on one line
+    done: int  # Cells of the whole study that are done
+    total: int  # Cells of the whole study
 
 
 def run_study(
@@ -140,7 +132,6 @@ class _Worker:
         def report(kind: str, run: Run, message: str) -> None:
             progress(Event(kind, run.name, message, self.output.num_tested(runs), sum(len(other.cells) for other in runs)))
 
-        by_key = {(run.model.name, run.seed): run for run in runs}
         pending = runs[self.shard[0] :: self.shard[1]] if self.shard is not None else list(runs)
         while pending:
             waits = True
@@ -148,22 +139,21 @@ class _Worker:
                 if self._is_over(run):
                     pending.remove(run)
                     continue
-                needed = {name: by_key[name, self.study.seed_of(name, run.seed)] for name in run.model.needs}
-                failed = next((name for name, other in needed.items() if self.output.failed_since(other, self.began)), None)
+                failed = next((name for name, other in run.needs.items() if self.output.failed_since(other, self.began)), None)
                 if failed is not None:
                     message = f"{failed!r}, which it needs, could not be made"
                     self.output.note_failure(run, ValueError(message))
                     report("failed", run, message)
                     pending.remove(run)
                     continue
-                if not all(self.output.is_made(other) for other in needed.values()):
+                if not all(self.output.is_made(other) for other in run.needs.values()):
                     continue
                 with contextlib.ExitStack() as stack:
                     if not self._claims(run, stack) or self._is_over(run):
                         continue
                     waits = False
                     try:
-                        self._do(data, run, needed, report)
+                        self._do(data, run, report)
                     except Exception as error:
                         reason = self.output.note_failure(run, error)
                         report("failed", run, textwrap.shorten(reason, REASON_CHARACTERS))
@@ -183,11 +173,11 @@ class _Worker:
     def _is_over(self, run: Run) -> bool:
         return self.output.is_done(run) or self.output.failed_since(run, self.began) is not None
 
-    def _do(self, data: StudyData, run: Run, needed: Mapping[str, Run], report: Callable[[str, Run, str], None]) -> None:
+    def _do(self, data: StudyData, run: Run, report: Callable[[str, Run, str], None]) -> None:
         """Make the model if it is not made, then test it where it is not tested."""
         train, validation = data.for_training(run.model, run.seed) if run.seed is not None else (None, None)
         if not self.output.is_made(run):
-            made = self._make(run, needed, train, validation)
+            made = self._make(run, train, validation)
             report("made", run, f"{made['num_train'] or 0:,} clips, {made['train_seconds']:.0f} s")
         seen = data.seen(run.model, run.seed)
         scorer = None
@@ -202,14 +192,15 @@ class _Worker:
             self._write_cell(run, test_set, result, {"overlap": "unknown"} if seen is None else data.overlap(seen, dataset))
             report("tested", run, _summary(result))
 
-    def _make(self, run: Run, needed: Mapping[str, Run], train: Any, validation: Any) -> dict[str, Any]:
+    def _make(self, run: Run, train: Any, validation: Any) -> dict[str, Any]:
         assert run.seed is not None
-        checkpoints = {name: other.model.checkpoint or self.output.model(other) for name, other in needed.items()}
-        recipe = self.study.recipe_of(run.model)
+        checkpoints = {name: other.model.checkpoint or self.output.model(other) for name, other in run.needs.items()}
         maker = find_maker(run.model.maker, self.makers)
         with self._unfinished(run.name, self.output.model(run)) as folder:
             began = time.perf_counter()
-            columns = dict(maker(MakeJob(folder, run.model, run.seed, train, validation, recipe, checkpoints)) or {})
+            columns = dict(
+                maker(MakeJob(folder, run.model, run.seed, train, validation, self.study.recipe_of(run.model), checkpoints)) or {}
+            )
             if clash := sorted(RESERVED_COLUMNS & set(columns)):
                 raise ValueError(f"Expected the maker {run.model.maker!r} to return columns of its own, got {clash[0]!r}.")
             sizes = {"num_train": train, "num_validation": validation}

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.evaluation.suite import Point
 from hf_sqa.metrics import GREATER_IS_BETTER
-from hf_sqa.studies.plotting import NAMES, Point, ResultTable, colour, marker, metric_label, new_figure, save_figure, style_axis
+from hf_sqa.studies.plotting import NAMES, ResultTable, colour, marker, metric_label, new_figure, save_figure, style_axis
 
 #: A doubling of the labels that gains less is not worth its cost, in a correlation or in MOS points.
 NEGLIGIBLE_GAIN = 0.01

@@ -29,6 +29,7 @@ class Run:
     seed: int | None  # `None` for a published checkpoint
     name: str  # name of its folder
     cells: Mapping[str, str]  # name of the folder of each test set's cell, by test set
+    needs: Mapping[str, "Run"]  # the runs whose checkpoints it is made from, by model
 
 
 def plan_runs(study: Study, data: StudyData) -> list[Run]:
@@ -38,19 +39,17 @@ def plan_runs(study: Study, data: StudyData) -> list[Run]:
     evaluation = asdict(study.evaluation)
     for model in models_in_order(study):
         for seed in study.seeds_of(model):
-            digest = digest_of(_definition(study, data, runs, model, seed))
+            needs = {name: runs[name, study.seed_of(name, seed)] for name in model.needs}
+            digest = digest_of(_definition(study, data, model, seed, needs))
             name = f"{model.name}-{'published' if seed is None else f's{seed}'}-{digest}"
             cells = {
                 test_set: f"{test_set}-{digest_of([data.digest(test_set), evaluation])}" for test_set in study.test_sets_of(model)
             }
-            runs[model.name, seed] = Run(model, seed, name, cells)
-    turn = {key: study.seeds_of(run.model).index(key[1]) for key, run in runs.items()}
-    return [runs[key] for key in sorted(runs, key=lambda key: turn[key])]
+            runs[model.name, seed] = Run(model, seed, name, cells, needs)
+    return sorted(runs.values(), key=lambda run: study.seeds_of(run.model).index(run.seed))
 
 
-def _definition(
-    study: Study, data: StudyData, runs: Mapping[tuple[str, int | None], Run], model: ModelSpec, seed: int | None
-) -> dict[str, Any]:
+def _definition(study: Study, data: StudyData, model: ModelSpec, seed: int | None, needs: Mapping[str, Run]) -> dict[str, Any]:
     """What makes a run what it is; any change gives it another name."""
     unnamed = dict.fromkeys(("name", "series", "test_sets", "seeds"))
     defined: dict[str, Any] = {"model": {**asdict(model), **unnamed}}
@@ -64,7 +63,7 @@ def _definition(
         "sets": {name: data.digest(name) for name in (model.train, model.validation) if isinstance(name, str)},
         "recipe": recipe,
         "start": _starting_weights(with_values(recipe or {}, model.set).get("model")),
-        "needs": [runs[name, study.seed_of(name, seed)].name for name in model.needs],
+        "needs": [run.name for run in needs.values()],
     }
     if model.clips is not None:
         defined["sizes"] = sorted({other.clips for other in study.models if other.train == model.train and other.clips})

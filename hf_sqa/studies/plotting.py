@@ -3,12 +3,12 @@
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hf_sqa.evaluation.suite import Point
 from hf_sqa.metrics import GREATER_IS_BETTER
 
 #: The colours of Okabe and Ito, which the colour-blind can tell apart, and some more.
@@ -18,17 +18,6 @@ NAMES = {"srcc": "SRCC", "lcc": "LCC", "ktau": "Kendall's tau", "mse": "MSE", "r
 UNITS = {"mse": " (MOS points²)", "rmse": " (MOS points)", "mae": " (MOS points)"}
 LEVEL_NAMES = {"utt": "clips", "sys": "systems", "con": "conditions"}
 TITLE_CHARACTERS_PER_INCH = 11
-
-
-@dataclass(frozen=True)
-class Point:
-    """One model on one test set: the mean over seeds, the mean ends of their intervals, and each seed's value."""
-
-    value: float
-    low: float
-    high: float
-    seeds: dict[Any, float]
-    overlap: str | None
 
 
 class ResultTable:
@@ -59,14 +48,7 @@ class ResultTable:
                 raise ValueError(f"Expected models out of {', '.join(self.models)}, got {model!r}.")
 
     def point(self, model: str, test_set: str, metric: str) -> Point | None:
-        rows = self._rows.get((model, test_set, metric), [])
-        values = np.array([row["value"] for row in rows], dtype=np.float64)
-        if not len(values) or np.isnan(values).all():
-            return None
-        ends = [np.array([row[end] for row in rows], dtype=np.float64) for end in ("low", "high")]
-        low, high = (float(np.nanmean(end)) if np.isfinite(end).any() else math.nan for end in ends)
-        seeds = {row.get("seed"): float(row["value"]) for row in rows}
-        return Point(float(np.nanmean(values)), low, high, seeds, rows[0].get("overlap"))
+        return Point.of(self._rows.get((model, test_set, metric), []))
 
     def points(self, metric: str, models: Sequence[str] | None = None) -> list[Point]:
         """Points of some models, or of all, on every test set."""
@@ -87,14 +69,9 @@ class ResultTable:
         return None if value is None or math.isnan(float(value)) else float(value)
 
     def mean_of(self, model: str, test_set: str, name: str) -> float | None:
-        values = [
-            float(row[name])
-            for key, rows in self._rows.items()
-            if key[:2] == (model, test_set)
-            for row in rows
-            if row.get(name) is not None and not math.isnan(float(row[name]))
-        ]
-        return float(np.mean(values)) if values else None
+        rows = [row for key, rows in self._rows.items() if key[:2] == (model, test_set) for row in rows]
+        values = np.array([row.get(name) for row in rows], dtype=np.float64)  # None becomes NaN
+        return None if np.isnan(values).all() else float(np.nanmean(values))
 
 
 def best_of(values: Mapping[Any, float], metric: str) -> Any:
@@ -119,6 +96,15 @@ def draw_point(axis: Any, x: float, point: Point, number: int, filled: bool = Tr
         axis.plot([x, x], [point.low, point.high], "-", color=colour(number), linewidth=1.0, alpha=0.55)
     face = colour(number) if filled else "white"
     axis.plot([x], [point.value], marker(number), color=colour(number), markersize=5.5, markerfacecolor=face)
+
+
+def draw_line(axis: Any, points: Iterable[tuple[float, Point]], number: int, label: str, connected: bool = True) -> None:
+    """Points with their intervals in the colour of a series, and its entry in the legend."""
+    points = list(points)
+    for x, point in points:
+        draw_point(axis, x, point, number)
+    style, places = f"{'-' if connected else ''}{marker(number)}", [x for x, _ in points]
+    axis.plot(places, [point.value for _, point in points], style, color=colour(number), linewidth=1.5, label=label)
 
 
 def colour(number: int) -> str:

@@ -33,25 +33,15 @@ REASON_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What a study's folder holds after a call.
+    """What a study's folder holds after a call."""
 
-    Args:
-        folder (`Path`): The output folder.
-        num_cells (`int`): Cells of the study.
-        num_done (`int`): Cells whose results are in the table.
-        failures (`dict[str, str]`): Why runs failed, by run.
-        stale (`list[str]`): Runs in the folder that the study no longer has, or defines otherwise; they are not in the table.
-        figures (`list[Path]`): Figures drawn, and tables in the layout of a paper.
-        remarks (`list[str]`): Figures that could not be drawn and tables that could not be made, and why.
-    """
-
-    folder: Path
-    num_cells: int
-    num_done: int
-    failures: dict[str, str]
-    stale: list[str]
-    figures: list[Path]
-    remarks: list[str]
+    folder: Path  # The output folder
+    num_cells: int  # Cells of the study
+    num_done: int  # Cells whose results are in the table
+    failures: dict[str, str]  # Why runs failed, by run
+    stale: list[str]  # Runs in the folder that the study no longer has, or defines otherwise; they are not in the table
+    figures: list[Path]  # Figures drawn, and tables in the layout of a paper
+    remarks: list[str]  # Figures that could not be drawn and tables that could not be made, and why
 
 
 def collect_results(

@@ -91,17 +91,11 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class SetSpec:
-    """A set of clips.
+    """A set of clips."""
 
-    Args:
-        corpus (`str` or sequence of `str`): Name of the corpus, or of several whose clips are taken together.
-        where (`dict`): Values that a column must have, one or a list, by column.
-        rated (`str`, *optional*): Keep only clips with this label.
-    """
-
-    corpus: str | Sequence[str]
-    where: Mapping[str, Any] = field(default_factory=dict)
-    rated: str | None = None
+    corpus: str | Sequence[str]  # Name of the corpus, or of several whose clips are taken together
+    where: Mapping[str, Any] = field(default_factory=dict)  # Values that a column must have, one or a list, by column
+    rated: str | None = None  # Keep only clips with this label
 
     @property
     def corpora(self) -> tuple[str, ...]:
@@ -111,17 +105,11 @@ class SetSpec:
 
 @dataclass(frozen=True)
 class PartsSpec:
-    """How to divide a corpus into parts with similar scores; its clips get a column `part`.
+    """How to divide a corpus into parts with similar scores; its clips get a column `part`."""
 
-    Args:
-        shares (`dict[str, float]`): Shares of `train`, `validation` and `test`, two or all three; they add up to 1.
-        group (`str`, *optional*, defaults to `"source_id"`): Column whose groups stay whole.
-        within (`str`, *optional*, defaults to `"corpus"`): Column within whose values every share is taken.
-    """
-
-    shares: Mapping[str, float]
-    group: str = "source_id"
-    within: str = "corpus"
+    shares: Mapping[str, float]  # Shares of `train`, `validation` and `test`, two or all three; they add up to 1
+    group: str = "source_id"  # Column whose groups stay whole
+    within: str = "corpus"  # Column within whose values every share is taken
 
     def __post_init__(self) -> None:
         total = sum(self.shares.values())
@@ -134,25 +122,17 @@ class TableSpec:
     """A table in the layout of a paper; see [`hf_sqa.studies.tables.paper_table`].
 
     `rows`, `columns` and `sections` each take one of the four axes `model`, `test_set`, `score` and `metric`, with its values in
-    order: a list, or what to call each. What no one takes is set by `only`, or is the first there is.
-
-    Args:
-        file (`str`): Name of the files, without suffix.
-        rows, columns (`dict`): `{model: {MPL: [MTQ-Net, MPL]}}`; several words fill several cells. A name may hold the
-            value of another axis: `MOS-SSL-{score}`.
-        title (`str`): What stands above.
-        heads (sequence of `str`): Heads of the words of a row.
-        sections (`dict`, *optional*): Parts of the table, one below the other.
-        only (`dict`): Values of the axes left.
+    order: a list, or what to call each, `{model: {MPL: [MTQ-Net, MPL]}}`; several words fill several cells. A name may hold the
+    value of another axis: `MOS-SSL-{score}`. What no one takes is set by `only`, or is the first there is.
     """
 
-    file: str
+    file: str  # Name of the files, without suffix
     rows: Mapping[str, Any]
     columns: Mapping[str, Any]
-    title: str = ""
-    heads: Sequence[str] = ("",)
-    sections: Mapping[str, Any] | None = None
-    only: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""  # What stands above
+    heads: Sequence[str] = ("",)  # Heads of the words of a row
+    sections: Mapping[str, Any] | None = None  # Parts of the table, one below the other
+    only: Mapping[str, str] = field(default_factory=dict)  # Values of the axes left
 
     def __post_init__(self) -> None:
         given = [axis for part in (self.rows, self.columns, self.sections or {}, self.only) for axis in part]
@@ -166,18 +146,12 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class GpuCost:
-    """What a study takes on a GPU; an estimate.
+    """What a study takes on a GPU; an estimate."""
 
-    Args:
-        epochs (`float`): Passes over the training clips until training stops.
-        train_seconds, test_seconds (`float`): GPU time for a clip in one pass of training, and to score a clip.
-        source (`str`): Where the numbers come from.
-    """
-
-    epochs: float
-    train_seconds: float
-    test_seconds: float
-    source: str
+    epochs: float  # Passes over the training clips until training stops
+    train_seconds: float  # GPU time for a clip in one pass of training
+    test_seconds: float  # GPU time to score a clip
+    source: str  # Where the numbers come from
 
 
 @dataclass(frozen=True)

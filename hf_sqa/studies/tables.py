@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from hf_sqa.evaluation.suite import OVERLAP_MARKS
+from hf_sqa.evaluation.suite import Point, legend
 from hf_sqa.metrics import GREATER_IS_BETTER
 from hf_sqa.runs import write_whole
-from hf_sqa.studies.plotting import NAMES, Point, ResultTable, best_of
+from hf_sqa.studies.plotting import NAMES, ResultTable, best_of
 from hf_sqa.studies.study_file import TABLE_AXES, TableSpec
 
 LATEX_SIGNS = {
@@ -52,10 +50,9 @@ class PaperTable:
     def legend(self) -> str:
         """What the signs in the cells mean."""
         points = [point for lines in self.sections.values() for line in lines for point in line.points if point]
-        kinds = {point.overlap for point in points}
         seeds = max((len(point.seeds) for point in points), default=1)
         notes = [f"mean ± standard deviation of {seeds} seeds"] if seeds > 1 else []
-        return "; ".join(notes + [f"{mark} {words}" for kind, (mark, words) in OVERLAP_MARKS.items() if kind in kinds])
+        return "; ".join([*notes, *legend(points)])
 
     def to_markdown(self) -> str:
         """The table in Markdown, with its title above and the legend below."""
@@ -64,7 +61,7 @@ class PaperTable:
         for section, rows in self.sections.items():
             if section:
                 lines.append(_markdown_row([f"**{section}**"] + [""] * (len(self.head) - 1)))
-            lines += [_markdown_row([*row.words, *_cells(row, "**{}**")]) for row in rows]
+            lines += [_markdown_row([*row.words, *_cells(row, "**{:.3f}**")]) for row in rows]
         return "\n".join([*lines, *(["", self.legend] if self.legend else [])]) + "\n"
 
     def to_latex(self) -> str:
@@ -79,7 +76,7 @@ class PaperTable:
             if section:
                 lines += [rf"\multicolumn{{{len(self.head)}}}{{c}}{{{_latex(section)}}} \\", r"\midrule"]
             for row in rows:
-                marked = (_latex(cell) for cell in _cells(row, "\x02{}\x03"))
+                marked = (_latex(cell) for cell in _cells(row, "\x02{:.3f}\x03"))
                 cells = [cell.replace("\x02", r"\textbf{").replace("\x03", "}") for cell in marked]
                 lines.append(" & ".join([*map(_latex, row.words), *cells]) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
@@ -98,7 +95,7 @@ class PaperTable:
             for row in rows:
                 cells: list[Any] = []
                 for point in row.points:
-                    cells += ["", "", ""] if point is None else [point.value, _deviation(point), point.overlap]
+                    cells += ["", "", ""] if point is None else [point.value, point.deviation, point.overlap]
                 writer.writerow([section, *row.words, *cells])
         return text.getvalue()
 
@@ -123,27 +120,21 @@ def paper_table(rows: Iterable[Mapping[str, Any]], spec: TableSpec) -> PaperTabl
 
     row_axis, row_words = _axis(spec.rows)
     column_axis, column_words = _axis(spec.columns)
-    section_axis, section_words = _axis(spec.sections) if spec.sections else ("", {"": [""]})
+    section_axis, section_words = _axis(spec.sections) if spec.sections else ("section", {"": [""]})
     sections: dict[str, list[Line]] = {}
     for section, title in section_words.items():
-        grid: dict[str, list[Point | None]] = {}
-        for name in row_words:
-            chosen = fixed | ({section_axis: section} if section_axis else {}) | {row_axis: name}
-            grid[name] = [point_at(chosen | {column_axis: column}) for column in column_words]
+        chosen = {column: fixed | {section_axis: section, column_axis: column} for column in column_words}
+        grid = {name: [point_at(cell | {row_axis: name}) for cell in chosen.values()] for name in row_words}
         # Bold compares models, so there is none where the models are the columns.
-        best = [
-            _best([line[place] for line in grid.values()], {**fixed, section_axis: section, column_axis: column}["metric"])
-            if row_axis == "model"
-            else set()
-            for place, column in enumerate(column_words)
-        ]
+        metrics = [cell["metric"] if row_axis == "model" else "" for cell in chosen.values()]
+        best = [_best(points, metric) for points, metric in zip(zip(*grid.values(), strict=True), metrics, strict=True)]
         sections[" ".join(title)] = [
             Line(
                 [*row_words[name], *[""] * (len(spec.heads) - len(row_words[name]))],
                 line,
-                [at in best[place] for place in range(len(line))],
+                [point is not None and round(point.value, 3) == value for point, value in zip(line, best, strict=True)],
             )
-            for at, (name, line) in enumerate(grid.items())
+            for name, line in grid.items()
         ]
     if not any(point for lines in sections.values() for line in lines for point in line.points):
         raise ValueError(f"Expected results for the table {spec.file!r}, got none of what it shows.")
@@ -172,30 +163,17 @@ def _axis(part: Mapping[str, Any]) -> tuple[str, dict[str, list[str]]]:
     return axis, {str(name): [words] if isinstance(words, str) else list(words) for name, words in named.items()}
 
 
-def _best(points: Sequence[Point | None], metric: str) -> set[int]:
-    """Places of the best value; empty where there is nothing to compare."""
-    values = {place: point.value for place, point in enumerate(points) if point is not None}
+def _best(points: Sequence[Point | None], metric: str) -> float | None:
+    """The best value, rounded; `None` where there is nothing to compare."""
+    values = dict(enumerate(point.value for point in points if point))
     if len(values) < 2 or metric not in GREATER_IS_BETTER:
-        return set()
-    best = values[best_of(values, metric)]
-    return {place for place, value in values.items() if round(value, 3) == round(best, 3)}
+        return None
+    return round(values[best_of(values, metric)], 3)
 
 
 def _cells(line: Line, bold: str) -> list[str]:
-    cells = []
-    for point, is_best in zip(line.points, line.is_best, strict=True):
-        if point is None:
-            cells.append("-")
-            continue
-        value = bold.format(f"{point.value:.3f}") if is_best else f"{point.value:.3f}"
-        deviation = _deviation(point)
-        spread = "" if deviation is None else f" ± {deviation:.3f}"
-        cells.append(f"{value}{spread}" + (f" {OVERLAP_MARKS[point.overlap][0]}" if point.overlap else ""))
-    return cells
-
-
-def _deviation(point: Point) -> float | None:
-    return float(np.std(list(point.seeds.values()), ddof=1)) if len(point.seeds) > 1 else None
+    found = zip(line.points, line.is_best, strict=True)
+    return [point.text(bold if is_best else "{:.3f}") + point.mark if point else "-" for point, is_best in found]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

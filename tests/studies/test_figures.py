@@ -108,7 +108,7 @@ def test_the_matrix_shows_the_mean_of_seeds_and_their_spread(tmp_path):
 
     figure = draw("transfer_matrix", rows, tmp_path / "f.png")
 
-    assert [text.get_text() for text in visible(figure)[0].texts] == ["0.85 \n± 0.07", "0.70 "]
+    assert [text.get_text() for text in visible(figure)[0].texts] == ["0.85\n± 0.07", "0.70"]
 
 
 def test_a_cell_that_is_not_done_is_a_dash(rows, tmp_path):
