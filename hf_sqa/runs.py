@@ -243,15 +243,13 @@ def digest_of(content: Any, num_digits: int = 16) -> str:
 
 
 def in_processes(
-    function: Callable[[Task], Result],
+    function: Callable[..., Result],
     tasks: Iterable[Task],
     num_workers: int,
-    *,
+    *shared: Any,
     tasks_per_worker: int = 2,
     in_order: bool = False,
     ahead: bool = False,
-    initializer: Callable[..., object] | None = None,
-    initargs: tuple[Any, ...] = (),
 ) -> Iterator[Result]:
     """Yield what a function makes of every task, computed in processes that end with this one.
 
@@ -259,25 +257,23 @@ def in_processes(
     are. Ctrl-C is left to this process.
 
     Args:
-        function (callable): A function of a module.
+        function (callable): A function of a module, called with a task and with what is `shared`.
         tasks (iterable): Taken as workers become free.
         num_workers (`int`): Processes; 1 or fewer computes here.
         ahead (`bool`, *optional*, defaults to `False`): Use a process for `num_workers=1` too: it works while this one does
             something else.
         tasks_per_worker (`int`, *optional*, defaults to 2): Tasks in the hands of each: few, so that Ctrl-C is obeyed soon.
         in_order (`bool`, *optional*, defaults to `False`): Yield in the order of the tasks, not in that in which they end.
-        initializer, initargs (*optional*): Called once in every process, here too where this one computes.
+        shared (*optional*): What all tasks need. It travels to every process once, and keeps what it has learned there.
     """
     if num_workers < 1 or (num_workers == 1 and not ahead):
-        if initializer is not None:
-            initializer(*initargs)
-        yield from map(function, tasks)
+        yield from (function(task, *shared) for task in tasks)
         return
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _begin_worker, (initializer, initargs))
+    pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _begin_worker, shared)
     waiting = iter(tasks)
     try:
-        pending = [pool.submit(function, task) for task in itertools.islice(waiting, tasks_per_worker * num_workers)]
+        pending = [pool.submit(_in_worker, function, task) for task in itertools.islice(waiting, tasks_per_worker * num_workers)]
         while pending:
             if in_order:
                 done = {pending[0]}
@@ -286,17 +282,25 @@ def in_processes(
             pending = [future for future in pending if future not in done]
             for future in done:
                 result = future.result()
-                pending += [pool.submit(function, task) for task in itertools.islice(waiting, 1)]
+                pending += [pool.submit(_in_worker, function, task) for task in itertools.islice(waiting, 1)]
                 yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin_worker(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+#: In a worker: what all tasks need.
+_shared: tuple[Any, ...] = ()
+
+
+def _begin_worker(*shared: Any) -> None:
+    global _shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if initializer is not None:
-        initializer(*initargs)
+    _shared = shared
+
+
+def _in_worker(function: Callable[..., Result], task: Any) -> Result:
+    return function(task, *_shared)
 
 
 def _end_with_parent() -> None:

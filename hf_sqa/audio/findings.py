@@ -8,24 +8,10 @@ from dataclasses import dataclass
 
 #: Findings that leave nothing to judge: no score is given. `failed` could not be read, `abstained` was read and refused.
 REFUSALS = {
-    "missing": "failed",
-    "is_directory": "failed",
-    "unreachable": "failed",
-    "unsupported": "failed",
-    "no_sampling_rate": "failed",
-    "no_such_channel": "failed",
-    "empty": "failed",
-    "undecodable": "failed",
-    "truncated": "failed",
-    "too_short": "abstained",
-    "not_finite": "abstained",
-    "silent": "abstained",
-    "channels_cancel": "abstained",
-    "no_audio": "failed",
-    "score_not_finite": "failed",
-    "out_of_memory": "failed",
-    "timed_out": "failed",
-    "decoder_died": "failed",
+    **dict.fromkeys(("missing", "is_directory", "unreachable", "unsupported", "no_sampling_rate", "no_such_channel"), "failed"),
+    **dict.fromkeys(("empty", "undecodable", "truncated", "no_audio"), "failed"),
+    **dict.fromkeys(("too_short", "not_finite", "silent", "channels_cancel"), "abstained"),
+    **dict.fromkeys(("score_not_finite", "out_of_memory", "timed_out", "decoder_died"), "failed"),
 }
 
 #: Findings that make a score doubtful: the score is given, and the warning with it.

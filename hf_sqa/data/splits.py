@@ -46,41 +46,29 @@ class TrainingSet:
     num_train: int  # clips, as printed
     num_validation: int
     sources: tuple[str, ...]  # parts of the names of the corpora to draw from, in lower case without punctuation; none for all
-    language: str  # as printed
     # those of the sources whose own `train` and `validation` clips go to the two parts, as a whole, instead of a draw; their other
     # clips are left out
     own_splits: tuple[str, ...] = ()
     own_counts: tuple[int, int] = (0, 0)  # number of these clips in the two parts
-    remark: str = ""  # inconsistencies and omissions of the paper
 
 
-#: The two baselines of ConferencingSpeech 2022, whose checkpoints name NISQA's own parts for training and validation.
-NISQA_BASELINE: dict[str, Any] = {
-    "num_train": 70764,
-    "num_validation": 9713,
-    "sources": ("nisqa", "tencent", "pstn"),
-    "language": "English",
-    "own_splits": ("nisqa",),
-    "own_counts": (11020, 2700),
-}
+#: The two baselines of ConferencingSpeech 2022, of other architectures. Their checkpoints name NISQA's own parts for training
+#: (TRAIN_SIM and TRAIN_LIVE) and validation (VAL_SIM and VAL_LIVE).
+NISQA_BASELINE = TrainingSet(70764, 9713, ("nisqa", "tencent", "pstn"), ("nisqa",), (11020, 2700))
 #: The paper does not give the shares of the corpora; ours are proportional to their sizes.
 TRAINING_SETS = {
-    "w2v_ger": TrainingSet(185, 47, ("livetalk",), "German", remark="all 232 clips of NISQA_TEST_LIVETALK"),
-    "w2v_cn": TrainingSet(2424, 606, ("tencent",), "Chinese"),
-    "w2v_en": TrainingSet(7515, 1879, ("pstn",), "English"),
-    "w2v_all": TrainingSet(11429, 2858, (), "all", remark='"all(D)": all 13 databases of Table 2'),
-    "w2v_1k": TrainingSet(1884, 472, ("pstn", "tencent"), "English", remark="Tencent is Chinese"),
-    "w2v_10k": TrainingSet(8995, 2248, ("pstn", "tencent"), "English", remark="Tencent is Chinese"),
-    "w2v_50k": TrainingSet(
-        56217,
-        14005,
-        ("pstn", "tencent"),
-        "English",
-        remark="56217 is 80 % of all 70272 clips, which leaves 14055, not 14005: presumably a misprint, and 50 clips stay unused",
-    ),
-    "w2v_base": TrainingSet(4974, 1066, ("voicemos", "bvcc"), "English", own_splits=("voicemos", "bvcc"), own_counts=(4974, 1066)),
-    "nq_base1": TrainingSet(**NISQA_BASELINE, remark="trained on TRAIN_SIM and TRAIN_LIVE, validated on VAL_SIM and VAL_LIVE"),
-    "nq_base2": TrainingSet(**NISQA_BASELINE, remark="as nq_base1, another architecture"),
+    "w2v_ger": TrainingSet(185, 47, ("livetalk",)),  # all 232 clips of NISQA_TEST_LIVETALK
+    "w2v_cn": TrainingSet(2424, 606, ("tencent",)),
+    "w2v_en": TrainingSet(7515, 1879, ("pstn",)),
+    "w2v_all": TrainingSet(11429, 2858, ()),  # "all(D)": all 13 databases of Table 2
+    # Printed as English, but Tencent is Chinese.
+    "w2v_1k": TrainingSet(1884, 472, ("pstn", "tencent")),
+    "w2v_10k": TrainingSet(8995, 2248, ("pstn", "tencent")),
+    # 56217 is 80 % of all 70272 clips, which leaves 14055, not 14005: presumably a misprint, and 50 clips stay unused.
+    "w2v_50k": TrainingSet(56217, 14005, ("pstn", "tencent")),
+    "w2v_base": TrainingSet(4974, 1066, ("voicemos", "bvcc"), ("voicemos", "bvcc"), (4974, 1066)),
+    "nq_base1": NISQA_BASELINE,
+    "nq_base2": NISQA_BASELINE,
 }
 
 
@@ -114,7 +102,7 @@ def stratified_split(
     if not 0 < validation_share < 1:
         raise ValueError(f"Expected `validation_share` between 0 and 1, got {validation_share}.")
     scores = _scores(data, score_column)
-    corpora = _labels(data, corpus_column, len(scores)) if corpus_column is not None else np.full(len(scores), "all")
+    corpora = _labels(data, corpus_column, len(scores))
     rng = np.random.default_rng(seed)
     group_columns = [group_columns] if isinstance(group_columns, str) else list(group_columns)
     if not group_columns:
@@ -136,11 +124,7 @@ def stratified_split(
 
 
 def nested_subsets(
-    data: Any,
-    sizes: Sequence[int],
-    *,
-    corpus_column: str | None = "corpus",
-    seed: int = 0,
+    data: Any, sizes: Sequence[int], *, corpus_column: str | None = "corpus", seed: int = 0
 ) -> dict[int, np.ndarray]:
     """Draw clips with the score distribution, and the proportions of corpora, of the whole.
 
@@ -158,7 +142,7 @@ def nested_subsets(
         ValueError: If there are fewer clips than asked for, a column is missing, or a score is NaN.
     """
     scores = _scores(data, "mos")
-    corpora = _labels(data, corpus_column, len(scores)) if corpus_column is not None else np.full(len(scores), "all")
+    corpora = _labels(data, corpus_column, len(scores))
     if not sizes or min(sizes) < 1 or max(sizes) > len(scores):
         raise ValueError(f"Expected sizes from 1 to the {len(scores)} clips there are, got {list(sizes)}.")
     rng = np.random.default_rng(seed)
@@ -187,16 +171,16 @@ def training_set(name: str, data: Any, *, seed: int = 0) -> Split:
     if name not in TRAINING_SETS:
         raise ValueError(f"Expected one of {', '.join(TRAINING_SETS)}, got {name!r}.")
     wanted = TRAINING_SETS[name]
-    corpora = _labels(data, "corpus")
+    corpora = _labels(data, "corpus", len(_column(data, "mos")))
     plain = np.array(["".join(filter(str.isalnum, corpus.lower())) for corpus in corpora], dtype=str)
     hits = {source: np.char.find(plain, source) >= 0 for source in wanted.sources}
     missing = [source for source, hit in hits.items() if not hit.any()]
     if set(missing) - set(wanted.own_splits) or (wanted.own_splits and set(wanted.own_splits) <= set(missing)):
         raise ValueError(f"{name} needs corpora named like {', '.join(missing)}; the corpora here are {_listed(corpora)}.")
     nothing = np.zeros(len(corpora), bool)
-    is_own = np.logical_or.reduce([hits[source] for source in wanted.own_splits] or [nothing])
-    is_drawn = np.logical_or.reduce(list(hits.values())) & ~is_own if hits else ~nothing
-    train, validation = np.flatnonzero(nothing), np.flatnonzero(nothing)
+    is_own = np.logical_or.reduce([nothing, *(hits[source] for source in wanted.own_splits)])
+    is_drawn = np.logical_or.reduce([nothing, *hits.values()]) & ~is_own if hits else ~nothing
+    train = validation = np.flatnonzero(nothing)
     if wanted.own_splits:
         splits = _column(data, "split").astype(str)
         train, validation = (np.flatnonzero(is_own & (splits == part)) for part in ("train", "validation"))
@@ -249,7 +233,7 @@ def _split(scores: np.ndarray, corpora: np.ndarray, validation: np.ndarray, grou
 
 def _drawn(scores: np.ndarray, corpora: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Row numbers of `size` clips: from each corpus its share, one from each stretch of its sorted scores."""
-    names, of_corpus = np.unique(corpora, return_inverse=True)
+    _, of_corpus = np.unique(corpora, return_inverse=True)
     chosen = []
     for corpus, count in enumerate(_shares(np.bincount(of_corpus), size)):
         rows = np.flatnonzero(of_corpus == corpus)
@@ -258,7 +242,7 @@ def _drawn(scores: np.ndarray, corpora: np.ndarray, size: int, rng: np.random.Ge
         # Whole clips only: a stretch is from the clip at its lower edge to the last one before its upper edge.
         low, high = np.ceil(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
         chosen.append(rows[rng.integers(low, high)] if count else rows[:0])
-    return np.sort(np.concatenate(chosen)) if len(names) else np.zeros(0, int)
+    return np.sort(np.concatenate(chosen))
 
 
 def _shares(counts: np.ndarray, size: int) -> np.ndarray:
@@ -340,9 +324,10 @@ def _scores(data: Any, name: str, rows: Any = slice(None)) -> np.ndarray:
     return scores
 
 
-def _labels(data: Any, name: str, num_rows: int | None = None) -> np.ndarray:
-    column = _column(data, name)
-    if num_rows is not None and len(column) != num_rows:
+def _labels(data: Any, name: str | None, num_rows: int) -> np.ndarray:
+    """The values of a column as text, as many as scores; the same everywhere without a column."""
+    column = np.full(num_rows, "all") if name is None else _column(data, name)
+    if len(column) != num_rows:
         raise ValueError(f"Expected {num_rows} values in {name!r}, as many as scores, got {len(column)}.")
     unknown = [value is None or value != value or value == "" for value in column.tolist()]
     if any(unknown):

@@ -110,8 +110,12 @@ def degrade_files(
         twice = next(target for target in targets if targets.count(target) > 1)
         raise ValueError(f"Expected one recording for each file to write, got two for {twice!r}; rename one of them.")
     run.chain.check_requirements()
+
+    def made(wanted: Sequence[Job]) -> Iterator[dict[str, Any]]:
+        return in_processes(degrade_file, wanted, min(num_workers, len(wanted)), run, tasks_per_worker=QUEUE_PER_WORKER)
+
     if manifest is None:
-        yield from _rows(jobs, run, num_workers)
+        yield from made(jobs)
         return
     path = Path(manifest)
     with locked(path.with_name(f".{path.name}-lock")):
@@ -122,7 +126,7 @@ def degrade_files(
         missing = [job for job in jobs if job.name not in rows]
         with journal(path, rows.values()) as append:
             yield from list(rows.values())
-            for row in _rows(missing, run, num_workers):
+            for row in made(missing):
                 rows[row["input"]] = row
                 append(row)
                 yield row
@@ -140,23 +144,6 @@ def _check_run(path: Path, earlier: Sequence[dict[str, Any]], run: Run) -> None:
     if definition.is_file():
         check_same_run(definition, run.definition, remedy)
     raise RunMismatch(f"The manifest {str(path)!r} was made with other options (run {others.pop()}, now {run.digest}): {remedy}.")
-
-
-def _rows(jobs: Sequence[Job], run: Run, num_workers: int) -> Iterator[dict[str, Any]]:
-    # The run travels once, not with every job: a folder of noises has many names, and keeps what it has read.
-    workers = min(num_workers, len(jobs))
-    return in_processes(_in_worker, jobs, workers, tasks_per_worker=QUEUE_PER_WORKER, initializer=_begin_worker, initargs=(run,))
-
-
-_run_of_worker: list[Run] = []
-
-
-def _begin_worker(run: Run) -> None:
-    _run_of_worker[:] = [run]
-
-
-def _in_worker(job: Job) -> dict[str, Any]:
-    return degrade_file(job, _run_of_worker[0])
 
 
 def degrade_file(job: Job, run: Run) -> dict[str, Any]:

@@ -129,23 +129,12 @@ def _made_shards(cache: WindowCache, plan: Sequence[tuple[str, int]], num_worker
     """Files of windows in the order of the plan, made here or in processes that are a few shards ahead."""
     if num_workers < 1 or cache.maker is None:
         return (cache.ensure_shard(split, index) for split, index in plan)
-    options: dict[str, Any] = {"initializer": _begin_worker, "initargs": (cache,)}
-    return in_processes(_make_in_worker, plan, num_workers, in_order=True, ahead=True, **options)
+    return in_processes(_make_shard, plan, num_workers, cache, in_order=True, ahead=True)
 
 
-#: In a worker: the folder it makes windows for, with the speech it has read so far.
-_cache_of_worker: WindowCache | None = None
-
-
-def _begin_worker(cache: WindowCache) -> None:
-    global _cache_of_worker
+def _make_shard(task: tuple[str, int], cache: WindowCache) -> Path:
     torch.set_num_threads(1)
-    _cache_of_worker = cache
-
-
-def _make_in_worker(task: tuple[str, int]) -> Path:
-    assert _cache_of_worker is not None
-    return _cache_of_worker.ensure_shard(*task)
+    return cache.ensure_shard(*task)
 
 
 def mapped_scores(scores: np.ndarray, teacher: Any, student: Any, options: TeacherOptions) -> np.ndarray:

@@ -162,7 +162,7 @@ def corpora(tmp_path):
 def test_paper_one_lacks_only_its_data_and_a_gpu(corpora, encoders, tmp_path, monkeypatch):
     for name, (num_train, num_validation) in TINY_SETS.items():
         whole = splits.TRAINING_SETS[name]
-        tiny = splits.TrainingSet(num_train, num_validation, whole.sources, whole.language)
+        tiny = splits.TrainingSet(num_train, num_validation, whole.sources)
         monkeypatch.setitem(splits.TRAINING_SETS, name, tiny)
     for name, model in (
         ("w2v_base", Wav2Vec2ForMOS(Wav2Vec2ForMOSConfig.tiny())),

@@ -250,7 +250,7 @@ def test_a_set_may_be_of_several_corpora(content, corpus):
 def test_the_training_sets_of_paper_one_are_drawn_from_a_set(content, monkeypatch):
     from hf_sqa.data import splits
 
-    monkeypatch.setitem(splits.TRAINING_SETS, "w2v_all", splits.TrainingSet(12, 4, (), "all"))
+    monkeypatch.setitem(splits.TRAINING_SETS, "w2v_all", splits.TrainingSet(12, 4, ()))
     content["sets"]["all"] = {"corpus": "corpus"}
     study = load_study(content | {"models": {"x": {"train": "all", "training_set": "w2v_all"}}})
 
