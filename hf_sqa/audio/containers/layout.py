@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from hf_sqa.audio.containers import mpeg, ogg, riff
+from hf_sqa.audio.containers.mpeg import find_parts as find_mpeg_parts, id3_bytes
+from hf_sqa.audio.containers.ogg import MAGIC as OGG_MAGIC, find_parts as find_ogg_parts
 from hf_sqa.audio.containers.part import Part, occurrences
+from hf_sqa.audio.containers.riff import FORMS as RIFF_FORMS, find_parts as find_riff_parts
 from hf_sqa.audio.containers.stated_sizes import check_stated_size
 
 FLAC_MAGIC = b"fLaC"
@@ -24,16 +26,16 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
     file.seek(start)
     magic = file.read(4)
     try:
-        if magic in riff.FORMS and start == 0:
-            return riff.find_parts(file, size)
-        if magic == ogg.MAGIC and start == 0:
-            return ogg.find_parts(file, size)
+        if magic in RIFF_FORMS and start == 0:
+            return find_riff_parts(file, size)
+        if magic == OGG_MAGIC and start == 0:
+            return find_ogg_parts(file, size)
         if magic == FLAC_MAGIC:
             # Of several recordings written one after another a decoder reads the first.
             starts = sorted({start, *occurrences(file, start, FLAC_BEGINNING, 8)})
             return [Part(*ends, frames_tolerance_seconds=0.0) for ends in zip(starts, [*starts[1:], size], strict=True)]
         if magic[:1] == b"\xff" or start:
-            return mpeg.find_parts(file, size, start)
+            return find_mpeg_parts(file, size, start)
         check_stated_size(file, size)
     except (struct.error, ValueError, IndexError, ArithmeticError):
         pass  # the header itself is cut off or nonsense: libsndfile will say so
@@ -48,4 +50,4 @@ def after_tags(file: BinaryIO) -> int:
         head = file.read(10)
         if len(head) < 10 or not head.startswith(b"ID3"):
             return position
-        position += mpeg.id3_bytes(head)
+        position += id3_bytes(head)
