@@ -1,11 +1,6 @@
 """Audio in: any source becomes a checked mono recording at the rate a model wants. NumPy only."""
 
-from hf_sqa.audio.findings import (
-    REFUSALS as REFUSALS,
-    WARNINGS as WARNINGS,
-    AudioError as AudioError,
-    Finding as Finding,
-)
+from hf_sqa.audio.findings import REFUSALS as REFUSALS, WARNINGS as WARNINGS, AudioError as AudioError, Finding as Finding
 from hf_sqa.audio.gate import active_level as active_level
 from hf_sqa.audio.recording import (
     Recording as Recording,

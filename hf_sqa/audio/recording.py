@@ -51,12 +51,8 @@ class Recording:
         self.num_channels = stream.num_channels
         self.sampling_rate = sampling_rate or stream.sampling_rate
 
-        gate = InputGate(
-            self.source,
-            self.source_sampling_rate,
-            self.sampling_rate,
-            self.num_channels if self._channel == "mean" else 1,
-        )
+        num_channels = self.num_channels if channel == "mean" else 1
+        gate = InputGate(self.source, self.source_sampling_rate, self.sampling_rate, num_channels)
         kept: list[np.ndarray] | None = []
         self.num_samples = 0
         for block in self._decode(gate):

@@ -87,15 +87,10 @@ def examine(
 ) -> Examined:
     """Bring label rows into the schema and note their problems; raises nothing.
 
-    Args:
-        rows (iterable of `dict`): `audio` (a path, or an audio dict), scores, text columns and `where` (label file and line).
-            Scores may be text; an empty one is unrated.
-        scale (`tuple[float, float]`): Ends of the scale of `mos`; a row's own `scale_min` and `scale_max` win. `mos`, `mos_std` and
-            `mos_ci95` are rescaled to 1-5, see [`rescale_mos`].
-        ratings (`str`): `"mean"` averages the ratings of a recording: `num_ratings`, `mos_std` (with N - 1) and `mos_ci95`
-            (Student's t) are added. `"each"` keeps one row per rating.
-        rows_are_ratings (`bool`): Whether a recording may have several rows.
-        name, score_names, note: As in [`Examined`].
+    A row has `audio` (a path, or an audio dict), scores, text columns and `where` (label file and line). Scores may be text; an
+    empty one is unrated. `mos`, `mos_std` and `mos_ci95` are rescaled from `scale`, or the row's own `scale_min` and `scale_max`,
+    to 1-5, see [`rescale_mos`]. Where a recording may have several rows, `"mean"` averages its `ratings`: `num_ratings`, `mos_std`
+    (with N - 1) and `mos_ci95` (Student's t) are added; `"each"` keeps one row per rating.
     """
     problems: dict[str, list[str]] = defaultdict(list)
     folders = folders or AudioFolders()

@@ -47,14 +47,10 @@ SPEED_SHARE, SPEED = 0.6, (0.82, 1.22)
 
 
 def load_degradations(mix: Mapping[str, float]) -> list[tuple[float, list[Chain]]]:
-    """Chains with the weights by which one is drawn.
+    """Chains with the weights by which one is drawn; a `ValueError` if a preset is unknown, or a weight is none.
 
-    Args:
-        mix (mapping of `str` to `float`): `"none"` keeps speech as recorded, `"bench"` draws one of the 42 conditions of the bench
-            corpus, any other name is a preset or YAML file of [`~hf_sqa.degradations.Chain`].
-
-    Raises:
-        ValueError: If a preset is unknown, a weight is negative, or no weight is above 0.
+    `"none"` keeps speech as recorded, `"bench"` draws one of the 42 conditions of the bench corpus, any other name is a preset or
+    YAML file of [`~hf_sqa.degradations.Chain`].
     """
     chains: list[tuple[float, list[Chain]]] = []
     for name, weight in mix.items():

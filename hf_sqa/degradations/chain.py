@@ -29,7 +29,7 @@ import numpy as np
 
 from hf_sqa.choices import did_you_mean
 from hf_sqa.degradations.kind import KINDS, REQUIREMENTS, checked_sampling_rate, checked_waveform
-from hf_sqa.degradations.noise import RecordingFolder
+from hf_sqa.degradations.noise import Recordings
 from hf_sqa.options import load_yaml, refuse_unknown
 
 PRESETS = Path(__file__).parent / "presets"
@@ -69,8 +69,8 @@ class Chain:
         *,
         name: str = "chain",
         description: str = "",
-        noises: RecordingFolder | Sequence[np.ndarray] | None = None,
-        talkers: RecordingFolder | Sequence[np.ndarray] | None = None,
+        noises: Recordings | None = None,
+        talkers: Recordings | None = None,
     ):
         self.steps, self.name, self.description = _checked_steps(steps, name), name, description
         self.noises, self.talkers = noises, talkers
@@ -128,27 +128,20 @@ class Chain:
         return record
 
     @staticmethod
-    def replay(
-        record: Mapping[str, Any],
-        waveform: np.ndarray,
-        sampling_rate: int,
-        *,
-        noises: RecordingFolder | Sequence[np.ndarray] | None = None,
-        talkers: RecordingFolder | Sequence[np.ndarray] | None = None,
-    ) -> np.ndarray:
+    def replay(record: Mapping[str, Any], waveform: np.ndarray, sampling_rate: int, **sources: Recordings | None) -> np.ndarray:
         """Repeat what a record says; the result is the same, sample by sample.
 
         Args:
             record (`dict`): From a call; it may have been stored as JSON in between.
             waveform (`np.ndarray` of shape `(num_samples,)`): The waveform of that call.
             sampling_rate (`int`): Its rate in Hz.
-            noises, talkers (*optional*): Those of the chain.
+            sources: `noises` and `talkers`, those of the chain.
 
         Raises:
             ValueError: If the codec library or the noise recording is not that of the record.
         """
         again = json.loads(json.dumps(record))
-        degraded = _applied(again, waveform, sampling_rate, noises, talkers)
+        degraded = _applied(again, waveform, sampling_rate, **sources)
         for step, replayed in zip(record["steps"], again["steps"], strict=True):
             for name in MUST_AGREE:
                 recorded, now = step["notes"].get(name), replayed["notes"].get(name)
@@ -205,7 +198,7 @@ def _checked_step(step: Any, where: str) -> dict[str, Any]:
     if not isinstance(step, Mapping) or sum(key in step for key in ("kind", "one_of", "steps")) != 1:
         raise ValueError(f"Expected {where} to be a mapping with one of `kind`, `one_of` and `steps`, got {step!r}.")
     probability = step.get("probability", 1)
-    if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability <= 1:
+    if not _is_number(probability) or not 0 <= probability <= 1:
         raise ValueError(f"Expected a `probability` between 0 and 1 in {where}, got {probability!r}.")
     checked: dict[str, Any] = {"probability": probability}
     if "kind" in step:
@@ -233,7 +226,7 @@ def _checked_branch(branch: Any, where: str) -> dict[str, Any]:
         raise ValueError(f"Expected {where} to be a mapping with `steps`, got {branch!r}.")
     refuse_unknown(branch, ("weight", "name", "steps"), where)
     weight = branch.get("weight", 1)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+    if not _is_number(weight) or weight < 0:
         raise ValueError(f"Expected a `weight` of 0 or more in {where}, got {weight!r}.")
     return {"weight": weight, "name": branch.get("name"), "steps": _checked_steps(branch["steps"], where)}
 
@@ -304,7 +297,9 @@ def _drawn(value: Any, rng: np.random.Generator) -> Any:
     return min(max(round(float(rng.uniform(low, high)), DECIMALS), low), high)
 
 
-def _applied(record: dict[str, Any], waveform: np.ndarray, sampling_rate: int, noises: Any, talkers: Any) -> np.ndarray:
+def _applied(
+    record: dict[str, Any], waveform: np.ndarray, sampling_rate: int, noises: Any = None, talkers: Any = None
+) -> np.ndarray:
     """Apply the steps of a record, and add their notes to it."""
     degraded, sampling_rate = checked_waveform(waveform), checked_sampling_rate(sampling_rate)
     for step in record["steps"]:

@@ -50,6 +50,10 @@ class RecordingFolder:
         return _loaded(self.folder / name, sampling_rate)
 
 
+#: What to draw noise or talkers from.
+Recordings = RecordingFolder | Sequence[np.ndarray]
+
+
 @functools.lru_cache(maxsize=16)
 def _loaded(path: Path, sampling_rate: int) -> np.ndarray:
     try:
@@ -174,7 +178,7 @@ def babble(
     snr_db: float,
     rng: np.random.Generator,
     num_talkers: int = 8,
-    talkers: RecordingFolder | Sequence[np.ndarray] | None = None,
+    talkers: Recordings | None = None,
     speech_level: SpeechLevel = "whole_file",
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
@@ -207,9 +211,7 @@ def babble(
     return add_noise(waveform, noise, sampling_rate, snr_db=snr_db, speech_level=speech_level)
 
 
-def _drawn(
-    recordings: RecordingFolder | Sequence[np.ndarray], sampling_rate: int, rng: np.random.Generator
-) -> tuple[str, np.ndarray]:
+def _drawn(recordings: Recordings, sampling_rate: int, rng: np.random.Generator) -> tuple[str, np.ndarray]:
     if isinstance(recordings, RecordingFolder):
         name = recordings.names[int(rng.integers(len(recordings.names)))]
         return name, recordings.load(name, sampling_rate)
@@ -263,7 +265,7 @@ def recorded_noise(
     *,
     snr_db: float,
     rng: np.random.Generator,
-    noises: RecordingFolder | Sequence[np.ndarray] | None,
+    noises: Recordings | None,
     speech_level: SpeechLevel = "whole_file",
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
@@ -289,7 +291,7 @@ def background_noise(
     *,
     snr_db: float,
     rng: np.random.Generator,
-    noises: RecordingFolder | Sequence[np.ndarray] | None = None,
+    noises: Recordings | None = None,
     speech_level: SpeechLevel = "whole_file",
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
@@ -303,11 +305,9 @@ def background_noise(
         return recorded_noise(
             waveform, sampling_rate, snr_db=snr_db, rng=rng, noises=noises, speech_level=speech_level, record=record
         )
-    kind = "babble" if rng.random() < 0.5 else "fluctuating_noise"
-    synthetic = babble if kind == "babble" else fluctuating_noise
-    degraded = synthetic(waveform, sampling_rate, snr_db=snr_db, rng=rng, speech_level=speech_level)
-    note(record, noise=f"synthetic: {kind}")
-    return degraded
+    synthetic = babble if rng.random() < 0.5 else fluctuating_noise
+    note(record, noise=f"synthetic: {synthetic.__name__}")
+    return synthetic(waveform, sampling_rate, snr_db=snr_db, rng=rng, speech_level=speech_level)
 
 
 @degradation(q_db=(-60, 120))

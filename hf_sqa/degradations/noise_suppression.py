@@ -10,12 +10,7 @@ FRAME_MS = 32.0
 
 @degradation(oversubtraction=(0, 20), floor_db=(-80, 0))
 def spectral_subtraction(
-    waveform: np.ndarray,
-    sampling_rate: int,
-    *,
-    oversubtraction: float = 2.0,
-    floor_db: float = -20.0,
-    pause_share: float = 0.2,
+    waveform: np.ndarray, sampling_rate: int, *, oversubtraction: float = 2.0, floor_db: float = -20.0, pause_share: float = 0.2
 ) -> np.ndarray:
     """Subtract the power spectrum of the pauses from every frame (Berouti 1979): isolated peaks of noise remain as musical tones.
 

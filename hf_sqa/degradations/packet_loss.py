@@ -54,14 +54,16 @@ def chop(
     return degraded
 
 
-def draw_losses(num_packets: int, *, loss_share: float, mean_burst_packets: float, rng: np.random.Generator) -> np.ndarray:
+def draw_losses(
+    num_packets: int, *, loss_share: float, mean_burst_packets: float | None = None, rng: np.random.Generator
+) -> np.ndarray:
     """Draw which packets are lost, from a two-state Markov chain that starts in its stationary state.
 
     Args:
         num_packets (`int`): Number of packets.
         loss_share (`float`): Expected share of lost packets, 0 to below 1.
-        mean_burst_packets (`float`): Expected number of packets lost in a row, 1 or more. Losses that fall independently of one
-            another have `1 / (1 - loss_share)`, and nothing below it can be had without losses that avoid each other.
+        mean_burst_packets (`float`, *optional*): Expected number of packets lost in a row, 1 or more. If not given, losses fall
+            independently of one another: `1 / (1 - loss_share)`. Below it they would have to avoid each other.
         rng (`np.random.Generator`): Source of randomness.
 
     Returns:
@@ -71,6 +73,7 @@ def draw_losses(num_packets: int, *, loss_share: float, mean_burst_packets: floa
         ValueError: If so many packets cannot be lost in bursts so short.
     """
     check_range("loss_share", loss_share, 0, 0.99)
+    mean_burst_packets = 1 / (1 - loss_share) if mean_burst_packets is None else mean_burst_packets
     check_range("mean_burst_packets", mean_burst_packets, 1, 1000)
     end_burst = 1 / mean_burst_packets
     begin_burst = end_burst * loss_share / (1 - loss_share)
@@ -111,16 +114,10 @@ def packet_loss(
         record (`dict`, *optional*): Receives `lost_packets`, their numbers from 0.
     """
     packet = max(1, round(packet_ms * sampling_rate / 1000))
-    burst = independent_burst(loss_share) if mean_burst_packets is None else mean_burst_packets
-    lost = draw_losses(-(-len(waveform) // packet), loss_share=loss_share, mean_burst_packets=burst, rng=rng)
+    num_packets = -(-len(waveform) // packet)
+    lost = draw_losses(num_packets, loss_share=loss_share, mean_burst_packets=mean_burst_packets, rng=rng)
     note(record, lost_packets=np.flatnonzero(lost).tolist())
     return conceal(waveform, sampling_rate, lost, packet, concealment)
-
-
-def independent_burst(loss_share: float) -> float:
-    """Mean burst length of independent losses."""
-    check_range("loss_share", loss_share, 0, 0.99)
-    return 1 / (1 - loss_share)
 
 
 @degradation(jitter_ms=(0, 10_000), buffer_ms=(0, 10_000), packet_ms=(1, 200))
@@ -162,18 +159,9 @@ def jitter(
 def conceal(
     waveform: np.ndarray, sampling_rate: int, lost: np.ndarray, packet: int, concealment: Concealment = "pitch"
 ) -> np.ndarray:
-    """Fill lost packets of `packet` samples as a receiver does, from what it has already played.
+    """Fill packets of so many samples, where `lost` of shape `(num_packets,)` is true, from what a receiver has played before.
 
-    Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Samples; those of lost packets are not used.
-        sampling_rate (`int`): Their rate in Hz.
-        lost (`np.ndarray` of shape `(num_packets,)`): `True` where a packet is lost.
-        packet (`int`): Samples in a packet.
-        concealment (`str`, *optional*, defaults to `"pitch"`): `"pitch"`, `"repeat"` or `"zeros"`.
-
-    Returns:
-        `np.ndarray` of shape `(num_samples,)`: The samples as played. `"pitch"` also changes the last quarter of a pitch period
-        before a gap and the first 4 to 10 ms after it, where it fades over.
+    `"pitch"` also changes the last quarter of a pitch period before a gap and the first 4 to 10 ms after it, where it fades over.
     """
     check_choice("concealment", concealment, CONCEALMENTS)
     played = waveform.copy()

@@ -5,13 +5,7 @@ import scipy.fft
 
 
 class ShortTimeSpectrum:
-    """Analysis and synthesis of waveforms of one length.
-
-    Args:
-        num_samples (`int`): Length of the waveforms.
-        window (`int`): Samples in a frame, even.
-        hop (`int`): Samples from frame to frame, a divisor of half the window.
-    """
+    """Analysis and synthesis of waveforms of one length; a frame has `window` samples, an even multiple of `hop`."""
 
     def __init__(self, num_samples: int, window: int, hop: int):
         assert window % 2 == 0 and (window // 2) % hop == 0, (window, hop)

@@ -49,6 +49,8 @@ COLUMNS = (
     *("split", "scale_min", "scale_max", "reference_audio", "ladder", "ladder_step", "origin", "licence", "duration_seconds"),
     *("gain_db", "sha256"),
 )
+#: Rows of a journal by the name of the clip.
+Rows = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -149,15 +151,12 @@ def build_clips(plan: BenchPlan, *, num_workers: int = 1) -> Iterator[dict[str, 
     """
     with locked(plan.folder / LOCK):
         done = _finished(plan.folder / MANIFEST)
-        rows = {}
-        for clip in plan.clips:
-            row = done.get(clip.name)
-            if row is not None and row["status"] == "ok" and row["digest"] == clip.digest and (plan.folder / clip.name).is_file():
-                rows[clip.name] = row
+        good = {name: row for name, row in done.items() if row["status"] == "ok" and (plan.folder / name).is_file()}
+        rows = {clip.name: row for clip in plan.clips if (row := good.get(clip.name)) and row["digest"] == clip.digest}
         yield from list(rows.values())
-        missing = [clip for clip in plan.clips if clip.name not in rows]
-        tasks = [(plan.folder, tuple(clips)) for _, clips in itertools.groupby(missing, key=lambda clip: clip.phrase)]
-        for row in _done(_make_clips, tasks, num_workers, plan.folder / MANIFEST, done):
+        missing = (clip for clip in plan.clips if clip.name not in rows)
+        tasks = [list(clips) for _, clips in itertools.groupby(missing, key=lambda clip: clip.phrase)]
+        for row in _done(_make_clips, tasks, num_workers, plan.folder, MANIFEST, done):
             rows[row["audio"]] = row
             yield row
         _write_tables(plan, rows)
@@ -197,9 +196,10 @@ def label_clips(plan: BenchPlan, labels: Sequence[str], *, num_workers: int = 1)
                 assert row is not None
                 rows[clip.name] = row
             else:
-                tasks.append((plan.folder, clip.name, _reference(clip), hashes[clip.name], tuple(labels), row if known else None))
+                begun = row if row is not None and known else {"labels": {}, "reasons": {}}
+                tasks.append(({"audio": clip.name, **begun, "sha256": hashes[clip.name]}, _reference(clip), labels))
         yield from list(rows.values())
-        for row in _done(_measure, tasks, num_workers, plan.folder / LABEL_MANIFEST, done):
+        for row in _done(_measure, tasks, num_workers, plan.folder, LABEL_MANIFEST, done):
             rows[row["audio"]] = row
             yield row
         _write_tables(plan, _finished(plan.folder / MANIFEST))
@@ -209,9 +209,8 @@ def _reference(clip: Clip) -> str:
     return Clip(clip.phrase, "c0", clip.suffix).name
 
 
-def _make_clips(task: tuple[Path, tuple[Clip, ...]]) -> list[dict[str, Any]]:
+def _make_clips(clips: Sequence[Clip], folder: Path) -> list[dict[str, Any]]:
     """Make the clips of one phrase. Problems of the recording do not raise: they are in the rows."""
-    folder, clips = task
     rows: list[dict[str, Any]] = []
     waveform, broken = np.zeros(0, np.float32), None
     try:
@@ -240,13 +239,13 @@ def _make_clip(folder: Path, clip: Clip, waveform: np.ndarray) -> dict[str, Any]
     return {"num_samples": len(samples), "gain_db": gain_db, "sha256": digest, "degradations": record}
 
 
-def _measure(task: tuple[Path, str, str, str, tuple[str, ...], dict[str, Any] | None]) -> list[dict[str, Any]]:
-    folder, name, reference_name, digest, labels, known = task
-    values: dict[str, float | None] = dict(known["labels"]) if known else {}
-    reasons: dict[str, str] = dict(known["reasons"]) if known else {}
+def _measure(task: tuple[dict[str, Any], str, Sequence[str]], folder: Path) -> list[dict[str, Any]]:
+    """Add labels to the row of a clip: its file, that of its original, and the labels wanted."""
+    row, reference_name, labels = task
+    values, reasons = row["labels"], row["reasons"]
     wanted = tuple(label for label in labels if label not in values)
     try:
-        degraded, reference = (soundfile.read(folder / file, dtype="float32")[0] for file in (name, reference_name))
+        degraded, reference = (soundfile.read(folder / file, dtype="float32")[0] for file in (row["audio"], reference_name))
         # Clips are aligned with their originals, so an estimated delay could only be wrong.
         measured = full_reference_scores(degraded, reference, SAMPLING_RATE, labels=wanted, max_delay_seconds=0)
         values |= {label: None if math.isnan(value) else round(value, 5) for label, value in measured.scores.items()}
@@ -254,10 +253,10 @@ def _measure(task: tuple[Path, str, str, str, tuple[str, ...], dict[str, Any] | 
     except (RuntimeError, OSError) as error:
         values |= dict.fromkeys(wanted, None)
         reasons |= dict.fromkeys(wanted, str(error))
-    return [{"audio": name, "labels": values, "reasons": reasons, "sha256": digest}]
+    return [row]
 
 
-def _write_tables(plan: BenchPlan, rows: Mapping[str, Mapping[str, Any]]) -> None:
+def _write_tables(plan: BenchPlan, rows: Rows) -> None:
     made = [clip for clip in plan.clips if rows.get(clip.name, {}).get("status") == "ok"]
     measured = _finished(plan.folder / LABEL_MANIFEST)
     measured = {name: row for name, row in measured.items() if name in rows and row["sha256"] == rows[name]["sha256"]}
@@ -293,16 +292,12 @@ def _human_scores(condition_id: str) -> tuple[float | None, float | None, float 
 
 
 def _done(
-    function: Callable[[Any], list[dict[str, Any]]],
-    tasks: Sequence[Any],
-    num_workers: int,
-    path: Path,
-    earlier: Mapping[str, dict[str, Any]],
+    function: Callable[..., list[dict[str, Any]]], tasks: Sequence[Any], num_workers: int, folder: Path, name: str, earlier: Rows
 ) -> Iterator[dict[str, Any]]:
     """Rows of tasks as they are done, each added to a journal; at the end the journal is written anew, sorted, a row a clip."""
-    latest = dict(earlier)
+    path, latest = folder / name, dict(earlier)
     with journal(path, latest.values()) as append:
-        for rows in in_processes(function, tasks, min(num_workers, len(tasks))):
+        for rows in in_processes(function, tasks, min(num_workers, len(tasks)), folder):
             for row in rows:
                 latest[row["audio"]] = row
                 append(row)
@@ -310,7 +305,7 @@ def _done(
     write_rows(path, (latest[name] for name in sorted(latest)))
 
 
-def _finished(path: Path) -> dict[str, dict[str, Any]]:
+def _finished(path: Path) -> Rows:
     rows = read_journal(path, ("audio", "sha256"), "choose another folder, or move the file away")
     return {row["audio"]: row for row in rows}
 

@@ -67,21 +67,13 @@ def load_corpus(
     if ratings not in (None, "mean", "each"):
         raise ValueError(f"Expected ratings to be 'mean' or 'each', got {ratings!r}.")
     examined = read_corpus(
-        os.fspath(name),
-        root,
-        columns=columns,
-        scale=scale,
-        ratings=ratings,
-        join=join,
-        language=language,
-        split=split,
-        revision=revision,
+        name, root, columns=columns, scale=scale, ratings=ratings, join=join, language=language, split=split, revision=revision
     )
     return build_dataset(examined, on_missing)
 
 
 def read_corpus(
-    name: str,
+    name: str | os.PathLike[str],
     root: str | os.PathLike[str] | None,
     *,
     columns: Mapping[str, str] | None = None,
@@ -98,7 +90,7 @@ def read_corpus(
 
     With `need_scores=False` a table may have recordings alone.
     """
-    columns = columns or {}
+    name, columns = os.fspath(name), columns or {}
     corpus, part = find_corpus(name)
     if scale is not None and not scale[0] < scale[1]:
         raise ValueError(f"Expected the lower end of the scale first, got {scale!r}.")

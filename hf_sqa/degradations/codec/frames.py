@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.audio import resample
-from hf_sqa.degradations.kind import note
-from hf_sqa.degradations.packet_loss import draw_losses, independent_burst
+from hf_sqa.degradations.kind import check_range, note
+from hf_sqa.degradations.packet_loss import draw_losses
 
 #: Draws which frames are lost, for a number of frames.
 Losses = Callable[[int], np.ndarray]
@@ -39,14 +39,9 @@ def from_int16(samples: np.ndarray) -> np.ndarray:
 def coded_in_frames(
     samples: np.ndarray, frame: int, delay: int, lost: Losses, code: Callable[[np.ndarray, bool], np.ndarray]
 ) -> np.ndarray:
-    """Run a frame coder over a whole recording and take out its delay.
+    """Run a coder of frames of so many samples over a whole recording, and take out the delay of coder and decoder, in samples.
 
-    Args:
-        samples (`np.ndarray` of shape `(num_samples,)`): Samples in the coder's own type.
-        frame (`int`): Samples in a frame.
-        delay (`int`): Samples by which the coder and decoder are late.
-        lost: Gives the losses for a number of frames.
-        code: Takes a frame and whether it is lost on the way, returns the frame as decoded. Called in order.
+    `code` takes a frame, in the coder's own type, and whether it is lost on the way, and returns the frame as decoded.
     """
     num_frames = -(-(len(samples) + delay) // frame)
     padded = np.zeros(num_frames * frame, samples.dtype)
@@ -66,11 +61,11 @@ def frame_losses(
         raise ValueError(
             f"Expected `rng`, a numpy.random.Generator to draw losses from, with `loss_share={loss_share:g}`, got none."
         )
-    generator = rng
-    burst = independent_burst(loss_share) if mean_burst_packets is None else mean_burst_packets
+    check_range("loss_share", loss_share, 0, 0.99)
 
     def draw(num_frames: int) -> np.ndarray:
-        lost = draw_losses(num_frames, loss_share=loss_share, mean_burst_packets=burst, rng=generator)
+        assert rng is not None
+        lost = draw_losses(num_frames, loss_share=loss_share, mean_burst_packets=mean_burst_packets, rng=rng)
         note(record, lost_packets=np.flatnonzero(lost).tolist())
         return lost
 
