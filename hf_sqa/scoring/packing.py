@@ -71,20 +71,10 @@ class PackedScorer:
         """Yield the results of all waiting recordings."""
         waiting, self._waiting, self._waiting_seconds = self._waiting, [], 0.0
         for pack in self._packing.packs([recording.duration_seconds for _, recording in waiting]):
-            for index, result in zip(pack, self._scored([waiting[index][1] for index in pack]), strict=True):
+            results = score_pack(self._score, [waiting[index][1] for index in pack])
+            for index, result in zip(pack, results, strict=True):
+                self.count(result)
                 yield waiting[index][0], result
-
-    def _scored(self, recordings: list[Recording]) -> list[dict[str, Any] | Refusal]:
-        try:
-            results: list[Any] = self._score(recordings)
-        except MODEL_ERRORS as error:
-            if len(recordings) > 1:
-                half = math.ceil(len(recordings) / 2)
-                return self._scored(recordings[:half]) + self._scored(recordings[half:])
-            results = [model_failure(error)]
-        for result in results:
-            self.count(result)
-        return results
 
     def count(self, result: dict[str, Any] | Refusal) -> None:
         """Count a result, also one that another process has made; an error if the model failed at every one of many so far."""
@@ -96,9 +86,19 @@ class PackedScorer:
                 raise RuntimeError(f"The model fails at every recording: {result.reason}")
 
 
-def model_failure(error: Exception) -> Refusal:
-    """Why a recording has no score at which the model raised an error."""
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or "memory" in text.lower():
-        return Refusal("failed", "out_of_memory", f"the model ran out of memory at this recording alone ({text[:200]}); cut it")
-    return Refusal("failed", "model_failed", f"the model cannot score it ({type(error).__name__}: {text[:200]})")
+def score_pack(
+    score: Callable[[list[Recording]], list[dict[str, Any]]], recordings: list[Recording]
+) -> list[dict[str, Any] | Refusal]:
+    """Score recordings together; where the model raises an error, in halves, down to the recording that is to blame."""
+    if not recordings:
+        return []
+    try:
+        return [*score(recordings)]
+    except MODEL_ERRORS as error:
+        if len(recordings) > 1:
+            half = math.ceil(len(recordings) / 2)
+            return score_pack(score, recordings[:half]) + score_pack(score, recordings[half:])
+        text = " ".join(str(error).split())[:200]
+        if isinstance(error, MemoryError) or "memory" in text.lower():
+            return [Refusal("failed", "out_of_memory", f"the model ran out of memory at this recording alone ({text}); cut it")]
+        return [Refusal("failed", "model_failed", f"the model cannot score it ({type(error).__name__}: {text})")]

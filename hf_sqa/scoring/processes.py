@@ -8,20 +8,20 @@ begins alone.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from hf_sqa.audio import Recording, load_or_refuse
-from hf_sqa.isolation import Isolated, Unusable, may_fork
-from hf_sqa.scoring.decoding import Decoder, Decoding, load_and_score
+from hf_sqa.audio import Recording
+from hf_sqa.isolation import Unusable, may_fork
+from hf_sqa.scoring.decoding import Decoder, Decoding
 from hf_sqa.scoring.items import Item, Refusal
-from hf_sqa.scoring.packing import MODEL_ERRORS, model_failure
+from hf_sqa.scoring.packing import score_pack
 
 #: Weights in bytes up to which a model is scored by processes: that of all students, NISQA and DNSMOS.
 SMALL_BYTES = 8_000_000
@@ -92,16 +92,31 @@ def one_thread(is_wanted: bool = True) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-class Shared:
-    """A pipeline for processes that this one starts: copies of this process have it, those started afresh read it from a file.
+class Scoring:
+    """A pipeline and what it is called with, for this process and those that it starts. From now on the pipeline stays as it is.
 
     Args:
-        scorer (`AudioQualityPipeline`): The pipeline. From now on it stays as it is.
-        file (`str`): Written when a process is started afresh.
+        scorer (`AudioQualityPipeline`): The pipeline.
+        **options: Of its calls, checked here, once: for an interval all weights are read.
     """
 
-    def __init__(self, scorer: Any, file: str):
-        self._scorer, self._file = scorer, file
+    def __init__(self, scorer: Any, **options: Any):
+        _, forward, postprocess = scorer._sanitize_parameters(**options)
+        self._scorer, self._file = scorer, ""
+        self._forward = {**scorer._forward_params, **forward}
+        self._postprocess = {**scorer._postprocess_params, **postprocess}
+
+    def together(self, recordings: Sequence[Recording]) -> list[dict[str, Any]]:
+        """Score recordings in one batch."""
+        items = self._scorer.forward([{"recording": recording, "error": None} for recording in recordings], **self._forward)
+        return [self._scorer.postprocess(item, **self._postprocess) for item in items]
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[Self]:
+        """For processes started here: copies of this one have the pipeline, those started afresh read it from a file."""
+        with tempfile.TemporaryDirectory(prefix="hf-sqa-") as folder:
+            self._file = str(Path(folder, "pipeline.pt"))
+            yield self
 
     def __getstate__(self) -> dict[str, Any]:
         import torch
@@ -112,55 +127,19 @@ class Shared:
             except Exception as error:  # whatever a class raises that does not travel
                 message = f"The model cannot be sent to other processes ({error}); score with num_processes=1."
                 raise ValueError(message) from error
-        return {"_scorer": None, "_file": self._file}
-
-    def get(self) -> Any:
-        """The pipeline, which is read once."""
-        import torch
-
-        if self._scorer is None:
-            # Written by the process that started this one, in a folder of its own.
-            self._scorer = torch.load(self._file, weights_only=False)
-        return self._scorer
-
-
-@contextlib.contextmanager
-def shared(scorer: Any) -> Iterator[Shared]:
-    """A pipeline as it is now, for processes that this one starts; its file is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="hf-sqa-") as folder:
-        yield Shared(scorer, str(Path(folder, "pipeline.pt")))
-
-
-@dataclass(frozen=True)
-class ScoreHere:
-    """Scores a recording in the process in which it is called.
-
-    Args:
-        shared ([`Shared`]): The pipeline.
-        forward, postprocess (`dict`): Options of these two methods of it, checked.
-    """
-
-    shared: Shared
-    forward: dict[str, Any]
-    postprocess: dict[str, Any]
-
-    @classmethod
-    def of(cls, scorer: Any, shared: Shared, options: dict[str, Any]) -> Self:
-        """For a pipeline called with some options. They are checked here, once: for an interval all weights are read."""
-        _, forward, postprocess = scorer._sanitize_parameters(**options)
-        return cls(shared, {**scorer._forward_params, **forward}, {**scorer._postprocess_params, **postprocess})
+        return {**self.__dict__, "_scorer": None}
 
     def __call__(self, recording: Recording) -> Any:
-        try:
-            scorer = self.shared.get()
-        except Exception as error:  # whatever a class raises that another process does not know
-            message = f"A process cannot load the model ({type(error).__name__}: {error}); score with num_processes=1."
-            return Unusable(message)
-        try:
-            (item,) = scorer.forward([{"recording": recording, "error": None}], **self.forward)
-            return scorer.postprocess(item, **self.postprocess)
-        except MODEL_ERRORS as error:
-            return model_failure(error)
+        """Score a recording in a process that was started for it."""
+        if self._scorer is None:
+            import torch
+
+            try:
+                self._scorer = torch.load(self._file, weights_only=False)  # written by the process that started this one
+            except Exception as error:  # whatever a class raises that another process does not know
+                message = f"A process cannot load the model ({type(error).__name__}: {error}); score with num_processes=1."
+                return Unusable(message)
+        return score_pack(self.together, [recording])[0]
 
 
 def alone_at_first(
@@ -169,13 +148,7 @@ def alone_at_first(
     here: Callable[[Iterable[Any]], Iterator[Any]],
     there: Callable[[Iterable[Any]], Iterator[Any]],
 ) -> Iterator[Any]:
-    """Yield what `here` makes of the first items, and `there` of the others if there are so many that it is worth its start.
-
-    Args:
-        items (iterable): What is scored, in order.
-        num_items (`int`, *optional*): How many there are; unknown counts as many.
-        here, there (callable): Take items, and yield as many results.
-    """
+    """Yield what `here` makes of the first items, and `there` of the others if so many are left that it is worth its start."""
     waiting, began, num_done, has_more = iter(items), time.monotonic(), 0, False
 
     def first() -> Iterator[Any]:
@@ -196,30 +169,19 @@ def alone_at_first(
 
 
 class ScoringDecoder(Decoder):
-    """Decodes and scores items in processes; its `decode` yields results of the pipeline in the place of most recordings.
+    """Decodes items, and scores them too where several processes do; results then take the place of most recordings.
 
     Args:
-        scorer (`AudioQualityPipeline`): The pipeline.
+        score ([`Scoring`]): How recordings are scored.
         decoding ([`Decoding`]): How recordings are decoded.
         cores ([`Cores`]): How many processes score.
         num_workers (`int`): Processes that decode as long as this one scores alone.
         num_items (`int`, *optional*): How many items there are at most.
-        options (`dict`): What the pipeline is called with.
     """
 
-    def __init__(
-        self,
-        scorer: Any,
-        decoding: Decoding,
-        cores: Cores,
-        *,
-        num_workers: int,
-        num_items: int | None,
-        options: dict[str, Any],
-    ):
+    def __init__(self, score: Scoring, decoding: Decoding, cores: Cores, num_workers: int, num_items: int | None = None):
         super().__init__(decoding, num_workers)
-        self._scorer, self._decoding, self._cores = scorer, decoding, cores
-        self._num_items, self._options = num_items, options
+        self._score, self._decoding, self._cores, self._num_items = score, decoding, cores, num_items
         self._there: Decoder | None = None
         self._held = contextlib.ExitStack()
 
@@ -233,11 +195,9 @@ class ScoringDecoder(Decoder):
 
     @property
     def process_ids(self) -> list[int]:
-        """Process ids of the running workers."""
         return super().process_ids + (self._there.process_ids if self._there else [])
 
     def decode(self, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
-        """As of [`Decoder`], or in the place of a recording the pipeline's result."""
         if self._cores.num_processes == 1:
             return super().decode(items)
         if self._cores.at_once or may_fork():
@@ -247,7 +207,7 @@ class ScoringDecoder(Decoder):
     def _scored(self, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
         if self._there is None:
             super().__exit__()  # what decoded ahead for this process
-            score = ScoreHere.of(self._scorer, self._held.enter_context(shared(self._scorer)), self._options)
+            score = self._held.enter_context(self._score.shared())
             self._there = self._held.enter_context(Decoder(self._decoding, self._cores.num_processes, score))
         yield from self._there.decode(items)
 
@@ -276,25 +236,14 @@ def scored(
     used = cores(scorer, num_processes, num_workers == 0 or batch_size > 1 or len(recordings) < 2)
     if num_workers is None:
         num_workers = 0 if os.name == "nt" else 1  # a decoder that crashes must not take the scores along
-    options |= {"on_error": "row", "return_details": True}
-
-    def here(some: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        return scorer(iter(some), batch_size=batch_size, num_workers=num_workers, channel=channel, **options)
-
-    def there(some: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        load = partial(load_or_refuse, sampling_rate=scorer.model.config.sampling_rate, channel=channel)
-        with shared(scorer) as pipeline:
-            function = partial(load_and_score, load=load, score=ScoreHere.of(scorer, pipeline, options))
-            with Isolated(function, used.num_processes) as processes:
-                for _, result in processes.map((audio,) for audio in some):
-                    if not isinstance(result, dict | Refusal):
-                        result = Refusal.of(result)
-                    yield asdict(result) if isinstance(result, Refusal) else result
-
-    with one_thread(used.one_thread):
-        if used.num_processes == 1:
-            yield from here(recordings)
-        elif used.at_once or may_fork():
-            yield from there(recordings)
-        else:
-            yield from alone_at_first(recordings, len(recordings), here, there)
+    score = Scoring(scorer, **options, on_error="row", return_details=True)
+    # As in a call of the pipeline, a URL is not asked again and again: somebody waits.
+    audio_of = [{"path": audio} if isinstance(audio, str) else audio for audio in recordings]
+    items = (Item(number, str(number), "<recording>", audio) for number, audio in enumerate(audio_of))
+    with ScoringDecoder(score, Decoding(scorer.model.config.sampling_rate, channel), used, num_workers, len(audio_of)) as decoder:
+        decoded = decoder.decode(items)
+        while batch := list(itertools.islice(decoded, batch_size)):
+            results = iter(score_pack(score.together, [result for _, result in batch if isinstance(result, Recording)]))
+            for _, result in batch:
+                result = next(results) if isinstance(result, Recording) else result
+                yield asdict(result) if isinstance(result, Refusal) else result

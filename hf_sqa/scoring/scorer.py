@@ -12,7 +12,7 @@ from hf_sqa.blocks.score_intervals import score_columns
 from hf_sqa.scoring.decoding import DEFAULT_TIMEOUT_SECONDS, Decoder, Decoding
 from hf_sqa.scoring.items import Item, Refusal
 from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedScorer, Packing
-from hf_sqa.scoring.processes import ScoringDecoder, cores, one_thread
+from hf_sqa.scoring.processes import Scoring, ScoringDecoder, cores, one_thread
 from hf_sqa.scoring.shards import OWN_COLUMNS, TRAILING, WORST, kept_name, kept_text
 
 #: In points of the score: what `dtype="auto"` may cost at most.
@@ -79,8 +79,7 @@ class CorpusScorer:
             scorer = load_pipeline(settings)
         else:
             chosen = {**scorer._forward_params, **chosen}  # what the pipeline was made with holds here too
-            scorer._sanitize_parameters(**chosen, interval=settings.interval)
-        self.settings, self.scorer, self._chosen = settings, scorer, chosen
+        self.settings, self.scorer = settings, scorer
         self.model = scorer.model
         device = self.model.device.type
         pack_seconds = settings.pack_seconds
@@ -107,6 +106,8 @@ class CorpusScorer:
         self.interval = settings.interval if settings.interval is not None else scorer._postprocess_params.get("interval")
         if self.interval is not None:
             self.identity["interval"] = self.interval
+        options = {"return_timeline": settings.timeline, "interval": self.interval, "return_details": True, "on_error": "row"}
+        self._score = Scoring(scorer, **{**chosen, **options})
         slug = re.sub(r"[^a-z0-9]+", "_", str(self.identity["id"]).lower()).strip("_") or "model"
         suffix = settings.suffix if settings.suffix is not None else slug
         #: Name of the column of every score of the model.
@@ -123,13 +124,11 @@ class CorpusScorer:
         Args:
             num_items (`int`, *optional*): How many there are at most: few are not worth the start of processes.
         """
-        options = {**self._forward_options, **self._postprocess_options}
-        num_workers = self.num_workers or 0
-        return ScoringDecoder(self.scorer, self.decoding, self.cores, num_workers=num_workers, num_items=num_items, options=options)
+        return ScoringDecoder(self._score, self.decoding, self.cores, self.num_workers, num_items)
 
     def rows(self, decoded: Iterable[Decoded], kept_columns: Sequence[str] = ()) -> Iterator[dict[str, Any] | Item]:
         """Yield a row for every decoded item, pack by pack, hence not in order. Items without audio are yielded unchanged."""
-        packed = PackedScorer(self._score, self.packing)
+        packed = PackedScorer(self._score.together, self.packing)
         waiting: dict[int, Item] = {}
         for item, result in decoded:
             if result is None:
@@ -144,20 +143,6 @@ class CorpusScorer:
                     yield self._row(waiting.pop(position), scored, kept_columns)
         for position, scored in packed.flush():
             yield self._row(waiting.pop(position), scored, kept_columns)
-
-    def _score(self, recordings: list[Recording]) -> list[dict[str, Any]]:
-        items = [{"recording": recording, "error": None} for recording in recordings]
-        scored = self.scorer.forward(items, **self._forward_options)
-        return [self.scorer.postprocess(item, **self._postprocess_options) for item in scored]
-
-    @property
-    def _forward_options(self) -> dict[str, Any]:
-        return {**self._chosen, "return_timeline": self.settings.timeline}
-
-    @property
-    def _postprocess_options(self) -> dict[str, Any]:
-        timeline = self.settings.timeline
-        return {"return_details": True, "on_error": "row", "return_timeline": timeline, "interval": self.interval}
 
     def _row(self, item: Item, result: dict[str, Any] | Refusal, kept_columns: Sequence[str]) -> dict[str, Any]:
         row: dict[str, Any] = {"row": item.position, "key": item.key, "audio": item.name}

@@ -7,9 +7,10 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, BinaryIO
 
 from hf_sqa.audio import Recording
@@ -18,6 +19,7 @@ from hf_sqa.cells import file_row
 from hf_sqa.scoring import CorpusScorer, Item, Settings
 from hf_sqa.scoring.decoding import Decoder
 from hf_sqa.scoring.items import Refusal
+from hf_sqa.scoring.processes import Scoring
 
 logger = logging.getLogger("hf_sqa.serve")
 
@@ -119,9 +121,9 @@ class Service:
     async def why_no_interval(self, coverage: float) -> str | None:
         """Why rows cannot have intervals of this coverage; `None` if they can."""
         if coverage not in self._intervals:
-            check = self._worker.model.check_interval  # reads all weights: not in the loop
+            check = partial(self.scorer._sanitize_parameters, interval=coverage)  # reads all weights, once: not in the loop
             try:
-                await asyncio.get_running_loop().run_in_executor(None, check, coverage)
+                await asyncio.get_running_loop().run_in_executor(None, check)
                 self._intervals[coverage] = None
             except ValueError as error:
                 self._intervals[coverage] = str(error)
@@ -209,7 +211,8 @@ class Service:
     def _score(self, jobs: list[_Job]) -> None:
         """Score together; what stops the batch costs the one recording that does."""
         try:
-            rows = list(self._scored([job.recording for job in jobs], jobs[0].asked))
+            score = Scoring(self.scorer, **{**jobs[0].asked, "return_details": True, "on_error": "row"})
+            rows = score.together([job.recording for job in jobs])
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:
@@ -220,11 +223,3 @@ class Service:
         self.on_batch(len(jobs))
         for job, row in zip(jobs, rows, strict=True):
             job.scored.set_result(row)
-
-    def _scored(self, recordings: Iterable[Recording], asked: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-        options = {name: value for name, value in asked.items() if name != "interval"}
-        _, forward, postprocess = self.scorer._sanitize_parameters(**options, return_details=True, on_error="row")
-        postprocess |= {"interval": asked.get("interval")}
-        items = [{"recording": recording, "error": None} for recording in recordings]
-        for item in self.scorer.forward(items, **{**self.scorer._forward_params, **forward}):
-            yield self.scorer.postprocess(item, **postprocess)

@@ -23,7 +23,7 @@ from hf_sqa import isolation
 from hf_sqa.cli import app
 from hf_sqa.isolation import Isolated, Lost
 from hf_sqa.scoring import CorpusScorer, Item, Settings, processes, score_corpus
-from hf_sqa.scoring.processes import Cores, ScoreHere, alone_at_first, cores, one_thread, scored, shared
+from hf_sqa.scoring.processes import Cores, Scoring, alone_at_first, cores, one_thread, scored
 from tests.processes import command
 
 
@@ -164,8 +164,7 @@ def test_a_model_that_fails_at_every_recording_stops_the_run(make_tiny, clips):
     model.transformer.pooling.score_head.weight = torch.nn.Parameter(torch.zeros(1, 3))  # fits nothing
     scorer = hf_sqa.pipeline(model, feature_extractor=model.make_feature_extractor(), device="cpu")
     recording = hf_sqa.load_recording(str(clips / "00.wav"), sampling_rate=RATE)
-    with shared(scorer) as pipeline:
-        refusal = ScoreHere.of(scorer, pipeline, {"on_error": "row"})(recording)
+    refusal = Scoring(scorer, on_error="row")(recording)
 
     assert refusal.code == "model_failed"
     worker = CorpusScorer(Settings(num_processes=2), scorer)
@@ -216,7 +215,7 @@ def test_a_run_that_begins_alone_ends_with_the_same_rows(tiny_scorer, recordings
     assert [row["code"] for row in rows if row["code"]] == ["silent", "decoder_died", "undecodable", "missing"]
     for row, other in zip(rows, alone, strict=True):
         assert row["code"] == other["code"]
-        assert row.get("mos") == (other["mos"] and pytest.approx(other["mos"], abs=1e-5))
+        assert row.get("mos") == (other.get("mos") and pytest.approx(other["mos"], abs=1e-5))
 
 
 def test_small_models_on_a_cpu_have_a_process_a_core_and_large_ones_one(tiny_scorer, monkeypatch):
