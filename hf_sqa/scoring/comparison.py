@@ -26,6 +26,8 @@ from hf_sqa.scoring.sources import open_source
 SENTENCE_COLUMNS = ("sentence", "sentence_id", "source_id")
 #: What tables of scores are called where they do not say which model gave them.
 GIVEN = "given scores"
+#: What a row says of a recording that has a score.
+SCORED = {"status": "ok", "code": None, "reason": None}
 
 #: Takes clips done, all clips, and the model.
 OnProgress = Callable[[int, int, str], None]
@@ -224,7 +226,8 @@ def compare(
             "run for each, or the column that says which system a recording is of (`--systems`)."
         )
     if scored_by is not None:
-        rows = {scored_by: [_row(scored_by, clip, score_name, {"score": clip.score}) for clip in clips]}
+        outcomes = [(clip, SCORED if clip.recording.refusal is None else asdict(clip.recording.refusal)) for clip in clips]
+        rows = {scored_by: [_row(scored_by, clip, score_name, clip.score, outcome) for clip, outcome in outcomes]}
     else:
         models = ["default"] if model is None else [model] if isinstance(model, str) else list(model)
         if len(set(models)) < len(models) or not models:
@@ -279,13 +282,10 @@ def _read(
     scored_by: dict[str, Any] = {}
     words, score_name = "file name", score or "score"
     for name, path in sources.items():
-        if (Path(path) / RUN_FILE).is_file():
-            found, scored_by[name], score_name = _scored_run(path, score)
-        else:
-            recordings = list(open_source(path).items())
-            found, is_scored, score_name = _scored_table(recordings, score, path, rated=not asked)
-            scored_by[name] = GIVEN if is_scored else None
-        if asked and scored_by[name] is not None:
+        is_run = (Path(path) / RUN_FILE).is_file()
+        found, by, score_name = _scored_run(path, score) if is_run else _scored_table(path, score, rated=not asked)
+        scored_by[name] = by
+        if asked and by is not None:
             option, value = next(iter(asked.items()))
             raise ValueError(
                 f"Expected no `{option}` for {path!r}, which is scored already, got {value!r}: leave it out to compare these "
@@ -293,26 +293,24 @@ def _read(
             )
         if not found:
             raise ValueError(f"Expected recordings in {path!r}, got none.")
-        of_sentence = given or [column for column in SENTENCE_COLUMNS if column in found[0][0].columns][:1]
-        if of_sentence:
-            words = " and ".join(of_sentence)
-        named = _names_within([recording.name or recording.key for recording, _ in found], path)
+        recordings = [recording for recording, _ in found]
+        named = _names_within([recording.name or recording.key for recording in recordings], path)
+        of_system: list[str | None] = [name] * len(found) if systems is None else _texts(systems, recordings, named, path)
+        if None in of_system:
+            without = named[of_system.index(None)]
+            raise ValueError(f"Expected a system in the column {systems!r} of every row of {path!r}, got none for {without!r}.")
+        of_cluster: list[str | None] = [None] * len(found) if cluster is None else _texts(cluster, recordings, named, path)
+        columns = given or [column for column in SENTENCE_COLUMNS if column in recordings[0].columns][:1]
+        of_sentence = list(zip(*(_texts(column, recordings, named, path) for column in columns), strict=True))
+        words = " and ".join(columns) or words
         by_system: dict[str, list[int]] = {}
-        for row, (recording, _) in enumerate(found):
-            system = name if systems is None else _text(recording, systems, named[row], path, found)
-            if system is None:
-                raise ValueError(
-                    f"Expected a system in the column {systems!r} of every row of {path!r}, got none for {named[row]!r}."
-                )
-            by_system.setdefault(system, []).append(row)
+        for row, system in enumerate(of_system):
+            by_system.setdefault(str(system), []).append(row)
         for system, rows in by_system.items():
-            within = _names_within([named[row] for row in rows], None) if systems is not None else [named[row] for row in rows]
-            for row, own in zip(rows, within, strict=True):
-                recording, value = found[row]
-                parts = [_text(recording, column, named[row], path, found) for column in of_sentence]
-                item = own if not of_sentence else None if None in parts else "/".join(map(str, parts))
-                of_cluster = None if cluster is None else _text(recording, cluster, named[row], path, found)
-                clips.append(_Clip(system, item, of_cluster, recording, value))
+            names = [named[row] for row in rows]
+            for row, own in zip(rows, names if systems is None else _names_within(names, None), strict=True):
+                item = None if columns and None in of_sentence[row] else "/".join(map(str, of_sentence[row])) if columns else own
+                clips.append(_Clip(system, item, of_cluster[row], *found[row]))
     kinds = list(scored_by.values())
     if any(kind != kinds[0] for kind in kinds):
         raise ValueError(
@@ -346,19 +344,18 @@ def _scored_run(path: str, score: str | None) -> tuple[list[tuple[Item, float | 
     return found, {**run["identity"], "interval": None}, score
 
 
-def _scored_table(
-    recordings: Sequence[Item], score: str | None, path: str, rated: bool
-) -> tuple[list[tuple[Item, float | None]], bool, str]:
-    """Rows of a table, whether they are scored, and the name of the score.
+def _scored_table(path: str, score: str | None, rated: bool) -> tuple[list[tuple[Item, float | None]], str | None, str]:
+    """Recordings of a table or folder, with `GIVEN` if it is scored, and the name of the score.
 
     `hf-sqa score` writes a `status` after the scores; other tables are scored, if `rated` says so, by the numbers of one column.
     """
+    recordings = list(open_source(path).items())
     columns = list(recordings[0].columns) if recordings else []
     by_us = "status" in columns
     names = columns[: columns.index("status")] if by_us else columns
     name = score or (names[0] if by_us and names else "mos")
     if not by_us and not (rated and name in names and any(_number(item.columns.get(name)) is not None for item in recordings)):
-        return [(recording, None) for recording in recordings], False, score or "score"
+        return [(recording, None) for recording in recordings], None, score or "score"
     if name not in names:
         raise ValueError(f"Expected a score among {', '.join(names) or '(none)'} in {path!r}, got {name!r}.")
     found: list[tuple[Item, float | None]] = []
@@ -373,7 +370,7 @@ def _scored_table(
             if value is None:
                 recording.refusal = Refusal("failed", "bad_row", f"expected a number under {name!r}, got {cells.get(name)!r}")
         found.append((recording, value))
-    return found, True, name
+    return found, GIVEN, name
 
 
 def _number(cell: Any) -> float | None:
@@ -398,24 +395,22 @@ def _names_within(names: Sequence[str], folder: str | None) -> list[str]:
     return short
 
 
-def _text(recording: Item, column: str, name: str, path: str, found: Sequence[tuple[Item, Any]]) -> str | None:
-    """What a column says of a recording, or the groups of a regular expression in its name."""
-    if column in recording.columns:
-        value = recording.columns[column]
-        return None if value is None or value == "" else str(value)
-    known = {name: None for recording, _ in found for name in recording.columns}
+def _texts(column: str, recordings: Sequence[Item], named: Sequence[str], path: str) -> list[str | None]:
+    """What a column says of every recording, or the groups of a regular expression in their names."""
+    known = dict.fromkeys(name for recording in recordings for name in recording.columns)
     if column in known:
-        return None
-    if "(" in column:
-        try:
-            match = re.search(column, name)
-        except re.error as error:
-            raise ValueError(f"Expected a column or a regular expression with a group, got {column!r}: {error}.") from None
-        return "/".join(group or "" for group in match.groups()) if match else None
-    raise ValueError(
-        f"Expected a column of {path!r} ({', '.join(known) or 'it has none'}) or a regular expression with a group, such as "
-        f"'_(p[0-9]+)_', got {column!r}."
-    )
+        values = [recording.columns.get(column) for recording in recordings]
+        return [None if value is None or value == "" else str(value) for value in values]
+    if "(" not in column:
+        raise ValueError(
+            f"Expected a column of {path!r} ({', '.join(known) or 'it has none'}) or a regular expression with a group, such as "
+            f"'_(p[0-9]+)_', got {column!r}."
+        )
+    try:
+        matches = [re.search(column, name) for name in named]
+    except re.error as error:
+        raise ValueError(f"Expected a column or a regular expression with a group, got {column!r}: {error}.") from None
+    return ["/".join(group or "" for group in match.groups()) if match else None for match in matches]
 
 
 def _score(
@@ -439,26 +434,12 @@ def _score(
                     rows[row["row"]] = row
                 if on_progress is not None:
                     on_progress(len(rows), len(clips), label)
-        by_model[label] = [
-            _row(label, clip, name, {"score": rows[place][name], **{key: rows[place][key] for key in ("status", "code", "reason")}})
-            for place, clip in enumerate(clips)
-        ]
+        by_model[label] = [_row(label, clip, name, rows[place][name], rows[place]) for place, clip in enumerate(clips)]
     assert name is not None
     return by_model, name
 
 
-def _row(model: str, clip: _Clip, score: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    refusal = clip.recording.refusal
-    own = {"status": "ok", "code": None, "reason": None}
-    if refusal is not None:
-        own = {"status": refusal.status, "code": refusal.code, "reason": refusal.reason}
-    outcome = {key: result.get(key, own[key]) for key in own}
-    return {
-        "model": model,
-        "system": clip.system,
-        "item": clip.item,
-        "cluster": clip.cluster,
-        "file": clip.recording.name or clip.recording.key,
-        score: result["score"] if outcome["status"] == "ok" else None,
-        **outcome,
-    }
+def _row(model: str, clip: _Clip, score: str, value: float | None, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    file = clip.recording.name or clip.recording.key
+    row = {"model": model, "system": clip.system, "item": clip.item, "cluster": clip.cluster, "file": file, score: value}
+    return row | {name: outcome[name] for name in ("status", "code", "reason")}

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -124,7 +124,7 @@ class CorpusScorer:
         Args:
             num_items (`int`, *optional*): How many there are at most: few are not worth the start of processes.
         """
-        return ScoringDecoder(self._score, self.decoding, self.cores, self.num_workers, num_items)
+        return ScoringDecoder(self._score, self.decoding, self.cores, self.num_workers or 0, num_items)
 
     def rows(self, decoded: Iterable[Decoded], kept_columns: Sequence[str] = ()) -> Iterator[dict[str, Any] | Item]:
         """Yield a row for every decoded item, pack by pack, hence not in order. Items without audio are yielded unchanged."""
@@ -148,7 +148,7 @@ class CorpusScorer:
         row: dict[str, Any] = {"row": item.position, "key": item.key, "audio": item.name}
         if isinstance(result, Refusal):
             row |= dict.fromkeys(self.columns.values())
-            row |= {"status": result.status, "code": result.code, "reason": result.reason, "warnings": []}
+            row |= asdict(result) | {"warnings": []}
         else:
             row |= {column: result[name] for name, column in self.columns.items()}
             row |= {name: result[name] for name in ("status", "code", "reason", "duration_seconds", "sampling_rate")}

@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -170,8 +170,7 @@ class Service:
 
     def refused(self, name: str, refusal: Refusal, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The row of a recording that was not scored."""
-        result = {"status": refusal.status, "code": refusal.code, "reason": refusal.reason}
-        return file_row(name, self._columns(asked or {}), result, asked)
+        return file_row(name, self._columns(asked or {}), asdict(refusal), asked)
 
     def _columns(self, asked: Mapping[str, Any]) -> list[str]:
         return score_columns(self.score_names, self._worker.model.config.score_intervals, asked.get("interval"))
