@@ -7,17 +7,20 @@ With `trust_remote_code=True`, transformers copies Python files of a repository 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 
 import hf_sqa
@@ -76,15 +79,19 @@ def add_code(folder: str | Path) -> list[str]:
     for name, source in sources.items():
         (folder / name).write_text(source, encoding="utf-8")
     config |= code_entries(model_type)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config)
     modules = _modules_of(model_type)
     extractor_file = folder / "preprocessor_config.json"
     if "AutoFeatureExtractor" in modules and extractor_file.is_file():
         extractor = json.loads(extractor_file.read_text(encoding="utf-8"))
         name = extractor["feature_extractor_type"]
         extractor["auto_map"] = {"AutoFeatureExtractor": f"{_flat_name(modules['AutoFeatureExtractor'])}.{name}"}
-        extractor_file.write_text(json.dumps(extractor, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(extractor_file, extractor)
     return list(sources)
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def code_entries(model_type: str) -> dict[str, Any]:
@@ -127,17 +134,24 @@ def scores_without_hf_sqa(recording: str | Path, *folders: str | Path) -> list[d
 
 
 def visible_modules() -> set[str]:
-    """Importable names of what the user of a bundle has: `NEEDED` and all that it requires."""
+    """Importable names of what the user of a bundle has."""
+    files = (file for distribution in needed_distributions() for file in distribution.files or ())
+    return {file.parts[0].split(".")[0] for file in files if file.suffix in {".py", ".so"}}
+
+
+def needed_distributions() -> Iterator[importlib.metadata.Distribution]:
+    """`NEEDED` and all that it requires, extras left out, as far as it is installed."""
     waiting, seen = list(NEEDED), set()
-    names: set[str] = set()
     while waiting:
-        distribution = _distribution(waiting.pop())
-        if distribution is None or distribution.name in seen:
+        package = canonicalize_name(waiting.pop())
+        if package in seen:
             continue
-        seen.add(distribution.name)
-        waiting += _requirements(distribution)
-        names |= {file.parts[0].split(".")[0] for file in distribution.files or [] if file.suffix in {".py", ".so"}}
-    return names
+        seen.add(package)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            distribution = importlib.metadata.distribution(package)
+            required = map(Requirement, distribution.requires or ())
+            waiting += [needed.name for needed in required if not needed.marker or needed.marker.evaluate({"extra": ""})]
+            yield distribution
 
 
 #: Run by [`scores_without_hf_sqa`]: finders that see nothing but the standard library and what is allowed.
@@ -166,19 +180,6 @@ for folder in sys.argv[3:]:
     scored = score.forward([score.preprocess(sys.argv[2])])[0]["scores"].scores
     print(json.dumps(dict(zip(score.model.config.score_names, map(float, scored)))))
 """
-
-
-def _distribution(name: str) -> importlib.metadata.Distribution | None:
-    try:
-        return importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _requirements(distribution: importlib.metadata.Distribution) -> list[str]:
-    """Names of the packages it requires, extras left out."""
-    required = [requirement for requirement in distribution.requires or [] if "extra ==" not in requirement]
-    return [re.split(r"[\s;<>=!~\[(]", requirement, maxsplit=1)[0] for requirement in required]
 
 
 def _modules_of(model_type: str) -> dict[str, str]:

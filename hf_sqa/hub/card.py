@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_sqa.checkpoint_files import CARD_FILE, RECORDS, refuse_links_outside
 from hf_sqa.hub.card_facts import BASE_KEY, CardFacts, Evaluation, as_list, hub_sets, is_hub_id, public_name, read_configs
-from hf_sqa.hub.card_text import as_text, scale_rows, section_texts
+from hf_sqa.hub.card_text import as_text, fillings
 from hf_sqa.options import parse_yaml
 from hf_sqa.runs import write_whole
 
@@ -63,9 +63,8 @@ def make_card(folder: str | Path, facts: CardFacts | None = None, **options: Any
     facts = given.read_from(folder, adapter, old_data)
     name = facts.title or _title(config, folder, facts.repo_id)
     data = _metadata(facts, adapter, old_data, facts.repo_id.rsplit("/", 1)[-1] if facts.repo_id else name)
-    sections = section_texts(facts, config, adapter, folder)
-    scales = scale_rows(config, facts.score_meanings)
-    card = ModelCard.from_template(data, template_path=str(TEMPLATE), title=as_text(name), scales=scales, **sections)
+    filled = fillings(facts, config, adapter, folder)
+    card = ModelCard.from_template(data, template_path=str(TEMPLATE), title=as_text(name), **filled)
     if old is None:
         return card
     # Where nothing new is known, the existing section is worth more.
@@ -142,7 +141,7 @@ def _title(config: Mapping[str, Any], folder: Path, repo_id: str | None) -> str:
 def _metadata(facts: CardFacts, adapter: Mapping[str, Any] | None, old_data: Mapping[str, Any], model_name: str) -> ModelCardData:
     """Metadata of the card; keys of an existing card that nothing here states stay."""
     base = facts.base_model
-    evaluations = [Evaluation.of(result) for result in facts.results or ()]
+    evaluations: Any = facts.results
     described: dict[str, Any] = {
         "language": list(facts.languages or ()) or None,
         "license": facts.license,
@@ -153,7 +152,7 @@ def _metadata(facts: CardFacts, adapter: Mapping[str, Any] | None, old_data: Map
         "base_model_relation": "adapter"
         if adapter
         else old_data.get("base_model_relation", "finetune" if is_hub_id(base) else None),
-        "datasets": _together(hub_sets(facts.recipe if isinstance(facts.recipe, Mapping) else {}), old_data.get("datasets")),
+        "datasets": _together(hub_sets(facts.recipe), old_data.get("datasets")),
         "metrics": _together([result.metric_type for result in evaluations], old_data.get("metrics")),
         "library_name": "transformers",
         "pipeline_tag": "audio-classification",

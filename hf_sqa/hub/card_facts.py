@@ -84,59 +84,36 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card states beyond the configuration of the checkpoint; everything is optional.
+    """What a card states beyond the configuration of the checkpoint; everything is optional."""
 
-    Args:
-        results (sequence of [`Evaluation`] or `dict`, *optional*): Agreement with listeners. If not given, the list `evaluation` of
-            `evaluation.json` or `report.json` in the folder.
-        recipe (`dict`, `str` or `Path`, *optional*): The training recipe; `recipe.yaml` in the folder if not given. Paths in it are
-            shortened to their last part.
-        license (`str`, *optional*): Licence of the weights, as the Hub spells it: `"mit"`, `"cc-by-nc-sa-4.0"`, `"other"`. Without
-            one the card says so, and a push refuses it.
-        license_name (`str`, *optional*): Name of the licence `"other"`.
-        license_link (`str`, *optional*): Where it can be read.
-        languages (sequence of `str`, *optional*): Codes of the languages trained on.
-        training_data (`str`, *optional*): Markdown; a list made from the recipe if not given.
-        base_model (`str`, *optional*): Hub id or short name of the model it was fine-tuned from.
-        training_cost (`dict`, *optional*): `seconds`, `device`, `energy_kwh` of the training and `scoring_seconds` of one core for
-            a second of audio, as far as known; read from `training_result.json` or `report.json` in the folder if not given.
-        repo_id (`str`, *optional*): Where it will be published; names the model in the code example.
-        title (`str`, *optional*): Heading; the checkpoint's name if not given.
-        summary (`str`, *optional*): First paragraph; a description of the family if not given.
-        sample_scores (`dict[str, float]`, *optional*): Scores of the built-in sample, which a push puts beside the weights.
-        identity (`dict`, *optional*): Result of `hf_sqa.pipelines.model_identity`. If not given the model is loaded to compute it.
-        use (`str`, *optional*): Markdown in place of the code example.
-        with_code (`bool`, *optional*, defaults to `False`): Whether the code lies beside the weights.
-        code_licence (`str`, *optional*): Licence of the code; that of `hf_sqa`, Apache-2.0, if not given.
-        licence_note (`str`, *optional*): A remark on the licence of the weights.
-        evaluation_note (`str`, *optional*): Text of the evaluation section if there are no results.
-        known_failures (sequence of `str`, *optional*): Where the scores were found to be wrong, for the section of the limits.
-        citation (`str`, *optional*): Whom to cite; the paper of the family if not given.
-        score_meanings (`dict[str, str]`, *optional*): Meanings of scores, where not the usual.
-    """
-
+    # Agreement with listeners; if not given, the list `evaluation` of `evaluation.json` or `report.json` in the folder
     results: Sequence[Evaluation | Mapping[str, Any]] | None = None
+    # The training recipe, or its file; `recipe.yaml` in the folder if not given. Paths in it are shortened to their last part
     recipe: Mapping[str, Any] | str | Path | None = None
+    # Licence of the weights, as the Hub spells it: `"mit"`, `"cc-by-nc-sa-4.0"`, `"other"`. Without one the card says so, and a
+    # push refuses it
     license: str | None = None
-    license_name: str | None = None
-    license_link: str | None = None
-    languages: Sequence[str] | None = None
-    training_data: str | None = None
-    base_model: str | None = None
+    license_name: str | None = None  # Name of the licence `"other"`
+    license_link: str | None = None  # Where it can be read
+    languages: Sequence[str] | None = None  # Codes of the languages trained on
+    training_data: str | None = None  # Markdown; a list made from the recipe if not given
+    base_model: str | None = None  # Hub id or short name of the model it was fine-tuned from
+    # `seconds`, `device`, `energy_kwh` of the training and `scoring_seconds` of one core for a second of audio, as far as known;
+    # read from `training_result.json` or `report.json` in the folder if not given
     training_cost: Mapping[str, Any] | None = None
-    repo_id: str | None = None
-    title: str | None = None
-    summary: str | None = None
-    sample_scores: Mapping[str, float] | None = None
-    identity: Mapping[str, Any] | None = None
-    use: str | None = None
-    with_code: bool = False
-    code_licence: str | None = None
-    licence_note: str | None = None
-    evaluation_note: str | None = None
-    known_failures: Sequence[str] = ()
-    citation: str | None = None
-    score_meanings: Mapping[str, str] | None = None
+    repo_id: str | None = None  # Where it will be published; names the model in the code example
+    title: str | None = None  # Heading; the checkpoint's name if not given
+    summary: str | None = None  # First paragraph; a description of the family if not given
+    sample_scores: Mapping[str, float] | None = None  # Scores of the built-in sample, which a push puts beside the weights
+    identity: Mapping[str, Any] | None = None  # Of `hf_sqa.pipelines.model_identity`; if not given the model is loaded for it
+    use: str | None = None  # Markdown in place of the code example
+    with_code: bool = False  # Whether the code lies beside the weights
+    code_licence: str | None = None  # Licence of the code; that of `hf_sqa`, Apache-2.0, if not given
+    licence_note: str | None = None  # A remark on the licence of the weights
+    evaluation_note: str | None = None  # Text of the evaluation section if there are no results
+    known_failures: Sequence[str] = ()  # Where the scores were found to be wrong, for the section of the limits
+    citation: str | None = None  # Whom to cite; the paper of the family if not given
+    score_meanings: Mapping[str, str] | None = None  # Meanings of scores, where not the usual
 
     def read_from(self, folder: Path, adapter: Mapping[str, Any] | None, metadata: Mapping[str, Any]) -> CardFacts:
         """The same facts with those not given read from the folder, its adapter's configuration and an earlier card's metadata."""
@@ -207,7 +184,7 @@ def is_hub_id(name: Any) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and public_name(name) == name
 
 
-def training_sets(recipe: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def training_sets(recipe: Any) -> list[tuple[str, dict[str, Any]]]:
     """Name and entry of every training set of a recipe."""
     data = recipe.get("data")
     entries = data.get("train") if isinstance(data, Mapping) else None
@@ -219,7 +196,7 @@ def training_sets(recipe: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]
     return sets
 
 
-def hub_sets(recipe: Mapping[str, Any]) -> list[str]:
+def hub_sets(recipe: Any) -> list[str]:
     """Ids of the training sets that came from the Hub."""
     return [name for name, entry in training_sets(recipe) if entry.get("hub") and is_hub_id(name)]
 

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
+from rich.filesize import decimal
 
 import hf_sqa
 from hf_sqa.auto import families
@@ -106,7 +107,7 @@ def publish(
         there = [sibling.rfilename for sibling in parent.siblings or []]
         _refuse_pickles(there, repo_id)
         publication.removed = _stale(there, list(publication.files))
-        announce(f"uploading {len(publication.files)} files, {_size(sum(publication.files.values()))}")
+        announce(f"uploading {len(publication.files)} files, {decimal(sum(publication.files.values()))}")
         made = api.create_commit(
             repo_id,
             [
@@ -206,11 +207,3 @@ def explained(repo_id: str, revision: str | None = None) -> Iterator[None]:
         raise PublishError(
             f"The Hub cannot be reached ({on_one_line(error)}); nothing is half done: push again when the network is back."
         ) from None
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} GB"

@@ -22,7 +22,7 @@ from hf_sqa.checkpoint_files import CARD_FILE, GRAPH_FILE, HUB_GRAPHS, RECORDS, 
 from hf_sqa.checkpoints import load_checkpoint, local_folder, short_names, split_revision
 from hf_sqa.configuration import CODE_ENTRIES
 from hf_sqa.hub import endpoint_handler
-from hf_sqa.hub.bundle import BundleError, add_code, scores_without_hf_sqa
+from hf_sqa.hub.bundle import BundleError, add_code, scores_without_hf_sqa, write_json
 from hf_sqa.hub.card import SAMPLE_FILE, make_card, missing_from_card, tidy
 from hf_sqa.hub.card_facts import CardFacts, read_configs
 from hf_sqa.modeling import model_identity
@@ -99,12 +99,12 @@ def staged(
         _fill(stage, folder, published)
         _prepare_configs(stage, facts.base_model, with_code)
         announce("loading the weights and scoring the sample")
-        scorer = _loaded(stage) if has_weights else _loaded_graph(stage, graph_files(stage)[0])
+        scorer = _scorer(stage, None if has_weights else graph_files(stage)[0])
         if not (stage / "preprocessor_config.json").is_file():
             scorer.model.make_feature_extractor().save_pretrained(stage)
         scores = _sample_scores(scorer)
         for graph in graph_files(stage):
-            found = _sample_scores(_loaded_graph(stage, graph))
+            found = _sample_scores(_scorer(stage, graph))
             if not all(abs(found[name] - score) <= GRAPH_TOLERANCE for name, score in scores.items()):
                 raise PublishError(
                     f"The graph {graph} scores the sample {found}, what lies beside it {scores}: export it again from "
@@ -114,7 +114,7 @@ def staged(
         identity["id"] = repo_id
         (stage / SAMPLE_FILE).write_bytes(_sample())
         parity = {"recording": SAMPLE_FILE, "scores": scores, "dtype": "float32", "device": "cpu"}
-        _write_json(stage / PARITY_FILE, parity | {key: identity[key] for key in ("weights", "preprocessing")})
+        write_json(stage / PARITY_FILE, parity | {key: identity[key] for key in ("weights", "preprocessing")})
         if with_code:
             announce("adding the code, and scoring the sample without hf_sqa")
             _add_code(stage, scores)
@@ -160,12 +160,15 @@ def _prepare_configs(stage: Path, base_model: str | None, with_code: bool) -> No
     """Remove what is only meaningful on this machine, and code of an earlier push, from the configurations."""
     for file in ("config.json", "preprocessor_config.json"):
         if (stage / file).is_file():
-            config = _without_local_names(json.loads((stage / file).read_text(encoding="utf-8")))
+            text = (stage / file).read_text(encoding="utf-8")
+            config = json.loads(
+                text, object_pairs_hook=lambda pairs: {key: value for key, value in pairs if key != "_name_or_path"}
+            )
             config = {key: value for key, value in config.items() if key not in CODE_ENTRIES}
             if file == "config.json":
                 config["hf_sqa_version"] = hf_sqa.__version__
                 config |= {} if with_code else {"hf_sqa_needed": PACKAGE_NEEDED}
-            _write_json(stage / file, config)
+            write_json(stage / file, config)
     path = stage / "adapter_config.json"
     if not path.is_file():
         return
@@ -173,13 +176,7 @@ def _prepare_configs(stage: Path, base_model: str | None, with_code: bool) -> No
     base = base_model or adapter.get("base_model_name_or_path")
     adapter["base_model_name_or_path"] = base
     _check_base(base)
-    _write_json(path, adapter)
-
-
-def _without_local_names(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_local_names(item) for key, item in value.items() if key != "_name_or_path"}
-    return value
+    write_json(path, adapter)
 
 
 def _check_base(base: Any) -> None:
@@ -200,22 +197,17 @@ def _check_base(base: Any) -> None:
         raise PublishError(f"Could not check whether {base!r}, the adapter's base, is on the Hub: {on_one_line(error)}") from None
 
 
-def _loaded(stage: Path) -> AudioQualityPipeline:
-    """The pipeline with the checkpoint to publish; every weight must come from the files."""
+def _scorer(stage: Path, graph: str | None = None) -> AudioQualityPipeline:
+    """The pipeline with the checkpoint to publish, every weight of which must come from the files; or on one of its graphs."""
     try:
-        loaded = load_checkpoint(stage, dtype="float32")
-        return AudioQualityPipeline(model=loaded.model, feature_extractor=loaded.feature_extractor, device=-1)
-    except Exception as error:
-        raise PublishError(f"The checkpoint does not load: {on_one_line(error)}") from error
-
-
-def _loaded_graph(stage: Path, graph: str) -> AudioQualityPipeline:
-    """The pipeline on one of the graphs to publish."""
-    try:
+        if graph is None:
+            loaded = load_checkpoint(stage, dtype="float32")
+            return AudioQualityPipeline(model=loaded.model, feature_extractor=loaded.feature_extractor, device=-1)
         model = OnnxDistilledSQA.from_folder(stage, graph)
         return AudioQualityPipeline(model=model, feature_extractor=model.make_feature_extractor(), device=-1)
     except Exception as error:
-        raise PublishError(f"The graph {graph} does not load: {on_one_line(error)}") from error
+        what = "checkpoint" if graph is None else f"graph {graph}"
+        raise PublishError(f"The {what} does not load: {on_one_line(error)}") from error
 
 
 def _sample() -> bytes:
@@ -278,7 +270,3 @@ def _refuse_traces(stage: Path, folder: Path) -> None:
 def on_one_line(error: Any) -> str:
     """An error on one line, with tokens masked."""
     return TOKEN.sub("hf_***", " ".join(str(error).split()))[:400]
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -216,13 +216,7 @@ def strangers_python(tmp_path):
     exposed = tmp_path / "exposed"
     exposed.mkdir()
     (target / "exposed.pth").write_text(f"{exposed}\n")
-    waiting, seen = list(bundle.NEEDED), set()
-    while waiting:
-        distribution = bundle._distribution(waiting.pop())
-        if distribution is None or distribution.name in seen:
-            continue
-        seen.add(distribution.name)
-        waiting += bundle._requirements(distribution)
+    for distribution in bundle.needed_distributions():
         for root in {file.parts[0] for file in distribution.files if file.parts[0] not in {"..", "__pycache__"}}:
             link = exposed / root
             if not link.exists() and not root.endswith(".pth"):
