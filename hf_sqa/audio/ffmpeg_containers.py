@@ -6,6 +6,7 @@ nowhere.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -58,49 +59,37 @@ class SoundTrack:
 
     def __init__(self, file: BinaryIO, kind: str, source: str):
         self._kind, self._source = kind, source
-        try:
-            import av
-        except ImportError:
-            file.close()
-            raise AudioError(
-                source,
-                "unsupported",
-                needs_extra(f"{KINDS[kind]} file", "containers", "convert it first, such as with `ffmpeg -i in.m4a out.wav`")[:-1],
-            ) from None
-        self._av, self._file = av, file
-        try:
-            self._container: Any = av.open(file, format=kind, metadata_errors="ignore")
-        except Exception as error:  # FFmpeg's own, and those of reading numbers out of nonsense
-            file.close()
-            raise self._undecodable(error) from None
-        tracks = self._container.streams.audio
-        if not tracks:
-            self.close()
-            raise AudioError(source, "no_audio", f"{KINDS[kind]} file without a sound track; name the file that holds the sound")
-        self._track: Any = tracks[0]
-        frames = self._decoded()
-        try:
-            first = next(frames, None)
-        except Exception as error:
-            self.close()
-            raise self._undecodable(error) from None
-        if first is None:
-            self.close()
-            raise AudioError(source, "empty", "the header is there but not one sample follows; record or copy it again")
-        # The header of an AAC may give half of the rate that it is decoded to.
-        self.sampling_rate, self.num_channels = first.sample_rate, first.layout.nb_channels
-        self._frames: Iterator[Any] = itertools.chain([first], frames)
+        with contextlib.ExitStack() as stack:
+            stack.callback(file.close)
+            try:
+                import av
+            except ImportError:
+                how = needs_extra(f"{KINDS[kind]} file", "containers", "convert it first, such as with `ffmpeg -i in.m4a out.wav`")
+                raise AudioError(source, "unsupported", how[:-1]) from None
+            self._av = av
+            try:
+                self._container: Any = stack.enter_context(av.open(file, format=kind, metadata_errors="ignore"))
+                self._track: Any = next(iter(self._container.streams.audio), None)
+                frames = self._decoded() if self._track is not None else iter(())
+                first = next(frames, None)
+            except Exception as error:  # FFmpeg's own, and those of reading numbers out of nonsense
+                why = f"FFmpeg cannot read it as {KINDS[kind]} file ({_cause(error)})"
+                raise AudioError(source, "undecodable", f"{why}: it is damaged or cut short; copy or record it again") from None
+            if self._track is None:
+                message = f"{KINDS[kind]} file without a sound track; name the file that holds the sound"
+                raise AudioError(source, "no_audio", message)
+            if first is None:
+                raise AudioError(source, "empty", "the header is there but not one sample follows; record or copy it again")
+            # The header of an AAC may give half of the rate that it is decoded to.
+            self.sampling_rate, self.num_channels = first.sample_rate, first.layout.nb_channels
+            self._frames: Iterator[Any] = itertools.chain([first], frames)
+            self._opened = stack.pop_all()
 
     def __enter__(self) -> SoundTrack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._container.close()
-        self._file.close()
+        self._opened.close()
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield float32 arrays of shape `(num_frames, num_channels)`, once.
@@ -160,14 +149,6 @@ class SoundTrack:
         # Beside a picture it is the picture's length.
         is_alone = len(self._container.streams) == 1 and self._container.duration is not None
         return self._container.duration / self._av.time_base if is_alone else None
-
-    def _undecodable(self, error: Exception) -> AudioError:
-        return AudioError(
-            self._source,
-            "undecodable",
-            f"FFmpeg cannot read it as {KINDS[self._kind]} file ({_cause(error)}): it is damaged or cut short; copy or record it "
-            "again",
-        )
 
 
 def _cause(error: Exception) -> str:

@@ -32,15 +32,10 @@ WARNINGS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found in a recording.
+    """One thing found in a recording."""
 
-    Args:
-        code (`str`): Stable name, a key of `REFUSALS` or `WARNINGS`, for programs and tables.
-        message (`str`): What was found and what to do, for people.
-    """
-
-    code: str
-    message: str
+    code: str  # stable name, a key of `REFUSALS` or `WARNINGS`, for programs and tables
+    message: str  # what was found and what to do, for people
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

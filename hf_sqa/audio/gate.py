@@ -54,12 +54,7 @@ class InputGate:
     """Collects what a recording shows, block by block; `close` refuses it or returns the warnings.
 
     Levels, activity and clipping are those of the sound without a constant offset (ITU-T P.56 measures band-limited speech).
-
-    Args:
-        source (`str`): What to call the recording in messages.
-        source_sampling_rate (`int`): Native rate in Hz.
-        sampling_rate (`int`): Rate of the mono blocks in Hz.
-        num_channels (`int`): Channels of the recording.
+    `source` is what messages call the recording; `sampling_rate` is that of the mono blocks.
     """
 
     def __init__(self, source: str, source_sampling_rate: int, sampling_rate: int, num_channels: int):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_sqa.audio import AUDIO_SUFFIXES, AudioError, Finding, load_recording
+from hf_sqa.audio import AudioError, Finding, load_recording
 from hf_sqa.data.bench import VOICES, Phrase, find_phrases, reference_waveform
-from hf_sqa.folders import find_recordings
+from hf_sqa.degradations import RecordingFolder
 from hf_sqa.runs import digest_of
 
 SPLITS = ("train", "validation", "test")
@@ -64,13 +64,8 @@ def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[Spe
     Raises:
         ValueError: If there is no such folder, or no recording in it.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"Expected a folder of recordings, got {str(folder)!r}, which is not a folder.")
-    files = [Path(path) for path in find_recordings(root)]
-    if not files:
-        raise ValueError(f"Expected recordings ({', '.join(sorted(AUDIO_SUFFIXES))}) in {str(folder)!r}, got none.")
-    names = [path.relative_to(root) for path in files]
+    names = sorted(map(Path, RecordingFolder(folder).names), key=lambda name: name.parts)
+    files = [folder / name for name in names]
     talkers = [name.parts[0] if len(name.parts) > 1 else name.as_posix() for name in names]
     drawn = {talker: int.from_bytes(hashlib.sha256(talker.encode()).digest()[:4], "big") / 2**32 for talker in talkers}
     validation = {talker for talker, share in drawn.items() if share < validation_share}

@@ -36,34 +36,21 @@ QUEUE_PER_WORKER = 4
 
 @dataclass(frozen=True)
 class Job:
-    """One file to degrade.
+    """One file to degrade."""
 
-    Args:
-        name (`str`): Its name in the manifest, relative to the folder; chance depends on it and on the seed, on nothing else.
-        source (`str`): The recording.
-        target (`str`): The file to write, `.wav` or `.flac`.
-        output (`str`): Its name in the manifest.
-    """
-
-    name: str
-    source: str
-    target: str
-    output: str
+    name: str  # its name in the manifest, relative to the folder; chance depends on it and on the seed, on nothing else
+    source: str  # the recording
+    target: str  # the file to write, `.wav` or `.flac`
+    output: str  # its name in the manifest
 
 
 @dataclass(frozen=True)
 class Run:
-    """What all files of a run have in common.
+    """What all files of a run have in common."""
 
-    Args:
-        chain ([`Chain`]): What to draw from.
-        seed (`int`): Seed of the run.
-        sampling_rate (`int`, *optional*): Rate of the outputs in Hz; by default, each keeps its own.
-    """
-
-    chain: Chain
-    seed: int
-    sampling_rate: int | None = None
+    chain: Chain  # what to draw from
+    seed: int  # seed of the run
+    sampling_rate: int | None = None  # rate of the outputs in Hz; by default, each keeps its own
 
     @property
     def definition(self) -> dict[str, Any]:
