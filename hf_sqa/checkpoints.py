@@ -218,12 +218,13 @@ def local_folder(name: str | os.PathLike[str] | None, files: Sequence[str] = CHE
     Args:
         name (`str`): What [`load_checkpoint`] takes.
         files (sequence of `str`, *optional*): Patterns of the files to download.
-        **hub_options: `revision`, `token`, ... of `huggingface_hub.snapshot_download`.
+        **hub_options: `revision`, `token`, `cache_dir` and `local_files_only`; others are left out.
 
     Raises:
         OSError: If there is no such checkpoint.
     """
-    place, options = _located(name, hub_options)
+    kept = ("revision", "token", "cache_dir", "local_files_only")
+    place, options = _located(name, {option: hub_options[option] for option in kept if hub_options.get(option) is not None})
     if Path(place).is_dir():
         return Path(place)
     try:

@@ -111,16 +111,8 @@ class Wheel:
                 "`python -m ensurepip`, or `uv pip install pip`."
             )
         sys.stderr.write(f"hf-sqa: fetching {self._what[4:]}, once\n")
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "--timeout",
-            str(TIMEOUT_SECONDS),
-            "--retries",
-            str(RETRIES),
-        ]
+        options = f"--disable-pip-version-check --timeout {TIMEOUT_SECONDS} --retries {RETRIES}"
+        command = [sys.executable, "-m", "pip", *options.split()]
         command += ["download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
         if Version(importlib.metadata.version("pip")) >= Version("24.1"):
             command += ["--progress-bar", "raw"]

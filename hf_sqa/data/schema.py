@@ -305,11 +305,13 @@ def _dataset(rows: Sequence[Mapping[str, Any]], description: str, score_names: S
     return merged
 
 
-def undecoded(data: Any, column: str = "audio") -> Any:
-    """A data set with a column of recordings as they are stored: hf_sqa decodes them, without torchcodec."""
+def undecoded(data: Any) -> Any:
+    """A data set with its recordings as they are stored, as bytes and paths: hf_sqa decodes them, without torchcodec."""
     datasets = import_datasets()
-    is_decoded = isinstance(data.features.get(column), datasets.Audio) and data.features[column].decode
-    return data.cast_column(column, datasets.Audio(decode=False)) if is_decoded else data
+    for name, feature in (data.features or {}).items():
+        if isinstance(feature, datasets.Audio) and feature.decode:
+            data = data.cast_column(name, datasets.Audio(decode=False))
+    return data
 
 
 def import_datasets() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -64,14 +65,9 @@ def _local(model: AudioQualityPreTrainedModel, folder: Path) -> dict[str, Any]:
         "method": scorer.method,
         "hop_seconds": scorer.hop_seconds,
         "half_seconds": scorer.half_seconds,
-        "slice_seconds": local_quality.SLICE_SECONDS,
-        "level_seconds": local_quality.LEVEL_SECONDS,
-        "active_range_db": local_quality.ACTIVE_RANGE_DB,
-        "maximum_falls_db_per_second": local_quality.MAXIMUM_FALLS_DB_PER_SECOND,
-        "floor_dbfs": local_quality.FLOOR_DBFS,
-        "least_active_share": local_quality.LEAST_ACTIVE_SHARE,
-        "edge_share": timeline.EDGE_SHARE,
-        "unnamed_depth": timeline.UNNAMED_DEPTH,
+        **_constants(local_quality, "SLICE_SECONDS LEVEL_SECONDS ACTIVE_RANGE_DB MAXIMUM_FALLS_DB_PER_SECOND FLOOR_DBFS"),
+        **_constants(local_quality, "LEAST_ACTIVE_SHARE"),
+        **_constants(timeline, "EDGE_SHARE UNNAMED_DEPTH"),
     }
 
 
@@ -84,17 +80,14 @@ def _faults(folder: Path) -> dict[str, Any]:
     write_graph(faults.FaultGraph().eval(), (example,), file, ["input_values"], "decided", any_number, None)
     return {
         "graph": FAULT_GRAPH_FILE,
-        "kinds": faults.KINDS,
-        "sampling_rate": faults.SAMPLING_RATE,
         "step_samples": step_samples,
-        "step_seconds": faults.STEP_SECONDS,
-        "segment_steps": faults.SEGMENT_STEPS,
-        "edge_steps": faults.EDGE_STEPS,
-        "smooth_steps": faults.SMOOTH_STEPS,
-        "join_steps": faults.JOIN_STEPS,
-        "certain": faults.CERTAIN,
-        "reaches": faults.REACHES,
+        **_constants(faults, "KINDS SAMPLING_RATE STEP_SECONDS SEGMENT_STEPS EDGE_STEPS SMOOTH_STEPS JOIN_STEPS CERTAIN REACHES"),
     }
+
+
+def _constants(module: ModuleType, names: str) -> dict[str, Any]:
+    """Constants of a module, by which Python computes, under the names that the page has for them."""
+    return {name.lower(): getattr(module, name) for name in names.split()}
 
 
 def _intervals(model: AudioQualityPreTrainedModel) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hf_sqa.scoring.sources.datasets import undecoded
+from hf_sqa.data.schema import undecoded
 
 IDENTITY_PREFIX = "hf_sqa:"
 

@@ -180,8 +180,7 @@ class AudioQualityPipeline(Pipeline):
                 if isinstance(result, Lost):
                     name = str(audio) if isinstance(audio, (str, Path)) else "<recording>"
                     result = AudioError(name, result.code, result.message)
-                is_error = isinstance(result, AudioError)
-                yield {"recording": None if is_error else result, "error": result if is_error else None}
+                yield _item(result)
 
     def _rows(
         self, items: Iterator[dict[str, Any]], batch_size: int, forward_params: dict, postprocess_params: dict
@@ -193,9 +192,7 @@ class AudioQualityPipeline(Pipeline):
     def preprocess(self, audio: Any, sampling_rate: int | None = None, channel: str | int = "mean") -> dict[str, Any]:
         """Read and check one recording; what is wrong with it travels along instead of stopping the others."""
         options = {"sampling_rate": self.model.config.sampling_rate, "channel": channel, "input_sampling_rate": sampling_rate}
-        result = load_or_refuse((audio,), **options)
-        is_error = isinstance(result, AudioError)
-        return {"recording": None if is_error else result, "error": result if is_error else None}
+        return _item(load_or_refuse((audio,), **options))
 
     def _forward(
         self,
@@ -279,6 +276,11 @@ class ScoredRows(Iterator[dict[str, Any]]):
         if self._length is None:
             raise TypeError("The input is a generator: how many results there will be is not known.")
         return self._length
+
+
+def _item(loaded: Recording | AudioError) -> dict[str, Any]:
+    is_error = isinstance(loaded, AudioError)
+    return {"recording": None if is_error else loaded, "error": loaded if is_error else None}
 
 
 def _local_scores(recording: Recording, scorer: LocalScorer) -> tuple[list[LocalScore], list[Fault]]:

@@ -10,6 +10,7 @@ import soxr
 from hf_sqa.audio.recording import RESAMPLING_QUALITY
 from hf_sqa.audio.streams import checked_rate, to_float32, to_numpy
 from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScore
+from hf_sqa.blocks.result_rows import named
 from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
 from hf_sqa.pipelines.loading import pipeline
 
@@ -57,8 +58,8 @@ class QualityMeter:
     @property
     def running(self) -> dict[str, float | None]:
         """Means of all local scores so far; `None` before anybody has spoken."""
-        means = self._sum / self._count if self._count else [None] * len(self._names)
-        return {name: None if mean is None else round(float(mean), 6) for name, mean in zip(self._names, means, strict=True)}
+        scores: dict[str, float | None] = dict.fromkeys(self._names)
+        return scores | named(self._names, self._sum / self._count) if self._count else scores
 
     def feed(self, samples: Any) -> list[dict[str, Any]]:
         """Take the next samples.
@@ -108,6 +109,5 @@ class QualityMeter:
         if mapped.scores is not None:
             self._sum += mapped.scores
             self._count += 1
-        scores = [None] * len(self._names) if mapped.scores is None else [round(float(score), 6) for score in mapped.scores]
-        row = {"start": round(point.start, 4), "end": round(point.end, 4), **dict(zip(self._names, scores, strict=True))}
-        return {**row, "running": self.running[self._names[0]]}
+        scores = dict.fromkeys(self._names) if mapped.scores is None else named(self._names, mapped.scores)
+        return {"start": round(point.start, 4), "end": round(point.end, 4), **scores, "running": self.running[self._names[0]]}

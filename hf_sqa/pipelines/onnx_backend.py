@@ -42,9 +42,8 @@ def load_graph(model: Any, backend: str | None, options: dict[str, Any]) -> dict
     if dtype not in {"auto", "float32", "int8"}:
         raise ValueError(f"The precision of an ONNX graph is fixed when it is exported, got `dtype={options['dtype']!r}`.")
     if folder is None:
-        hub_options = {name: options[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in options}
         try:
-            folder = local_folder(model, GRAPH_PARTS, **hub_options)
+            folder = local_folder(model, GRAPH_PARTS, **options)
         except OSError as error:
             raise OSError(
                 f"Expected a folder or repository with an ONNX graph, got {model!r}, which cannot be had: {error}"
@@ -68,9 +67,8 @@ def load_published_graph(model: Any, options: dict[str, Any]) -> dict[str, Any] 
     """[`load_graph`] of a repository that has a graph and no weights; `None` if it has no graph, or there is no such repository."""
     if not isinstance(model, str) or Path(model).exists():
         return None
-    hub_options = {name: options[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in options}
     try:
-        has_graph = graph_files(local_folder(model, GRAPH_PARTS, **hub_options))
+        has_graph = graph_files(local_folder(model, GRAPH_PARTS, **options))
     except (OSError, ValueError):
         return None
     return load_graph(model, "onnx", options) if has_graph else None

@@ -330,7 +330,7 @@ def _scored_run(path: str, score: str | None) -> tuple[list[tuple[Item, float | 
     """Rows of a finished run, the identity of its scores, and the name of the score."""
     run = read_run(path)
     columns = list(run["columns"].values())
-    shards = ShardFolder(path, columns, run["kept_columns"])
+    shards = ShardFolder(path, run)
     if "rows" not in run or len(shards.indices()) < math.ceil(run["rows"] / run["rows_per_shard"]):
         raise ValueError(f"Expected a finished run in {path!r}; call the same `hf-sqa score` again, which goes on with it.")
     score = score or next(iter(run["columns"]))

@@ -101,7 +101,7 @@ def _kept(source: Source, keep: Sequence[str] | None) -> list[str]:
 
 def finish(output: Path, run: dict[str, Any], num_rows: int, part: Part) -> bool:
     """Note how many rows the source has, remove shards beyond its end, and say whether every shard is there."""
-    shards = ShardFolder(output, [], [])
+    shards = ShardFolder(output, run)
     num_shards = math.ceil(num_rows / run["rows_per_shard"])
     for index in shards.indices():
         if index >= num_shards and index in part:

@@ -31,26 +31,15 @@ ALONE_SECONDS, LEFT_SECONDS = 3.0, 6.0
 
 @dataclass(frozen=True)
 class Cores:
-    """How many processes score with a pipeline.
-
-    Args:
-        num_processes (`int`): Processes.
-        at_once (`bool`): Whether they are started before the first recording is scored.
-        one_thread (`bool`): Whether this process scores by one thread too, so that it makes no difference where a score is made.
-    """
+    """How many processes score with a pipeline."""
 
     num_processes: int
-    at_once: bool = False
-    one_thread: bool = False
+    at_once: bool = False  # Whether they are started before the first recording is scored
+    one_thread: bool = False  # Whether this process scores by one thread too: it makes no difference where a score is made
 
 
 def cores(scorer: Any, asked: int | None = None, is_held_back: bool = False) -> Cores:
-    """For small models on a CPU as many processes as torch would use threads, otherwise one.
-
-    Args:
-        scorer (`AudioQualityPipeline`): The pipeline.
-        asked (`int`, *optional*): How many processes were asked for.
-        is_held_back (`bool`, *optional*, defaults to `False`): Whether one is enough where nothing was asked for.
+    """As many as were asked for; if none, one where that `is_held_back`, or for a small model on a CPU one for each torch thread.
 
     Raises:
         ValueError: If more than one are asked for where there can be one only.
@@ -93,14 +82,10 @@ def one_thread(is_wanted: bool = True) -> Iterator[None]:
 
 
 class Scoring:
-    """A pipeline and what it is called with, for this process and those that it starts. From now on the pipeline stays as it is.
-
-    Args:
-        scorer (`AudioQualityPipeline`): The pipeline.
-        **options: Of its calls, checked here, once: for an interval all weights are read.
-    """
+    """A pipeline and what it is called with, for this process and those that it starts. From now on the pipeline stays as it is."""
 
     def __init__(self, scorer: Any, **options: Any):
+        # Checked here, once: for an interval all weights are read.
         _, forward, postprocess = scorer._sanitize_parameters(**options)
         self._scorer, self._file = scorer, ""
         self._forward = {**scorer._forward_params, **forward}
@@ -171,12 +156,7 @@ def alone_at_first(
 class ScoringDecoder(Decoder):
     """Decodes items, and scores them too where several processes do; results then take the place of most recordings.
 
-    Args:
-        score ([`Scoring`]): How recordings are scored.
-        decoding ([`Decoding`]): How recordings are decoded.
-        cores ([`Cores`]): How many processes score.
-        num_workers (`int`): Processes that decode as long as this one scores alone.
-        num_items (`int`, *optional*): How many items there are at most.
+    `num_workers` processes decode as long as this one scores alone; there are `num_items` at most, where that is known.
     """
 
     def __init__(self, score: Scoring, decoding: Decoding, cores: Cores, num_workers: int, num_items: int | None = None):
@@ -224,14 +204,8 @@ def scored(
 ) -> Generator[dict[str, Any], None, None]:
     """Yield what a pipeline says of every recording, in order; of one that cannot be scored, `status`, `code` and `reason`.
 
-    Args:
-        scorer (`AudioQualityPipeline`): The pipeline.
-        recordings (sequence): Whatever it accepts.
-        num_processes (`int`, *optional*): Processes that decode and score; see [`Settings`].
-        num_workers (`int`, *optional*): Processes that decode for this one; 1 if not given.
-        batch_size (`int`, *optional*, defaults to 1): Recordings given to the model together; where processes score, each is alone.
-        channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
-        **options: Options of the pipeline that are about its results.
+    For the numbers of processes see [`Settings`]; where they score, a `batch_size` above 1 has no effect. The other options are
+    those of the pipeline.
     """
     used = cores(scorer, num_processes, num_workers == 0 or batch_size > 1 or len(recordings) < 2)
     if num_workers is None:

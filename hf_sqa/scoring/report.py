@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_sqa.cells import finite
 from hf_sqa.metrics import compare_systems
-from hf_sqa.scoring.shards import WORST, ShardFolder, kept_name, number_columns, read_run
+from hf_sqa.scoring.shards import WORST, ShardFolder, kept_name, read_run
 from hf_sqa.scoring.sinks import columns_of
 
 THRESHOLD_STEP = 0.25
@@ -97,7 +97,7 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
     run = read_run(output)
     score = score or next(iter(run["columns"]))
     column, group_columns = columns_of(run, [score])[score], _group_columns(run, group_by)
-    shards = ShardFolder(output, number_columns(run), run["kept_columns"])
+    shards = ShardFolder(output, run)
     indices = shards.indices()
     if not indices:
         raise ValueError(f"{str(output)!r} holds no finished shard yet; wait, or start `hf-sqa score` again.")
@@ -152,7 +152,7 @@ def read_table(output: str | os.PathLike, run: dict[str, Any]) -> Any:
     import pyarrow
     import pyarrow.parquet
 
-    shards = ShardFolder(output, number_columns(run), run["kept_columns"])
+    shards = ShardFolder(output, run)
     tables = [pyarrow.parquet.read_table(shards.path(index)).replace_schema_metadata() for index in shards.indices()]
     try:
         return pyarrow.concat_tables(tables)

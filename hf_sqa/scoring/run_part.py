@@ -11,35 +11,23 @@ from typing import Any
 
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.scorer import CorpusScorer, Decoded
-from hf_sqa.scoring.shards import RowsDigest, ShardFolder, number_columns
+from hf_sqa.scoring.shards import RowsDigest, ShardFolder
 from hf_sqa.scoring.sources import Source
 
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """How far a run is."""
 
-    Args:
-        rows (`int`): Rows scored in this run.
-        kept (`int`): Rows that an earlier run had finished.
-        total (`int`, *optional*): Rows of the source, where known, or of this part of it.
-        audio_seconds (`float`): Audio scored in this run.
-        seconds (`float`): Time it took.
-        statuses (`Counter`): Rows scored in this run, by status.
-        shards (`int`): Shards written in this run.
-        rows_in_source (`int`, *optional*): Known at the end.
-        complete (`bool`): Whether every shard of the source is there now.
-    """
-
-    rows: int = 0
-    kept: int = 0
-    total: int | None = None
-    audio_seconds: float = 0.0
-    seconds: float = 0.0
-    statuses: Counter[str] = field(default_factory=Counter)
-    shards: int = 0
-    rows_in_source: int | None = None
-    complete: bool = False
+    rows: int = 0  # Rows scored in this run
+    kept: int = 0  # Rows that an earlier run had finished
+    total: int | None = None  # Rows of the source, where known, or of this part of it
+    audio_seconds: float = 0.0  # Audio scored in this run
+    seconds: float = 0.0  # Time it took
+    statuses: Counter[str] = field(default_factory=Counter)  # Rows scored in this run, by status
+    shards: int = 0  # Shards written in this run
+    rows_in_source: int | None = None  # Known at the end
+    complete: bool = False  # Whether every shard of the source is there now
 
     @property
     def hours_per_hour(self) -> float:
@@ -89,7 +77,7 @@ class RunOfPart:
         self._part, self._retry_failed, self._on_progress = part, retry_failed, on_progress
         self._size = run["rows_per_shard"]
         self._kept_columns = run["kept_columns"]
-        self._shards = ShardFolder(output, number_columns(run), self._kept_columns)
+        self._shards = ShardFolder(output, run)
         self._progress = Progress(total=part.num_rows(source.total, self._size))
 
     def go(self) -> Progress:

@@ -24,44 +24,27 @@ Decoded = tuple[Item, Recording | Refusal | dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How recordings are scored: everything a process needs to become a worker.
+    """How recordings are scored: everything a process needs to become a worker."""
 
-    Args:
-        model (`str`, *optional*): As in `hf_sqa.pipeline`; the default if not given.
-        mode (`str`, *optional*): One of the model's modes.
-        hop_seconds (`float`, *optional*): Distance of windows.
-        interval (`float`, *optional*): Adds columns with the ends of an interval; see [`AudioQualityPipeline`].
-        dtype (`str`, *optional*, defaults to `"float32"`): `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a processor
-            that computes in it if the model's error is stated to be under 0.01, else float32. A corpus goes on in the precision
-            that its output folder was begun in.
-        device (`str`, *optional*): The first accelerator, else the CPU, if not given.
-        channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
-        max_seconds (`float`, *optional*): Longer recordings are rows with the status `skipped`.
-        timeout_seconds (`float`, *optional*, defaults to 300): Time limit for decoding one recording.
-        num_workers (`int`, *optional*): Processes that decode; 1 on a CPU, up to 8 with an accelerator if not given.
-        num_processes (`int`, *optional*): Processes that decode and score, each with the model and one thread, on a CPU. If not
-            given, as many as torch would use threads where the model is small and there is work for seconds, unless `num_workers`
-            is 0 or `pack_seconds` is given; otherwise 1.
-        pack_seconds (`float`, *optional*): Seconds of audio given to the model together; never changes a score.
-        suffix (`str`, *optional*): What the columns of scores end in after two underscores, the model's name if not given; empty
-            for bare names.
-        timeline (`bool`, *optional*, defaults to `False`): Look where every recording is worst.
-    """
-
-    model: str | None = None
-    mode: str | None = None
-    hop_seconds: float | None = None
-    interval: float | None = None
+    model: str | None = None  # As in `hf_sqa.pipeline`; the default if not given
+    mode: str | None = None  # One of the model's modes
+    hop_seconds: float | None = None  # Distance of windows
+    interval: float | None = None  # Adds columns with the ends of an interval; see [`AudioQualityPipeline`]
+    #: `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a processor that computes in it if the model's error is stated to
+    #: be under 0.01, else float32. A corpus goes on in the precision that its output folder was begun in
     dtype: str = "float32"
-    device: str | None = None
-    channel: str | int = "mean"
-    max_seconds: float | None = None
-    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
-    num_workers: int | None = None
+    device: str | None = None  # The first accelerator, else the CPU, if not given
+    channel: str | int = "mean"  # How several channels become one
+    max_seconds: float | None = None  # Longer recordings are rows with the status `skipped`
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS  # Time limit for decoding one recording
+    num_workers: int | None = None  # Processes that decode; 1 on a CPU, up to 8 with an accelerator if not given
+    #: Processes that decode and score, each with the model and one thread, on a CPU. If not given, as many as torch would use
+    #: threads where the model is small and there is work for seconds, unless `num_workers` is 0 or `pack_seconds` is given;
+    #: otherwise 1
     num_processes: int | None = None
-    pack_seconds: float | None = None
-    suffix: str | None = None
-    timeline: bool = False
+    pack_seconds: float | None = None  # Seconds of audio given to the model together; never changes a score
+    suffix: str | None = None  # Columns of scores end in `__` and this; the model's name if not given; empty for bare names
+    timeline: bool = False  # Look where every recording is worst
 
     @property
     def windows(self) -> dict[str, Any]:

@@ -36,22 +36,19 @@ WORST = ("worst", "worst_start", "worst_end")
 OWN_COLUMNS = frozenset((*(name for name, _ in (*LEADING, *TRAILING)), *WORST))
 
 
-def number_columns(run: dict[str, Any]) -> list[str]:
-    """Columns of scores in the shards of a run, and those of the worst stretch if it has them."""
-    return [*run["columns"].values(), *(WORST if run["identity"].get("timeline") else ())]
-
-
 class OutputError(OSError):
     """The output cannot be written: disk full, no permission."""
 
 
 class ShardFolder:
-    """The shards of one output folder."""
+    """The shards of an output folder, and the content of its `run.json`."""
 
-    def __init__(self, output: str | os.PathLike, score_columns: Sequence[str], kept_columns: Sequence[str]):
+    def __init__(self, output: str | os.PathLike, run: dict[str, Any]):
         import_parquet("Scoring a corpus into a folder", "name a file, such as scores.csv")
         self.folder = Path(output) / FOLDER
-        self._score_columns, self._kept_columns = list(score_columns), list(kept_columns)
+        #: Columns of scores, and those of the worst stretch if the run looked for it.
+        self._numbers = [*run["columns"].values(), *(WORST if run["identity"].get("timeline") else ())]
+        self._kept_columns = run["kept_columns"]
 
     def path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.parquet"
@@ -95,9 +92,9 @@ class ShardFolder:
         types = {"int64": pyarrow.int64(), "int32": pyarrow.int32(), "float64": pyarrow.float64(), "string": pyarrow.string()}
         types["list"] = pyarrow.list_(pyarrow.string())
         fields = [(name, types[kind]) for name, kind in LEADING]
-        fields += [(name, types["float64"]) for name in self._score_columns]
+        fields += [(name, types["float64"]) for name in self._numbers]
         fields += [(name, types[kind]) for name, kind in TRAILING]
-        fields += [(kept_name(name, self._score_columns), types["string"]) for name in self._kept_columns]
+        fields += [(kept_name(name, self._numbers), types["string"]) for name in self._kept_columns]
         return pyarrow.schema(fields)
 
 
@@ -181,6 +178,6 @@ def read_run(output: str | os.PathLike) -> dict[str, Any]:
 
 def iterate_rows(output: str | os.PathLike, run: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the rows of an output folder in order, a shard at a time."""
-    shards = ShardFolder(output, number_columns(run), run["kept_columns"])
+    shards = ShardFolder(output, run)
     for index in shards.indices():
         yield from shards.rows(index)

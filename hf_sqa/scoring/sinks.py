@@ -17,7 +17,6 @@ from hf_sqa.scoring.shards import (
     ShardFolder,
     cannot_write,
     iterate_rows,
-    number_columns,
     read_run,
     writing_whole,
 )
@@ -87,7 +86,7 @@ def with_manifest(rows: Iterable[Row], source: Source, run: dict[str, Any]) -> I
 
 def _write_dataset(output: Path, run: dict[str, Any]) -> Path:
     """A folder that `datasets.load_dataset` reads and `hf upload` publishes."""
-    shards = ShardFolder(output, number_columns(run), run["kept_columns"])
+    shards = ShardFolder(output, run)
     indices, folder = shards.indices(), output / "dataset"
     try:
         with whole_folder(folder) as unfinished:

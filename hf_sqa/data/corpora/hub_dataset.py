@@ -24,9 +24,7 @@ def read_hub(
     recordings = []
     for name, part in parts.items():
         found = find_columns(part.column_names, columns, f"the split {name!r} of {repo_id}", score_names)
-        for schema_name in ("audio", "reference_audio"):
-            if schema_name in found:
-                part = undecoded(part, found[schema_name])
+        part = undecoded(part)
         audio = part.select_columns([found["audio"]])
         if isinstance(part.features[found["audio"]], datasets.Audio):
             audio = audio.rename_column(found["audio"], "audio") if found["audio"] != "audio" else audio

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from hf_sqa.data.schema import undecoded
 from hf_sqa.scoring.items import Item
 from hf_sqa.scoring.sources.columns import Columns
 from hf_sqa.scoring.sources.parquet import ROWS_AT_A_TIME, is_struct, paths_only
@@ -60,13 +60,3 @@ class HubDataset(Source):
         audio = self._columns.check_header(dataset.column_names, self.name) if dataset.column_names else None
         for position, record in enumerate(dataset):
             yield self._columns.item(position, record, f"row {position}", None, audio)
-
-
-def undecoded(dataset: Any) -> Any:
-    """The data set with its audio as bytes and paths: decoding is ours, and needs no torchcodec."""
-    import datasets
-
-    for name, feature in (dataset.features or {}).items():
-        if isinstance(feature, datasets.Audio):
-            dataset = dataset.cast_column(name, datasets.Audio(decode=False))
-    return dataset
