@@ -6,9 +6,9 @@ import io
 import itertools
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from hf_sqa.data.bench.speech import (
     find_phrases,
     reference_waveform,
 )
-from hf_sqa.degradations import Chain
+from hf_sqa.degradations import Chain, CodecUnavailableError
+from hf_sqa.degradations.codec.shared_library import find_ffmpeg
 from hf_sqa.degradations.folders import seed_of, write_recording
 from hf_sqa.metrics import full_reference_scores
 from hf_sqa.runs import digest_of, in_processes, journal, locked, read_journal, write_rows, write_whole
@@ -115,12 +116,12 @@ def plan_bench(
         phrases = find_phrases(form, packages, CI_PHRASES if num_phrases is None and form == "ci" else num_phrases)
     except MissingPackagesError as error:
         problems.append(str(error))
-    if any(VOICES[voice].codec == G722_CODEC for voice in FORM_VOICES[form]) and shutil.which("ffmpeg") is None:
-        problems.append("G.722 recordings are decoded by ffmpeg, which is not installed: `apt-get install ffmpeg`.")
-    for condition in FORMS[form]:
+    needs_g722 = any(VOICES[voice].codec == G722_CODEC for voice in FORM_VOICES[form])
+    checks: list[Callable[[], Any]] = [condition.chain().check_requirements for condition in FORMS[form]]
+    for check in (*checks, partial(find_ffmpeg, G722_CODEC)) if needs_g722 else checks:
         try:
-            condition.chain().check_requirements()
-        except ImportError as error:
+            check()
+        except (CodecUnavailableError, ImportError) as error:
             problems.append(str(error))
     if problems:
         raise MissingPackagesError("\n".join(dict.fromkeys(problems)))

@@ -1,7 +1,6 @@
 """The speech of the bench corpus: recorded prompts and game dialogue from Debian packages, found, selected and converted."""
 
 import hashlib
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import soundfile
 
 from hf_sqa.audio import load_recording
 from hf_sqa.degradations import band_pass, level_dbfs, set_level
+from hf_sqa.degradations.codec.ffmpeg import run_ffmpeg
 
 SAMPLING_RATE = 16_000
 MIN_SECONDS, MAX_SECONDS = 2.2, 6.0
@@ -132,10 +132,11 @@ def reference_waveform(phrase: Phrase) -> np.ndarray:
     Raises:
         AudioError: If a Vorbis file cannot be read, or cannot be judged.
         ValueError: If a phrase is silent, or quieter than -60 dBFS.
-        RuntimeError: If ffmpeg cannot decode a G.722 file.
+        RuntimeError: If ffmpeg is not installed, or cannot decode a G.722 file.
     """
     if VOICES[phrase.voice].codec == G722_CODEC:
-        waveform = _decode_g722(phrase.path)
+        options = ["-f", "g722", "-i", phrase.path, "-f", "s16le", "-ac", "1", "pipe:1"]
+        waveform = np.frombuffer(run_ffmpeg(G722_CODEC, options), "<i2").astype(np.float32) / np.float32(32768)
     else:
         waveform = load_recording(phrase.path, sampling_rate=SAMPLING_RATE).waveform
     waveform = band_pass(waveform, SAMPLING_RATE, low_hz=LOW_HZ, high_hz=HIGH_HZ)
@@ -145,19 +146,6 @@ def reference_waveform(phrase: Phrase) -> np.ndarray:
             f"Expected speech above {MIN_LEVEL_DBFS:.0f} dBFS, got {level:.1f} dBFS: this is silence. Unpack its package again."
         )
     return set_level(waveform, SAMPLING_RATE, target_dbfs=LEVEL_DBFS, measure="active")
-
-
-def _decode_g722(path: str) -> np.ndarray:
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-threads", "1", "-f", "g722", "-i", path, "-f", "s16le", "-ac", "1", "-"]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False)
-    except FileNotFoundError:
-        raise MissingPackagesError(
-            "G.722 recordings are decoded by ffmpeg, which is not installed: `apt-get install ffmpeg`."
-        ) from None
-    if done.returncode or not done.stdout:
-        raise RuntimeError(f"ffmpeg cannot decode {path!r}: {done.stderr.decode(errors='replace').strip() or 'no samples'}")
-    return np.frombuffer(done.stdout, "<i2").astype(np.float32) / np.float32(32768)
 
 
 def _phrases_of(voice: Voice, folder: Path) -> list[Phrase]:

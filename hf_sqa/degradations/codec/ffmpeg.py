@@ -34,21 +34,21 @@ def through_ffmpeg(
     delay: int = 0,
 ) -> np.ndarray:
     """Code a waveform with ffmpeg at the rate of a codec, through pipes, and decode it; as long as before."""
-    program = find_ffmpeg(codec)
 
     def code(samples: np.ndarray) -> np.ndarray:
         padded = np.concatenate([to_int16(samples, record), np.zeros(delay + 4096, np.int16)]).astype("<i2")
         raw = ["-f", "s16le", "-ar", str(codec_rate), "-ac", "1"]
-        coded = _run([program, *raw, "-i", "pipe:0", *options, "-flags", "+bitexact", "pipe:1"], padded.tobytes(), codec)
-        decoded = _run([program, "-f", container, "-i", "pipe:0", "-f", "f32le", "-ar", str(codec_rate), "pipe:1"], coded, codec)
+        coded = run_ffmpeg(codec, [*raw, "-i", "pipe:0", *options, "-flags", "+bitexact", "pipe:1"], padded.tobytes())
+        decoded = run_ffmpeg(codec, ["-f", container, "-i", "pipe:0", "-f", "f32le", "-ar", str(codec_rate), "pipe:1"], coded)
         return fitted(np.frombuffer(decoded, "<f4")[delay:], len(samples))
 
     return coded_at(waveform, sampling_rate, codec_rate, code)
 
 
-def _run(command: list[str], data: bytes, codec: str) -> bytes:
-    quiet = [command[0], "-hide_banner", "-loglevel", "error", "-nostdin", "-threads", "1", *command[1:]]
-    result = subprocess.run(quiet, input=data, capture_output=True)
+def run_ffmpeg(codec: str, options: Sequence[str], data: bytes = b"") -> bytes:
+    """What ffmpeg writes to its output; `codec` is what errors name."""
+    command = [find_ffmpeg(codec), "-hide_banner", "-loglevel", "error", "-nostdin", "-threads", "1", *options]
+    result = subprocess.run(command, input=data, capture_output=True)
     if result.returncode or not result.stdout:
         message = result.stderr.decode(errors="replace").strip() or "it wrote nothing"
         raise RuntimeError(f"ffmpeg could not do the codec {codec!r}: {message}")
