@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import transformers
 from datasets import Audio, Dataset
 from evaluate import EvaluationModule
@@ -134,18 +133,11 @@ class AudioQualityEvaluator(Evaluator):
             if task != self.task:
                 raise ValueError(f"Expected a pipeline for the task {self.task!r}, got one for {task!r}.")
             return model_or_pipeline
-        device = self._infer_device() if device is None else device
+        options: dict[str, Any] = {"device": self._infer_device() if device is None else device}
         if isinstance(model_or_pipeline, transformers.PreTrainedModel):
             model: Any = model_or_pipeline
-            extractor = feature_extractor or model.make_feature_extractor()
-            return transformers.pipeline(
-                self.task,
-                model=model,
-                feature_extractor=extractor,
-                pipeline_class=hf_sqa.pipelines.AudioQualityPipeline,
-                device=device,
-            )
-        return hf_sqa.pipelines.pipeline(model_or_pipeline, device=device)
+            options["feature_extractor"] = feature_extractor or model.make_feature_extractor()
+        return hf_sqa.pipelines.pipeline(model=model_or_pipeline, **options)
 
     def prepare_metric(self, metric: EvaluationModule | None) -> EvaluationModule:
         return SpeechQualityAgreement() if metric is None else super().prepare_metric(metric)
@@ -170,8 +162,8 @@ def _intervals(
 ) -> dict[str, dict[str, Any]]:
     metrics = [key for key in result if key.partition("_")[2] in METRICS and not key.endswith("_ktau")]
     intervals = bootstrap_agreement(
-        np.array(inputs["predictions"], np.float64),
-        np.array(inputs["references"], np.float64),
+        inputs["predictions"],
+        inputs["references"],
         metrics=metrics,
         systems=inputs.get("systems"),
         conditions=inputs.get("conditions"),
@@ -180,12 +172,8 @@ def _intervals(
         rng=seed,
     )
     return {
-        key: {
-            "score": result[key],
-            "confidence_interval": (interval.low, interval.high),
-            "standard_error": interval.standard_error,
-        }
-        for key, interval in intervals.items()
+        key: {"score": result[key], "confidence_interval": (found.low, found.high), "standard_error": found.standard_error}
+        for key, found in intervals.items()
     }
 
 

@@ -254,7 +254,7 @@ def agreement_rows(
             metrics=names,
             systems=groups.get("sys"),
             conditions=groups.get("con"),
-            clusters=cluster if cluster is not None else list(range(len(clips))),
+            clusters=cluster,
             num_draws=options.num_draws,
             rng=0,
         )
@@ -345,17 +345,15 @@ def _groups(clips: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
     return [clip.get(column) or None for clip in clips]
 
 
-def _clusters(clips: Sequence[Mapping[str, Any]], wanted: str | None) -> tuple[list[Any] | None, str]:
-    if wanted == "none":
-        return None, "clip"
-    if wanted is not None:
+def _clusters(clips: Sequence[Mapping[str, Any]], wanted: str | None) -> tuple[list[Any], str]:
+    if wanted not in (None, "none"):
         groups = _groups(clips, wanted)
         if clips and not any(group is not None for group in groups):
             known = [name for name in CLIP_COLUMNS if any(clip.get(name) for clip in clips)]
             raise ValueError(f"Expected a column that the clips know ({', '.join(known)}, or none) as cluster, got {wanted!r}.")
-        return groups, wanted
-    for column in CLUSTER_COLUMNS:
+        return groups, str(wanted)
+    for column in CLUSTER_COLUMNS if wanted is None else ():
         groups = _groups(clips, column)
         if 1 < len({*groups} - {None}) < len(clips):
             return groups, column
-    return None, "clip"
+    return list(range(len(clips))), "clip"

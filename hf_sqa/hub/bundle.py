@@ -49,7 +49,7 @@ def bundled_sources(model_type: str) -> dict[str, str]:
     Raises:
         BundleError: If a module imports a package other than torch, transformers, soundfile, soxr and their dependencies.
     """
-    waiting = [*_modules_of(model_type).values(), *(module for module, _ in PIPELINES.values())]
+    waiting = [own.__module__ for own in _own_classes(model_type).values()] + [module for module, _ in PIPELINES.values()]
     sources: dict[str, str] = {}
     while waiting:
         module = waiting.pop()
@@ -74,42 +74,25 @@ def add_code(folder: str | Path) -> list[str]:
             "Code is bundled with whole checkpoints, got an adapter: merge it first (`model.merge_and_unload()`), then push that."
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model_type = config["model_type"]
-    sources = bundled_sources(model_type)
+    sources = bundled_sources(config["model_type"])
     for name, source in sources.items():
         (folder / name).write_text(source, encoding="utf-8")
-    config |= code_entries(model_type)
+    references = {auto: _reference(own.__module__, own.__name__) for auto, own in _own_classes(config["model_type"]).items()}
+    extractor = references.pop("AutoFeatureExtractor", None)
+    config["auto_map"] = {**references, "AutoModelForAudioClassification": references["AutoModel"]}
+    config["custom_pipelines"] = {
+        task: {"impl": _reference(module, name), "pt": ["AutoModel"], "type": "audio"} for task, (module, name) in PIPELINES.items()
+    }
     write_json(folder / "config.json", config)
-    modules = _modules_of(model_type)
     extractor_file = folder / "preprocessor_config.json"
-    if "AutoFeatureExtractor" in modules and extractor_file.is_file():
-        extractor = json.loads(extractor_file.read_text(encoding="utf-8"))
-        name = extractor["feature_extractor_type"]
-        extractor["auto_map"] = {"AutoFeatureExtractor": f"{_flat_name(modules['AutoFeatureExtractor'])}.{name}"}
-        write_json(extractor_file, extractor)
+    if extractor is not None and extractor_file.is_file():
+        content = json.loads(extractor_file.read_text(encoding="utf-8"))
+        write_json(extractor_file, {**content, "auto_map": {"AutoFeatureExtractor": extractor}})
     return list(sources)
 
 
 def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def code_entries(model_type: str) -> dict[str, Any]:
-    """Entries of `config.json` for the bundled code: `auto_map` and `custom_pipelines`."""
-    config_class, model_class = families()[model_type]
-    modules = _modules_of(model_type)
-    model = f"{_flat_name(modules['AutoModel'])}.{model_class.__name__}"
-    return {
-        "auto_map": {
-            "AutoConfig": f"{_flat_name(modules['AutoConfig'])}.{config_class.__name__}",
-            "AutoModel": model,
-            "AutoModelForAudioClassification": model,
-        },
-        "custom_pipelines": {
-            task: {"impl": f"{_flat_name(module)}.{name}", "pt": ["AutoModel"], "type": "audio"}
-            for task, (module, name) in PIPELINES.items()
-        },
-    }
 
 
 def scores_without_hf_sqa(recording: str | Path, *folders: str | Path) -> list[dict[str, float]]:
@@ -182,14 +165,17 @@ for folder in sys.argv[3:]:
 """
 
 
-def _modules_of(model_type: str) -> dict[str, str]:
-    """Modules of a family's own classes, by the Auto class that loads them."""
+def _own_classes(model_type: str) -> dict[str, type]:
+    """A family's own classes, by the Auto class that loads them."""
     config_class, model_class = families()[model_type]
-    modules = {"AutoConfig": config_class.__module__, "AutoModel": model_class.__module__}
     extractor_class = FEATURE_EXTRACTOR_MAPPING[config_class]
-    if extractor_class.__module__.startswith(PACKAGE):
-        modules["AutoFeatureExtractor"] = extractor_class.__module__
-    return modules
+    classes = {"AutoConfig": config_class, "AutoModel": model_class, "AutoFeatureExtractor": extractor_class}
+    return {auto: own for auto, own in classes.items() if own.__module__.startswith(PACKAGE)}
+
+
+def _reference(module: str, name: str) -> str:
+    """A class of a module as transformers looks it up among the siblings."""
+    return f"{_flat_name(module)}.{name}"
 
 
 def _flat_name(module: str) -> str:

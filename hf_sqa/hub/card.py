@@ -61,8 +61,9 @@ def make_card(folder: str | Path, facts: CardFacts | None = None, **options: Any
     old = _existing(folder)
     old_data = old.data.to_dict() if old else {}
     facts = given.read_from(folder, adapter, old_data)
-    name = facts.title or _title(config, folder, facts.repo_id)
-    data = _metadata(facts, adapter, old_data, facts.repo_id.rsplit("/", 1)[-1] if facts.repo_id else name)
+    repository = (facts.repo_id or "").rpartition("/")[2]
+    name = facts.title or repository or config.get("checkpoint_name") or folder.resolve().name
+    data = _metadata(facts, adapter, old_data, repository or name)
     filled = fillings(facts, config, adapter, folder)
     card = ModelCard.from_template(data, template_path=str(TEMPLATE), title=as_text(name), **filled)
     if old is None:
@@ -132,10 +133,6 @@ def _existing(folder: Path) -> ModelCard | None:
         return ModelCard(content, ignore_metadata_errors=True)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"Expected YAML between the lines `---` of {str(path)!r}, got {error}; repair or remove it.") from None
-
-
-def _title(config: Mapping[str, Any], folder: Path, repo_id: str | None) -> str:
-    return repo_id.rsplit("/", 1)[-1] if repo_id else config.get("checkpoint_name") or folder.resolve().name
 
 
 def _metadata(facts: CardFacts, adapter: Mapping[str, Any] | None, old_data: Mapping[str, Any], model_name: str) -> ModelCardData:

@@ -118,17 +118,19 @@ class CardFacts:
     def read_from(self, folder: Path, adapter: Mapping[str, Any] | None, metadata: Mapping[str, Any]) -> CardFacts:
         """The same facts with those not given read from the folder, its adapter's configuration and an earlier card's metadata."""
         recipe = read_recipe(folder, self.recipe)
+        found = _first_with("evaluation", folder, RESULT_FILES).get("evaluation", [])
+        cost = _first_with("seconds", folder, COST_FILES)
         base = self.base_model or (adapter or {}).get("base_model_name_or_path") or _base_of(recipe)
         return replace(
             self,
-            results=[Evaluation.of(result) for result in (_read_results(folder) if self.results is None else self.results)],
+            results=[Evaluation.of(result) for result in (found if self.results is None else self.results)],
             recipe=recipe,
             license=self.license or metadata.get("license"),
             license_name=self.license_name or metadata.get("license_name"),
             license_link=self.license_link or metadata.get("license_link"),
             languages=list(self.languages or metadata.get("language") or _languages(recipe)),
             base_model=base or metadata.get(BASE_KEY) or metadata.get("base_model"),
-            training_cost=self.training_cost or _read_cost(folder),
+            training_cost=self.training_cost or {key: cost[key] for key in ("seconds", "device", "energy_kwh") if key in cost},
             identity=_identity(folder) if self.identity is None else self.identity,
         )
 
@@ -214,19 +216,10 @@ def _config_of_base(base: str | None) -> dict[str, Any]:
         return {}
 
 
-def _read_results(folder: Path) -> list[Any]:
-    for name in RESULT_FILES:
-        if (folder / name).is_file():
-            results = read_json(folder / name).get("evaluation", [])
-            return results if isinstance(results, list) else []
-    return []
-
-
-def _read_cost(folder: Path) -> dict[str, Any]:
-    for name in COST_FILES:
-        if (folder / name).is_file() and "seconds" in (content := read_json(folder / name)):
-            return {key: content[key] for key in ("seconds", "device", "energy_kwh") if key in content}
-    return {}
+def _first_with(key: str, folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The content of the first of some files in a folder that has a key; empty if there is none."""
+    contents = (read_json(folder / name) for name in names if (folder / name).is_file())
+    return next((content for content in contents if key in content), {})
 
 
 def _identity(folder: Path) -> dict[str, Any]:

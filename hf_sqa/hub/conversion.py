@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa.audio import load_recording
-from hf_sqa.auto import AutoModelForAudioQuality, Converter, converters
+from hf_sqa.auto import AutoModelForAudioQuality, converters
 from hf_sqa.choices import did_you_mean
 from hf_sqa.runs import whole_folder
 
@@ -61,9 +62,13 @@ def convert_checkpoint(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"Expected a new or an empty folder, got {str(folder)!r}, which is in use; choose another name.")
-    arguments = _arguments(family, checkpoint, encoder, encoder_config)
+    if family not in (known := converters()):
+        hint = did_you_mean(family, known, otherwise=f"; expected one of {', '.join(known)}.")
+        raise ValueError(f"There is no converter for {family!r}{hint}")
+    convert = known[family].convert
+    arguments = _arguments(family, convert, checkpoint, {"encoder": encoder, "encoder_config": encoder_config})
     try:
-        model = _converter(family).convert(**arguments).eval()
+        model = convert(**arguments).eval()
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:  # what a converter makes of strange content
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
@@ -91,31 +96,18 @@ def convert_checkpoint(
     return Conversion(folder, type(model).__name__, model.config.checkpoint_name, num_weights, before)
 
 
-def _converter(family: str) -> Converter:
-    known = converters()
-    if family not in known:
-        hint = did_you_mean(family, known, otherwise=f"; expected one of {', '.join(known)}.")
-        raise ValueError(f"There is no converter for {family!r}{hint}")
-    return known[family]
-
-
-def _arguments(
-    family: str, checkpoint: str | Path | None, encoder: str | Path | None, encoder_config: str | Path | None
-) -> dict[str, Any]:
+def _arguments(family: str, convert: Callable[..., Any], checkpoint: str | Path | None, options: dict[str, Any]) -> dict[str, Any]:
     """Arguments for a family's `convert`; an option that it does not have is refused, not ignored."""
-    parameters = inspect.signature(_converter(family).convert).parameters
-    if encoder_config is not None:
-        encoder_config = json.loads(Path(encoder_config).read_text(encoding="utf-8"))
-    given: dict[str, Any] = {"encoder": encoder, "encoder_config": encoder_config}
-    for option, value in given.items():
-        if value is not None and option not in parameters:
-            raise ValueError(f"The converter of {family!r} takes no --{option.replace('_', '-')}: its checkpoints need none.")
+    parameters = inspect.signature(convert).parameters
+    given = {option: value for option, value in options.items() if value is not None}
+    if unknown := given.keys() - parameters:
+        raise ValueError(f"The converter of {family!r} takes no --{min(unknown).replace('_', '-')}: its checkpoints need none.")
+    if "encoder_config" in given:
+        given["encoder_config"] = json.loads(Path(given["encoder_config"]).read_text(encoding="utf-8"))
     first = next(iter(parameters.values()))
     if checkpoint is None and first.default is inspect.Parameter.empty:
         raise ValueError(f"The converter of {family!r} needs a checkpoint file: `hf-sqa convert {family} <file> <folder>`.")
-    if checkpoint is not None:
-        given[first.name] = checkpoint
-    return {option: value for option, value in given.items() if value is not None}
+    return given if checkpoint is None else {**given, first.name: checkpoint}
 
 
 def _sample_scores(model: Any, extractor: Any) -> dict[str, float]:

@@ -28,24 +28,15 @@ PSEUDO_LABELS_FILE = "pseudo_labels.csv"
 
 @dataclass(frozen=True)
 class MakeJob:
-    """The input of a maker, which writes a checkpoint that loads (weights, configuration, feature extractor) into `folder`.
+    """The input of a maker, which writes a checkpoint that loads (weights, configuration, feature extractor) into `folder`."""
 
-    Args:
-        folder (`Path`): Empty, or as an interrupted attempt at the same job left it. Everything in it at the end is kept.
-        model ([`ModelSpec`]): What to make.
-        seed (`int`): Seed of everything random.
-        train, validation (`datasets.Dataset`, *optional*): In the schema of [`~hf_sqa.data.load_corpus`].
-        recipe (`dict` or `str`, *optional*): The recipe of the model or, without one, of the study.
-        needed (`dict[str, Path | str]`): Checkpoints of the models in `needs`: of the same seed if there is one, else of the first.
-    """
-
-    folder: Path
-    model: ModelSpec
-    seed: int
-    train: Any
-    validation: Any
-    recipe: Any
-    needed: Mapping[str, Path | str]
+    folder: Path  # Empty, or as an interrupted attempt at the same job left it. Everything in it at the end is kept
+    model: ModelSpec  # What to make
+    seed: int  # Seed of everything random
+    train: Any  # A `datasets.Dataset` in the schema of [`~hf_sqa.data.load_corpus`], or `None`
+    validation: Any  # The same
+    recipe: Any  # The recipe of the model or, without one, of the study: a `dict` or its path
+    needed: Mapping[str, Path | str]  # Checkpoints of the models in `needs`: of the same seed if there is one, else of the first
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -1,7 +1,6 @@
 """Tables of a study: one row for each model, seed, test set, score, level and metric, and the clips behind every number."""
 
 import contextlib
-import csv
 import json
 import math
 import os
@@ -13,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_sqa.cells import finite
 from hf_sqa.metrics import Comparison, compare_models
+from hf_sqa.row_tables import write_table
 from hf_sqa.runs import locked, whole_file
 from hf_sqa.studies.plan import Run, StudyFolder, plan_runs
 from hf_sqa.studies.study_data import StudyData
@@ -160,10 +159,8 @@ def _write_results(rows: list[dict[str, Any]], root: Path) -> None:
     ]
     with whole_file(root / RESULTS) as parquet:
         write_parquet(full, parquet)
-    with whole_file(root / RESULTS_TEXT) as text, text.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(map(finite, full))
+    with whole_file(root / RESULTS_TEXT) as text:
+        write_table(text, full, ".csv", columns=columns, as_text=False)
 
 
 def _draw(study: Study, rows: list[dict[str, Any]], root: Path) -> tuple[list[Path], list[str]]:

@@ -24,54 +24,32 @@ TABLE_AXES = ("model", "test_set", "score", "metric")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A column of the grid.
+    """A column of the grid."""
 
-    Args:
-        name (`str`): Letters, digits, `.`, `_`, `+` and `-`. In the file it may hold `{variable}`, see `for`.
-        checkpoint (`str`, *optional*): An existing model, `default` or a folder or a Hub id; it is not trained and has no seed.
-        maker (`str`, *optional*, defaults to `"train"`): How it is made otherwise: `train` (a recipe of `hf_sqa.training`),
-            `distill`, `prune`, `pseudo_labels`, `knowledge_transfer`, or a name given to [`run_study`].
-        train (`str`, *optional*): Set to train on; the recipe's own data if not given.
-        validation (`str` or `float`, *optional*): Set to validate on, or a share of `train` to hold out, with similar scores.
-        training_set (`str`, *optional*): One of the ten sets of the wav2vec 2.0 study, drawn anew for each seed from the clips of
-            `train`, which are its corpora; it brings its own validation clips.
-        validation_group (`str`, *optional*): Column whose groups a held-out share keeps whole.
-        clips (`int`, *optional*): Train on this many clips of `train`, drawn anew for each seed; smaller draws are part of larger
-            ones. A held-out share is taken from these.
-        recipe (`dict` or `str`, *optional*): In place of the study's.
-        set (`dict`): Changes to the recipe by dotted key: `{"training.learning_rate": 0.001}`.
-        options (`dict`): Options of the maker; `train` has none.
-        needs (sequence of `str`): Models whose checkpoints it is made from; they are made first.
-        trained_on (sequence of `str`, *optional*): Sets that it was trained on besides `train`, to mark overlap: those of a
-            `checkpoint`, or of a maker that brings its own data.
-        series (`str`, *optional*): Group in the figures.
-        seeds (sequence of `int`, *optional*): In place of the study's.
-        test_sets (sequence of `str`, *optional*): In place of the study's; empty for a model that only others need.
-        variables (`dict`): Its values of `for`; columns `variable_<name>` of the results.
-    """
-
-    name: str
-    checkpoint: str | None = None
+    name: str  # Letters, digits, `.`, `_`, `+` and `-`. In the file it may hold `{variable}`, see `for`
+    checkpoint: str | None = None  # An existing model, `default` or a folder or a Hub id; it is not trained and has no seed
+    # How it is made otherwise: `train` (a recipe of `hf_sqa.training`), `distill`, `prune`, `pseudo_labels`, `knowledge_transfer`,
+    # or a name given to [`run_study`]
     maker: str = "train"
-    train: str | None = None
-    validation: str | float | None = None
-    validation_group: str | None = None
+    train: str | None = None  # Set to train on; the recipe's own data if not given
+    validation: str | float | None = None  # Set to validate on, or a share of `train` to hold out, with similar scores
+    validation_group: str | None = None  # Column whose groups a held-out share keeps whole
+    # One of the ten sets of the wav2vec 2.0 study, drawn anew for each seed from the clips of `train`, which are its corpora; it
+    # brings its own validation clips
     training_set: str | None = None
+    # Train on this many clips of `train`, drawn anew for each seed; smaller draws are part of larger ones. A held-out share is
+    # taken from these
     clips: int | None = None
-    recipe: Any = None
-    set: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    needs: Sequence[str] = ()
+    recipe: Any = None  # In place of the study's
+    set: Mapping[str, Any] = field(default_factory=dict)  # Changes to the recipe by dotted key: `{"training.learning_rate": 0.001}`
+    options: Mapping[str, Any] = field(default_factory=dict)  # Options of the maker; `train` has none
+    needs: Sequence[str] = ()  # Models whose checkpoints it is made from; they are made first
+    # Sets that it was trained on besides `train`, to mark overlap: those of a `checkpoint`, or of a maker that brings its own data
     trained_on: Sequence[str] | None = None
-    series: str | None = None
-    seeds: Sequence[int] | None = None
-    test_sets: Sequence[str] | None = None
-    variables: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def validation_set(self) -> str | None:
-        """Name of the set to validate on, if it is one."""
-        return self.validation if isinstance(self.validation, str) else None
+    series: str | None = None  # Group in the figures
+    seeds: Sequence[int] | None = None  # In place of the study's
+    test_sets: Sequence[str] | None = None  # In place of the study's; empty for a model that only others need
+    variables: Mapping[str, Any] = field(default_factory=dict)  # Its values of `for`; columns `variable_<name>` of the results
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None and (self.train or self.set or self.options or self.clips):
@@ -156,43 +134,27 @@ class GpuCost:
 
 @dataclass(frozen=True)
 class Study:
-    """A study as read from its file; see `train_scripts/studies/` for examples.
+    """A study as read from its file; see `train_scripts/studies/` for examples."""
 
-    Args:
-        name (`str`): Name of the study.
-        models (tuple of [`ModelSpec`]): Columns of the grid.
-        test_sets (tuple of `str`): Names out of `sets`.
-        about (`str`): The question, in words.
-        cites (`dict`): The sentence that each number comes from.
-        corpora (`dict`): Rated speech by name, `{table: mine.csv}`, `{corpus: nisqa/TEST_FOR, root: ...}` or `{hub: <repo>}`, with
-            any other option of [`~hf_sqa.data.load_corpus`]. Relative paths start in the current folder.
-        parts (`dict` of [`PartsSpec`]): How to divide a corpus, by corpus.
-        sets (`dict` of [`SetSpec`]): What to train or test on, by name.
-        recipe (`dict` or `str`, *optional*): A recipe of `hf_sqa.training`, or its path: what the models have in common.
-        seeds (tuple of `int`): Every trained model is made once for each.
-        evaluation ([`SuiteOptions`]): How the models are evaluated.
-        figures (tuple of `dict`): `{kind: ..., file: ...}` and options of [`hf_sqa.studies.figures.draw`].
-        tables (tuple of [`TableSpec`]): Tables in the layout of a paper, written as Markdown, LaTeX and CSV.
-        keep_features (`bool`): Whether features of frozen encoders are computed once and kept in the output folder, in `features/`,
-            unless `HF_SQA_FEATURE_CACHE` names another.
-        gpu_cost ([`GpuCost`], *optional*): What a GPU takes, for the estimate of `--dry-run`.
-    """
-
-    name: str
-    models: tuple[ModelSpec, ...]
-    test_sets: tuple[str, ...]
-    about: str = ""
-    cites: Mapping[str, Any] = field(default_factory=dict)
+    name: str  # Name of the study
+    models: tuple[ModelSpec, ...]  # Columns of the grid
+    test_sets: tuple[str, ...]  # Names out of `sets`
+    about: str = ""  # The question, in words
+    cites: Mapping[str, Any] = field(default_factory=dict)  # The sentence that each number comes from
+    # Rated speech by name, `{table: mine.csv}`, `{corpus: nisqa/TEST_FOR, root: ...}` or `{hub: <repo>}`, with any other option of
+    # [`~hf_sqa.data.load_corpus`]. Relative paths start in the current folder
     corpora: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    parts: Mapping[str, PartsSpec] = field(default_factory=dict)
-    sets: Mapping[str, SetSpec] = field(default_factory=dict)
-    recipe: Any = None
-    seeds: tuple[int, ...] = (0,)
-    evaluation: SuiteOptions = field(default_factory=SuiteOptions)
-    figures: tuple[Mapping[str, Any], ...] = ()
-    tables: tuple[TableSpec, ...] = ()
+    parts: Mapping[str, PartsSpec] = field(default_factory=dict)  # How to divide a corpus, by corpus
+    sets: Mapping[str, SetSpec] = field(default_factory=dict)  # What to train or test on, by name
+    recipe: Any = None  # A recipe of `hf_sqa.training`, or its path: what the models have in common
+    seeds: tuple[int, ...] = (0,)  # Every trained model is made once for each
+    evaluation: SuiteOptions = field(default_factory=SuiteOptions)  # How the models are evaluated
+    figures: tuple[Mapping[str, Any], ...] = ()  # `{kind: ..., file: ...}` and options of [`hf_sqa.studies.figures.draw`]
+    tables: tuple[TableSpec, ...] = ()  # Tables in the layout of a paper, written as Markdown, LaTeX and CSV
+    # Whether features of frozen encoders are computed once and kept in the output folder, in `features/`, unless
+    # `HF_SQA_FEATURE_CACHE` names another
     keep_features: bool = False
-    gpu_cost: GpuCost | None = None
+    gpu_cost: GpuCost | None = None  # What a GPU takes, for the estimate of `--dry-run`
 
     def model(self, name: str) -> ModelSpec:
         """The model of that name."""
@@ -323,9 +285,10 @@ def _check(study: Study) -> None:
     uses: list[tuple[str, Iterable[str], Any]] = [("corpus of parts", study.parts, study.corpora)]
     uses += [(f"corpus of the set {name!r}", clips.corpora, study.corpora) for name, clips in study.sets.items()]
     for model in study.models:
+        named = [name for name in (model.train, model.validation) if isinstance(name, str)]
         uses += [
             (f"test set of {model.name!r}", study.test_sets_of(model), study.sets),
-            (f"set of the model {model.name!r}", filter(None, (model.train, model.validation_set)), study.sets),
+            (f"set of the model {model.name!r}", named, study.sets),
             (f"need of the model {model.name!r}", model.needs, names),
             (f"trained_on of the model {model.name!r}", model.trained_on or (), study.sets),
         ]
