@@ -116,9 +116,10 @@ def plan_bench(
         phrases = find_phrases(form, packages, CI_PHRASES if num_phrases is None and form == "ci" else num_phrases)
     except MissingPackagesError as error:
         problems.append(str(error))
-    needs_g722 = any(VOICES[voice].codec == G722_CODEC for voice in FORM_VOICES[form])
     checks: list[Callable[[], Any]] = [condition.chain().check_requirements for condition in FORMS[form]]
-    for check in (*checks, partial(find_ffmpeg, G722_CODEC)) if needs_g722 else checks:
+    if any(VOICES[voice].codec == G722_CODEC for voice in FORM_VOICES[form]):
+        checks.append(partial(find_ffmpeg, G722_CODEC))
+    for check in checks:
         try:
             check()
         except (CodecUnavailableError, ImportError) as error:
