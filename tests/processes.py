@@ -34,6 +34,14 @@ def command(*arguments):
     return f"import sys; sys.argv = ['hf-sqa', *{list(map(str, arguments))!r}]; import hf_sqa.cli; hf_sqa.cli.main()"
 
 
+def script(path, *arguments):
+    """Code that runs a program, which finds the modules beside it."""
+    return (
+        f"import runpy, sys; sys.argv = {list(map(str, (path, *arguments)))!r}; sys.path.insert(0, {str(Path(path).parent)!r}); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+
+
 class Nursery:
     """Starts processes that have torch, transformers and hf_sqa imported already, or the modules named, which saves each seconds.
 

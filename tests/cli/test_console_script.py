@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import hf_sqa
 from hf_sqa.cli import app
-from tests.processes import PATIENCE, command, wait_until
+from tests.processes import PATIENCE, command, script, wait_until
 
 RATE = 16_000
 
@@ -48,17 +48,18 @@ def test_help_comes_without_torch(program):
     assert not imported & {"torch", "transformers", "numpy", "matplotlib", "soundfile"}
 
 
-def test_good_and_bad_recordings_on_standard_output_exit_with_1(program, recordings, tiny_folder):
-    arguments = [program, "score", "-", str(recordings / "absent.wav"), "--model", str(tiny_folder), "--output", "-"]
-    content = (recordings / "00.wav").read_bytes()
+def test_good_and_bad_recordings_on_standard_output_exit_with_1(program, recordings, tiny_folder, nursery):
+    options = ("--model", tiny_folder, "--output", "-")
+    piped = f"import os; os.dup2(os.open({str(recordings / '00.wav')!r}, os.O_RDONLY), 0)\n"
 
-    result = subprocess.run(arguments, input=content, capture_output=True, timeout=PATIENCE)
+    result = nursery.start(piped + script(program, "score", "-", recordings / "absent.wav", *options))
+    result.communicate()
 
     good, bad = (json.loads(line) for line in result.stdout.splitlines())
     assert result.returncode == 1
     assert (good["file"], good["status"]) == ("-", "ok")
     assert bad["code"] == "missing"
-    assert result.stderr.decode().strip() == "hf-sqa: 1 of 2 recordings could not be scored; the rows say why."
+    assert result.stderr.strip() == "hf-sqa: 1 of 2 recordings could not be scored; the rows say why."
 
 
 def test_a_misspelled_option_exits_with_2(program):

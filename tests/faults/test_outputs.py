@@ -1,10 +1,7 @@
 """Outputs that cannot be written, or are taken away: one message and exit code 2, or a whole result; never half of one."""
 
-import importlib.util
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from hf_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.cli import app
 from hf_sqa.training import TrainingError, run_recipe
 from hf_sqa.training.dry_run import generated_rows
+from tests.processes import script
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,18 +153,11 @@ def test_a_rounding_is_no_reason_to_refuse_a_conversion_and_another_score_is(mov
 
 
 @pytest.mark.slow
-def test_commands_that_are_killed_twice_end_whole():
+def test_commands_that_are_killed_twice_end_whole(nursery):
     """The small version of `python benchmarks/kills.py`."""
-    script = ROOT / "benchmarks" / "kills.py"
-    assert importlib.util.spec_from_file_location("kills", script) is not None
-
-    result = subprocess.run(
-        [sys.executable, str(script), "--kills", "2", "--only", "train", "--only", "finetune"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    kills = ROOT / "benchmarks" / "kills.py"
+    result = nursery.start(script(kills, "--kills", 2, "--only", "train", "--only", "finetune"))
+    result.communicate()
 
     assert result.returncode == 0, result.stderr[-3000:]
     assert "| `train` | 2 |" in result.stdout and "| `finetune` | 2 |" in result.stdout

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import struct
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
@@ -21,6 +19,7 @@ from typer.testing import CliRunner
 from hf_sqa.cells import csv_cell, visible
 from hf_sqa.cli import app
 from hf_sqa.scoring import open_source, score_corpus
+from tests import processes
 
 RATE = 16_000
 
@@ -427,10 +426,11 @@ def test_an_output_that_is_removed_meanwhile_is_missed(tiny_scorer, good, tmp_pa
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("options", [[], ["--help"]], ids=["table", "help"])
-def test_a_standard_output_that_is_full_is_one_line_and_exit_code_2(options, good, tiny_folder):
-    command = [sys.executable, "-m", "hf_sqa", "score", str(good), "--model", str(tiny_folder), "--num-workers", "0", *options]
-    with open("/dev/full", "w") as full:
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+def test_a_standard_output_that_is_full_is_one_line_and_exit_code_2(options, good, tiny_folder, nursery):
+    full = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
+
+    result = nursery.start(full + processes.command("score", good, "--model", tiny_folder, "--num-workers", 0, *options))
+    result.communicate()
 
     assert result.returncode == 2, result.stderr
     assert "No space left on device" in result.stderr and len(result.stderr.strip().splitlines()) == 1

@@ -1,10 +1,7 @@
 """Processes that decode and score: the rows of one process, in order, and what goes wrong costs what it costs there."""
 
 import json
-import os
-import signal
 import sys
-import time
 import types
 from functools import partial
 from pathlib import Path
@@ -16,13 +13,14 @@ import pytest
 import soundfile
 import torch
 from made_clips import RATE
+from made_decoders import Killer, decode_then, slow
 from typer.testing import CliRunner
 
 import hf_sqa
 from hf_sqa import isolation
 from hf_sqa.cli import app
 from hf_sqa.isolation import Isolated, Lost
-from hf_sqa.scoring import CorpusScorer, Item, Settings, processes, score_corpus
+from hf_sqa.scoring import CorpusScorer, Item, Settings, processes
 from hf_sqa.scoring.processes import Cores, Scoring, alone_at_first, cores, one_thread, scored
 from tests.processes import command
 
@@ -75,34 +73,52 @@ def assert_alike(rows, others):
                 assert other[name] == (pytest.approx(value, abs=1e-5) if is_number else value), name
 
 
+#: For processes of the nursery: whatever they start are copies of them, or an error.
+ONLY_COPIES = "from hf_sqa import isolation; isolation._started_afresh = None\n"
+
+KILLED = """
+import json, os, signal
+from pathlib import Path
+import hf_sqa
+from hf_sqa.scoring import score_corpus
+
+def children():
+    return {int(child) for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
+
+killed = []
+
+def kill(progress):
+    if progress.rows == 3 and not killed:
+        killed.append(min(children()))
+        os.kill(killed[0], signal.SIGKILL)
+
+options = {"scorer": hf_sqa.pipeline(MODEL, device="cpu"), "rows_per_shard": 4, "timeline": True}
+score_corpus(CORPUS, "one", num_processes=1, **options)
+progress = score_corpus(CORPUS, "two", num_processes=2, on_progress=kill, **options)
+again = score_corpus(CORPUS, "two", num_processes=1, **options)
+print(json.dumps([len(killed), len(children()), progress.complete, progress.statuses["ok"], again.rows]))
+"""
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-def test_a_corpus_by_two_processes_one_of_them_killed_is_that_by_one(tiny_scorer, corpus, tmp_path, afresh):
-    def children():
-        return {int(child) for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
+def test_a_corpus_by_two_processes_one_of_them_killed_is_that_by_one(nursery, corpus, tiny_folder, tmp_path):
+    given = f"MODEL, CORPUS = {str(tiny_folder)!r}, {str(corpus)!r}\n"
+    process = nursery.start(ONLY_COPIES + given + KILLED, folder=tmp_path)
+    printed, errors = process.communicate()
 
-    others, killed = children(), []
-
-    def kill(progress):
-        if progress.rows == 3 and not killed:
-            killed.append(min(children() - others))
-            os.kill(killed[0], signal.SIGKILL)
-
-    options = {"scorer": tiny_scorer, "rows_per_shard": 4, "timeline": True}
-    score_corpus(corpus, tmp_path / "one", num_processes=1, **options)
-    progress = score_corpus(corpus, tmp_path / "two", num_processes=2, on_progress=kill, **options)
-
-    assert killed and children() == others
-    assert progress.complete and progress.statuses["ok"] == 12
+    assert process.returncode == 0, errors
+    num_killed, num_left, complete, num_scored, num_rows_again = json.loads(printed.splitlines()[-1])
+    assert (num_killed, num_left) == (1, 0)
+    assert complete and num_scored == 12
     assert_alike(table(tmp_path / "two"), table(tmp_path / "one"))
-    assert score_corpus(corpus, tmp_path / "two", num_processes=1, **options).rows == 0  # the same scores, so nothing is left
+    assert num_rows_again == 0  # the same scores, so nothing is left
 
 
 def test_copies_of_a_process_write_the_bytes_of_one(nursery, corpus, tiny_folder, tmp_path):
     def shards(num_processes):
         output = tmp_path / str(num_processes)
         options = ("--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 4, "--num-processes", num_processes)
-        only_copies = "from hf_sqa import isolation; isolation._started_afresh = None\n"
-        process = nursery.start(only_copies + command("score", corpus, "--output", output, *options))
+        process = nursery.start(ONLY_COPIES + command("score", corpus, "--output", output, *options))
         _, errors = process.communicate()
         assert process.returncode == 0, errors
         return [path.read_bytes() for path in sorted((output / "shards").iterdir())]
@@ -111,23 +127,6 @@ def test_copies_of_a_process_write_the_bytes_of_one(nursery, corpus, tiny_folder
 
     assert len(one) == 4
     assert shards(2) == one
-
-
-class Killer:
-    """Audio whose decoder ends its process, as libraries with a fault do."""
-
-    def get_all_samples(self):
-        os._exit(11)
-
-
-def decode_then(seconds, given):
-    """Decodes at once; what it returns scores slowly."""
-    return partial(slow, seconds, given)
-
-
-def slow(seconds, given):
-    time.sleep(seconds)
-    return given
 
 
 def test_the_time_limit_is_that_of_decoding(afresh):
@@ -205,6 +204,7 @@ def two_threads():
 
 @pytest.mark.slow
 def test_a_run_that_begins_alone_ends_with_the_same_rows(tiny_scorer, recordings, two_threads, afresh, monkeypatch):
+    monkeypatch.setattr(isolation, "TRIES", 1)  # each is a process started afresh
     recordings.insert(7, Killer())
     alone = list(scored(tiny_scorer, recordings, num_processes=1))
     monkeypatch.setattr(processes, "ALONE_SECONDS", -1.0)
@@ -241,12 +241,13 @@ def test_threads_are_given_back(two_threads):
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.slow
-def test_the_command_gives_the_same_rows_by_two_processes(tiny_folder, recordings, tmp_path):
-    options = ["score", *recordings, "--model", str(tiny_folder), "--device", "cpu", "--segments", "--num-processes"]
-    results = [CliRunner().invoke(app, [*options, number, "--output", "-"]) for number in ("1", "2")]
+def test_the_command_gives_the_same_rows_by_two_processes(nursery, tiny_folder, recordings):
+    options = ["score", *recordings, "--model", tiny_folder, "--device", "cpu", "--segments", "--num-processes"]
+    results = [nursery.start(ONLY_COPIES + command(*options, number, "--output", "-")) for number in (1, 2)]
+    for result in results:
+        result.communicate()
 
-    assert [result.exit_code for result in results] == [1, 1], results[1].output
+    assert [result.returncode for result in results] == [1, 1], results[1].stderr
     one, two = ([json.loads(line) for line in result.stdout.splitlines()] for result in results)
     assert [row["code"] for row in two if row["code"]] == ["silent", "undecodable", "missing"]
     assert len({row["mos"] for row in two if row["status"] == "ok"}) == 12
