@@ -95,10 +95,11 @@ class Child:
         if self.poll() is None:
             os.kill(self.pid, number)
 
-    def errors_so_far(self):
-        if self.stderr is not None:
-            return self.stderr
-        written = Path(self._outputs.name, "stderr")
+    def so_far(self, output):
+        """What it has written by now to `"stdout"` or `"stderr"`."""
+        if getattr(self, output) is not None:
+            return getattr(self, output)
+        written = Path(self._outputs.name, output)
         return written.read_text(errors="replace") if written.exists() else ""  # the process makes the file when it begins
 
     def communicate(self):

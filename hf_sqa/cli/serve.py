@@ -52,7 +52,8 @@ def serve(
     need_extra("The service", "serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     if allow_host and not allow_urls:
         stop("--allow-host needs --allow-urls.")
-    quiet()
+    if workers == 1:
+        quiet()  # loads torch, for which a process that only watches over workers has no use
     from hf_sqa.scoring import Settings
     from hf_sqa.serve.app import run
     from hf_sqa.serve.service import Limits

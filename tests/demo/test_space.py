@@ -3,13 +3,10 @@
 import csv
 import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +23,7 @@ from hf_sqa.demo.clips import write_clips
 from hf_sqa.demo.folder import models_beside, write_space
 from hf_sqa.demo.scorers import Scale, Scorers
 from hf_sqa.demo.sets import judged_sets
-from tests.processes import PATIENCE, heed_interrupts
+from tests.processes import PATIENCE, Child, command, wait_until
 
 ROOT = Path(__file__).parents[2]
 RATE = 16_000
@@ -274,20 +271,19 @@ def test_without_gradio_the_command_says_what_to_install(nursery):
 
 
 @pytest.fixture(scope="module")
-def served(tiny_folder, tmp_path_factory):
-    """`hf-sqa demo` in a process of its own: `(address, process)`."""
-    process = _start(["--model", str(tiny_folder)], tmp_path_factory.mktemp("gradio"))
-    address = _address(process)
-    yield address
-    process.kill()
-    process.wait(PATIENCE)
+def served(nursery, tiny_folder, tmp_path_factory):
+    """Address of `hf-sqa demo` in a process of its own."""
+    process = _start(nursery, tiny_folder, tmp_path_factory.mktemp("gradio"))
+    yield _address(process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
 
 
 @needs_gradio
 @pytest.mark.slow
-def test_ctrl_c_closes_the_page_with_130_even_while_it_scores(tiny_folder, tmp_path, rng):
+def test_ctrl_c_closes_the_page_with_130_even_while_it_scores(nursery, tiny_folder, tmp_path, rng):
     soundfile.write(tmp_path / "long.wav", 0.1 * rng.standard_normal(900 * RATE, np.float32), RATE)
-    process = _start(["--model", str(tiny_folder)], tmp_path)
+    process = _start(nursery, tiny_folder, tmp_path)
     address = _address(process)
     from gradio_client import Client, handle_file
 
@@ -297,7 +293,7 @@ def test_ctrl_c_closes_the_page_with_130_even_while_it_scores(tiny_folder, tmp_p
     time.sleep(1)
 
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate()
 
     assert not job.done() or job.exception() is not None, "scored too fast to prove anything: make it longer"
     assert process.returncode == 130
@@ -437,24 +433,19 @@ class TestInChromium:
         assert not [url for url in asked if not url.startswith(served)]
 
 
-def _start(arguments: list[str], folder: Path) -> subprocess.Popen:
+def _start(nursery, model: Path, folder: Path) -> Child:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = "import sys; sys.argv[0] = 'hf-sqa'; from hf_sqa.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "demo", "--no-browser", "--device", "cpu", "--port", str(port), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"GRADIO_TEMP_DIR": str(folder / "gradio"), "TMPDIR": str(folder)},
-        preexec_fn=heed_interrupts,
-    )
+    afresh = "import tempfile; tempfile.tempdir = None\n"  # the nursery may have looked already
+    code = afresh + command("demo", "--no-browser", "--device", "cpu", "--port", port, "--model", model)
+    return nursery.start(code, GRADIO_TEMP_DIR=str(folder / "gradio"), TMPDIR=str(folder))
 
 
-def _address(process: subprocess.Popen) -> str:
-    line = process.stdout.readline()
-    assert line.startswith("Open http://127.0.0.1:"), process.communicate(timeout=PATIENCE)
+def _address(process: Child) -> str:
+    wait_until(lambda: "\n" in process.so_far("stdout"), process)
+    line = process.so_far("stdout")
+    assert line.startswith("Open http://127.0.0.1:"), process.communicate()
     return line.split()[1]
 
 

@@ -196,7 +196,7 @@ def test_another_run_in_the_folder_is_refused_until_told_to_overwrite(written):
 def test_ctrl_c_exits_with_130_and_says_where_it_was_saved(written, nursery, tmp_path):
     options = ("training.max_steps=100000", "training.eval_strategy=steps", "training.eval_steps=1", "training.save_steps=1000000")
     child = nursery.start(command("train", written, *options))
-    wait_until(lambda: "step 1:" in child.errors_so_far(), child)
+    wait_until(lambda: "step 1:" in child.so_far("stderr"), child)
     child.send_signal(signal.SIGINT)
     _, told = child.communicate()
 
