@@ -191,9 +191,14 @@ def main() -> int:
     from machine import print_machine
 
     print_machine()
-    import hf_sqa.cli  # imported once, for all copies
+    import rich.progress  # noqa: F401  # imported once, for all copies
+    import typer  # noqa: F401
+
+    import hf_sqa.cli
     import hf_sqa.distillation.run
+    import hf_sqa.evaluation.after_training
     import hf_sqa.finetune.run
+    import hf_sqa.hub.card
     import hf_sqa.hub.conversion
     import hf_sqa.training.trainer  # noqa: F401
 

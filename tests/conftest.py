@@ -30,7 +30,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 #: Files whose tests take seconds each and share nothing that is costly to make.
 APART = {
     "degradations": ("test_degrade_command",),
-    "hub": ("test_bundle", "test_handler", "test_pull"),
+    "hub": ("test_bundle", "test_pull"),
     "pipelines": ("test_memory",),
     "scoring": ("test_command", "test_decoding", "test_processes", "test_run"),
     "studies": ("test_distillation_study", "test_paper_studies", "test_paper_three"),

@@ -16,8 +16,9 @@ import sys
 import traceback
 
 EVERYTHING = (
-    *("soundfile", "soxr", "torch", "transformers"),
-    *("hf_sqa.cli", "hf_sqa.hub.bundle", "hf_sqa.hub.listing", "hf_sqa.hub.publish"),
+    *("soundfile", "soxr", "torch", "transformers", "typer", "rich.progress"),
+    *("hf_sqa.cli", "hf_sqa.hub.bundle", "hf_sqa.hub.card", "hf_sqa.hub.listing", "hf_sqa.hub.publish"),
+    *("hf_sqa.training.trainer", "hf_sqa.distillation.run", "hf_sqa.evaluation.after_training", "hf_sqa.finetune.run"),
 )
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from hf_sqa.audio import Finding, resample
 from hf_sqa.data.bench import FORMS
 from hf_sqa.data.speech import FULL_SCALE, SPLITS, SpeechPool
 from hf_sqa.degradations import Chain
-from hf_sqa.runs import check_same_run, digest_of, whole_file, write_whole
+from hf_sqa.runs import check_same_run, digest_of, in_processes, whole_file, write_whole
 
 WINDOWS_PER_SHARD = 64
 #: Raised when the same seed gives other windows.
@@ -174,6 +174,17 @@ class WindowCache:
                 write_whole(self.folder / "excluded.json", json.dumps(excluded, indent=1, ensure_ascii=False))
         return path
 
+    def ensure_shards(self, plan: Iterable[tuple[str, int]], num_workers: int = 0) -> Iterator[Path]:
+        """Files of shards, in the order of a plan of `(split, index)`.
+
+        Args:
+            plan (iterable of `(str, int)`): Which shards.
+            num_workers (`int`, *optional*, defaults to 0): Processes that make them, a few shards ahead. They load no torch.
+        """
+        if num_workers < 1 or self.maker is None:
+            return (self.ensure_shard(split, index) for split, index in plan)
+        return in_processes(_ensure_shard, plan, num_workers, self, in_order=True, ahead=True)
+
     @property
     def excluded(self) -> dict[str, Finding]:
         """Why recordings that were drawn are not used, by their names."""
@@ -196,6 +207,10 @@ class WindowCache:
             rows.append(row)
         tensors: dict[str, Any] = {"samples": samples, "num_samples": num_samples, "peak": peaks}
         save_file(tensors, path, metadata={"rows": json.dumps(rows)})
+
+
+def _ensure_shard(task: tuple[str, int], cache: WindowCache) -> Path:
+    return cache.ensure_shard(*task)
 
 
 @dataclass

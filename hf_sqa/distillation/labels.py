@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -15,7 +14,7 @@ from hf_sqa.data.speech import SPLITS
 from hf_sqa.data.windows import WINDOWS_PER_SHARD, Shard, WindowCache
 from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
-from hf_sqa.runs import in_processes, whole_file, write_whole
+from hf_sqa.runs import whole_file, write_whole
 
 #: The splits of twenty shards, in the order in which they are made.
 CYCLE = (*["train"] * 3, "validation", *["train"] * 3, "test", *["train"] * 12)
@@ -116,25 +115,13 @@ def label_windows(
     """
     splits = cache.maker.pool.splits if cache.maker is not None else [split for split in SPLITS if cache.shards(split)]
     plan = plan_shards(splits, num_windows) if isinstance(num_windows, int) else list(num_windows)
-    for (split, index), path in zip(plan, _made_shards(cache, plan, num_workers), strict=True):
+    for (split, index), path in zip(plan, cache.ensure_shards(plan, num_workers), strict=True):
         labelled = np.ones(WINDOWS_PER_SHARD, bool)
         for number, teacher in enumerate(teachers):
             with safe_open(label_shard(cache, teacher, path, with_frames and number == 0), "np") as file:
                 labelled &= np.isfinite(file.get_tensor("scores")).all(axis=1)
         counts = {"num_windows": len(labelled), "num_labelled": int(labelled.sum()), "num_skipped": int((~labelled).sum())}
         yield {"split": split, "index": index, **counts}
-
-
-def _made_shards(cache: WindowCache, plan: Sequence[tuple[str, int]], num_workers: int) -> Iterator[Path]:
-    """Files of windows in the order of the plan, made here or in processes that are a few shards ahead."""
-    if num_workers < 1 or cache.maker is None:
-        return (cache.ensure_shard(split, index) for split, index in plan)
-    return in_processes(_make_shard, plan, num_workers, cache, in_order=True, ahead=True)
-
-
-def _make_shard(task: tuple[str, int], cache: WindowCache) -> Path:
-    torch.set_num_threads(1)
-    return cache.ensure_shard(*task)
 
 
 def mapped_scores(scores: np.ndarray, teacher: Any, student: Any, options: TeacherOptions) -> np.ndarray:

@@ -19,6 +19,7 @@ from hf_sqa.hub import bundle, staging
 from hf_sqa.hub.bundle import BundleError, add_code, bundled_sources, scores_without_hf_sqa, visible_modules
 from hf_sqa.hub.publish import publish
 from tests.hub.conftest import ALICE
+from tests.hub.test_publish import published
 from tests.processes import PATIENCE, command
 
 SAMPLE = files("hf_sqa") / "assets" / "sample.flac"
@@ -247,15 +248,28 @@ for task in ("audio-quality", "audio-classification"):
         assert "`trust_remote_code=True`" in str(error), error
 """
 
+#: Runs the handler of a repository as an Inference Endpoint does.
+ENDPOINT = """
+import base64, json, os, sys
+from huggingface_hub import snapshot_download
+folder = snapshot_download("alice/with-code", local_dir="repository")
+sys.path.insert(0, folder)
+from handler import EndpointHandler
+handler = EndpointHandler(folder)
+sample = open(os.path.join(folder, "sample.flac"), "rb").read()
+print(json.dumps([handler(dict(inputs=sample)), *handler(dict(inputs=[base64.b64encode(sample).decode(), b"no audio"]))]))
+"""
+
 
 @pytest.mark.slow
-def test_a_virtual_environment_without_hf_sqa_scores_a_repository_by_the_snippet_of_its_card(
+def test_a_virtual_environment_without_hf_sqa_scores_a_repository_by_the_snippet_of_its_card_and_by_its_handler(
     hub, fresh, strangers_python, tmp_path
 ):
     folder = tiny("nisqa", tmp_path / "model")
     expected = exact_scores(folder)
-    pushed = fresh(command("push", folder, "alice/with-code", "--license", "mit", "--private"), token=ALICE)
+    pushed = fresh(command("push", folder, "alice/with-code", "--license", "mit", "--private", "--with-handler"), token=ALICE)
     assert pushed.returncode == 0, pushed.stderr
+    assert {"handler.py", "requirements.txt"} <= published(hub, repo="alice/with-code")
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
@@ -266,7 +280,7 @@ def test_a_virtual_environment_without_hf_sqa_scores_a_repository_by_the_snippet
         "OMP_NUM_THREADS": "1",
     }
     result = subprocess.run(
-        [strangers_python, "-c", f"SAMPLE = {str(SAMPLE)!r}\n" + STRANGER],
+        [strangers_python, "-c", f"SAMPLE = {str(SAMPLE)!r}\n" + STRANGER + ENDPOINT],
         capture_output=True,
         text=True,
         env=environment,
@@ -283,3 +297,7 @@ def test_a_virtual_environment_without_hf_sqa_scores_a_repository_by_the_snippet
     highest = sorted(expected.items(), key=lambda named: -named[1])[:2]
     assert [row["label"] for row in labels] == [name for name, _ in highest]
     assert [row["score"] for row in labels] == pytest.approx([value for _, value in highest], abs=1e-5, rel=0)
+    plain, encoded, bad = json.loads(result.stdout.splitlines()[-1])
+    assert [{name: row[name] for name in expected} for row in (plain, encoded)] == [pytest.approx(expected, abs=1e-5, rel=0)] * 2
+    assert (plain["status"], bad["status"], bad["code"]) == ("ok", "failed", "undecodable")
+    assert all(bad[name] is None for name in expected)

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from typer.testing import CliRunner
 from hf_sqa.cli import app
 from hf_sqa.cli.arguments import parse_part
 from hf_sqa.scoring import open_source, score_corpus
-from tests.processes import PATIENCE, command, wait_until
+from tests.processes import command, script, wait_until
 
 RAY_RECIPE = Path(__file__).parents[2] / "examples" / "engines" / "with_ray.py"
 
@@ -132,11 +131,6 @@ def test_an_interrupt_keeps_the_finished_shards_and_exits_with_130(sent, more, c
     assert len(rows(tmp_path / "out")) % 10 == 0 and len(rows(tmp_path / "out")) >= 20
 
 
-def run_module(*arguments, environment=()):
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TQDM_DISABLE": "1", **dict(environment)}
-    return subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=PATIENCE, env=environment)
-
-
 def assert_same_shards(one, other):
     """The same shards with the same rows, numbers to 1e-5."""
     assert [path.name for path in sorted(one.glob("shards/*.parquet"))] == [
@@ -145,43 +139,55 @@ def assert_same_shards(one, other):
     pandas.testing.assert_frame_equal(rows(one), rows(other), rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_a_locale_and_clock_that_know_no_umlauts_and_no_year_change_nothing(clips, tiny_folder, tmp_path):
-    """ASCII as encoding of names, as in bare containers; names, keys and columns beyond it; recordings of 1970 and 2099."""
-    folder = tmp_path / "clips"
-    folder.mkdir()
-    for index, name in enumerate(["grüße 音.wav", "b.wav", "ça va.wav"]):
-        shutil.copy(clips / f"{index:02d}.wav", folder / name)
-        os.utime(folder / name, (4.1e9 * (index % 2),) * 2)
-    lines = [json.dumps({"id": f"ключ {path.stem}", "path": path.name, "language": "ü"}) for path in sorted(folder.iterdir())]
-    (folder / "m.jsonl").write_text("\n".join([*lines, "{ü"]), encoding="utf-8")
-    score_corpus(folder / "m.jsonl", tmp_path / "plain", model=str(tiny_folder), device="cpu", num_workers=0)
-
-    odd = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "TZ": "Pacific/Kiritimati"}
-    options = ["--output", tmp_path / "odd", "--model", tiny_folder, "--device", "cpu", "--num-workers", 1]
-    result = run_module(sys.executable, "-m", "hf_sqa", "score", folder / "m.jsonl", *options, environment=odd)
-
-    assert result.returncode == 0, result.stderr
-    assert_same_shards(tmp_path / "odd", tmp_path / "plain")
-    assert list(rows(tmp_path / "odd")["status"]) == ["ok", "ok", "ok", "failed"]
-    assert rows(tmp_path / "odd")["key"][1] == "ключ grüße 音"
+#: ASCII as encoding of names, as in bare containers, and a clock ahead of all others.
+ODD = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "TZ": "Pacific/Kiritimati"}
 
 
-@pytest.mark.slow
-def test_accelerate_launch_with_two_processes_gives_the_same_table(manifest, tiny_folder, tmp_path):
+@pytest.fixture
+def launched(once, clips, nursery, tiny_folder):
+    """A folder with `m.jsonl`, its rows as `plain` has them, and `two` by `accelerate launch` of two processes, set up as `ODD`.
+
+    Names, keys and columns are beyond ASCII; recordings are of 1970 and 2099.
+    """
     launcher = Path(sys.executable).with_name("accelerate")
     if not launcher.exists():
         pytest.skip("needs accelerate")
-    score_corpus(manifest, tmp_path / "one", model=str(tiny_folder), device="cpu", rows_per_shard=3, num_workers=0)
 
-    launched = [launcher, "launch", "--multi_gpu", "--num_machines", 1, "--num_processes", 2]
-    launched += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "hf_sqa", "score", manifest]
-    options = ["--output", tmp_path / "two", "--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 3, "--num-workers", 0]
-    result = run_module(*launched, *options)
+    def fill(folder):
+        for index, name in enumerate(["grüße 音.wav", "b.wav", "ça va.wav", "d.wav"]):
+            shutil.copy(clips / f"{index:02d}.wav", folder / name)
+            os.utime(folder / name, (4.1e9 * (index % 2),) * 2)
+        lines = [json.dumps({"id": f"ключ {path.stem}", "path": path.name, "language": "ü"}) for path in sorted(folder.iterdir())]
+        (folder / "m.jsonl").write_text("\n".join([*lines, "{ü"]), encoding="utf-8")
+        options = {"rows_per_shard": 2, "num_workers": 0}
+        score_corpus(folder / "m.jsonl", folder / "plain", model=str(tiny_folder), device="cpu", **options)
 
-    assert result.returncode == 0, result.stderr
-    assert "rank 0 of 2: Scored" in result.stderr and "rank 1 of 2: Scored" in result.stderr
-    assert_same_shards(tmp_path / "two", tmp_path / "one")
+        launched = ["launch", "--multi_gpu", "--num_machines", 1, "--num_processes", 2]
+        launched += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "hf_sqa", "score", folder / "m.jsonl"]
+        options = ["--output", folder / "two", "--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 2, "--num-workers", 1]
+        process = nursery.start(script(launcher, *launched, *options), PYTHONPATH=os.getcwd(), TQDM_DISABLE="1", **ODD)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        (folder / "errors.txt").write_text(errors)
+
+    return once("launched", fill)
+
+
+@pytest.mark.slow
+def test_accelerate_launch_with_two_processes_gives_the_same_table(launched):
+    errors = (launched / "errors.txt").read_text()
+
+    assert "rank 0 of 2: Scored" in errors and "rank 1 of 2: Scored" in errors
+    assert_same_shards(launched / "two", launched / "plain")
+    assert len(rows(launched / "two")) == 5
+
+
+@pytest.mark.slow
+def test_a_locale_and_clock_that_know_no_umlauts_and_no_year_change_nothing(launched):
+    assert_same_shards(launched / "two", launched / "plain")
+    assert list(rows(launched / "two")["status"]) == ["ok", "ok", "ok", "ok", "failed"]
+    assert rows(launched / "two")["key"][2] == "ключ grüße 音"
+    assert set(rows(launched / "two")["language"][:4]) == {"ü"}
 
 
 @pytest.mark.slow
