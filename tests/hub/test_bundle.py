@@ -257,7 +257,8 @@ sys.path.insert(0, folder)
 from handler import EndpointHandler
 handler = EndpointHandler(folder)
 sample = open(os.path.join(folder, "sample.flac"), "rb").read()
-print("\n" + json.dumps([handler(dict(inputs=sample)), *handler(dict(inputs=[base64.b64encode(sample).decode(), b"no audio"]))]))
+print()
+print(json.dumps([handler(dict(inputs=sample)), *handler(dict(inputs=[base64.b64encode(sample).decode(), b"no audio"]))]))
 """
 
 
