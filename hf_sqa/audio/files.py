@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +19,6 @@ import soundfile
 from hf_sqa.audio.containers import DamagedError, Part, PartFile, after_tags, check_frames, find_parts
 from hf_sqa.audio.ffmpeg_containers import SoundTrack, container_kind
 from hf_sqa.audio.findings import AudioError
-from hf_sqa.audio.quiet import without_decoder_messages
 from hf_sqa.audio.streams import BLOCK_SECONDS, AudioStream, checked_rate
 
 #: libsndfile gives a FLAC that does not state its length the largest number there is.
@@ -32,6 +34,11 @@ NO_AUDIO = {
     b"PK\x03\x04": "it is a zip archive; unpack it first",
     b"\x1f\x8b": "it is compressed by gzip; unpack it first",
 }
+#: What libmpg123, inside libsndfile, writes to the terminal. Anything else that comes meanwhile, of another thread, is passed on.
+ITS_LINES = re.compile(rb"(\[src/libmpg123/|Note: |Warning: |.*libmpg123|\s*$)")
+STANDARD_ERROR = 2
+
+_turn = threading.Lock()
 
 
 class ForwardSoundFile(soundfile.SoundFile):
@@ -171,3 +178,25 @@ def _from(first: int, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         if first < len(block):
             yield block[first:]
         first = max(0, first - len(block))
+
+
+@contextlib.contextmanager
+def without_decoder_messages() -> Iterator[None]:
+    """Context in which lines of libmpg123 on standard error are left out: a row or an error says what matters."""
+    with _turn:
+        try:
+            kept = os.dup(STANDARD_ERROR)
+        except OSError:  # it is closed: nothing can be written there
+            yield
+            return
+        with os.fdopen(os.memfd_create("messages"), "r+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile() as written:
+            os.dup2(written.fileno(), STANDARD_ERROR)
+            try:
+                yield
+            finally:
+                os.dup2(kept, STANDARD_ERROR)
+                os.close(kept)
+                written.seek(0)
+                for line in written:
+                    if not ITS_LINES.match(line):
+                        os.write(STANDARD_ERROR, line)

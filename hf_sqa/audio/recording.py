@@ -145,8 +145,10 @@ def load_recording(
     Raises:
         AudioError: If it cannot be read, or holds nothing that can be judged; the code says which.
     """
-    _check_channel(channel)
-    with errors_of(_name_of(audio)):
+    if channel != "mean" and (isinstance(channel, bool) or not isinstance(channel, int)):
+        raise TypeError(f"Expected `channel` to be 'mean' or a channel number from 0, got {channel!r}.")
+    name = str(audio) if isinstance(audio, (str, os.PathLike)) else f"<{type(audio).__name__}>"
+    with errors_of(name):
         return Recording(open_stream(audio, input_sampling_rate), sampling_rate, channel)
 
 
@@ -163,12 +165,3 @@ def resample(waveform: np.ndarray, source_sampling_rate: int, sampling_rate: int
     if source_sampling_rate == sampling_rate:
         return np.asarray(waveform, np.float32)
     return soxr.resample(np.asarray(waveform, np.float32), source_sampling_rate, sampling_rate, quality=RESAMPLING_QUALITY)
-
-
-def _check_channel(channel: str | int) -> None:
-    if channel != "mean" and (isinstance(channel, bool) or not isinstance(channel, int)):
-        raise TypeError(f"Expected `channel` to be 'mean' or a channel number from 0, got {channel!r}.")
-
-
-def _name_of(audio: Any) -> str:
-    return str(audio) if isinstance(audio, (str, os.PathLike)) else f"<{type(audio).__name__}>"

@@ -38,11 +38,9 @@ class AudioQualityCollator:
         import torch
 
         examples = _with_stand_ins(examples)
-        waveforms = self._same_length([row["waveform"] for row in examples], [row["offset"] for row in examples], examples)
         rates = [row["sampling_rate"] for row in examples]
-        inputs = self.feature_extractor(
-            waveforms, sampling_rate=rates[0] if len(set(rates)) == 1 else rates, padding=True, return_tensors="pt"
-        )
+        rate = rates[0] if len(set(rates)) == 1 else rates
+        inputs = self.feature_extractor(self._same_length(examples), sampling_rate=rate, padding=True, return_tensors="pt")
         batch: dict[str, Any] = dict(inputs)
         if self.window_samples is not None:
             batch.pop("attention_mask", None)
@@ -51,17 +49,16 @@ class AudioQualityCollator:
         batch["failures"] = [row["failure"] for row in examples if row["failure"] is not None]
         return batch
 
-    def _same_length(
-        self, waveforms: list[np.ndarray], offsets: Sequence[float], examples: Sequence[dict[str, Any]]
-    ) -> list[np.ndarray]:
+    def _same_length(self, examples: Sequence[dict[str, Any]]) -> list[np.ndarray]:
+        waveforms = [row["waveform"] for row in examples]
         if self.window_samples is not None:
-            cut = [_cut(waveform, self.window_samples, offset) for waveform, offset in zip(waveforms, offsets, strict=True)]
+            cut = [_cut(row, self.window_samples) for row in examples]
             return [np.pad(waveform, (0, self.window_samples - len(waveform))) for waveform in cut]
         shortest, longest = min(map(len, waveforms)), max(map(len, waveforms))
         if self.lengths == "repeat":
             return [np.resize(waveform, longest) for waveform in waveforms]
         if self.lengths == "crop":
-            return [_cut(waveform, shortest, offset) for waveform, offset in zip(waveforms, offsets, strict=True)]
+            return [_cut(row, shortest) for row in examples]
         if self.lengths == "equal" and shortest != longest:
             if longest - shortest > ROUNDING_SECONDS * (examples[0]["sampling_rate"] or STAND_IN_SAMPLES):
                 raise ValueError(
@@ -72,9 +69,9 @@ class AudioQualityCollator:
         return waveforms
 
 
-def _cut(waveform: np.ndarray, length: int, offset: float) -> np.ndarray:
-    start = int(offset * (max(0, len(waveform) - length) + 1))
-    return waveform[start : start + length]
+def _cut(example: dict[str, Any], length: int) -> np.ndarray:
+    start = int(example["offset"] * (max(0, len(example["waveform"]) - length) + 1))
+    return example["waveform"][start : start + length]
 
 
 def _with_stand_ins(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

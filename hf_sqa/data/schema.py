@@ -108,12 +108,11 @@ def examine(
         counts = Counter(_key(row) for row in kept)
         problems["duplicate"] += [f"{recording} ({count} rows)" for recording, count in counts.items() if count > 1]
     for row in kept:
-        _complete_interval(row)
+        _complete(row, problems, folders)
     for score in names:
         values = {row[score] for row in kept if not math.isnan(row[score])}
         if len(values) == 1 and len(kept) > 2:
             problems["constant"].append(f"{score} is {values.pop():g} in every row")
-    _note_missing(kept, problems, folders)
     met = {kind: items for kind, items in problems.items() if items}
     return Examined(name, kept, met, num_label_rows, unrated, score_names, note)
 
@@ -198,22 +197,17 @@ def _student(count: int) -> float:
     return float(stdtrit(count - 1, 0.975))
 
 
-def _complete_interval(row: Row) -> None:
-    """Half-width of the 95% interval from spread and number of ratings, where the corpus gives none."""
-    count = row["num_ratings"]
+def _complete(row: Row, problems: dict[str, list[str]], folders: AudioFolders) -> None:
+    """Add the half-width of the 95% interval where the corpus gives none, find the reference, and note what is missing."""
+    count, reference = row["num_ratings"], row["reference_audio"]
     if math.isnan(row["mos_ci95"]) and not math.isnan(row["mos_std"]) and count is not None and count > 1:
         row["mos_ci95"] = _student(count) * row["mos_std"] / math.sqrt(count)
-
-
-def _note_missing(rows: Sequence[Row], problems: dict[str, list[str]], folders: AudioFolders) -> None:
-    for row in rows:
-        if row["missing"]:
-            problems["missing"].append(row["audio"])
-        reference = row["reference_audio"]
-        if isinstance(reference, str) and "://" not in reference:
-            row["reference_audio"] = folders.find(posixpath.normpath(reference))
-            if row["reference_audio"] is None:
-                problems["missing_reference"].append(reference)
+    if row["missing"]:
+        problems["missing"].append(row["audio"])
+    if isinstance(reference, str) and "://" not in reference:
+        row["reference_audio"] = folders.find(posixpath.normpath(reference))
+        if row["reference_audio"] is None:
+            problems["missing_reference"].append(reference)
 
 
 #: Messages for problems that stop a loader, with what to do about them. Other kinds do not stop it.

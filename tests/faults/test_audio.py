@@ -491,7 +491,7 @@ def test_nothing_but_errors_comes_to_the_terminal(tmp_path):
     code = (
         "import sys\n"
         "from hf_sqa.audio import load_recording, AudioError\n"
-        "from hf_sqa.audio.quiet import without_decoder_messages\n"
+        "from hf_sqa.audio.files import without_decoder_messages\n"
         "for name in sys.stdin.read().split():\n"
         "    try: load_recording(name, sampling_rate=16000)\n"
         "    except AudioError: pass\n"
