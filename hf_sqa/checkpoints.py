@@ -6,7 +6,6 @@ by name is loaded by [`load_checkpoint`]; a new kind of name is taught to this m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -33,7 +32,7 @@ from hf_sqa.auto import AutoModelForAudioQuality, Converter, PublishedCheckpoint
 from hf_sqa.choices import did_you_mean
 from hf_sqa.configuration import CODE_ENTRIES
 from hf_sqa.extras import needs_extra
-from hf_sqa.modeling import model_identity, refuse_partial_weights
+from hf_sqa.modeling import model_identity, refuse_partial_weights, weights_digest
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, convert, published_is_here
 from hf_sqa.runs import whole_folder
 
@@ -116,23 +115,15 @@ def _converted(name: str, converter: Callable[[], Any]) -> str:
         raise _cannot_be_written(HF_ASSETS_CACHE, error) from error
     # cached_assets_path creates the folder, empty: only a rename over an empty folder is atomic, and only once.
     if not (folder / "model.safetensors").exists():
-        _write_atomically(folder, converter)
+        model = converter()
+        try:
+            with whole_folder(folder) as unfinished:
+                model.save_pretrained(unfinished)
+                model.make_feature_extractor().save_pretrained(unfinished)
+        except OSError as error:
+            if not (folder / "model.safetensors").exists():  # else another process was first, and its folder is as good
+                raise _cannot_be_written(folder.parent, error) from error
     return str(folder)
-
-
-def _write_atomically(folder: Path, converter: Callable[[], Any]) -> None:
-    model, is_begun = converter(), False
-    try:
-        with whole_folder(folder) as unfinished:
-            is_begun = True
-            model.save_pretrained(unfinished)
-            model.make_feature_extractor().save_pretrained(unfinished)
-    except OSError as error:
-        if (folder / "model.safetensors").exists():  # another process was first, and its folder is as good
-            return
-        if is_begun:
-            raise
-        raise _cannot_be_written(folder.parent, error) from error
 
 
 def _cannot_be_written(folder: str | Path, error: Exception) -> OSError:
@@ -144,17 +135,11 @@ def _cannot_be_written(folder: str | Path, error: Exception) -> OSError:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that is loaded, with its feature extractor.
+    """A model that is loaded, with its feature extractor."""
 
-    Args:
-        name (`str`): What the user called it.
-        model ([`AudioQualityPreTrainedModel`]): In evaluation mode.
-        feature_extractor: The checkpoint's own, or the one that its model needs.
-    """
-
-    name: str
-    model: Any
-    feature_extractor: Any
+    name: str  # What the user called it
+    model: Any  # An [`AudioQualityPreTrainedModel`] in evaluation mode
+    feature_extractor: Any  # The checkpoint's own, or the one that its model needs
 
     def identity(self, **scoring_options: Any) -> dict[str, str | None]:
         """Name, revision and digests; see [`~hf_sqa.modeling.model_identity`]."""
@@ -460,11 +445,7 @@ def _merged(place: str, model: Any, hub_options: dict[str, Any]) -> Any:
 
 def base_digest(model: Any) -> str:
     """16 characters that tell the weights of a model: SHA-256 over names and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()[:16]
+    return weights_digest(model, with_form=False)
 
 
 def _open_named(load: Callable[..., Any], name: Any, *arguments: Any, **options: Any) -> Any:

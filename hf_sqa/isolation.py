@@ -39,26 +39,17 @@ HARMLESS_THREADS = frozenset({"jemalloc_bg_thd"})
 
 @dataclass(frozen=True)
 class Lost:
-    """Stands for the result of an item that has none.
+    """Stands for the result of an item that has none."""
 
-    Args:
-        code (`str`): `"timed_out"` or `"decoder_died"`.
-        message (`str`): What happened, and what to do.
-    """
-
-    code: str
-    message: str
+    code: str  # `"timed_out"` or `"decoder_died"`
+    message: str  # What happened, and what to do
 
 
 @dataclass(frozen=True)
 class Unusable:
-    """What a function returns where it can do nothing with any item: `map` raises it as a `RuntimeError`.
+    """What a function returns where it can do nothing with any item: `map` raises it as a `RuntimeError`."""
 
-    Args:
-        message (`str`): What happened, and what to do.
-    """
-
-    message: str
+    message: str  # What happened, and what to do
 
 
 def may_fork() -> bool:

@@ -424,10 +424,10 @@ def model_identity(model: PreTrainedModel, feature_extractor: Any, **scoring_opt
     }
 
 
-def weights_digest(model: PreTrainedModel) -> str:
-    """SHA-256 over names, types and values of all parameters and buffers, first 16 characters."""
+def weights_digest(model: PreTrainedModel, with_form: bool = True) -> str:
+    """SHA-256 over names, types, shapes (these two only `with_form`) and values of all parameters and buffers, 16 characters."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update((f"{name} {tensor.dtype} {tuple(tensor.shape)}\n" if with_form else name).encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()[:DIGEST_CHARACTERS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +14,11 @@ import numpy as np
 from hf_sqa.audio import AudioError, Recording, load_recording
 from hf_sqa.audio.recording import window_starts
 from hf_sqa.blocks.local_quality import LocalScore
+from hf_sqa.blocks.local_steps import StepCut, StepScorer
 from hf_sqa.blocks.result_rows import RecordingScores, result_row
 from hf_sqa.blocks.score_intervals import check_intervals, score_columns
 from hf_sqa.checkpoint_files import graph_files
 from hf_sqa.extras import import_extra
-from hf_sqa.lite.local import GraphScorer, local_facts
 
 FAMILY = "distilled_sqa"
 #: In the graph's metadata, the options of the configuration that it was exported with, as JSON.
@@ -26,18 +26,9 @@ EXPORTED_OPTIONS = "hf_sqa_options"
 #: Options of config.json that scoring needs.
 NEEDED = ("window_samples", "hop_samples", "sampling_rate", "id2label", "score_min", "score_max")
 DIGEST_CHARACTERS = 16
+#: What `hf-sqa export onnx --page` writes beside the graph.
+FACTS_FILE = "page.json"
 ONE_RECORDING = (str, Path, bytes, bytearray, memoryview, Mapping, np.ndarray)
-
-
-def pipeline(model: str | Path, *, num_threads: int | None = None, **options: Any) -> LitePipeline:
-    """A [`LitePipeline`]; named as `hf_sqa.pipeline`, for which it stands in.
-
-    Args:
-        model (`str` or `Path`): Folder with a graph and its `config.json`, or the graph in it.
-        num_threads (`int`, *optional*): Threads of onnxruntime; as many as there are cores if not given.
-        **options: Options of the calls.
-    """
-    return LitePipeline(model, num_threads=num_threads, **options)
 
 
 class LitePipeline:
@@ -61,7 +52,7 @@ class LitePipeline:
         self.config = _read_config(self.folder)
         content, self._num_threads = self._graph.read_bytes(), num_threads
         self._session = _session(self._graph, num_threads, content)
-        self._local_facts = local_facts(self._graph.parent)
+        self._local_facts = _local_facts(self._graph.parent)
         self._local: Any = None
         self.score_names = self.config.score_names
         self._check_form()
@@ -142,7 +133,7 @@ class LitePipeline:
         assert self._local_facts is not None
         if self._local is None:
             self._local = _session(self._graph.parent / self._local_facts["head"]["graph"], self._num_threads)
-        scorer = GraphScorer(self._local, self.score_windows, self._local_facts, recording.sampling_rate)
+        scorer = _GraphScorer(self._local, self.score_windows, self._local_facts, recording.sampling_rate)
         scorer.give(scored.segment_starts.tolist(), scored.segment_scores)
         points = [point for block in recording.blocks() for point in scorer.feed(block)]
         return points + scorer.close()
@@ -185,6 +176,31 @@ class LitePipeline:
                 f"Expected config.json in {str(self.folder)!r} to be the one that {self._graph.name} was exported with, got "
                 f"another ({what}): its scores would be wrong. Export the model again."
             )
+
+
+pipeline = LitePipeline  # the name of `hf_sqa.pipeline`, for which it stands in
+
+
+class _GraphScorer(StepScorer):
+    """Local quality by the graph of a head: `local.onnx` in a session, `local` of `page.json`, and what scores a window."""
+
+    def __init__(self, session: Any, score_windows: Callable[[np.ndarray], np.ndarray], facts: dict[str, Any], sampling_rate: int):
+        super().__init__(StepCut.of_settings(facts["head"]), sampling_rate, facts["hop_seconds"])
+        self._session, self._score_windows = session, score_windows
+
+    def score_steps(self, samples: np.ndarray) -> np.ndarray:
+        return self._session.run(["steps"], {"input_values": samples[None]})[0].T
+
+    def score_window(self, samples: np.ndarray) -> float:
+        return float(self._score_windows(samples[None])[0, 0])
+
+
+def _local_facts(folder: Path) -> dict[str, Any] | None:
+    """`local` of `page.json`, if there is one, and a graph for local quality."""
+    file = folder / FACTS_FILE
+    facts = json.loads(file.read_text(encoding="utf-8")).get("local", {}) if file.is_file() else {}
+    head = facts.get("head")
+    return facts if head and (folder / head["graph"]).is_file() else None
 
 
 def _graph_of(model: Path) -> Path:

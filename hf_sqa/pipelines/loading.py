@@ -77,24 +77,19 @@ def pipeline(task: Any = None, model: Any = None, *, backend: Any = None, **kwar
         raise ValueError(f"Expected the task {TASK!r} before a model, got {task!r}.")
     model = task if model is None and not is_named else model
     if isinstance(model, transformers.PreTrainedModel):
-        return _with_warning(transformers.pipeline(TASK, model=model, pipeline_class=AudioQualityPipeline, **kwargs))
-    graph = load_graph(model, backend, kwargs)
-    asked = dict(kwargs)
-    loading = {name: kwargs.pop(name) for name in LOADING if name in kwargs} | kwargs.pop("model_kwargs", {})
-    if graph is None:
-        try:
-            checkpoint = load_checkpoint(model, **loading)
-        except OSError:
-            graph = load_published_graph(model, asked) if backend is None else None
-            if graph is None:
-                raise
-    if graph is not None:
-        return transformers.pipeline(TASK, pipeline_class=AudioQualityPipeline, **kwargs | graph)
-    kwargs.setdefault("feature_extractor", checkpoint.feature_extractor)
-    return _with_warning(transformers.pipeline(TASK, model=checkpoint.model, pipeline_class=AudioQualityPipeline, **kwargs))
-
-
-def _with_warning(scorer: AudioQualityPipeline) -> AudioQualityPipeline:
-    """The pipeline; warns of bfloat16 where the processor only emulates it."""
+        kwargs["model"] = model
+    else:
+        graph, asked = load_graph(model, backend, kwargs), dict(kwargs)
+        loading = {name: kwargs.pop(name) for name in LOADING if name in kwargs} | kwargs.pop("model_kwargs", {})
+        if graph is None:
+            try:
+                checkpoint = load_checkpoint(model, **loading)
+                kwargs = {"feature_extractor": checkpoint.feature_extractor, **kwargs, "model": checkpoint.model}
+            except OSError:
+                graph = load_published_graph(model, asked) if backend is None else None
+                if graph is None:
+                    raise
+        kwargs |= graph or {}
+    scorer = transformers.pipeline(TASK, pipeline_class=AudioQualityPipeline, **kwargs)
     warn_if_emulated(scorer.model.dtype, scorer.device)
     return scorer

@@ -20,11 +20,7 @@ GRAPH_PARTS = ["*.json", GRAPH_FILE, *HUB_GRAPHS]
 def load_graph(model: Any, backend: str | None, options: dict[str, Any]) -> dict[str, Any] | None:
     """A graph by `hf-sqa export onnx`, in a folder or on the Hub, as arguments for a pipeline; `None` where torch runs the model.
 
-    Args:
-        model: What was asked for.
-        backend (`str`, *optional*): `"onnx"` or `"torch"`; if not given, a folder with a graph and no weights is a graph.
-        options (`dict`): `device` and `dtype` are looked at: `"int8"` is the graph in 8 bits of a repository that has both.
-            `revision`, `token` and `cache_dir` say where on the Hub.
+    `backend` and `options` are those of [`~hf_sqa.pipelines.loading.pipeline`].
 
     Raises:
         ValueError: If the backend, device or dtype is not one that there is, or the graph is of a family other than DistilledSQA.

@@ -35,20 +35,14 @@ OnProgress = Callable[[int, int, str], None]
 
 @dataclass
 class ComparedSystems:
-    """Systems compared by one model or several.
+    """Systems compared by one model or several."""
 
-    Args:
-        score (`str`): The score compared.
-        by_model (`dict[str, SystemComparison]`): What each model says.
-        rows (`list[dict]`): A row for every recording and model: `model`, `system`, `item` (what pairs it), `cluster`, `file`, the
-            score, `status`, `code`, `reason`.
-        paired_by (`str`): What tells which clips belong together, in words.
-    """
-
-    score: str
-    by_model: dict[str, SystemComparison]
+    score: str  # The score compared
+    by_model: dict[str, SystemComparison]  # What each model says
+    #: A row for every recording and model: `model`, `system`, `item` (what pairs it), `cluster`, `file`, the score, `status`,
+    #: `code`, `reason`
     rows: list[dict[str, Any]]
-    paired_by: str
+    paired_by: str  # What tells which clips belong together, in words
 
     @property
     def failed(self) -> list[dict[str, Any]]:

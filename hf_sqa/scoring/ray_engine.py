@@ -36,12 +36,9 @@ def score_with_ray(
     otherwise one is started in this machine.
 
     Args:
-        source ([`Source`]): Of [`open_source`], by a name that holds on every node.
-        output (`str` or `Path`): The output folder.
-        settings ([`Settings`]): How to score.
         num_actors (`int`, *optional*, defaults to 1): Actors, each with a model.
         num_gpus (`float`, *optional*, defaults to 0): Accelerators of an actor.
-        rows_per_shard, keep, retry_failed, rescore: As in [`score_corpus`].
+        source, output, settings, rows_per_shard, keep, retry_failed, rescore: As in [`score_corpus`].
 
     Raises:
         ImportError: If Ray is not installed.
