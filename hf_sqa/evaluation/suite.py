@@ -33,29 +33,20 @@ OVERLAP_MARKS = {
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """One model on one test set.
+    """One model on one test set."""
 
-    Args:
-        test_set (`str`): Its name.
-        clips (`list[dict]`): A row for each clip: `audio` (its path), `utterance_id`, `system_id`, ..., for each score
-            `label_<score>` and `predicted_<score>` (NaN where there is none), `status`, `code` and `reason` (why it was not
-            scored), `warnings`, `seconds`.
-        rows (`list[dict]`): A row for each score, level and metric: `test_set`, `score`, `level`, `metric`, `value`, `low`, `high`,
-            `num_clips`, `num_failed`, `num_unrated`, `num_units` and `unit` (what was drawn for the interval).
-        identity (`dict`): Identity of the model, see [`~hf_sqa.pipelines.model_identity`].
-        num_parameters (`int`): Number of weights of the model.
-        cpu_seconds_per_second (`float`): CPU time of this process inside the model for a second of audio, decoding left out; NaN
-            where nothing was scored.
-        complete (`bool`): Whether all clips were scored; an interrupted run has only some.
-    """
-
-    test_set: str
+    test_set: str  # Its name
+    # A row for each clip: `audio` (its path), `utterance_id`, `system_id`, ..., for each score `label_<score>` and
+    # `predicted_<score>` (NaN where there is none), `status`, `code` and `reason` (why it was not scored), `warnings`, `seconds`
     clips: list[dict[str, Any]]
+    # A row for each score, level and metric: `test_set`, `score`, `level`, `metric`, `value`, `low`, `high`, `num_clips`,
+    # `num_failed`, `num_unrated`, `num_units` and `unit` (what was drawn for the interval)
     rows: list[dict[str, Any]]
-    identity: dict[str, Any]
-    num_parameters: int
+    identity: dict[str, Any]  # Identity of the model, see [`~hf_sqa.pipelines.model_identity`]
+    num_parameters: int  # Number of weights of the model
+    # CPU time of this process inside the model for a second of audio, decoding left out; NaN where nothing was scored
     cpu_seconds_per_second: float
-    complete: bool = True
+    complete: bool = True  # Whether all clips were scored; an interrupted run has only some
 
     @property
     def num_failed(self) -> int:
@@ -73,21 +64,16 @@ class SuiteResult:
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """How test sets are evaluated.
+    """How test sets are evaluated."""
 
-    Args:
-        scores (sequence of `str` or `dict`, *optional*): Scores to compare; a dict maps a predicted score to a label of another
-            name: `{"mos": "g_mos"}`. By default the scores that model and test set share.
-        metrics (sequence of `str`): Out of `lcc`, `srcc`, `ktau`, `mse`, `rmse`, `mae`, at every level.
-        cluster (`str`, *optional*): Column whose clips are drawn together for the intervals of the level `utt`; `"none"` for single
-            clips. By default the first of system, condition, source and talker that the test set has.
-        num_draws (`int`): Bootstrap draws.
-    """
-
+    # Scores to compare; a dict maps a predicted score to a label of another name: `{"mos": "g_mos"}`. By default the scores that
+    # model and test set share
     scores: Sequence[str] | Mapping[str, str] | None = None
-    metrics: Sequence[str] = DEFAULT_METRICS
+    metrics: Sequence[str] = DEFAULT_METRICS  # Out of `lcc`, `srcc`, `ktau`, `mse`, `rmse`, `mae`, at every level
+    # Column whose clips are drawn together for the intervals of the level `utt`; `"none"` for single clips. By default the first of
+    # system, condition, source and talker that the test set has
     cluster: str | None = None
-    num_draws: int = 10_000
+    num_draws: int = 10_000  # Bootstrap draws
 
     def __post_init__(self) -> None:
         unknown = [metric for metric in self.metrics if metric not in METRICS]

@@ -25,14 +25,8 @@ RELATIVE_SENTENCE = "Scores compare systems rated in one test; they are not abso
 OUT_OF_DOMAIN_WORDS = "Out of domain"
 #: Sections of the template, by the name of their marker, with their heading.
 SECTIONS = {
-    "use": "Use",
-    "training": "Training data and languages",
-    "evaluation": "Evaluation",
-    "limits": "Limits",
-    "licences": "Licences",
-    "cost": "Time and energy",
-    "identity": "Identity",
-    "citation": "Citation",
+    marker: heading
+    for heading, marker in re.findall(r"^## (.+)\n\n<!-- hf-sqa:(\w+) -->", TEMPLATE.read_text(encoding="utf-8"), re.MULTILINE)
 }
 WRITTEN_BY_MACHINES = ("Model Card for Model ID", "generated automatically according to the information the Trainer had access to")
 BEGIN, END = "<!-- hf-sqa:{} -->", "<!-- /hf-sqa:{} -->"

@@ -339,10 +339,8 @@ def _one_dimensional(values: ArrayLike, name: str) -> np.ndarray:
 
 
 def _points(predictions: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    predictions, labels = _one_dimensional(predictions, "predictions"), _one_dimensional(labels, "labels")
-    if len(predictions) != len(labels):
-        raise ValueError(f"Expected as many predictions as labels, got {len(predictions)} and {len(labels)}.")
-    if np.isnan(predictions).any() or np.isnan(labels).any():
+    predictions, labels, kept, _ = rated_and_scored(predictions, labels)
+    if not kept.all():
         raise ValueError("Expected no NaN, got some. `agreement` leaves such clips out and counts them.")
     return predictions, labels
 

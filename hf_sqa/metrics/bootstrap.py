@@ -35,28 +35,19 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 class Interval:
     """A metric with its bootstrap interval.
 
-    Args:
-        value (`float`): The metric on the clips given.
-        low (`float`): Lower end; NaN where the metric is undefined or fewer than five units were given.
-        high (`float`): Upper end.
-        standard_error (`float`): Standard deviation of the draws; NaN with fewer than two.
-        confidence_level (`float`): Share of listening tests in which such an interval covers the truth.
-        num_units (`int`): Number of units drawn: clips, clusters, systems or conditions. Simulated 95 % intervals of normal scores
-            cover the truth in 95 to 98 % (LCC, SRCC) and 92 % (RMSE) for 15 units, 95 and 94 % for 100, 95 and 95 % for 300. Over
-            few clusters of several clips they are somewhat too narrow: 88 to 96 % for 6 and 91 to 92 % for 13 clusters, see
-            `docs/metrics.md`.
-        num_draws (`int`): Number of draws.
-        num_undefined (`int`): Draws in which the metric is undefined, left out of the interval.
+    Simulated 95 % intervals of normal scores cover the truth in 95 to 98 % (LCC, SRCC) and 92 % (RMSE) for 15 units, 95 and 94 %
+    for 100, 95 and 95 % for 300. Over few clusters of several clips they are somewhat too narrow: 88 to 96 % for 6 and 91 to 92 %
+    for 13 clusters, see `docs/metrics.md`.
     """
 
-    value: float
-    low: float
-    high: float
-    standard_error: float
-    confidence_level: float
-    num_units: int
-    num_draws: int
-    num_undefined: int
+    value: float  # The metric on the clips given
+    low: float  # Lower end; NaN where the metric is undefined or fewer than five units were given
+    high: float  # Upper end
+    standard_error: float  # Standard deviation of the draws; NaN with fewer than two
+    confidence_level: float  # Share of listening tests in which such an interval covers the truth
+    num_units: int  # Number of units drawn: clips, clusters, systems or conditions
+    num_draws: int  # Number of draws
+    num_undefined: int  # Draws in which the metric is undefined, left out of the interval
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"

@@ -38,20 +38,13 @@ ONE_STEP = 1 / 32768  # of 16-bit samples
 
 @dataclass(frozen=True)
 class FullReferenceScores:
-    """Labels of one pair of recordings.
+    """Labels of one pair of recordings."""
 
-    Args:
-        scores (`dict[str, float]`): Label to value; NaN where it could not be measured.
-        reasons (`dict[str, str]`): Label to reason, for the labels that are NaN.
-        delay_seconds (`float`): How much later the degraded recording starts than its reference; negative if earlier. NaN if it
-            could not be estimated.
-        compared_seconds (`float`): Length of the stretch that both recordings have after alignment, on which labels were measured.
-    """
-
-    scores: dict[str, float]
-    reasons: dict[str, str]
+    scores: dict[str, float]  # Label to value; NaN where it could not be measured
+    reasons: dict[str, str]  # Label to reason, for the labels that are NaN
+    # How much later the degraded recording starts than its reference; negative if earlier. NaN if it could not be estimated
     delay_seconds: float
-    compared_seconds: float
+    compared_seconds: float  # Length of the stretch that both have after alignment, on which labels were measured
 
 
 def full_reference_scores(

@@ -24,32 +24,20 @@ SIGN_ROWS = 1024
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same clips.
+    """Two models on the same clips."""
 
-    Args:
-        metric (`str`): The metric with its level, `utt_srcc`.
-        value_a (`float`): The metric of the first model.
-        value_b (`float`): The metric of the second.
-        difference (`Interval`): `value_a - value_b` with its interval.
-        p_value (`float`): Two-sided p-value of the difference. Below `1 - confidence_level` exactly if the
-            interval excludes zero. NaN where the difference is undefined.
-        better (`str`, *optional*): Name of the better model; None if no difference is significant.
-        verdict (`str`): The result in words.
-        num_clips (`int`): Clips compared: rated, and scored by both.
-        num_failed_a (`int`): Rated clips that the first model did not score.
-        num_failed_b (`int`): Rated clips that the second model did not score.
-    """
-
-    metric: str
-    value_a: float
-    value_b: float
-    difference: Interval
+    metric: str  # The metric with its level, `utt_srcc`
+    value_a: float  # The metric of the first model
+    value_b: float  # The metric of the second
+    difference: Interval  # `value_a - value_b` with its interval
+    # Two-sided p-value of the difference. Below `1 - confidence_level` exactly if the interval excludes zero. NaN where the
+    # difference is undefined
     p_value: float
-    better: str | None
-    verdict: str
-    num_clips: int
-    num_failed_a: int
-    num_failed_b: int
+    better: str | None  # Name of the better model; None if no difference is significant
+    verdict: str  # The result in words
+    num_clips: int  # Clips compared: rated, and scored by both
+    num_failed_a: int  # Rated clips that the first model did not score
+    num_failed_b: int  # Rated clips that the second model did not score
 
 
 def bootstrap_agreement(

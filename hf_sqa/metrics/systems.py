@@ -30,68 +30,44 @@ FEWEST_DRAWS = 1000
 
 @dataclass(frozen=True)
 class SystemMean:
-    """A system and its mean score.
+    """A system and its mean score."""
 
-    Args:
-        name (`str`): The system.
-        num_clips (`int`): Its clips that have a score.
-        num_failed (`int`): Its clips that have none.
-        mean ([`Interval`]): Mean of the scores, with the interval in which the mean of all such clips may lie.
-    """
-
-    name: str
-    num_clips: int
-    num_failed: int
-    mean: Interval
+    name: str  # The system
+    num_clips: int  # Its clips that have a score
+    num_failed: int  # Its clips that have none
+    mean: Interval  # Mean of the scores, with the interval in which the mean of all such clips may lie
 
 
 @dataclass(frozen=True)
 class PairDifference:
-    """One system compared with another.
+    """One system compared with another."""
 
-    Args:
-        first (`str`), second (`str`): The systems.
-        is_paired (`bool`): Whether they are compared sentence by sentence.
-        num_pairs (`int`): Sentences that both have; without pairs, clips of both.
-        num_alone (`tuple[int, int]`): With pairs, scored clips of each that have no partner and are left out.
-        difference ([`Interval`]): Mean of the second less that of the first; no ends from fewer than five units.
-        probability (`float`): Probability that the second has the higher mean: 0.975 where the 95 % interval just touches zero from
-            above. It says how sure the sign of the difference is, not how large it is.
-        share_won (`float`): Share of pairs (without pairs, of all combinations) in which the second is higher; ties count half.
-        p_value (`float`): Two-sided p-value of the difference; NaN where there is no interval.
-        adjusted_p_value (`float`): The same, adjusted for the number of pairs that were compared.
-        better (`str`, *optional*): The system that is shown to be better: by the adjusted p-value.
-    """
-
-    first: str
+    first: str  # The systems
     second: str
-    is_paired: bool
-    num_pairs: int
-    num_alone: tuple[int, int]
-    difference: Interval
+    is_paired: bool  # Whether they are compared sentence by sentence
+    num_pairs: int  # Sentences that both have; without pairs, clips of both
+    num_alone: tuple[int, int]  # With pairs, scored clips of each that have no partner and are left out
+    difference: Interval  # Mean of the second less that of the first; no ends from fewer than five units
+    # Probability that the second has the higher mean: 0.975 where the 95 % interval just touches zero from above. It says how sure
+    # the sign of the difference is, not how large it is
     probability: float
+    # Share of pairs (without pairs, of all combinations) in which the second is higher; ties count half
     share_won: float
-    p_value: float
-    adjusted_p_value: float
-    better: str | None
+    p_value: float  # Two-sided p-value of the difference; NaN where there is no interval
+    adjusted_p_value: float  # The same, adjusted for the number of pairs that were compared
+    better: str | None  # The system that is shown to be better: by the adjusted p-value
 
 
 @dataclass(frozen=True)
 class SystemComparison:
-    """Everything that scores say about systems.
+    """Everything that scores say about systems."""
 
-    Args:
-        systems (`list[SystemMean]`): In the order in which they first occur.
-        pairs (`list[PairDifference]`): Every two of them that have scores.
-        groups (`list[list[str]]`): Best group first, by means. A group begins with the best system that is left, and ends before
-            the first that is shown to differ from that one. Empty where nothing could be tested.
-        verdict (`str`): The result in words.
-    """
-
-    systems: list[SystemMean]
-    pairs: list[PairDifference]
+    systems: list[SystemMean]  # In the order in which they first occur
+    pairs: list[PairDifference]  # Every two of them that have scores
+    # Best group first, by means. A group begins with the best system that is left, and ends before the first that is shown to
+    # differ from that one. Empty where nothing could be tested
     groups: list[list[str]]
-    verdict: str
+    verdict: str  # The result in words
 
     def pair(self, first: str, second: str) -> PairDifference:
         """The comparison of two systems, whichever comes first.
@@ -192,22 +168,20 @@ class _Pair:
     def __init__(self, clips: _Clips, first: int, second: int, names: tuple[str, str], paired: bool | None):
         self.first, self.second = first, second
         rows = [np.flatnonzero(clips.systems == number) for number in (first, second)]
-        by_item = [_means_by_item(clips, each) for each in rows]
-        shared = sorted(by_item[0].keys() & by_item[1].keys())
+        (items, means, units), (other_items, other_means, other_units) = (_means_by_item(clips, each) for each in rows)
+        shared, here, there = np.intersect1d(items, other_items, assume_unique=True, return_indices=True)
         self.is_paired = 0 < len(shared) >= PAIRED_SHARE * min(map(len, rows)) if paired is None else paired
-        if self.is_paired and not shared:
+        if self.is_paired and not len(shared):
             raise ValueError(f"Expected sentences that {names[0]!r} and {names[1]!r} share, got none; compare without pairs.")
         scores = [clips.scores[each] for each in rows]
         if self.is_paired:
             alone = [int((~np.isin(clips.items[each], shared)).sum()) for each in rows]
             self.num_alone, self.num_pairs = (alone[0], alone[1]), len(shared)
-            units = [[each[item][1] for item in shared] for each in by_item]
-            if units[0] != units[1]:
+            self.units, self.differences = units[here], other_means[there] - means[here]
+            if (self.units != other_units[there]).any():
                 raise ValueError(
                     f"Expected one cluster for each sentence, got several for a sentence that {names[0]!r} and {names[1]!r} share."
                 )
-            self.units = np.array(units[0])
-            self.differences = np.array([by_item[1][item][0] - by_item[0][item][0] for item in shared])
             self.num_units = len(np.unique(self.units))
             self.value = float(self.differences.mean())
             self.share_won = float(((self.differences > 0) + 0.5 * (self.differences == 0)).mean())
@@ -221,13 +195,11 @@ class _Pair:
             self.share_won = float(won / (len(scores[0]) * len(scores[1])))
 
 
-def _means_by_item(clips: _Clips, rows: np.ndarray) -> dict[int, tuple[float, int]]:
-    """Mean score and unit of every item among these clips."""
-    found: dict[int, list[int]] = {}
-    for row in rows.tolist():
-        if clips.items[row] >= 0:
-            found.setdefault(int(clips.items[row]), []).append(row)
-    return {item: (float(clips.scores[places].mean()), int(clips.units[places[0]])) for item, places in found.items()}
+def _means_by_item(clips: _Clips, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The items of these clips, rising, with the mean score and the unit of each."""
+    rows = rows[clips.items[rows] >= 0]
+    items, first, place = np.unique(clips.items[rows], return_index=True, return_inverse=True)
+    return items, np.bincount(place, clips.scores[rows]) / np.bincount(place), clips.units[rows[first]]
 
 
 def _spreads(clips: _Clips, num_systems: int, pairs: Sequence[_Pair], num_draws: int, rng: np.random.Generator) -> list[Spread]:
