@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,7 @@ def _scored(
 ) -> Generator[dict[str, Any], None, None]:
     """Yield a row a recording, in order."""
     from hf_sqa.audio import AudioError
+    from hf_sqa.scoring.items import Refusal
     from hf_sqa.scoring.processes import scored
 
     audio_of_all = [audio for _, audio in recordings if not isinstance(audio, AudioError)]
@@ -144,10 +146,7 @@ def _scored(
     with contextlib.closing(results), bar() as update:
         started, audio_seconds, failed = time.monotonic(), 0.0, 0
         for done, (name, audio) in enumerate(recordings, 1):
-            if isinstance(audio, AudioError):
-                result = {"status": audio.status, "code": audio.code, "reason": audio.message}
-            else:
-                result = next(results)
+            result = asdict(Refusal.of(audio)) if isinstance(audio, AudioError) else next(results)
             row = file_row(name, score_names, result, asked)
             audio_seconds += row["duration_seconds"] or 0.0
             failed += row["status"] != "ok"

@@ -5,8 +5,7 @@ run that was interrupted and resumed hands the model the same packs as one that 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hf_sqa.audio import Recording
@@ -24,38 +23,17 @@ MODEL_ERRORS = (RuntimeError, ValueError, MemoryError, IndexError)
 FAILURE_CODES = ("model_failed", "out_of_memory")
 
 
-@dataclass(frozen=True)
-class Packing:
-    """How recordings are packed."""
-
-    pack_seconds: float  # Seconds of audio in one pack, padding included; 0 scores one recording at a time
-    by_length: bool  # Whether recordings of similar length go together, as models need that pad them
-
-    @property
-    def ahead_seconds(self) -> float:
-        return PACKS_AHEAD * self.pack_seconds
-
-    def packs(self, seconds: Sequence[float]) -> Iterator[list[int]]:
-        """Yield the indices of each pack, every index once."""
-        order = sorted(range(len(seconds)), key=lambda index: (seconds[index], index)) if self.by_length else range(len(seconds))
-        pack: list[int] = []
-        total = longest = 0.0
-        for index in order:
-            total, longest = total + seconds[index], max(longest, seconds[index])
-            size = longest * (len(pack) + 1) if self.by_length else total
-            if pack and size > self.pack_seconds:
-                yield pack
-                pack, total, longest = [], seconds[index], seconds[index]
-            pack.append(index)
-        if pack:
-            yield pack
-
-
 class PackedScorer:
-    """Scores recordings in packs."""
+    """Scores recordings in packs.
 
-    def __init__(self, score: Callable[[list[Recording]], list[dict[str, Any]]], packing: Packing):
-        self._score, self._packing = score, packing
+    Args:
+        score (callable): Scores several recordings together.
+        pack_seconds (`float`): Seconds of audio in one pack, padding included; 0 scores one recording at a time.
+        by_length (`bool`): Whether recordings of similar length go together, as models need that pad them.
+    """
+
+    def __init__(self, score: Callable[[list[Recording]], list[dict[str, Any]]], pack_seconds: float, by_length: bool):
+        self._score, self._pack_seconds, self._by_length = score, pack_seconds, by_length
         self._waiting: list[tuple[int, Recording]] = []
         self._waiting_seconds = 0.0
         self._num_scored = self._failed_in_a_row = 0
@@ -64,17 +42,32 @@ class PackedScorer:
         """Add a recording; yields the results that are ready, in no particular order."""
         self._waiting.append((position, recording))
         self._waiting_seconds += recording.duration_seconds
-        if self._waiting_seconds > self._packing.ahead_seconds:
+        if self._waiting_seconds > PACKS_AHEAD * self._pack_seconds:
             yield from self.flush()
 
     def flush(self) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
         """Yield the results of all waiting recordings."""
-        waiting, self._waiting, self._waiting_seconds = self._waiting, [], 0.0
-        for pack in self._packing.packs([recording.duration_seconds for _, recording in waiting]):
-            results = score_pack(self._score, [waiting[index][1] for index in pack])
-            for index, result in zip(pack, results, strict=True):
+        for pack in self._packs():
+            results = score_pack(self._score, [recording for _, recording in pack])
+            for (position, _), result in zip(pack, results, strict=True):
                 self.count(result)
-                yield waiting[index][0], result
+                yield position, result
+
+    def _packs(self) -> Iterator[list[tuple[int, Recording]]]:
+        waiting, self._waiting, self._waiting_seconds = self._waiting, [], 0.0
+        if self._by_length:
+            waiting.sort(key=lambda entry: entry[1].duration_seconds)
+        pack: list[tuple[int, Recording]] = []
+        total = longest = 0.0
+        for position, recording in waiting:
+            seconds = recording.duration_seconds
+            total, longest = total + seconds, max(longest, seconds)
+            if pack and (longest * (len(pack) + 1) if self._by_length else total) > self._pack_seconds:
+                yield pack
+                pack, total, longest = [], seconds, seconds
+            pack.append((position, recording))
+        if pack:
+            yield pack
 
     def count(self, result: dict[str, Any] | Refusal) -> None:
         """Count a result, also one that another process has made; an error if the model failed at every one of many so far."""

@@ -11,7 +11,7 @@ from hf_sqa.audio import Recording
 from hf_sqa.blocks.score_intervals import score_columns
 from hf_sqa.scoring.decoding import DEFAULT_TIMEOUT_SECONDS, Decoder, Decoding
 from hf_sqa.scoring.items import Item, Refusal
-from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedScorer, Packing
+from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedScorer
 from hf_sqa.scoring.processes import Scoring, ScoringDecoder, cores, one_thread
 from hf_sqa.scoring.shards import OWN_COLUMNS, TRAILING, WORST, kept_name, kept_text
 
@@ -65,10 +65,8 @@ class CorpusScorer:
         self.settings, self.scorer = settings, scorer
         self.model = scorer.model
         device = self.model.device.type
-        pack_seconds = settings.pack_seconds
-        if pack_seconds is None:
-            pack_seconds = PACK_SECONDS.get(device, PACK_SECONDS_ELSEWHERE)
-        self.packing = Packing(pack_seconds, by_length=self.model.window_samples is None)
+        usual_seconds = PACK_SECONDS.get(device, PACK_SECONDS_ELSEWHERE)
+        self._pack_seconds = usual_seconds if settings.pack_seconds is None else settings.pack_seconds
         self.num_workers = settings.num_workers
         if self.num_workers is None:
             self.num_workers = 0 if os.name == "nt" else 1 if device == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
@@ -111,7 +109,7 @@ class CorpusScorer:
 
     def rows(self, decoded: Iterable[Decoded], kept_columns: Sequence[str] = ()) -> Iterator[dict[str, Any] | Item]:
         """Yield a row for every decoded item, pack by pack, hence not in order. Items without audio are yielded unchanged."""
-        packed = PackedScorer(self._score.together, self.packing)
+        packed = PackedScorer(self._score.together, self._pack_seconds, by_length=self.model.window_samples is None)
         waiting: dict[int, Item] = {}
         for item, result in decoded:
             if result is None:

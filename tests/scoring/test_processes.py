@@ -171,6 +171,25 @@ def test_a_model_that_fails_at_every_recording_stops_the_run(make_tiny, clips):
         list(worker.rows((Item(index, "", "", None), refusal) for index in range(40)))
 
 
+def test_a_recording_at_which_the_model_fails_is_a_row_and_its_batch_is_scored(make_tiny, clips, monkeypatch):
+    model = make_tiny()
+    scorer = hf_sqa.pipeline(model, feature_extractor=model.make_feature_extractor(), device="cpu")
+    names = [str(clips / name) for name in ("00.wav", "01.wav", "02.wav")]
+    alone = [scorer(name)["mos"] for name in names]
+    score = model.score_recordings
+
+    def short_of_memory(recordings, *options, **more):
+        if any(recording.source == names[1] for recording in recordings):
+            raise RuntimeError("out of memory")
+        return score(recordings, *options, **more)
+
+    monkeypatch.setattr(model, "score_recordings", short_of_memory)
+    rows = list(scored(scorer, names, num_processes=1, num_workers=0, batch_size=3))
+
+    assert [row["code"] for row in rows] == [None, "out_of_memory", None]
+    assert [row["mos"] for row in rows[::2]] == pytest.approx(alone[::2], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "num_items, alone_seconds, left_seconds, num_here",
     [(10, 1e9, -1, 10), (10, -1, 1e9, 10), (10, -1, -1, 1), (None, -1, 1e9, 1), (None, 1e9, -1, 10)],
