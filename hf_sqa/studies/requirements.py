@@ -22,8 +22,7 @@ class NeededCorpus:
 
     def __str__(self) -> str:
         clips = "" if self.clips is None else f"{self.clips:,} clips"
-        size = "" if clips and self.size.startswith(clips) else self.size
-        facts = ", ".join(filter(None, (clips, size, f"licence: {self.licence}" if self.licence else "")))
+        facts = ", ".join(filter(None, (clips, self.size, f"licence: {self.licence}" if self.licence else "")))
         state = {True: "found in", False: "NOT THERE:", None: "not asked:"}[self.is_here]
         return f"{self.name} ({self.source}): {facts or 'a table of your own'}; {state} {self.place}"
 

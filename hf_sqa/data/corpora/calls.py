@@ -67,7 +67,6 @@ def nisqa(root: Path, parts: Sequence[str]) -> Iterator[Row]:
     language="en",
     clips={"": {"": 58_709}},
     size="163 h, 9.4 GB",
-    licence="unknown",
     source="https://challenge.blob.core.windows.net/pstn/train.zip",
     sampling_rate=8_000,
 )
@@ -141,7 +140,6 @@ def iub_scale(scores: Sequence[float]) -> tuple[float, float]:
     language="en",
     clips={"cosine": {"": 18_000}, "voices": {"": 18_000}},
     size="about 45 h",
-    licence="unknown",
     source="https://drive.google.com/drive/folders/1wIgOqnKA1U-wZQrU8eb67yQyRVOK3SnZ",
     scale=(0.0, 10.0),
     sampling_rate=16_000,

@@ -23,10 +23,10 @@ class Corpus:
     language: str  # codes of its languages, separated by spaces
     # published number of rated recordings by part (`""`: the only one) and split (`""`: not split)
     clips: dict[str, dict[str, int]]
-    size: str  # hours or gigabytes, as far as known
-    licence: str  # licence, as far as known; `unknown` if none was found
     source: str  # where to get it
     read: Reader
+    size: str = ""  # hours, gigabytes or systems, as far as known
+    licence: str = "unknown"  # licence, if one was found
     scale: tuple[float, float] = (1.0, 5.0)  # ends of the scale of the scores in the label files
     sampling_rate: int | None = None  # rate of every recording in Hz; `None` where it differs
     rows_are_ratings: bool = False  # label files have one row per rating rather than means

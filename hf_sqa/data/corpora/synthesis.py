@@ -70,7 +70,6 @@ def _listener_id(text: str) -> str:
     title="SOMOS",
     language="en",
     clips={"full": {"train": 14_100, "validation": 3_000, "test": 3_000}, "clean": {}},
-    size="20,100 clips",
     licence="CC BY-NC-SA 4.0",
     source="https://zenodo.org/records/7378801",
     sampling_rate=24_000,
@@ -107,7 +106,6 @@ def somos(root: Path, parts: Sequence[str]) -> Iterator[Row]:
     title="SingMOS (VoiceMOS Challenge 2024, track 2)",
     language="zh ja",
     clips={"": {"train": 2_000, "validation": 544, "test": 645}},
-    size="3,189 clips",
     licence="CC BY 4.0",
     source="https://huggingface.co/datasets/TangRain/SingMOS_v1",
     sampling_rate=16_000,
@@ -131,8 +129,6 @@ def singmos(root: Path, parts: Sequence[str]) -> Iterator[Row]:
     title="VoiceMOS Challenge 2023",
     language="fr en zh",
     clips={"track1a": {"test": 882}, "track1b": {"test": 578}, "track2": {"test": 4_040}, "track3": {"test": 1_960}},
-    size="7,460 clips",
-    licence="unknown",
     source="https://github.com/unilight/sheet (egs/vmc23: links to the recordings, answers)",
 )
 def vmc2023(root: Path, parts: Sequence[str]) -> Iterator[Row]:
