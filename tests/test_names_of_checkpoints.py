@@ -32,6 +32,7 @@ from hf_sqa.training.run import run_recipe
 peft = pytest.importorskip("peft")
 
 RATE = 16_000
+NUM_CLIPS = 18
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 #: Kinds of names, each with the seed of the tiny model that lies there; an adapter's is that of its base.
 WHOLE = {
@@ -88,12 +89,12 @@ def places(root, monkeypatch):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory, speech):
-    """Twenty-four rated clips in a table; the first is the one that every door scores."""
+    """Eighteen rated clips in a table; the first is the one that every door scores."""
     folder = tmp_path_factory.mktemp("clips")
     with (folder / "rated.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["audio", "mos", "talker_id", "split"])
-        for index in range(24):
+        for index in range(NUM_CLIPS):
             soundfile.write(folder / f"{index:02}.wav", speech(index), RATE)
             writer.writerow([f"{index:02}.wav", 1 + index % 4 + 0.01 * index, f"t{index % 6}", "test"])
     return folder
@@ -101,12 +102,12 @@ def clips(tmp_path_factory, speech):
 
 @pytest.fixture(scope="module")
 def speech():
-    """`speech(seed)`: a second of syllables and noise."""
+    """`speech(seed)`: syllables and noise for one window of the tiny model."""
 
     def make(seed):
-        rng, time = np.random.default_rng(seed), np.arange(RATE) / RATE
+        rng, time = np.random.default_rng(seed), np.arange(10_240) / RATE
         voice = np.sin(2 * np.pi * (110 + 7 * seed) * time) * (1 - np.cos(2 * np.pi * 4 * time))
-        return (0.2 * voice + 0.05 * rng.random() * rng.standard_normal(RATE)).astype(np.float32)
+        return (0.2 * voice + 0.05 * rng.random() * rng.standard_normal(len(time))).astype(np.float32)
 
     return make
 
@@ -170,7 +171,7 @@ def by_train(name, clips, folder):
 
 
 def by_finetune(name, clips, folder):
-    scores = hf_sqa.pipeline(name, device="cpu")([str(clips / f"{index:02}.wav") for index in range(24)])
+    scores = hf_sqa.pipeline(name, device="cpu")([str(clips / f"{index:02}.wav") for index in range(NUM_CLIPS)])
     ranks = np.argsort(np.argsort([row["mos"] for row in scores]))  # a calibration wants ratings that rise with the scores
     rows = [{"audio": str(clips / f"{index:02}.wav"), "mos": 1 + rank / 8} for index, rank in enumerate(ranks)]
     (folder / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -186,7 +187,7 @@ def by_distill(name, clips, folder):
 
 
 def by_prune(name, clips, folder):
-    options = {"checkpoint": name, "calibration": str(clips), "num_windows": 12, "repair_steps": 1, "num_steps": 1}
+    options = {"checkpoint": name, "calibration": str(clips), "num_windows": 16, "repair_steps": 1, "num_steps": 1}
     options |= {"target": 1 - 1e-6, "min_agreement": 1 - 1e-15}
     job = SimpleNamespace(options=options, seed=0, folder=folder, needed={}, model=SimpleNamespace(name="pruned"))
     make_by_pruning(job)  # nothing can go without losing agreement, so what is left is what was opened

@@ -1,6 +1,7 @@
 """Distillation: a student comes close to its teacher, a run that was cut goes on, and what does not fit together is refused."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -46,17 +47,43 @@ STUDENT = {
 }
 
 
+def miniature(speech, teacher, labels):
+    """A student, its teacher and 320 windows without degradations."""
+    return {
+        "student": {"family": "distilled_sqa", "config": STUDENT},
+        "teachers": [{"checkpoint": str(teacher)}],
+        "speech": {"folder": str(speech), "validation_share": 0.3},
+        "degradations": {"none": 1},
+        "labels": {"folder": str(labels), "num_windows": 320},
+    }
+
+
+@pytest.fixture(scope="module")
+def labelled(speech, make_tiny, tmp_path_factory):
+    """The folder of labels of the miniature below, as its first run makes it."""
+    root = tmp_path_factory.mktemp("labelled")
+    model = make_tiny()
+    model.save_pretrained(root / "teacher")
+    model.make_feature_extractor().save_pretrained(root / "teacher")
+    recipe = load_distillation(miniature(speech, root / "teacher", root / "labels"))
+    teachers = [load_teacher(teacher) for teacher in recipe.teachers]
+    label(recipe, make_windows(recipe, DistilledSQA(DistilledSQAConfig(**STUDENT))), teachers)
+    return root / "labels"
+
+
+@pytest.fixture
+def ready(labelled, tmp_path):
+    """The labels of the miniature are there already: for tests of what comes after."""
+    shutil.copytree(labelled, tmp_path / "labels")
+
+
 @pytest.fixture
 def recipe(speech, teacher_folder, tmp_path):
     """`recipe(**sections)`: a miniature; sections given are merged into it."""
 
     def make(**sections):
         content = {
-            "student": {"family": "distilled_sqa", "config": STUDENT},
-            "teachers": [{"checkpoint": teacher_folder()}],
-            "speech": {"folder": str(speech), "validation_share": 0.3},
-            "degradations": {"none": 1},
-            "labels": {"folder": str(tmp_path / "labels"), "num_windows": 320},
+            **miniature(speech, teacher_folder(), tmp_path / "labels"),
             "loss": {"kind": "l1"},
             "training": {
                 "learning_rate": 5e-3,
@@ -189,12 +216,15 @@ def test_too_few_windows_to_validate_are_refused(recipe, quiet):
         distill(recipe(labels={"num_windows": 64}), **quiet)
 
 
+@pytest.mark.usefixtures("ready")
 def test_frames_of_the_teacher_are_kept_and_taught(recipe, quiet, tmp_path):
     told = []
-    plain = distill(recipe(output_dir=str(tmp_path / "plain")), **quiet)
+    one_epoch = {"training": {"num_train_epochs": 1}}
+    frames = {"loss": {"frame_weight": 1.0}, **one_epoch}
+    plain = distill(recipe(output_dir=str(tmp_path / "plain"), **one_epoch), **quiet)
     with pytest.raises(ValueError, match=r"Expected frames among the labels for `loss.frame_weight`, got none.*labels.num_windows"):
-        distill(recipe(loss={"frame_weight": 1.0}, labels={"num_windows": None}), **quiet)
-    taught = distill(recipe(loss={"frame_weight": 1.0}), announce=told.append)
+        distill(recipe(**frames, labels={"num_windows": None}), **quiet)
+    taught = distill(recipe(**frames), announce=told.append)
 
     labels = next((tmp_path / "labels" / "labels").rglob("train-00000.safetensors"))
     with safe_open(labels, "np") as file:
@@ -252,15 +282,17 @@ def test_frames_of_two_lengths_are_compared_at_the_shorter():
     assert [tuple(one.shape) for one in same_length(theirs, ours)] == [(2, 6, 9), (2, 6, 4)]
 
 
+@pytest.mark.usefixtures("ready")
 def test_a_student_begins_with_its_bands_on_one_scale(recipe, quiet, tmp_path):
     options = {"student": {"family": "distilled_sqa", "config": STUDENT | {"normalize_bands": True}}}
-    result = distill(recipe(**options), **quiet)
+    result = distill(recipe(**options, training={"max_steps": 2}), **quiet)
     student = DistilledSQA.from_pretrained(result.output_dir)
     assert (student.spectrum.band_mean > 0).all() and (student.spectrum.band_deviation > 0).all()
     assert student.spectrum.band_mean.unique().numel() > 1
     assert not student.needs_bands
 
 
+@pytest.mark.usefixtures("ready")
 def test_what_is_remembered_of_a_window_has_its_bands_on_one_scale(recipe, quiet, monkeypatch):
     """Bands are measured when the memory is there already: it must not remember them as they were before."""
     seen = []
@@ -334,8 +366,9 @@ def test_maps_to_the_teacher_learn_with_the_student_and_do_not_come_with_it(reci
         assert not [name for name in file.keys() if "maps" in name]  # noqa: SIM118  # no mapping
 
 
+@pytest.mark.usefixtures("ready")
 def test_talkers_that_are_left_out_are_not_trained_on(recipe, quiet, tmp_path):
-    content = recipe()
+    content = recipe(training={"max_steps": 1})
     distill(content, **quiet)
     loaded = load_distillation(content)
     teachers = [load_teacher(one) for one in loaded.teachers]
@@ -356,7 +389,7 @@ def test_talkers_that_are_left_out_are_not_trained_on(recipe, quiet, tmp_path):
 
 
 def test_a_degradation_that_is_left_out_is_not_trained_on_and_has_an_agreement_of_its_own(recipe, quiet, tmp_path):
-    content = recipe(degradations={"none": 1, "distillation": 1})
+    content = recipe(degradations={"none": 1, "distillation": 1}, training={"max_steps": 1})
     distill(content, **quiet)
     loaded = load_distillation(content)
     teachers = [load_teacher(one) for one in loaded.teachers]
@@ -373,6 +406,7 @@ def test_a_degradation_that_is_left_out_is_not_trained_on_and_has_an_agreement_o
     assert set(found) == {name for name, number in counts.items() if number >= 16}
 
 
+@pytest.mark.usefixtures("ready")
 def test_spectra_are_remembered_and_change_nothing(recipe, quiet, tmp_path, monkeypatch):
     with_memory = distill(recipe(output_dir=str(tmp_path / "with")), **quiet)
     monkeypatch.setattr("hf_sqa.distillation.trainer.MEMORY_SHARE", 0.0)
@@ -383,9 +417,8 @@ def test_spectra_are_remembered_and_change_nothing(recipe, quiet, tmp_path, monk
         assert torch.equal(tensor, theirs[name]), name
 
 
-def test_labels_of_another_teacher_are_not_used(recipe, quiet, teacher_folder, tmp_path):
-    distill(recipe(), **quiet)
-
+@pytest.mark.usefixtures("ready")
+def test_labels_of_another_teacher_are_not_used(recipe, quiet, teacher_folder):
     with pytest.raises(ValueError, match=r"Expected labels by .*weights.*got labels by .*Labels of another teacher"):
         distill(recipe(teachers=[{"checkpoint": teacher_folder(1)}], labels={"num_windows": None}), **quiet)
 

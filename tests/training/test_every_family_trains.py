@@ -14,6 +14,11 @@ OTHERS: dict[str, dict[str, float]] = {}
 
 @pytest.mark.parametrize("family", list(families()))
 def test_the_training_loss_falls_by_half(family, rows, tiny, tmp_path):
+    def clips(number):
+        """Short ones: the noise in them says their score."""
+        made = rows(number, model.config.score_names)
+        return [row | {"audio": row["audio"] | {"array": row["audio"]["array"][:10_240]}} for row in made]
+
     model = tiny(family)
     options = DEFAULT | OTHERS.get(family, {})
 
@@ -34,8 +39,8 @@ def test_the_training_loss_falls_by_half(family, rows, tiny, tmp_path):
             },
             "output_dir": str(tmp_path),
         },
-        train_dataset=rows(12, model.config.score_names),
-        validation_dataset=rows(6, model.config.score_names),
+        train_dataset=clips(12),
+        validation_dataset=clips(6),
         model=model,
         announce=lambda line: None,
     )
