@@ -111,8 +111,9 @@ class RowWriter:
             schema = pyarrow.schema([(name, types[name in self._numbers]) for name in self._columns or ()])
         table = pyarrow.Table.from_pylist(self._waiting, schema)
         if self._parquet is None:
-            # A column that is empty so far becomes a column of text.
-            fields = [field.with_type(pyarrow.string()) if field.type == pyarrow.null() else field for field in table.schema]
+            # A column that is empty so far becomes a column of text, and one of empty lists a column of lists of text.
+            text = {pyarrow.null(): pyarrow.string(), pyarrow.list_(pyarrow.null()): pyarrow.list_(pyarrow.string())}
+            fields = [field.with_type(text.get(field.type, field.type)) for field in table.schema]
             self._parquet = pyarrow.parquet.ParquetWriter(self._path, pyarrow.schema(fields), compression="zstd")
         if self._waiting:
             self._parquet.write_table(table.cast(self._parquet.schema))
