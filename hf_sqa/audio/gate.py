@@ -161,18 +161,17 @@ class InputGate:
         self._refuse_what_cannot_be_judged()
         self._measure(self._rest)
         self._rest = self._rest[:0]
-        level_dbfs, self.speech_seconds = active_level(_without_offset(*np.concatenate(self._frame_sums, axis=1)))
-        self.level_dbfs = level_dbfs
+        self.level_dbfs, self.speech_seconds = active_level(_without_offset(*np.concatenate(self._frame_sums, axis=1)))
         offset = abs(self._mono_sums[0]) / self.num_frames
 
         found = {
             "short": self.duration_seconds < SHORT_SECONDS,
             "little_speech": self.speech_seconds < MIN_SPEECH_SECONDS,
             "no_speech": self.duration_seconds >= SHORT_SECONDS and self._is_steady(),
-            "low_level": level_dbfs < LOW_LEVEL_DBFS,
+            "low_level": self.level_dbfs < LOW_LEVEL_DBFS,
             "clipped": self.clipped_share >= CLIPPED_SHARE,
             "over_full_scale": max(self.highest, -self.lowest) > 1.0 + ONE_STEP,
-            "dc_offset": offset > ONE_STEP and 20 * np.log10(offset) > level_dbfs + OFFSET_OVER_SPEECH_DB,
+            "dc_offset": offset > ONE_STEP and 20 * np.log10(offset) > self.level_dbfs + OFFSET_OVER_SPEECH_DB,
             "digital_tail": self._tail_frames >= max(TAIL_SECONDS * self.source_sampling_rate, TAIL_SHARE * self.num_frames),
             "narrowband": self._is_narrowband(),
             "channels_partly_cancel": self._cancellation_db() < PARTLY_CANCELLED_DB,

@@ -15,10 +15,6 @@ def low_pass(waveform: np.ndarray, sampling_rate: int, *, cutoff_hz: float, orde
 
     The magnitude is that of a Butterworth filter, `1 / sqrt(1 + (f / cutoff)^(2 order))`: 3.01 dB down at the cut-off, then 6.02 dB
     per octave and order. The phase is zero: nothing is delayed.
-
-    Args:
-        cutoff_hz (`float`): Cut-off frequency, 20 Hz to half the sampling rate.
-        order (`int`, *optional*, defaults to `8`): Order of the filter, 1 to 64.
     """
     _check_cutoff("cutoff_hz", cutoff_hz, sampling_rate, order)
     return _filtered(waveform, sampling_rate, None, cutoff_hz, order)
@@ -26,12 +22,7 @@ def low_pass(waveform: np.ndarray, sampling_rate: int, *, cutoff_hz: float, orde
 
 @degradation()
 def high_pass(waveform: np.ndarray, sampling_rate: int, *, cutoff_hz: float, order: int = 8) -> np.ndarray:
-    """Remove what lies below a frequency; the mirror image of [`low_pass`].
-
-    Args:
-        cutoff_hz (`float`): Cut-off frequency, 20 Hz to half the sampling rate.
-        order (`int`, *optional*, defaults to `8`): Order of the filter, 1 to 64.
-    """
+    """Remove what lies below a frequency; the mirror image of [`low_pass`]."""
     _check_cutoff("cutoff_hz", cutoff_hz, sampling_rate, order)
     return _filtered(waveform, sampling_rate, cutoff_hz, None, order)
 

@@ -19,14 +19,20 @@ Requirement = Callable[[Mapping[str, Any]], object]
 KINDS: dict[str, Callable[..., np.ndarray]] = {}
 #: What to call before a kind that needs an optional library.
 REQUIREMENTS: dict[str, Requirement] = {}
-#: What parameters mean in every kind that has them and does not say otherwise; added to its docstring.
+#: What parameters mean in every kind that has them, or has them with that default, and does not say otherwise; added to its
+#: docstring.
 SHARED_PARAMETERS = {
     "waveform": "`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.",
     "sampling_rate": "`int`): Its rate in Hz.",
     "snr_db": "`float`): Speech power over noise power, in dB, -60 to 120.",
     "rng": "`np.random.Generator`): Source of randomness.",
+    "rng=None": "`np.random.Generator`, *optional*): Source of randomness, needed for losses only.",
     "speech_level": '`str`, *optional*, defaults to `"whole_file"`): `"whole_file"` or `"active"` (ITU-T P.56), see [`add_noise`].',
     "record": "`dict`, *optional*): Receives `clipped_samples`, how many samples were beyond full scale.",
+    "cutoff_hz": "`float`): Cut-off frequency, 20 Hz to half the sampling rate.",
+    "order=8": "`int`, *optional*, defaults to `8`): Order of the filter, 1 to 64.",
+    "packet_ms": "`float`, *optional*, defaults to `20.0`): Length of a packet in ms, 1 to 200.",
+    "pause_share": "`float`, *optional*, defaults to `0.2`): Share of the frames, the softest, taken for noise alone, 0.01 to 1.",
     "loss_share": "`float`, *optional*, defaults to `0.0`): Expected share of lost frames, concealed by the decoder, 0 to 0.99.",
     "mean_burst_packets": "`float`, *optional*): Expected number of frames lost in a row; independent losses if not given.",
 }
@@ -87,10 +93,12 @@ def _documented(function: Callable[..., Any]) -> str:
         documentation = f"{description}\n\nArgs:\n{raises}{errors}"
     start, title, rest = documentation.partition("\nArgs:\n")
     arguments, gap, end = rest.partition("\n\n")
-    names = list(inspect.signature(function).parameters)
-    lines = {name: f"    {name} ({meaning}" for name, meaning in SHARED_PARAMETERS.items() if name in names}
+    lines = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        meaning = SHARED_PARAMETERS.get(f"{name}={parameter.default}", SHARED_PARAMETERS.get(name))
+        lines[name] = f"    {name} ({meaning}" if meaning else ""
     lines |= {entry.split()[0].rstrip(","): entry for entry in re.split(r"\n(?=    \w)", arguments) if entry}
-    return start + title + "\n".join(lines[name] for name in names if name in lines) + gap + end
+    return start + title + "\n".join(filter(None, lines.values())) + gap + end
 
 
 def checked_waveform(waveform: Any) -> np.ndarray:

@@ -21,7 +21,6 @@ def spectral_subtraction(
         oversubtraction (`float`, *optional*, defaults to `2.0`): How many times the noise is subtracted, 0 to 20. At 1 to 2 the
             musical tones are loudest; more takes speech with it.
         floor_db (`float`, *optional*, defaults to `-20.0`): Gain below which no part of the spectrum is reduced, in dB, -80 to 0.
-        pause_share (`float`, *optional*, defaults to `0.2`): Share of the frames, the softest, taken for noise alone, 0.01 to 1.
     """
     transform, spectra, powers, noise = _with_noise_estimate(waveform, sampling_rate, pause_share)
     floor = np.float32(10 ** (floor_db / 10))
@@ -48,7 +47,6 @@ def wiener_filter(
         smoothing (`float`, *optional*, defaults to `0.9`): Weight of the frame before in the estimate, 0 to 0.999; 0.98 is usual.
         floor_db (`float`, *optional*, defaults to `-25.0`): Gain below which no part of the spectrum is reduced, in dB, -80 to 0.
         aggressiveness (`float`, *optional*, defaults to `2.0`): Factor on the noise estimate, 0.1 to 20; above 1, speech goes too.
-        pause_share (`float`, *optional*, defaults to `0.2`): Share of the frames, the softest, taken for noise alone, 0.01 to 1.
     """
     transform, spectra, powers, noise = _with_noise_estimate(waveform, sampling_rate, pause_share)
     ratios = powers / np.maximum(np.float32(aggressiveness) * noise, 1e-20)

@@ -108,7 +108,6 @@ def packet_loss(
         loss_share (`float`): Expected share of lost packets, 0 to 0.99.
         mean_burst_packets (`float`, *optional*): Expected number of packets lost in a row, 1 or more; independent losses if not
             given, see [`draw_losses`].
-        packet_ms (`float`, *optional*, defaults to `20.0`): Length of a packet in ms, 1 to 200.
         concealment (`str`, *optional*, defaults to `"pitch"`): `"pitch"` (ITU-T G.711 Appendix I: the last pitch periods go on,
             silent after 60 ms), `"repeat"` (the last packet again) or `"zeros"`.
         record (`dict`, *optional*): Receives `lost_packets`, their numbers from 0.
@@ -140,7 +139,6 @@ def jitter(
     Args:
         jitter_ms (`float`): Standard deviation of the delay in ms, 0 to 10000.
         buffer_ms (`float`, *optional*, defaults to `200.0`): How much later than the mean a packet may come, in ms, 0 to 10000.
-        packet_ms (`float`, *optional*, defaults to `20.0`): Length of a packet in ms, 1 to 200.
         concealment (`str`, *optional*, defaults to `"pitch"`): As for [`packet_loss`].
         record (`dict`, *optional*): Receives `lost_packets`, their numbers from 0.
     """

@@ -98,25 +98,18 @@ def _count(report: CheckReport, corpus: Corpus | None, part: str | None, rows: l
         label = row["corpus"] or ""
         prefix = corpus.name if corpus is not None else report.name
         groups.setdefault((label.removeprefix(prefix).removeprefix("/"), row["split"] or ""), []).append(row)
-    published = {}
+    published, here = {}, {label for label, _ in groups}
     if corpus is not None:
         published = {(name, split): count for name in corpus.parts(part) for split, count in corpus.clips[name].items()}
-        report.absent = [corpus.label(name) for name in corpus.parts(part) if name not in {label for label, _ in groups}]
+        report.absent = [corpus.label(name) for name in corpus.parts(part) if name not in here]
     for key in dict.fromkeys((*published, *groups)):
-        group = groups.get(key, [])
-        if not group and key[0] not in {label for label, _ in groups}:
+        if key[0] not in here:
             continue
+        group = groups.get(key, [])
         scores = [row["mos"] for row in group if row["mos"] == row["mos"]]
-        report.present.append(
-            {
-                "part": key[0],
-                "split": key[1],
-                "rows": len(group),
-                "published": published.get(key),
-                "present": sum(not row["missing"] for row in group),
-                "mos_mean": sum(scores) / len(scores) if scores else float("nan"),
-            }
-        )
+        counts = {"rows": len(group), "published": published.get(key), "present": sum(not row["missing"] for row in group)}
+        mean = sum(scores) / len(scores) if scores else float("nan")
+        report.present.append({"part": key[0], "split": key[1], **counts, "mos_mean": mean})
         if key in published and len(group) != published[key]:
             where = " ".join(filter(None, key)) or "all"
             report.faults["count"].append(f"{where} has {len(group):,} of {published[key]:,}")

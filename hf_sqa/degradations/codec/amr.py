@@ -84,7 +84,6 @@ def amr_nb(
 
     Args:
         bitrate_kbps (`float`, *optional*, defaults to `12.2`): Mode: 4.75, 5.15, 5.9, 6.7, 7.4, 7.95, 10.2 or 12.2 kb/s.
-        rng (`np.random.Generator`, *optional*): Source of randomness, needed for losses only.
         record (`dict`, *optional*): Receives `clipped_samples`, and `lost_packets` where there are losses.
 
     Raises:
@@ -113,7 +112,6 @@ def amr_wb(
     Args:
         bitrate_kbps (`float`, *optional*, defaults to `12.65`): Mode: 6.6, 8.85, 12.65, 14.25, 15.85, 18.25, 19.85, 23.05 or 23.85
             kb/s.
-        rng (`np.random.Generator`, *optional*): Source of randomness, needed for losses only.
         record (`dict`, *optional*): Receives `clipped_samples`, and `lost_packets` where there are losses.
 
     Raises:

@@ -64,7 +64,6 @@ def opus(
         neural_concealment (`bool`, *optional*, defaults to `False`): Conceal losses by a neural network, in libopus 1.5 and later.
         redundancy (`bool`, *optional*, defaults to `False`): Every packet carries its predecessor at a lower rate, which replaces
             the lost one.
-        rng (`np.random.Generator`, *optional*): Source of randomness, needed for losses only.
         library (`str`, *optional*): `"libopus"` or `"libsndfile"`; their results differ. By default libopus where it is installed,
             else libsndfile unless losses are asked for.
         record (`dict`, *optional*): Receives `library`, and `lost_packets` where there are losses.

@@ -53,7 +53,6 @@ def speex(
         bitrate_kbps (`float`): Highest bit rate allowed, in kb/s: 4 to 42.2 wideband, 2.15 to 24.6 narrowband. Speex takes the best
             of its modes within it.
         wideband (`bool`, *optional*, defaults to `True`): 16 kHz rather than 8 kHz.
-        rng (`np.random.Generator`, *optional*): Source of randomness, needed for losses only.
         record (`dict`, *optional*): Receives `mode_kbps`, the bit rate of the mode taken, `clipped_samples`, and `lost_packets`
             where there are losses.
 
