@@ -53,7 +53,7 @@ def commands(folder: Path) -> dict[str, Callable[[Path], list[str]]]:
     import torch
 
     from hf_sqa import DistilledSQA, DistilledSQAConfig
-    from hf_sqa.checkpoints import published_is_here
+    from hf_sqa.models.distilled_sqa.convert_distilled_sqa import PUBLISHED
 
     table = write_clips(folder)
     torch.manual_seed(0)
@@ -72,7 +72,7 @@ def commands(folder: Path) -> dict[str, Callable[[Path], list[str]]]:
         "finetune": lambda out: ["finetune", *tuned, "--output", str(out)],
         "train": lambda out: ["train", str(folder / "recipe.yaml"), f"output_dir={out}"],
     }
-    if published_is_here():
+    if PUBLISHED.is_here:
         made["convert"] = lambda out: ["convert", "distilled_sqa", "published", str(out)]
     else:
         print("Without Distill-MOS v7 on this machine: convert is left out.", file=sys.stderr)

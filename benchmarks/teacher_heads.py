@@ -31,8 +31,7 @@ from safetensors import safe_open
 from torch import nn
 
 from hf_sqa.audio import load_recording
-from hf_sqa.blocks.speech_encoder import load_encoder, load_encoder_config
-from hf_sqa.blocks.whisper_encoder import SAMPLES_PER_FRAME
+from hf_sqa.blocks.speech_encoder import WHISPER_FRAME_SAMPLES, load_encoder, load_encoder_config
 from hf_sqa.data.windows import Shard
 from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher, load_teacher, pooled_features
@@ -63,7 +62,7 @@ class Features:
         if self._whisper is None:
             self._whisper = load_encoder(str(self.checkpoint), load_encoder_config(str(self.checkpoint))).eval()
         model, encoder = self._whisper, self._whisper.encoder
-        padded = torch.from_numpy(np.pad(waveform, (0, -len(waveform) % SAMPLES_PER_FRAME)))[None]
+        padded = torch.from_numpy(np.pad(waveform, (0, -len(waveform) % WHISPER_FRAME_SAMPLES)))[None]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             frames = nn.functional.gelu(encoder.conv1(model.log_mel(padded)))
             frames = nn.functional.gelu(encoder.conv2(frames)).transpose(1, 2)

@@ -29,11 +29,12 @@ from transformers.utils.peft_utils import find_adapter_config_file
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa import __version__
 from hf_sqa.auto import AutoModelForAudioQuality, Converter, PublishedCheckpoint, converters, families
+from hf_sqa.blocks.partial_weights import refuse_partial_weights
 from hf_sqa.choices import did_you_mean
 from hf_sqa.configuration import CODE_ENTRIES
 from hf_sqa.extras import needs_extra
-from hf_sqa.modeling import model_identity, refuse_partial_weights, weights_digest
-from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, convert, published_is_here
+from hf_sqa.modeling import model_identity, weights_digest
+from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, PUBLISHED, convert
 from hf_sqa.runs import whole_folder
 
 DEFAULT_MODEL = CHECKPOINT_NAME
@@ -512,7 +513,7 @@ class DefaultModel(dict):
 
 def models_at_hand() -> Iterator[tuple[str, str]]:
     """Yield `(name, where it comes from)` for every model that loads without a network."""
-    if published_is_here():
+    if PUBLISHED.is_here:
         yield DEFAULT_MODEL, f"default; {published_checkpoint()}"
     else:
         yield DEFAULT_MODEL, "not on this machine: `hf-sqa download`"

@@ -71,6 +71,8 @@ class AudioQualityConfig(PreTrainedConfig):
     #: Tasks that a checkpoint brings for `transformers.pipeline`: those of its config.json where its own code runs. `import hf_sqa`
     #: hands in the one that it registers.
     custom_pipelines: ClassVar[Mapping[str, Any]] = {}
+    #: Whether the family takes recordings at any rate, hence `sampling_rate=None`.
+    takes_any_rate: ClassVar[bool] = False
     #: What a family's own scores mean, by name, for cards.
     score_meanings: ClassVar[Mapping[str, str]] = {}
     #: Options of the sizes in which the family comes, by name; empty for a family of one size.
@@ -97,7 +99,12 @@ class AudioQualityConfig(PreTrainedConfig):
             )
         self.label2id = {name: index for index, name in self.id2label.items()}
         self.problem_type = "regression"
+        if hasattr(self, "encoder_config"):
+            self.encoder_config: Any = copy.deepcopy(self.encoder_config)
         super().__post_init__(**kwargs)
+        if getattr(self, "encoder_config", None) is not None:
+            # Where the encoder was read from says nothing about it, and may be a private path.
+            self.encoder_config._name_or_path = ""
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> Self:
@@ -121,6 +128,10 @@ class AudioQualityConfig(PreTrainedConfig):
 
     def validate_bounds(self) -> None:
         check_bounds(vars(self), self.bounds)
+
+    def validate_sampling_rate(self) -> None:
+        if self.sampling_rate is None and not self.takes_any_rate:
+            raise ValueError(f"Expected `sampling_rate` in Hz, got None: a {self.model_type} model knows one rate only.")
 
     def validate_score_range(self) -> None:
         if self.score_min >= self.score_max:

@@ -20,6 +20,7 @@ from hf_sqa.audio import Recording
 from hf_sqa.audio.recording import RESAMPLING_QUALITY
 from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScorer, PieceScorer
 from hf_sqa.blocks.losses import score_loss
+from hf_sqa.blocks.partial_weights import refuse_partial_weights
 from hf_sqa.blocks.score_intervals import check_intervals
 from hf_sqa.blocks.sqa_transformer import LayerTrace
 from hf_sqa.configuration import AudioQualityConfig
@@ -27,8 +28,6 @@ from hf_sqa.outputs import RecordingScores
 from hf_sqa.runs import digest_of
 
 DIGEST_CHARACTERS = 16
-#: Tensors that an error names of each kind.
-MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,9 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         return type(self).publish(self, repo_id, message=commit_message, **options)
 
     @classmethod
-    def from_encoder(cls, name_or_path: str, *, encoder_options: dict[str, Any] | None = None, **options: Any) -> Any:
+    def from_encoder(
+        cls, name_or_path: str, config: Any = None, *, encoder_options: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
         """A new model on a pre-trained speech encoder, in evaluation mode, where the family is built on one."""
         family = cls.config_class.model_type
         raise ValueError(f"Expected no `model.encoder` for {family}, which is built on none, got {name_or_path!r}.")
@@ -159,6 +160,39 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
     def window_samples(self) -> int | None:
         """Length of the windows that the network scores, in samples; `None` if it takes recordings of any length at once."""
         return None
+
+    @property
+    def min_samples(self) -> int:
+        """Samples, or spectra, of the shortest row that gives a score."""
+        return 1
+
+    def row_lengths(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor | None:
+        """Samples of every row `(B,)` of waveforms `(B, T)`, or spectra of `(B, T, K)`, by their mask; `None` without one.
+
+        Raises:
+            ValueError: If the inputs have another shape, or a row is shorter than `min_samples`.
+        """
+        dims, unit = (3, "spectra") if self.main_input_name == "input_features" else (2, "samples")
+        if inputs.dim() != dims:
+            shape = f"(batch_size, num_{unit}{', num_values' * (dims - 2)})"
+            raise ValueError(f"Expected `{self.main_input_name}` of shape {shape}, got {tuple(inputs.shape)}.")
+        lengths, shortest = None, inputs.shape[1]
+        if attention_mask is not None:
+            lengths = attention_mask.sum(dim=1)
+            shortest = shortest if torch.compiler.is_compiling() else int(lengths.min())
+        if shortest < self.min_samples:
+            rate, expected = self.config.sampling_rate, "one sample" if dims == 2 else "one spectrum"
+            if self.min_samples > 1 and rate:
+                expected = f"{self.min_samples} samples ({1000 * self.min_samples / rate:.1f} ms at {rate} Hz)"
+            raise ValueError(
+                f"Expected at least {expected} in every recording, got {shortest}: shorter audio gives no frame. Leave such "
+                "recordings out."
+            )
+        return lengths
+
+    def in_score_range(self, raw: torch.Tensor) -> torch.Tensor:
+        """Raw outputs, by a sigmoid, between `score_min` and `score_max`."""
+        return self.config.score_min + (self.config.score_max - self.config.score_min) * torch.sigmoid(raw)
 
     @property
     def bfloat16_error(self) -> float | None:
@@ -286,7 +320,12 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
                 is not the model's.
         """
         self.check_scoring_options(mode, hop_seconds)
-        feature_extractor = feature_extractor or self.make_feature_extractor()
+        return self._score_recordings(recordings, feature_extractor or self.make_feature_extractor(), mode, hop_seconds)
+
+    def _score_recordings(
+        self, recordings: Sequence[Recording], feature_extractor: Any, mode: str, hop_seconds: float | None
+    ) -> list[RecordingScores]:
+        """Hook: what [`score_recordings`] does once its options are checked."""
         self.check_feature_extractor(feature_extractor)
         groups: dict[Any, list[int]] = {}
         for index, recording in enumerate(recordings):
@@ -348,28 +387,9 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         return self.dtype != torch.float32 or weights_digest(self) == digest
 
 
-def refuse_partial_weights(
-    name: str, missing: Iterable[str] = (), unexpected: Iterable[str] = (), mismatched: Iterable[tuple[str, Any, Any]] = ()
-) -> None:
-    """Stop where a file of weights is not exactly that of the model: what is missing would be random, and so would the scores."""
-    differences = {
-        "missing": sorted(missing),
-        "unexpected": sorted(unexpected),
-        "of another shape": [
-            f"{key} {tuple(in_file)} for {tuple(expected)}"
-            for key, in_file, expected in sorted(mismatched, key=lambda entry: entry[0])
-        ],
-    }
-    shown = [
-        f"{kind}: {', '.join(keys[:MAX_NAMED])}" + (f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else "")
-        for kind, keys in differences.items()
-        if keys
-    ]
-    if shown:
-        raise ValueError(
-            f"The weights in {name!r} do not fit the configuration ({'; '.join(shown)}), so the scores would be wrong: get the "
-            "files anew, or save the model again with `save_pretrained`. To train new layers, pass `ignore_mismatched_sizes=True`."
-        )
+def cut_rows(batch: torch.Tensor, lengths: torch.Tensor | None) -> list[torch.Tensor]:
+    """The rows of a batch `(B, T)` without their padding, `(length,)` each; all are whole if no lengths are given."""
+    return list(batch) if lengths is None else [row[: int(length)] for row, length in zip(batch, lengths.tolist(), strict=True)]
 
 
 def _refuse_integer_weights(name: str, model: PreTrainedModel, options: Mapping[str, Any]) -> None:

@@ -20,3 +20,20 @@ def check_bounds(options: Mapping[str, Any], bounds: Mapping[str, tuple[float, f
                 waiting += value
             elif value is not None and not (isinstance(value, int | float) and lowest <= value <= highest):  # not NaN either
                 raise ValueError(f"Expected `{option}` between {lowest:,} and {highest:,}, got {value!r}.")
+
+
+def check_multiple(config: Any, size: str, part: str, more: str = "") -> None:
+    """Refuse a size, such as a width, that is no multiple of another option, such as the number of heads."""
+    if getattr(config, size) % getattr(config, part):
+        raise ValueError(
+            f"Expected `{size}` to be a multiple of `{part}`, got {getattr(config, size)} and {getattr(config, part)}{more}."
+        )
+
+
+def check_hop(config: Any, hop: str, length: str, what: str = "windows") -> None:
+    """Refuse a distance between the starts of windows that would leave gaps."""
+    if not 0 < getattr(config, hop) <= getattr(config, length):
+        raise ValueError(
+            f"Expected `{hop}` above 0 and at most `{length}` = {getattr(config, length)} ({what} must not leave gaps), got "
+            f"{getattr(config, hop)}."
+        )

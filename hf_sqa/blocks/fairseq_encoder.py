@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from hf_sqa.blocks.foreign_checkpoint import renamed
+
 #: Attention heads of the published encoders by hidden size: base, large and XLS-R 300M, XLS-R 1B, XLS-R 2B. No tensor tells.
 NUM_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}
 #: Convolution kernels of all published encoders, and the strides that go with them. No tensor tells the strides.
@@ -20,6 +22,20 @@ DROPOUTS = {
 PRETRAINING_TENSORS = re.compile(
     r"^(mask_emb|label_embs_concat)$|^(quantizer|project_q|final_proj|input_quantizer|project_inp|target_glu)\."
 )
+#: Beginnings of names in transformers and in fairseq, and parts of the names within a block.
+FAIRSEQ_NAMES = {
+    "feature_projection.layer_norm.": "layer_norm.",
+    "feature_projection.projection.": "post_extract_proj.",
+    "encoder.pos_conv_embed.conv.parametrizations.weight.original0": "encoder.pos_conv.0.weight_g",
+    "encoder.pos_conv_embed.conv.parametrizations.weight.original1": "encoder.pos_conv.0.weight_v",
+    "encoder.pos_conv_embed.conv.": "encoder.pos_conv.0.",
+    "masked_spec_embed": "mask_emb",
+}
+FAIRSEQ_BLOCK_NAMES = {
+    ".attention.": ".self_attn.",
+    ".feed_forward.intermediate_dense.": ".fc1.",
+    ".feed_forward.output_dense.": ".fc2.",
+}
 
 
 def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -> dict[str, Any]:
@@ -38,13 +54,13 @@ def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -
         return tensors[name].shape
 
     hidden_size, _ = shape("post_extract_proj.weight")
-    num_layers = 1 + max(
-        (int(match[1]) for match in map(re.compile(r"encoder\.layers\.(\d+)\.").match, tensors) if match), default=-1
-    )
-    num_convs = 1 + max(
-        (int(match[1]) for match in map(re.compile(r"feature_extractor\.conv_layers\.(\d+)\.").match, tensors) if match), default=-1
-    )
-    convs = [shape(f"feature_extractor.conv_layers.{index}.0.weight") for index in range(num_convs)]
+
+    def count(prefix: str) -> int:
+        """Number of the modules in a list, from 0 without gaps."""
+        return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+
+    num_layers = count("encoder.layers.")
+    convs = [shape(f"feature_extractor.conv_layers.{index}.0.weight") for index in range(count("feature_extractor.conv_layers."))]
     kernels = tuple(kernel for _, _, kernel in convs)
     if kernels != CONV_KERNEL:
         raise ValueError(
@@ -90,20 +106,7 @@ def fairseq_name(name: str, grouped: bool) -> str:
     """Name in fairseq of a tensor of transformers' encoder; `grouped` says whether its convolutions have group norm."""
     if name.startswith("feature_extractor."):
         return name.replace(".conv.", ".0.").replace(".layer_norm.", ".2." if grouped else ".2.1.")
-    for ours, theirs in (
-        ("feature_projection.layer_norm.", "layer_norm."),
-        ("feature_projection.projection.", "post_extract_proj."),
-        ("encoder.pos_conv_embed.conv.parametrizations.weight.original0", "encoder.pos_conv.0.weight_g"),
-        ("encoder.pos_conv_embed.conv.parametrizations.weight.original1", "encoder.pos_conv.0.weight_v"),
-        ("encoder.pos_conv_embed.conv.", "encoder.pos_conv.0."),
-        ("masked_spec_embed", "mask_emb"),
-    ):
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    for ours, theirs in (
-        (".attention.", ".self_attn."),
-        (".feed_forward.intermediate_dense.", ".fc1."),
-        (".feed_forward.output_dense.", ".fc2."),
-    ):
+    name = renamed(name, FAIRSEQ_NAMES)
+    for ours, theirs in FAIRSEQ_BLOCK_NAMES.items():
         name = name.replace(ours, theirs)
     return re.sub(r"(layers\.\d+)\.layer_norm\.", r"\1.self_attn_layer_norm.", name)

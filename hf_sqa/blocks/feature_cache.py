@@ -9,6 +9,7 @@ Shapes:   B batch, T samples, F frames, D hidden size, L layers
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -74,40 +75,23 @@ class FeatureFolder:
         self.num_bytes += features.nbytes
 
 
-#: The folder in use, and those that the environment named, by path.
+#: The folder in use, and those that the environment named.
 _in_use: list[FeatureFolder | None] = []
-_of_environment: dict[str, FeatureFolder] = {}
+_of_environment = functools.cache(FeatureFolder)
 
 
 @contextlib.contextmanager
-def kept_features(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[FeatureFolder]:
-    """Within the block, features of frozen encoders are kept in this folder, whatever the environment names."""
-    folder = FeatureFolder(path, max_bytes)
+def kept_features(path: Path | None, max_bytes: int = MAX_BYTES) -> Iterator[FeatureFolder | None]:
+    """Within the block, features of frozen encoders are kept in this folder, whatever the environment names.
+
+    `None` keeps nothing, and every encoder computes: for those who watch its layers.
+    """
+    folder = None if path is None else FeatureFolder(path, max_bytes)
     _in_use.append(folder)
     try:
         yield folder
     finally:
         _in_use.pop()
-
-
-@contextlib.contextmanager
-def features_computed() -> Iterator[None]:
-    """Within the block every encoder computes, and nothing is kept: for those who watch its layers."""
-    _in_use.append(None)
-    try:
-        yield
-    finally:
-        _in_use.pop()
-
-
-def _folder() -> FeatureFolder | None:
-    if _in_use:
-        return _in_use[-1]
-    if not (named := os.environ.get(VARIABLE)):
-        return None
-    if named not in _of_environment:
-        _of_environment[named] = FeatureFolder(Path(named))
-    return _of_environment[named]
 
 
 def encoder_features(encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -141,7 +125,9 @@ def encoder_layers(
 
 def _folder_for(encoder: PreTrainedModel) -> FeatureFolder | None:
     """Where to keep the features of an encoder; `None` if they are not to be kept."""
-    folder = _folder()
+    folder, named = _in_use[-1] if _in_use else None, os.environ.get(VARIABLE)
+    if not _in_use and named:
+        folder = _of_environment(Path(named))
     if folder is None or torch.compiler.is_exporting() or encoder.training or takes_spectra(encoder.config):
         return None
     return None if any(parameter.requires_grad for parameter in encoder.parameters()) else folder

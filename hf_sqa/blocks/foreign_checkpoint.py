@@ -104,6 +104,18 @@ def read_foreign_checkpoint(path: str | Path) -> Any:
         ) from error
 
 
+def tensors_of(content: Any, path: Path, entry: str | None = None) -> dict[str, torch.Tensor]:
+    """The tensors by name that the content of a checkpoint is, or has as an entry."""
+    nested = f", or one with such a dict as the entry {entry!r}," if entry else ""
+    tensors = content.get(entry, content) if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise ValueError(
+            f"Expected a dict of tensors{nested} in {path}, got {type(content).__name__} with other things in it: this is no model "
+            "checkpoint."
+        )
+    return tensors
+
+
 def renamed(name: str, prefixes: Mapping[str, str]) -> str:
     """The name with the first beginning that is in `prefixes` replaced; as it is if there is none."""
     ours = next((ours for ours in prefixes if name.startswith(ours)), "")
@@ -121,8 +133,7 @@ def converted_tensors(
     """Tensors of a foreign checkpoint under our names; every tensor of both sides is accounted for.
 
     Args:
-        original (mapping): The checkpoint's tensors by their names there.
-        expected (mapping): The model's tensors, or those of them that the checkpoint gives.
+        original, expected (mapping): The checkpoint's tensors by their names there; the model's that it gives, by ours.
         source_of (callable): The name in the checkpoint of the tensor that gives one of ours.
         what (`str`): What the file should be, for messages: `"a Distill-MOS v7 checkpoint"`.
         layout (callable, *optional*): Brings a tensor to the layout of ours, by our name.

@@ -26,17 +26,11 @@ LEAST_ACTIVE_SHARE = 0.2
 
 @dataclass(frozen=True)
 class LocalScore:
-    """Quality of one stretch.
+    """Quality of one stretch."""
 
-    Args:
-        start (`float`): Where it begins, in seconds.
-        end (`float`): Where it ends.
-        scores (`np.ndarray` of shape `(num_labels,)`, *optional*): In label units; `None` where nobody speaks.
-    """
-
-    start: float
+    start: float  # In seconds
     end: float
-    scores: np.ndarray | None
+    scores: np.ndarray | None  # (num_labels,), in label units; `None` where nobody speaks
 
 
 class LocalScorer:
@@ -45,16 +39,11 @@ class LocalScorer:
     Args:
         sampling_rate (`int`): Of the samples, in Hz.
         hop_seconds (`float`, *optional*, defaults to 0.5): Length of a stretch.
-
-    Attributes:
-        method (`str`): How, in a few words for small print.
-        half_seconds (`float`): A score is about so much to either side of the middle of its stretch.
-        is_cheap (`bool`): Whether it takes less time than the score of the recording.
     """
 
-    method = ""
-    half_seconds = 0.0
-    is_cheap = False
+    method = ""  # How, in a few words for small print
+    half_seconds = 0.0  # A score is about so much to either side of the middle of its stretch
+    is_cheap = False  # Whether it takes less time than the score of the recording
 
     def __init__(self, sampling_rate: int, hop_seconds: float = HOP_SECONDS):
         if not 0.1 <= hop_seconds <= 10:

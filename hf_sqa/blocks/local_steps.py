@@ -26,21 +26,13 @@ LEVEL_EVERY_WINDOWS = 4
 
 @dataclass(frozen=True)
 class StepCut:
-    """How a recording is cut, in samples, and what the model gives.
-
-    Args:
-        step (`int`): A step.
-        margin (`int`): What the network hears to either side of a chunk.
-        window (`int`): What the model gives one score to.
-        doubt (`tuple[float, float]`): See [`CurveLevel`].
-        ends (`tuple[float, float]`, *optional*, defaults to `(1, 5)`): Of the scale.
-    """
+    """How a recording is cut, in samples, and what the model gives."""
 
     step: int
-    margin: int
-    window: int
-    doubt: tuple[float, float]
-    ends: tuple[float, float] = (1.0, 5.0)
+    margin: int  # What the network hears to either side of a chunk
+    window: int  # What the model gives one score to
+    doubt: tuple[float, float]  # See `CurveLevel`
+    ends: tuple[float, float] = (1.0, 5.0)  # Of the scale
 
     @property
     def chunk(self) -> int:

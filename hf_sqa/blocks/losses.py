@@ -1,5 +1,7 @@
 """Losses on scores with missing labels: a NaN adds no error and no gradient."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -27,14 +29,33 @@ def score_loss(
         `torch.Tensor` of shape `()`: 0 with a zero gradient if nothing is rated.
     """
     targets, rated = rated_targets(logits, labels)
-    errors = {
-        "mse": lambda: F.mse_loss(logits, targets, reduction="sum"),
-        "l1": lambda: F.l1_loss(logits, targets, reduction="sum"),
-        "huber": lambda: F.huber_loss(logits, targets, reduction="sum", delta=huber_delta),
-        "clipped": lambda: clipped_error(logits, targets, clip_margin).sum(),
-    }[kind]()
-    loss = errors / rated.sum().clamp(min=1)
+    loss = score_errors(logits, targets, kind, huber_delta, clip_margin).sum() / rated.sum().clamp(min=1)
     return loss + ranking_weight * ranking_loss(logits, labels, ranking_margin) if ranking_weight else loss
+
+
+def score_errors(
+    predictions: torch.Tensor, targets: torch.Tensor, kind: str, huber_delta: float = 1.0, clip_margin: float = 0.25
+) -> torch.Tensor:
+    """What the loss of a kind charges for every prediction, of the shape of both."""
+    if kind == "clipped":
+        return clipped_error(predictions, targets, clip_margin)
+    if kind == "huber":
+        return F.huber_loss(predictions, targets, reduction="none", delta=huber_delta)
+    return {"mse": F.mse_loss, "l1": F.l1_loss}[kind](predictions, targets, reduction="none")
+
+
+def frame_losses(
+    frame_logits: torch.Tensor, labels: torch.Tensor, frame_mask: torch.Tensor | None, config: Any, scales: Any = 1.0
+) -> torch.Tensor:
+    """Mean errors `(B, L)` of real frames `(B, F, L)` against the labels of their recordings, of the configuration's kind.
+
+    `scales` `(L,)` divide errors. Nothing is charged where a score is not rated.
+    """
+    targets = torch.where(labels.isnan()[:, None], frame_logits.detach(), labels[:, None])
+    errors = score_errors(frame_logits / scales, targets / scales, config.score_loss, config.huber_delta, config.clip_margin)
+    if frame_mask is None:
+        return errors.mean(dim=1)
+    return torch.where(frame_mask[..., None], errors, 0.0).sum(dim=1) / frame_mask.sum(dim=1, keepdim=True)
 
 
 def check_label_shape(logits: torch.Tensor, labels: torch.Tensor) -> None:

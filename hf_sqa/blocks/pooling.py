@@ -67,6 +67,11 @@ def pool(frames: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (frames * weights.reshape(*weights.shape, *[1] * (frames.dim() - 2))).sum(dim=1)
 
 
+def mark_padding(frame_logits: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+    """Frame scores `(B, F, L)` with NaN where there is no frame."""
+    return frame_logits if frame_mask is None else frame_logits.masked_fill(~frame_mask[..., None], float("nan"))
+
+
 def _mask_or_ones(hidden_states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
     if frame_mask is None:
         return torch.ones(hidden_states.shape[:2], dtype=torch.float32, device=hidden_states.device)

@@ -35,6 +35,27 @@ def run_lstm(lstm: nn.LSTM, inputs: Any, state: Any = None) -> Any:
     return lstm(inputs, state)
 
 
+def run_both_ways(
+    forward_lstm: nn.LSTM, backward_lstm: nn.LSTM, frames: torch.Tensor, lengths: torch.Tensor | None
+) -> torch.Tensor:
+    """States `(B, F, 2 * D)` of one LSTM from the start and one from the end of every row of `(B, F, C)`.
+
+    A module for each direction and rows reversed within their `lengths` `(B,)` replace packing, and export to ONNX.
+    """
+    ahead, _ = run_lstm(forward_lstm, frames)
+    back, _ = run_lstm(backward_lstm, reverse_rows(frames, lengths))
+    return torch.cat([ahead, reverse_rows(back, lengths)], dim=-1)
+
+
+def reverse_rows(frames: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """Each row of `(B, F, D)` backwards within its own length; padding stays at the end."""
+    if lengths is None:
+        return frames.flip(1)
+    position = torch.arange(frames.shape[1], device=frames.device)
+    index = torch.where(position < lengths[:, None], lengths[:, None] - 1 - position, position)
+    return frames.gather(1, index[..., None].expand(-1, -1, frames.shape[2]))
+
+
 def bfloat16_slowdown(device: torch.device | str = "cpu") -> float:
     """Measured time of a convolution in bfloat16 over that in float32, in a tenth of a second."""
     inputs = torch.randn(4, 32, 64, 64, device=device)

@@ -1,16 +1,17 @@
 """What pruning can remove from a model: groups of units, and the units of a transformer encoder inside a model."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from hf_sqa.blocks.encoder_blocks import HEADS_BY_BLOCK, blocks_of, parts_of
-from hf_sqa.blocks.feature_cache import features_computed
+from hf_sqa.blocks.feature_cache import kept_features
 
 #: Place of an encoder's blocks in a model, and what of a block's attention makes the values of its heads.
 BLOCKS, PROJECTIONS = "encoder.encoder.layers.", ("q_proj", "k_proj", "v_proj")
@@ -54,9 +55,8 @@ class PruningLayout:
     def activations(self) -> Iterator[dict[str, torch.Tensor]]:
         """Collect the activations of every group while scores are computed, units last: `(B, ..., size)`."""
         activations: dict[str, torch.Tensor] = {}
-        handles = []
-        for name, module in self.readers().items():
-            handles.append(module.register_forward_pre_hook(_keep(activations, name)))
+        readers = self.readers().items()
+        handles = [module.register_forward_pre_hook(partial(_keep, activations, name)) for name, module in readers]
         try:
             yield activations
         finally:
@@ -68,7 +68,9 @@ class PruningLayout:
         raise NotImplementedError
 
     def by_unit(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """Values in the shape of a group's activation as `(B, positions, size)`."""
+        """Values in the shape of a group's activation as `(B, positions, size)`; the width of a head counts as positions."""
+        if self.groups[name].kind == "heads":
+            values = values.unflatten(-1, (self.groups[name].size, -1)).transpose(-1, -2)
         return values.flatten(1, -2)
 
     def mean(self, name: str, activation: torch.Tensor) -> torch.Tensor:
@@ -141,7 +143,7 @@ class EncoderLayout(PruningLayout):
 
     @contextmanager
     def activations(self) -> Iterator[dict[str, torch.Tensor]]:
-        with features_computed(), super().activations() as activations:
+        with kept_features(None), super().activations() as activations:
             yield activations
 
     def readers(self) -> dict[str, Any]:
@@ -149,11 +151,6 @@ class EncoderLayout(PruningLayout):
         if self.has_heads:
             readers |= {f"heads.{index}": self._attention(index).out_proj for index in range(len(self.layers))}
         return readers
-
-    def by_unit(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        if not name.startswith("heads."):
-            return super().by_unit(name, values)
-        return values.unflatten(-1, (self.groups[name].size, -1)).transpose(-1, -2).flatten(1, -2)
 
     def pruned(self, keep: Mapping[str, np.ndarray], means: Mapping[str, torch.Tensor]) -> Any:
         kept_layers = self._kept_layers(keep)
@@ -234,8 +231,5 @@ def cut_between(
                 state[f"{name}.{part}"] = state[f"{name}.{part}"][kept]
 
 
-def _keep(activations: dict[str, torch.Tensor], name: str) -> Callable[..., None]:
-    def keep(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        activations[name] = with_gradient(inputs[0])
-
-    return keep
+def _keep(activations: dict[str, torch.Tensor], name: str, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+    activations[name] = with_gradient(inputs[0])

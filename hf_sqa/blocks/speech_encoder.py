@@ -25,8 +25,6 @@ from transformers import (
     AutoModel,
     PreTrainedConfig,
     PreTrainedModel,
-    SeamlessM4TFeatureExtractor,
-    Wav2Vec2FeatureExtractor,
     initialization as init,
 )
 from transformers.models.auto.feature_extraction_auto import get_feature_extractor_config
@@ -35,6 +33,7 @@ from transformers.utils import logging
 
 from hf_sqa.blocks.bounds import COUNT, SIZE, check_bounds
 from hf_sqa.blocks.encoder_blocks import check_heads, narrow_attention
+from hf_sqa.blocks.partial_weights import refuse_partial_weights
 
 #: `model_type` of the encoders whose masks, layers and norms are known (and tested) here.
 ENCODER_TYPES = (
@@ -55,8 +54,16 @@ QUALITY_MODEL_TYPES = ("distilled_sqa",)
 MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert", "whisper", *QUALITY_MODEL_TYPES)
 #: Samples in a spectrum, their distance, and the spectra in one frame, of w2v-BERT 2.0's feature extractor (16 kHz).
 SPECTRUM_SAMPLES, SPECTRUM_HOP_SAMPLES, SPECTRA_PER_FRAME = 400, 160, 2
+#: Samples between frames of Whisper, each begun one: a convolution joins two spectra.
+WHISPER_FRAME_SAMPLES = 320
 #: Encoder options of fine-tuning for scores: no frames are masked. The vector that would replace them is then not built.
 FINE_TUNING_OPTIONS = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+#: wav2vec 2.0 base to be fine-tuned, with the dropouts of fairseq's pre-training configuration. Sizes are transformers' defaults.
+WAV2VEC2_BASE = {
+    **{"model_type": "wav2vec2", "hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0},
+    **{"feat_proj_dropout": 0.1, "layerdrop": 0.05},
+    **FINE_TUNING_OPTIONS,
+}
 #: Sizes of an encoder for tests; and such a wav2vec 2.0, with layer norm and without dropout.
 TINY_SIZES = {
     **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24},
@@ -133,6 +140,16 @@ def check_encoder_options(encoder_config: PreTrainedConfig, options: dict[str, A
                 f"Expected options that a {encoder_config.model_type} encoder has, got {name!r}; see "
                 f"{type(encoder_config).__name__} of transformers."
             )
+
+
+def check_layerdrop(encoder_config: PreTrainedConfig) -> None:
+    """Refuse an encoder that skips blocks while training, for models that read single layers."""
+    option = layerdrop_option(encoder_config)
+    if layerdrop := getattr(encoder_config, option, 0.0):
+        raise ValueError(
+            f"Expected `{option}=0` in `encoder_config`, got {layerdrop}: the model reads single layers, and one that is skipped "
+            "while training cannot be read."
+        )
 
 
 def truncated(encoder_config: PreTrainedConfig, layer: int | None) -> PreTrainedConfig:
@@ -221,31 +238,14 @@ def load_encoder(
             ignore_mismatched_sizes=True,
             **options,
         )
-    mismatched = sorted(loaded["mismatched_keys"])
-    if computes_spectra(encoder_config):
-        mismatched = [key for key in mismatched if not encoder.takes_positions(*key)]
-    if mismatched:
-        name, found, expected = mismatched[0]
-        raise ValueError(
-            f"Expected {name!r} in {name_or_path} of shape {tuple(expected)}, as its configuration says, got {tuple(found)} "
-            f"({len(mismatched)} tensors differ); correct `config.json`."
-        )
-    if missing := sorted(loaded["missing_keys"]):
-        raise ValueError(
-            f"{name_or_path} lacks {len(missing)} tensors of the {encoder_config.model_type} encoder that its configuration "
-            f"describes: {_some(missing)}. They would start from random values; use a complete checkpoint."
-        )
-    prefix = f"{encoder.base_model_prefix}."
-    unknown = [
-        name
-        for name in sorted(loaded["unexpected_keys"])
-        if not _may_be_left_out(name.removeprefix(prefix), encoder.config.num_hidden_layers, layer)
-    ]
-    if unknown:
-        raise ValueError(
-            f"{name_or_path} has {len(unknown)} tensors that a {encoder_config.model_type} encoder of its configuration has no "
-            f"place for: {_some(unknown)}. Ignoring them would change what the encoder computes; correct `config.json`."
-        )
+    prefix, num_layers = f"{encoder.base_model_prefix}.", encoder.config.num_hidden_layers
+    refuse_partial_weights(
+        name_or_path,
+        loaded["missing_keys"],
+        [name for name in loaded["unexpected_keys"] if not _may_be_left_out(name.removeprefix(prefix), num_layers, layer)],
+        [key for key in loaded["mismatched_keys"] if not (computes_spectra(encoder_config) and encoder.takes_positions(*key))],
+        remedy=f"use a complete {encoder_config.model_type} encoder, or correct its `config.json`",
+    )
     encoder.config._name_or_path = ""
     encoder.name_or_path = ""
     return _prepared(encoder, layer)
@@ -322,23 +322,6 @@ def min_num_samples(encoder_config: PreTrainedConfig) -> int:
     return num_samples
 
 
-def make_feature_extractor(
-    encoder_config: PreTrainedConfig, *, sampling_rate: int, do_normalize: bool, return_attention_mask: bool
-) -> Wav2Vec2FeatureExtractor | SeamlessM4TFeatureExtractor:
-    """Feature extractor that prepares what an encoder takes; that of w2v-BERT 2.0 always normalises every mel band."""
-    if takes_spectra(encoder_config):
-        return SeamlessM4TFeatureExtractor(
-            feature_size=encoder_config.feature_projection_input_dim // SPECTRA_PER_FRAME,
-            num_mel_bins=encoder_config.feature_projection_input_dim // SPECTRA_PER_FRAME,
-            stride=SPECTRA_PER_FRAME,
-            sampling_rate=sampling_rate,
-            return_attention_mask=return_attention_mask,
-        )
-    return Wav2Vec2FeatureExtractor(
-        sampling_rate=sampling_rate, do_normalize=do_normalize, return_attention_mask=return_attention_mask
-    )
-
-
 def frame_mask(encoder: PreTrainedModel, attention_mask: torch.Tensor, num_frames: int) -> torch.Tensor:
     """Which frames of the encoder's output see no padding: `(B, F)` from `attention_mask` `(B, T)` over its inputs."""
     num_real_frames = num_frames_of(encoder, attention_mask.sum(dim=1))  # (B,)
@@ -378,43 +361,50 @@ def freeze_idle_parameters(encoder: PreTrainedModel, feature_grad_mult: float = 
         encoder.encoder.pos_conv_embed.requires_grad_(False)
 
 
-def refuse_short(encoder_config: PreTrainedConfig, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-    """Refuse a batch in which a row is too short for a frame of the encoder."""
-    shortest, unit = (1, "spectra") if takes_spectra(encoder_config) else (min_num_samples(encoder_config), "samples")
-    length = inputs.shape[1]
-    if length >= shortest and attention_mask is not None and not torch.compiler.is_compiling():
-        length = int(attention_mask.sum(dim=1).min())
-    if length < shortest:
-        raise ValueError(
-            f"Expected at least {shortest} {unit} in every recording, the length of one frame of the {encoder_config.model_type} "
-            f"encoder, got {length}; leave such recordings out."
-        )
-
-
 class FreezesEncoder:
     """For families with an `encoder` and the option `freeze_encoder`: what is frozen stays frozen, which loading would undo."""
 
     config: Any
+    supports_gradient_checkpointing = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+
+    @property
+    def min_samples(self) -> int:
+        """Samples, or spectra, that one frame of the encoder takes."""
+        encoder_config = self.config.encoder_config
+        return 1 if takes_spectra(encoder_config) else min_num_samples(encoder_config)
 
     @classmethod
-    def from_encoder(cls, name_or_path: str, *, encoder_options: dict[str, Any] | None = None, **options: Any) -> Any:
+    def from_encoder(
+        cls, name_or_path: str, config: Any = None, *, encoder_options: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
         """Start from a pre-trained encoder, with everything behind it new: what fine-tuning on rated speech begins with.
 
         Args:
             name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-base"`; checkpoints for CTC or pre-training are
                 as good as bare ones. Only the layers needed are read from a safetensors file.
+            config (*optional*): Configuration to take all but the encoder from; the family's defaults if not given.
             encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
                 Frames are not masked in training unless asked for here.
-            **options: Options of the family's configuration, for example `layer=5` or `id2label={0: "mos", 1: "noisiness"}`.
+            **options: Options of the configuration if none is given, for example `layer=5` or `id2label={0: "mos", 1: "loudness"}`.
 
         Raises:
             ValueError: If a tensor of the encoder is missing or one cannot be placed (both named), if its feature extractor asks
-                for another sampling rate, or if an option cannot be used.
+                for another sampling rate, if an option cannot be used, or if both `config` and options are given.
         """
+        if config is not None and options:
+            raise ValueError(f"Expected `config` or options, got both: {', '.join(options)}; set them in the configuration.")
         without_layerdrop = {"layerdrop": 0.0} if cls.reads_layers(options) else {}
         encoder_config = load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | without_layerdrop | (encoder_options or {}))
-        config = cls.config_class(encoder_config=encoder_config, **options)  # type: ignore[attr-defined]
-        encoder = load_encoder(name_or_path, config.encoder_config, cls.last_layer(config), config.sampling_rate)
+        if config is None:
+            config = cls.config_class(encoder_config=encoder_config, **options)  # type: ignore[attr-defined]
+        else:
+            config = copy.deepcopy(config)
+            config.encoder_config = encoder_config
+            config.validate_encoder()
+        encoder = None
+        if not getattr(config, "precomputed_features", False):
+            encoder = load_encoder(name_or_path, config.encoder_config, cls.last_layer(config), config.sampling_rate)
         return cls(config, encoder).eval()  # type: ignore[call-arg,attr-defined]
 
     @staticmethod
@@ -460,13 +450,28 @@ def last_hidden_state(encoder: PreTrainedModel, inputs: torch.Tensor, attention_
 def num_frames_of(encoder: PreTrainedModel, lengths: torch.Tensor) -> torch.Tensor:
     """Frames `(B,)` that an encoder makes of rows of `lengths` samples (or spectra)."""
     if is_quality_model(encoder.config):
-        return num_frames_of_quality_model(encoder.config, lengths)
+        return num_frames_of_samples(encoder.config, lengths)
     return encoder._get_feat_extract_output_lengths(lengths)
 
 
-def num_frames_of_quality_model(encoder_config: PreTrainedConfig, num_samples: Any) -> Any:
-    """Frames of so many samples (`int` or integer tensor): one for every step of its grid that is begun."""
-    return -(-num_samples * encoder_config.num_frames // encoder_config.window_samples)
+def num_frames_of_samples(encoder_config: PreTrainedConfig, num_samples: Any) -> Any:
+    """The same where there is no encoder but its configuration, of so many samples (`int` or integer tensor).
+
+    Raises:
+        ValueError: If the encoder takes spectra or ends in an adapter: its frames cannot be computed from samples here.
+    """
+    if takes_spectra(encoder_config) or getattr(encoder_config, "add_adapter", False):
+        raise ValueError(
+            f"Expected `ssl_attention_mask` beside the `ssl_features` of a {encoder_config.model_type} encoder in a padded batch, "
+            "got none: how many frames it makes of a recording is not known here. Pass 1 on frames, 0 on padding."
+        )
+    if is_quality_model(encoder_config):  # one for every step of its grid that is begun
+        return -(-num_samples * encoder_config.num_frames // encoder_config.window_samples)
+    if computes_spectra(encoder_config):
+        return (num_samples + WHISPER_FRAME_SAMPLES - 1) // WHISPER_FRAME_SAMPLES  # ONNX divides towards zero
+    for kernel, stride in zip(encoder_config.conv_kernel, encoder_config.conv_stride, strict=True):
+        num_samples = (num_samples - kernel) // stride + 1
+    return num_samples
 
 
 def all_layers(
@@ -564,7 +569,3 @@ def _may_be_left_out(name: str, num_layers_built: int, layer: int | None) -> boo
         return layer is not None and int(block[1]) >= num_layers_built
     # The vector that replaces masked frames is built only if training masks any.
     return name == "masked_spec_embed" or HEAD_TENSORS.match(name) is not None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

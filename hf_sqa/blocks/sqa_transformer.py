@@ -19,7 +19,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_torchdynamo_exporting
 
-from hf_sqa.blocks.plain_layers import is_plain
+from hf_sqa.blocks.layers import is_plain
 
 
 class SinusoidalPositions(nn.Module):
@@ -54,6 +54,11 @@ class LayerTrace:
     explicit: bool = False  # Compute attention weights one by one instead of by the fused attention
     hidden_states: list[torch.Tensor] | None = None  # Takes what goes into the first layer, and the output of each
     attentions: list[torch.Tensor] | None = None  # Takes the weights of each layer
+
+    @property
+    def keeps_any(self) -> bool:
+        """Whether anything was asked for."""
+        return self.hidden_states is not None or self.attentions is not None
 
     def keep(self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         """Keep what was asked for."""

@@ -21,17 +21,11 @@ DECIMALS, SECONDS_DECIMALS = 6, 2
 
 @dataclass(frozen=True)
 class Fault:
-    """A stretch that is unlike the rest of its recording.
+    """A stretch that is unlike the rest of its recording."""
 
-    Args:
-        start (`float`): Where it begins, in seconds.
-        end (`float`): Where it ends.
-        kind (`str`): One of `hf_sqa.blocks.faults.KINDS`, the likeliest.
-    """
-
-    start: float
+    start: float  # In seconds
     end: float
-    kind: str
+    kind: str  # The likeliest of `hf_sqa.blocks.faults.KINDS`
 
 
 def timeline_rows(points: Sequence[LocalScore], names: Sequence[str]) -> list[dict[str, float]]:

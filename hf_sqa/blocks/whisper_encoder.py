@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import WhisperConfig
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperPreTrainedModel, sinusoids
 
+from hf_sqa.blocks.speech_encoder import WHISPER_FRAME_SAMPLES, num_frames_of_samples
+
 #: Rate in Hz that every Whisper was trained at; samples in a spectrum, and between spectra.
 SAMPLING_RATE, SPECTRUM_SAMPLES, HOP_SAMPLES = 16_000, 400, 160
-#: Samples between frames: a convolution joins two spectra.
-SAMPLES_PER_FRAME = 2 * HOP_SAMPLES
 #: Power below which nothing is told apart, and how far below the loudest band of a stretch, in powers of ten.
 LEAST_POWER, DYNAMIC_RANGE = 1e-10, 8.0
 
@@ -66,7 +65,7 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
     @property
     def stretch_samples(self) -> int:
         """Samples of a stretch: 480,000, which are 30 s."""
-        return self.config.max_source_positions * SAMPLES_PER_FRAME
+        return self.config.max_source_positions * WHISPER_FRAME_SAMPLES
 
     @torch.no_grad()
     def takes_positions(self, name: str, published: Any, expected: Any) -> bool:
@@ -122,7 +121,8 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
 
         spectra = self.log_mel(stretches).to(self.encoder.conv1.weight.dtype)
         last_layer: list[torch.Tensor] = []
-        hook = self.encoder.layer_norm.register_forward_pre_hook(_note(last_layer)) if output_hidden_states else None
+        norm = self.encoder.layer_norm  # what goes into it is the last layer
+        hook = norm.register_forward_pre_hook(lambda _, inputs: last_layer.append(inputs[0])) if output_hidden_states else None
         try:
             outputs = self.encoder(spectra, output_attentions=output_attentions, output_hidden_states=output_hidden_states)
         finally:
@@ -146,16 +146,4 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
 
     def _get_feat_extract_output_lengths(self, input_lengths: Any) -> Any:
         """Frames of so many samples (`int` or integer tensor)."""
-        return num_frames_of_whisper(input_lengths)
-
-
-def num_frames_of_whisper(num_samples: Any) -> Any:
-    """Frames of so many samples at 16 kHz (`int` or integer tensor): one for every 20 ms that are begun."""
-    return (num_samples + SAMPLES_PER_FRAME - 1) // SAMPLES_PER_FRAME
-
-
-def _note(found: list[torch.Tensor]) -> Any:
-    def note(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        found.append(inputs[0])
-
-    return note
+        return num_frames_of_samples(self.config, input_lengths)

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import nn
 
-from hf_sqa.blocks.plain_layers import is_plain
+from hf_sqa.blocks.layers import is_plain
 
 #: Rows of results in a tile. Eight rows of the image make eight combinations of
 #: them, those are convolved along the columns as products of matrices, and
@@ -75,12 +75,8 @@ def has_nnpack() -> bool:
 def conv3x3(layer: nn.Conv2d, hidden_states: torch.Tensor) -> torch.Tensor:
     """A convolution of 3 by 3 in steps of 1 with a zero on every side; where no gradient is wanted, the fastest way at hand.
 
-    Args:
-        layer (`nn.Conv2d`): The convolution; from about 32 channels on there is something to gain.
-        hidden_states (`torch.Tensor` of shape `(B, C, H, W)`): Images.
-
-    Returns:
-        `torch.Tensor` of shape `(B, C', H, W)`: What the layer gives, up to about 2e-5 of the largest value.
+    Images `(B, C, H, W)` become what the layer gives, `(B, C', H, W)`, up to about 2e-5 of the largest value. From about 32
+    channels on there is something to gain.
     """
     if is_plain(layer) and is_plain_scoring(hidden_states):
         if has_nnpack():
@@ -130,19 +126,12 @@ def conv_along_rows(
     memory: Memory | None = None,
     results_name: str = "results",
 ) -> torch.Tensor:
-    """A convolution of 3 by 3 whose rows are taken one by one, without zeros around.
+    """A convolution of 3 by 3 whose rows are taken one by one, without zeros around: `(B, C, H, W)` to `(B, C', H', W')`.
 
-    Args:
-        images (`torch.Tensor` of shape `(B, C, H, W)`): Images; in channels-last memory they need not be copied.
-        filters (`torch.Tensor` of shape `(8, 3 * C, C')`): From [`row_filters`].
-        bias (`torch.Tensor` of shape `(C',)`): Bias of the layer.
-        column_step (`int`, *optional*, defaults to 1): Step along columns.
-        above, below (`torch.Tensor` of shape `(B, C, 1 or 2, W)`, *optional*): Further rows; the images are not copied for them.
-        memory ([`Memory`], *optional*): For a caller with several convolutions. The results are its `results_name`.
-
-    Returns:
-        `torch.Tensor` of shape `(B, C', H', W')`, in channels-last memory: What the layer gives, up to about 1e-5 of the largest
-        value. `H'`, two less than there are rows, is at least `TILE_ROWS`.
+    It gives what the layer gives, up to about 1e-5 of the largest value. Images in channels-last memory need not be copied, and
+    such are the results. `filters` come from [`row_filters`]. `above` and `below`, `(B, C, 1 or 2, W)`, are further rows, for which
+    the images are not copied; `H'`, two less than there are rows, is at least `TILE_ROWS`. A caller with several convolutions
+    brings the memory, in which the results are called `results_name`.
     """
     (num_images, channels, _, width), num_combined = images.shape, len(OF_IMAGE)
     parts = [_flat_rows(part) for part in (above, images, below) if part is not None]

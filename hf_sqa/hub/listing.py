@@ -14,7 +14,7 @@ from hf_sqa.auto import families
 from hf_sqa.checkpoint_files import CARD_FILE
 from hf_sqa.checkpoints import DEFAULT_MODEL, published_checkpoints, read_json, students
 from hf_sqa.hub.card import TAGS
-from hf_sqa.models.distilled_sqa.convert_distilled_sqa import WHEEL, published_is_here
+from hf_sqa.models.distilled_sqa.convert_distilled_sqa import PUBLISHED, WHEEL
 from hf_sqa.wheels import Wheel
 
 
@@ -31,7 +31,7 @@ class ListedModel:
 
 def shipped_models() -> Iterator[ListedModel]:
     """Models inside this and other PyPI packages; the others' are converted on first use."""
-    there = published_is_here()
+    there = PUBLISHED.is_here
     yield ListedModel(DEFAULT_MODEL, "shipped", "mos", "mit", f"the default; {_at_hand(there, WHEEL)}")
     for name, folder in students().items():
         yield ListedModel(name, "shipped", "mos", _license(folder), f"student of {DEFAULT_MODEL}; installed")

@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 import hf_sqa
 from hf_sqa.audio import load_recording
 from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
-from hf_sqa.models.distilled_sqa.convert_distilled_sqa import convert, convert_state_dict, published_weights
+from hf_sqa.models.distilled_sqa.convert_distilled_sqa import WEIGHTS_FILE, WHEEL, convert, convert_state_dict
 from hf_sqa.models.distilled_sqa.trunk_distilled_sqa import PEAK_TOLERANCE
 from tests.parity.signals import signal
 
@@ -428,7 +428,7 @@ class TestConverter:
     @pytest.fixture(scope="class")
     @classmethod
     def published(cls, default_scorer):
-        return torch.load(published_weights(), weights_only=True)
+        return torch.load(WHEEL.file(WEIGHTS_FILE), weights_only=True)
 
     def test_a_missing_tensor_is_named(self, published, model):
         tensors = {name: tensor for name, tensor in published["model"].items() if name != "cnn.cnn.4.bias"}

@@ -12,10 +12,11 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel
 
 from hf_sqa.auto import AutoModelForAudioQuality
+from hf_sqa.blocks.precision import reverse_rows
 from hf_sqa.models.mosa_net import MOSANet, MOSANetConfig, trunk_mosa_net
 from hf_sqa.models.mosa_net.heads_mosa_net import Scores, TaskHead, utterance_and_frame_loss
 from hf_sqa.models.mosa_net.sincnet import sinc_band_edges, sinc_filters
-from hf_sqa.models.mosa_net.trunk_mosa_net import Frames, MagnitudeSpectrum, lay_end_to_end, peak_normalize, reverse_rows
+from hf_sqa.models.mosa_net.trunk_mosa_net import Frames, MagnitudeSpectrum, lay_end_to_end, peak_normalize
 
 SHARED = Path(__file__).parents[3] / "shared"
 REFERENCE = SHARED / "checkpoints" / "layout_faithful" / "mosa_net"
@@ -244,11 +245,13 @@ def test_loss_adds_recordings_and_frames_as_worked_by_hand():
     labels = torch.tensor([[1.0, float("nan")], [5.0, 0.0]])
 
     # first score: ((1 + (0 + 4) / 2) + (4 + 4)) / 2 = 5.5; second, rated once: 0.25 + 0.25
-    assert float(utterance_and_frame_loss(scores, mask, labels, kind="mse")) == pytest.approx(6.0)
-    assert float(utterance_and_frame_loss(scores, mask, labels, kind="mse", frame_loss_weight=0.0)) == pytest.approx(2.75)
+    config = MOSANetConfig.tiny(id2label={0: "first", 1: "second"})
+    assert float(utterance_and_frame_loss(scores, mask, labels, config)) == pytest.approx(6.0)
+    config.frame_loss_weight = 0.0
+    assert float(utterance_and_frame_loss(scores, mask, labels, config)) == pytest.approx(2.75)
     # errors of the first score are halved: a quarter of 5.5
-    scaled = utterance_and_frame_loss(scores, mask, labels, kind="mse", scales=[2.0, 1.0])
-    assert float(scaled) == pytest.approx(5.5 / 4 + 0.5)
+    config.frame_loss_weight, config.score_scales = 1.0, [2.0, 1.0]
+    assert float(utterance_and_frame_loss(scores, mask, labels, config)) == pytest.approx(5.5 / 4 + 0.5)
 
 
 def test_the_penalty_belongs_to_training_and_to_rated_recordings(waveforms):

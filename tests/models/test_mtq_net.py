@@ -129,7 +129,8 @@ def test_loss_is_that_of_the_paper_as_worked_by_hand(kind, delta, expected):
     mask = torch.tensor([[True, True], [True, False]])
     labels = torch.tensor([[3.0], [3.0]])
 
-    loss = utterance_and_frame_loss(scores, mask, labels, kind=kind, huber_delta=delta)
+    config = MTQNetConfig.tiny(id2label={0: "s_mos"}, score_loss=kind, huber_delta=delta)
+    loss = utterance_and_frame_loss(scores, mask, labels, config)
 
     assert float(loss) == pytest.approx(expected)
 
@@ -137,9 +138,8 @@ def test_loss_is_that_of_the_paper_as_worked_by_hand(kind, delta, expected):
 def test_alpha_weighs_the_frames():
     scores = Scores(torch.tensor([[1.0]]), torch.tensor([[[2.0], [0.0]]]), None)
 
-    losses = [
-        float(utterance_and_frame_loss(scores, None, torch.zeros(1, 1), kind="mse", frame_loss_weight=alpha)) for alpha in (0, 0.5)
-    ]
+    configs = [MTQNetConfig.tiny(id2label={0: "s_mos"}, score_loss="mse", frame_loss_weight=alpha) for alpha in (0, 0.5)]
+    losses = [float(utterance_and_frame_loss(scores, None, torch.zeros(1, 1), config)) for config in configs]
 
     assert losses == pytest.approx([1.0, 1.0 + 0.5 * 2.0])
 

@@ -21,9 +21,10 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline
 from hf_sqa.audio import load_recording
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.blocks.foreign_checkpoint import InertRecord, read_foreign_checkpoint
+from hf_sqa.blocks.precision import reverse_rows
 from hf_sqa.models.nisqa import NISQA, BiasAwareLoss, NISQAConfig, NISQAFeatureExtractor
 from hf_sqa.models.nisqa.convert_nisqa import convert, original_names
-from hf_sqa.models.nisqa.modeling_nisqa import adaptive_max_pool, reverse_segments
+from hf_sqa.models.nisqa.modeling_nisqa import adaptive_max_pool
 
 SHARED = Path(__file__).parents[3] / "shared"
 CONFERENCINGSPEECH = "conferencingspeech2022/"
@@ -324,7 +325,7 @@ def test_an_lstm_is_one_layer_without_attention():
 def test_reversing_leaves_padding_in_place():
     features = torch.tensor([[1.0, 2, 3, 9, 9], [1, 2, 3, 4, 5]])[..., None]
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool()
-    assert reverse_segments(features, mask)[..., 0].tolist() == [[3, 2, 1, 9, 9], [5, 4, 3, 2, 1]]
+    assert reverse_rows(features, mask.sum(dim=1))[..., 0].tolist() == [[3, 2, 1, 9, 9], [5, 4, 3, 2, 1]]
 
 
 def test_the_two_directions_equal_a_bidirectional_lstm():

@@ -676,7 +676,7 @@ def test_a_pickle_with_a_payload_is_refused_and_not_run(tmp_path, monkeypatch):
 def test_a_file_of_something_else_is_refused(tmp_path):
     torch.save({"model": {"weight": torch.zeros(1)}}, tmp_path / "head.pt")
 
-    with pytest.raises(ValueError, match="Expected a state dict of tensors"):
+    with pytest.raises(ValueError, match="Expected a dict of tensors"):
         convert(tmp_path / "head.pt")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         convert(tmp_path / "nowhere.pt")
@@ -750,7 +750,7 @@ def test_encoder_and_head_must_belong_together(tmp_path):
     with pytest.raises(ValueError, match="Expected `head` beside an encoder"):
         convert(None, tmp_path)
     save_head(tmp_path / "wide.pt", feature_size=32)
-    with pytest.raises(ValueError, match=r"Expected an encoder with hidden_size=32, .* got hidden_size=16"):
+    with pytest.raises(ValueError, match=r"shape \(16,\), got \(32,\).*of an encoder 16 wide \(XLS-R: 1024"):
         convert(tmp_path / "wide.pt", tmp_path, layers=(2,))
 
 
@@ -763,7 +763,7 @@ def test_heads_ask_for_the_encoder_they_need_and_refuse_one_they_do_not(tmp_path
     with pytest.raises(ValueError, match="Expected no encoder for the head 'sqa-v2/mfcc_full'"):
         convert("mfcc_full", tmp_path)
     save_encoder(tmp_path, num_hidden_layers=6)
-    with pytest.raises(ValueError, match=r"Expected an encoder with hidden_size=1024, .* got hidden_size=16"):
+    with pytest.raises(ValueError, match=r"shape \(16,\), got \(1024,\).*of an encoder 16 wide \(XLS-R: 1024"):
         convert("300m_lay5_full", tmp_path)
 
 
@@ -782,9 +782,9 @@ def test_audio_too_short_for_a_frame_is_refused(kind, shortest):
     mask[1, shortest - 1 :] = 0
 
     assert torch.isfinite(model(torch.randn(1, shortest)).logits).all()
-    with pytest.raises(ValueError, match=rf"at least {shortest} samples, one frame, got \(1, {shortest - 1}\)"):
+    with pytest.raises(ValueError, match=rf"at least {shortest} samples .*got {shortest - 1}"):
         model(torch.randn(1, shortest - 1))
-    with pytest.raises(ValueError, match=rf"at least {shortest} samples, one frame, in every row, got rows of \[4000, "):
+    with pytest.raises(ValueError, match=rf"at least {shortest} samples .*in every recording, got {shortest - 1}"):
         model(torch.randn(2, 4_000), attention_mask=mask)
 
 
@@ -811,7 +811,7 @@ def test_a_feature_extractor_of_another_model_is_refused(option):
         ({"encoder_config": encoder_config(layerdrop=0.0), "layers": (3, 1)}, "one or more ascending layer numbers from 1"),
         ({"encoder_config": encoder_config(layerdrop=0.0), "layers": ()}, "one or more ascending layer numbers from 1"),
         ({"encoder_config": encoder_config(layerdrop=0.0), "layers": (2, 5)}, "Expected `layers` between 0 and 4"),
-        ({"encoder_config": encoder_config(), "layers": (2,)}, "Expected `layerdrop=0.0` in `encoder_config`, got 0.1"),
+        ({"encoder_config": encoder_config(), "layers": (2,)}, "Expected `layerdrop=0` in `encoder_config`, got 0.1"),
         ({"encoder_config": Wav2Vec2Config(), "layers": (2,)}, "its scores would depend on padding"),
         ({"hidden_size": 30}, "Expected `hidden_size` to be a multiple of `num_attention_heads`"),
         ({"num_mfcc": 200}, "Expected `num_mfcc` between 1 and `num_mel_bins` = 128, got 200"),

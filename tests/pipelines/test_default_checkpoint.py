@@ -17,7 +17,7 @@ USE_DEFAULT = "import hf_sqa; print(hf_sqa.default_checkpoint())"
 @pytest.fixture
 def weights():
     try:
-        return convert_distilled_sqa.published_weights()
+        return convert_distilled_sqa.WHEEL.file(convert_distilled_sqa.WEIGHTS_FILE)
     except FileNotFoundError as error:
         pytest.skip(str(error))
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 
-from hf_sqa.blocks.bounds import COUNT, SAMPLES, SHARE, SIZE
+from hf_sqa.blocks.bounds import COUNT, SAMPLES, SHARE, SIZE, check_hop, check_multiple
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.runs import digest_of
 
@@ -206,11 +206,7 @@ class DistilledSQAConfig(AudioQualityConfig):
             raise ValueError(
                 f"Expected `fft_size` above `fft_hop_samples` by an even number, got {self.fft_size} and {self.fft_hop_samples}."
             )
-        if not 0 < self.hop_samples <= self.window_samples:
-            raise ValueError(
-                f"Expected `hop_samples` between 1 and `window_samples` = {self.window_samples} (windows must not leave gaps), got "
-                f"{self.hop_samples}."
-            )
+        check_hop(self, "hop_samples", "window_samples")
 
     def validate_sizes(self) -> None:
         if self.conv_num_bins < 1:
@@ -218,11 +214,8 @@ class DistilledSQAConfig(AudioQualityConfig):
                 f"Expected at most as many convolutions as halve {self.num_mel_bins or self.fft_size // 2 + 1} frequency bins down "
                 f"to one, got `num_conv_layers`={self.num_conv_layers}."
             )
-        if self.head_size is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"Expected `hidden_size` to be a multiple of `num_attention_heads`, got {self.hidden_size} and "
-                f"{self.num_attention_heads}; or give `head_size`."
-            )
+        if self.head_size is None:
+            check_multiple(self, "hidden_size", "num_attention_heads", "; or give `head_size`")
         if self.layer_num_heads is not None and self.head_size is None:
             raise ValueError("Expected `head_size` beside `layer_num_heads`: the width of a head cannot be told from them.")
         if not 0 <= self.num_mel_bins <= self.fft_size // 4:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from hf_sqa.blocks.foreign_checkpoint import converted_tensors, published_name, read_foreign_checkpoint, split_in_proj
+from hf_sqa.auto import PublishedCheckpoint
+from hf_sqa.blocks.foreign_checkpoint import converted_tensors, published_name, read_foreign_checkpoint, split_in_proj, tensors_of
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
 from hf_sqa.wheels import Wheel
@@ -30,22 +31,10 @@ WHEEL = Wheel(
 WEIGHTS_FILE = "distillmos/weights/distill_mos_v7.pt"
 WEIGHTS_SHA256 = "b18b3ac60227267cfb91e5d00ce22cc7b73716fd92f269484da1446e27031a40"
 CHECKPOINT_NAME = "distill-mos-v7"
+#: Loads without a name, too.
+PUBLISHED = PublishedCheckpoint(CHECKPOINT_NAME, "published", WHEEL, (WEIGHTS_FILE,))
 #: How sure its scores are, `score_intervals` of the configuration; written by `benchmarks/interval_coverage.py`.
 INTERVALS = Path(__file__).with_name("distill-mos-v7-intervals.json")
-
-
-def published_weights() -> Path:
-    """Path of the published weight file; fetched when it is needed for the first time.
-
-    Raises:
-        WheelError: If it is not on this machine and cannot be fetched. A `FileNotFoundError`; the message says what to do.
-    """
-    return WHEEL.file(WEIGHTS_FILE)
-
-
-def published_is_here() -> bool:
-    """Whether the published weight file is on this machine."""
-    return WHEEL.find(WEIGHTS_FILE) is not None
 
 
 def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
@@ -59,14 +48,9 @@ def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
         ValueError: If it holds other things than weights, which are not run; or a tensor is missing, unknown or of another shape;
             the message names it.
     """
-    path = Path(checkpoint) if checkpoint else published_weights()
-    content = read_foreign_checkpoint(path)
+    path = Path(checkpoint) if checkpoint else WHEEL.file(WEIGHTS_FILE)
+    original = tensors_of(read_foreign_checkpoint(path), path, "model")
     published = hashlib.sha256(path.read_bytes()).hexdigest() == WEIGHTS_SHA256
-    original = content["model"] if isinstance(content, dict) and "model" in content else content
-    if not isinstance(original, dict):
-        raise ValueError(
-            f"Expected a state dict in {path.name!r}, got {type(original).__name__}: this is not a Distill-MOS v7 checkpoint."
-        )
     config = DistilledSQAConfig(
         checkpoint_name=CHECKPOINT_NAME if published else path.stem,
         score_intervals=json.loads(INTERVALS.read_text(encoding="utf-8")) if published else None,

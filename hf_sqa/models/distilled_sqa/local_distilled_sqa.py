@@ -41,27 +41,14 @@ class LocalHead(nn.Module):
         self.output = nn.Linear(HIDDEN_SIZE, 2)
 
     def forward(self, steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            steps (`torch.Tensor` of shape `(..., C)`): From [`steps_of`].
-
-        Returns:
-            `(scores, weights)`, each of shape `(...)`: Scores from 1 to 5, weights above 0.
-        """
+        """Steps `(..., C)` from [`steps_of`] to scores from 1 to 5 and weights above 0, each of shape `(...)`."""
         hidden = nn.functional.relu(self.hidden((steps - self.center) / self.scale))
         scores, weights = self.output(hidden).unbind(-1)
         return 1 + 4 * torch.sigmoid(scores), torch.sigmoid(weights) + 1e-3
 
 
 class FrameScorer(StepScorer):
-    """Local quality by a head on the trunk.
-
-    Args:
-        model ([`DistilledSQA`]): The model.
-        head ([`LocalHead`]): Fitted to it.
-        hop_seconds (`float`, *optional*, defaults to 0.5): Length of a stretch.
-        has_level (`bool`, *optional*, defaults to `True`): Whether the curve is laid at the model's scores.
-    """
+    """Local quality by a head on the trunk of a [`DistilledSQA`], to which it was fitted; see [`StepScorer`]."""
 
     def __init__(self, model: Any, head: LocalHead, hop_seconds: float = HOP_SECONDS, has_level: bool = True):
         config = model.config
@@ -101,6 +88,21 @@ class FrameScorer(StepScorer):
     def _scored(self, frames: torch.Tensor) -> np.ndarray:
         """Scores and weights of the steps of frames `(F, C)`."""
         return torch.stack(self._head(steps_of(frames, self._frames_per_step).float()), dim=1).cpu().numpy()
+
+
+class LocalGraph(nn.Module):
+    """What a [`FrameScorer`] computes of a stretch, for ONNX; how stretches are cut, and which peak divides them, is not in it."""
+
+    def __init__(self, model: Any, scorer: FrameScorer):
+        super().__init__()
+        self.spectrum, self.trunk, self.head = model.spectrum, model.trunk, scorer._head
+        self._frames_per_step = scorer._frames_per_step
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        """Samples of whole steps `(1, T)`, divided by their peak, to scores and weights of the steps `(2, S)`."""
+        frames = self.trunk(self.spectrum(input_values))[0]
+        steps = frames.reshape(-1, self._frames_per_step, frames.shape[1]).mean(dim=1)  # `steps_of`, without a length of its own
+        return torch.stack(self.head(steps.float()))
 
 
 def steps_of(frames: torch.Tensor, per_step: int) -> torch.Tensor:

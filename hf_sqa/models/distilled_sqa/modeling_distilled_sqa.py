@@ -28,10 +28,9 @@ from hf_sqa.audio import Recording
 from hf_sqa.audio.recording import window_starts
 from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScorer
 from hf_sqa.blocks.sqa_transformer import LayerTrace, SinusoidalPositions, SQATransformer
-from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
+from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults, cut_rows
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
-from hf_sqa.models.distilled_sqa.local_distilled_sqa import FrameScorer, load_head
-from hf_sqa.models.distilled_sqa.local_graph_distilled_sqa import LocalGraph
+from hf_sqa.models.distilled_sqa.local_distilled_sqa import FrameScorer, LocalGraph, load_head
 from hf_sqa.models.distilled_sqa.pruning_distilled_sqa import DistilledLayout
 from hf_sqa.models.distilled_sqa.trunk_distilled_sqa import CompressedSpectrum, ConvTrunk, MelSpectrum, SharedFrames
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
@@ -155,8 +154,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         scorer = self.local_scorer(None)
         if not isinstance(scorer, FrameScorer):
             return None
-        graph = LocalGraph(self.eval().float().cpu(), scorer)
-        return graph.eval(), graph.settings
+        return LocalGraph(self.eval().float().cpu(), scorer).eval(), scorer.cut.settings
 
     @can_return_tuple
     def forward(
@@ -179,36 +177,25 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         Returns:
             [`AudioQualityOutput`], with `logits` of shape `(B, L)` in label units: the mean over the windows of each row.
         """
-        if input_values.dim() != 2 or input_values.shape[1] < 1:
-            raise ValueError(
-                f"Expected `input_values` of shape (batch_size, num_samples) with at least one sample, got "
-                f"{tuple(input_values.shape)}."
-            )
+        lengths = self.row_lengths(input_values, attention_mask)
         trace = self.layer_trace(output_attentions, output_hidden_states)
         if attention_mask is None and input_values.shape[1] == self.config.window_samples:
             logits = self.score_windows(input_values, trace)  # (B, L)
         else:
-            rows = [row[:length] for row, length in zip(input_values, _lengths(input_values, attention_mask), strict=True)]
-            if output_attentions or output_hidden_states:
-                logits = self._score_together(rows, trace)
-            else:
-                logits = torch.stack([self._score_row(row) for row in rows])
+            rows = cut_rows(input_values, lengths)
+            together = [rows] if output_attentions or output_hidden_states else [[row] for row in rows]
+            logits = torch.cat([self._score_rows(group, trace) for group in together])
         return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits, **trace.outputs())
 
     def encode(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Features of recordings, for a model that has this one as its speech encoder; see `hf_sqa.blocks.speech_encoder`.
+        """What the pooling sees of recordings `(B, T)`, `(B, F, D)`, for a model that has this one as its speech encoder.
 
-        Args:
-            input_values (`torch.Tensor` of shape `(B, T)`): Mono waveforms, any length, any gain.
-            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
-
-        Returns:
-            `torch.Tensor` of shape `(B, F, D)`: What the pooling sees, a frame for every `window_samples // num_frames` samples
-            begun. Windows lie one behind the other, the last is filled up with zeros; frames of padding are 0.
+        There is a frame for every `window_samples // num_frames` samples begun. Windows lie one behind the other, the last is
+        filled up with zeros; frames of padding are 0. The arguments are those of `forward`.
         """
-        lengths = _lengths(input_values, attention_mask)
+        waveforms = cut_rows(input_values, self.row_lengths(input_values, attention_mask))
         window_samples, num_frames = self.config.window_samples, self.config.num_frames
-        pieces = [piece for row, length in zip(input_values, lengths, strict=True) for piece in row[:length].split(window_samples)]
+        pieces = [piece for waveform in waveforms for piece in waveform.split(window_samples)]
         encoded: list[torch.Tensor] = []
         for first in range(0, len(pieces), self._windows_per_call):
             windows = nn.utils.rnn.pad_sequence(pieces[first : first + self._windows_per_call], batch_first=True).float()
@@ -216,43 +203,27 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             frames = self._frames(windows / (peak + 1e-8)).to(self.transformer.projection.weight.dtype)
             encoded.extend(self.transformer.encode(frames, self.layer_trace()))
         rows = []
-        for length in lengths:
-            num_windows = -(-length // window_samples)
+        for waveform in waveforms:
+            num_windows = -(-len(waveform) // window_samples)
             frames_of_row, encoded = encoded[:num_windows], encoded[num_windows:]
-            rows.append(torch.cat(frames_of_row)[: -(-length * num_frames // window_samples)])
+            rows.append(torch.cat(frames_of_row)[: -(-len(waveform) * num_frames // window_samples)])
         return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
-    def _score_row(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Score one waveform `(T,)`: mean over its windows, `(L,)`."""
-        length = self.config.window_samples
-        starts = self.window_starts(len(waveform)).tolist()
-        windows_per_call = len(starts) if torch.is_grad_enabled() else self._windows_per_call
-        scores = []
-        for first in range(0, len(starts), windows_per_call):
-            windows = [waveform[start : start + length] for start in starts[first : first + windows_per_call]]
-            scores.append(self.score_windows(torch.stack(windows)))
-        return torch.cat(scores).mean(dim=0)
-
-    def _score_together(self, waveforms: Sequence[torch.Tensor], trace: LayerTrace) -> torch.Tensor:
-        """The same for several waveforms, `(B, L)`, in one call, so that what the layers give is one tensor each."""
-        length = self.config.window_samples
+    def _score_rows(self, waveforms: Sequence[torch.Tensor], trace: LayerTrace) -> torch.Tensor:
+        """Score waveforms `(T,)`: means over their windows, `(B, L)`; in one call where layers are kept or gradients wanted."""
+        starts = [self.window_starts(len(waveform)).tolist() for waveform in waveforms]
         windows = [
-            [F.pad(row[start : start + length], (0, max(0, length - len(row)))) for start in self.window_starts(len(row)).tolist()]
-            for row in waveforms
+            waveform[start : start + self.config.window_samples]
+            for waveform, starts_of_row in zip(waveforms, starts, strict=True)
+            for start in starts_of_row
         ]
-        scores = self.score_windows(torch.stack([window for windows_of_row in windows for window in windows_of_row]), trace)
-        return torch.stack([part.mean(dim=0) for part in scores.split([len(windows_of_row) for windows_of_row in windows])])
+        per_call = len(windows) if torch.is_grad_enabled() or trace.keeps_any else self._windows_per_call
+        pieces = [windows[first : first + per_call] for first in range(0, len(windows), per_call)]
+        scores = torch.cat([self.score_windows(nn.utils.rnn.pad_sequence(piece, batch_first=True), trace) for piece in pieces])
+        return torch.stack([part.mean(dim=0) for part in scores.split([len(starts_of_row) for starts_of_row in starts])])
 
     def score_windows(self, windows: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
-        """Score windows `(W, T)`, each on its own; windows shorter than `window_samples` count as followed by zeros.
-
-        Args:
-            windows (`torch.Tensor` of shape `(W, T)`): Waveforms.
-            trace ([`LayerTrace`], *optional*): Takes what the layers give.
-
-        Returns:
-            `torch.Tensor` of shape `(W, L)`, in label units.
-        """
+        """Score windows `(W, T)`, each on its own: `(W, L)`, in label units; short ones count as followed by zeros."""
         return self.score_frames(self.window_frames(windows), trace)
 
     def window_frames(self, windows: torch.Tensor) -> torch.Tensor:
@@ -266,7 +237,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
     def score_frames(self, frames: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
         """Scores `(W, L)`, in label units, of windows whose frames are given."""
         raw = self.transformer(frames.to(self.transformer.projection.weight.dtype), trace or self.layer_trace()).float()
-        return self.config.score_min + (self.config.score_max - self.config.score_min) * torch.sigmoid(raw)
+        return self.in_score_range(raw)
 
     def _frames(self, windows: torch.Tensor) -> torch.Tensor:
         """Trunk output `(W, F, K * C)` of normalised windows `(W, T)`.
@@ -328,17 +299,9 @@ class DistilledSQA(AudioQualityPreTrainedModel):
                 f"{hop_seconds!r}."
             )
 
-    @torch.inference_mode()
-    def score_recordings(
-        self,
-        recordings: Sequence[Recording],
-        feature_extractor: Any = None,
-        *,
-        mode: str = "published",
-        hop_seconds: float | None = None,
+    def _score_recordings(
+        self, recordings: Sequence[Recording], feature_extractor: Any, mode: str, hop_seconds: float | None
     ) -> list[RecordingScores]:
-        """Score recordings of any length window by window; see [`AudioQualityPreTrainedModel.score_recordings`]."""
-        self.check_scoring_options(mode, hop_seconds)
         all_starts = [self.window_starts(recording.num_samples, mode, hop_seconds) for recording in recordings]
         score = self._score_published if mode == "published" else self._score_fast
         scores = torch.cat(list(score(recordings, all_starts))).cpu().numpy()
@@ -394,12 +357,3 @@ class DistilledSQA(AudioQualityPreTrainedModel):
                     yield self.score_windows(tensor)
                 else:
                     yield self.score_frames(shared.frames(tensor, start))
-
-
-def _lengths(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> list[int]:
-    if attention_mask is None:
-        return [input_values.shape[1]] * len(input_values)
-    lengths = attention_mask.sum(dim=1).tolist()
-    if min(lengths) < 1:
-        raise ValueError(f"Expected at least one sample in every row, got rows of {lengths} samples by `attention_mask`.")
-    return [int(length) for length in lengths]

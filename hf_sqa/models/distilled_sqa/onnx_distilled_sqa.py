@@ -87,7 +87,7 @@ class OnnxDistilledSQA(DistilledSQA):
 
     def score_windows(self, windows: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
         """Score windows `(W, T)`; as [`DistilledSQA.score_windows`]."""
-        if trace is not None and (trace.hidden_states is not None or trace.attentions is not None):
+        if trace is not None and trace.keeps_any:
             raise ValueError(
                 "Expected the weights of the model for what its layers give, got an ONNX graph: it returns scores alone."
             )

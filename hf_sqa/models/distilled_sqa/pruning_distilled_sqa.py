@@ -78,12 +78,7 @@ class DistilledLayout(PruningLayout):
         return readers
 
     def by_unit(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """See [`PruningLayout.by_unit`]; the width of a head counts as positions."""
-        if name.startswith("trunk."):
-            return values.flatten(2).transpose(1, 2)
-        if name.startswith("heads."):
-            return values.unflatten(-1, (-1, self.head_size)).transpose(-1, -2).flatten(1, -2)
-        return super().by_unit(name, values)
+        return values.flatten(2).transpose(1, 2) if name.startswith("trunk.") else super().by_unit(name, values)
 
     def mean(self, name: str, activation: torch.Tensor) -> torch.Tensor:
         """See [`PruningLayout.mean`]; a number for each column of a head, and for each bin and channel of the last convolution."""

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.audio_utils import mel_filter_bank
 from transformers.utils import is_torchdynamo_exporting
 
-from hf_sqa.blocks.plain_layers import is_plain
+from hf_sqa.blocks.layers import is_plain
 from hf_sqa.blocks.winograd import TILE_ROWS, Memory, conv_along_rows, row_filters
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 
@@ -46,14 +46,10 @@ class CompressedSpectrum(nn.Module):
         return (self.fft_size - self.hop_samples) // 2
 
     def forward(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
-        """
-        Args:
-            waveform (`torch.Tensor` of shape `(B, T)`): In float32.
-            reflect (`tuple[bool, bool]`): Whether the waveform begins, or ends, at the edge of a window and is mirrored there;
-                elsewhere it brings its margin along.
+        """Waveforms `(B, T)` in float32 to spectra `(B, 2, S, K)`, in channels-last memory.
 
-        Returns:
-            `torch.Tensor` of shape `(B, 2, S, K)`, in channels-last memory.
+        `reflect` says whether the waveform begins, and whether it ends, at the edge of a window and is mirrored there; elsewhere it
+        brings its margin along.
         """
         spectrum = self.complex_spectrum(waveform, reflect)
         parts = spectrum.square()
@@ -164,14 +160,10 @@ class ConvTrunk(nn.Module):
         return [row_filters(layer) for layer in self.layers]
 
     def forward(self, spectra: torch.Tensor, pad: tuple[bool, bool] = (True, True)) -> torch.Tensor:
-        """
-        Args:
-            spectra (`torch.Tensor` of shape `(B, 2, S, K)`): Compressed spectra.
-            pad (`tuple[bool, bool]`): Whether the stretch begins, or ends, at the edge of a window, where every layer pads zeros;
-                elsewhere only frames with all their context are computed.
+        """Compressed spectra `(B, 2, S, K)` to frames `(B, F, K * C)`.
 
-        Returns:
-            `torch.Tensor` of shape `(B, F, K * C)`.
+        `pad` says whether the stretch begins, and whether it ends, at the edge of a window, where every layer pads zeros; elsewhere
+        only frames with all their context are computed.
         """
         filters = self.row_filters() if self.can_share else []
         if any(filter_ is not None for filter_ in filters):
@@ -208,12 +200,8 @@ class TrunkStream:
     """Runs a trunk that [`ConvTrunk.can_share`] along a stretch of audio without recomputing: every layer keeps its last inputs.
 
     Unless the stretch begins or ends at the edge of a window, only frames with all their context come out, the same that every
-    window in the middle of which they lie would see.
-
-    Args:
-        trunk ([`ConvTrunk`]): The layers.
-        filters (`list`): From `trunk.row_filters()`.
-        begins_window (`bool`, *optional*): Whether the stretch begins at the edge of a window, where every layer pads zeros.
+    window in the middle of which they lie would see. `filters` come from `trunk.row_filters()`; at the edge of a window, where one
+    may begin (`begins_window`), every layer pads zeros.
     """
 
     def __init__(self, trunk: ConvTrunk, filters: list[torch.Tensor | None], begins_window: bool = False):

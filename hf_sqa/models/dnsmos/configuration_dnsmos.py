@@ -2,7 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 
-from hf_sqa.blocks.bounds import COUNT, SAMPLES, SIZE
+from hf_sqa.blocks.bounds import COUNT, SAMPLES, SIZE, check_hop
 from hf_sqa.configuration import AudioQualityConfig
 
 #: Scores of the published networks; the last comes from a network of its own.
@@ -51,9 +51,6 @@ class DNSMOSConfig(AudioQualityConfig):
         id2label (`dict[int, str]`, *optional*): Score names in column order; sig, bak, ovrl and p808_mos if not given. The score
             called p808_mos, which has to be the last, comes from a network of its own, on mel bands.
         **kwargs: Options of [`AudioQualityConfig`].
-
-    Raises:
-        StrictDataclassError: If a value has the wrong type or does not fit the others.
     """
 
     model_type = "dnsmos"
@@ -127,11 +124,7 @@ class DNSMOSConfig(AudioQualityConfig):
                     f"Expected `{option}` to be a multiple of twice `fft_hop_samples`, {2 * self.fft_hop_samples}{above}, got "
                     f"{getattr(self, option)}: windows begin and end between pairs of spectra."
                 )
-        if self.hop_samples > self.window_samples:
-            raise ValueError(
-                f"Expected `hop_samples` of at most `window_samples` = {self.window_samples} (windows must not leave gaps), got "
-                f"{self.hop_samples}."
-            )
+        check_hop(self, "hop_samples", "window_samples")
 
     def validate_convolutions(self) -> None:
         for prefix, bins in (("", self.fft_size // 2 + 1), ("p808_", self.num_mel_bins)):

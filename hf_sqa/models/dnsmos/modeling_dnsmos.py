@@ -24,7 +24,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
-from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
+from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults, cut_rows
 from hf_sqa.models.dnsmos.configuration_dnsmos import DNSMOSConfig
 from hf_sqa.models.dnsmos.networks_dnsmos import ConvStack, LearnedSpectrum, MelPower, relative_levels
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
@@ -98,21 +98,13 @@ class DNSMOS(AudioQualityPreTrainedModel):
         Raises:
             ValueError: If the input has another shape, or a row has no samples.
         """
-        if input_values.dim() != 2 or input_values.shape[1] < 1:
-            raise ValueError(
-                f"Expected `input_values` of shape (batch_size, num_samples) with at least one sample, got "
-                f"{tuple(input_values.shape)}."
-            )
+        lengths = self.row_lengths(input_values, attention_mask)
         input_values = input_values.float()
         if attention_mask is None and input_values.shape[1] == self.config.window_samples:
             logits = self.score_windows(input_values)  # (B, L)
         else:
-            lengths = [input_values.shape[1]] * len(input_values)
-            if attention_mask is not None:
-                lengths = [int(length) for length in attention_mask.sum(dim=1)]
-            logits = torch.stack(
-                [self._score_row(row[:length]).mean(dim=0) for row, length in zip(input_values, lengths, strict=True)]
-            )
+            rows = cut_rows(input_values, lengths)
+            logits = torch.stack([self._score_row(row).mean(dim=0) for row in rows])
         return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits)
 
     def score_windows(self, windows: torch.Tensor) -> torch.Tensor:
@@ -221,17 +213,9 @@ class DNSMOS(AudioQualityPreTrainedModel):
             starts.append(last)
         return np.array(starts, np.int64), repeats
 
-    @torch.inference_mode()
-    def score_recordings(
-        self,
-        recordings: Sequence[Recording],
-        feature_extractor: Any = None,
-        *,
-        mode: str = "published",
-        hop_seconds: float | None = None,
+    def _score_recordings(
+        self, recordings: Sequence[Recording], feature_extractor: Any, mode: str, hop_seconds: float | None
     ) -> list[RecordingScores]:
-        """Score recordings of any length window by window; see [`AudioQualityPreTrainedModel.score_recordings`]."""
-        self.check_scoring_options(mode, hop_seconds)
         return [self._score_recording(recording, mode) for recording in recordings]
 
     def _score_recording(self, recording: Recording, mode: str) -> RecordingScores:

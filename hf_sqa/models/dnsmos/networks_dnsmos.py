@@ -113,13 +113,10 @@ class ConvStack(nn.Module):
         return self.back(self.front(spectra, (True, True)))
 
     def shared(self, spectra: torch.Tensor, starts: Sequence[int], num_spectra: int, period: int | None = None) -> torch.Tensor:
-        """As `forward`, of windows of `num_spectra` spectra that lie in one stretch.
+        """As `forward`, of windows of `num_spectra` spectra that lie in one stretch `(1, S, K)`, which begins and ends with one.
 
-        Args:
-            spectra (`torch.Tensor` of shape `(1, S, K)`): The stretch, from the first window's start to the last one's end.
-            starts (sequence of `int`): Where in it the windows begin, ascending, even, and at most a window apart.
-            num_spectra (`int`): Spectra in a window, an even number.
-            period (`int`, *optional*): After how many spectra, an even number, the stretch repeats itself.
+        They begin at `starts`, ascending and at most a window apart; after `period` spectra, if given, the stretch repeats itself.
+        All these numbers are even.
         """
         edge = self.edge
         if num_spectra <= 2 * edge:

@@ -6,6 +6,7 @@ stretch of bytes, often a message again. Nothing in it is run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 GRAPH, INITIALIZER = 7, 5
 DIMS, DATA_TYPE, FLOAT_DATA, NAME, RAW_DATA = 1, 2, 4, 8, 9
 FLOAT32 = 1
+NUMBER = re.compile(rb"[\x80-\xff]{0,9}[\x00-\x7f]")
 
 
 def read_initializers(path: str | Path) -> dict[str, np.ndarray]:
@@ -44,7 +46,7 @@ def _tensor(content: bytes) -> tuple[str, np.ndarray | None]:
     name, data_type, values = "", 0, b""
     for field, value in _fields(content):
         if field == DIMS:  # one by one, or packed
-            dims += [value] if isinstance(value, int) else list(_numbers(value))
+            dims += [value] if isinstance(value, int) else [_value(digits) for digits in NUMBER.finditer(value)]
         elif field == DATA_TYPE and isinstance(value, int):
             data_type = value
         elif field == NAME:
@@ -78,24 +80,16 @@ def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
         position += length
 
 
-def _numbers(content: bytes) -> Iterator[int]:
-    position = 0
-    while position < len(content):
-        value, position = _number(content, position)
-        yield value
-
-
 def _number(content: bytes, position: int) -> tuple[int, int]:
-    """A whole number, seven bits in a byte, and the position after it."""
-    value = shift = 0
-    while True:
-        byte = content[position]
-        value |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 128:
-            return value, position
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")
+    """A whole number, seven bits in a byte, the last of which is below 128, and the position after it."""
+    digits = NUMBER.match(content, position)
+    if digits is None:
+        raise ValueError("a number that is cut short, or has more than 64 bits")
+    return _value(digits), digits.end()
+
+
+def _value(digits: re.Match[bytes]) -> int:
+    return sum((byte & 127) << 7 * place for place, byte in enumerate(digits[0]))
 
 
 def _bytes(value: int | bytes) -> bytes:

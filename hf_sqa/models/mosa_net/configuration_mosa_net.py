@@ -195,8 +195,6 @@ class MOSANetConfig(AudioQualityConfig):
         check_choice("encoder_input", self.encoder_input, ENCODER_INPUTS)
 
     def validate_trunk(self) -> None:
-        if self.sampling_rate is None:
-            raise ValueError("Expected `sampling_rate` in Hz, got None: the filter bank is built for one rate.")
         check_choice("sinc_edges", self.sinc_edges, SINC_EDGES)
         if self.fft_size % 2 or self.fft_size < 4:
             raise ValueError(f"Expected `fft_size` to be even and at least 4, got {self.fft_size}.")

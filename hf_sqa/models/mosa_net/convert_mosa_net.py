@@ -155,15 +155,15 @@ def _sources(original: dict[str, np.ndarray], model: MOSANet) -> dict[str, str]:
     """Names in the file, by our names."""
     layers = _numbered_layers(original, len(model.trunk.convolutions.layers))
     heads = OBJECTIVE_HEADS if model.config.score_names == list(OBJECTIVE_HEADS) else VOICEMOS_HEADS
-    linear = {f"trunk.convolutions.layers.{index}": layer for index, layer in enumerate(layers["convolutions"])}
-    linear |= {"trunk.bottleneck": layers["bottleneck"], "trunk.dense": layers["dense"]}
+    linear = {f"trunk.convolutions.layers.{index}": layer for index, layer in enumerate(layers["conv2d"])}
+    linear["trunk.bottleneck"], linear["trunk.dense"] = layers["time_distributed"]
     linear |= {f"score_heads.{score}.frame_score": frame_score for score, (_, frame_score) in heads.items()}
     sources = {f"{name}.weight": f"{layer}/kernel" for name, layer in linear.items()}
     sources |= {f"{name}.bias": f"{layer}/bias" for name, layer in linear.items()}
     for score, (attention, _) in heads.items():  # frames @ Wa @ frames.T
         sources[f"score_heads.{score}.attention.weight"] = f"{attention}/{attention}_Mul_Wa"
     for direction in ("forward", "backward"):
-        sources |= {f"trunk.{direction}_lstm.{part}": f"{layers[direction]}/{theirs}" for part, theirs in LSTM_PARTS.items()}
+        sources |= {f"trunk.{direction}_lstm.{part}": f"{layers[direction][0]}/{theirs}" for part, theirs in LSTM_PARTS.items()}
     return sources
 
 
@@ -177,8 +177,8 @@ def _of_lstm(part: str, tensor: torch.Tensor, is_plain: bool) -> torch.Tensor:
     return torch.cat([gate.reshape(gate.shape[::-1]) if part == "weight_ih_l0" else gate for gate in gates])
 
 
-def _numbered_layers(original: dict[str, np.ndarray], num_convolutions: int) -> dict[str, Any]:
-    """Names of the layers that Keras numbers arbitrarily, recognised by kind and order."""
+def _numbered_layers(original: dict[str, np.ndarray], num_convolutions: int) -> dict[str, list[str]]:
+    """Names of the layers that Keras numbers arbitrarily, by kind, in the order of their creation."""
     kinds: dict[str, list[str]] = {"conv2d": [], "time_distributed": [], "forward": [], "backward": []}
     for name in original:
         layer = name.rsplit("/", 1)[0]
@@ -194,13 +194,7 @@ def _numbered_layers(original: dict[str, np.ndarray], num_convolutions: int) -> 
                 f"Expected {count} layers of kind {kind!r} with weights in the checkpoint, got {len(kinds[kind])}: "
                 f"{', '.join(kinds[kind]) or 'none'}. This is not a MOSA-Net checkpoint."
             )
-    return {
-        "convolutions": kinds["conv2d"],
-        "bottleneck": kinds["time_distributed"][0],
-        "dense": kinds["time_distributed"][1],
-        "forward": kinds["forward"][0],
-        "backward": kinds["backward"][0],
-    }
+    return kinds
 
 
 def _text(name: bytes | str) -> str:

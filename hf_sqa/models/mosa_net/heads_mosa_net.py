@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hf_sqa.blocks.losses import rated_targets
+from hf_sqa.blocks.losses import frame_losses, rated_targets, score_errors
+from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
 from hf_sqa.models.mosa_net.trunk_mosa_net import Frames
 
 
@@ -99,53 +100,19 @@ class TaskHeads(nn.ModuleDict):
 
 
 def utterance_and_frame_loss(
-    scores: Scores,
-    frame_mask: torch.Tensor | None,
-    labels: torch.Tensor,
-    *,
-    kind: str,
-    huber_delta: float = 1.0,
-    frame_loss_weight: float = 1.0,
-    penalty_weight: float = 0.0,
-    scales: Any = None,
+    scores: Scores, frame_mask: torch.Tensor | None, labels: torch.Tensor, config: MOSANetConfig
 ) -> torch.Tensor:
     """Sum over the scores of the loss of the recording plus the mean loss of its frames against the same label.
 
     Equations 1 to 3 of the MTQ-Net paper, with the linear branch of the frame loss as `delta * (|e| - delta / 2)` (its bracket is
-    misprinted). Both levels are means over the recordings that are rated for the score.
-
-    Args:
-        scores ([`Scores`]): Predictions.
-        frame_mask (`torch.Tensor` of shape `(B, F)`, *optional*): `True` on real frames; all of them if not given.
-        labels (`torch.Tensor` of shape `(B, L)`): Target scores in label units, NaN if not rated.
-        kind, huber_delta, frame_loss_weight, penalty_weight, scales: As in [`MOSANetConfig`]; `frame_loss_weight` is the alpha of
-            the papers, `"huber"` half the error squared up to `huber_delta`.
-
-    Returns:
-        `torch.Tensor` of shape `()`: 0 with a zero gradient if nothing is rated.
+    misprinted). Both levels are means over the recordings that are rated for the score; `()`, with a zero gradient if none is.
+    `frame_mask` `(B, F)` is `True` on real frames; `labels` are `(B, L)`, in label units, NaN if not rated.
     """
     logits, labels = scores.logits, labels.to(scores.logits)
     targets, rated = rated_targets(logits, labels)
-    divisor = 1.0 if scales is None else torch.tensor(scales, dtype=logits.dtype, device=logits.device)
-    utterance_losses = _errors(logits / divisor, targets / divisor, kind, huber_delta)  # (B, L)
-    frame_targets = torch.where(rated[:, None], labels[:, None], scores.frame_logits.detach())
-    frame_losses = _errors(scores.frame_logits / divisor, frame_targets / divisor, kind, huber_delta)  # (B, F, L)
-    if frame_mask is None:
-        frame_losses = frame_losses.mean(dim=1)
-    else:
-        frame_losses = torch.where(frame_mask[..., None], frame_losses, 0.0).sum(dim=1) / frame_mask.sum(dim=1, keepdim=True)
-    losses = utterance_losses + frame_loss_weight * frame_losses
+    scales = torch.tensor(config.score_scales, dtype=logits.dtype, device=logits.device)
+    losses = score_errors(logits / scales, targets / scales, config.score_loss, config.huber_delta)  # (B, L)
+    losses = losses + config.frame_loss_weight * frame_losses(scores.frame_logits, labels, frame_mask, config, scales)
     if scores.penalties is not None:
-        losses = losses + penalty_weight * torch.where(rated, scores.penalties, 0.0)
+        losses = losses + config.attention_penalty_weight * torch.where(rated, scores.penalties, 0.0)
     return (losses.sum(dim=0) / rated.sum(dim=0).clamp(min=1)).sum()
-
-
-def _errors(predictions: torch.Tensor, targets: torch.Tensor, kind: str, huber_delta: float) -> torch.Tensor:
-    if kind == "huber":
-        return F.huber_loss(predictions, targets, reduction="none", delta=huber_delta)
-    return {"mse": F.mse_loss, "l1": F.l1_loss}[kind](predictions, targets, reduction="none")
-
-
-def mark_padding(frame_logits: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-    """Frame scores `(B, F, L)` with NaN where there is no frame."""
-    return frame_logits if frame_mask is None else frame_logits.masked_fill(~frame_mask[..., None], float("nan"))

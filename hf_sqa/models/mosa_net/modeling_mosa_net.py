@@ -9,39 +9,32 @@ Differs:  see `trunk_mosa_net.py`, which holds the layers; the self-supervised f
 Shapes:   B batch, T samples, F frames, F3 self-supervised frames, D feature size, L labels
 """
 
-import copy
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import initialization as init
+from transformers import PreTrainedModel, initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.blocks.feature_cache import encoder_features
+from hf_sqa.blocks.pooling import mark_padding
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
-    FINE_TUNING_OPTIONS,
     FreezesEncoder,
     build_encoder,
     computes_spectra,
     in_precision_of,
-    is_quality_model,
-    load_encoder,
-    load_encoder_config,
-    min_num_samples,
     num_frames_of,
-    num_frames_of_quality_model,
+    num_frames_of_samples,
     output_size,
     pads_safely,
-    takes_spectra,
 )
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
-from hf_sqa.models.mosa_net.heads_mosa_net import Scores, TaskHead, TaskHeads, mark_padding, utterance_and_frame_loss
-from hf_sqa.models.mosa_net.trunk_mosa_net import Frames, MOSATrunk, peak_normalize
+from hf_sqa.models.mosa_net.heads_mosa_net import Scores, TaskHead, TaskHeads, utterance_and_frame_loss
+from hf_sqa.models.mosa_net.trunk_mosa_net import MOSATrunk, peak_normalize
 from hf_sqa.outputs import AudioQualityOutput
 
 
@@ -50,19 +43,21 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
 
     config: MOSANetConfig
     config_class = MOSANetConfig
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
+    _supports_flex_attn = False
     # The trunk is a two-hundredth of the encoder's work, and its spectra span six decades.
     _keep_in_fp32_modules_strict = ["trunk", "score_heads"]
 
-    def __init__(self, config: MOSANetConfig):
+    def __init__(self, config: MOSANetConfig, encoder: PreTrainedModel | None = None):
+        """With an encoder from `load_encoder`, which has weights; a random one if not given."""
         super().__init__(config)
         self.trunk = MOSATrunk(config, output_size(config.encoder_config))
         self.score_heads = TaskHeads(config.score_names, config.hidden_size, config.score_activations, config.score_scales)
         if not config.precomputed_features:
-            self.attach_encoder(build_encoder(config.encoder_config, config.encoder_layer))
+            # One is built in any case: its draws come before those of trunk and heads, which are the same with either.
+            built = build_encoder(config.encoder_config, config.encoder_layer)
+            self.encoder = built if encoder is None else encoder
         self.post_init()
+        self.freeze()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -110,15 +105,25 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
         Raises:
             ValueError: If a recording is too short for one frame, shapes do not fit, or a model without encoder gets no features.
         """
-        frames = self.cross_domain_frames(input_values, attention_mask, ssl_features, ssl_attention_mask)
+        lengths = self._lengths(input_values, attention_mask)
+        normalized = peak_normalize(input_values, lengths)
+        if ssl_features is None:
+            ssl_features = self._encode(input_values, normalized, lengths)
+            ssl_lengths = None if lengths is None else num_frames_of(self.encoder, lengths)
+        else:
+            if computes_spectra(self.config.encoder_config) and ssl_attention_mask is None:
+                # Whisper itself gives the frames of 30 s for every recording.
+                ssl_features = ssl_features[:, : num_frames_of_samples(self.config.encoder_config, input_values.shape[1])]
+            ssl_lengths = self._ssl_lengths(ssl_features, input_values, lengths, ssl_attention_mask)
+            if ssl_lengths is not None and lengths is None:
+                lengths = torch.full((input_values.shape[0],), input_values.shape[1], device=input_values.device)
+        frames = self.trunk(normalized, ssl_features, lengths, ssl_lengths)
         with_penalties = self.training and labels is not None and self.config.attention_penalty_weight > 0
         scores = self.score_heads(frames, with_penalties, self.layer_trace(output_attentions).explicit)
-        loss = self.cross_domain_loss(scores, frames, labels)
-        frame_logits = mark_padding(scores.frame_logits, frames.mask)
         return AudioQualityOutput(
-            loss=loss,
+            loss=None if labels is None else utterance_and_frame_loss(scores, frames.mask, labels, self.config),
             logits=scores.logits,
-            frame_logits=frame_logits,
+            frame_logits=mark_padding(scores.frame_logits, frames.mask),
             hidden_states=(frames.hidden_states,) if output_hidden_states else None,
             attentions=scores.attentions if output_attentions else None,
         )
@@ -133,51 +138,9 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
         """Score the three features themselves, as the authors' files hold them; see [`MOSATrunk.join`] for their shapes."""
         return self.score_heads(self.trunk.join(power_spectrum, filter_bank, ssl_features, lengths))
 
-    @classmethod
-    def from_encoder(
-        cls,
-        name_or_path: str,
-        config: Any = None,
-        *,
-        encoder_options: dict[str, Any] | None = None,
-        **options: Any,
-    ):
-        """Build a model around a pre-trained speech encoder; trunk and heads are randomly initialised.
-
-        Args:
-            name_or_path (`str`): Hub id or folder of the encoder, with or without a head for CTC or pre-training.
-            config (*optional*): Configuration to take all but the encoder from; the family's defaults if not given.
-            encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
-                Frames are not masked in training unless asked for here.
-            **options: Options of the configuration, if none is given.
-
-        Raises:
-            ValueError: If the encoder is not known, lacks tensors or is for another sampling rate, or if both `config` and options
-                are given.
-        """
-        if config is not None and options:
-            raise ValueError(f"Expected `config` or options, got both: {', '.join(options)}; set them in the configuration.")
-        encoder_config = load_encoder_config(name_or_path, FINE_TUNING_OPTIONS | (encoder_options or {}))
-        if config is None:
-            config = cls.config_class(**options, encoder_config=encoder_config)
-        else:
-            config = copy.deepcopy(config)
-            config.encoder_config = encoder_config
-            config.validate_encoder()
-        model = cls(config)
-        if not config.precomputed_features:
-            model.load_pretrained_encoder(name_or_path)
-        return model.eval()
-
-    def load_pretrained_encoder(self, name_or_path: str) -> None:
-        """Replace the encoder by the pre-trained one that the configuration describes."""
-        config = self.config
-        self.attach_encoder(load_encoder(name_or_path, config.encoder_config, config.encoder_layer, config.sampling_rate))
-
-    def attach_encoder(self, encoder: nn.Module) -> None:
-        """Use an encoder that fits the configuration, up to its layer; it is frozen if the configuration says so."""
-        self.encoder = encoder
-        self.freeze()
+    @staticmethod
+    def last_layer(config: MOSANetConfig) -> int | None:
+        return config.encoder_layer
 
     @property
     def pads_safely(self) -> bool:
@@ -228,12 +191,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
     @property
     def min_samples(self) -> int:
         """Samples of the shortest waveform that gives a frame of every feature."""
-        encoder_config = self.config.encoder_config
-        return (
-            self.trunk.min_samples
-            if takes_spectra(encoder_config)
-            else max(self.trunk.min_samples, min_num_samples(encoder_config))
-        )
+        return max(self.trunk.min_samples, super().min_samples)
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
         """Example inputs of the ONNX graph; short ones, since tracing walks through the recurrence frame by frame."""
@@ -245,43 +203,12 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
             inputs["ssl_features"] = (features, (0, 1))
         return inputs
 
-    def cross_domain_frames(
-        self,
-        input_values: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        ssl_features: torch.Tensor | None,
-        ssl_attention_mask: torch.Tensor | None,
-    ) -> Frames:
-        """Waveforms, and features if they are precomputed, to frames; the arguments are those of `forward`."""
-        lengths = self._lengths(input_values, attention_mask)
-        normalized = peak_normalize(input_values, lengths)
-        if ssl_features is None:
-            ssl_features = self._encode(input_values, normalized, lengths)
-            ssl_lengths = None if lengths is None else num_frames_of(self.encoder, lengths)
-        else:
-            if computes_spectra(self.config.encoder_config) and ssl_attention_mask is None:
-                # Whisper itself gives the frames of 30 s for every recording.
-                ssl_features = ssl_features[:, : num_encoder_frames(self.config.encoder_config, input_values.shape[1])]
-            ssl_lengths = self._ssl_lengths(ssl_features, input_values, lengths, ssl_attention_mask)
-            if ssl_lengths is not None and lengths is None:
-                lengths = torch.full((input_values.shape[0],), input_values.shape[1], device=input_values.device)
-        return self.trunk(normalized, ssl_features, lengths, ssl_lengths)
-
     def _lengths(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """Samples of each row, or `None` if no row has padding."""
-        if input_values.dim() != 2:
-            raise ValueError(f"Expected `input_values` of shape (batch_size, num_samples), got {tuple(input_values.shape)}.")
-        lengths = None if attention_mask is None else attention_mask.sum(dim=1)
-        if torch.compiler.is_exporting():
+        lengths = self.row_lengths(input_values, attention_mask)
+        if lengths is None or torch.compiler.is_exporting():
             return lengths
-        shortest = input_values.shape[1] if lengths is None else int(lengths.min())
-        if shortest < self.min_samples:
-            rate = self.config.sampling_rate
-            raise ValueError(
-                f"Expected at least {self.min_samples} samples ({1000 * self.min_samples / rate:.1f} ms at {rate} Hz) in every "
-                f"recording, got {shortest}: shorter audio gives no frame. Leave such recordings out."
-            )
-        return None if lengths is None or shortest == input_values.shape[1] else lengths
+        return None if int(lengths.min()) == input_values.shape[1] else lengths
 
     def _encode(self, input_values: torch.Tensor, normalized: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         if self.config.precomputed_features:
@@ -321,51 +248,13 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
             return ssl_lengths
         if lengths is None:
             return None
-        ssl_lengths = num_encoder_frames(self.config.encoder_config, lengths)
+        ssl_lengths = num_frames_of_samples(self.config.encoder_config, lengths)
         if not torch.compiler.is_exporting() and int(ssl_lengths.max()) > ssl_features.shape[1]:
             raise ValueError(
                 f"Expected `ssl_features` with {int(ssl_lengths.max())} frames for {int(lengths.max())} samples, got "
                 f"{ssl_features.shape[1]}; if they come at another rate, tell their padding by `ssl_attention_mask`."
             )
         return ssl_lengths
-
-    def cross_domain_loss(self, scores: Scores, frames: Frames, labels: torch.Tensor | None) -> torch.Tensor | None:
-        """Loss of the configuration's kind at both levels; `None` without labels."""
-        if labels is None:
-            return None
-        config = self.config
-        return utterance_and_frame_loss(
-            scores,
-            frames.mask,
-            labels,
-            kind=config.score_loss,
-            huber_delta=config.huber_delta,
-            frame_loss_weight=config.frame_loss_weight,
-            penalty_weight=config.attention_penalty_weight,
-            scales=config.score_scales,
-        )
-
-
-def num_encoder_frames(encoder_config: Any, num_samples: Any) -> Any:
-    """Frames that the convolutions of a speech encoder make of so many samples (`int` or integer tensor).
-
-    Raises:
-        ValueError: If the encoder takes spectra or ends in an adapter: its frames cannot be computed from samples here.
-    """
-    if takes_spectra(encoder_config) or getattr(encoder_config, "add_adapter", False):
-        raise ValueError(
-            f"Expected `ssl_attention_mask` beside the `ssl_features` of a {encoder_config.model_type} encoder in a padded batch, "
-            "got none: how many frames it makes of a recording is not known here. Pass 1 on frames, 0 on padding."
-        )
-    if is_quality_model(encoder_config):
-        return num_frames_of_quality_model(encoder_config, num_samples)
-    if computes_spectra(encoder_config):
-        from hf_sqa.blocks.whisper_encoder import num_frames_of_whisper
-
-        return num_frames_of_whisper(num_samples)
-    for kernel, stride in zip(encoder_config.conv_kernel, encoder_config.conv_stride, strict=True):
-        num_samples = (num_samples - kernel) // stride + 1
-    return num_samples
 
 
 def standardize(waveform: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from hf_sqa.blocks.plain_layers import is_plain
-from hf_sqa.blocks.precision import run_lstm
+from hf_sqa.blocks.precision import run_both_ways
 from hf_sqa.models.mosa_net.sincnet import sinc_filters
 
 #: Recordings that go through the convolutions together, each without padding. A processor's caches hold one; an accelerator wants
@@ -92,7 +91,11 @@ class ConvStack(GradientCheckpointingLayer):
     def __init__(self, channels: list[int] | tuple[int, ...], num_bins: int):
         super().__init__()
         sizes = [1, *(size for size in channels for _ in range(CONVS_PER_BLOCK))]
-        self.layers = nn.ModuleList(nn.Conv2d(sizes[i], sizes[i + 1], 3) for i in range(len(sizes) - 1))
+        steps = [1] * (CONVS_PER_BLOCK - 1) + [FREQUENCY_STRIDE]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(size_in, size_out, 3, stride=(1, step), padding=(1, int(step == 1)))
+            for size_in, size_out, step in zip(sizes, sizes[1:], steps * len(channels), strict=False)
+        )
         self.frame_size = channels[-1] * num_bins_after(num_bins, len(channels))
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
@@ -107,22 +110,12 @@ class ConvStack(GradientCheckpointingLayer):
     def _one_call(self, frames: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         hidden_states = _end_rows(frames[:, None], lengths)  # (B, 1, F, K)
         for index, layer in enumerate(self.layers):
-            strided = index % CONVS_PER_BLOCK == CONVS_PER_BLOCK - 1
-            hidden_states = F.relu(_end_rows(self._convolve(layer, hidden_states, strided), lengths), inplace=True)
+            if index % CONVS_PER_BLOCK == CONVS_PER_BLOCK - 1:  # the one with steps
+                num_bins = hidden_states.shape[3]
+                total = max((-(-num_bins // FREQUENCY_STRIDE) - 1) * FREQUENCY_STRIDE + 3 - num_bins, 0)
+                hidden_states = F.pad(hidden_states, (total // 2, total - total // 2))  # TensorFlow pads the odd bin on the right
+            hidden_states = F.relu(_end_rows(layer(hidden_states), lengths), inplace=True)
         return hidden_states.permute(0, 2, 3, 1).flatten(2)
-
-    @staticmethod
-    def _convolve(layer: nn.Conv2d, hidden_states: torch.Tensor, strided: bool) -> torch.Tensor:
-        if not strided:
-            if not is_plain(layer):
-                return layer(F.pad(hidden_states, (1, 1, 1, 1)))
-            return F.conv2d(hidden_states, layer.weight, layer.bias, padding=1)
-        num_bins = hidden_states.shape[3]
-        total = max((-(-num_bins // FREQUENCY_STRIDE) - 1) * FREQUENCY_STRIDE + 3 - num_bins, 0)
-        hidden_states = F.pad(hidden_states, (total // 2, total - total // 2))  # TensorFlow pads the odd bin on the right
-        if not is_plain(layer):
-            return layer(F.pad(hidden_states, (0, 0, 1, 1)))[..., ::FREQUENCY_STRIDE]
-        return F.conv2d(hidden_states, layer.weight, layer.bias, stride=(1, FREQUENCY_STRIDE), padding=(1, 0))
 
 
 class Frames(NamedTuple):
@@ -153,7 +146,6 @@ class MOSATrunk(nn.Module):
             self.register_buffer("ssl_mean", torch.zeros(ssl_feature_size))
             self.register_buffer("ssl_deviation", torch.ones(ssl_feature_size))
         self.bottleneck_relu, self.smooth_ssl_features = config.bottleneck_relu, config.smooth_ssl_features
-        # One module per direction: reversing each row by its own length replaces packing, and exports to ONNX.
         self.forward_lstm = nn.LSTM(self.convolutions.frame_size, config.lstm_hidden_size, batch_first=True)
         self.backward_lstm = nn.LSTM(self.convolutions.frame_size, config.lstm_hidden_size, batch_first=True)
         self.dense = nn.Linear(2 * config.lstm_hidden_size, config.hidden_size)
@@ -188,16 +180,9 @@ class MOSATrunk(nn.Module):
         ssl_features: torch.Tensor,
         lengths: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     ) -> Frames:
-        """From the three features to the frames.
+        """Magnitudes `(B, F1, K)`, filter outputs `(B, F2, K)` and features `(B, F3, D)` to `F1 + F2 + F3` frames, in this order.
 
-        Args:
-            spectrum (`torch.Tensor` of shape `(B, F1, K)`): Magnitudes.
-            filter_bank (`torch.Tensor` of shape `(B, F2, K)`): Filter outputs.
-            ssl_features (`torch.Tensor` of shape `(B, F3, D)`): Self-supervised features.
-            lengths (`tuple` of three `torch.Tensor` of shape `(B,)`, *optional*): Real frames of each; all if not given.
-
-        Returns:
-            [`Frames`] with `F1 + F2 + F3` frames (and padding), real ones first: spectrum, filter bank, features.
+        `lengths`, `(B,)` each, are the real frames of the three, all if not given; padding comes last.
         """
         spectrum_lengths, filter_bank_lengths, ssl_lengths = lengths or (None, None, None)
         image = lay_end_to_end(spectrum, filter_bank, spectrum_lengths)  # (B, F1 + F2, K)
@@ -212,13 +197,7 @@ class MOSATrunk(nn.Module):
         mask = None
         if lengths is not None:
             mask = torch.arange(sequence.shape[1], device=sequence.device) < sequence_lengths[:, None]
-        recurrent = torch.cat(
-            [
-                run_lstm(self.forward_lstm, sequence)[0],
-                reverse_rows(run_lstm(self.backward_lstm, reverse_rows(sequence, sequence_lengths))[0], sequence_lengths),
-            ],
-            dim=-1,
-        )
+        recurrent = run_both_ways(self.forward_lstm, self.backward_lstm, sequence, sequence_lengths)
         return Frames(self.dropout(F.relu(self.dense(recurrent))), mask)
 
     def _narrow(self, ssl_features: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
@@ -260,15 +239,6 @@ def lay_end_to_end(first: torch.Tensor, second: torch.Tensor, first_lengths: tor
     behind = (position - first_lengths[:, None] + first.shape[1]).clamp(max=both.shape[1] - 1)
     index = torch.where(position < first_lengths[:, None], position, behind)
     return both.gather(1, index[..., None].expand(-1, -1, both.shape[2]))
-
-
-def reverse_rows(frames: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """Each row of `(B, F, D)` backwards within its own length; padding stays at the end."""
-    if lengths is None:
-        return frames.flip(1)
-    position = torch.arange(frames.shape[1], device=frames.device)
-    index = torch.where(position < lengths[:, None], lengths[:, None] - 1 - position, position)
-    return frames.gather(1, index[..., None].expand(-1, -1, frames.shape[2]))
 
 
 def _end_rows(image: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
+from hf_sqa.models.mosa_net.configuration_mosa_net import HUBERT_LARGE, MOSANetConfig
 
 #: What 3QUEST measures: quality of the speech, of the background noise, and of both together.
 TARGET_SCORES = ("s_mos", "n_mos", "g_mos")
@@ -15,17 +15,7 @@ TARGET_SCORES = ("s_mos", "n_mos", "g_mos")
 AUXILIARY_SCORES = ("pesq", "stoi", "sdi")
 
 #: `microsoft/wavlm-large`, without SpecAugment and layer drop, of which the paper says nothing.
-WAVLM_LARGE = {
-    "model_type": "wavlm",
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "layerdrop": 0.0,
-    "mask_time_prob": 0.0,
-}
+WAVLM_LARGE = HUBERT_LARGE | {"model_type": "wavlm", "conv_bias": False}
 
 
 @strict

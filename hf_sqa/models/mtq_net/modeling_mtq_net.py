@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.blocks.speech_encoder import FINE_TUNING_OPTIONS, load_encoder_config
+from hf_sqa.blocks.speech_encoder import FINE_TUNING_OPTIONS, load_encoder, load_encoder_config
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.mosa_net.configuration_mosa_net import ENCODER_OPTIONS, TRUNK_OPTIONS
 from hf_sqa.models.mosa_net.modeling_mosa_net import MOSANet
@@ -101,10 +101,12 @@ class MTQNet(MOSANet):
             options["encoder_config"] = load_encoder_config(encoder, FINE_TUNING_OPTIONS | (encoder_options or {}))
             options.setdefault("precomputed_features", False)
         config = cls.config_class(**copy.deepcopy(inherited) | options)
-        model = cls(config)
-        info: dict[str, list[str]] = {"copied": [], "initialized": [], "encoder": [], "left_out": []}
+        pretrained = None
         if encoder is not None and not config.precomputed_features:
-            model.load_pretrained_encoder(encoder)
+            pretrained = load_encoder(encoder, config.encoder_config, config.encoder_layer, config.sampling_rate)
+        model = cls(config, pretrained)
+        info: dict[str, list[str]] = {"copied": [], "initialized": [], "encoder": [], "left_out": []}
+        if pretrained is not None:
             info["encoder"] = [name for name in model.state_dict() if name.startswith("encoder.")]
         _take_over(teacher, model, info)
         return model.eval(), info

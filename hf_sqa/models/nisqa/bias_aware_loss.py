@@ -55,29 +55,21 @@ class BiasAwareLoss(nn.Module):
         self.register_buffer("is_fitting", torch.zeros(num_labels, dtype=torch.bool))
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, corpora: Sequence[str]) -> torch.Tensor:
-        """
-        Args:
-            logits (`torch.Tensor` of shape `(B, L)`): Predicted scores, in label units.
-            labels (`torch.Tensor` of shape `(B, L)`): Rated scores, NaN where not rated.
-            corpora (`Sequence[str]` of length `B`): Corpus of every row.
+        """Predicted and rated scores `(B, L)`, NaN where not rated, and the corpus of every row, to the loss `()`.
 
-        Returns:
-            `torch.Tensor` of shape `()`: Sum over the scores of the mean squared error over the rows rated.
+        It is the sum over the scores of the mean squared error over the rows rated.
         """
         rows = self._rows(logits, labels, corpora)
-        return _squared_error(self.offset[rows].to(logits.dtype) + self.slope[rows].to(logits.dtype) * logits, labels)
+        mapped = self.offset[rows].to(logits.dtype) + self.slope[rows].to(logits.dtype) * logits
+        targets, rated = rated_targets(mapped, labels)
+        return ((mapped - targets).square().sum(dim=0) / rated.sum(dim=0).clamp(min=1)).sum()
 
     @torch.no_grad()
     def update(self, logits: torch.Tensor, labels: torch.Tensor, corpora: Sequence[str]) -> None:
         """Fit the lines to the predictions made during an epoch, score by score.
 
         A corpus in which a label of the score is missing keeps its line, as in the original; so does one whose predictions are all
-        equal, where no line is determined.
-
-        Args:
-            logits (`torch.Tensor` of shape `(R, L)`): Predictions of the whole training set.
-            labels (`torch.Tensor` of shape `(R, L)`): Its labels, NaN where not rated.
-            corpora (`Sequence[str]` of length `R`): Corpus of every row.
+        equal, where no line is determined. The arguments are those of `forward`, for the whole training set, `(R, L)`.
         """
         rows = self._rows(logits, labels, corpora)
         predictions, targets = logits.double(), labels.to(logits.device).double()
@@ -110,12 +102,6 @@ class BiasAwareLoss(nn.Module):
         if unknown := sorted(set(corpora) - set(self.corpora)):
             raise ValueError(f"Expected corpora among {', '.join(self.corpora)}, got {', '.join(unknown)} too.")
         return torch.tensor([self.corpora.index(corpus) for corpus in corpora], device=logits.device)
-
-
-def _squared_error(predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Sum over the scores of the mean over the rated rows; 0 for a score that no row has."""
-    targets, rated = rated_targets(predictions, labels)
-    return ((predictions - targets).square().sum(dim=0) / rated.sum(dim=0).clamp(min=1)).sum()
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> float:

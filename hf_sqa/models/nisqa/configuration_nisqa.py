@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from huggingface_hub.dataclasses import strict
 
-from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE
+from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE, check_hop, check_multiple
 from hf_sqa.choices import check_choice
 from hf_sqa.configuration import AudioQualityConfig
 
@@ -52,6 +52,7 @@ class NISQAConfig(AudioQualityConfig):
     """
 
     model_type = "nisqa"
+    takes_any_rate = True
     #: 16 mel bands, about 4,000 weights.
     tiny_options = {
         **{"fft_size": 1024, "num_mel_bins": 16, "conv_channels": (4, 6, 8), "conv_pool_sizes": ((8, 7), (4, 5), (2, 3))},
@@ -129,20 +130,9 @@ class NISQAConfig(AudioQualityConfig):
             )
         if self.segment_encoder == "dff" and self.segment_feature_size is None:
             raise ValueError("Expected `segment_feature_size` with `segment_encoder='dff'`; the published baseline has 20.")
-        if self.time_encoder == "self_att" and self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"Expected `hidden_size` to be a multiple of `num_attention_heads`, got {self.hidden_size} and "
-                f"{self.num_attention_heads}."
-            )
+        if self.time_encoder == "self_att":
+            check_multiple(self, "hidden_size", "num_attention_heads")
 
     def validate_frames(self) -> None:
-        if not 0 < self.segment_hop_frames <= self.segment_frames:
-            raise ValueError(
-                f"Expected `segment_hop_frames` between 1 and `segment_frames` = {self.segment_frames} (segments must not leave "
-                f"gaps), got {self.segment_hop_frames}."
-            )
-        if not 0 < self.hop_seconds <= self.window_seconds:
-            raise ValueError(
-                f"Expected `hop_seconds` above 0 and at most `window_seconds` = {self.window_seconds} (windows must not leave "
-                f"gaps), got {self.hop_seconds}."
-            )
+        check_hop(self, "segment_hop_frames", "segment_frames", "segments")
+        check_hop(self, "hop_seconds", "window_seconds")

@@ -32,6 +32,19 @@ CHECKPOINT_NAMES = {
     "3c6045cd5da5db78e02e31e25423db19875e0f02e1d20aed44bb3913a30e89e5": "nq-base2",
 }
 
+#: Our options by those of the original: of spectra, of segments, of the parts of the network; and of self-attention over time.
+OPTIONS = {
+    **{"sampling_rate": "ms_sr", "fft_size": "ms_n_fft", "hop_seconds": "ms_hop_length", "window_seconds": "ms_win_length"},
+    **{"num_mel_bins": "ms_n_mels", "max_frequency_hz": "ms_fmax"},
+    **{"segment_frames": "ms_seg_length", "segment_hop_frames": "ms_seg_hop_length"},
+    **{"segment_encoder": "cnn_model", "segment_feature_size": "cnn_fc_out_h", "segment_dropout": "cnn_dropout"},
+    **{"time_encoder": "td", "pooling": "pool"},
+}
+SELF_ATTENTION_OPTIONS = {
+    **{"hidden_size": "td_sa_d_model", "num_attention_heads": "td_sa_nhead", "num_hidden_layers": "td_sa_num_layers"},
+    **{"intermediate_size": "td_sa_h", "dropout": "td_sa_dropout"},
+}
+
 
 def convert(checkpoint: str | Path) -> NISQA:
     """Build the model from a checkpoint of the original code.
@@ -77,29 +90,14 @@ def config_from_args(args: dict[str, Any], tensors: dict[str, torch.Tensor], che
     refuse_unless("model", "NISQA", "NISQA_DIM")
     refuse_unless("td_2", "skip", None)
     refuse_unless("double_ended", False, None)
-    cnn, time_encoder, pooling = option("cnn_model"), option("td"), option("pool")
     num_labels = len({name.split(".")[1] for name in tensors if name.startswith("pool_layers.")}) or 1
     if num_labels not in (1, len(DIMENSIONS)):
         raise ValueError(
             f"Expected one score or the five of NISQA_DIM ({', '.join(DIMENSIONS)}), got {num_labels} poolings in the checkpoint."
         )
-    options = {
-        "checkpoint_name": checkpoint_name,
-        "id2label": dict(enumerate(DIMENSIONS[:num_labels])),
-        "sampling_rate": option("ms_sr"),
-        "fft_size": option("ms_n_fft"),
-        "hop_seconds": option("ms_hop_length"),
-        "window_seconds": option("ms_win_length"),
-        "num_mel_bins": option("ms_n_mels"),
-        "max_frequency_hz": option("ms_fmax"),
-        "segment_frames": option("ms_seg_length"),
-        "segment_hop_frames": option("ms_seg_hop_length"),
-        "segment_encoder": cnn,
-        "segment_feature_size": option("cnn_fc_out_h"),
-        "segment_dropout": option("cnn_dropout"),
-        "time_encoder": time_encoder,
-        "pooling": pooling,
-    }
+    options = {"checkpoint_name": checkpoint_name, "id2label": dict(enumerate(DIMENSIONS[:num_labels]))}
+    options |= {ours: option(theirs) for ours, theirs in OPTIONS.items()}
+    cnn, time_encoder, pooling = (options[name] for name in ("segment_encoder", "time_encoder", "pooling"))
     if cnn in ("adapt", "standard"):
         if tuple(option("cnn_kernel_size")) != (3, 3):
             raise ValueError(f"Expected convolutions of 3 by 3, got 'cnn_kernel_size' {args['cnn_kernel_size']}.")
@@ -108,13 +106,7 @@ def config_from_args(args: dict[str, Any], tensors: dict[str, torch.Tensor], che
         options["conv_pool_sizes"] = [list(option(f"cnn_pool_{index}")) for index in (1, 2, 3)]
     if time_encoder == "self_att":
         refuse_unless("td_sa_pos_enc", False, None)
-        options |= {
-            "hidden_size": option("td_sa_d_model"),
-            "num_attention_heads": option("td_sa_nhead"),
-            "num_hidden_layers": option("td_sa_num_layers"),
-            "intermediate_size": option("td_sa_h"),
-            "dropout": option("td_sa_dropout"),
-        }
+        options |= {ours: option(theirs) for ours, theirs in SELF_ATTENTION_OPTIONS.items()}
     elif time_encoder == "lstm":
         refuse_unless("td_lstm_num_layers", 1)
         refuse_unless("td_lstm_bidirectional", True)

@@ -78,27 +78,17 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
     @classmethod
     def from_config(cls, config: NISQAConfig) -> NISQAFeatureExtractor:
         """The extractor that fits a model."""
-        return cls(
-            feature_size=config.num_mel_bins,
-            native_rate=config.sampling_rate is None,
-            **({} if config.sampling_rate is None else {"sampling_rate": config.sampling_rate}),
-            fft_size=config.fft_size,
-            hop_seconds=config.hop_seconds,
-            window_seconds=config.window_seconds,
-            max_frequency_hz=config.max_frequency_hz,
-            segment_frames=config.segment_frames,
-        )
+        shared = ("fft_size", "hop_seconds", "window_seconds", "max_frequency_hz", "segment_frames")
+        options: dict[str, Any] = {name: getattr(config, name) for name in shared}
+        if config.sampling_rate is not None:
+            options["sampling_rate"] = config.sampling_rate
+        return cls(feature_size=config.num_mel_bins, native_rate=config.sampling_rate is None, **options)
 
     def __call__(
         self,
         raw_speech: np.ndarray | Sequence[float] | Sequence[np.ndarray],
         sampling_rate: int | Sequence[int] | None = None,
-        padding: bool | str = True,
-        max_length: int | None = None,
-        truncation: bool = False,
-        pad_to_multiple_of: int | None = None,
-        return_attention_mask: bool | None = None,
-        return_tensors: str | None = None,
+        **options: Any,
     ) -> BatchFeature:
         """Log-mel spectra of one recording or several.
 
@@ -107,12 +97,8 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
                 matters to the score; nothing is normalised.
             sampling_rate (`int` or `Sequence[int]`): Rate in Hz: one for all, or one for each waveform. May be left out only where
                 the extractor has a rate of its own.
-            padding (`bool` or `str`, *optional*, defaults to `True`): As in transformers; lengths are in frames.
-            max_length (`int`, *optional*): Frames to pad or cut to.
-            truncation (`bool`, *optional*, defaults to `False`): Whether to cut to `max_length`.
-            pad_to_multiple_of (`int`, *optional*): Pad the number of frames to a multiple of this.
-            return_attention_mask (`bool`, *optional*): Whether to return the mask; by default yes.
-            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+            **options: Those of `SequenceFeatureExtractor.pad`, lengths in frames: `padding` (`True` if not given), `max_length`,
+                `truncation`, `pad_to_multiple_of`, `return_attention_mask` (`True` if not given) and `return_tensors` (`"pt"`).
 
         Returns:
             [`BatchFeature`] with `input_features` of shape `(B, W, K)` in dB and `attention_mask` of shape `(B, W)`, 1 on frames
@@ -126,17 +112,8 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
         rates = list(sampling_rate) if isinstance(sampling_rate, Sequence) else [sampling_rate] * len(waveforms)
         if len(rates) != len(waveforms):
             raise ValueError(f"Expected one sampling rate, or one for each of {len(waveforms)} waveforms, got {len(rates)}.")
-        return self.pad(
-            BatchFeature(
-                {"input_features": [self.log_mel([waveform], rate) for waveform, rate in zip(waveforms, rates, strict=True)]}
-            ),
-            padding=padding,
-            max_length=max_length,
-            truncation=truncation,
-            pad_to_multiple_of=pad_to_multiple_of,
-            return_attention_mask=return_attention_mask,
-            return_tensors=return_tensors,
-        )
+        spectra = [self.log_mel([waveform], rate) for waveform, rate in zip(waveforms, rates, strict=True)]
+        return self.pad(BatchFeature({"input_features": spectra}), **options)
 
     def log_mel(self, blocks: Iterable[np.ndarray], sampling_rate: int | None) -> np.ndarray:
         """Log-mel spectrum of one recording that comes in blocks.

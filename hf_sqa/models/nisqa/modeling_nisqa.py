@@ -26,9 +26,8 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
-from hf_sqa.blocks.initialization import start_as_torch
-from hf_sqa.blocks.plain_layers import is_plain
-from hf_sqa.blocks.precision import run_lstm
+from hf_sqa.blocks.layers import is_plain, start_as_torch
+from hf_sqa.blocks.precision import run_both_ways, run_lstm
 from hf_sqa.blocks.sqa_transformer import AttentionPooling, EncoderLayer, LayerTrace, batch_norm_as_affine, run_layers
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.nisqa.configuration_nisqa import NISQAConfig
@@ -205,9 +204,8 @@ class LSTMEncoder(nn.Module):
                 "segments of a masked LSTM to that of the example. Export without the mask and score recordings of one length "
                 "together."
             )
-        ahead, _ = run_lstm(self.forward_lstm, features)
-        back, _ = run_lstm(self.backward_lstm, reverse_segments(features, segment_mask))
-        hidden_states = torch.cat([ahead, reverse_segments(back, segment_mask)], dim=-1)
+        lengths = None if segment_mask is None else segment_mask.sum(dim=1)
+        hidden_states = run_both_ways(self.forward_lstm, self.backward_lstm, features, lengths)
         if trace is not None:
             trace.keep(features)
             trace.keep(hidden_states)
@@ -226,35 +224,24 @@ class LSTMEncoder(nn.Module):
         return torch.cat(last, dim=-1), torch.cat(mean, dim=-1)
 
 
-class LastStepPooling(nn.Module):
-    """Last state of each direction of the LSTM."""
+class StepPooling(nn.Module):
+    """The last state of each direction of the LSTM (`"last_step_bi"`) or the mean over the real segments (`"avg"`) to a score."""
 
-    def __init__(self, hidden_size: int):
+    def __init__(self, hidden_size: int, kind: str):
         super().__init__()
+        self.kind = kind
         self.score_head = nn.Linear(hidden_size, 1)
 
     def forward(self, hidden_states: torch.Tensor, segment_mask: torch.Tensor | None = None) -> torch.Tensor:
+        if segment_mask is None:
+            segment_mask = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
+        num_segments = segment_mask.sum(dim=1, keepdim=True)
+        if self.kind == "avg":
+            total = torch.where(segment_mask[..., None], hidden_states, 0.0).sum(dim=1)
+            return self.score_head(total / num_segments)  # (B, 1)
         ahead, back = hidden_states.chunk(2, dim=-1)
-        if segment_mask is None:
-            last = ahead[:, -1]
-        else:
-            index = (segment_mask.sum(dim=1) - 1)[:, None, None].expand(-1, 1, ahead.shape[-1])
-            last = ahead.gather(1, index)[:, 0]
+        last = ahead.gather(1, (num_segments - 1)[..., None].expand(-1, 1, ahead.shape[-1]))[:, 0]
         return self.score_head(torch.cat([last, back[:, 0]], dim=-1))  # (B, 1)
-
-
-class MeanPooling(nn.Module):
-    """Mean over the real segments."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.score_head = nn.Linear(hidden_size, 1)
-
-    def forward(self, hidden_states: torch.Tensor, segment_mask: torch.Tensor | None = None) -> torch.Tensor:
-        if segment_mask is None:
-            return self.score_head(hidden_states.mean(dim=1))  # (B, 1)
-        total = torch.where(segment_mask[..., None], hidden_states, 0.0).sum(dim=1)
-        return self.score_head(total / segment_mask.sum(dim=1, keepdim=True))
 
 
 class NISQA(AudioQualityPreTrainedModel):
@@ -284,7 +271,7 @@ class NISQA(AudioQualityPreTrainedModel):
     def _make_pool(self, hidden_size: int) -> nn.Module:
         if self.config.pooling == "att":
             return AttentionPooling(hidden_size, self.config.pooling_size, num_labels=1)
-        return LastStepPooling(hidden_size) if self.config.pooling == "last_step_bi" else MeanPooling(hidden_size)
+        return StepPooling(hidden_size, self.config.pooling)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -395,21 +382,10 @@ class NISQA(AudioQualityPreTrainedModel):
         encoded = self.segment_encoder(piece.to(dtype) for piece in pieces)
         return torch.cat([self.time_encoder.project(features.to(time_dtype)) for features in encoded])
 
-    @torch.inference_mode()
-    def score_recordings(
-        self,
-        recordings: Sequence[Recording],
-        feature_extractor: Any,
-        *,
-        mode: str = "published",
-        hop_seconds: float | None = None,
+    def _score_recordings(
+        self, recordings: Sequence[Recording], feature_extractor: Any, mode: str, hop_seconds: float | None
     ) -> list[RecordingScores]:
-        """Score recordings of any length and rate, one by one; see [`AudioQualityPreTrainedModel.score_recordings`].
-
-        Kept of an hour of audio are its spectrum (69 MB) and the projected features of its segments (23 MB for NISQA v2).
-        """
-        self.check_scoring_options(mode, hop_seconds)
-        results = []
+        results = []  # of an hour of audio the spectrum is kept (69 MB), and what segments give, projected (23 MB for NISQA v2)
         for recording in recordings:
             spectrum = feature_extractor.log_mel(recording.blocks(), recording.sampling_rate)
             scores = self.score_spectrum(torch.from_numpy(spectrum).to(self.device)).cpu().numpy()
@@ -449,16 +425,6 @@ def adaptive_max_pool(hidden: torch.Tensor, output_size: Sequence[int]) -> torch
             ]
             hidden = torch.cat(windows, dim=dim)
     return hidden
-
-
-def reverse_segments(features: torch.Tensor, segment_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Turn the real segments of every row of `(B, N, C)` round in time and leave the padding after them in place."""
-    if segment_mask is None:
-        return features.flip(1)
-    positions = torch.arange(features.shape[1], device=features.device)
-    mirrored = segment_mask.sum(dim=1, keepdim=True) - 1 - positions
-    index = torch.where(mirrored >= 0, mirrored, positions)  # (B, N)
-    return features.gather(1, index[..., None].expand(-1, -1, features.shape[-1]))
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

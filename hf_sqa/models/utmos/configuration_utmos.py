@@ -1,26 +1,12 @@
 """Configuration of UTMOS."""
 
-import copy
-from typing import Any
-
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_sqa.blocks.bounds import SHARE, SIZE
-from hf_sqa.blocks.speech_encoder import FINE_TUNING_OPTIONS, TINY_SIZES, check_encoder_config, has_convolutions
+from hf_sqa.blocks.speech_encoder import TINY_SIZES, WAV2VEC2_BASE, check_encoder_config, has_convolutions
 from hf_sqa.configuration import AudioQualityConfig
-
-#: wav2vec 2.0 base as UTMOS fine-tunes it, with the dropouts of fairseq's pre-training configuration.
-WAV2VEC2_BASE = {
-    "model_type": "wav2vec2",
-    "hidden_dropout": 0.1,
-    "attention_dropout": 0.1,
-    "activation_dropout": 0.0,
-    "feat_proj_dropout": 0.1,
-    "layerdrop": 0.05,
-    **FINE_TUNING_OPTIONS,
-}
 
 
 @strict
@@ -49,9 +35,6 @@ class UTMOSConfig(AudioQualityConfig):
         ranking_weight (`float`, *optional*, defaults to `0.46`): As in the original, for its batches of 12, in label units.
         ranking_margin (`float`, *optional*, defaults to `0.2`): As in the original, in label units.
         **kwargs: Options of [`AudioQualityConfig`].
-
-    Raises:
-        ValueError: If the encoder is not a speech encoder that takes waveforms, or there is no such domain or listener.
     """
 
     model_type = "utmos"
@@ -66,7 +49,7 @@ class UTMOSConfig(AudioQualityConfig):
         **{"domain_size": 4, "num_judges": 5, "judge_size": 6, "judge_id": 2},
         **{"lstm_hidden_size": 8, "projection_size": 12, "dropout": 0.0},
     }
-    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="wav2vec2")}
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="wav2vec2", init_kwargs=WAV2VEC2_BASE)}
 
     encoder_config: dict | PreTrainedConfig | None = None
     num_domains: int = 3
@@ -91,12 +74,6 @@ class UTMOSConfig(AudioQualityConfig):
         **dict.fromkeys(("dropout", "feature_grad_mult"), SHARE),
     }
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        self.encoder_config = copy.deepcopy(WAV2VEC2_BASE if self.encoder_config is None else self.encoder_config)
-        super().__post_init__(**kwargs)
-        # Where the encoder was read from says nothing about it, and may be a private path.
-        self.encoder_config._name_or_path = ""
-
     def validate_encoder(self) -> None:
         check_encoder_config(self.encoder_config)
         if not has_convolutions(self.encoder_config):
@@ -104,8 +81,6 @@ class UTMOSConfig(AudioQualityConfig):
                 "Expected an encoder whose convolutions take the waveform, as those of wav2vec 2.0, got "
                 f"{self.encoder_config.model_type}."
             )
-        if self.sampling_rate is None:
-            raise ValueError("Expected `sampling_rate` in Hz, got None: an encoder knows one rate only; most take 16000.")
 
     def validate_ids(self) -> None:
         for name, count in (("domain", self.num_domains), ("judge", self.num_judges)):

@@ -5,7 +5,6 @@ Nothing of fairseq, Lightning or omegaconf is imported, and nothing in a checkpo
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import torch
 from transformers import Wav2Vec2Config
 
 from hf_sqa.blocks.fairseq_encoder import fairseq_name, infer_encoder
-from hf_sqa.blocks.foreign_checkpoint import converted_tensors, read_foreign_checkpoint
-from hf_sqa.blocks.speech_encoder import check_encoder_options
-from hf_sqa.models.utmos.configuration_utmos import WAV2VEC2_BASE, UTMOSConfig
+from hf_sqa.blocks.foreign_checkpoint import converted_tensors, read_foreign_checkpoint, renamed, tensors_of
+from hf_sqa.blocks.speech_encoder import WAV2VEC2_BASE, check_encoder_options
+from hf_sqa.models.utmos.configuration_utmos import UTMOSConfig
 from hf_sqa.models.utmos.modeling_utmos import UTMOS
 
 #: What `convert` takes, for `hf-sqa convert --list`.
@@ -28,14 +27,14 @@ NUM_HEADS = 12
 #: Domain and listener for which the authors' Space scores, in the original's tables.
 DOMAIN_ID, JUDGE_ID = 0, 288
 #: From names in the authors' checkpoint to those in SpeechMOS's file.
-LIGHTNING_NAMES = (
-    (r"^feature_extractors\.0\.ssl_model\.", "wav2vec2."),
-    (r"^feature_extractors\.1\.embedding\.weight$", "domain_emb"),
-    (r"^output_layers\.0\.judge_embedding\.weight$", "judge_emb"),
-    (r"^output_layers\.0\.decoder_rnn\.", "blstm."),
-    (r"^output_layers\.1\.net\.0\.", "projection.0."),
-    (r"^output_layers\.1\.net\.3\.", "projection.2."),
-)
+LIGHTNING_NAMES = {
+    "feature_extractors.0.ssl_model.": "wav2vec2.",
+    "feature_extractors.1.embedding.weight": "domain_emb",
+    "output_layers.0.judge_embedding.weight": "judge_emb",
+    "output_layers.0.decoder_rnn.": "blstm.",
+    "output_layers.1.net.0.": "projection.0.",
+    "output_layers.1.net.3.": "projection.2.",
+}
 #: From our names behind the encoder to those in SpeechMOS's file.
 HEAD_NAMES = {
     "domain_embedding.weight": "domain_emb",
@@ -89,9 +88,7 @@ def convert_state_dict(original: dict[str, torch.Tensor], model: UTMOS) -> dict[
 
 def _tensors(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
     """Tensors by SpeechMOS's names, and the domain and listener to score for."""
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"Expected a dict of tensors, or one with such a dict as the entry 'state_dict', in {path}.")
+    state = tensors_of(content, path, "state_dict")
     if state is content:
         return state, {"domain_id": 0, "judge_id": 0}
     if "feature_extractors.1.encoder.weight_ih_l0" in state:
@@ -99,12 +96,8 @@ def _tensors(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], dict[st
             f"Expected a strong learner without phoneme encoder, got one with it in {path}: it needs a transcription of every "
             "recording. The authors' Space and SpeechMOS publish the one without."
         )
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in LIGHTNING_NAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed, {"domain_id": DOMAIN_ID, "judge_id": JUDGE_ID}
+    tensors = {renamed(name, LIGHTNING_NAMES): tensor for name, tensor in state.items()}
+    return tensors, {"domain_id": DOMAIN_ID, "judge_id": JUDGE_ID}
 
 
 def _sizes(tensors: dict[str, torch.Tensor]) -> dict[str, int]:

@@ -13,6 +13,7 @@ Shapes:   B batch, T samples, F frames, D hidden size, L labels
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,16 +23,17 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedModel, initialization as init
 from transformers.utils import can_return_tuple
 
-from hf_sqa.blocks.initialization import start_as_torch
-from hf_sqa.blocks.losses import check_label_shape, ranking_loss, score_loss
+from hf_sqa.blocks.layers import start_as_torch
+from hf_sqa.blocks.losses import check_label_shape, frame_losses, ranking_loss
+from hf_sqa.blocks.pooling import mark_padding
 from hf_sqa.blocks.precision import run_lstm
 from hf_sqa.blocks.speech_encoder import (
     FreezesEncoder,
     build_encoder,
+    front_modules,
     num_frames_of,
     output_size,
     pads_safely,
-    refuse_short,
     scale_feature_gradient,
 )
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
@@ -44,10 +46,6 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
 
     config: UTMOSConfig
     config_class = UTMOSConfig
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
     # A score of 3.9 has steps of 0.016 in bfloat16, and so would a mean over time.
     _keep_in_fp32_modules_strict = ["domain_embedding", "judge_embedding", "lstm", "lstm_projection", "score_head"]
 
@@ -78,7 +76,7 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]; on a CPU, only what follows the encoder is trained."""
         if device == "cpu":
             return FineTuningDefaults(("encoder",), learning_rate=3e-4)
-        return FineTuningDefaults(("encoder.*feature_extractor", "encoder.*feature_projection"), learning_rate=2e-5)
+        return FineTuningDefaults(front_modules(self.config.encoder_config), learning_rate=2e-5)
 
     @can_return_tuple
     def forward(
@@ -109,12 +107,10 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         Raises:
             ValueError: If the input has another shape or a row is too short for a frame, or `labels` have another shape.
         """
-        if input_values.dim() != 2:
-            raise ValueError(f"Expected `input_values` of shape (batch_size, num_samples), got {tuple(input_values.shape)}.")
-        refuse_short(self.config.encoder_config, input_values, attention_mask)
+        lengths = self.row_lengths(input_values, attention_mask)
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states, "return_dict": True}
         features, hidden_states, attentions = self._encode(input_values.to(self.dtype), attention_mask, options)
-        num_frames = None if attention_mask is None else num_frames_of(self.encoder, attention_mask.sum(dim=1))
+        num_frames = None if lengths is None else num_frames_of(self.encoder, lengths)
 
         frames = self._with_embeddings(features.to(self.score_head.weight.dtype), domain_ids, judge_ids)
         if num_frames is None:
@@ -125,16 +121,16 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         raw = self.score_head(self.dropout(F.relu(self.lstm_projection(states)))).float()
         middle, half = (self.config.score_min + self.config.score_max) / 2, (self.config.score_max - self.config.score_min) / 2
         frame_logits = middle + half * raw  # (B, F, L)
+        real = None
         if num_frames is None:
             logits = frame_logits.mean(dim=1)
         else:
             real = torch.arange(raw.shape[1], device=raw.device) < num_frames[:, None]
             logits = torch.where(real[..., None], frame_logits, 0.0).sum(dim=1) / num_frames[:, None]
-            frame_logits = frame_logits.masked_fill(~real[..., None], float("nan"))
         return AudioQualityOutput(
-            loss=self._loss(logits, frame_logits, num_frames, labels),
+            loss=self._loss(logits, frame_logits, real, labels),
             logits=logits,
-            frame_logits=frame_logits,
+            frame_logits=mark_padding(frame_logits, real),
             hidden_states=hidden_states,
             attentions=attentions,
         )
@@ -155,22 +151,19 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         order = [row for rows in groups.values() for row in rows]
         back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=inputs.device)
 
-        def joined(parts: list[torch.Tensor]) -> torch.Tensor:
-            longest = max(part.shape[-1 if part.dim() == 4 else 1] for part in parts)
-            if parts[0].dim() == 4:  # attention weights (b, heads, F, F)
-                padded = [F.pad(part, (0, longest - part.shape[-1]) * 2) for part in parts]
-            else:
-                padded = [F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
+        def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+            """Frames `(b, F, D)`, or attention weights `(b, H, F, F)`, of all groups, in the order of the rows."""
+            missing = [max(part.shape[-2] for part in parts) - part.shape[-2] for part in parts]
+            padded = [F.pad(part, (0, size * (part.dim() == 4), 0, size)) for part, size in zip(parts, missing, strict=True)]
             return torch.cat(padded)[back]
 
         def joined_layers(name: str) -> tuple[torch.Tensor, ...] | None:
-            if outputs[0][name] is None:
+            if not options[f"output_{name}"]:
                 return None
-            return tuple(joined(list(parts)) for parts in zip(*(output[name] for output in outputs), strict=True))
+            return tuple(joined(parts) for parts in zip(*(output[name] for output in outputs), strict=True))
 
         features = joined([output.last_hidden_state for output in outputs])
-        layers = joined_layers("hidden_states") if options["output_hidden_states"] else None
-        return features, layers, joined_layers("attentions") if options["output_attentions"] else None
+        return features, joined_layers("hidden_states"), joined_layers("attentions")
 
     def _with_embeddings(
         self, features: torch.Tensor, domain_ids: torch.Tensor | None, judge_ids: torch.Tensor | None
@@ -186,25 +179,14 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         return torch.cat(parts, dim=-1)
 
     def _loss(
-        self, logits: torch.Tensor, frame_logits: torch.Tensor, num_frames: torch.Tensor | None, labels: torch.Tensor | None
+        self, logits: torch.Tensor, frame_logits: torch.Tensor, frame_mask: torch.Tensor | None, labels: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Mean over the recordings of the loss of their frames, and the ranking loss of their scores."""
         if labels is None:
             return None
         check_label_shape(logits, labels)
-        labels = labels.to(logits.device)
-        config = self.config
-        lengths = [frame_logits.shape[1]] * len(labels) if num_frames is None else num_frames.tolist()
-        losses = [
-            score_loss(
-                frames[: int(length)],
-                row.expand(int(length), -1),
-                config.score_loss,
-                config.huber_delta,
-                clip_margin=config.clip_margin,
-            )
-            for frames, length, row in zip(frame_logits, lengths, labels, strict=True)
-        ]
-        rated = (~torch.isnan(labels)).any(dim=1).sum().clamp(min=1)
-        loss = torch.stack(losses).sum() / rated
+        labels, config = labels.to(logits), self.config
+        rated = ~torch.isnan(labels)
+        losses = frame_losses(frame_logits, labels, frame_mask, config).sum(dim=1) / rated.sum(dim=1).clamp(min=1)
+        loss = losses.sum() / rated.any(dim=1).sum().clamp(min=1)
         return loss + config.ranking_weight * ranking_loss(logits, labels, config.ranking_margin) if config.ranking_weight else loss

@@ -1,6 +1,5 @@
 """Configuration of Wav2Vec2ForMOS."""
 
-import copy
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -12,26 +11,16 @@ from hf_sqa.blocks.pooling import POOLINGS
 from hf_sqa.blocks.speech_encoder import (
     FINE_TUNING_OPTIONS,
     TINY_ENCODER,
+    WAV2VEC2_BASE,
     check_encoder_config,
     check_layer,
+    check_layerdrop,
     has_convolutions,
-    layerdrop_option,
     takes_spectra,
 )
 from hf_sqa.choices import check_choice
 from hf_sqa.configuration import AudioQualityConfig
 
-#: wav2vec 2.0 base as SSL-MOS fine-tunes it: dropouts of fairseq's pre-training configuration, no masking of frames. Sizes are the
-#: defaults of `Wav2Vec2Config`; its dropouts and its masking differ.
-SSL_MOS_SMALL_ENCODER = {
-    "model_type": "wav2vec2",
-    "hidden_dropout": 0.1,
-    "attention_dropout": 0.1,
-    "activation_dropout": 0.0,
-    "feat_proj_dropout": 0.1,
-    "layerdrop": 0.05,
-    **FINE_TUNING_OPTIONS,
-}
 #: `feature_grad_mult` of fairseq's pre-training configurations: for extractors with group norm, and with layer norm.
 FEATURE_GRAD_MULT = {"group": 0.1, "layer": 1.0}
 
@@ -70,7 +59,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
     model_type = "wav2vec2_mos"
     #: wav2vec 2.0 with layer norm, two blocks, about 7,000 weights.
     tiny_options = {"encoder_config": TINY_ENCODER | FINE_TUNING_OPTIONS | {"intermediate_size": 32}, "attention_size": 8}
-    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="wav2vec2")}
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="wav2vec2", init_kwargs=WAV2VEC2_BASE)}
     keys_to_ignore_at_inference = [*AudioQualityConfig.keys_to_ignore_at_inference, "log_variances"]
 
     encoder_config: dict | PreTrainedConfig | None = None
@@ -90,10 +79,7 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
     bounds = AudioQualityConfig.bounds | {"attention_size": SIZE, "num_last_frames": COUNT, "feature_grad_mult": SHARE}
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.encoder_config = copy.deepcopy(SSL_MOS_SMALL_ENCODER if self.encoder_config is None else self.encoder_config)
         super().__post_init__(**kwargs)
-        # Where the encoder was read from says nothing about it, and may be a private path.
-        self.encoder_config._name_or_path = ""
         norm = getattr(self.encoder_config, "feat_extract_norm", "layer")
         if self.feature_grad_mult is None:
             self.feature_grad_mult = FEATURE_GRAD_MULT.get(norm, 1.0)
@@ -103,8 +89,6 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
     def validate_encoder(self) -> None:
         check_encoder_config(self.encoder_config, with_quality_models=True)
         check_layer(self.encoder_config, self.layer)
-        if self.sampling_rate is None:
-            raise ValueError("Expected `sampling_rate` in Hz, got None: an encoder knows one rate only; most take 16000.")
         if self.do_normalize is False and takes_spectra(self.encoder_config):
             raise ValueError(
                 f"Expected `do_normalize` to be left out for a {self.encoder_config.model_type} encoder, got False: its feature "
@@ -117,15 +101,9 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
             )
 
     def validate_mix(self) -> None:
-        if not self.mix_layers:
-            return
-        check_layer(self.encoder_config, self.encoder_config.num_hidden_layers)
-        option = layerdrop_option(self.encoder_config)
-        if layerdrop := getattr(self.encoder_config, option, 0.0):
-            raise ValueError(
-                f"Expected an encoder with `{option}=0` for `mix_layers=True`, got {layerdrop}: a layer skipped while training "
-                f"cannot be mixed. Set `{option}` in `encoder_config`."
-            )
+        if self.mix_layers:
+            check_layer(self.encoder_config, self.encoder_config.num_hidden_layers)
+            check_layerdrop(self.encoder_config)
 
     def validate_pooling(self) -> None:
         check_choice("pooling", self.pooling, POOLINGS)

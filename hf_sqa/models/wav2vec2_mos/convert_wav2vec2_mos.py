@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from hf_sqa.blocks.fairseq_encoder import PRETRAINING_TENSORS, fairseq_name, infer_encoder
-from hf_sqa.blocks.foreign_checkpoint import InertRecord, converted_tensors, read_foreign_checkpoint
+from hf_sqa.blocks.foreign_checkpoint import InertRecord, converted_tensors, read_foreign_checkpoint, tensors_of
 from hf_sqa.blocks.speech_encoder import check_encoder_options
 from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig
 from hf_sqa.models.wav2vec2_mos.modeling_wav2vec2_mos import Wav2Vec2ForMOS
@@ -60,9 +60,11 @@ def convert(
     """
     path = Path(checkpoint)
     content = read_foreign_checkpoint(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a dict of tensors, or one with the entry 'model', in {path}, got {type(content).__name__}.")
-    tensors = _tensors(content)
+    tensors = {}
+    for name, tensor in tensors_of(content, path, "model").items():
+        name = name.removeprefix("module.")
+        if not name.startswith("w2v_encoder.proj."):  # the letters of a model fine-tuned for recognition
+            tensors[name.removeprefix("ssl_model.").removeprefix("w2v_encoder.w2v_model.")] = tensor
     fine_tuned = "output_layer.weight" in tensors
     fairseq = {} if fine_tuned else fairseq_options(content)
     if isinstance(encoder_config, PreTrainedConfig):
@@ -129,20 +131,6 @@ def fairseq_options(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(task.get("normalize"), bool):
         options["do_normalize"] = task["normalize"]
     return options
-
-
-def _tensors(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Tensors of a checkpoint by fairseq's names within the encoder, the head as `output_layer.*`."""
-    state = content.get("model", content)
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError("Expected a dict of tensors, or one with such a dict as the entry 'model'; this is no model checkpoint.")
-    tensors = {}
-    for name, tensor in state.items():
-        name = name.removeprefix("module.")
-        if name.startswith("w2v_encoder.proj."):  # the letters of a model fine-tuned for recognition
-            continue
-        tensors[name.removeprefix("ssl_model.").removeprefix("w2v_encoder.w2v_model.")] = tensor
-    return tensors
 
 
 def _plain(value: Any) -> Any:

@@ -18,16 +18,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from hf_sqa.blocks.feature_cache import encoder_features, encoder_layers
-from hf_sqa.blocks.initialization import start_as_torch
+from hf_sqa.blocks.layers import start_as_torch
 from hf_sqa.blocks.losses import rated_targets
-from hf_sqa.blocks.pooling import build_pooling, pool
+from hf_sqa.blocks.pooling import build_pooling, mark_padding, pool
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
+    SPECTRA_PER_FRAME,
     FreezesEncoder,
     LayerMix,
     build_encoder,
@@ -35,10 +36,8 @@ from hf_sqa.blocks.speech_encoder import (
     front_modules,
     in_precision_of,
     is_quality_model,
-    make_feature_extractor,
     output_size,
     pads_safely,
-    refuse_short,
     scale_feature_gradient,
     takes_spectra,
 )
@@ -69,10 +68,6 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
 
     config: Wav2Vec2ForMOSConfig
     config_class = Wav2Vec2ForMOSConfig
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
     # A score of 3.9 has steps of 0.016 in bfloat16, and so would an average over time.
     _keep_in_fp32_modules_strict = ["layer_mix", "pooling", "score_head", "log_variance_head"]
 
@@ -142,7 +137,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         inputs = self._checked_input(input_values, input_features)
         if not self.config.mask_padding:
             attention_mask = None
-        refuse_short(self.config.encoder_config, inputs, attention_mask)
+        self.row_lengths(inputs, attention_mask)
 
         outputs = self._encode(inputs, attention_mask, output_attentions, output_hidden_states)
         hidden_states = self.layer_mix(outputs.hidden_states) if self.config.mix_layers else outputs.last_hidden_state  # (B, F, D)
@@ -152,18 +147,18 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
 
         hidden_states = hidden_states.to(self.score_head.weight.dtype)
         weights = self.pooling(hidden_states, real_frames)  # (B, F)
-        frame_logits = self._in_range(self.score_head(hidden_states).float())  # (B, F, L)
+        frame_logits = self.score_head(hidden_states).float()  # (B, F, L)
+        if self.config.bound_scores:
+            frame_logits = self.in_score_range(frame_logits)
         logits = pool(frame_logits, weights)  # (B, L)
         log_variances = None
         if self.config.predict_log_variance:
             log_variances = pool(self.log_variance_head(hidden_states).float(), weights)  # (B, L)
-        if real_frames is not None:
-            frame_logits = frame_logits.masked_fill(~real_frames[..., None], float("nan"))
 
         return Wav2Vec2ForMOSOutput(
             loss=self.compute_loss(logits, labels) if log_variances is None else _gaussian_loss(logits, log_variances, labels),
             logits=logits,
-            frame_logits=frame_logits,
+            frame_logits=mark_padding(frame_logits, real_frames),
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
             log_variances=log_variances,
@@ -195,11 +190,6 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
             output_hidden_states=output_hidden_states or self.config.mix_layers,
         )
 
-    def _in_range(self, raw: torch.Tensor) -> torch.Tensor:
-        if not self.config.bound_scores:
-            return raw
-        return self.config.score_min + (self.config.score_max - self.config.score_min) * torch.sigmoid(raw)
-
     def _checked_input(self, input_values: torch.Tensor | None, input_features: torch.Tensor | None) -> torch.Tensor:
         given = {"input_values": input_values, "input_features": input_features}
         inputs = given.pop(self.main_input_name)
@@ -208,10 +198,6 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
                 f"Expected `{self.main_input_name}` alone for a {self.config.encoder_config.model_type} encoder; "
                 "`model.make_feature_extractor()` makes the feature extractor that returns it."
             )
-        spectra = takes_spectra(self.config.encoder_config)
-        if inputs.dim() != (3 if spectra else 2):
-            shape = "(batch_size, num_spectra, num_values)" if spectra else "(batch_size, num_samples)"
-            raise ValueError(f"Expected `{self.main_input_name}` of shape {shape}, got {tuple(inputs.shape)}.")
         return inputs
 
     @property
@@ -235,12 +221,11 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         Returns:
             `Wav2Vec2FeatureExtractor`, or `SeamlessM4TFeatureExtractor` for w2v-BERT 2.0.
         """
-        return make_feature_extractor(
-            self.config.encoder_config,
-            sampling_rate=self.config.sampling_rate,
-            do_normalize=self.config.do_normalize,
-            return_attention_mask=self.config.mask_padding,
-        )
+        shared = {"sampling_rate": self.config.sampling_rate, "return_attention_mask": self.config.mask_padding}
+        if not takes_spectra(self.config.encoder_config):
+            return Wav2Vec2FeatureExtractor(do_normalize=self.config.do_normalize, **shared)
+        num_bins = self.config.encoder_config.feature_projection_input_dim // SPECTRA_PER_FRAME
+        return SeamlessM4TFeatureExtractor(feature_size=num_bins, num_mel_bins=num_bins, stride=SPECTRA_PER_FRAME, **shared)
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
         """See [`AudioQualityPreTrainedModel.onnx_inputs`]; spectra for w2v-BERT 2.0."""

@@ -7,12 +7,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE
+from hf_sqa.blocks.bounds import COUNT, SHARE, SIZE, check_multiple
 from hf_sqa.blocks.speech_encoder import (
     TINY_ENCODER,
     check_encoder_config,
     check_layer,
-    layerdrop_option,
+    check_layerdrop,
     min_num_samples,
     pads_safely,
     takes_spectra,
@@ -124,18 +124,10 @@ class XLSRSQAConfig(AudioQualityConfig):
                 f"(`feat_extract_norm='layer'`), got a {encoder.model_type} encoder with feat_extract_norm="
                 f"{getattr(encoder, 'feat_extract_norm', None)!r}: its scores would depend on padding."
             )
-        option = layerdrop_option(encoder)
-        if layerdrop := getattr(encoder, option):
-            raise ValueError(
-                f"Expected `{option}=0.0` in `encoder_config`, got {layerdrop}: a head reads fixed layers, none may be skipped."
-            )
+        check_layerdrop(encoder)
 
     def validate_sizes(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"Expected `hidden_size` to be a multiple of `num_attention_heads`, got {self.hidden_size} and "
-                f"{self.num_attention_heads}."
-            )
+        check_multiple(self, "hidden_size", "num_attention_heads")
         if self.fft_size % 2 or not 0 < self.fft_hop_samples <= self.fft_size:
             raise ValueError(
                 f"Expected an even `fft_size` and `fft_hop_samples` between 1 and it, got "

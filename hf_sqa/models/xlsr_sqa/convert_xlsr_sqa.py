@@ -12,7 +12,14 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_sqa.auto import PublishedCheckpoint
-from hf_sqa.blocks.foreign_checkpoint import converted_tensors, published_name, read_foreign_checkpoint, renamed, split_in_proj
+from hf_sqa.blocks.foreign_checkpoint import (
+    converted_tensors,
+    published_name,
+    read_foreign_checkpoint,
+    renamed,
+    split_in_proj,
+    tensors_of,
+)
 from hf_sqa.blocks.speech_encoder import check_layer, load_encoder, load_encoder_config
 from hf_sqa.choices import did_you_mean
 from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
@@ -130,7 +137,6 @@ def convert(head: str | Path | None = None, encoder: str | Path | None = None, *
             raise FileNotFoundError(f"There is no folder {encoder}; pass the folder of an XLS-R or a Hub id.")
         encoder_config = load_encoder_config(str(encoder), FIXED_ENCODER)
         check_layer(encoder_config, layers[-1], "layers")
-        _check_width(name, original, str(encoder), encoder_config)
         config = XLSRSQAConfig(encoder_config=encoder_config, layers=layers, checkpoint_name=checkpoint_name)
     with torch.device("meta"):
         model = XLSRSQA(config)
@@ -155,7 +161,8 @@ def _published_name(name: str) -> str:
 def _kind(config: XLSRSQAConfig) -> str:
     if config.layers is None:
         return f"on {config.num_mfcc} MFCC features"
-    return f"on layer(s) {', '.join(map(str, config.layers))} of an encoder {config.feature_size} wide"
+    layers = ", ".join(map(str, config.layers))
+    return f"on layer(s) {layers} of an encoder {config.feature_size} wide (XLS-R: 1024 for 300m, 1280 for 1b, 1920 for 2b)"
 
 
 def _full_name(name: str) -> str:
@@ -164,15 +171,6 @@ def _full_name(name: str) -> str:
     if full_name not in heads:
         raise ValueError(f"Unknown head {name!r}{did_you_mean(full_name, heads, 3)} `list_heads()` has all.")
     return full_name
-
-
-def _check_width(name: str, original: dict[str, torch.Tensor], encoder: str, encoder_config: PreTrainedConfig) -> None:
-    projection = original.get("transformer.linear_proj.weight")
-    if projection is not None and projection.dim() == 2 and projection.shape[1] != encoder_config.hidden_size:
-        raise ValueError(
-            f"Expected an encoder with hidden_size={projection.shape[1]}, which the head {name!r} was trained on, got "
-            f"hidden_size={encoder_config.hidden_size} in {encoder}; XLS-R has 1024 (300m), 1280 (1b) or 1920 (2b)."
-        )
 
 
 def _load_encoder(encoder: str, encoder_config: PreTrainedConfig, layer: int) -> PreTrainedModel:
@@ -190,10 +188,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(
             f"There is no file {path}; pass the path of a .pt file or one of `list_heads()`, as {DEFAULT_HEAD!r}."
         )
-    content = read_foreign_checkpoint(path)
-    if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
-        raise ValueError(f"Expected a state dict of tensors in {path}, got {type(content).__name__} with other things in it.")
-    return content
+    return tensors_of(read_foreign_checkpoint(path), path)
 
 
 def _layers_of_file(path: Path, original: dict[str, torch.Tensor]) -> tuple[int, ...] | None:

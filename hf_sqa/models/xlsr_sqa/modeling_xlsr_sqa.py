@@ -10,6 +10,7 @@ Differs:  recordings of different length can share a batch, each scored as if al
 Shapes:   B batch, T samples, F frames, N frames the head sees, M mel bands, C feature channels, L labels
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import Wav2Vec2FeatureExtractor, initialization as init
+from transformers.audio_utils import mel_filter_bank
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
@@ -47,7 +49,11 @@ class MFCC(nn.Module):
         self.fft_size, self.hop_samples, self.top_db = config.fft_size, config.fft_hop_samples, config.top_db
         # NumPy attributes: from_pretrained leaves non-persistent buffers and tensors uninitialised.
         self._hann = np.hanning(config.fft_size + 1)[:-1].astype(np.float32)
-        self._mel_bands = _htk_mel_bands(config.fft_size // 2 + 1, config.num_mel_bins, config.sampling_rate).astype(np.float32)
+        rate = config.sampling_rate
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # at the bottom some bands are narrower than a bin, and their power is the floor
+            mel_bands = mel_filter_bank(config.fft_size // 2 + 1, config.num_mel_bins, 0.0, rate / 2, rate)
+        self._mel_bands = mel_bands.astype(np.float32)
         self._cosines = _orthonormal_cosines(config.num_mel_bins, config.num_mfcc).astype(np.float32)
 
     @property
@@ -113,10 +119,6 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
 
     config: XLSRSQAConfig
     config_class = XLSRSQAConfig
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
     # The head is a thousandth of the encoder's work; MFCC are logarithms of sums over six decades.
     _keep_in_fp32_modules_strict = ["fusion", "transformer"]
 
@@ -225,48 +227,26 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
         trace = trace or self.layer_trace()
         features = [layer.to(self.transformer.projection.weight.dtype) for layer in features]
         raw = self.transformer(self.fusion(features) if len(features) > 1 else features[0], trace).float()
-        return self.config.score_min + (self.config.score_max - self.config.score_min) * torch.sigmoid(raw)
+        return self.in_score_range(raw)
 
     def _lengths(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        shortest = self.config.min_samples
-        if input_values.dim() != 2 or input_values.shape[1] < shortest:
-            raise ValueError(
-                f"Expected `input_values` of shape (batch_size, num_samples) with at least {shortest} samples, one frame, got "
-                f"{tuple(input_values.shape)}."
-            )
-        if attention_mask is None:
+        lengths = self.row_lengths(input_values, attention_mask)
+        if lengths is None:
             return torch.full((input_values.shape[0],), input_values.shape[1], device=input_values.device)
-        lengths = attention_mask.sum(dim=1).long()
-        if not torch.compiler.is_compiling() and int(lengths.min()) < shortest:
-            raise ValueError(
-                f"Expected at least {shortest} samples, one frame, in every row, got rows of {lengths.tolist()} samples by "
-                "`attention_mask`; leave the short ones out."
-            )
-        return lengths
+        return lengths.long()
+
+    @property
+    def min_samples(self) -> int:
+        return self.config.min_samples
 
     def _frame_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         if self.config.encoder_config is None:
             return self.mfcc.num_frames(lengths)
         return self.encoder._get_feat_extract_output_lengths(lengths)
 
-    @torch.inference_mode()
-    def score_recordings(
-        self,
-        recordings: Sequence[Recording],
-        feature_extractor: Any = None,
-        *,
-        mode: str = "published",
-        hop_seconds: float | None = None,
+    def _score_recordings(
+        self, recordings: Sequence[Recording], feature_extractor: Any, mode: str, hop_seconds: float | None
     ) -> list[RecordingScores]:
-        """Score recordings, each as if it were alone; see [`AudioQualityPreTrainedModel.score_recordings`].
-
-        Without an encoder the feature extractor is not used, and the segment returned is the part that the head saw.
-
-        Raises:
-            ValueError: If a rate or the feature extractor is not the model's, a recording is too short for one frame, or the mode
-                is unknown.
-        """
-        self.check_scoring_options(mode, hop_seconds)
         for recording in recordings:
             if recording.sampling_rate != self.config.sampling_rate:
                 raise ValueError(
@@ -280,10 +260,10 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
                 )
         if self.config.encoder_config is None:
             return [self._score_mfcc(recording) for recording in recordings]
-        return super().score_recordings(recordings, feature_extractor, mode=mode)
+        return super()._score_recordings(recordings, feature_extractor, mode, hop_seconds)
 
     def _score_mfcc(self, recording: Recording) -> RecordingScores:
-        """Score a recording of any length, holding mel bands of its middle only."""
+        """Score a recording of any length, holding mel bands of its middle only; the segment is what the head saw."""
         hop, num_frames = self.mfcc.hop_samples, self.mfcc.num_frames(recording.num_samples)
         first_kept = max(0, (num_frames - self.config.num_frames) // 2)
         end_kept = min(num_frames, first_kept + self.config.num_frames)
@@ -312,19 +292,6 @@ def centre_frames(features: torch.Tensor, frame_lengths: torch.Tensor, num_frame
     real = index < frame_lengths[:, None]
     index = index.clamp(max=features.shape[1] - 1)[..., None].expand(-1, -1, features.shape[2])
     return features.gather(1, index).masked_fill(~real[..., None], 0.0)
-
-
-def _htk_mel_bands(num_bins: int, num_bands: int, sampling_rate: int) -> np.ndarray:
-    """Triangles of height one, `(num_bins, num_bands)`, equally wide in HTK mel between 0 Hz and half the rate.
-
-    At the bottom they are narrower than a bin and some hold none; their power is then the floor.
-    """
-    hertz = np.linspace(0, sampling_rate // 2, num_bins)[:, None]
-    mel = np.linspace(0, 2595 * np.log10(1 + sampling_rate / 2 / 700), num_bands + 2)
-    corners = 700 * (10 ** (mel / 2595) - 1)
-    rising = (hertz - corners[:-2]) / np.diff(corners)[:-1]
-    falling = (corners[2:] - hertz) / np.diff(corners)[1:]
-    return np.maximum(0, np.minimum(rising, falling))
 
 
 def _orthonormal_cosines(num_bands: int, num_coefficients: int) -> np.ndarray:
