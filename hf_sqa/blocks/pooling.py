@@ -53,13 +53,9 @@ class FrameAttention(nn.Module):
 
 def build_pooling(kind: str, hidden_size: int, *, num_frames: int = 1, attention_size: int = 128) -> nn.Module:
     """Pooling of a kind out of `POOLINGS`; `num_frames` is used by `"last"`, the sizes by `"attention"`."""
-    if kind == "mean":
-        return MeanPooling()
     if kind == "last":
         return LastPooling(num_frames)
-    if kind == "attention":
-        return FrameAttention(hidden_size, attention_size)
-    raise ValueError(f"Expected `pooling` to be one of {', '.join(POOLINGS)}, got {kind!r}.")
+    return FrameAttention(hidden_size, attention_size) if kind == "attention" else MeanPooling()
 
 
 def pool(frames: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

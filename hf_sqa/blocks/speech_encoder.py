@@ -12,7 +12,7 @@ Shapes:   B batch, T samples or spectra, F frames, D hidden size
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -25,7 +25,6 @@ from transformers import (
     AutoModel,
     PreTrainedConfig,
     PreTrainedModel,
-    initialization as init,
 )
 from transformers.models.auto.feature_extraction_auto import get_feature_extractor_config
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
@@ -52,6 +51,8 @@ QUALITY_MODEL_TYPES = ("distilled_sqa",)
 #: Encoders that a mask shields from padding, given layer-norm features. data2vec-audio smears padding through a stack of
 #: positional convolutions and Conformer through unmasked depthwise convolutions.
 MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert", "whisper", *QUALITY_MODEL_TYPES)
+#: Encoders that always normalise the output of their last block; others do with `do_stable_layer_norm`.
+NORMED_TYPES = ("wav2vec2-conformer", "whisper")
 #: Samples in a spectrum, their distance, and the spectra in one frame, of w2v-BERT 2.0's feature extractor (16 kHz).
 SPECTRUM_SAMPLES, SPECTRUM_HOP_SAMPLES, SPECTRA_PER_FRAME = 400, 160, 2
 #: Samples between frames of Whisper, each begun one: a convolution joins two spectra.
@@ -249,12 +250,6 @@ def load_encoder(
     encoder.config._name_or_path = ""
     encoder.name_or_path = ""
     return _prepared(encoder, layer)
-
-
-def has_final_norm(encoder_config: PreTrainedConfig) -> bool:
-    """Whether the encoder normalises the output of its last block."""
-    always = ("wav2vec2-conformer", "whisper")
-    return bool(getattr(encoder_config, "do_stable_layer_norm", False)) or encoder_config.model_type in always
 
 
 def is_quality_model(encoder_config: PreTrainedConfig) -> bool:
@@ -487,29 +482,6 @@ def all_layers(
     return outputs.hidden_states
 
 
-class LayerMix(nn.Module):
-    """Learned average of layers: one weight each, positive, summing to 1, equal at first (SUPERB's featurizer)."""
-
-    def __init__(self, num_layers: int):
-        super().__init__()
-        self.layer_scores = nn.Parameter(torch.zeros(num_layers))
-
-    def reset_parameters(self) -> None:
-        """Weigh all layers equally, through transformers' flag-honouring initialiser."""
-        init.zeros_(self.layer_scores)
-
-    @property
-    def weights(self) -> torch.Tensor:
-        """Weight of every layer, `(num_layers,)`."""
-        return self.layer_scores.softmax(dim=0)
-
-    def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Average `num_layers` tensors of one shape."""
-        if len(layers) != len(self.layer_scores):
-            raise ValueError(f"Expected {len(self.layer_scores)} layers to mix, got {len(layers)}.")
-        return sum(weight * layer for weight, layer in zip(self.weights, layers, strict=True))
-
-
 class AdaptableWavLMAttention(WavLMAttention):
     """WavLM's attention, calling its projections as modules.
 
@@ -553,7 +525,8 @@ def _prepared(encoder: PreTrainedModel, layer: int | None) -> PreTrainedModel:
     for module in encoder.modules():
         if type(module) is WavLMAttention:
             module.__class__ = AdaptableWavLMAttention
-    if layer is not None and has_final_norm(encoder.config):
+    has_final_norm = getattr(encoder.config, "do_stable_layer_norm", False) or encoder.config.model_type in NORMED_TYPES
+    if layer is not None and has_final_norm:
         encoder.encoder.layer_norm = nn.Identity()
     return encoder
 

@@ -7,7 +7,7 @@ Shapes:   B batch, F frames, C input channels, D hidden size, H heads, L labels
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -164,37 +164,27 @@ class AttentionPooling(nn.Module):
 class SQATransformer(nn.Module):
     """Frames of any front end to raw scores: batch norms, projection, positions, encoder, attention pooling.
 
-    `num_heads` and `intermediate_size` are the same in all layers, or lists with one for each; heads are of `head_size`, by default
-    `hidden_size / num_heads`; the width of the pooling, `pooling_size`, is by default `intermediate_size`.
+    The configuration of a DistilledSQA may have heads and widths of their own for every layer, and a width for the pooling.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        num_heads: int | Sequence[int],
-        intermediate_size: int | Sequence[int],
-        num_frames: int,
-        num_labels: int,
-        dropout: float = 0.0,
-        normalize_features: bool = True,
-        head_size: int | None = None,
-        pooling_size: int | None = None,
-    ):
+    def __init__(self, config: Any, input_size: int, normalize_features: bool = True):
         super().__init__()
+        hidden_size, num_layers = config.hidden_size, config.num_hidden_layers
         # Fused features arrive normalised: each layer has its own norm before the mix.
         self.feature_norm = nn.BatchNorm1d(input_size) if normalize_features else None
         self.projection_norm = nn.BatchNorm1d(input_size)
         self.projection = nn.Linear(input_size, hidden_size)
-        self.positions = SinusoidalPositions(num_frames, hidden_size)
-        heads = [num_heads] * num_layers if isinstance(num_heads, int) else num_heads
-        widths = [intermediate_size] * num_layers if isinstance(intermediate_size, int) else intermediate_size
+        self.positions = SinusoidalPositions(config.num_frames, hidden_size)
+        heads = getattr(config, "layer_num_heads", None) or [config.num_attention_heads] * num_layers
+        widths = getattr(config, "layer_intermediate_sizes", None) or [config.intermediate_size] * num_layers
+        head_size = getattr(config, "head_size", None)
         self.layers = nn.ModuleList(
-            EncoderLayer(hidden_size, heads[layer], widths[layer], dropout, head_size) for layer in range(num_layers)
+            EncoderLayer(hidden_size, num_heads, width, config.dropout, head_size)
+            for num_heads, width in zip(heads, widths, strict=True)
         )
         self.pooling_norm = nn.BatchNorm1d(hidden_size)
-        self.pooling = AttentionPooling(hidden_size, pooling_size or max(widths, default=hidden_size), num_labels)
+        pooling_size = getattr(config, "pooling_size", None) or config.intermediate_size
+        self.pooling = AttentionPooling(hidden_size, pooling_size, config.num_labels)
 
     def forward(self, features: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
         """Exactly `num_frames` frames `(B, F, C)` to raw scores `(B, L)`, before any sigmoid."""

@@ -171,16 +171,6 @@ class DistilledSQAConfig(AudioQualityConfig):
         """Frames the transformer sees in a window."""
         return self.num_spectra // self.spectra_per_frame
 
-    @property
-    def num_heads_by_layer(self) -> list[int]:
-        """Attention heads of every layer."""
-        return self.layer_num_heads or [self.num_attention_heads] * self.num_hidden_layers
-
-    @property
-    def intermediate_size_by_layer(self) -> list[int]:
-        """Width of every feed-forward."""
-        return self.layer_intermediate_sizes or [self.intermediate_size] * self.num_hidden_layers
-
     def validate_layers(self) -> None:
         for option, count in (
             ("conv_layer_channels", "num_conv_layers"),

@@ -68,18 +68,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         super().__init__(config)
         self.spectrum = MelSpectrum(config) if config.num_mel_bins else CompressedSpectrum(config)
         self.trunk = ConvTrunk(config)
-        self.transformer = SQATransformer(
-            input_size=config.conv_channels[-1] * config.conv_num_bins,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_hidden_layers,
-            num_heads=config.num_heads_by_layer,
-            intermediate_size=config.intermediate_size_by_layer,
-            num_frames=config.num_frames,
-            num_labels=config.num_labels,
-            dropout=config.dropout,
-            head_size=config.head_size,
-            pooling_size=config.pooling_size or config.intermediate_size,
-        )
+        self.transformer = SQATransformer(config, config.conv_channels[-1] * config.conv_num_bins)
         self.post_init()
 
     @torch.no_grad()

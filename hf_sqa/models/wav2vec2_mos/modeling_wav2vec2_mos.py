@@ -13,12 +13,13 @@ Shapes:   B batch, T samples or spectra, F frames, D hidden size, L labels
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
+from transformers import PreTrainedModel, SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor, initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
@@ -30,7 +31,6 @@ from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
     SPECTRA_PER_FRAME,
     FreezesEncoder,
-    LayerMix,
     build_encoder,
     frame_mask,
     front_modules,
@@ -58,6 +58,23 @@ class Wav2Vec2ForMOSOutput(AudioQualityOutput):
     """
 
     log_variances: torch.Tensor | None = None
+
+
+class LayerMix(nn.Module):
+    """Learned average of layers: one weight each, positive, summing to 1, equal at first (SUPERB's featurizer)."""
+
+    def __init__(self, num_layers: int):
+        super().__init__()
+        self.layer_scores = nn.Parameter(torch.zeros(num_layers))
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Weight of every layer, `(num_layers,)`."""
+        return self.layer_scores.softmax(dim=0)
+
+    def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Average `num_layers` tensors of one shape."""
+        return sum(weight * layer for weight, layer in zip(self.weights, layers, strict=True))
 
 
 class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
@@ -103,7 +120,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LayerMix):
-            module.reset_parameters()
+            init.zeros_(module.layer_scores)
         elif isinstance(module, nn.Linear):
             start_as_torch(module)
 

@@ -131,17 +131,7 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
         num_inputs = len(config.layers or (0,))
         if num_inputs > 1:
             self.fusion = LayerFusion(num_inputs, config.feature_size)
-        self.transformer = SQATransformer(
-            input_size=config.feature_size,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_hidden_layers,
-            num_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            num_frames=config.num_frames,
-            num_labels=config.num_labels,
-            dropout=config.dropout,
-            normalize_features=num_inputs == 1,
-        )
+        self.transformer = SQATransformer(config, config.feature_size, normalize_features=num_inputs == 1)
         self.post_init()
         self.freeze()
 
