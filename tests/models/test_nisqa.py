@@ -23,7 +23,7 @@ from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.blocks.foreign_checkpoint import InertRecord, read_foreign_checkpoint
 from hf_sqa.blocks.precision import reverse_rows
 from hf_sqa.models.nisqa import NISQA, BiasAwareLoss, NISQAConfig, NISQAFeatureExtractor
-from hf_sqa.models.nisqa.convert_nisqa import convert, original_names
+from hf_sqa.models.nisqa.convert_nisqa import convert, original_name
 from hf_sqa.models.nisqa.modeling_nisqa import adaptive_max_pool
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -507,11 +507,10 @@ ORIGINAL_ARGS = {
 
 def original_state_dict(model: NISQA) -> dict[str, torch.Tensor]:
     """Tensors of a model under the names of the original, which its code loads."""
-    tensors = model.state_dict()
-    return {
-        source: torch.cat([tensors[name] for name in names]) if len(names) > 1 else tensors[names[0]].clone()
-        for source, names in original_names(model).items()
-    }
+    parts: dict[str, list[torch.Tensor]] = {}
+    for name, tensor in model.state_dict().items():
+        parts.setdefault(original_name(name, model.config), []).append(tensor)
+    return {source: torch.cat(tensors) if len(tensors) > 1 else tensors[0].clone() for source, tensors in parts.items()}
 
 
 def original_checkpoint(**changes) -> dict:

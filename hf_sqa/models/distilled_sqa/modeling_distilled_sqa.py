@@ -11,6 +11,7 @@ Differs:  one window at a time instead of all stacked; spectra are laid out time
 Shapes:   B batch, T samples, W windows, S spectra, K bins, C channels, F frames, D hidden size, L labels
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -303,14 +304,12 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     def _score_published(self, recordings: Sequence[Recording], all_starts: list[np.ndarray]) -> Iterator[torch.Tensor]:
         """Score the windows of all recordings in order, several at a time where the device gains from it."""
-        waiting: list[tuple[torch.Tensor, int | None]] = []
-        for recording, starts in zip(recordings, all_starts, strict=True):
-            for number, window in enumerate(recording.windows(starts.tolist(), self.config.window_samples)):
-                waiting.append((torch.from_numpy(window), None if number else id(recording)))
-                if len(waiting) == self._windows_per_call:
-                    yield self._score_waiting(waiting)
-                    waiting = []
-        if waiting:
+        windows = (
+            (torch.from_numpy(window), None if number else id(recording))
+            for recording, starts in zip(recordings, all_starts, strict=True)
+            for number, window in enumerate(recording.windows(starts.tolist(), self.config.window_samples))
+        )
+        while waiting := list(itertools.islice(windows, self._windows_per_call)):
             yield self._score_waiting(waiting)
 
     def _score_waiting(self, waiting: list[tuple[torch.Tensor, int | None]]) -> torch.Tensor:

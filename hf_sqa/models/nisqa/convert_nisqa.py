@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 
-from hf_sqa.blocks.foreign_checkpoint import PUBLISHED_LAYER_NAMES, converted_tensors, read_foreign_checkpoint, renamed
+from hf_sqa.blocks.foreign_checkpoint import (
+    PUBLISHED_LAYER_NAMES,
+    converted_tensors,
+    read_foreign_checkpoint,
+    renamed,
+    split_in_proj,
+)
 from hf_sqa.models.nisqa.configuration_nisqa import DIMENSIONS, NISQAConfig
 from hf_sqa.models.nisqa.modeling_nisqa import NISQA
 
@@ -118,25 +124,12 @@ def config_from_args(args: dict[str, Any], tensors: dict[str, torch.Tensor], che
 
 def convert_state_dict(original: dict[str, torch.Tensor], model: NISQA) -> dict[str, torch.Tensor]:
     """Tensors of the original under our names; see [`converted_tensors`]."""
-    sources = original_names(model)
-    source_of = {name: source for source, names in sources.items() for name in names}
-
-    def part(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        names = sources[source_of[name]]
-        return tensor.chunk(len(names))[names.index(name)] if len(names) > 1 else tensor
-
-    return converted_tensors(original, model.state_dict(), source_of.__getitem__, "the NISQA that its options describe", part)
+    what = "the NISQA that its options describe"
+    return converted_tensors(original, model.state_dict(), lambda name: original_name(name, model.config), what, split_in_proj)
 
 
-def original_names(model: NISQA) -> dict[str, list[str]]:
-    """Name in the original of every tensor, with our names of its parts; the parts follow each other along the first axis."""
-    names: dict[str, list[str]] = {}
-    for name in model.state_dict():
-        names.setdefault(_original_name(name, model.config), []).append(name)
-    return names
-
-
-def _original_name(name: str, config: NISQAConfig) -> str:
+def original_name(name: str, config: NISQAConfig) -> str:
+    """Name in the original of the tensor that gives one of ours."""
     part, rest = name.split(".", 1)
     if part == "segment_encoder":
         return "cnn.model." + _original_segment_encoder_name(rest, config)
