@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_sqa.blocks.encoder_blocks import HEADS_BY_BLOCK, blocks_of, parts_of
+from hf_sqa.blocks.encoder_blocks import HEADS_BY_BLOCK, BlockParts, blocks_of, parts_of
 from hf_sqa.blocks.feature_cache import kept_features
 
-#: Place of an encoder's blocks in a model, and what of a block's attention makes the values of its heads.
-BLOCKS, PROJECTIONS = "encoder.encoder.layers.", ("q_proj", "k_proj", "v_proj")
+#: What of a block's attention makes the values of its heads.
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass
@@ -34,11 +34,15 @@ class PruningLayout:
         groups (`dict[str, Group]`): Units that can be removed, by place; `"layers"` holds whole layers.
         equal_kinds (`tuple[str, ...]`): Kinds whose groups must keep equally many units.
         layers (`nn.ModuleList`): The layers of the group `"layers"`.
+        prefix (`str`): Beginning of the names of their tensors.
+        parts ([`~hf_sqa.blocks.encoder_blocks.BlockParts`]): Names within a layer.
     """
 
     groups: dict[str, Group]
     equal_kinds: tuple[str, ...] = ()
     layers: Any
+    prefix: str
+    parts: BlockParts
 
     def __init__(self, model: Any):
         self.model, self.config = model, model.config
@@ -63,9 +67,13 @@ class PruningLayout:
             for handle in handles:
                 handle.remove()
 
-    def readers(self) -> Mapping[str, Any]:
-        """For every group, the module whose input is its activation."""
-        raise NotImplementedError
+    def readers(self) -> dict[str, Any]:
+        """For every group, the module whose input is its activation; here for those in the layers."""
+        readers = {f"units.{index}": layer.get_submodule(self.parts.narrowing) for index, layer in enumerate(self.layers)}
+        for index in range(len(self.layers)):
+            if f"heads.{index}" in self.groups:
+                readers[f"heads.{index}"] = self._attention(index).out_proj
+        return readers
 
     def by_unit(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """Values in the shape of a group's activation as `(B, positions, size)`; the width of a head counts as positions."""
@@ -89,7 +97,39 @@ class PruningLayout:
             means (mapping of `str` to `torch.Tensor`): Means of the activations; those of removed units go into the biases behind
                 them.
         """
-        raise NotImplementedError
+        kept = {name: torch.from_numpy(np.asarray(places, np.int64)) for name, places in keep.items()}
+        model = type(self.model)(self.config_for(keep))
+        state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        blocks = {name: state.pop(name) for name in list(state) if name.startswith(self.prefix)}
+        self.cut_surroundings(state, kept, means)
+        for place, index in enumerate(self._kept_layers(keep)):
+            before = f"{self.prefix}{index}."
+            block = {name.removeprefix(before): tensor for name, tensor in blocks.items() if name.startswith(before)}
+            self._cut_block(block, index, kept, means)
+            state |= {f"{self.prefix}{place}.{name}": tensor for name, tensor in block.items()}
+        model.load_state_dict(state)
+        return model.eval()
+
+    def cut_surroundings(
+        self, state: dict[str, torch.Tensor], kept: Mapping[str, torch.Tensor], means: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Hook: cut the tensors outside of the layers, in place."""
+
+    def _cut_block(
+        self, block: dict[str, torch.Tensor], index: int, kept: Mapping[str, torch.Tensor], means: Mapping[str, torch.Tensor]
+    ) -> None:
+        cut_between(block, [self.parts.widening], self.parts.narrowing, kept[f"units.{index}"], means[f"units.{index}"])
+        if f"heads.{index}" in self.groups:
+            width = self._attention(index).out_proj.in_features // self.groups[f"heads.{index}"].size
+            columns = (kept[f"heads.{index}"][:, None] * width + torch.arange(width)).flatten()
+            of_attention = [f"{self.parts.attention}.{name}" for name in (*PROJECTIONS, "out_proj")]
+            cut_between(block, of_attention[:-1], of_attention[-1], columns, means[f"heads.{index}"])
+
+    def _attention(self, index: int) -> Any:
+        return self.layers[index].get_submodule(self.parts.attention)
+
+    def _kept_layers(self, keep: Mapping[str, np.ndarray]) -> list[int]:
+        return keep["layers"].tolist() if "layers" in keep else list(range(len(self.layers)))
 
 
 class EncoderLayout(PruningLayout):
@@ -101,6 +141,7 @@ class EncoderLayout(PruningLayout):
     """
 
     equal_kinds = ("units",)
+    prefix = "encoder.encoder.layers."
 
     def __init__(self, model: Any, layer_option: str, may_drop_layers: bool = True):
         super().__init__(model)
@@ -146,32 +187,6 @@ class EncoderLayout(PruningLayout):
         with kept_features(None), super().activations() as activations:
             yield activations
 
-    def readers(self) -> dict[str, Any]:
-        readers = {f"units.{index}": layer.get_submodule(self.parts.narrowing) for index, layer in enumerate(self.layers)}
-        if self.has_heads:
-            readers |= {f"heads.{index}": self._attention(index).out_proj for index in range(len(self.layers))}
-        return readers
-
-    def pruned(self, keep: Mapping[str, np.ndarray], means: Mapping[str, torch.Tensor]) -> Any:
-        kept_layers = self._kept_layers(keep)
-        model = type(self.model)(self.config_for(keep))
-        state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items() if not name.startswith(BLOCKS)}
-        for place, index in enumerate(kept_layers):
-            for name, tensor in self._cut_block(index, keep, means).items():
-                state[f"{BLOCKS}{place}.{name}"] = tensor
-        model.load_state_dict(state)
-        return model.eval()
-
-    def _cut_block(self, index: int, keep: Mapping[str, np.ndarray], means: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        state = {name: tensor.detach().clone() for name, tensor in self.layers[index].state_dict().items()}
-        cut_between(state, [self.parts.widening], self.parts.narrowing, _places(keep[f"units.{index}"]), means[f"units.{index}"])
-        if self.has_heads:
-            width = self._attention(index).head_dim
-            columns = (_places(keep[f"heads.{index}"])[:, None] * width + torch.arange(width)).flatten()
-            of_attention = [f"{self.parts.attention}.{name}" for name in (*PROJECTIONS, "out_proj")]
-            cut_between(state, of_attention[:-1], of_attention[-1], columns, means[f"heads.{index}"])
-        return state
-
     def config_for(self, keep: Mapping[str, np.ndarray]) -> Any:
         layers = self._kept_layers(keep)
         config = copy.deepcopy(self.config)
@@ -187,12 +202,6 @@ class EncoderLayout(PruningLayout):
             setattr(config, self.layer_option, shifted[0] if is_single else tuple(shifted))
         config.checkpoint_name = None
         return config
-
-    def _attention(self, index: int) -> Any:
-        return self.layers[index].get_submodule(self.parts.attention)
-
-    def _kept_layers(self, keep: Mapping[str, np.ndarray]) -> list[int]:
-        return keep["layers"].tolist() if "layers" in keep else list(range(len(self.layers)))
 
     def _shifted_layers(self, dropped: set[int]) -> list[int] | None:
         """The layers that the model reads, counted from 1, once some are removed; `None` if two coincide or none is left."""
@@ -212,10 +221,6 @@ def all_but(kept: torch.Tensor, size: int) -> torch.Tensor:
     mask = torch.ones(size, dtype=torch.bool)
     mask[kept] = False
     return torch.arange(size)[mask]
-
-
-def _places(kept: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(kept, np.int64))
 
 
 def cut_between(

@@ -1,7 +1,7 @@
 """What pruning can take out of a DistilledSQA."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,11 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_sqa.blocks.pruning_layout import PROJECTIONS, Group, PruningLayout, all_but, cut_between, with_gradient
+from hf_sqa.blocks.encoder_blocks import BlockParts
+from hf_sqa.blocks.pruning_layout import Group, PruningLayout, all_but, with_gradient
 
 
 class DistilledLayout(PruningLayout):
     """The units of a DistilledSQA: channels of its convolutions, heads, hidden units, and layers."""
+
+    prefix = "transformer.layers."
+    parts = BlockParts("self_attn", "fc1", "fc2", "layer_intermediate_sizes")
 
     def __init__(self, model: Any):
         super().__init__(model)
@@ -72,10 +76,7 @@ class DistilledLayout(PruningLayout):
                 del trunk.activation
 
     def readers(self) -> dict[str, Any]:
-        readers = {"pooling": self.model.transformer.pooling.attention_score}
-        for index, layer in enumerate(self.layers):
-            readers |= {f"heads.{index}": layer.self_attn.out_proj, f"units.{index}": layer.fc2}
-        return readers
+        return super().readers() | {"pooling": self.model.transformer.pooling.attention_score}
 
     def by_unit(self, name: str, values: torch.Tensor) -> torch.Tensor:
         return values.flatten(2).transpose(1, 2) if name.startswith("trunk.") else super().by_unit(name, values)
@@ -101,28 +102,22 @@ class DistilledLayout(PruningLayout):
         }
         return type(self.config)(**options)
 
-    def pruned(self, keep: dict[str, np.ndarray], means: dict[str, torch.Tensor]) -> Any:
-        kept = {name: torch.from_numpy(np.asarray(places, np.int64)) for name, places in keep.items()}
-        layers = kept["layers"].tolist()
-        model = type(self.model)(self.config_for(keep))
-        state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+    def cut_surroundings(
+        self, state: dict[str, torch.Tensor], kept: Mapping[str, torch.Tensor], means: Mapping[str, torch.Tensor]
+    ) -> None:
         self._cut_trunk(state, kept, means)
-        cut = {name: tensor for name, tensor in state.items() if not name.startswith("transformer.layers.")}
-        for place, index in enumerate(layers):
-            for name, tensor in self._cut_layer(state, index, kept, means).items():
-                cut[f"transformer.layers.{place}.{name}"] = tensor
-        pooling = kept["pooling"]
-        for name in ("attention_hidden.weight", "attention_hidden.bias"):
-            cut[f"transformer.pooling.{name}"] = state[f"transformer.pooling.{name}"][pooling]
-        cut["transformer.pooling.attention_score.weight"] = state["transformer.pooling.attention_score.weight"][:, pooling]
-        model.load_state_dict(cut)
-        return model.eval()
+        pooling = "transformer.pooling.attention"
+        for part in ("weight", "bias"):
+            state[f"{pooling}_hidden.{part}"] = state[f"{pooling}_hidden.{part}"][kept["pooling"]]
+        state[f"{pooling}_score.weight"] = state[f"{pooling}_score.weight"][:, kept["pooling"]]
 
     def _producer(self, index: int) -> nn.Conv2d:
         trunk = self.model.trunk
         return trunk.mixes[str(index)] if str(index) in trunk.mixes else trunk.layers[index]
 
-    def _cut_trunk(self, state: dict[str, torch.Tensor], kept: dict[str, torch.Tensor], means: dict[str, torch.Tensor]) -> None:
+    def _cut_trunk(
+        self, state: dict[str, torch.Tensor], kept: Mapping[str, torch.Tensor], means: Mapping[str, torch.Tensor]
+    ) -> None:
         trunk = self.model.trunk
         gone = {name: all_but(kept[name], self.groups[name].size) for name in kept if name.startswith("trunk.")}
         last = len(trunk.layers) - 1
@@ -156,14 +151,3 @@ class DistilledLayout(PruningLayout):
             for part in ("weight", "bias", "running_mean", "running_var"):
                 if f"transformer.{norm}.{part}" in state:
                     state[f"transformer.{norm}.{part}"] = state[f"transformer.{norm}.{part}"][columns]
-
-    def _cut_layer(
-        self, state: dict[str, torch.Tensor], index: int, kept: dict[str, torch.Tensor], means: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
-        prefix = f"transformer.layers.{index}."
-        layer = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-        columns = (kept[f"heads.{index}"][:, None] * self.head_size + torch.arange(self.head_size)).flatten()
-        projections = [f"self_attn.{name}" for name in PROJECTIONS]
-        cut_between(layer, projections, "self_attn.out_proj", columns, means[f"heads.{index}"])
-        cut_between(layer, ["fc1"], "fc2", kept[f"units.{index}"], means[f"units.{index}"])
-        return layer
