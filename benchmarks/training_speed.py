@@ -37,10 +37,10 @@ RATE = 16_000
 
 
 def encoder_config(size: str) -> dict:
-    from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import SSL_MOS_SMALL_ENCODER
+    from hf_sqa.blocks.speech_encoder import WAV2VEC2_BASE
 
     without_chance = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0}
-    return SSL_MOS_SMALL_ENCODER | SIZES[size] | without_chance
+    return WAV2VEC2_BASE | SIZES[size] | without_chance
 
 
 def ours(size: str):
