@@ -95,16 +95,10 @@ def kept_features(path: Path | None, max_bytes: int = MAX_BYTES) -> Iterator[Fea
 
 
 def encoder_features(encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """An encoder's output, from the folder where it is there.
+    """An encoder's output `(B, F, D)`, from the folder where it is there.
 
     The features are kept if the encoder is in evaluation and has no parameter to train; each recording is then computed alone,
-    which changes its features by rounding at most.
-
-    Returns:
-        `torch.Tensor` of shape `(B, F, D)`. Frames of padding mean nothing.
-
-    Raises:
-        OSError: If the folder cannot be written.
+    which changes its features by rounding at most. Frames of padding mean nothing.
     """
     folder = _folder_for(encoder)
     if folder is None:

@@ -54,11 +54,9 @@ class LocalScorer:
         self._activity = _Activity(sampling_rate)
 
     def feed(self, samples: np.ndarray, last: bool = False) -> list[LocalScore]:
-        """Take the next samples; return the stretches that are known now.
+        """Take the next samples `(num_samples,)`, mono float32 at the sampling rate; return the stretches that are known now.
 
-        Args:
-            samples (`np.ndarray` of shape `(num_samples,)`): Mono float32 at the sampling rate.
-            last (`bool`, *optional*, defaults to `False`): Whether none follow. The same as [`close`] afterwards, in less time.
+        `last` says that none follow: the same as [`close`] afterwards, in less time.
         """
         found: list[LocalScore] = []
         step = round(SLICE_SECONDS * self.sampling_rate)
@@ -74,10 +72,8 @@ class LocalScorer:
     def give(self, starts: Sequence[int], scores: np.ndarray, frames: Any = None) -> None:
         """Hook: take what the model computed for the score of the recording, so that it is not computed again.
 
-        Args:
-            starts (sequence of `int`): First samples of windows.
-            scores (`np.ndarray` of shape `(num_windows, num_labels)`): Their scores.
-            frames (*optional*): What [`~hf_sqa.modeling.AudioQualityPreTrainedModel.keep_frames`] kept of the first window.
+        These are scores `(num_windows, num_labels)` of windows by their first samples, and what
+        [`~hf_sqa.modeling.AudioQualityPreTrainedModel.keep_frames`] kept of the first window.
         """
 
     def close(self) -> list[LocalScore]:

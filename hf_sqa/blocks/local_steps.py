@@ -60,11 +60,8 @@ class CurveLevel:
     grows with the variance of these points, because the score of a window with a fault in it is not the mean of its parts. The
     curve is shifted by the mean of all differences so far, each weighted by one over its doubt, and 0 weighted by 1.
 
-    Args:
-        score (callable): Samples of a window to its score.
-        window (`int`): Samples of a window.
-        doubt (`tuple[float, float]`): Doubt of a window whose points are all alike, and what a variance of one point adds; in the
-            variance of the differences between recordings.
+    `score` gives that of the samples of a window, `window` of them. `doubt` is that of a window whose points are all alike, and
+    what a variance of one point adds; in the variance of the differences between recordings.
     """
 
     def __init__(self, score: Callable[[np.ndarray], float], window: int, doubt: tuple[float, float]):
@@ -116,13 +113,7 @@ class StepScorer(LocalScorer):
     """Local quality by steps: every sample goes through the network once, that of the first window when the model scores it.
 
     The first points come when a window of the model has been heard, or the recording has ended, for that is when the level of the
-    curve is known ([`CurveLevel`]). A window is a number of whole chunks.
-
-    Args:
-        cut ([`StepCut`]): How recordings are cut.
-        sampling_rate (`int`): Of the samples, in Hz.
-        hop_seconds (`float`, *optional*, defaults to 0.5): Length of a stretch.
-        has_level (`bool`, *optional*, defaults to `True`): Whether the curve is laid at the model's scores.
+    curve is known ([`CurveLevel`]); without `has_level` it is not laid at the model's scores. A window is a number of whole chunks.
     """
 
     half_seconds = 0.75

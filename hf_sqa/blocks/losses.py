@@ -18,15 +18,10 @@ def score_loss(
     ranking_weight: float = 0.0,
     ranking_margin: float = 0.1,
 ) -> torch.Tensor:
-    """Mean loss over the scores that were rated, and a term on their differences if it has a weight.
+    """Mean loss `()` over the scores that were rated, and a term on their differences if it has a weight.
 
-    Args:
-        logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Predicted scores, in label units.
-        labels (`torch.Tensor` of shape `(batch_size, num_labels)`): Rated scores, NaN where not rated.
-        kind, huber_delta, clip_margin, ranking_weight, ranking_margin: See [`~hf_sqa.configuration.AudioQualityConfig`].
-
-    Returns:
-        `torch.Tensor` of shape `()`: 0 with a zero gradient if nothing is rated.
+    Predicted and rated scores are `(batch_size, num_labels)`, in label units, NaN where not rated; if nothing is, the loss is 0
+    with a zero gradient. The options are those of [`~hf_sqa.configuration.AudioQualityConfig`].
     """
     targets, rated = rated_targets(logits, labels)
     loss = score_errors(logits, targets, kind, huber_delta, clip_margin).sum() / rated.sum().clamp(min=1)
@@ -59,11 +54,7 @@ def frame_losses(
 
 
 def check_label_shape(logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """Refuse labels of another shape than the scores.
-
-    Raises:
-        ValueError: If the shapes differ: broadcasting `(B, 1)` against `(B,)` gives a plausible, wrong loss.
-    """
+    """Refuse labels of another shape than the scores: broadcasting `(B, 1)` against `(B,)` gives a plausible, wrong loss."""
     if logits.shape != labels.shape:
         raise ValueError(
             f"Expected labels of shape {tuple(logits.shape)} (batch_size, num_labels), got {tuple(labels.shape)}; a model with one "

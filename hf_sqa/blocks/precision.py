@@ -1,4 +1,4 @@
-"""Whether a device computes in bfloat16, or emulates it several times as slowly as float32."""
+"""Whether a device computes in bfloat16, or emulates it several times as slowly as float32; and LSTMs, whatever it does."""
 
 from __future__ import annotations
 

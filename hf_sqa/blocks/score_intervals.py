@@ -71,15 +71,9 @@ def fit_score_interval(scores: ArrayLike, labels: ArrayLike, groups: Sequence[Ha
 
 
 def half_widths(scores: ArrayLike, calibration: Mapping[str, Any], coverage: float) -> np.ndarray:
-    """Half of the interval of every score, of the shape of `scores`.
+    """Half of the interval of every score of one name, of the shape of `scores`, by what [`fit_score_interval`] returns.
 
-    Args:
-        scores (array): Scores of one name, as the pipeline gives them.
-        calibration (`dict`): What [`fit_score_interval`] returns.
-        coverage (`float`): Share of recordings whose rating shall lie inside.
-
-    Raises:
-        ValueError: If the calibration does not reach so far.
+    `coverage` is the share of recordings whose rating shall lie inside; one that the calibration does not reach is refused.
     """
     check_coverage(calibration, coverage)
     quantile = np.interp(coverage, calibration["coverages"], calibration["quantiles"])
@@ -140,16 +134,9 @@ def measured_coverage(
 ) -> dict[str, Any]:
     """Coverage on clips that the calibration has not seen: each group in turn is left out, the others calibrate.
 
-    Args:
-        scores, labels, groups: As in [`fit_score_interval`].
-        coverage (`float`, *optional*, defaults to 0.9): Share asked for.
-
-    Returns:
-        `dict`: `asked`, `coverage`, `lowest` (of the groups, or parts), `half_width` (its mean), `num_clips`, and `num_groups`
-        where groups are given.
-
-    Raises:
-        ValueError: If fewer than 20 clips would be left to calibrate.
+    The first arguments are those of [`fit_score_interval`], and 20 clips must be left to calibrate; `coverage` is the share asked
+    for. Returns `asked`, `coverage`, `lowest` (of the groups, or parts), `half_width` (its mean), `num_clips`, and `num_groups`
+    where groups are given.
     """
     scores, labels, parts, num_groups = _known(scores, labels, groups)
     inside, widths = np.zeros(len(scores), bool), np.empty(len(scores))

@@ -39,16 +39,10 @@ def timeline_rows(points: Sequence[LocalScore], names: Sequence[str]) -> list[di
 
 
 def faults_of(timeline: Sequence[dict[str, float]], score: str, depth: float = FAULT_DEPTH) -> list[dict[str, float]]:
-    """Stretches whose quality falls below that of the rest, in order.
+    """Stretches of [`timeline_rows`] where a score falls `depth` or more below the median of the recording, in order.
 
-    Args:
-        timeline (sequence of `dict`): Rows of [`timeline_rows`].
-        score (`str`): The score that is looked at; higher is better.
-        depth (`float`, *optional*, defaults to 0.7): How far below the median of the recording a fault falls.
-
-    Returns:
-        `list[dict]`: `start`, `end` and the lowest local score of each. A silent stretch between two low ones, as a gap leaves it,
-        belongs to the fault.
+    Each has `start`, `end` and its lowest local score. A silent stretch between two low ones, as a gap leaves it, belongs to the
+    fault.
     """
     values = np.array([row[score] for row in timeline])
     if len(values) < 3:
@@ -112,16 +106,10 @@ def described(points: Sequence[LocalScore], faults: Sequence[Fault], names: Sequ
 
 
 def named_faults(timeline: Sequence[dict[str, float]], faults: Sequence[Fault], score: str) -> list[dict[str, Any]]:
-    """Faults that have a name, and stretches without one that fall far below the rest of the recording, in order.
+    """Faults that the finder named, and stretches of [`timeline_rows`] that fall far below the rest of the recording, in order.
 
-    Args:
-        timeline (sequence of `dict`): Rows of [`timeline_rows`].
-        faults (sequence of [`Fault`]): From the fault finder.
-        score (`str`): The score that is looked at; higher is better.
-
-    Returns:
-        `list[dict]`: `start`, `end`, the lowest local score (of the nearest stretch where nobody speaks in the fault) and `kind`,
-        one of `hf_sqa.blocks.faults.KINDS` or `"other"`.
+    Each has `start`, `end`, the lowest local score (of the nearest stretch where nobody speaks in the fault) and `kind`, one of
+    `hf_sqa.blocks.faults.KINDS` or `"other"`.
     """
     if not timeline:
         return []

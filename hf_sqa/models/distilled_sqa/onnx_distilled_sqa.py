@@ -22,11 +22,8 @@ from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
 class OnnxDistilledSQA(DistilledSQA):
     """A graph by `hf-sqa export onnx` in the place of the layers, run by onnxruntime on the CPU with as many threads as torch has.
 
-    Only for scoring: it has no weights to train. The bytes of the graph are a buffer, so that the identity of a score names them.
-
-    Args:
-        config ([`DistilledSQAConfig`]): Of the model that was exported.
-        graph (`bytes`): Content of `model.onnx`.
+    Only for scoring: it has no weights to train. The bytes of the graph, `model.onnx`, are a buffer, so that the identity of a
+    score names them.
     """
 
     modes = ("published",)

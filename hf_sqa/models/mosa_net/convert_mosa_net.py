@@ -114,11 +114,7 @@ def _tensors_of(file: Any, path: Path) -> dict[str, np.ndarray]:
 
 
 def _tensor(found: Any, name: str, file: Any) -> np.ndarray:
-    """The numbers of a data set.
-
-    Raises:
-        ValueError: If they lie in another file, are no numbers, or are more than any layer has.
-    """
+    """The numbers of a data set, unless they lie in another file, are none, or are more than any layer has."""
     if found.file.filename != file.filename or getattr(found, "external", None):
         raise ValueError(
             f"Expected the tensor {name!r} in the checkpoint itself, got one that lies in another file: it is not read."

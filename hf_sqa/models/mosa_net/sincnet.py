@@ -13,12 +13,7 @@ SINC_EDGES = ("python2", "python3")
 
 
 def sinc_band_edges(num_filters: int, sampling_rate: int, edges: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where the bands begin and how wide they are, before the least frequency and the least width are added.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`, each of shape `(num_filters,)`, float32: lower edges and widths, as
-        shares of the sampling rate.
-    """
+    """Lower edges and widths of the bands before the least of both are added: `(num_filters,)`, shares of the sampling rate."""
     nyquist = sampling_rate / 2
     highest_mel = 2595 * np.log10(1 + (nyquist // 700 if edges == "python2" else nyquist / 700))
     centers_hz = 700 * (10 ** (np.linspace(80, highest_mel, num_filters) / 2595) - 1)
@@ -29,10 +24,9 @@ def sinc_band_edges(num_filters: int, sampling_rate: int, edges: str) -> tuple[n
 
 
 def sinc_filters(num_filters: int, kernel_size: int, sampling_rate: int, edges: str) -> np.ndarray:
-    """Impulse responses of the bands: difference of two low passes, largest value 1, under a Hamming window.
+    """Impulse responses `(num_filters, kernel_size)` of the bands, in float32, to be correlated with the waveform (no flip).
 
-    Returns:
-        `np.ndarray` of shape `(num_filters, kernel_size)`, float32, to be correlated with the waveform (no flip).
+    Each is the difference of two low passes, its largest value 1, under a Hamming window.
     """
     lower, width = sinc_band_edges(num_filters, sampling_rate, edges)
     least = np.float32(50 / sampling_rate)

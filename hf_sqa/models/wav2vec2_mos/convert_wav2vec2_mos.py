@@ -115,11 +115,7 @@ def convert_state_dict(original: dict[str, torch.Tensor], model: Wav2Vec2ForMOS)
 
 
 def fairseq_options(content: dict[str, Any]) -> dict[str, Any]:
-    """What a fairseq checkpoint's own training configuration says, by our names; empty if it has none.
-
-    Returns:
-        `dict[str, Any]`: Options of the encoder, and `feature_grad_mult` and `do_normalize` of the model.
-    """
+    """What a fairseq checkpoint's own configuration says of encoder, `feature_grad_mult` and `do_normalize`, by our names."""
     cfg, args = _plain(content.get("cfg")), _plain(content.get("args"))
     model = (cfg or {}).get("model") or args or {}
     task = (cfg or {}).get("task") or args or {}

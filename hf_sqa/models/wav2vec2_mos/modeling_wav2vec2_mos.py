@@ -233,11 +233,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         return EncoderLayout(self, "layer", may_drop_layers=not self.config.mix_layers)
 
     def make_feature_extractor(self) -> Any:
-        """Feature extractor with the settings this checkpoint needs: rate, normalisation and mask as configured.
-
-        Returns:
-            `Wav2Vec2FeatureExtractor`, or `SeamlessM4TFeatureExtractor` for w2v-BERT 2.0.
-        """
+        """Feature extractor with the settings this checkpoint needs; a `SeamlessM4TFeatureExtractor` for w2v-BERT 2.0."""
         shared = {"sampling_rate": self.config.sampling_rate, "return_attention_mask": self.config.mask_padding}
         if not takes_spectra(self.config.encoder_config):
             return Wav2Vec2FeatureExtractor(do_normalize=self.config.do_normalize, **shared)
