@@ -12,7 +12,7 @@ Shapes:   B batch, T samples or spectra, F frames, D hidden size
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -397,10 +397,13 @@ class FreezesEncoder:
             config = copy.deepcopy(config)
             config.encoder_config = encoder_config
             config.validate_encoder()
-        encoder = None
-        if not getattr(config, "precomputed_features", False):
-            encoder = load_encoder(name_or_path, config.encoder_config, cls.last_layer(config), config.sampling_rate)
-        return cls(config, encoder).eval()  # type: ignore[call-arg,attr-defined]
+        load = partial(load_encoder, name_or_path, config.encoder_config, cls.last_layer(config), config.sampling_rate)
+        return cls.around_encoder(config, load).eval()
+
+    @classmethod
+    def around_encoder(cls, config: Any, load: Callable[[], PreTrainedModel]) -> Any:
+        """A new model of a configuration around the encoder that is loaded."""
+        return cls(config, load())  # type: ignore[call-arg]
 
     @staticmethod
     def reads_layers(options: dict[str, Any]) -> bool:

@@ -10,7 +10,8 @@ Shapes:   B batch, T samples, F frames, F3 self-supervised frames, D feature siz
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,15 +48,12 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
     # The trunk is a two-hundredth of the encoder's work, and its spectra span six decades.
     _keep_in_fp32_modules_strict = ["trunk", "score_heads"]
 
-    def __init__(self, config: MOSANetConfig, encoder: PreTrainedModel | None = None):
-        """With an encoder from `load_encoder`, which has weights; a random one if not given."""
+    def __init__(self, config: MOSANetConfig):
         super().__init__(config)
         self.trunk = MOSATrunk(config, output_size(config.encoder_config))
         self.score_heads = TaskHeads(config.score_names, config.hidden_size, config.score_activations, config.score_scales)
         if not config.precomputed_features:
-            # One is built in any case: its draws come before those of trunk and heads, which are the same with either.
-            built = build_encoder(config.encoder_config, config.encoder_layer)
-            self.encoder = built if encoder is None else encoder
+            self.encoder = build_encoder(config.encoder_config, config.encoder_layer)
         self.post_init()
         self.freeze()
 
@@ -141,6 +139,14 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
     @staticmethod
     def last_layer(config: MOSANetConfig) -> int | None:
         return config.encoder_layer
+
+    @classmethod
+    def around_encoder(cls, config: MOSANetConfig, load: Callable[[], PreTrainedModel]) -> Any:
+        model = cls(config)  # first, so that one seed gives one trunk whatever encoder is loaded
+        if model.scores_waveforms:
+            model.encoder = load()
+            model.freeze()
+        return model
 
     @property
     def pads_safely(self) -> bool:

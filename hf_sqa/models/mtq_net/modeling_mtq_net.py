@@ -12,6 +12,7 @@ Shapes:   B batch, T samples, F frames, F3 self-supervised frames, D feature siz
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,13 @@ class MTQNet(MOSANet):
             options["encoder_config"] = load_encoder_config(encoder, FINE_TUNING_OPTIONS | (encoder_options or {}))
             options.setdefault("precomputed_features", False)
         config = cls.config_class(**copy.deepcopy(inherited) | options)
-        pretrained = None
-        if encoder is not None and not config.precomputed_features:
-            pretrained = load_encoder(encoder, config.encoder_config, config.encoder_layer, config.sampling_rate)
-        model = cls(config, pretrained)
+        if encoder is None:
+            model = cls(config)
+        else:
+            load = partial(load_encoder, encoder, config.encoder_config, config.encoder_layer, config.sampling_rate)
+            model = cls.around_encoder(config, load)
         info: dict[str, list[str]] = {"copied": [], "initialized": [], "encoder": [], "left_out": []}
-        if pretrained is not None:
+        if encoder is not None:
             info["encoder"] = [name for name in model.state_dict() if name.startswith("encoder.")]
         _take_over(teacher, model, info)
         return model.eval(), info
