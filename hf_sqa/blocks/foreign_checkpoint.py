@@ -110,7 +110,7 @@ def tensors_of(content: Any, path: Path, entry: str | None = None) -> dict[str, 
     tensors = content.get(entry, content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(
-            f"Expected a dict of tensors{nested} in {path}, got {type(content).__name__} with other things in it: this is no model "
+            f"Expected a dict of tensors{nested} in {path}, got other things ({type(content).__name__}): this is no model "
             "checkpoint."
         )
     return tensors

@@ -212,7 +212,7 @@ def test_a_shorter_stretch_has_the_first_positions_and_a_longer_one_none(publish
 
     torch.testing.assert_close(model.encoder.encoder.embed_positions.weight, sinusoids(POSITIONS, 16)[:20])
     assert model.encoder.stretch_samples == 20 * 320
-    with pytest.raises(ValueError, match=r"'encoder.embed_positions.weight' .* of shape"):
+    with pytest.raises(ValueError, match=r"of another shape: encoder\.embed_positions\.weight"):
         Wav2Vec2ForMOS.from_encoder(folder, layer=2, encoder_options={"max_source_positions": 51})
 
 
