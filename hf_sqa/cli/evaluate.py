@@ -137,22 +137,11 @@ def _evaluated(
 
 
 def _loaded(text: str, wanted: dict[str, list[str]], join: Path | None) -> Any:
-    import numpy as np
-
     from hf_sqa.data import load_corpus
+    from hf_sqa.training.rows import select_rows
 
     name, _, root = text.partition("=")
-    dataset = load_corpus(name, root or None, join=join)
-    for column, allowed in wanted.items():
-        if column not in dataset.column_names:
-            raise ValueError(f"Expected a filter by a column of {name!r} ({', '.join(dataset.column_names)}), got {column!r}.")
-        values = ["" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in dataset[column]]
-        rows = np.flatnonzero(np.isin(values, allowed))
-        if not len(rows):
-            there = ", ".join(sorted({value for value in values if value})[:20]) or "none"
-            raise ValueError(f"Expected clips of {name!r} with {column} of {' or '.join(allowed)}, got none; there are: {there}.")
-        dataset = dataset.select(rows)
-    return dataset
+    return select_rows(load_corpus(name, root or None, join=join), wanted, repr(name))
 
 
 def _wanted(split: str | None, texts: list[str] | None) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from hf_sqa.data.schema import import_datasets
 from hf_sqa.evaluation.suite import OVERLAP_MARKS
 from hf_sqa.runs import digest_of
 from hf_sqa.studies.study_file import PARTS, ModelSpec, PartsSpec, Study
+from hf_sqa.training.rows import load_rows, select_rows
 
 
 class StudyData:
@@ -31,23 +32,9 @@ class StudyData:
         entry = self._study.sets[name]
         parts = [self._corpus(corpus) for corpus in entry.corpora]
         dataset = parts[0] if len(parts) == 1 else import_datasets().concatenate_datasets(parts)
-        keep = np.ones(len(dataset), bool)
-        for column, wanted in entry.where.items():
-            if column not in dataset.column_names:
-                there = ", ".join(dataset.column_names)
-                raise ValueError(f"Expected a column of {entry.corpus!r} ({there}) in the set {name!r}, got {column!r}.")
-            values = list(dataset[column])
-            allowed = wanted if isinstance(wanted, list) else [wanted]
-            absent = [value for value in allowed if value not in values]
-            if absent:
-                there = ", ".join(sorted({str(value) for value in values})[:12])
-                raise ValueError(f"Expected {column} of the set {name!r} to be one of {there}, got {absent[0]!r}.")
-            keep &= np.array([value in allowed for value in values])
-        if entry.rated:
-            keep &= ~np.isnan(np.array(dataset[entry.rated], dtype=np.float64))
-        if not keep.any():
-            raise ValueError(f"Expected clips in the set {name!r}, got none: its conditions exclude each other.")
-        return dataset.select(np.flatnonzero(keep))
+        place = f"the set {name!r}"
+        dataset = select_rows(dataset, entry.where, place, every_value=True)
+        return select_rows(dataset, {entry.rated: {"min": -np.inf}}, place) if entry.rated else dataset
 
     def for_training(self, model: ModelSpec, seed: int) -> tuple[Any, Any]:
         """Training and validation clips of a model and seed, `None` for those it does not name."""
@@ -96,8 +83,6 @@ class StudyData:
 
     def _own_rows(self, model: ModelSpec) -> list[Any] | None:
         """Rows that the recipe of a model names itself; `None` for a recipe that names none, as one of distillation."""
-        from hf_sqa.training.rows import load_rows
-
         recipe = self._study.training_recipe(model)
         if recipe is None or not recipe.data.train:
             return None

@@ -127,26 +127,45 @@ def _by_own_split(rows: Any, excluded: Counter[str]) -> tuple[Any, Any]:
     return rows, validation if len(validation) else None
 
 
-def _filtered(rows: Any, wanted: Mapping[str, Any] | None, place: str, excluded: Counter[str]) -> Any:
+def select_rows(rows: Any, conditions: Mapping[str, Any], place: str, *, every_value: bool = False) -> Any:
+    """Rows that meet conditions by column: a value, a list of values, or `{min: ..., max: ...}`.
+
+    Values are compared as text, an empty cell as `""`. With `every_value`, each value of a list has to be there, not only one.
+
+    Raises:
+        ValueError: If there is no such column or value, or no row meets all conditions; `place` says where they were written.
+    """
     keep = np.ones(len(rows), bool)
-    for column, condition in (wanted or {}).items():
+    for column, condition in conditions.items():
         if column not in rows.column_names:
-            raise ValueError(f"Expected {place} to name a column ({', '.join(rows.column_names)}), got {column!r}.")
+            raise ValueError(f"Expected a column ({', '.join(rows.column_names)}) of {place}, got {column!r}.")
         values = list(rows[column])
         if isinstance(condition, Mapping):
             if not condition or set(condition) - {"min", "max"}:
-                raise ValueError(f"Expected `min` and `max` for {column!r} in {place}, got {dict(condition)!r}.")
+                raise ValueError(f"Expected `min` and `max` for {column!r} of {place}, got {dict(condition)!r}.")
             numbers = np.array([np.nan if value is None else value for value in values], float)
             keep &= (numbers >= condition.get("min", -np.inf)) & (numbers <= condition.get("max", np.inf))
-        else:
-            allowed = condition if isinstance(condition, list) else [condition]
-            keep &= np.array([value in allowed for value in values], bool)
+            continue
+        cells = [_as_text(value) for value in values]
+        wanted = [_as_text(value) for value in (condition if isinstance(condition, list) else [condition])]
+        if (absent := sorted(set(wanted) - set(cells))) and (every_value or len(absent) == len(set(wanted))):
+            there = ", ".join(sorted(set(cells) - {""})[:20]) or "none"
+            raise ValueError(f"Expected {column} of {place} to be one of {there}, got {absent[0]!r}.")
+        keep &= np.isin(cells, wanted)
     if not keep.any():
-        raise ValueError(f"Expected rows that meet {place}, {dict(wanted or {})}, got none of {len(rows)}.")
-    if keep.all():
-        return rows
-    excluded["filter"] += int((~keep).sum())
-    return rows.select(np.flatnonzero(keep))
+        raise ValueError(f"Expected rows that meet {place}, {dict(conditions)}, got none of {len(rows)}.")
+    return rows if keep.all() else rows.select(np.flatnonzero(keep))
+
+
+def _as_text(value: Any) -> str:
+    return "" if value is None else f"{value:.15g}" if isinstance(value, float) else str(value)
+
+
+def _filtered(rows: Any, conditions: Mapping[str, Any] | None, place: str, excluded: Counter[str]) -> Any:
+    kept = select_rows(rows, conditions or {}, place)
+    if len(kept) < len(rows):
+        excluded["filter"] += len(rows) - len(kept)
+    return kept
 
 
 def _limited(rows: Any, limit: int, seed: int) -> Any:

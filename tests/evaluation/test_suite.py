@@ -168,7 +168,7 @@ def test_the_command_exits_with_1_where_clips_failed(rated, tiny_folder):
     ("arguments", "told"),
     [
         (["absent.csv"], "there is no file 'absent.csv'"),
-        (["{rated}", "--split", "train"], "with split of train, got none; there are: other, test"),
+        (["{rated}", "--split", "train"], "to be one of other, test, got 'train'"),
         (["{rated}", "--filter", "colour=red"], "got 'colour'"),
         (["{rated}", "--filter", "red"], "Expected --filter as `column=value`"),
         (["{rated}", "--metrics", "pearson"], "got 'pearson'"),

@@ -221,7 +221,7 @@ def test_a_limit_draws_clips_with_the_score_distribution_of_all(table):
 def test_a_filter_that_keeps_nothing_is_an_error(table):
     data = {"train": [{"table": str(table(8))}], "filter": {"language": "xx"}}
 
-    with pytest.raises(ValueError, match=r"Expected rows that meet data.filter"):
+    with pytest.raises(ValueError, match=r"Expected language of data.filter to be one of .*, got 'xx'"):
         load_rows(load_recipe(MINIMAL | {"data": data}))
 
 
