@@ -1,8 +1,8 @@
 """Labelled windows as examples for a trainer: kept ones, fresh ones, and rated recordings among them."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
 from hf_sqa.runs import digest_of
 from hf_sqa.training.batches import Draw
-from hf_sqa.training.examples import RatedSpeech
+from hf_sqa.training.examples import Examples, RatedSpeech, make_example
 
 
-class WindowExamples(RatedSpeech):
-    """Base of the examples for a student: labelled by teachers, of no system, never cut.
+class WindowExamples(Examples):
+    """Base of the examples for a student: windows labelled by teachers, of the corpus `"windows"`.
 
     Attributes:
         features (`np.ndarray` of shape `(num_windows, D)`, *optional*): Pooled features of the first teacher, if it has some.
@@ -32,40 +32,24 @@ class WindowExamples(RatedSpeech):
     features: np.ndarray | None = None
     lines: list[Any] | None = None
     num_windows: int = 0
-    systems = None
-    conditions = None
     _fingerprint: str = ""
 
-    def __init__(self, name: str, score_names: Sequence[str], sampling_rate: int):
-        self.name, self.score_names, self.sampling_rate = name, list(score_names), sampling_rate
-        self.max_seconds, self.window_samples, self.augmentation, self.seed = None, None, None, 0
-        self.excluded: Counter[str] = Counter()
-        self._lengths = None
+    @property
+    def corpora(self) -> list[str]:
+        return ["windows"] * len(self)
 
     def frames(self, rows: Sequence[int]) -> np.ndarray | None:
         """Frames of the first teacher for some windows, float16 `(len(rows), F, 2 D)`; `None` if they were not kept."""
         return None
 
-    @property
-    def corpora(self) -> list[str]:
-        """`"windows"` for every row."""
-        return ["windows"] * len(self)
+    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
+        draw = Draw.of(key)
+        waveform, labels = self._window(draw)
+        return make_example(draw, labels, waveform if len(waveform) else None, self.sampling_rate)
 
-    @property
-    def label_variances(self) -> np.ndarray:
-        """Unknown: NaN for every row."""
-        return np.full(len(self), np.nan)
-
-    def _example(self, draw: Draw, waveform: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        has_audio = len(waveform) > 0
-        return {
-            "row": -1 if draw.is_filler or not has_audio else draw.row,
-            "labels": np.full_like(labels, np.nan) if draw.is_filler else labels,
-            "offset": 0.0,
-            "failure": None,
-            "waveform": waveform if has_audio else None,
-            "sampling_rate": self.sampling_rate,
-        }
+    def _window(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """Samples, none if there is no window, and labels."""
+        raise NotImplementedError
 
 
 def kinds_of(row: Mapping[str, Any]) -> set[str]:
@@ -175,7 +159,6 @@ class CachedWindows(WindowExamples):
         return paths
 
     def frames(self, rows: Sequence[int]) -> np.ndarray | None:
-        """See [`WindowExamples.frames`]."""
         frames = []
         for row in rows:
             path, place = self._places[row]
@@ -185,14 +168,10 @@ class CachedWindows(WindowExamples):
             frames.append(reader.get_slice("frames")[place : place + 1])
         return np.concatenate(frames) if frames else None
 
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def lengths(self) -> list[tuple[int, int]]:
-        if self._lengths is None:
-            counts = {path: self._tensor(path, "num_samples") for path in dict.fromkeys(path for path, _ in self._places)}
-            self._lengths = [(int(counts[path][place]), self.cache.sampling_rate) for path, place in self._places]
-        return self._lengths
+    @cached_property
+    def lengths(self) -> list[tuple[int, int]]:  # type: ignore[override]
+        counts = {path: self._tensor(path, "num_samples") for path in dict.fromkeys(path for path, _ in self._places)}
+        return [(int(counts[path][place]), self.cache.sampling_rate) for path, place in self._places]
 
     def source(self, row: int) -> str:
         path, place = self._places[row]
@@ -206,9 +185,8 @@ class CachedWindows(WindowExamples):
         peak = float(reader.get_slice("peak")[place : place + 1][0])
         return as_waveform(reader.get_slice("samples")[place : place + 1][0, :length], peak)
 
-    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
-        draw = Draw.of(key)
-        return self._example(draw, self.waveform(draw.row), self.labels[draw.row])
+    def _window(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        return self.waveform(draw.row), self.labels[draw.row]
 
     def _tensor(self, path: Path, name: str) -> Any:
         with safe_open(path, "np") as file:
@@ -251,34 +229,25 @@ class FreshWindows(WindowExamples):
         self._teachers, self._options, self._student_config = list(teachers), list(options), student_config
         if any(teacher.align == "moments" for teacher in options):
             raise ValueError("Expected `labels.folder` for teachers with `align: moments`: the line is fitted to kept labels.")
-        self._num_windows = num_windows
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []
+        self.labels = np.zeros((num_windows, len(self.score_names)), np.float32)
         if fixed:
             windows = [self._labelled(number) for number in range(num_windows)]
             self._kept = [(waveform, labels) for waveform, labels in windows if np.isfinite(labels).any()]
-            self._num_windows = len(self._kept)
-            if num_excluded := num_windows - self._num_windows:
+            self.labels = np.array([labels for _, labels in self._kept], np.float32).reshape(-1, len(self.score_names))
+            if num_excluded := num_windows - len(self):
                 self.excluded["window: no degradation, or no teacher gave a score"] = num_excluded
-        labels = [labels for _, labels in self._kept]
-        self.labels = np.stack(labels) if labels else np.zeros((self._num_windows, len(self.score_names)), np.float32)
         digests = [teacher.digest for teacher in teachers]
         self._fingerprint = digest_of((maker.description, digests, list(options), num_windows, split))
 
-    def __len__(self) -> int:
-        return self._num_windows
-
-    def lengths(self) -> list[tuple[int, int]]:
+    @property
+    def lengths(self) -> list[tuple[int, int]]:  # type: ignore[override]
         rate = self._maker.pool.sampling_rate
         kept = [(len(waveform), rate) for waveform, _ in self._kept]
         return kept or [(self._maker.window_samples, rate)] * len(self)
 
-    def source(self, row: int) -> str:
-        return f"window {row}"
-
-    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
-        draw = Draw.of(key)
-        waveform, labels = self._kept[draw.row] if self._kept else self._labelled(draw.epoch * self._num_windows + draw.row)
-        return self._example(draw, waveform, labels)
+    def _window(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        return self._kept[draw.row] if self._kept else self._labelled(draw.epoch * len(self) + draw.row)
 
     def _labelled(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         unlabelled = np.full(len(self.score_names), np.nan, np.float32)
@@ -300,7 +269,7 @@ class MixedSpeech(WindowExamples):
     """Windows with rated recordings among them, each of these equally often."""
 
     def __init__(self, windows: WindowExamples, rated: RatedSpeech, share: float):
-        super().__init__(windows.name, windows.score_names, windows.sampling_rate or 0)
+        super().__init__(windows.name, windows.score_names, windows.sampling_rate)
         self.windows, self.rated, self.share = windows, rated, share
         self._num_rated = round(len(windows) * share / (1 - share))
         self.labels = np.concatenate([windows.labels, rated.labels[np.arange(self._num_rated) % len(rated)]])
@@ -309,22 +278,15 @@ class MixedSpeech(WindowExamples):
         self._fingerprint = digest_of((windows._fingerprint, len(rated), share, rated.labels.tolist()))
 
     def frames(self, rows: Sequence[int]) -> np.ndarray | None:
-        """See [`WindowExamples.frames`]; `rows` are windows."""
         return self.windows.frames(rows)
-
-    def __len__(self) -> int:
-        return len(self.windows) + self._num_rated
 
     @property
     def corpora(self) -> list[str]:
-        """`"windows"` for windows, and the corpus of every rated recording."""
         return self.windows.corpora + self._repeated(self.rated.corpora)
 
-    def lengths(self) -> list[tuple[int, int]]:
-        return self.windows.lengths() + self._repeated(self.rated.lengths())
-
-    def num_longer(self) -> int:
-        return 0
+    @property
+    def lengths(self) -> list[tuple[int, int]]:  # type: ignore[override]
+        return self.windows.lengths + self._repeated(self.rated.lengths)
 
     def source(self, row: int) -> str:
         if row < len(self.windows):

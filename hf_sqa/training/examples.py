@@ -11,7 +11,7 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,78 @@ from hf_sqa.training.batches import Draw
 COLUMNS = ("system_id", "condition_id", "corpus", "mos_std", "num_ratings")
 
 
-class RatedSpeech(torch.utils.data.Dataset):
+def make_example(
+    draw: Draw,
+    labels: np.ndarray,
+    waveform: np.ndarray | None,
+    sampling_rate: int | None,
+    offset: float = 0.0,
+    failure: tuple[str, str, str] | None = None,
+) -> dict[str, Any]:
+    """A row for the collator; `offset`, 0 to 1, says where it is cut, and one that only fills a batch has no labels."""
+    return {
+        "row": -1 if draw.is_filler else draw.row,
+        "labels": np.full_like(labels, np.nan) if draw.is_filler else labels,
+        "offset": offset,
+        "failure": failure,
+        "waveform": waveform,
+        "sampling_rate": sampling_rate,
+    }
+
+
+class Examples(torch.utils.data.Dataset):
+    """Base of what a trainer takes: labelled recordings, of no system and no known spread, that are never cut.
+
+    Attributes:
+        labels (`np.ndarray` of shape `(num_rows, num_labels)`): Float32, NaN where not rated.
+        lengths (`list`): `(num_frames, rate)` of every recording, from its header; `(0, 1)` where it cannot be read.
+        excluded (`Counter`): Rows left out before training, by reason.
+        systems, conditions (`list[str | None]`, *optional*): System and condition of every row; `None` if no row names one.
+    """
+
+    labels: np.ndarray
+    lengths: Any
+    systems: list[str | None] | None = None
+    conditions: list[str | None] | None = None
+    max_seconds: float | None = None
+    window_samples: int | None = None
+    seed = 0
+
+    def __init__(self, name: str, score_names: Sequence[str], sampling_rate: int | None):
+        self.name, self.score_names, self.sampling_rate = name, list(score_names), sampling_rate
+        self.excluded: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def corpora(self) -> list[str]:
+        """Corpus of every row, `"unknown"` where it is not named."""
+        return ["unknown"] * len(self)
+
+    @property
+    def label_variances(self) -> np.ndarray:
+        """Squared standard error of every mean rating, `(num_rows,)`; NaN where unknown."""
+        return np.full(len(self), np.nan)
+
+    def seconds(self) -> np.ndarray:
+        """Duration of every clip in training, after cutting, in seconds, `(num_rows,)`."""
+        seconds, limit = np.array([frames / rate for frames, rate in self.lengths]), self.max_seconds
+        if self.window_samples is not None:
+            limit = self.window_samples / (self.sampling_rate or 1)
+        return seconds if limit is None else np.minimum(seconds, limit)
+
+    def num_longer(self) -> int:
+        """Number of clips longer than `max_seconds`."""
+        limit = self.max_seconds
+        return 0 if limit is None else int((np.array([frames / rate for frames, rate in self.lengths]) > limit).sum())
+
+    def source(self, row: int) -> str:
+        """What to call the recording of a row."""
+        return f"row {row} of the {self.name}"
+
+
+class RatedSpeech(Examples):
     """Examples of rated speech.
 
     Args:
@@ -39,10 +110,6 @@ class RatedSpeech(torch.utils.data.Dataset):
         seed (`int`, *optional*, defaults to `0`): Seed of the cuts and degradations.
         training (`bool`, *optional*, defaults to `True`): Whether the rows are for training: then a score without any label is an
             error; in validation it is a warning.
-
-    Attributes:
-        labels (`np.ndarray` of shape `(num_rows, num_labels)`): Float32, NaN where not rated.
-        excluded (`Counter`): Rows left out before training, by reason.
 
     Raises:
         ValueError: If a score has no column, is text, or no row has it.
@@ -60,23 +127,22 @@ class RatedSpeech(torch.utils.data.Dataset):
         seed: int = 0,
         training: bool = True,
     ):
-        name = "training data" if training else "validation data"
-        self.name, self.score_names, self.sampling_rate = name, list(score_names), sampling_rate
+        super().__init__("training data" if training else "validation data", score_names, sampling_rate)
         self.max_seconds, self.window_samples = max_seconds, window_samples
         self.augmentation, self.seed = augmentation, seed
-        self._data = _undecoded(data)
-        labels = label_matrix(self._data, self.score_names, name)
+        self._data = undecoded(data) if hasattr(data, "cast_column") else data
+        columns = _columns(self._data, (*self.score_names, *COLUMNS), self.score_names, self.name)
+        labels = _label_matrix(columns, self.score_names, self.name)
         rated = ~np.isnan(labels).all(axis=1)
-        self.excluded: Counter[str] = Counter()
         if not rated.all():
             self.excluded["unrated"] = int((~rated).sum())
         if not rated.any():
             raise ValueError(
-                f"Expected rated rows in the {name}, got {len(labels)} without a score in {', '.join(self.score_names)}."
+                f"Expected rated rows in the {self.name}, got {len(labels)} without a score in {', '.join(self.score_names)}."
             )
         if unrated := [score for score, column in zip(self.score_names, labels.T, strict=True) if np.isnan(column).all()]:
             message = (
-                f"Expected ratings of every score of the model in the {name}, got none of {', '.join(unrated)}: choose the "
+                f"Expected ratings of every score of the model in the {self.name}, got none of {', '.join(unrated)}: choose the "
                 "scores to train with `model.scores`."
             )
             if training:
@@ -84,72 +150,35 @@ class RatedSpeech(torch.utils.data.Dataset):
             warnings.warn(message, UserWarning, stacklevel=2)
         self._rows = np.flatnonzero(rated)
         self.labels = labels[self._rows]
-        self._columns = {column: _column(self._data, column, self._rows) for column in COLUMNS}
-        self._lengths: list[tuple[int, int]] | None = None
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def systems(self) -> list[str | None] | None:
-        """System of every row; `None` if no row names one."""
-        return self._named("system_id")
-
-    @property
-    def conditions(self) -> list[str | None] | None:
-        """Condition of every row; `None` if no row names one."""
-        return self._named("condition_id")
+        facts = {name: [columns[name][row] for row in self._rows] for name in COLUMNS if name in columns}
+        self._facts = {name: values for name, values in facts.items() if any(values)}
+        self.systems, self.conditions = self._facts.get("system_id"), self._facts.get("condition_id")
 
     @cached_property
-    def corpora(self) -> list[str]:
-        """Corpus of every row, `"unknown"` where it is not named."""
-        return [str(corpus) if corpus else "unknown" for corpus in (self._columns["corpus"] or [None] * len(self))]
+    def corpora(self) -> list[str]:  # type: ignore[override]
+        return [str(corpus) if corpus else "unknown" for corpus in self._facts.get("corpus", [None] * len(self))]
 
     @cached_property
-    def label_variances(self) -> np.ndarray:
-        """Squared standard error of every mean rating, `mos_std² / num_ratings`, `(num_rows,)`; NaN where unknown."""
-        spread, count = (
-            np.array([np.nan if value is None else float(value) for value in self._columns[name] or [None] * len(self)])
-            for name in ("mos_std", "num_ratings")
-        )
+    def label_variances(self) -> np.ndarray:  # type: ignore[override]
+        spread, count = (np.array(self._facts.get(name, [None] * len(self)), float) for name in ("mos_std", "num_ratings"))
         return np.where(count > 0, spread**2 / np.where(count > 0, count, 1), np.nan)
 
-    def lengths(self) -> list[tuple[int, int]]:
-        """`(num_frames, rate)` of every recording, from its header; `(0, 1)` where it cannot be read."""
-        if self._lengths is None:
-            self._lengths = [_length(self._audio(row)) for row in range(len(self))]
-        return self._lengths
-
-    def seconds(self) -> np.ndarray:
-        """Duration of every clip in training, after cutting, in seconds, `(num_rows,)`."""
-        seconds, limit = np.array([frames / rate for frames, rate in self.lengths()]), self.max_seconds
-        if self.window_samples is not None:
-            limit = self.window_samples / (self.sampling_rate or 1)
-        return seconds if limit is None else np.minimum(seconds, limit)
-
-    def num_longer(self) -> int:
-        """Number of clips longer than `max_seconds`."""
-        limit = self.max_seconds
-        return 0 if limit is None else int((np.array([frames / rate for frames, rate in self.lengths()]) > limit).sum())
+    @cached_property
+    def lengths(self) -> list[tuple[int, int]]:  # type: ignore[override]
+        return [_length(self._audio(row)) for row in range(len(self))]
 
     def source(self, row: int) -> str:
-        """What to call the recording of a row."""
         audio = self._audio(row)
         path = audio.get("path") if isinstance(audio, dict) else audio if isinstance(audio, str) else None
-        return str(path) if path else f"row {self._rows[row]} of the {self.name}"
+        return str(path) if path else super().source(self._rows[row])
 
     def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
         """The example of a row, of `(row, epoch)`, or of a [`Draw`]."""
-        row, epoch, is_filler = Draw.of(key)
-        rng = np.random.default_rng([self.seed, epoch, row])
-        example: dict[str, Any] = {
-            "row": -1 if is_filler else row,
-            "labels": np.full_like(self.labels[row], np.nan) if is_filler else self.labels[row],
-            "offset": float(rng.random()),
-            "failure": None,
-        }
+        draw = Draw.of(key)
+        rng = np.random.default_rng([self.seed, draw.epoch, draw.row])
+        example = partial(make_example, draw, self.labels[draw.row], offset=float(rng.random()))
         try:
-            recording = load_recording(self._audio(row), sampling_rate=self.sampling_rate)
+            recording = load_recording(self._audio(draw.row), sampling_rate=self.sampling_rate)
             waveform, rate = recording.waveform, recording.sampling_rate
             limit = self.window_samples or (self.max_seconds and round(self.max_seconds * rate))
             if limit and len(waveform) > limit:
@@ -157,16 +186,12 @@ class RatedSpeech(torch.utils.data.Dataset):
                 waveform = waveform[start : start + limit]
             if self.augmentation is not None:
                 waveform = self.augmentation(waveform, rate, rng)
-            return example | {"waveform": waveform, "sampling_rate": rate}
+            return example(waveform, rate)
         except AudioError as error:
             failure = (error.code, str(error))
         except (OSError, ValueError, RuntimeError) as error:
-            failure = (type(error).__name__, f"{self.source(row)}: {error}")
-        return example | {"waveform": None, "sampling_rate": self.sampling_rate, "failure": (self.source(row), *failure)}
-
-    def _named(self, column: str) -> list[str | None] | None:
-        values = self._columns[column]
-        return values if values and any(values) else None
+            failure = (type(error).__name__, f"{self.source(draw.row)}: {error}")
+        return example(None, self.sampling_rate, failure=(self.source(draw.row), *failure))
 
     def _audio(self, row: int) -> Any:
         return self._data[int(self._rows[row])]["audio"]
@@ -185,19 +210,26 @@ class Augmentation:
         return self.chain(waveform, sampling_rate, rng)[0] if rng.random() < self.probability else waveform
 
 
-def label_matrix(data: Any, score_names: Sequence[str], name: str = "data") -> np.ndarray:
-    """Labels `(num_rows, num_labels)`, float32, NaN where not rated."""
-    columns = _column_names(data)
-    missing = [score for score in score_names if score not in columns]
-    if missing:
-        numeric = [column for column in columns if column not in ("audio", "reference_audio")]
+def _columns(data: Any, wanted: Sequence[str], needed: Sequence[str], name: str) -> dict[str, list[Any]]:
+    """Those of the wanted columns that rows have; refuses rows without recordings, or without a needed column."""
+    is_table = hasattr(data, "column_names")
+    there = list(data.column_names if is_table else dict.fromkeys(key for row in data for key in row))
+    if len(data) and "audio" not in there:
+        raise ValueError(f"Expected a column 'audio' with the recordings, got {', '.join(there)}.")
+    if missing := [score for score in needed if score not in there]:
+        numeric = [column for column in there if column not in ("audio", "reference_audio")]
         raise ValueError(
-            f"Expected a column for every score of the model ({', '.join(score_names)}) in the {name}, got none for "
+            f"Expected a column for every score of the model ({', '.join(needed)}) in the {name}, got none for "
             f"{', '.join(missing)}; its columns are {', '.join(numeric)}. Rename yours, or choose the scores with `model.scores`."
         )
-    matrix = np.empty((len(data), len(score_names)), np.float32)
+    return {column: list(data[column]) if is_table else [row.get(column) for row in data] for column in wanted if column in there}
+
+
+def _label_matrix(columns: dict[str, list[Any]], score_names: Sequence[str], name: str) -> np.ndarray:
+    """Labels `(num_rows, num_labels)`, float32, NaN where not rated."""
+    matrix = np.empty((len(columns[score_names[0]]), len(score_names)), np.float32)
     for index, score in enumerate(score_names):
-        for row, value in enumerate(_column(data, score, np.arange(len(data))) or []):
+        for row, value in enumerate(columns[score]):
             try:
                 matrix[row, index] = np.nan if value is None else float(value)
             except (TypeError, ValueError):
@@ -205,25 +237,6 @@ def label_matrix(data: Any, score_names: Sequence[str], name: str = "data") -> n
     if np.isinf(matrix).any():
         raise ValueError(f"Expected finite scores in the {name}, got infinite ones; write an empty cell where a score is missing.")
     return matrix
-
-
-def _column_names(data: Any) -> list[str]:
-    return list(data.column_names if hasattr(data, "column_names") else dict.fromkeys(key for row in data for key in row))
-
-
-def _column(data: Any, name: str, rows: np.ndarray) -> list[Any] | None:
-    if name not in _column_names(data):
-        return None
-    values = list(data[name]) if hasattr(data, "column_names") else [row.get(name) for row in data]
-    return [values[row] for row in rows]
-
-
-def _undecoded(data: Any) -> Any:
-    if hasattr(data, "cast_column"):
-        data = undecoded(data)
-    if len(data) and "audio" not in _column_names(data):
-        raise ValueError(f"Expected a column 'audio' with the recordings, got {', '.join(_column_names(data))}.")
-    return data
 
 
 def _length(audio: Any) -> tuple[int, int]:

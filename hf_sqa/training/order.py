@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 
 from hf_sqa.audio import load_recording
+from hf_sqa.training.batches import Draw
+from hf_sqa.training.examples import make_example
 from hf_sqa.training.recipe import OrderOptions
 
 COLUMNS = ("filepath", "group", "rank")
@@ -107,16 +109,8 @@ class OrderedGroups:
                 if self.window_samples is not None and len(waveform) > self.window_samples:
                     start = int(place * (len(waveform) - self.window_samples))
                     waveform = waveform[start : start + self.window_samples]
-                examples.append(
-                    {
-                        "row": -1,
-                        "labels": np.full(self.num_labels, np.nan, np.float32),
-                        "offset": place,
-                        "failure": None,
-                        "waveform": waveform,
-                        "sampling_rate": recording.sampling_rate,
-                    }
-                )
+                unlabelled = np.full(self.num_labels, np.nan, np.float32)
+                examples.append(make_example(Draw(-1), unlabelled, waveform, recording.sampling_rate, offset=place))
                 facts.append((number, rank, mean))
         groups, ranks, means = torch.tensor(facts, dtype=torch.float32).unbind(1)
         return examples, {"groups": groups, "ranks": ranks, "means": means}

@@ -18,11 +18,26 @@ from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import set_seed
+from transformers.utils import logging
 
+from hf_sqa.auto import families
+from hf_sqa.checkpoints import load_checkpoint, resolve_checkpoint
 from hf_sqa.choices import check_choice
+from hf_sqa.degradations import Chain, RecordingFolder
 from hf_sqa.extras import needs_extra
 from hf_sqa.runs import RunMismatch, check_same_run, digest_of, locked, move_into, write_whole
+from hf_sqa.training.adapters import add_adapter, save_adapter
+from hf_sqa.training.arguments import AudioQualityTrainingArguments
+from hf_sqa.training.callbacks import Interrupt, Progress
+from hf_sqa.training.checkpoints import find_resumable_checkpoint
+from hf_sqa.training.examples import Augmentation, Examples
+from hf_sqa.training.kept_features import features_of_run
+from hf_sqa.training.losses import loss_options
 from hf_sqa.training.recipe import AugmentationOptions, Model, Recipe, load_recipe
+from hf_sqa.training.rows import add_pseudo_labels, load_rows, split_rows
+from hf_sqa.training.trainer import AudioQualityTrainer
 
 #: Messages of a full disk or quota from Python, Rust (safetensors) and C++ (torch).
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
@@ -130,19 +145,12 @@ def run_recipe(
         TrainingError: If memory or disk runs out, or the loss is not a number.
         Interrupted: After Ctrl-C, when a checkpoint is saved.
     """
-    from transformers.utils import logging
-
-    from hf_sqa.training.arguments import AudioQualityTrainingArguments
-    from hf_sqa.training.callbacks import Interrupt, Progress
-    from hf_sqa.training.kept_features import features_of_run
-    from hf_sqa.training.trainer import AudioQualityTrainer
-
     recipe = load_recipe(recipe)
     announce = announce or _announce
-    _check_trackers(recipe.training.get("report_to"))
+    _check_services(recipe)
     folder = Path(recipe.output_dir)
     definition = _definition(recipe, train_dataset, validation_dataset, model)
-    args = AudioQualityTrainingArguments(output_dir=str(folder / CHECKPOINTS), **_training_options(recipe))
+    args = AudioQualityTrainingArguments(output_dir=str(folder / CHECKPOINTS), **recipe.training)
     with contextlib.ExitStack() as held:
         with args.main_process_first(local=False, desc="preparing the folder"):
             if args.should_save:
@@ -184,10 +192,6 @@ def run_recipe(
 
 
 def _rows(recipe: Recipe, train: Any, validation: Any, seed: int, notes: list[str]) -> tuple[Any, Any, Counter[str]]:
-    from transformers import set_seed
-
-    from hf_sqa.training.rows import add_pseudo_labels, load_rows, split_rows
-
     set_seed(seed)
     excluded: Counter[str] = Counter()
     if train is None:
@@ -200,15 +204,9 @@ def _rows(recipe: Recipe, train: Any, validation: Any, seed: int, notes: list[st
 
 
 def _model(recipe: Recipe, model: Any, seed: int, announce: Any) -> tuple[Any, Any]:
-    from transformers import set_seed
-
     set_seed(seed)
     model = build_model(recipe.model, recipe.loss, announce=announce) if model is None else model
-    adapted = model
-    if recipe.model.lora is not None:
-        from hf_sqa.training.adapters import add_adapter
-
-        adapted = add_adapter(model, recipe.model.lora)
+    adapted = model if recipe.model.lora is None else add_adapter(model, recipe.model.lora)
     freeze(adapted, recipe.model.freeze)
     return model, adapted
 
@@ -223,8 +221,6 @@ def _begin_at_mean(model: Any, recipe: Recipe, labels: Any) -> None:
 
 
 def _train(trainer: Any, interrupt: Any, resume: bool, notes: list[str], announce: Any) -> None:
-    from hf_sqa.training.checkpoints import find_resumable_checkpoint
-
     args, data = trainer.args, trainer.train_dataset
     if (num_longer := data.num_longer()) and args.should_save:
         notes.append(
@@ -254,8 +250,6 @@ def _train(trainer: Any, interrupt: Any, resume: bool, notes: list[str], announc
 
 
 def _result(trainer: Any, folder: Path, excluded: Counter[str], notes: list[str]) -> TrainingResult:
-    from hf_sqa.training.examples import RatedSpeech
-
     args, state, failures = trainer.args, trainer.state, trainer.failures
     if args.world_size > 1:
         from accelerate.utils import gather_object
@@ -263,7 +257,7 @@ def _result(trainer: Any, folder: Path, excluded: Counter[str], notes: list[str]
         failures = dict(gather_object(list(failures.items())))
     excluded = excluded + Counter(code for code, _ in failures.values())
     for data in (trainer.train_dataset, trainer.eval_dataset):
-        if isinstance(data, RatedSpeech):
+        if isinstance(data, Examples):
             excluded += data.excluded
     return TrainingResult(
         output_dir=folder,
@@ -282,10 +276,6 @@ def _result(trainer: Any, folder: Path, excluded: Counter[str], notes: list[str]
 
 def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> Any:
     """The model of a recipe, in float32."""
-    from hf_sqa.auto import families
-    from hf_sqa.checkpoints import load_checkpoint, resolve_checkpoint
-    from hf_sqa.training.losses import loss_options
-
     options = dict(section.config)
     if section.size is not None:
         options = dict(families()[str(section.family)][0].sizes[section.size]) | options
@@ -323,8 +313,6 @@ def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> An
 
 
 def _with_knowledge(model_class: Any, section: Model, options: dict[str, Any], announce: Any) -> Any:
-    from hf_sqa.checkpoints import load_checkpoint, resolve_checkpoint
-
     model, info = model_class.with_knowledge_from(
         load_checkpoint(section.knowledge_from, merge=True, dtype="float32").model,
         encoder=section.encoder and resolve_checkpoint(section.encoder),
@@ -351,18 +339,14 @@ def freeze(model: Any, patterns: Sequence[str]) -> None:
         raise ValueError(f"Expected something to train, got `model.freeze` of everything: {', '.join(patterns)}.")
 
 
-def _training_options(recipe: Recipe) -> dict[str, Any]:
-    options = dict(recipe.training)
-    if options.get("push_to_hub"):
+def _check_services(recipe: Recipe) -> None:
+    """Refuse publishing, and a tracker that is not installed, before anything is loaded."""
+    if recipe.training.get("push_to_hub"):
         raise ValueError(
             "Expected no `training.push_to_hub`: a finished run is published by `hf-sqa push "
             f"{recipe.output_dir} owner/name --license ...`, which checks it first."
         )
-    return options
-
-
-def _check_trackers(asked: Any) -> None:
-    """Refuse a tracker that is not installed, before anything is loaded."""
+    asked = recipe.training.get("report_to")
     for name in [asked] if isinstance(asked, str) else asked or []:
         if name in ("tensorboard", "trackio"):
             try:
@@ -403,9 +387,6 @@ def _begin(folder: Path, definition: dict[str, Any], resume: bool, overwrite: bo
 def _augmentation(options: AugmentationOptions | None, noises: Any) -> Any:
     if options is None:
         return None
-    from hf_sqa.degradations import Chain, RecordingFolder
-    from hf_sqa.training.examples import Augmentation
-
     folders = {"noises": options.noises, "talkers": options.talkers}
     sources: dict[str, Any] = {name: RecordingFolder(folder) for name, folder in folders.items() if folder is not None}
     if noises is not None:
@@ -452,8 +433,6 @@ def _save_finished(trainer: Any, recipe: Recipe, result: TrainingResult) -> None
         unfinished.mkdir(parents=True)
         model = trainer.accelerator.unwrap_model(trainer.model)
         if not isinstance(model, type(trainer.quality_model)):  # an adapter
-            from hf_sqa.training.adapters import save_adapter
-
             model = save_adapter(model, unfinished)
         model.config.checkpoint_name = None  # these are not the published weights any more
         model.save_for_inference(unfinished)
@@ -471,8 +450,6 @@ def _save_finished(trainer: Any, recipe: Recipe, result: TrainingResult) -> None
 
 def _explained(error: Exception, args: Any) -> TrainingError | None:
     """What to try, where there is something to try."""
-    import torch
-
     text = str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         size = args.per_device_train_batch_size

@@ -24,7 +24,7 @@ from hf_sqa.metrics import agreement, fit_mapping, lcc, rmse
 from hf_sqa.training.arguments import AudioQualityTrainingArguments, greater_is_better
 from hf_sqa.training.batches import EpochBatches
 from hf_sqa.training.callbacks import Interrupt, StopAtNaN, StopWithoutProgress
-from hf_sqa.training.examples import Augmentation, RatedSpeech
+from hf_sqa.training.examples import Augmentation, Examples, RatedSpeech
 from hf_sqa.training.losses import make_training_loss
 from hf_sqa.training.muon import Muon, muon_groups
 from hf_sqa.training.order import OrderedGroups, order_loss
@@ -45,7 +45,7 @@ class AudioQualityTrainer(Trainer):
     Args:
         model ([`AudioQualityPreTrainedModel`] or `PeftModel`): The model; its `config.score_names` are the columns of labels.
         args ([`AudioQualityTrainingArguments`]): Options.
-        train_dataset, eval_dataset (`datasets.Dataset`, sequence of `dict` or [`RatedSpeech`]): Rows as `load_corpus` gives them.
+        train_dataset, eval_dataset (`datasets.Dataset`, sequence of `dict` or [`Examples`]): Rows as `load_corpus` gives them.
         processing_class (*optional*): The feature extractor; made by the model if not given.
         augmentation ([`Augmentation`], *optional*): Degradations for training.
         loss (`LossOptions`, *optional*): The section `loss` of a recipe. It matters where the loss needs more than predictions and
@@ -84,7 +84,7 @@ class AudioQualityTrainer(Trainer):
         self.failures: dict[str, tuple[str, str]] = {}
         self.waiting = Waiting()
         train = train_dataset
-        if train is not None and not isinstance(train, RatedSpeech):
+        if train is not None and not isinstance(train, Examples):
             train = RatedSpeech(
                 train,
                 self.score_names,
@@ -153,7 +153,7 @@ class AudioQualityTrainer(Trainer):
             self._train_batch_size,
             seed=data.seed,
             seconds=data.seconds() if similar and self.args.bucket_by_length else None,
-            groups=data.lengths() if self.window_samples is None and self.batching == "equal" else None,
+            groups=data.lengths if self.window_samples is None and self.batching == "equal" else None,
             process_index=self.args.process_index,
             num_processes=self.args.world_size,
             drop_last=self.args.dataloader_drop_last,
@@ -173,7 +173,7 @@ class AudioQualityTrainer(Trainer):
             len(data),
             self.args.eval_batch_size,
             seconds=data.seconds() if pads else None,
-            groups=None if pads else data.lengths(),
+            groups=None if pads else data.lengths,
             shuffle=False,
             process_index=self.args.process_index,
             num_processes=self.args.world_size,
@@ -184,7 +184,7 @@ class AudioQualityTrainer(Trainer):
         """See [`get_eval_dataloader`]; test rows are treated as validation rows."""
         return self.get_eval_dataloader(test_dataset)
 
-    def _loader(self, data: RatedSpeech, batches: EpochBatches, collator: AudioQualityCollator) -> DataLoader:
+    def _loader(self, data: Examples, batches: EpochBatches, collator: AudioQualityCollator) -> DataLoader:
         # Not prepared by Accelerate: the batches are already divided among the processes.
         workers = self.args.dataloader_num_workers
         loader = DataLoader(
@@ -204,7 +204,7 @@ class AudioQualityTrainer(Trainer):
         return loader
 
     def _as_evaluated(self, data: Any) -> Any:
-        if isinstance(data, RatedSpeech):
+        if isinstance(data, Examples):
             return data
         if isinstance(data, Mapping):
             return {name: self._as_evaluated(part) for name, part in data.items()}
@@ -426,7 +426,7 @@ class _BeginsEpochs(TrainerCallback):
         trainer.training_loss.begin_epoch(trainer.epoch, trainer.train_dataset, trainer.joined)
 
 
-def validation_metrics(predictions: np.ndarray, data: RatedSpeech, score_names: list[str]) -> dict[str, float]:
+def validation_metrics(predictions: np.ndarray, data: Examples, score_names: list[str]) -> dict[str, float]:
     """Agreement of predictions `(num_rows, num_labels)` with the labels, for every score.
 
     Returns:
@@ -495,7 +495,7 @@ def frozen_modules(model: Any) -> list[torch.nn.Module]:
     return frozen
 
 
-def _is_constant(data: RatedSpeech) -> bool:
+def _is_constant(data: Examples) -> bool:
     spread = [np.ptp(column[~np.isnan(column)]) if (~np.isnan(column)).any() else 0 for column in data.labels.T]
     return max(spread) == 0
 
