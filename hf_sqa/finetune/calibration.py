@@ -58,13 +58,17 @@ def fit_score_mapping(predictions: ArrayLike, labels: ArrayLike, order: str = "f
     return mapping
 
 
-def cross_fitted_mapping(predictions: ArrayLike, labels: ArrayLike, folds: ArrayLike, order: str = "first") -> np.ndarray:
-    """Predictions, each mapped by a fit without its own fold: what calibration gives for clips that it has not seen."""
-    predictions, labels, folds = np.asarray(predictions, np.float64), np.asarray(labels, np.float64), np.asarray(folds)
-    mapped = np.full(len(predictions), np.nan)
-    for fold in np.unique(folds):
-        inside = folds == fold
-        mapped[inside] = apply_score_mapping(predictions[inside], fit_score_mapping(predictions[~inside], labels[~inside], order))
+def cross_fitted_mapping(
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    judged: np.ndarray,
+    parts: Sequence[tuple[np.ndarray, np.ndarray]],
+    order: str = "first",
+) -> np.ndarray:
+    """The predictions `judged`, mapped part by part; a part has the rows to fit on, and the rows of `judged` that this fit maps."""
+    mapped = np.full(len(judged), np.nan)
+    for seen, rows in parts:
+        mapped[rows] = apply_score_mapping(judged[rows], fit_score_mapping(predictions[seen], labels[seen], order))
     return mapped
 
 

@@ -1,8 +1,6 @@
 """The folder of a fine-tuning: checkpoint, adapter, report, and the scores of every clip before and after."""
 
-import csv
 import json
-import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +32,13 @@ def check_folder(folder: Path, definition: dict[str, Any], resume: bool) -> None
                 f"{str(folder)!r} holds a run that was cut short: go on with it by `--resume`, delete it, or choose another folder."
             )
         begin(folder, definition)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    else:
+        refuse_used(folder)
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse a folder that holds anything."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"Expected an empty or new folder, got {str(folder)!r}, which holds something else.")
 
 
@@ -72,35 +76,19 @@ def write_checkpoint(
 
 
 def write_predictions(
-    path: Path,
-    judged: RatedClips,
-    predictions: dict[str, np.ndarray],
-    scores: Sequence[str],
-    plan: Plan,
-    held_out: RatedClips | None,
+    path: Path, judged: RatedClips, parts: Sequence[str], predictions: dict[str, np.ndarray], scores: Sequence[str]
 ) -> None:
-    """Write a row for every clip that was judged, and one with the reason for every clip that was left out."""
-    parts = ["held out"] * len(judged)
-    if held_out is None:
-        parts = [""] * len(judged)
-        for part in plan.parts:
-            for row in part.test:
-                parts[row] = part.name
-    columns = [f"{name}_{what}" for name in scores for what in ("label", *predictions)]
-    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "group", "part", *columns, "code", "reason"])
-        for row, name in enumerate(judged.names):
-            if not parts[row]:
-                continue
-            values = []
-            for index in range(len(scores)):
-                values += [judged.labels[row, index], *(scored[row, index] for scored in predictions.values())]
-            group = "" if judged.groups is None else judged.groups[row]
-            cells = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
-            writer.writerow([name, group, parts[row], *cells, "", ""])
-        for clip in judged.excluded:
-            writer.writerow([clip["file"], "", "", *[""] * len(columns), clip["code"], clip["reason"]])
+    """Write a row for every clip that a part of the plan judged, and one with the reason for every clip that was left out."""
+    import pandas
+
+    rows = pandas.DataFrame({"file": judged.names, "group": judged.groups, "part": parts})
+    for index, name in enumerate(scores):
+        for what, values in {"label": judged.labels, **predictions}.items():
+            rows[f"{name}_{what}"] = values[:, index]
+    records = [*rows[rows["part"] != ""].to_dict("records"), *judged.excluded]
+    table = pandas.DataFrame(records, columns=[*rows.columns, "code", "reason"])
+    with whole_file(path) as unfinished:
+        table.to_csv(unfinished, index=False, float_format="%.6f", lineterminator="\r\n")
 
 
 def for_the_card(by_score: dict[str, Any], data_name: str, plan: Plan) -> list[dict[str, Any]]:

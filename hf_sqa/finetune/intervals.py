@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from hf_sqa.blocks.score_intervals import MIN_CLIPS, fit_score_interval, measured_coverage
 from hf_sqa.checkpoints import load_checkpoint
+from hf_sqa.finetune.folder import refuse_used
 from hf_sqa.finetune.plan import choose_groups
 from hf_sqa.finetune.rated_clips import RatedClips, Track, rated_scores
 from hf_sqa.modeling import weights_digest
@@ -41,6 +42,21 @@ def describe_interval(
         except ValueError:  # what is left without a part of the clips does not reach so far
             continue
     return calibration | {"measured": measured}
+
+
+def calibrated_intervals(
+    model: Any, scores: np.ndarray, clips: RatedClips, names: Sequence[str], data_name: str, grouped_by: str | None
+) -> tuple[dict[str, Any], dict[str, ValueError]]:
+    """The `score_intervals` of a model from its scores `(num_clips, num_scores)` of clips, and why scores have none, by name."""
+    intervals, problems, digest = {}, {}, weights_digest(model)
+    for index, name in enumerate(names):
+        labels = clips.labels[:, index]
+        try:
+            described = describe_interval(scores[:, index], labels, clips.groups, data_name=data_name, grouped_by=grouped_by)
+            intervals[name] = described | {"weights": digest}
+        except ValueError as error:
+            problems[name] = error
+    return intervals, problems
 
 
 def calibrate(
@@ -78,8 +94,7 @@ def calibrate(
     announce = announce or (lambda line: None)
     track = track or (lambda items, title, total: items)
     folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"Expected an empty or new folder, got {str(folder)!r}, which holds something.")
+    refuse_used(folder)
     original = load_checkpoint(checkpoint, merge=True, dtype="float32")
     model = original.model
     names = rated_scores(model, rated, data_name)
@@ -95,12 +110,9 @@ def calibrate(
             scores[row] = [scored[name] for name in names]
         else:
             excluded.append({"file": clips.names[row], "code": scored["code"], "reason": scored["reason"]})
-    intervals = {}
-    for index, name in enumerate(names):
-        intervals[name] = {
-            **describe_interval(scores[:, index], clips.labels[:, index], clips.groups, data_name=data_name, grouped_by=column),
-            "weights": weights_digest(model),
-        }
+    intervals, problems = calibrated_intervals(model, scores, clips, names, data_name, column)
+    for problem in problems.values():
+        raise problem
     model.config.score_intervals = intervals
     model.config.checkpoint_name = Path(base_name or checkpoint).name
     model.save_pretrained(folder)

@@ -32,8 +32,8 @@ class Part:
 
     name: str
     train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
+    validation: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    test: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
 
 @dataclass
@@ -42,9 +42,9 @@ class Plan:
 
     kind: str  # `"holdout"`, `"crossfit"` or `"table"` (a table of held-out clips was given)
     parts: list[Part]  # one for each training
-    final: Part | None  # the training of the model that is kept, on all clips; `None` if the only part gives it
     sentence: str  # the plan in words
     remarks: list[str] = field(default_factory=list)  # what a reader of the numbers must know
+    final: Part | None = None  # the training of the model that is kept, on all clips; `None` if the only part gives it
 
 
 def schema_column(name: str) -> str | None:
@@ -92,9 +92,9 @@ def plan_for(clips: Any, held_out: Any, *, num_folds: int | None, calibrate: str
     if calibrate is None:
         return make_plan(labels, clips.groups, num_folds=num_folds, held_out=held_out is not None, seed=seed)
     check_labels(labels)
-    needed, everything, none = MIN_CLIPS_TO_CALIBRATE.get(calibrate, MIN_CLIPS), np.arange(len(clips)), np.zeros(0, int)
+    needed = MIN_CLIPS_TO_CALIBRATE.get(calibrate, MIN_CLIPS)
     if held_out is not None:
-        return Plan("table", [Part("all", everything, none, none)], None, f"The mapping is fitted on {len(clips)} clips.")
+        return Plan("table", [Part("all", np.arange(len(clips)))], f"The mapping is fitted on {len(clips)} clips.")
     most = CALIBRATION_FOLDS if clips.groups is None else len(set(clips.groups))
     num_folds = min(CALIBRATION_FOLDS, most, len(clips))
     folds = make_folds(np.nan_to_num(labels, nan=3.0), num_folds, groups=clips.groups, seed=seed)
@@ -104,14 +104,14 @@ def plan_for(clips: Any, held_out: Any, *, num_folds: int | None, calibrate: str
             f"{len(clips)}: rate more, or give held-out clips by `--test`."
         )
     parts = [
-        Part(f"fold {fold + 1}", np.flatnonzero(folds != fold), none, np.flatnonzero(folds == fold)) for fold in range(num_folds)
+        Part(f"fold {fold + 1}", np.flatnonzero(folds != fold), test=np.flatnonzero(folds == fold)) for fold in range(num_folds)
     ]
     unit = "group" if clips.groups is not None else "fold"
     sentence = (
         f"The mapping is fitted on all {len(clips)} clips; the numbers are cross-fitted: each clip is mapped by a fit without its "
         f"{unit}, {num_folds} in all. One mapping keeps ranks; correlations differ here only because several are pooled."
     )
-    return Plan("crossfit", parts, None, sentence)
+    return Plan("crossfit", parts, sentence)
 
 
 def make_plan(
@@ -127,11 +127,11 @@ def make_plan(
     """
     rated = check_labels(labels)
     names = None if groups is None else np.asarray(groups, dtype=str)
-    everything, nothing = np.arange(len(labels)), np.zeros(0, int)
+    everything = np.arange(len(labels))
     if held_out:
-        train, validation, remarks = _with_validation(everything, labels, names, seed)
-        sentence = f"Trained on {len(train)} clips, the epoch chosen by {len(validation)}."
-        return Plan("table", [Part("all", train, validation, nothing)], None, sentence, remarks)
+        part, remarks = _with_validation("all", everything, labels, names, seed)
+        sentence = f"Trained on {len(part.train)} clips, the epoch chosen by {len(part.validation)}."
+        return Plan("table", [part], sentence, remarks)
     num_groups = None if names is None else len(np.unique(names))
     is_small = len(rated) < MIN_CLIPS_TO_HOLD_OUT or (num_groups is not None and num_groups < MIN_GROUPS_TO_HOLD_OUT)
     if num_folds is None:
@@ -139,27 +139,26 @@ def make_plan(
     units = f"{len(rated)} rated clips" + ("" if num_groups is None else f" of {num_groups} groups")
     if num_folds == 0:
         rest, test = _split(everything, labels, names, HELD_OUT_SHARE, seed)
-        train, validation, remarks = _with_validation(rest, labels, names, seed)
+        part, remarks = _with_validation("holdout", rest, labels, names, seed, test=test)
         sentence = (
-            f"{units}: {len(test)} clips are held out, {len(validation)} choose the epoch, {len(train)} train; the numbers are of "
-            "the model that is kept."
+            f"{units}: {len(test)} clips are held out, {len(part.validation)} choose the epoch, {len(part.train)} train; the "
+            "numbers are of the model that is kept."
         )
-        return Plan("holdout", [Part("holdout", train, validation, test)], None, sentence, remarks)
+        return Plan("holdout", [part], sentence, remarks)
     filled = np.nan_to_num(labels, nan=float(np.nanmean(labels)))
     folds = make_folds(filled, num_folds, groups=None if names is None else names.tolist(), seed=seed)
-    parts, remarks = [], []
-    for fold in range(num_folds):
-        train, validation, more = _with_validation(np.flatnonzero(folds != fold), labels, names, seed)
-        parts.append(Part(f"fold {fold + 1} of {num_folds}", train, validation, np.flatnonzero(folds == fold)))
-        remarks += more
-    train, validation, more = _with_validation(everything, labels, names, seed)
-    remarks = list(dict.fromkeys([*remarks, *more]))
+    trainings = [
+        _with_validation(f"fold {fold + 1} of {num_folds}", np.flatnonzero(folds != fold), labels, names, seed, test=rows)
+        for fold, rows in enumerate(np.flatnonzero(folds == number) for number in range(num_folds))
+    ]
+    final = _with_validation("all", everything, labels, names, seed)
+    remarks = list(dict.fromkeys(remark for _, of_part in [*trainings, final] for remark in of_part))
     sentence = (
         f"{units} are too few to hold some out for good, so the evaluation is cross-fitted: {num_folds} trainings, each judged on "
         f"the {'clips' if names is None else 'groups'} it did not meet. The model that is kept is trained once more on all; the "
         "numbers are of the way it was made, each time from fewer clips."
     )
-    return Plan("crossfit", parts, Part("all", train, validation, nothing), sentence, remarks)
+    return Plan("crossfit", [part for part, _ in trainings], sentence, remarks, final[0])
 
 
 def check_labels(labels: np.ndarray) -> np.ndarray:
@@ -195,15 +194,6 @@ def shared_values(data: Any, first: np.ndarray, second: np.ndarray, group: str |
     return sentences
 
 
-def repeated_recordings(digests: Sequence[str | None]) -> list[list[int]]:
-    """Lists of rows whose files have the same content."""
-    rows: dict[str, list[int]] = {}
-    for row, digest in enumerate(digests):
-        if digest is not None:
-            rows.setdefault(digest, []).append(row)
-    return [same for same in rows.values() if len(same) > 1]
-
-
 def _split(
     rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -217,9 +207,9 @@ def _split(
 
 
 def _with_validation(
-    rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, seed: int
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Rows to train on, rows to choose the epoch by, and remarks about them."""
+    name: str, rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, seed: int, **judged: np.ndarray
+) -> tuple[Part, list[str]]:
+    """Rows in two, to train on and to choose the epoch by, and remarks about them."""
     num_groups = 0 if groups is None else len(np.unique(groups[rows]))
     by_group = groups is not None and num_groups >= 3
     share = max(HELD_OUT_SHARE, 2 / max(len(rows), 1))
@@ -232,4 +222,4 @@ def _with_validation(
         )
     if not math.isfinite(np.nanmean(labels[validation])):
         raise ValueError("Expected rated clips to choose the epoch by, got none; rate more clips.")
-    return train, validation, remarks
+    return Part(name, train, validation, **judged), remarks

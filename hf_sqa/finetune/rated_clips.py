@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.data.schema import first_few
-from hf_sqa.finetune.plan import MIN_CLIPS, repeated_recordings
+from hf_sqa.finetune.plan import MIN_CLIPS
 from hf_sqa.training.pseudo_label import content_digest
 
 #: Wraps an iterable, with a title and a length, in a progress bar.
@@ -103,8 +103,12 @@ class RatedClips:
 
     def about_repeated(self) -> list[str]:
         """What to say about files with the same content in several rows."""
-        repeated = repeated_recordings(self.digests)
-        across = [rows for rows in repeated if self.groups is None or len({self.groups[row] for row in rows}) > 1]
+        rows_of: dict[str, list[int]] = {}
+        for row, digest in enumerate(self.digests):
+            if digest is not None:
+                rows_of.setdefault(digest, []).append(row)
+        owners = self.groups if self.groups is not None else range(len(self))
+        across = [rows for rows in rows_of.values() if len({owners[row] for row in rows}) > 1]
         if not across:
             return []
         where = "groups" if self.groups is not None else "rows"

@@ -28,12 +28,11 @@ from hf_sqa.finetune.folder import (
     write_checkpoint,
     write_predictions,
 )
-from hf_sqa.finetune.intervals import describe_interval
+from hf_sqa.finetune.intervals import calibrated_intervals
 from hf_sqa.finetune.plan import MIN_CLIPS, Plan, choose_groups, plan_for, shared_values
 from hf_sqa.finetune.rated_clips import RatedClips, Track, clip_name, rated_scores
 from hf_sqa.finetune.settings import FinetuneOptions
 from hf_sqa.finetune.trial import Outcome, Trial
-from hf_sqa.modeling import weights_digest
 from hf_sqa.runs import digest_of, locked, write_whole
 
 
@@ -108,36 +107,19 @@ def finetune(
     begin(folder, definition)
     with locked(folder / WORK / ".lock"):
         outcome = outcome or trial.train()
-        by_score = _compared(trial, outcome)
-        report = _report(trial, outcome, by_score, base_name, shared, remarks)
-        report["data"] = _described(clips, held_out, column, data_name)
-        report["evaluation"] = for_the_card(by_score, data_name, plan)
+        report = _report(trial, outcome, base_name, data_name, shared, remarks)
         report["seconds"] = round(time.monotonic() - started, 1)
+        intervals, problems = calibrated_intervals(
+            outcome.model, outcome.predictions["after"], trial.judged, scores, f"{data_name}, held out", column
+        )
+        report["remarks"] += [f"No interval of {score} is calibrated: {problem}" for score, problem in problems.items()]
+        report["score_intervals"] = outcome.model.config.score_intervals = intervals or None
         name = report["checkpoint_name"]
-        outcome.model.config.score_intervals = _intervals(trial, outcome, data_name, report)
         write_checkpoint(folder, outcome.model, extractor, outcome.mapping, name, (checkpoint, base_name), outcome.adapter)
-        write_predictions(folder / PREDICTIONS, trial.judged, outcome.predictions, scores, plan, held_out)
+        write_predictions(folder / PREDICTIONS, trial.judged, trial.judged_parts, outcome.predictions, scores)
         write_whole(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n")
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return report
-
-
-def _intervals(trial: Trial, outcome: Outcome, data_name: str, report: dict[str, Any]) -> dict[str, Any] | None:
-    """The calibration of intervals, from the scores of clips that were held out; a remark in the report where there can be none."""
-    intervals, digest = {}, weights_digest(outcome.model)
-    judged = trial.judged
-    for index, name in enumerate(trial.scores):
-        try:
-            after = outcome.predictions["after"][:, index]
-            described = describe_interval(
-                after, judged.labels[:, index], judged.groups, data_name=f"{data_name}, held out", grouped_by=trial.group_column
-            )
-        except ValueError as error:
-            report["remarks"].append(f"No interval of {name} is calibrated: {error}")
-            continue
-        intervals[name] = {**described, "weights": digest}
-    report["score_intervals"] = intervals or None
-    return intervals or None
 
 
 def _definition(options: FinetuneOptions, base_name: str, train: Any, test: Any, scores: Sequence[str]) -> dict[str, Any]:
@@ -191,9 +173,10 @@ def _compared(trial: Trial, outcome: Outcome) -> dict[str, Any]:
 
 
 def _report(
-    trial: Trial, outcome: Outcome, by_score: dict[str, Any], base_name: str, shared: dict[str, str], remarks: list[str]
+    trial: Trial, outcome: Outcome, base_name: str, data_name: str, shared: dict[str, str], remarks: list[str]
 ) -> dict[str, Any]:
-    options, plan, first = trial.options, trial.plan, by_score[trial.scores[0]]
+    options, plan, clips, held_out, by_score = trial.options, trial.plan, trial.clips, trial.held_out, _compared(trial, outcome)
+    first = by_score[trial.scores[0]]
     is_calibrated = options.calibrate is not None
     if shared and first["recommendation"] == "use" and not is_calibrated:
         columns = " and ".join(shared)
@@ -213,16 +196,14 @@ def _report(
         "score_mapping": outcome.mapping or None,
         "training": outcome.training or None,
         "options": asdict(options),
-    }
-
-
-def _described(clips: RatedClips, held_out: RatedClips | None, column: str | None, data_name: str) -> dict[str, Any]:
-    return {
-        "name": data_name,
-        "num_clips": len(clips),
-        "num_held_out_clips": None if held_out is None else len(held_out),
-        "group": column,
-        "num_groups": None if clips.groups is None else len(set(clips.groups)),
-        "languages": sorted(set(clips.data["language"]) - {None, ""}),
-        "excluded": clips.excluded + ([] if held_out is None else held_out.excluded),
+        "data": {
+            "name": data_name,
+            "num_clips": len(clips),
+            "num_held_out_clips": None if held_out is None else len(held_out),
+            "group": trial.group_column,
+            "num_groups": None if clips.groups is None else len(set(clips.groups)),
+            "languages": sorted(set(clips.data["language"]) - {None, ""}),
+            "excluded": clips.excluded + ([] if held_out is None else held_out.excluded),
+        },
+        "evaluation": for_the_card(by_score, data_name, plan),
     }

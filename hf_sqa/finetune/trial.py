@@ -69,23 +69,15 @@ class Trial:
     def calibrate(self, order: str) -> Outcome:
         """A mapping fitted on all clips, judged on clips that its fit did not see."""
         raw, raw_judged = self._scores_before(None)
-        folds = np.zeros(len(self.clips), int)
-        for number, part in enumerate(self.plan.parts):
-            folds[part.test] = number
         mapped, mapping, remarks = [], {}, []
         for index, (name, column) in enumerate(zip(self.scores, self.columns, strict=True)):
-            labels = self.clips.labels[:, index]
             try:
-                mapping[name] = fit_score_mapping(raw[:, column], labels, order)
-                mapped.append(
-                    cross_fitted_mapping(raw[:, column], labels, folds, order)
-                    if self.held_out is None
-                    else apply_score_mapping(raw_judged[:, column], mapping[name])
-                )
+                fitted = fit_score_mapping(raw[:, column], self.clips.labels[:, index], order)
+                mapped.append(self._cross_fitted(index, raw, raw_judged, order))
+                mapping[name] = fitted
             except ValueError as error:
                 if index == 0:
                     raise
-                mapping.pop(name, None)
                 remarks.append(f"{name} is not calibrated: {error}")
                 mapped.append(raw_judged[:, column])
         predictions = {"before": self._as_given(raw_judged), "after": np.stack(mapped, axis=1)}
@@ -98,9 +90,9 @@ class Trial:
         raw, raw_judged = self._scores_before(None if unrated else self._needed_before())
         anchors = {name: raw[:, config.label2id[name]] for name in unrated}
         predictions = {"before": self._as_given(raw_judged)}
-        calibrated = self._calibrated(raw, raw_judged)
-        if calibrated is not None:
-            predictions["calibrated"] = calibrated
+        with contextlib.suppress(ValueError):  # where no line can be fitted
+            by_line = [self._cross_fitted(index, raw, raw_judged, "first") for index in range(len(self.scores))]
+            predictions["calibrated"] = np.stack(by_line, axis=1)
         after = np.full((len(self.judged), len(self.scores)), np.nan)
         remarks = []
         if unrated:
@@ -190,22 +182,19 @@ class Trial:
                 given[:, index] = apply_score_mapping(given[:, index], mappings[name])
         return given
 
-    def _calibrated(self, raw: np.ndarray, raw_judged: np.ndarray) -> np.ndarray | None:
-        """Scores of the original mapped by a line that is fitted on what the training sees, `(num_judged, num_scores)`.
+    def _cross_fitted(self, index: int, raw: np.ndarray, raw_judged: np.ndarray, order: str) -> np.ndarray:
+        """A score of the original, `(num_judged,)`, mapped for every part of the plan by a fit on what its training sees."""
+        column = self.columns[index]
+        parts = [(np.concatenate([part.train, part.validation]), self._judged_rows(part)) for part in self.plan.parts]
+        return cross_fitted_mapping(raw[:, column], self.clips.labels[:, index], raw_judged[:, column], parts, order)
 
-        `None` if no line can be fitted.
-        """
-        mapped = np.full((len(raw_judged), len(self.columns)), np.nan)
-        try:
-            for index, column in enumerate(self.columns):
-                for part in self.plan.parts:
-                    seen = np.concatenate([part.train, part.validation])
-                    line = fit_score_mapping(raw[seen, column], self.clips.labels[seen, index], "first")
-                    rows = self._judged_rows(part)
-                    mapped[rows, index] = apply_score_mapping(raw_judged[rows, column], line)
-        except ValueError:
-            return None
-        return mapped
+    @property
+    def judged_parts(self) -> list[str]:
+        """By which part of the plan each clip is judged; empty for a clip that only trains."""
+        if self.held_out is not None:
+            return ["held out"] * len(self.held_out)
+        part_of = {row: part.name for part in self.plan.parts for row in part.test.tolist()}
+        return [part_of.get(row, "") for row in range(len(self.clips))]
 
     def _judged_rows(self, part: Part) -> np.ndarray:
         return part.test if self.held_out is None else np.arange(len(self.judged))

@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from hf_sqa.blocks.precision import warn_if_emulated
 from hf_sqa.choices import check_choice
+from hf_sqa.metrics.agreement import GREATER_IS_BETTER
 
 BATCHING = ("auto", "pad", "crop", "repeat", "equal")
 
@@ -102,6 +103,4 @@ class AudioQualityTrainingArguments(TrainingArguments):
 
 def greater_is_better(metric: str | None) -> bool:
     """Whether more is better: true for correlations, false for errors and losses."""
-    from hf_sqa.metrics.agreement import GREATER_IS_BETTER
-
     return GREATER_IS_BETTER.get((metric or "").rsplit("_", 1)[-1], False)

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_sqa.progress import bar
+from hf_sqa.training.arguments import greater_is_better
 
 #: Metrics in the line after every evaluation.
 SHOWN = ("loss", "utt_lcc", "utt_srcc", "utt_rmse", "sys_srcc")
@@ -78,21 +79,13 @@ class StopWithoutProgress(TrainerCallback):
         if missing:
             known = ", ".join(sorted(name.removeprefix("eval_") for name in evaluations[-1] if name.startswith("eval_")))
             raise ValueError(f"Expected a metric to stop by out of {known}, got {missing[0].removeprefix('eval_')!r}.")
-        best = [
-            max(
-                range(len(evaluations)),
-                key=lambda index: (_goodness(metric, evaluations[index][metric]), -index),
-            )
-            for metric in self._metrics
-        ]
-        if evaluations and len(evaluations) - 1 - max(best) >= self._patience:
+        goodness = [[_goodness(metric, entry[metric]) for entry in evaluations] for metric in self._metrics]
+        if evaluations and len(evaluations) - 1 - max(values.index(max(values)) for values in goodness) >= self._patience:
             control.should_training_stop = True
 
 
 def _goodness(metric: str, value: float) -> float:
     """A number that is larger where the metric is better; the least of all where it is not defined."""
-    from hf_sqa.training.arguments import greater_is_better
-
     return -math.inf if math.isnan(value) else value if greater_is_better(metric) else -value
 
 

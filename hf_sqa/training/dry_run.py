@@ -1,5 +1,6 @@
 """A recipe tried in seconds, without its corpora and its encoder, offline: every key is used, on a tiny model of the family."""
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -7,8 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import set_seed
 
+from hf_sqa.auto import families
+from hf_sqa.blocks.speech_encoder import load_encoder_config
+from hf_sqa.checkpoints import resolve_checkpoint
 from hf_sqa.choices import check_choice
+from hf_sqa.data.corpora.loading import find_corpus
+from hf_sqa.data.schema import SCORE_RANGES, TEXT_COLUMNS
+from hf_sqa.data.splits import TRAINING_SETS
+from hf_sqa.training.losses import loss_options
 from hf_sqa.training.recipe import Model, Recipe, load_recipe
 from hf_sqa.training.run import TrainingResult, run_recipe
 
@@ -78,10 +87,6 @@ def dry_run_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> TrainingR
 
 def check_names(recipe: Recipe) -> None:
     """Refuse corpora, training sets and group columns that do not exist."""
-    from hf_sqa.data.corpora.loading import find_corpus
-    from hf_sqa.data.schema import TEXT_COLUMNS
-    from hf_sqa.data.splits import TRAINING_SETS
-
     for source in [*recipe.data.train, *(recipe.data.validation or []), *recipe.evaluation]:
         corpus, part = find_corpus(source.name)
         if corpus is not None:
@@ -101,10 +106,6 @@ def look_at_encoder(recipe: Recipe) -> str | None:
     Raises:
         ValueError: If the encoder is here and is not a known one, or lacks the layers that the recipe names.
     """
-    from hf_sqa.auto import families
-    from hf_sqa.blocks.speech_encoder import load_encoder_config
-    from hf_sqa.checkpoints import resolve_checkpoint
-
     model = recipe.model
     if model.checkpoint is not None or model.knowledge_from is not None or model.family not in families():
         return None
@@ -128,12 +129,6 @@ def look_at_encoder(recipe: Recipe) -> str | None:
 
 def tiny_model(recipe: Recipe) -> Any:
     """A tiny random model of the recipe's family, with its scores, its loss and every option but sizes."""
-    from transformers import set_seed
-
-    import hf_sqa.models  # noqa: F401  # registers the families
-    from hf_sqa.auto import families
-    from hf_sqa.training.losses import loss_options
-
     family = _family(recipe.model)
     check_choice("model.family", family, families())
     config_class, model_class = families()[family]
@@ -151,8 +146,6 @@ def tiny_model(recipe: Recipe) -> Any:
 
 def generated_rows(score_names: Sequence[str], num_rows: int, corpora: Sequence[str] = ("first",)) -> list[dict[str, Any]]:
     """Voiced tones in noise whose level follows from the score, so that it can be learned in a few steps; with all columns."""
-    from hf_sqa.data.schema import SCORE_RANGES
-
     rng, ranges = np.random.default_rng(0), {name: SCORE_RANGES.get(name, (1.0, 5.0)) for name in score_names}
     rows: list[dict[str, Any]] = []
     for number in range(num_rows):
@@ -184,8 +177,6 @@ def _family(model: Model) -> str:
         return "distilled_sqa"
     config = Path(str(model.checkpoint)) / "config.json"
     if config.is_file():
-        import json
-
         return str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
     raise ValueError(
         f"Expected `model.family` beside the checkpoint {model.checkpoint!r} for a dry run: without loading it, its family is not "

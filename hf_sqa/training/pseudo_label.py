@@ -85,22 +85,21 @@ def pseudo_label(
     refusal = f"Another process is writing {str(path)!r}; wait for it, or choose another `output`."
     with locked(path.with_name(f".{path.name}.lock"), refusal=refusal):
         known = {} if overwrite else _known_rows(path, identity, names)
-        done: dict[str, Row] = {}
-        for key, entry in entries.items():
-            row = known.get(key)
-            if row is not None and row["status"] == "ok" and row["content"] == entry["content"]:
-                done[key] = {**row, "utterance_id": entry["utterance_id"], "corpus": entry["corpus"]}
-        waiting = [key for key in entries if key not in done]
+        done: dict[str, Row] = {
+            key: known[key] | {name: entry[name] for name in ("utterance_id", "corpus")}
+            for key, entry in entries.items()
+            if key in known and (known[key]["status"], known[key]["content"]) == ("ok", entry["content"])
+        }
+        waiting = {key: entry for key, entry in entries.items() if key not in done}
         num_reused, num_failed = len(done), 0
         show = progress or (lambda num_done, num_failed, total: None)
         show(num_reused, 0, len(entries))
-        places = ((entries[key]["place"], entries[key]["number"]) for key in waiting)
-        audio = (rows_given[number]["audio"] if place is None else place for place, number in places)
+        audio = (entry["place"] or rows_given[entry["number"]]["audio"] for entry in waiting.values())
         header = {"version": JOURNAL_VERSION, "teacher": identity, "scores": names}
         with journal(journal_of(path), [header, *known.values()]) as append:
             rows = teacher(audio, on_error="row", return_details=True, batch_size=batch_size, num_workers=num_workers)
-            for key, scored in zip(waiting, rows, strict=True):
-                row = {name: entries[key][name] for name in (*FIRST_COLUMNS, "content")}
+            for (key, entry), scored in zip(waiting.items(), rows, strict=True):
+                row = {name: entry[name] for name in (*FIRST_COLUMNS, "content")}
                 row |= {name: math.nan if scored[name] is None else scored[name] for name in names}
                 row |= {name: scored[name] for name in ("status", "code", "reason", "duration_seconds")}
                 append(row)
@@ -256,39 +255,28 @@ def content_digest(audio: Any) -> str | None:
 
 
 def _known_rows(path: Path, teacher: Mapping[str, Any], names: Sequence[str]) -> dict[str, Row]:
-    """Rows of earlier runs by key; those of the journal win."""
-    rows: list[Row] = []
-    if path.is_file():
-        table = read_pseudo_labels(path)
-        if table.rows:
-            _check_teacher(path, len(table.rows), table.teacher, table.score_names, teacher, names)
-        rows += table.rows
+    """Rows of earlier runs by key, those of the journal before those of the table; refuses rows of another teacher."""
+    earlier: list[tuple[Mapping[str, Any], Sequence[str], list[Row]]] = []
+    if path.is_file() and (table := read_pseudo_labels(path)).rows:
+        earlier.append((table.teacher, table.score_names, table.rows))
     remedy = "remove the file, or pass `overwrite=True`"
     if records := read_journal(journal_of(path), remedy=remedy):
         header, *kept = records
         if header.get("version") != JOURNAL_VERSION:
             raise ValueError(f"{str(journal_of(path))!r} is no journal of pseudo-labels that this version reads; {remedy}.")
-        _check_teacher(path, len(kept), header["teacher"], header["scores"], teacher, names)
-        rows += kept
-    return {_key(row): row for row in rows}
+        earlier.append((header["teacher"], header["scores"], kept))
+    known: dict[str, Row] = {}
+    for was, names_then, rows in earlier:
+        if list(names_then) != list(names) or any(was.get(name) != teacher[name] for name in SAME_TEACHER):
+            raise ValueError(
+                f"Expected the teacher that gave the {len(rows):,} rows of {str(path)!r}, {_described(was, names_then)}, got "
+                f"{_described(teacher, names)}. Scores of two teachers do not belong in one table: choose another `output`, or "
+                "begin it anew with `overwrite=True` (`--overwrite`)."
+            )
+        known |= {_key(row): row for row in rows}
+    return known
 
 
-def _check_teacher(
-    path: Path,
-    num_rows: int,
-    earlier: Mapping[str, Any],
-    earlier_names: Sequence[str],
-    teacher: Mapping[str, Any],
-    names: Sequence[str],
-) -> None:
-    if list(earlier_names) == list(names) and all(earlier.get(name) == teacher[name] for name in SAME_TEACHER):
-        return
-    was, now = (
-        f"{identity.get('teacher_id')} ({', '.join(scores)}; weights {identity.get('teacher_weights')}, preprocessing "
-        f"{identity.get('teacher_preprocessing')})"
-        for identity, scores in ((earlier, earlier_names), (teacher, names))
-    )
-    raise ValueError(
-        f"Expected the teacher that gave the {num_rows:,} rows of {str(path)!r}, {was}, got {now}. Scores of two teachers do not "
-        "belong in one table: choose another `output`, or begin it anew with `overwrite=True` (`--overwrite`)."
-    )
+def _described(teacher: Mapping[str, Any], names: Sequence[str]) -> str:
+    weights, preprocessing = teacher.get("teacher_weights"), teacher.get("teacher_preprocessing")
+    return f"{teacher.get('teacher_id')} ({', '.join(names)}; weights {weights}, preprocessing {preprocessing})"

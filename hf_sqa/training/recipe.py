@@ -322,11 +322,9 @@ def check_training(content: Mapping[str, Any], source: str) -> None:
 
 
 def _has(content: Any, key: str) -> bool:
-    for name in key.split("."):
-        if isinstance(content, list) and name.isdigit() and int(name) < len(content):
-            content = content[int(name)]
-        elif isinstance(content, dict) and name in content:
-            content = content[name]
-        else:
-            return False
+    try:
+        for name in key.split("."):
+            content = content[int(name) if isinstance(content, list) else name]
+    except (KeyError, IndexError, ValueError, TypeError):
+        return False
     return True

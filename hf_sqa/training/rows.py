@@ -6,6 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from hf_sqa.data.corpora.loading import read_corpus
+from hf_sqa.data.schema import build_dataset, import_datasets
+from hf_sqa.data.splits import nested_subsets, stratified_split, training_set
+from hf_sqa.training.pseudo_label import with_pseudo_labels
+from hf_sqa.training.pseudo_label_table import read_pseudo_labels
 from hf_sqa.training.recipe import Recipe, Source
 
 #: Options of a source that say how it is read.
@@ -33,8 +38,6 @@ def load_rows(recipe: Recipe, notes: list[str] | None = None) -> tuple[Any, Any,
     elif data.split is not None:
         rows, validation = split_rows(rows, recipe, notes)
     elif data.training_set is not None:
-        from hf_sqa.data.splits import training_set
-
         drawn = training_set(data.training_set, rows, seed=data.seed)
         notes.append(f"{data.training_set}: {drawn}")
         rows, validation = rows.select(drawn.train), rows.select(drawn.validation)
@@ -49,8 +52,6 @@ def load_rows(recipe: Recipe, notes: list[str] | None = None) -> tuple[Any, Any,
 
 def split_rows(rows: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
     """Rated rows in two, to train and to validate on, as `data.split` of a recipe says."""
-    from hf_sqa.data.splits import stratified_split
-
     split = recipe.data.split
     assert split is not None
     score, is_rated = "mos", np.zeros(len(rows), bool)
@@ -73,9 +74,6 @@ def split_rows(rows: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
 
 def add_pseudo_labels(train: Any, validation: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
     """The rows with the labels of the table `data.pseudo_labels` of a recipe."""
-    from hf_sqa.training.pseudo_label import with_pseudo_labels
-    from hf_sqa.training.pseudo_label_table import read_pseudo_labels
-
     table = read_pseudo_labels(str(recipe.data.pseudo_labels))
     names = [name for name in table.score_names if recipe.model.scores is None or name in recipe.model.scores]
     notes.append(f"pseudo-labels {', '.join(names)} by {table.teacher['teacher_id']}, weights {table.teacher['teacher_weights']}")
@@ -92,9 +90,6 @@ def load_source(source: Source, excluded: Counter[str] | None = None, key: str =
     Raises:
         FileNotFoundError, ValueError: As [`~hf_sqa.data.load_corpus`], or if no row meets the filter.
     """
-    from hf_sqa.data.corpora.loading import read_corpus
-    from hf_sqa.data.schema import build_dataset
-
     excluded = Counter() if excluded is None else excluded
     try:
         examined = read_corpus(source.name, source.root, **{name: getattr(source, name) for name in READING})
@@ -111,8 +106,6 @@ def load_source(source: Source, excluded: Counter[str] | None = None, key: str =
 
 
 def _load_sources(sources: Sequence[Source], excluded: Counter[str], key: str) -> Any:
-    from hf_sqa.data.schema import import_datasets
-
     parts = [load_source(source, excluded, f"{key}.{number}") for number, source in enumerate(sources)]
     return parts[0] if len(parts) == 1 else import_datasets().concatenate_datasets(parts)
 
@@ -172,8 +165,6 @@ def _limited(rows: Any, limit: int, seed: int) -> Any:
     """So many of the rows, with the score distribution of all where all are rated."""
     if limit >= len(rows):
         return rows
-    from hf_sqa.data.splits import nested_subsets
-
     if not _is_rated(rows["mos"]).all():
         return rows.select(np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False)))
     return rows.select(nested_subsets(rows, [limit], corpus_column=_corpus_column(rows), seed=seed)[limit])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_sqa.data.collator import AudioQualityCollator
@@ -117,7 +117,7 @@ class AudioQualityTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=AudioQualityCollator(extractor),
+            data_collator=AudioQualityCollator(extractor, lengths=self.batching, window_samples=self.window_samples),
             train_dataset=train,
             eval_dataset=evaluated,
             processing_class=extractor,
@@ -132,8 +132,6 @@ class AudioQualityTrainer(Trainer):
             watched = args.early_stopping_metrics or [str(args.metric_for_best_model)]
             self.add_callback(StopWithoutProgress(args.early_stopping_patience, watched))
         self.add_callback(StopAtNaN())
-        if self.training_loss is not None:
-            self.add_callback(_BeginsEpochs(self))
         self._frozen = frozen_modules(self.quality_model)
 
     # ---- Data
@@ -158,8 +156,15 @@ class AudioQualityTrainer(Trainer):
             num_processes=self.args.world_size,
             drop_last=self.args.dataloader_drop_last,
         )
-        collator = AudioQualityCollator(self.processing_class, lengths=self.batching, window_samples=self.window_samples)
-        return self._loader(data, batches, collator)
+        loader = self._loader(data, batches, self.data_collator)
+
+        def set_epoch(epoch: int) -> None:
+            batches.set_epoch(epoch)
+            if self.training_loss is not None:
+                self.training_loss.begin_epoch(epoch, data, self.joined)
+
+        loader.set_epoch = set_epoch  # type: ignore[attr-defined]  # called by the Trainer
+        return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Every clip once, whole, in batches that do not change its score."""
@@ -184,10 +189,10 @@ class AudioQualityTrainer(Trainer):
         """See [`get_eval_dataloader`]; test rows are treated as validation rows."""
         return self.get_eval_dataloader(test_dataset)
 
-    def _loader(self, data: Examples, batches: EpochBatches, collator: AudioQualityCollator) -> DataLoader:
+    def _loader(self, data: Examples, batches: EpochBatches, collator: Any) -> DataLoader:
         # Not prepared by Accelerate: the batches are already divided among the processes.
         workers = self.args.dataloader_num_workers
-        loader = DataLoader(
+        return DataLoader(
             data,
             batch_sampler=batches,
             collate_fn=collator,
@@ -200,8 +205,6 @@ class AudioQualityTrainer(Trainer):
             multiprocessing_context="spawn" if workers else None,
             generator=torch.Generator().manual_seed(0),  # else making an iterator would draw from the global generator
         )
-        loader.set_epoch = batches.set_epoch  # type: ignore[attr-defined]  # called by the Trainer
-        return loader
 
     def _as_evaluated(self, data: Any) -> Any:
         if isinstance(data, Examples):
@@ -236,8 +239,8 @@ class AudioQualityTrainer(Trainer):
         if self.order is None or not self.accelerator.sync_gradients:
             return loss
         examples, known = self.order.draw(self.state.global_step, self.args.process_index)
-        collator = AudioQualityCollator(self.processing_class, lengths=self.batching, window_samples=self.window_samples)
-        batch = self._prepare_inputs({name: value for name, value in collator(examples).items() if name not in NOT_INPUTS})
+        collated: Any = self.data_collator(examples)
+        batch = self._prepare_inputs({name: value for name, value in collated.items() if name not in NOT_INPUTS})
         # Statistics over versions of one sentence are not those of speech: norms use, and keep, those that they have.
         norms = [
             module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.training
@@ -414,18 +417,6 @@ class AudioQualityTrainer(Trainer):
         return np.where(filled.any(axis=0), np.where(filled, parts, 0).sum(axis=0), np.nan).astype(values.dtype)
 
 
-class _BeginsEpochs(TrainerCallback):
-    """Announces every epoch to the loss."""
-
-    def __init__(self, trainer: AudioQualityTrainer):
-        self._trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self._trainer
-        assert trainer.training_loss is not None
-        trainer.training_loss.begin_epoch(trainer.epoch, trainer.train_dataset, trainer.joined)
-
-
 def validation_metrics(predictions: np.ndarray, data: Examples, score_names: list[str]) -> dict[str, float]:
     """Agreement of predictions `(num_rows, num_labels)` with the labels, for every score.
 
@@ -481,16 +472,14 @@ def base_model(model: Any) -> Any:
     return model if isinstance(model, PreTrainedModel) else model.get_base_model()
 
 
-def frozen_modules(model: Any) -> list[torch.nn.Module]:
+def frozen_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
     """Outermost modules without trained weights. They train without dropout, and keep the statistics of their norms."""
     frozen: list[torch.nn.Module] = []
-    names: list[str] = []
-    for name, module in model.named_modules():
-        if not name or any(name.startswith(f"{outer}.") for outer in names):
-            continue
-        parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            names.append(name)
+    for module in model.children():
+        is_trained = [parameter.requires_grad for parameter in module.parameters()]
+        if any(is_trained):
+            frozen += frozen_modules(module)
+        elif is_trained:
             frozen.append(module)
     return frozen
 
@@ -502,22 +491,15 @@ def _is_constant(data: Examples) -> bool:
 
 def _warn_of_undefined_metrics(data: Any, metric: str | None) -> None:
     data = next(iter(data.values())) if isinstance(data, Mapping) else data
+    num_systems = len(set(data.systems or []) - {None})
     if _is_constant(data):
-        warnings.warn(
-            f"All labels of the {data.name} are {np.nanmax(data.labels):g}: correlations with them are undefined and the best "
-            f"checkpoint is chosen by {metric}.",
-            UserWarning,
-            stacklevel=3,
-        )
+        doubt = f"All labels of the {data.name} are {np.nanmax(data.labels):g}: correlations with them are undefined"
+    elif 0 < num_systems < MIN_SYSTEMS:
+        systems = f"{num_systems} system{'s' if num_systems > 1 else ''}"
+        doubt = f"The {data.name} hold clips of {systems} only: a correlation over systems needs {MIN_SYSTEMS} or more"
+    else:
         return
-    systems = set(data.systems or []) - {None}
-    if systems and len(systems) < MIN_SYSTEMS:
-        warnings.warn(
-            f"The {data.name} hold clips of {len(systems)} system{'s' if len(systems) > 1 else ''} only: a correlation over "
-            f"systems needs {MIN_SYSTEMS} or more; the best checkpoint is chosen by {metric}.",
-            UserWarning,
-            stacklevel=3,
-        )
+    warnings.warn(f"{doubt}; the best checkpoint is chosen by {metric}.", UserWarning, stacklevel=3)
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -56,7 +56,9 @@ def test_a_cross_fitted_score_does_not_know_its_own_label():
     folds = np.arange(24) % 4
     changed = np.where(folds == 2, 1.5 * labels, labels)
 
-    first, second = (cross_fitted_mapping(predictions, truth, folds) for truth in (labels, changed))
+    parts = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(4)]
+
+    first, second = (cross_fitted_mapping(predictions, truth, predictions, parts) for truth in (labels, changed))
 
     assert (first[folds == 2] == second[folds == 2]).all()
     assert (first[folds != 2] != second[folds != 2]).all()
