@@ -41,18 +41,16 @@ def teacher_agreement(
     for column, name in enumerate(data.score_names):
         ours, theirs = scores[:, column], data.labels[:, column]
         intervals = bootstrap_agreement(ours, theirs, metrics=["utt_lcc", "utt_srcc", "utt_rmse"], rng=seed)
-        result[name] = {
+        windows_of_talker = {talker: talkers == talker for talker in sorted(set(talkers))}
+        windows_of_kind = {kind: np.array([kind in of_window for of_window in kinds]) for kind in sorted(set().union(*kinds))}
+        lcc_by_talker, lcc_by_kind = (
+            {group: agreement(ours[rows], theirs[rows])["utt_lcc"] for group, rows in groups.items() if rows.sum() >= least}
+            for groups, least in ((windows_of_talker, 1), (windows_of_kind, MIN_WINDOWS))
+        )
+        measured = {
             metric: {"value": interval.value, "low": interval.low, "high": interval.high} for metric, interval in intervals.items()
         }
-        result[name]["talkers"] = {
-            talker: agreement(ours[talkers == talker], theirs[talkers == talker])["utt_lcc"] for talker in sorted(set(talkers))
-        }
-        windows_by_kind = {kind: np.array([kind in of_window for of_window in kinds]) for kind in sorted(set().union(*kinds))}
-        result[name]["kinds"] = {
-            kind: agreement(ours[windows], theirs[windows])["utt_lcc"]
-            for kind, windows in windows_by_kind.items()
-            if windows.sum() >= MIN_WINDOWS
-        }
+        result[name] = {**measured, "talkers": lcc_by_talker, "kinds": lcc_by_kind}
     return result
 
 

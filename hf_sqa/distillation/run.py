@@ -27,7 +27,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import soundfile
 import torch
 from transformers import TrainingArguments, set_seed
@@ -41,6 +40,7 @@ from hf_sqa.distillation.recipe import DEFAULT_WINDOW_SECONDS, DistillationRecip
 from hf_sqa.distillation.teacher import Teacher, check_teacher, load_teacher
 from hf_sqa.distillation.trainer import DistillationTrainer
 from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
+from hf_sqa.training.dry_run import LEFT_OUT, SHORT, generated_rows
 from hf_sqa.training.examples import RatedSpeech
 from hf_sqa.training.recipe import Data, Model, Recipe
 from hf_sqa.training.rows import load_rows
@@ -130,13 +130,12 @@ def _windows(
     labels = recipe.labels
     train: WindowExamples
     validation: WindowExamples
-    excluded: Mapping[str, Any]
     if labels.folder is None:
         assert labels.num_windows is not None
         num_fixed = max(2 * MIN_VALIDATION_WINDOWS, labels.num_windows // 8)
         fresh = functools.partial(FreshWindows, maker, teachers, recipe.teachers, student.config)
         train, validation = fresh("train", labels.num_windows), fresh("validation", num_fixed, fixed=True)
-        excluded = maker.pool.excluded
+        excluded: Mapping[str, Any] = maker.pool.excluded
     else:
         cache = label(recipe, maker, teachers, progress)
         kept = functools.partial(CachedWindows, cache, teachers, recipe.teachers, student.config)
@@ -204,23 +203,14 @@ def dry_run_distillation(recipe: DistillationRecipe) -> TrainingResult:
     if student.checkpoint is None:
         config = families()[str(student.family)][0].tiny()
         student = Model(family=student.family, config=config.changed_options(), scores=student.scores)
-    skipped = ("per_device_train_batch_size", "per_device_eval_batch_size", "num_train_epochs", "max_steps", "use_cpu", "bf16")
-    training = {name: value for name, value in recipe.training.items() if name not in skipped}
-    training |= {
-        "per_device_train_batch_size": 16,
-        "max_steps": 2,
-        "use_cpu": True,
-        "logging_strategy": "steps",
-        "logging_steps": 1,
-    }
+    training = {name: value for name, value in recipe.training.items() if name not in LEFT_OUT}
+    training |= SHORT | {"per_device_train_batch_size": 16, "max_steps": 2, "bf16": False, "logging_strategy": "steps"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rng = np.random.default_rng(0)
-        for talker in range(24):
-            path = folder / f"speech/talker{talker}/a.wav"
+        for number, row in enumerate(generated_rows(["mos"], 24)):
+            path = folder / f"speech/talker{number}/a.wav"
             path.parent.mkdir(parents=True)
-            envelope = np.repeat(rng.random(30) ** 4, 800)
-            soundfile.write(path, 0.3 * envelope * rng.standard_normal(len(envelope)), 16_000)
+            soundfile.write(path, row["audio"]["array"], row["audio"]["sampling_rate"])
         torch.manual_seed(0)
         teacher = DistilledSQA(DistilledSQAConfig.tiny())
         teacher.save_pretrained(folder / "teacher")

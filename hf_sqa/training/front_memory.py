@@ -30,9 +30,8 @@ class FrontMemory:
     def __init__(self, max_bytes: int = 2**30, weightless: bool = False):
         self.max_bytes, self.num_bytes, self.weightless = max_bytes, 0, weightless
         self.num_hits = self.num_computed = 0
-        self._rows: dict[bytes, tuple[int, int]] = {}  # number of the piece, and row in it
-        self._pieces: list[np.ndarray] = []
-        self._open: dict[tuple[int, ...], tuple[int, int]] = {}  # by shape: the piece that is being filled, and rows in it
+        self._rows: dict[bytes, np.ndarray] = {}
+        self._free: dict[tuple[int, ...], list[np.ndarray]] = {}  # by shape: rows of a piece that hold nothing yet
 
     def attach(self, model: torch.nn.Module) -> list[str]:
         """Keep the outputs of the frozen modules before the first trained one; returns their names.
@@ -75,26 +74,21 @@ class FrontMemory:
                 for index, output in computed.items():
                     self._keep(keys[index], output)
             # Kept as NumPy arrays: a tensor made in inference mode could not take part in training.
-            return torch.stack([computed[i] if i in computed else self._kept(key) for i, key in enumerate(keys)])
+            return torch.stack([computed[i] if i in computed else torch.from_numpy(self._rows[key]) for i, key in enumerate(keys)])
 
         return remembered
 
-    def _kept(self, key: bytes) -> torch.Tensor:
-        number, row = self._rows[key]
-        return torch.from_numpy(self._pieces[number][row])
-
     def _keep(self, key: bytes, output: torch.Tensor) -> None:
         size = output.numel() * output.element_size()
-        if output.dtype == torch.float32 and self.num_bytes + size <= self.max_bytes:
-            number, used = self._open.get(tuple(output.shape), (-1, ROWS_PER_PIECE))
-            if used == ROWS_PER_PIECE:
-                mapped = mmap.mmap(-1, ROWS_PER_PIECE * size)
-                self._pieces.append(np.frombuffer(mapped, np.float32).reshape(ROWS_PER_PIECE, *output.shape))
-                number, used = len(self._pieces) - 1, 0
-            self._pieces[number][used] = output.detach().numpy()
-            self._rows[key] = number, used
-            self._open[tuple(output.shape)] = number, used + 1
-            self.num_bytes += size
+        if output.dtype != torch.float32 or self.num_bytes + size > self.max_bytes:
+            return
+        free = self._free.setdefault(tuple(output.shape), [])
+        if not free:
+            piece = np.frombuffer(mmap.mmap(-1, ROWS_PER_PIECE * size), np.float32)
+            free += reversed(piece.reshape(ROWS_PER_PIECE, *output.shape))
+        self._rows[key] = free.pop()
+        self._rows[key][...] = output.detach().numpy()
+        self.num_bytes += size
 
 
 def _frozen_front(module: torch.nn.Module, weightless: bool, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
