@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -97,54 +97,50 @@ def _windows_of_cache(cache: WindowCache, rate: int, num_windows: int) -> Calibr
     return Calibration(windows("train", max(MIN_WINDOWS, num_windows - held_out)), windows("validation", held_out))
 
 
+class _Window(NamedTuple):
+    recording: str
+    talker: str
+    samples: np.ndarray
+    labels: list[float] | None  # scores that listeners gave, where the speech is a table or corpus
+
+
 def _windows_of_recordings(
     source: str | Path, rate: int, samples: int, num_windows: int, seed: int, score_names: Sequence[str]
 ) -> Calibration:
-    labels: dict[str, list[float]] = {}
-    if Path(source).is_dir():
-        recordings = [(clip.name, clip.path, clip.talker) for clip in folder_speech(source)]
+    recordings: list[tuple[str, Any, str, list[float] | None]]
+    if is_folder := Path(source).is_dir():
+        recordings = [(clip.name, clip.path, clip.talker, None) for clip in folder_speech(source)]
     else:
-        recordings, labels = _recordings_of_table(str(source), score_names)
+        recordings = []
+        for number, row in enumerate(load_corpus(str(source))):
+            path = str(row["audio"]["path"] if isinstance(row["audio"], dict) else row["audio"])
+            labels = [float(row.get(name, np.nan)) for name in score_names]
+            recordings.append((path, path, str(row.get("talker_id") or number), labels))
     excluded: dict[str, str] = {}
-    windows: list[tuple[str, str, np.ndarray]] = []  # recording, talker, samples
+    windows: list[_Window] = []
     for place in np.random.default_rng(seed).permutation(len(recordings)):
-        name, path, talker = recordings[place]
+        name, path, talker, scores = recordings[place]
         try:
             waveform = load_recording(path, sampling_rate=rate).waveform
         except (ValueError, OSError, RuntimeError) as error:
             excluded[name] = str(error)
             continue
         starts = range(0, max(1, len(waveform) - samples // 4), samples)
-        windows += [(name, talker, waveform[start : start + samples]) for start in starts]
-        if len(windows) >= num_windows and name != windows[0][0]:
+        windows += [_Window(name, talker, waveform[start : start + samples], scores) for start in starts]
+        if len(windows) >= num_windows and name != windows[0].recording:
             break
-    num_recordings = len({name for name, _, _ in windows})
+    num_recordings = len({window.recording for window in windows})
     if num_recordings < 2:
         raise ValueError(
             f"Expected two recordings or more to calibrate on, some to repair with and others to measure agreement, got "
             f"{num_recordings} in {str(source)!r}{f' ({len(excluded)} cannot be read)' if excluded else ''}."
         )
     # Whole talkers are kept aside; of one talker, whole recordings.
-    owner = 1 if len({talker for _, talker, _ in windows}) > 1 else 0
-    owners = list(dict.fromkeys(window[owner] for window in windows))
+    owner = "talker" if len({window.talker for window in windows}) > 1 else "recording"
+    owners = list(dict.fromkeys(getattr(window, owner) for window in windows))
     aside = set(owners[: max(1, round(len(owners) * HELD_OUT_SHARE))])
-    repair = [(window[0], window[2]) for window in windows if window[owner] not in aside]
-    held_out = [window[2] for window in windows if window[owner] in aside]
     num_held_out = _num_held_out(num_windows)
-    repair = repair[: max(MIN_WINDOWS, num_windows - num_held_out)]
-    return Calibration(
-        [window for _, window in repair],
-        held_out[:num_held_out],
-        excluded,
-        np.array([labels[name] for name, _ in repair], np.float32) if labels else None,
-    )
-
-
-def _recordings_of_table(source: str, score_names: Sequence[str]) -> tuple[list[tuple[str, str, str]], dict[str, list[float]]]:
-    """Name, path and talker of every row of a table or corpus; and by name, the scores that listeners gave."""
-    recordings, labels = [], {}
-    for number, row in enumerate(load_corpus(source)):
-        path = str(row["audio"]["path"] if isinstance(row["audio"], dict) else row["audio"])
-        recordings.append((path, path, str(row.get("talker_id") or number)))
-        labels[path] = [float(row.get(name, np.nan)) for name in score_names]
-    return recordings, labels
+    held_out = [window.samples for window in windows if getattr(window, owner) in aside][:num_held_out]
+    repair = [window for window in windows if getattr(window, owner) not in aside][: max(MIN_WINDOWS, num_windows - num_held_out)]
+    labels_of_repair = None if is_folder else np.array([window.labels for window in repair], np.float32)
+    return Calibration([window.samples for window in repair], held_out, excluded, labels_of_repair)
