@@ -42,8 +42,7 @@ class WindowExamples(Examples):
         """Frames of the first teacher for some windows, float16 `(len(rows), F, 2 D)`; `None` if they were not kept."""
         return None
 
-    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
-        draw = Draw.of(key)
+    def _example(self, draw: Draw) -> dict[str, Any]:
         waveform, labels = self._window(draw)
         return make_example(draw, labels, waveform if len(waveform) else None, self.sampling_rate)
 
@@ -58,14 +57,9 @@ def kinds_of(row: Mapping[str, Any]) -> set[str]:
 
 
 class CachedWindows(WindowExamples):
-    """Windows of a folder with the teachers' labels.
+    """Windows of a split of a folder with the labels of teachers, whose options come in the same order, for a student.
 
     Args:
-        cache ([`WindowCache`]): The windows.
-        teachers (sequence of [`Teacher`]): Whose labels.
-        options (sequence of [`TeacherOptions`]): The teachers' options, in the same order.
-        student_config (`AudioQualityConfig`): Configuration of the student, with its score names and scale.
-        split (`str`): `"train"`, `"validation"` or `"test"`.
         num_windows (`int`, *optional*): Windows of all splits together, see [`plan_shards`]; all that are labelled if not given.
         like ([`WindowExamples`], *optional*): Windows whose alignment of teachers to use.
         leave_out (sequence of `str`, *optional*): Talkers, and kinds of degradation, whose windows are not taken.
@@ -202,13 +196,7 @@ class CachedWindows(WindowExamples):
 
 
 class FreshWindows(WindowExamples):
-    """Windows that are made and labelled when they are asked for: new ones in every epoch, or always the same.
-
-    Args:
-        maker ([`WindowMaker`]): Makes the windows.
-        teachers, options, student_config, split: As for [`CachedWindows`].
-        num_windows (`int`): Windows of an epoch.
-        fixed (`bool`, *optional*, defaults to `False`): Make and label them now, and keep them.
+    """So many windows an epoch, made and labelled when they are asked for, or with `fixed` now, and kept.
 
     Raises:
         ValueError: If a teacher is aligned by moments, which takes kept labels.
@@ -293,8 +281,7 @@ class MixedSpeech(WindowExamples):
             return self.windows.source(row)
         return self.rated.source((row - len(self.windows)) % len(self.rated))
 
-    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
-        draw = Draw.of(key)
+    def _example(self, draw: Draw) -> dict[str, Any]:
         if draw.row < len(self.windows):
             return self.windows[draw]
         turn, place = divmod(draw.row - len(self.windows), len(self.rated))

@@ -101,17 +101,12 @@ def label_windows(
     num_workers: int = 0,
     with_frames: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Make and label the windows that are missing, and yield a row for each shard.
+    """Make and label the windows that are missing, and yield `split`, `index`, and numbers of windows for each shard.
 
     Args:
-        cache ([`WindowCache`]): The folder.
-        teachers (sequence of [`Teacher`]): Who labels.
         num_windows (`int`, or sequence of `(split, index)`): Windows of all splits together, see [`plan_shards`]; or which shards.
         num_workers (`int`, *optional*, defaults to 0): Processes that make windows ahead of the teachers; they change no window.
         with_frames (`bool`, *optional*, defaults to `False`): Whether to keep the frames of the first teacher, 150 KB a window.
-
-    Yields:
-        `dict`: `split`, `index`, `num_windows`, `num_labelled` and `num_skipped`.
     """
     splits = cache.maker.pool.splits if cache.maker is not None else [split for split in SPLITS if cache.shards(split)]
     plan = plan_shards(splits, num_windows) if isinstance(num_windows, int) else list(num_windows)

@@ -74,15 +74,9 @@ def calibrate(
     """Write a copy of a checkpoint that carries a calibration of its intervals.
 
     Args:
-        checkpoint (`str`): As in `hf_sqa.pipeline`. An adapter is merged into its base.
         rated (`datasets.Dataset`): Rated clips in the schema of `hf_sqa.data`; none that the checkpoint was trained on.
-        output (path): Folder to make.
         group (`str`, *optional*): Column of what clips have in common; found by its usual name if not given.
-        base_name (`str`, *optional*): What the original is called; `checkpoint` if not given.
-        data_name (`str`, *optional*): What the clips are called in the calibration.
-        device (`str`, *optional*): The first accelerator, else the CPU, if not given.
-        announce (callable, *optional*): Takes lines about what happens.
-        track (callable, *optional*): Wraps an iterable, with a title and a length, in a progress bar.
+        checkpoint, output, base_name, data_name, announce, track: As in [`~hf_sqa.finetune.run.finetune`].
 
     Returns:
         `dict`: `score_intervals` as in the configuration, `base_model`, `num_clips`, and `excluded` clips with reasons.

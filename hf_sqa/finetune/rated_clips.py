@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class RatedClips:
         name: str = "clips",
     ) -> RatedClips:
         """Read the rows that are rated and readable; the others are listed in `excluded`."""
-        labels = np.array([[math.nan if label is None else label for label in data[score]] for score in scores], np.float64).T
+        labels = np.array([list(data[score]) for score in scores], np.float64).T
         kept: list[int] = []
         excluded: list[dict[str, str]] = []
         audio = data["audio"][:]
@@ -136,7 +135,7 @@ def rated_scores(model: Any, data: Any, data_name: str) -> list[str]:
 
 
 def _any_label(labels: Any) -> bool:
-    return any(label is not None and not math.isnan(label) for label in labels)
+    return not np.isnan(np.array(list(labels), float)).all()
 
 
 def clip_name(audio: Any) -> str:

@@ -24,11 +24,6 @@ class Draw(NamedTuple):
     # whether it only keeps a process busy that has no row in the last step. Its example has no label, and `-1` as its row
     is_filler: bool = False
 
-    @classmethod
-    def of(cls, key: int | tuple[int, int] | Draw) -> Draw:
-        """A key of a data set as a draw."""
-        return cls(*key) if isinstance(key, tuple) else cls(int(key))
-
 
 class EpochBatches(torch.utils.data.Sampler):
     """Batches of [`Draw`] for one process, `batch_size` rows each.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_sqa.progress import bar
 from hf_sqa.training.arguments import greater_is_better
 
 #: Metrics in the line after every evaluation.
@@ -90,21 +88,16 @@ def _goodness(metric: str, value: float) -> float:
 
 
 class Progress(TrainerCallback):
-    """How far a training is, see [`~hf_sqa.progress.bar`], and a line for every evaluation, on standard error."""
+    """Tells how far a training is, by the function of a [`~hf_sqa.progress.bar`], and announces a line for every evaluation."""
 
-    def __init__(self, announce: Any) -> None:
-        self._announce = announce
-        self._shown = contextlib.ExitStack()
-        self._update: Any = None
+    def __init__(self, update: Callable[..., None], announce: Callable[[str], object]) -> None:
+        self._update, self._announce = update, announce
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        shown = bar(unit="steps", tell=self._announce, shown=state.is_world_process_zero)
-        self._update = self._shown.enter_context(shown)
         self._update(state.global_step, state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._update is not None:
-            self._update(state.global_step, state.max_steps, f"epoch {state.epoch or 0:.1f}")
+        self._update(state.global_step, state.max_steps, f"epoch {state.epoch or 0:.1f}")
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
@@ -117,10 +110,3 @@ class Progress(TrainerCallback):
         if trained is not None:
             shown.insert(0, f"training loss {trained:.4g}")
         self._announce(f"epoch {state.epoch or 0:.4g}, step {state.global_step}: {', '.join(shown)}")
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove the bar, also after an error."""
-        self._shown.close()

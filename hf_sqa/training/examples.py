@@ -70,6 +70,13 @@ class Examples(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
+        """The example of a row, of `(row, epoch)`, or of a [`Draw`]."""
+        return self._example(Draw(*key) if isinstance(key, tuple) else Draw(int(key)))
+
+    def _example(self, draw: Draw) -> dict[str, Any]:
+        raise NotImplementedError
+
     @property
     def corpora(self) -> list[str]:
         """Corpus of every row, `"unknown"` where it is not named."""
@@ -172,9 +179,7 @@ class RatedSpeech(Examples):
         path = audio.get("path") if isinstance(audio, dict) else audio if isinstance(audio, str) else None
         return str(path) if path else super().source(self._rows[row])
 
-    def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
-        """The example of a row, of `(row, epoch)`, or of a [`Draw`]."""
-        draw = Draw.of(key)
+    def _example(self, draw: Draw) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, draw.epoch, draw.row])
         example = partial(make_example, draw, self.labels[draw.row], offset=float(rng.random()))
         try:

@@ -35,15 +35,9 @@ def loss_options(loss: LossOptions | None, config_class: Any) -> dict[str, Any]:
                 f"{family}; take wav2vec2_mos, or `variance: ratings`."
             )
         options |= {"predict_log_variance": True, "score_loss": "mse"}
-    for name, ours in (
-        ("huber_delta", loss.huber_delta),
-        ("clip_margin", loss.margin),
-        ("ranking_weight", loss.ranking_weight),
-        ("ranking_margin", loss.ranking_margin),
-    ):
-        if ours is not None:
-            options[name] = ours
-    return options
+    given = {"huber_delta": loss.huber_delta, "clip_margin": loss.margin}
+    given |= {"ranking_weight": loss.ranking_weight, "ranking_margin": loss.ranking_margin}
+    return options | {name: value for name, value in given.items() if value is not None}
 
 
 def make_training_loss(loss: LossOptions, corpora: Sequence[str], num_labels: int) -> TrainingLoss | None:

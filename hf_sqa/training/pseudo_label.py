@@ -4,13 +4,13 @@ Stage one of MTQ-Net's multi-task pseudo-label learning, and of any distillation
 table at once, so a run that was killed goes on where it stopped; the table itself appears whole or not at all.
 """
 
+import contextlib
 import hashlib
 import math
 import operator
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +149,17 @@ def with_pseudo_labels(data: Any, table: str | os.PathLike[str] | PseudoLabels, 
     columns = {name: [math.nan if match is None else float(match[name]) for match in matches] for name in names}
     if not hasattr(data, "add_column"):
         return [{**row, **{name: columns[name][index] for name in names}} for index, row in enumerate(data)]
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
     description = (
         f"pseudo-labels {', '.join(names)} of {labels.teacher['teacher_id']} (weights {labels.teacher['teacher_weights']}) for "
         f"{num_labelled:,} of {len(rows):,} rows"
     )
     description = "; ".join(filter(None, (data.info.description, description)))
-    with _without_bars():
+    with contextlib.ExitStack() as silent:  # the bars of `datasets` know no terminal
+        if not are_progress_bars_disabled():
+            disable_progress_bars()
+            silent.callback(enable_progress_bars)
         data = data.remove_columns([name for name in names if name in data.column_names]).flatten_indices()
         for name in names:
             data = data.add_column(name, columns[name])
@@ -176,20 +181,6 @@ def _matches(rows: Sequence[Row], labels: PseudoLabels) -> list[Row | None]:
             match = by_name[name]
         matches.append(match)
     return matches
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Without the progress bars of `datasets`, which know no terminal."""
-    import datasets
-
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
 
 
 def _rows_of(data: Any) -> Any:

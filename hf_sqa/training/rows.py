@@ -136,7 +136,7 @@ def select_rows(rows: Any, conditions: Mapping[str, Any], place: str, *, every_v
         if isinstance(condition, Mapping):
             if not condition or set(condition) - {"min", "max"}:
                 raise ValueError(f"Expected `min` and `max` for {column!r} of {place}, got {dict(condition)!r}.")
-            numbers = np.array([np.nan if value is None else value for value in values], float)
+            numbers = np.array(values, float)  # NaN for `None`
             keep &= (numbers >= condition.get("min", -np.inf)) & (numbers <= condition.get("max", np.inf))
             continue
         cells = [_as_text(value) for value in values]
@@ -171,7 +171,7 @@ def _limited(rows: Any, limit: int, seed: int) -> Any:
 
 
 def _is_rated(scores: Any) -> np.ndarray:
-    return ~np.isnan(np.array([np.nan if score is None else score for score in scores], float))
+    return ~np.isnan(np.array(list(scores), float))
 
 
 def _corpus_column(rows: Any) -> str | None:

@@ -27,6 +27,7 @@ from hf_sqa.checkpoints import load_checkpoint, resolve_checkpoint
 from hf_sqa.choices import check_choice
 from hf_sqa.degradations import Chain, RecordingFolder
 from hf_sqa.extras import needs_extra
+from hf_sqa.progress import bar
 from hf_sqa.runs import RunMismatch, check_same_run, digest_of, locked, move_into, write_whole
 from hf_sqa.training.adapters import add_adapter, save_adapter
 from hf_sqa.training.arguments import AudioQualityTrainingArguments
@@ -164,7 +165,7 @@ def run_recipe(
         train_dataset, validation_dataset, excluded = _rows(recipe, train_dataset, validation_dataset, args.seed, notes)
         model, adapted = _model(recipe, model, args.seed, announce)
         started = time.monotonic()
-        with Interrupt(announce) as interrupt, contextlib.closing(Progress(announce)) as progress:
+        with Interrupt(announce) as interrupt, bar(unit="steps", tell=announce, shown=args.process_index == 0) as update:
             trainer: Any = (trainer_class or AudioQualityTrainer)(
                 adapted,
                 args,
@@ -173,7 +174,7 @@ def run_recipe(
                 augmentation=_augmentation(recipe.augmentation, noises),
                 loss=recipe.loss,
                 order=recipe.order,
-                callbacks=[interrupt, progress, *callbacks],
+                callbacks=[interrupt, Progress(update, announce), *callbacks],
             )
             if model.needs_bands:
                 data = trainer.train_dataset
