@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 from transformers import set_seed
 
 from hf_sqa.auto import families
@@ -59,29 +60,28 @@ def dry_run_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> TrainingR
         training["max_seconds"] = min(training["max_seconds"], 1.2 if training.get("feature_cache") else 1.0)
     if training.get("feature_cache"):
         training["feature_cache"] = "run"
-    augmentation = recipe.augmentation
-    if augmentation is not None:
-        augmentation = replace(augmentation, noises=None, talkers=None)
-    noises = list(np.random.default_rng(1).standard_normal((2, RATE)).astype(np.float32))
     score_names, corpora = model.config.score_names, [recipe.loss.anchor_corpus] if recipe.loss.anchor_corpus else ["first"]
     rows = generated_rows(score_names, NUM_TRAIN + NUM_VALIDATION, [*corpora, "second"])
     with tempfile.TemporaryDirectory(prefix="hf-sqa-dry-run-") as scratch:
+        augmentation = recipe.augmentation
+        if augmentation is not None:
+            soundfile.write(Path(scratch, "noise.wav"), 0.1 * np.random.default_rng(1).standard_normal(RATE), RATE)
+            folders: dict[str, Any] = {name: scratch for name in ("noises", "talkers") if getattr(augmentation, name) is not None}
+            augmentation = replace(augmentation, **folders)
         tried = replace(
             recipe,
             model=replace(recipe.model, freeze=[name for name in recipe.model.freeze if not any(map(str.isdigit, name))]),
             data=replace(recipe.data, pseudo_labels=None),
             training=training,
             augmentation=augmentation,
-            output_dir=scratch,
+            output_dir=f"{scratch}/trained",
         )
         return run_recipe(
             tried,
             train_dataset=rows[:NUM_TRAIN],
             validation_dataset=None if training.get("eval_strategy") == "no" else rows[NUM_TRAIN:],
             model=model,
-            overwrite=True,
             announce=lambda line: None,
-            noises=noises if recipe.augmentation is not None and recipe.augmentation.noises else None,
         )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 #: Coefficients of the polynomial that drives singular values to about 1, and how often it is applied.
 COEFFICIENTS, NUM_ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+MOMENTUM = 0.95
 #: Weights with fewer rows or columns, such as a layer that gives one score or filters over one channel, stay with AdamW.
 SMALLEST_SIDE = 10
 
@@ -76,12 +77,11 @@ def muon_groups(
     decayed: Iterable[str] | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-    momentum: float = 0.95,
 ) -> list[dict[str, Any]]:
     """Parameter groups of a model: matrices and filters for Muon, everything else for AdamW."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed = None if decayed is None else set(decayed)
-    muon = {"lr": learning_rate, "momentum": momentum}
+    muon = {"lr": learning_rate, "momentum": MOMENTUM}
     adam = {"lr": adam_learning_rate, "betas": betas, "eps": eps}
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, weight in model.named_parameters():

@@ -9,7 +9,7 @@ names such versions,
     fr/012_lyra3.flac,fr/012 lyra,0,
     fr/012_lyra6.flac,fr/012 lyra,1,
 
-and a few groups take part in every step besides the batch, by the model's first score. Only differences within a group count, so
+and a group takes part in every step besides the batch, by the model's first score. Only differences within a group count, so
 the level of a talker, a sentence or a listening test does not matter: they should equal the difference of the means where these are
 known; else the better version should lead by a margin.
 
@@ -30,6 +30,8 @@ from hf_sqa.training.examples import make_example
 from hf_sqa.training.recipe import OrderOptions
 
 COLUMNS = ("filepath", "group", "rank")
+#: Versions of a group that take part in a step at most; of more, others every time.
+MAX_VERSIONS = 4
 
 
 def order_loss(scores: torch.Tensor, groups: torch.Tensor, ranks: torch.Tensor, means: torch.Tensor, margin: float) -> torch.Tensor:
@@ -54,7 +56,7 @@ def order_loss(scores: torch.Tensor, groups: torch.Tensor, ranks: torch.Tensor, 
 
 
 class OrderedGroups:
-    """The groups of a table, a few of them for every step; recordings longer than a window are cut, all of a group at one place.
+    """The groups of a table, one of them for every step; recordings longer than a window are cut, all of a group at one place.
 
     Raises:
         FileNotFoundError: If a recording is not there.
@@ -67,7 +69,6 @@ class OrderedGroups:
         self.options, self.num_labels, self.seed = options, num_labels, seed
         self.sampling_rate, self.window_samples = sampling_rate, window_samples
         table = Path(options.table)
-        root = Path(options.root) if options.root is not None else table.parent
         with table.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if missing := [name for name in COLUMNS if name not in (reader.fieldnames or [])]:
@@ -78,7 +79,7 @@ class OrderedGroups:
             rows = list(reader)
         by_group: dict[str, list[tuple[Path, float, float]]] = {}
         for row in rows:
-            path = root / row["filepath"]
+            path = table.parent / row["filepath"]
             if not path.is_file():
                 raise FileNotFoundError(f"Expected the recording {str(path)!r} of {str(table)!r}, which is not there.")
             try:
@@ -97,20 +98,19 @@ class OrderedGroups:
         """Examples for the collator, and `groups`, `ranks` and `means` of them; the same for the same step."""
         rng = np.random.default_rng([self.seed, step, process])
         examples, facts = [], []
-        for number, index in enumerate(rng.integers(len(self.groups), size=self.options.groups_per_step)):
-            versions = self.groups[index]
-            if len(versions) > self.options.max_versions:
-                chosen = sorted(rng.permutation(len(versions))[: self.options.max_versions])
-                versions = [versions[place] for place in chosen]
-            place = rng.random()
-            for path, rank, mean in versions:
-                recording = load_recording(path, sampling_rate=self.sampling_rate)
-                waveform = recording.waveform
-                if self.window_samples is not None and len(waveform) > self.window_samples:
-                    start = int(place * (len(waveform) - self.window_samples))
-                    waveform = waveform[start : start + self.window_samples]
-                unlabelled = np.full(self.num_labels, np.nan, np.float32)
-                examples.append(make_example(Draw(-1), unlabelled, waveform, recording.sampling_rate, offset=place))
-                facts.append((number, rank, mean))
+        (index,) = rng.integers(len(self.groups), size=1)
+        versions = self.groups[index]
+        if len(versions) > MAX_VERSIONS:
+            versions = [versions[place] for place in sorted(rng.permutation(len(versions))[:MAX_VERSIONS])]
+        place = rng.random()
+        for path, rank, mean in versions:
+            recording = load_recording(path, sampling_rate=self.sampling_rate)
+            waveform = recording.waveform
+            if self.window_samples is not None and len(waveform) > self.window_samples:
+                start = int(place * (len(waveform) - self.window_samples))
+                waveform = waveform[start : start + self.window_samples]
+            unlabelled = np.full(self.num_labels, np.nan, np.float32)
+            examples.append(make_example(Draw(-1), unlabelled, waveform, recording.sampling_rate, offset=place))
+            facts.append((0, rank, mean))
         groups, ranks, means = torch.tensor(facts, dtype=torch.float32).unbind(1)
         return examples, {"groups": groups, "ranks": ranks, "means": means}

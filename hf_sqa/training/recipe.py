@@ -210,28 +210,19 @@ class OrderOptions:
     """Versions of recordings whose order is known and whose scores are not; see `hf_sqa.training.order`.
 
     Args:
-        table (`str`): CSV file with the columns `filepath`, `group`, `rank` (higher is better) and, where known, `mos`.
-        root (`str`, *optional*): Folder that paths are relative to; that of the table if not given.
+        table (`str`): CSV file with the columns `filepath` (from its folder), `group`, `rank` (higher is better) and, where known,
+            `mos`.
         weight (`float`): Weight of the term that is added to the loss.
         margin (`float`): By how much the better version should lead, in label units.
-        groups_per_step, max_versions (`int`): Groups in a step of a process; versions of a group at most, drawn anew every time.
     """
 
     table: str
-    root: str | None = None
     weight: float = 0.1
     margin: float = 0.2
-    groups_per_step: int = 1
-    max_versions: int = 4
 
     def __post_init__(self) -> None:
         if not (0 < self.weight < float("inf") and 0 <= self.margin < float("inf")):
             raise ValueError(f"Expected `weight` above 0 and `margin` of 0 or more, got {self.weight} and {self.margin}.")
-        if self.groups_per_step < 1 or self.max_versions < 2:
-            raise ValueError(
-                "Expected `groups_per_step` of 1 or more and `max_versions` of 2 or more, got "
-                f"{self.groups_per_step} and {self.max_versions}."
-            )
 
 
 @dataclass(frozen=True)

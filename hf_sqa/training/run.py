@@ -120,7 +120,6 @@ def run_recipe(
     overwrite: bool = False,
     callbacks: Sequence[Any] = (),
     announce: Any = None,
-    noises: Any = None,
     trainer_class: Any = None,
 ) -> TrainingResult:
     """Train a model by a recipe.
@@ -136,7 +135,6 @@ def run_recipe(
         overwrite (`bool`, *optional*, defaults to `False`): Whether to delete a run of another recipe in `output_dir`.
         callbacks (*optional*): Callbacks of transformers' Trainer.
         announce (callable, *optional*): Takes lines about progress; standard error if not given.
-        noises (*optional*): Recordings for the augmentation, instead of the folder of the recipe.
         trainer_class (*optional*): Class of the trainer, instead of [`AudioQualityTrainer`].
 
     Raises:
@@ -171,7 +169,7 @@ def run_recipe(
                 args,
                 train_dataset=train_dataset,
                 eval_dataset=validation_dataset,
-                augmentation=_augmentation(recipe.augmentation, noises),
+                augmentation=_augmentation(recipe.augmentation),
                 loss=recipe.loss,
                 order=recipe.order,
                 callbacks=[interrupt, Progress(update, announce), *callbacks],
@@ -385,13 +383,11 @@ def _begin(folder: Path, definition: dict[str, Any], resume: bool, overwrite: bo
         check_same_run(run_file, definition)
 
 
-def _augmentation(options: AugmentationOptions | None, noises: Any) -> Any:
+def _augmentation(options: AugmentationOptions | None) -> Any:
     if options is None:
         return None
     folders = {"noises": options.noises, "talkers": options.talkers}
     sources: dict[str, Any] = {name: RecordingFolder(folder) for name, folder in folders.items() if folder is not None}
-    if noises is not None:
-        sources["noises"] = noises
     if options.preset is not None:
         chain = Chain.load(options.preset, **sources)
     else:
