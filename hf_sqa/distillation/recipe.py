@@ -16,23 +16,17 @@ DEFAULT_WINDOW_SECONDS = 7.68
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """A teacher.
+    """A teacher."""
 
-    Args:
-        checkpoint (`str`): `default`, a folder or a Hub id.
-        dtype (`str`): Precision in which it scores. The same weights in another precision count as another teacher, as their labels
-            differ a little.
-        weight (`float`): Its share of the label where there are several.
-        align (`str`): `none` takes its scores as they are, `scale` maps its scale to the student's, `moments` maps its scores to
-            mean and deviation of the first teacher's by a line.
-        scores (`dict[str, str]`, *optional*): The teacher's name of each of the student's scores; the same name if not given.
-    """
-
-    checkpoint: str = "default"
+    checkpoint: str = "default"  # `default`, a folder or a Hub id
+    # precision in which it scores. The same weights in another precision count as another teacher, as their labels differ a
+    # little
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    weight: float = 1.0
+    weight: float = 1.0  # its share of the label where there are several
+    # `none` takes its scores as they are, `scale` maps its scale to the student's, `moments` maps its scores to mean and
+    # deviation of the first teacher's by a line
     align: Literal["none", "scale", "moments"] = "none"
-    scores: dict[str, str] | None = None
+    scores: dict[str, str] | None = None  # the teacher's name of each of the student's scores; the same name if not given
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
@@ -45,19 +39,12 @@ class TeacherOptions:
 
 @dataclass(frozen=True)
 class SpeechOptions:
-    """Unlabelled speech.
+    """Unlabelled speech."""
 
-    Args:
-        bench (`str`, *optional*): Folder of the unpacked Debian packages of the bench corpus; `installed` for those installed here.
-        folder (`str`, *optional*): Folder of recordings, with a subfolder for each talker; beside `bench`, for training only.
-        folder_share (`float`): Share of the training windows that come from `folder` beside `bench`.
-        validation_share (`float`): Share of the talkers of a folder that are kept for validation.
-    """
-
-    bench: str | None = None
-    folder: str | None = None
-    folder_share: float = 0.5
-    validation_share: float = 0.1
+    bench: str | None = None  # folder of the unpacked Debian packages of the bench corpus; `installed` for those installed here
+    folder: str | None = None  # folder of recordings, with a subfolder for each talker; beside `bench`, for training only
+    folder_share: float = 0.5  # share of the training windows that come from `folder` beside `bench`
+    validation_share: float = 0.1  # share of the talkers of a folder that are kept for validation
 
     def __post_init__(self) -> None:
         if self.bench is None and self.folder is None:
@@ -69,26 +56,16 @@ class SpeechOptions:
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """Windows and the teachers' labels.
+    """Windows and the teachers' labels."""
 
-    Args:
-        folder (`str`, *optional*): Where windows and labels are kept. Without it, they are made anew in every epoch.
-        num_windows (`int`, *optional*): Windows of all splits together, in whole shards of 64; those in the folder if not given.
-        seconds (`float`, *optional*): Length of a window; the length of the student's windows if not given, else 7.68.
-        seed (`int`): Seed of the windows.
-        num_workers (`int`): Processes that make windows ahead of the teachers; they do not change the windows.
-        part (`str`, *optional*): `2/3` for the second of three commands with `--labels-only` that fill one folder, here or on
-            other machines.
-        leave_out (`list[str]`): Talkers, and kinds of degradation, of the folder that are not trained on.
-    """
-
-    folder: str | None = None
-    num_windows: int | None = None
-    seconds: float | None = None
-    seed: int = 0
-    num_workers: int = 0
+    folder: str | None = None  # where windows and labels are kept. Without it, they are made anew in every epoch
+    num_windows: int | None = None  # windows of all splits together, in whole shards of 64; those in the folder if not given
+    seconds: float | None = None  # length of a window; the length of the student's windows if not given, else 7.68
+    seed: int = 0  # seed of the windows
+    num_workers: int = 0  # processes that make windows ahead of the teachers; they do not change the windows
+    # `2/3` for the second of three commands with `--labels-only` that fill one folder, here or on other machines
     part: str | None = None
-    leave_out: list[str] = field(default_factory=list)
+    leave_out: list[str] = field(default_factory=list)  # talkers, and kinds of degradation, of the folder that are not trained on
 
     def __post_init__(self) -> None:
         if self.leave_out and self.folder is None:
@@ -105,15 +82,11 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class LabelledOptions:
-    """Rated recordings among the windows.
+    """Rated recordings among the windows."""
 
-    Args:
-        sources (`list[Source]`): As in `data.train` of a training recipe; rows that a corpus calls validation or test stay out.
-        share (`float`): Share of the examples that are rated recordings; 0.2, the paper's share, if not given.
-    """
-
+    # as in `data.train` of a training recipe; rows that a corpus calls validation or test stay out
     sources: list[Source] = field(default_factory=list)
-    share: float = 0.2
+    share: float = 0.2  # share of the examples that are rated recordings; 0.2, the paper's share, if not given
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
@@ -122,15 +95,10 @@ class LabelledOptions:
 
 @dataclass(frozen=True)
 class DistillationLoss(LossOptions):
-    """The loss on scores, and terms on what teacher and student compute before their scores; see [`DistillationTrainer`].
+    """The loss on scores, and terms on what teacher and student compute before their scores; see [`DistillationTrainer`]."""
 
-    Args:
-        feature_weight (`float`): Weight of the term on pooled features.
-        frame_weight (`float`): Weight of the term on frames before and after the transformer.
-    """
-
-    feature_weight: float = 0.0
-    frame_weight: float = 0.0
+    feature_weight: float = 0.0  # weight of the term on pooled features
+    frame_weight: float = 0.0  # weight of the term on frames before and after the transformer
 
     def __post_init__(self) -> None:
         for name in ("feature_weight", "frame_weight"):

@@ -13,34 +13,20 @@ PATIENCE = 3
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """How to fine-tune.
+    """How to fine-tune."""
 
-    Args:
-        group (`str`, *optional*): Column of the schema whose values stay together; found in the table if not given.
-        calibrate (`str`, *optional*): `"first"` or `"third"`: fit a mapping of that order instead of training.
-        lora (`bool`, *optional*, defaults to `False`): Train a low-rank adapter instead of the weights.
-        epochs (`float`, *optional*): Most passes over the clips; the family's default if not given.
-        learning_rate (`float`, *optional*): The highest; the family's default if not given.
-        batch_size (`int`, *optional*, defaults to 8): Clips in a step.
-        freeze (`tuple[str, ...]`, *optional*): Modules, by name or pattern, that stay as they are; the family's default if not
-            given, nothing if empty.
-        folds (`int`, *optional*): Folds of the evaluation; 0 holds a fifth out. Chosen by the number of clips if not given.
-        limit_seconds (`float`, *optional*): Longer clips are cut at random in training; never where they are judged.
-        seed (`int`, *optional*, defaults to 0): Seed of parts, order, cuts and draws.
-        device (`str`, *optional*): `"cpu"` or `"cuda"`; the accelerator if there is one and this is not given.
-    """
-
-    group: str | None = None
-    calibrate: str | None = None
-    lora: bool = False
-    epochs: float | None = None
-    learning_rate: float | None = None
-    batch_size: int = 8
+    group: str | None = None  # column of the schema whose values stay together; found in the table if not given
+    calibrate: str | None = None  # `"first"` or `"third"`: fit a mapping of that order instead of training
+    lora: bool = False  # train a low-rank adapter instead of the weights
+    epochs: float | None = None  # most passes over the clips; the family's default if not given
+    learning_rate: float | None = None  # the highest; the family's default if not given
+    batch_size: int = 8  # clips in a step
+    # modules, by name or pattern, that stay as they are; the family's default if not given, nothing if empty
     freeze: tuple[str, ...] | None = None
-    folds: int | None = None
-    limit_seconds: float | None = None
-    seed: int = 0
-    device: str | None = None
+    folds: int | None = None  # folds of the evaluation; 0 holds a fifth out. Chosen by the number of clips if not given
+    limit_seconds: float | None = None  # longer clips are cut at random in training; never where they are judged
+    seed: int = 0  # seed of parts, order, cuts and draws
+    device: str | None = None  # `"cpu"` or `"cuda"`; the accelerator if there is one and this is not given
 
     def __post_init__(self) -> None:
         if self.calibrate not in (None, "first", "third"):

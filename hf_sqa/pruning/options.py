@@ -11,37 +11,23 @@ LEAST = {"channels": 4, "units": 4, "heads": 1, "layers": 1}
 
 @dataclass(frozen=True)
 class PruningOptions:
-    """How to prune.
+    """How to prune."""
 
-    Args:
-        target (`float`): Share of the weights to keep, above 0 and below 1.
-        min_agreement (`float`, *optional*): Linear correlation with the unpruned model, after repair, below which pruning stops
-            with the model of the step before.
-        criterion (`str`): `"gradient"` or `"energy"`.
-        num_steps (`int`): Steps to the target, each by the same factor.
-        repair_steps (`int`): Optimiser steps after each of them.
-        batch_size (`int`): Windows in an optimiser step.
-        learning_rate (`float`): Highest learning rate of the repair.
-        label_weight (`float`): Weight, in repair, of the distance to the scores of listeners beside that to the unpruned model;
-            only where the calibration speech is rated.
-        bf16 (`bool`): Whether repair computes in bfloat16 where that is safe; twice as fast on processors that have it.
-        num_measured (`int`): Number of the windows to repair on that measure what units are worth.
-        kinds (`tuple[str]`): What can be removed, among `channels`, `units`, `heads` and `layers`.
-        seed (`int`): Seed of the order of windows in repair.
-    """
-
-    target: float
+    target: float  # share of the weights to keep, above 0 and below 1
+    # linear correlation with the unpruned model, after repair, below which pruning stops with the model of the step before
     min_agreement: float | None = None
-    criterion: str = "gradient"
-    num_steps: int = 4
-    repair_steps: int = 100
-    batch_size: int = 8
-    learning_rate: float = 5e-5
+    criterion: str = "gradient"  # `"gradient"` or `"energy"`
+    num_steps: int = 4  # steps to the target, each by the same factor
+    repair_steps: int = 100  # optimiser steps after each of them
+    batch_size: int = 8  # windows in an optimiser step
+    learning_rate: float = 5e-5  # highest learning rate of the repair
+    # weight, in repair, of the distance to the scores of listeners beside that to the unpruned model; only where the
+    # calibration speech is rated
     label_weight: float = 0.0
-    bf16: bool = False
-    num_measured: int = 32
-    kinds: tuple[str, ...] = tuple(LEAST)
-    seed: int = 0
+    bf16: bool = False  # whether repair computes in bfloat16 where that is safe; twice as fast on processors that have it
+    num_measured: int = 32  # number of the windows to repair on that measure what units are worth
+    kinds: tuple[str, ...] = tuple(LEAST)  # what can be removed, among `channels`, `units`, `heads` and `layers`
+    seed: int = 0  # seed of the order of windows in repair
 
     def __post_init__(self) -> None:
         if not 0 < self.target < 1:

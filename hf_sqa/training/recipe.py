@@ -27,18 +27,13 @@ from hf_sqa.shipped import find_file
 
 @dataclass(frozen=True)
 class Source:
-    """Rated rows from one place: exactly one of `corpus`, `table` and `hub`.
+    """Rated rows from one place: exactly one of `corpus`, `table` and `hub`."""
 
-    Args:
-        corpus, table, hub (`str`, *optional*): Name of a corpus or of a part of it, path of a table, repository on the Hub.
-        root, columns, scale, ratings, join, language, split, revision, on_missing: As for `hf_sqa.data.load_corpus`.
-        filter (`dict`, *optional*): Rows to keep, by column: a value, a list of values, or `{min: ..., max: ...}`.
-        limit (`int`, *optional*): Number of clips to draw, with the score distribution of all.
-    """
-
+    # `corpus`, `table`, `hub`: name of a corpus or of a part of it, path of a table, repository on the Hub
     corpus: str | None = None
     table: str | None = None
     hub: str | None = None
+    # `root` to `on_missing`: as for `hf_sqa.data.load_corpus`
     root: str | None = None
     columns: dict[str, str] | None = None
     scale: list[float] | None = None
@@ -48,8 +43,8 @@ class Source:
     split: str | None = None
     revision: str | None = None
     on_missing: Literal["raise", "drop"] = "raise"
-    filter: dict[str, Any] | None = None
-    limit: int | None = None
+    filter: dict[str, Any] | None = None  # rows to keep, by column: a value, a list of values, or `{min: ..., max: ...}`
+    limit: int | None = None  # number of clips to draw, with the score distribution of all
 
     def __post_init__(self) -> None:
         given = [name for name in ("corpus", "table", "hub") if getattr(self, name) is not None]
@@ -64,33 +59,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Model:
-    """What to train: a checkpoint, or a new model of a family.
+    """What to train: a checkpoint, or a new model of a family."""
 
-    Args:
-        checkpoint (`str`, *optional*): The checkpoint to start from: `default`, a folder or a Hub id.
-        family (`str`, *optional*): Family of a new model, or the family that the checkpoint is expected to have.
-        size (`str`, *optional*): Size of a new `distilled_sqa`, see [`DistilledSQAConfig.student`].
-        encoder (`str`, *optional*): Pre-trained speech encoder to build a new model on: a folder, a Hub id, or `default`, the
-            features of Distill-MOS v7.
-        knowledge_from (`str`, *optional*): Folder or Hub id of a MOSANet whose trunk a new MTQNet starts from, and whose encoder
-            it takes unless `encoder` names one: the paper's knowledge transfer.
-        encoder_options (`dict`, *optional*): Values of the encoder's configuration to change.
-        config (`dict`, *optional*): Options of the family's configuration.
-        scores (`list[str]`, *optional*): Scores to predict; those of the checkpoint, or of the family, if not given.
-        freeze (`list[str]`): Modules that are not trained, by name or pattern: `encoder`, `encoder.feature_extractor*`.
-        lora (`dict`, *optional*): `r`, `alpha` and `dropout` of a low-rank adapter.
-    """
-
-    checkpoint: str | None = None
-    family: str | None = None
-    size: str | None = None
+    checkpoint: str | None = None  # the checkpoint to start from: `default`, a folder or a Hub id
+    family: str | None = None  # family of a new model, or the family that the checkpoint is expected to have
+    size: str | None = None  # size of a new `distilled_sqa`, see [`DistilledSQAConfig.student`]
+    # pre-trained speech encoder to build a new model on: a folder, a Hub id, or `default`, the features of Distill-MOS v7
     encoder: str | None = None
+    # folder or Hub id of a MOSANet whose trunk a new MTQNet starts from, and whose encoder it takes unless `encoder` names one:
+    # the paper's knowledge transfer
     knowledge_from: str | None = None
-    encoder_options: dict[str, Any] | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    scores: list[str] | None = None
+    encoder_options: dict[str, Any] | None = None  # values of the encoder's configuration to change
+    config: dict[str, Any] = field(default_factory=dict)  # options of the family's configuration
+    scores: list[str] | None = None  # scores to predict; those of the checkpoint, or of the family, if not given
+    # modules that are not trained, by name or pattern: `encoder`, `encoder.feature_extractor*`
     freeze: list[str] = field(default_factory=list)
-    lora: Lora | None = None
+    lora: Lora | None = None  # `r`, `alpha` and `dropout` of a low-rank adapter
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -129,28 +113,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """Which rows.
+    """Which rows."""
 
-    Args:
-        train (`list[Source]`): Sources of the training rows.
-        validation (`list[Source]`, *optional*): Sources of the validation rows. If none of this, `split` and `training_set` is
-            given, the corpora's own split is used: rows marked `validation` validate, and rows marked `test` are left out.
-        split (`Split`, *optional*): Take the validation rows out of the training rows.
-        training_set (`str`, *optional*): One of the ten sets of the wav2vec 2.0 study, drawn from the training rows.
-        pseudo_labels (`str`, *optional*): Table of `hf-sqa pseudo-label`: the teacher's scores replace labels of the same names.
-        filter (`dict`, *optional*): Filter of all sources, as for one.
-        limit (`int`, *optional*): Number of training clips to draw, with the score distribution of all.
-        seed (`int`): Seed of the draws.
-    """
-
-    train: list[Source] = field(default_factory=list)
+    train: list[Source] = field(default_factory=list)  # sources of the training rows
+    # sources of the validation rows. If none of this, `split` and `training_set` is given, the corpora's own split is used:
+    # rows marked `validation` validate, and rows marked `test` are left out
     validation: list[Source] | None = None
-    split: Split | None = None
-    training_set: str | None = None
-    pseudo_labels: str | None = None
-    filter: dict[str, Any] | None = None
-    limit: int | None = None
-    seed: int = 0
+    split: Split | None = None  # take the validation rows out of the training rows
+    training_set: str | None = None  # one of the ten sets of the wav2vec 2.0 study, drawn from the training rows
+    pseudo_labels: str | None = None  # table of `hf-sqa pseudo-label`: the teacher's scores replace labels of the same names
+    filter: dict[str, Any] | None = None  # filter of all sources, as for one
+    limit: int | None = None  # number of training clips to draw, with the score distribution of all
+    seed: int = 0  # seed of the draws
 
     def __post_init__(self) -> None:
         given = [name for name in ("validation", "split", "training_set") if getattr(self, name) is not None]
@@ -160,18 +134,12 @@ class Data:
 
 @dataclass(frozen=True)
 class AugmentationOptions:
-    """Degradations drawn for every training clip. The label stays, so only use changes that would not change a rating.
+    """Degradations drawn for every training clip. The label stays, so only use changes that would not change a rating."""
 
-    Args:
-        preset (`str`, *optional*): A preset of `hf_sqa.degradations`, or a YAML file with a chain.
-        steps (`list`, *optional*): The steps of a chain.
-        probability (`float`): Share of the clips that are degraded.
-        noises, talkers (`str`, *optional*): Folders of recordings that the chain draws from.
-    """
-
-    preset: str | None = None
-    steps: list[Any] | None = None
-    probability: float = 1.0
+    preset: str | None = None  # a preset of `hf_sqa.degradations`, or a YAML file with a chain
+    steps: list[Any] | None = None  # the steps of a chain
+    probability: float = 1.0  # share of the clips that are degraded
+    # `noises`, `talkers`: folders of recordings that the chain draws from
     noises: str | None = None
     talkers: str | None = None
 
@@ -182,43 +150,31 @@ class AugmentationOptions:
 
 @dataclass(frozen=True)
 class LossOptions:
-    """What training minimises; `None` keeps the value of the model's configuration.
+    """What training minimises; `None` keeps the value of the model's configuration."""
 
-    Args:
-        kind (`str`, *optional*): `mse`, `l1`, `huber`, `clipped` (squared error, zero within `margin`), `gaussian` (negative
-            log-likelihood) or `bias_aware` (squared error after a line per corpus).
-        huber_delta, margin (`float`, *optional*): Options of `huber` and of `clipped`.
-        ranking_weight, ranking_margin (`float`, *optional*): Weight and margin of a pairwise term on differences of scores.
-        variance (`str`): For `gaussian`: `learned` by the model, or known from the `ratings`.
-        residual_std (`float`): For `gaussian` by ratings: error of the model besides the spread of the listeners.
-        anchor_corpus, min_correlation: Options of `bias_aware`, see `hf_sqa.models.nisqa.bias_aware_loss`.
-    """
-
+    # `mse`, `l1`, `huber`, `clipped` (squared error, zero within `margin`), `gaussian` (negative log-likelihood) or
+    # `bias_aware` (squared error after a line per corpus)
     kind: Literal["mse", "l1", "huber", "clipped", "gaussian", "bias_aware"] | None = None
+    # `huber_delta`, `margin`: options of `huber` and of `clipped`
     huber_delta: float | None = None
     margin: float | None = None
+    # `ranking_weight`, `ranking_margin`: weight and margin of a pairwise term on differences of scores
     ranking_weight: float | None = None
     ranking_margin: float | None = None
-    variance: Literal["learned", "ratings"] = "learned"
-    residual_std: float = 0.3
+    variance: Literal["learned", "ratings"] = "learned"  # for `gaussian`: `learned` by the model, or known from the `ratings`
+    residual_std: float = 0.3  # for `gaussian` by ratings: error of the model besides the spread of the listeners
+    # `anchor_corpus`, `min_correlation`: options of `bias_aware`, see `hf_sqa.models.nisqa.bias_aware_loss`
     anchor_corpus: str | None = None
     min_correlation: float = 0.7
 
 
 @dataclass(frozen=True)
 class OrderOptions:
-    """Versions of recordings whose order is known and whose scores are not; see `hf_sqa.training.order`.
+    """Versions of recordings whose order is known and whose scores are not; see `hf_sqa.training.order`."""
 
-    Args:
-        table (`str`): CSV file with the columns `filepath` (from its folder), `group`, `rank` (higher is better) and, where known,
-            `mos`.
-        weight (`float`): Weight of the term that is added to the loss.
-        margin (`float`): By how much the better version should lead, in label units.
-    """
-
-    table: str
-    weight: float = 0.1
-    margin: float = 0.2
+    table: str  # CSV file with the columns `filepath` (from its folder), `group`, `rank` (higher is better) and, where known, `mos`
+    weight: float = 0.1  # weight of the term that is added to the loss
+    margin: float = 0.2  # by how much the better version should lead, in label units
 
     def __post_init__(self) -> None:
         if not (0 < self.weight < float("inf") and 0 <= self.margin < float("inf")):

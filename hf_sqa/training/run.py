@@ -67,36 +67,22 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class TrainingResult:
-    """The result of a run; `training_result.json` in its folder.
+    """The result of a run; `training_result.json` in its folder."""
 
-    Args:
-        output_dir (`Path`): Folder with the best weights, configuration, feature extractor, recipe and this result.
-        metrics (`dict[str, float]`): Validation metrics of these weights: `eval_utt_srcc`, `eval_loss`, ...
-        num_train, num_validation (`int`): Number of rated rows.
-        best_step (`int`, *optional*): Optimiser steps to these weights; all steps if there was no validation.
-        num_steps (`int`): Optimiser steps in all.
-        num_processes (`int`): Number of processes that trained.
-        seconds (`float`): Duration of this attempt.
-        excluded (`dict[str, int]`): Number of rows and recordings left out, by reason.
-        failures (`dict[str, str]`): Recordings that could not be read, and why.
-        notes (`list[str]`): Remarks: clips cut, splits made.
-        history (`list[dict]`): Losses and metrics that were logged, by step.
-        recipe_digest (`str`): Digits that differ where the recipe or the data of the run do.
-    """
-
-    output_dir: Path
-    metrics: dict[str, float] = field(default_factory=dict)
+    output_dir: Path  # folder with the best weights, configuration, feature extractor, recipe and this result
+    metrics: dict[str, float] = field(default_factory=dict)  # validation metrics of these weights, such as `eval_utt_srcc`
+    # `num_train` and `num_validation`: number of rated rows
     num_train: int = 0
     num_validation: int = 0
-    best_step: int | None = None
-    num_steps: int = 0
-    num_processes: int = 1
-    seconds: float = 0.0
-    excluded: dict[str, int] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    history: list[dict[str, float]] = field(default_factory=list)
-    recipe_digest: str = ""
+    best_step: int | None = None  # optimiser steps to these weights; all steps if there was no validation
+    num_steps: int = 0  # optimiser steps in all
+    num_processes: int = 1  # number of processes that trained
+    seconds: float = 0.0  # duration of this attempt
+    excluded: dict[str, int] = field(default_factory=dict)  # number of rows and recordings left out, by reason
+    failures: dict[str, str] = field(default_factory=dict)  # recordings that could not be read, and why
+    notes: list[str] = field(default_factory=list)  # remarks: clips cut, splits made
+    history: list[dict[str, float]] = field(default_factory=list)  # losses and metrics that were logged, by step
+    recipe_digest: str = ""  # digits that differ where the recipe or the data of the run do
 
     def save(self) -> None:
         """Write it into its folder."""
