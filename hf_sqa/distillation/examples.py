@@ -21,17 +21,11 @@ from hf_sqa.training.examples import Examples, RatedSpeech, make_example
 
 
 class WindowExamples(Examples):
-    """Base of the examples for a student: windows labelled by teachers, of the corpus `"windows"`.
+    """Base of the examples for a student: windows labelled by teachers, of the corpus `"windows"`."""
 
-    Attributes:
-        features (`np.ndarray` of shape `(num_windows, D)`, *optional*): Pooled features of the first teacher, if it has some.
-        lines (`list`, *optional*): How the scores of several teachers were mapped, see [`combined_labels`].
-        num_windows (`int`): The rows below it are windows.
-    """
-
-    features: np.ndarray | None = None
-    lines: list[Any] | None = None
-    num_windows: int = 0
+    features: np.ndarray | None = None  # pooled features of the first teacher, `(num_windows, D)`, if it has some
+    lines: list[Any] | None = None  # how the scores of several teachers were mapped, see [`combined_labels`]
+    num_windows: int = 0  # the rows below it are windows
     _fingerprint: str = ""
 
     @property

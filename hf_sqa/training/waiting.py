@@ -6,15 +6,11 @@ from typing import Any
 
 
 class Waiting:
-    """Counts over a training, from its second batches on: while the first ones are read, the workers start.
-
-    Attributes:
-        num_windows (`int`): Windows, or whole clips, that came.
-        seconds (`float`): Time spent waiting for them.
-    """
+    """Counts over a training, from its second batches on: while the first ones are read, the workers start."""
 
     def __init__(self) -> None:
-        self.num_windows, self.seconds = 0, 0.0
+        self.num_windows = 0  # windows, or whole clips, that came
+        self.seconds = 0.0  # time spent waiting for them
         self._began: float | None = None
 
     def watch(self, fetch: Callable[[], tuple[list[dict[str, Any]], Any]]) -> tuple[list[dict[str, Any]], Any]:
