@@ -74,7 +74,7 @@ def distill(
 def _only_label(recipe: Any, progress: Callable[..., None]) -> None:
     from hf_sqa.distillation.run import label, make_windows
     from hf_sqa.distillation.teacher import load_teacher
-    from hf_sqa.training.run import build_model
+    from hf_sqa.training.model import build_model
 
     if recipe.labels.folder is None or recipe.labels.num_windows is None:
         raise ValueError("Expected `labels.folder` and `labels.num_windows` for --labels-only, got a recipe without.")

@@ -49,8 +49,7 @@ def pseudo_label(
     """
     need_extra("`hf-sqa pseudo-label`", "train", "accelerate", "datasets")
     from hf_sqa.scoring.scorer import Settings, load_pipeline
-    from hf_sqa.training.pseudo_label import pseudo_label as label
-    from hf_sqa.training.pseudo_label_table import SUFFIXES
+    from hf_sqa.training.pseudo_label import SUFFIXES, pseudo_label as label
 
     if output.suffix.lower() not in SUFFIXES:
         stop(f"Expected --output to end in {', '.join(SUFFIXES)}, got {str(output)!r}.")

@@ -16,8 +16,7 @@ from hf_sqa.distillation.labels import combined_labels, mapped_scores, plan_shar
 from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
 from hf_sqa.runs import digest_of
-from hf_sqa.training.batches import Draw
-from hf_sqa.training.examples import Examples, RatedSpeech, make_example
+from hf_sqa.training.examples import Draw, Examples, RatedSpeech, make_example
 
 
 class WindowExamples(Examples):

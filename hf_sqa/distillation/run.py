@@ -42,9 +42,10 @@ from hf_sqa.distillation.trainer import DistillationTrainer
 from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.training.dry_run import LEFT_OUT, SHORT, generated_rows
 from hf_sqa.training.examples import RatedSpeech
+from hf_sqa.training.model import build_model
 from hf_sqa.training.recipe import Data, Model, Recipe
 from hf_sqa.training.rows import load_rows
-from hf_sqa.training.run import TrainingResult, build_model, run_recipe
+from hf_sqa.training.run import TrainingResult, run_recipe
 
 RECIPE_FILE = "distillation.yaml"
 #: Fewer windows of other talkers say nothing about a student.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from hf_sqa.training.run import freeze
+from hf_sqa.training.model import freeze
 
 #: Learning rate and rank of low-rank adapters in every family: they start at zero and need larger steps.
 LORA_LEARNING_RATE, LORA_RANK = 1e-3, 8

@@ -30,8 +30,7 @@ import torch
 
 from hf_sqa.blocks.precision import warn_if_emulated
 from hf_sqa.pruning.calibration import Calibration
-from hf_sqa.pruning.importance import choose, measure, num_parameters
-from hf_sqa.pruning.options import PruningOptions
+from hf_sqa.pruning.importance import PruningOptions, choose, measure, num_parameters
 from hf_sqa.pruning.repair import agreement_with, aims_of, repair, scores_of
 from hf_sqa.runs import write_whole
 

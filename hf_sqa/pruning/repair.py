@@ -14,7 +14,7 @@ from transformers import get_cosine_schedule_with_warmup
 from hf_sqa.blocks.sqa_transformer import watched_frames
 from hf_sqa.metrics import agreement
 from hf_sqa.pruning.calibration import batches_of, stacked
-from hf_sqa.pruning.options import PruningOptions
+from hf_sqa.pruning.importance import PruningOptions
 
 #: Share of the steps with a rising learning rate. A pruned model is near a minimum, which full first steps of Adam would leave.
 WARMUP_SHARE = 0.1

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hf_sqa.training.arguments import AudioQualityTrainingArguments
-    from hf_sqa.training.checkpoints import find_resumable_checkpoint
     from hf_sqa.training.dry_run import dry_run_recipe
+    from hf_sqa.training.model import build_model
     from hf_sqa.training.recipe import Recipe, load_recipe
-    from hf_sqa.training.run import Interrupted, TrainingError, TrainingResult, build_model, run_recipe
+    from hf_sqa.training.run import Interrupted, TrainingError, TrainingResult, find_resumable_checkpoint, run_recipe
     from hf_sqa.training.trainer import AudioQualityTrainer
 
 __all__ = [
@@ -30,8 +30,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from hf_sqa.training import arguments, checkpoints, dry_run, recipe, run, trainer
+        from hf_sqa.training import arguments, dry_run, recipe, run, trainer
 
-        modules = (arguments, checkpoints, dry_run, recipe, run, trainer)
-        return next(getattr(module, name) for module in modules if hasattr(module, name))
+        return next(getattr(module, name) for module in (arguments, dry_run, recipe, run, trainer) if hasattr(module, name))
     raise AttributeError(f"module 'hf_sqa.training' has no attribute {name!r}")

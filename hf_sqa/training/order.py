@@ -25,8 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_sqa.audio import load_recording
-from hf_sqa.training.batches import Draw
-from hf_sqa.training.examples import make_example
+from hf_sqa.training.examples import Draw, make_example
 from hf_sqa.training.recipe import OrderOptions
 
 COLUMNS = ("filepath", "group", "rank")

@@ -9,8 +9,7 @@ import numpy as np
 from hf_sqa.data.corpora.loading import read_corpus
 from hf_sqa.data.schema import build_dataset, import_datasets
 from hf_sqa.data.splits import nested_subsets, stratified_split, training_set
-from hf_sqa.training.pseudo_label import with_pseudo_labels
-from hf_sqa.training.pseudo_label_table import read_pseudo_labels
+from hf_sqa.training.pseudo_label import read_pseudo_labels, with_pseudo_labels
 from hf_sqa.training.recipe import Recipe, Source
 
 #: Options of a source that say how it is read.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import json
 import os
+import re
 import shutil
 import sys
 import time
-import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,38 +19,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import set_seed
 from transformers.utils import logging
 
-from hf_sqa.auto import families
-from hf_sqa.checkpoints import load_checkpoint, resolve_checkpoint
-from hf_sqa.choices import check_choice
 from hf_sqa.degradations import Chain, RecordingFolder
 from hf_sqa.extras import needs_extra
 from hf_sqa.progress import bar
 from hf_sqa.runs import RunMismatch, check_same_run, digest_of, locked, move_into, write_whole
-from hf_sqa.training.adapters import add_adapter, save_adapter
 from hf_sqa.training.arguments import AudioQualityTrainingArguments
 from hf_sqa.training.callbacks import Interrupt, Progress
-from hf_sqa.training.checkpoints import find_resumable_checkpoint
 from hf_sqa.training.examples import Augmentation, Examples
 from hf_sqa.training.kept_features import features_of_run
-from hf_sqa.training.losses import loss_options
-from hf_sqa.training.recipe import AugmentationOptions, Model, Recipe, load_recipe
+from hf_sqa.training.model import add_adapter, build_model, freeze, save_adapter
+from hf_sqa.training.recipe import AugmentationOptions, Recipe, load_recipe
 from hf_sqa.training.rows import add_pseudo_labels, load_rows, split_rows
 from hf_sqa.training.trainer import AudioQualityTrainer
 
 #: Messages of a full disk or quota from Python, Rust (safetensors) and C++ (torch).
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
 CHECKPOINTS, RESULT, RECIPE = "checkpoints", "training_result.json", "recipe.yaml"
-#: Parts of a configuration that training makes wrong, and what is said when they go.
-OF_TRAINED_SCORES = {
-    "score_mapping": "The checkpoint's mapping of its scores is dropped: it was fitted to predictions that training changes.",
-    "score_intervals": "The checkpoint's calibration of intervals is dropped: training changes its errors. `hf-sqa calibrate` "
-    "makes one.",
-}
 #: Clips over which mean and deviation of mel bands are measured.
 NUM_MEASURED = 256
+STATE_FILE = "trainer_state.json"
+#: Folders in checkpoints of DeepSpeed and FSDP, whose files have other names.
+SHARDED = ("global_step", "pytorch_model_fsdp", "optimizer_")
 
 
 class TrainingError(RuntimeError):
@@ -234,6 +227,60 @@ def _train(trainer: Any, interrupt: Any, resume: bool, notes: list[str], announc
         )
 
 
+def find_resumable_checkpoint(folder: str | Path, num_processes: int = 1) -> tuple[Path | None, list[str]]:
+    """The newest complete `checkpoint-<step>` in a folder, which need not exist, and a line for every torn one that is newer.
+
+    Each of the `num_processes` that resume needs its own random state.
+    """
+    checkpoints = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    torn: list[str] = []
+    for path in sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        problem = what_is_torn(path, num_processes)
+        if problem is None:
+            return path, torn
+        torn.append(f"{path.name} is not complete ({problem}); it is skipped")
+    return None, torn
+
+
+def what_is_torn(path: Path, num_processes: int = 1) -> str | None:
+    """Why a run cannot resume from a checkpoint; `None` if it can."""
+    state = path / STATE_FILE
+    try:
+        content = json.loads(state.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return f"{STATE_FILE} is missing or cut short"
+    if not isinstance(content, dict) or not isinstance(content.get("global_step"), int):
+        return f"{STATE_FILE} does not say the step"
+    sharded = any(entry.is_dir() and entry.name.startswith(SHARDED) for entry in path.iterdir())
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights and not sharded:
+        return "no weights"
+    for file in weights:
+        try:
+            with safe_open(file, "np"):  # refuses a file that is not as long as its header says
+                pass
+        except (OSError, SafetensorError):
+            return f"{file.name} is cut short"
+    wanted = [] if sharded else ["optimizer.pt", "scheduler.pt"]
+    wanted += ["rng_state.pth"] if num_processes == 1 else [f"rng_state_{index}.pth" for index in range(num_processes)]
+    for name in wanted:
+        if not (path / name).is_file():
+            hint = "; it was saved by another number of processes" if name.startswith("rng_state") else ""
+            return f"{name} is missing{hint}"
+        if not _is_whole_archive(path / name):
+            return f"{name} is cut short"
+    return None
+
+
+def _is_whole_archive(path: Path) -> bool:
+    """Whether a file of `torch.save` has its directory, which is written last, and every entry it names."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def _result(trainer: Any, folder: Path, excluded: Counter[str], notes: list[str]) -> TrainingResult:
     args, state, failures = trainer.args, trainer.state, trainer.failures
     if args.world_size > 1:
@@ -257,71 +304,6 @@ def _result(trainer: Any, folder: Path, excluded: Counter[str], notes: list[str]
         notes=notes,
         history=state.log_history,
     )
-
-
-def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> Any:
-    """The model of a recipe, in float32."""
-    options = dict(section.config)
-    if section.size is not None:
-        options = dict(families()[str(section.family)][0].sizes[section.size]) | options
-    if section.scores is not None:
-        options["id2label"] = dict(enumerate(section.scores))
-    if section.checkpoint is None:
-        check_choice("model.family", section.family, families())
-        config_class, model_class = families()[str(section.family)]
-        options |= loss_options(loss, config_class)
-        if section.knowledge_from is not None:
-            return _with_knowledge(model_class, section, options, announce)
-        if section.encoder is None:
-            config = config_class(**options)
-            if getattr(config, "encoder_config", None) is not None and not getattr(config, "precomputed_features", False):
-                warnings.warn(
-                    f"The {config.encoder_config.model_type} encoder of this {section.family} begins with random weights, which "
-                    "rated speech alone hardly trains. Name a pre-trained one: `model.encoder`.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-            return model_class(config)
-        encoder = resolve_checkpoint(section.encoder)
-        return model_class.from_encoder(encoder, encoder_options=section.encoder_options, **options)
-    model = load_checkpoint(section.checkpoint, merge=True, dtype="float32").model
-    for name, sentence in OF_TRAINED_SCORES.items():
-        if getattr(model.config, name) is not None:
-            setattr(model.config, name, None)
-            if announce:
-                announce(sentence)
-    if any(getattr(model.config, name, None) != value for name, value in options.items()):
-        model = _with_other_options(model, options, announce)
-    for name, value in loss_options(loss, type(model.config)).items():
-        setattr(model.config, name, value)
-    return model
-
-
-def _with_knowledge(model_class: Any, section: Model, options: dict[str, Any], announce: Any) -> Any:
-    model, info = model_class.with_knowledge_from(
-        load_checkpoint(section.knowledge_from, merge=True, dtype="float32").model,
-        encoder=section.encoder and resolve_checkpoint(section.encoder),
-        encoder_options=section.encoder_options,
-        **options,
-    )
-    if announce:
-        announce(f"From {section.knowledge_from}: {len(info['copied'])} tensors. New: {', '.join(info['initialized'])}.")
-    return model
-
-
-def freeze(model: Any, patterns: Sequence[str]) -> None:
-    """Freeze modules by name."""
-    modules = {name.removeprefix("base_model.model."): module for name, module in model.named_modules()}  # an adapter's wrapper
-    names = [name for name in modules if name]
-    for pattern in patterns:
-        matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if not matched:
-            outer = [name for name in names if name.count(".") < 2]
-            raise ValueError(f"Expected `model.freeze` to name modules, got {pattern!r}; the outer ones are {', '.join(outer)}.")
-        for name in matched:
-            modules[name].requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(f"Expected something to train, got `model.freeze` of everything: {', '.join(patterns)}.")
 
 
 def _check_services(recipe: Recipe) -> None:
@@ -379,23 +361,6 @@ def _augmentation(options: AugmentationOptions | None) -> Any:
     else:
         chain = Chain(options.steps or [], name="augmentation", **sources)
     return Augmentation(chain, options.probability)
-
-
-def _with_other_options(model: Any, options: dict[str, Any], announce: Any) -> Any:
-    """The same model with other options of its configuration, such as its scores: tensors that this gives another shape are new."""
-    values = model.config.to_dict() | options
-    for name in ("label2id", "num_labels", "architectures", "transformers_version", "model_type", "dtype"):
-        values.pop(name, None)
-    new = type(model)(type(model.config)(**values))
-    old_tensors, new_tensors = model.state_dict(), new.state_dict()
-    kept = {name: tensor for name, tensor in old_tensors.items() if name in new_tensors and new_tensors[name].shape == tensor.shape}
-    new.load_state_dict(kept, strict=False)
-    new.config._name_or_path = model.config._name_or_path
-    if announce and (fresh := sorted(set(new_tensors) - set(kept))):
-        announce(f"New, randomly initialised: {', '.join(fresh)}.")
-    if announce and (left_out := sorted(set(old_tensors) - set(new_tensors))):
-        announce(f"Left out, as the options of the model leave no place for them: {', '.join(left_out)}.")
-    return new
 
 
 def _best_metrics(trainer: Any) -> dict[str, float]:

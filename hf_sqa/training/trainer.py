@@ -22,14 +22,12 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_sqa.data.collator import AudioQualityCollator
 from hf_sqa.metrics import agreement, fit_mapping, lcc, rmse
 from hf_sqa.training.arguments import AudioQualityTrainingArguments, greater_is_better
-from hf_sqa.training.batches import EpochBatches
-from hf_sqa.training.callbacks import Interrupt, StopAtNaN, StopWithoutProgress
-from hf_sqa.training.examples import Augmentation, Examples, RatedSpeech
+from hf_sqa.training.callbacks import Interrupt, StopAtNaN, StopWithoutProgress, Waiting
+from hf_sqa.training.examples import Augmentation, EpochBatches, Examples, RatedSpeech
 from hf_sqa.training.losses import make_training_loss
 from hf_sqa.training.muon import Muon, muon_groups
 from hf_sqa.training.order import OrderedGroups, order_loss
 from hf_sqa.training.recipe import OrderOptions
-from hf_sqa.training.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ from hf_sqa.distillation.trainer import DistillationTrainer, TeacherMaps, same_l
 from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.models.nisqa import NISQA
 from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS, Wav2Vec2ForMOSConfig
-from hf_sqa.training.batches import Draw
-from hf_sqa.training.examples import RatedSpeech
+from hf_sqa.training.examples import Draw, RatedSpeech
+from hf_sqa.training.model import build_model
 from hf_sqa.training.recipe import load_recipe
-from hf_sqa.training.run import Interrupted, build_model
+from hf_sqa.training.run import Interrupted
 from tests.made_speech import RATE, WINDOW, write_talker
 
 RECIPES = Path(__file__).parents[2] / "train_scripts" / "recipes"

@@ -571,7 +571,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_exits_with_130(rated, nursery, tiny_folde
 
 def test_the_defaults_of_every_family_name_modules_it_has():
     from hf_sqa.auto import families
-    from hf_sqa.training.run import freeze
+    from hf_sqa.training.model import freeze
 
     for config_class, model_class in families().values():
         model = model_class(config_class.tiny())

@@ -486,7 +486,7 @@ def test_a_repository_with_code_scores_by_the_stock_pipeline(tmp_path):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_modules_that_fine_tuning_freezes_are_there(device):
-    from hf_sqa.training.run import freeze
+    from hf_sqa.training.model import freeze
 
     w2v_bert = {"model_type": "wav2vec2-bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     others = [Wav2Vec2ForMOS(Wav2Vec2ForMOSConfig.tiny(**options)) for options in ({}, {"encoder_config": w2v_bert})]

@@ -18,8 +18,7 @@ from hf_sqa.models.nisqa import NISQA, NISQAConfig
 from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS, Wav2Vec2ForMOSConfig
 from hf_sqa.models.xlsr_sqa import XLSRSQA, XLSRSQAConfig
 from hf_sqa.pruning.calibration import Calibration, load_calibration
-from hf_sqa.pruning.importance import Measured, _candidates, measure
-from hf_sqa.pruning.options import PruningOptions
+from hf_sqa.pruning.importance import Measured, PruningOptions, _candidates, measure
 from hf_sqa.pruning.prune import prune
 from tests.made_speech import RATE, WINDOW, write_talker
 

@@ -7,8 +7,7 @@ import torch
 from transformers import Wav2Vec2FeatureExtractor
 
 from hf_sqa.data.collator import AudioQualityCollator
-from hf_sqa.training.batches import EpochBatches
-from hf_sqa.training.examples import Augmentation, RatedSpeech
+from hf_sqa.training.examples import Augmentation, EpochBatches, RatedSpeech
 
 EXTRACTOR = Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
 

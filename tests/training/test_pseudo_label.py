@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 import hf_sqa
 from hf_sqa.data import load_corpus
 from hf_sqa.runs import Locked, locked
-from hf_sqa.training.pseudo_label import pseudo_label, with_pseudo_labels
-from hf_sqa.training.pseudo_label_table import read_pseudo_labels
+from hf_sqa.training.pseudo_label import pseudo_label, read_pseudo_labels, with_pseudo_labels
 from tests.processes import command, wait_until
 
 RATE = 16_000

@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 from hf_sqa.runs import Locked, RunMismatch, locked
 from hf_sqa.training import Interrupted, TrainingError, find_resumable_checkpoint, run_recipe
-from hf_sqa.training.checkpoints import what_is_torn
 from hf_sqa.training.recipe import Recipe
+from hf_sqa.training.run import what_is_torn
 
 
 class At(TrainerCallback):

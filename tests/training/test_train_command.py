@@ -9,8 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from hf_sqa.cli import app
+from hf_sqa.training.model import build_model
 from hf_sqa.training.recipe import Model
-from hf_sqa.training.run import build_model
 from tests.processes import command, wait_until
 
 runner = CliRunner()

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hf_sqa.training.waiting import Waiting
+from hf_sqa.training.callbacks import Waiting
 
 
 @pytest.fixture
