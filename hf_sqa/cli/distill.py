@@ -108,8 +108,9 @@ def _test(recipe: Any, result: Any) -> None:
 
 def _dry_run(recipe: Any) -> None:
     from hf_sqa.distillation.run import dry_run_distillation
+    from hf_sqa.options import dump_yaml
 
-    print(recipe.to_yaml())
+    print(dump_yaml(recipe.to_dict()))
     result = dry_run_distillation(recipe)
     losses = ", ".join(f"{entry['loss']:.3f}" for entry in result.history if "loss" in entry)
     print(f"\nTwo steps with tiny models on made-up recordings: loss {losses}. The recipe works.")

@@ -5,11 +5,10 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from hf_sqa.options import dump_yaml, read_options, written
-from hf_sqa.training.recipe import LossOptions, Model, OrderOptions, Source, check_training, read_content
+from hf_sqa.options import read_options
+from hf_sqa.training.recipe import LossOptions, Model, OrderOptions, Saved, Source, check_training, read_content
 
 DEFAULT_WINDOW_SECONDS = 7.68
 
@@ -112,7 +111,7 @@ class DistillationLoss(LossOptions):
 
 
 @dataclass(frozen=True)
-class DistillationRecipe:
+class DistillationRecipe(Saved):
     """A distillation run as data. Made by [`load_distillation`]; the classes of its sections describe their keys."""
 
     student: Model
@@ -134,14 +133,6 @@ class DistillationRecipe:
                 "Expected a first teacher without `align: moments`, which is for a second or later teacher only: it maps scores to "
                 "those of the first."
             )
-
-    def to_yaml(self) -> str:
-        """The recipe as a file would hold it, without what is left at its default."""
-        return dump_yaml(written(self))
-
-    def save(self, path: Path) -> None:
-        """Write it as YAML."""
-        path.write_text(self.to_yaml() + "\n", encoding="utf-8")
 
 
 def load_distillation(recipe: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> DistillationRecipe:

@@ -1,23 +1,30 @@
-"""Outputs of the frozen front of a model, kept in memory, so that ten epochs on a CPU compute them once.
+"""What the frozen parts of a model give for a clip, computed once: a front's outputs in memory, an encoder's features on disk.
 
-This is exact: a frozen module in evaluation mode gives the same output for the same row, whatever else is in the batch. What does
-not fit into the memory is computed as usual.
+Outputs in memory are for ten epochs on a CPU. They are exact: a frozen module in evaluation mode gives the same output for the same
+row, whatever else is in the batch. What does not fit into the memory is computed as usual.
 """
 
+import contextlib
 import hashlib
 import mmap
+import shutil
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
+from hf_sqa.blocks.feature_cache import FeatureFolder, kept_features
+from hf_sqa.blocks.speech_encoder import takes_spectra
 from hf_sqa.checkpoints import base_digest
 
 DIGEST_BYTES = 16
 #: Rows in one mapped piece of memory. An array for each row would land where a large short-lived array was, and the heap would grow
 #: to several times what is kept.
 ROWS_PER_PIECE = 64
+#: The folder of a run's own features, and the value of `training.feature_cache` that asks for it.
+IN_RUN, OF_RUN = "features", "run"
 
 
 class FrontMemory:
@@ -103,3 +110,58 @@ def _frozen_front(module: torch.nn.Module, weightless: bool, prefix: str = "") -
             yield from _frozen_front(child, weightless, f"{prefix}{name}.")
             if any(trained):
                 return
+
+
+@contextlib.contextmanager
+def features_of_run(trainer: Any, run_folder: Path, *, augments: bool) -> Iterator[FeatureFolder | None]:
+    """Within the block, the features of a frozen encoder are computed once a clip, where the arguments of the trainer ask for it.
+
+    Features kept under the folder of the run serve a run that is resumed, and go when it ends well.
+
+    Raises:
+        ValueError: If the features of a clip would not be the same in every epoch, as with `augments`.
+    """
+    asked = trainer.args.feature_cache
+    if asked is None:
+        yield None
+        return
+    check_features_stay(trainer, augments)
+    path = run_folder / IN_RUN if asked == OF_RUN else Path(asked)
+    with kept_features(path, round(trainer.args.feature_cache_gb * 1e9)) as folder:
+        yield folder
+    if asked == OF_RUN:
+        trainer.accelerator.wait_for_everyone()
+        if trainer.args.should_save:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def check_features_stay(trainer: Any, augments: bool) -> None:
+    """Refuse `training.feature_cache` where the encoder, or what it sees of a clip, changes from epoch to epoch."""
+    model, args, data = trainer.quality_model, trainer.args, trainer.train_dataset
+    encoder: Any = getattr(model, "encoder", None)
+
+    def refuse(got: str, remedy: str) -> NoReturn:
+        raise ValueError(
+            f"Expected training with `training.feature_cache` in which the features of a clip stay the same, got {got}; {remedy}, "
+            "or leave `training.feature_cache` out."
+        )
+
+    if encoder is None:
+        refuse(f"a {type(model).__name__} without a speech encoder", "train a model on an encoder (`model.encoder`)")
+    if any(parameter.requires_grad for parameter in encoder.parameters()):
+        refuse("an encoder that trains", "freeze it (`model.config.freeze_encoder=true`, or `model.freeze=[encoder]`)")
+    if takes_spectra(encoder.config):
+        refuse(f"a {encoder.config.model_type} encoder, whose features are not kept", "choose an encoder that takes waveforms")
+    if getattr(encoder.config, "apply_spec_augment", False) and (
+        getattr(encoder.config, "mask_time_prob", 0) > 0 or getattr(encoder.config, "mask_feature_prob", 0) > 0
+    ):
+        refuse("SpecAugment, which masks other frames in every step", "set `apply_spec_augment: false` in `model.encoder_options`")
+    if augments:
+        refuse("augmentation of the waveforms, which is drawn anew in every epoch", "remove the section `augmentation`")
+    if trainer.batching in ("crop", "repeat"):
+        by_itself = " (chosen by `auto`, since padding would change the scores of this encoder)" if args.batching == "auto" else ""
+        refuse(
+            f"`training.batching={trainer.batching}`{by_itself}, which cuts or repeats clips by their batch", "set it to `equal`"
+        )
+    if num_longer := data.num_longer():
+        refuse(f"{num_longer} clips longer than `training.max_seconds`, cut at random in every epoch", "raise `max_seconds`")

@@ -181,8 +181,21 @@ class OrderOptions:
             raise ValueError(f"Expected `weight` above 0 and `margin` of 0 or more, got {self.weight} and {self.margin}.")
 
 
+class Saved:
+    """A recipe that can be written to a file."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as it is written in a file, without the values left at their defaults."""
+        content: dict[str, Any] = written(self)
+        return content
+
+    def save(self, path: str | Path) -> None:
+        """Write it as YAML."""
+        Path(path).write_text(dump_yaml(self.to_dict()) + "\n", encoding="utf-8")
+
+
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Saved):
     """A training run, made by [`load_recipe`]; each section is described by its class."""
 
     model: Model
@@ -195,14 +208,6 @@ class Recipe:
     output_dir: str = "trained"
     paper: str | None = None
     cites: dict[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe as it is written in a file, without the values left at their defaults."""
-        return written(self)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as YAML."""
-        Path(path).write_text(dump_yaml(self.to_dict()) + "\n", encoding="utf-8")
 
     def definition(self) -> dict[str, Any]:
         """What decides on the weights: the recipe without its folder, its evaluation, and what is said about it."""

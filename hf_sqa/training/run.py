@@ -30,7 +30,7 @@ from hf_sqa.runs import RunMismatch, check_same_run, digest_of, locked, move_int
 from hf_sqa.training.arguments import AudioQualityTrainingArguments
 from hf_sqa.training.callbacks import Interrupt, Progress
 from hf_sqa.training.examples import Augmentation, Examples
-from hf_sqa.training.kept_features import features_of_run
+from hf_sqa.training.front_memory import features_of_run
 from hf_sqa.training.model import add_adapter, build_model, freeze, save_adapter
 from hf_sqa.training.recipe import AugmentationOptions, Recipe, load_recipe
 from hf_sqa.training.rows import add_pseudo_labels, load_rows, split_rows
