@@ -141,8 +141,9 @@ def select_rows(rows: Any, conditions: Mapping[str, Any], place: str, *, every_v
         cells = [_as_text(value) for value in values]
         wanted = [_as_text(value) for value in (condition if isinstance(condition, list) else [condition])]
         if (absent := sorted(set(wanted) - set(cells))) and (every_value or len(absent) == len(set(wanted))):
-            there = ", ".join(sorted(set(cells) - {""})[:20]) or "none"
-            raise ValueError(f"Expected {column} of {place} to be one of {there}, got {absent[0]!r}.")
+            there = sorted(set(cells) - {""})
+            known = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
+            raise ValueError(f"Expected {column} of {place} to be one of {known or 'none'}, got {absent[0]!r}.")
         keep &= np.isin(cells, wanted)
     if not keep.any():
         raise ValueError(f"Expected rows that meet {place}, {dict(conditions)}, got none of {len(rows)}.")
