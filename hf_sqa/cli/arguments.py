@@ -1,11 +1,58 @@
-"""What is typed, in the form that functions take."""
+"""What is typed: the options that several commands have, and texts in the form that functions take."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
 
 from hf_sqa.cli.stopping import stop
+
+Settings = TypeVar("Settings")
+
+Model = Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a short name, a local folder, a Hub id, or an adapter.")]
+Device = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")]
+Channel = Annotated[str, typer.Option(help="`mean` of the channels, or one of them by number from 0.")]
+Scale = Annotated[
+    tuple[float, float] | None, typer.Option(help="Ends of the scale of the labels, if not 1 5 or the corpus's own: `0 100`.")
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(help="Column of a table for a name of the schema, such as `mos=opinion` or `audio=file`; may be repeated."),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(help="Column whose values stay on one side of a split, such as the talker; found if it has a usual name."),
+]
+Root = Annotated[
+    Path | None, typer.Option(help="Folder that paths are relative to: of a corpus as unpacked; by default that of the table.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Recordings handed to the model together; never changes a score.")]
+Decoders = Annotated[int, typer.Option(min=0, help="Processes that decode and resample.")]
+AllCores = Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default. Never changes a result.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin anew in place of what another run has written.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Changes by dotted key: `training.learning_rate=1e-4`, `data.train.0.root=/data/NISQA`, `output_dir=mine`.",
+        metavar="[KEY=VALUE]...",
+    ),
+]
+Resume = Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")]
+License = Annotated[str | None, typer.Option(help="Licence of the weights: `mit`, `cc-by-nc-sa-4.0`, `other`, ...")]
+LicenseName = Annotated[str | None, typer.Option(help="What the licence `other` is called.")]
+LicenseLink = Annotated[str | None, typer.Option(help="Where it can be read.")]
+Languages = Annotated[list[str] | None, typer.Option("--language", help="Language trained on, as a code; may be repeated.")]
+BaseModel = Annotated[str | None, typer.Option("--base", help="Hub id of the model that it was made from, if that was a folder.")]
+
+
+def settings_of(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
+    """Settings out of a command's `locals()`: each field that is a parameter of the command takes its value."""
+    return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})  # type: ignore[arg-type]
 
 
 def named_columns(texts: Sequence[str] | None) -> dict[str, str]:
@@ -33,6 +80,27 @@ def columns_and_group(texts: Sequence[str] | None, group: str | None) -> tuple[d
     if known := schema_column(group):
         return columns, known
     return columns | {"talker_id": group}, "talker_id"  # a column of any other name takes the place of the talkers
+
+
+def rated_clips(table: str, root: Path | None, **loading: Any) -> Any:
+    """Rated clips, see [`hf_sqa.data.load_corpus`]; what it warns of, reports say in their own words."""
+    import warnings
+
+    from hf_sqa.data import load_corpus
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return load_corpus(table, root, **loading)
+
+
+def name_of_original(model: str) -> str:
+    """What a model made of this one says that it was made from."""
+    return "distill-mos-v7" if model == "default" else Path(model).name if Path(model).is_dir() else model
+
+
+def words_of(text: str | None) -> list[str]:
+    """Words with commas between."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def parse_part(text: str, option: str = "--shards") -> tuple[int, int]:

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hf_sqa.cli.arguments import columns_and_group
-from hf_sqa.cli.stopping import EXIT_INTERRUPTED, say, stop
+from hf_sqa.cli.arguments import Column, Device, Group, Root, Scale, columns_and_group, name_of_original, rated_clips
+from hf_sqa.cli.stopping import faults_end_it, quiet, say_first
 from hf_sqa.progress import tracked
 
 
+@faults_end_it("interrupted: nothing was written.")
 def calibrate(
     model: Annotated[str, typer.Argument(help="`default`, a short name, a local folder, a Hub id, or an adapter.")],
     table: Annotated[str, typer.Argument(help="Rated clips: a table (`.csv`, `.tsv`, `.jsonl`, `.xlsx`) or `hub:<repository>`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make, a copy of the model.")],
-    group: Annotated[
-        str | None,
-        typer.Option(help="Column of what clips have in common, such as the talker; found if it has a usual name."),
-    ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Column for a name of the schema, such as `mos=opinion`; may be repeated.")
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder that the paths of the table are relative to.")] = None,
-    scale: Annotated[tuple[float, float] | None, typer.Option(help="Ends of the scale of the labels, if not 1 5.")] = None,
-    device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; by default the accelerator if there is one.")] = None,
+    group: Group = None,
+    column: Column = None,
+    root: Root = None,
+    scale: Scale = None,
+    device: Device = None,
 ) -> None:
     """Give a model intervals: how far its scores lie from the ratings of your clips, by level.
 
@@ -37,41 +33,24 @@ def calibrate(
 
     - `hf-sqa calibrate default mine.csv --group talker --output calibrated`
     """
-    import warnings
-
-    from safetensors import SafetensorError
-
-    from hf_sqa.cli.quiet import quiet
-
     quiet()
-    from hf_sqa.data import load_corpus
     from hf_sqa.finetune.intervals import calibrate as calibrate_intervals
+    from hf_sqa.hub.card import write_card
 
-    try:
-        columns, group_column = columns_and_group(column, group)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            rated = load_corpus(table, root, columns=columns, scale=scale)
-        report = calibrate_intervals(
-            model,
-            rated,
-            output,
-            group=group_column,
-            base_name="distill-mos-v7" if model == "default" else Path(model).name if Path(model).is_dir() else model,
-            data_name=Path(table).name,
-            device=device,
-            announce=lambda line: typer.echo(line, err=True),
-            track=tracked,
-        )
-        _write_card(output, report)
-    except KeyboardInterrupt:
-        stop("interrupted: nothing was written.", EXIT_INTERRUPTED)
-    except (OSError, ImportError, TypeError, ValueError, SafetensorError) as error:
-        stop(error)
-    for clip in report["excluded"][:5]:
-        say(f"Left out: {clip['file']} ({clip['code']})")
-    if len(report["excluded"]) > 5:
-        say(f"... and {len(report['excluded']) - 5} more")
+    columns, group_column = columns_and_group(column, group)
+    report = calibrate_intervals(
+        model,
+        rated_clips(table, root, columns=columns, scale=scale),
+        output,
+        group=group_column,
+        base_name=name_of_original(model),
+        data_name=Path(table).name,
+        device=device,
+        announce=lambda line: typer.echo(line, err=True),
+        track=tracked,
+    )
+    write_card(output, base_model=report["base_model"], training_data=f"The weights are those of `{report['base_model']}`.")
+    say_first([f"Left out: {clip['file']} ({clip['code']})" for clip in report["excluded"]])
     for name, calibration in report["score_intervals"].items():
         for measured in calibration["measured"]:
             typer.echo(
@@ -79,9 +58,3 @@ def calibrate(
                 f"in turn lie within ±{measured['half_width']:.2f} (lowest of the parts: {measured['lowest']:.2f})."
             )
     typer.echo(f"Written: {output}. Try: hf-sqa score --model {output} --interval 0.9 ...")
-
-
-def _write_card(folder: Path, report: dict[str, Any]) -> None:
-    from hf_sqa.hub.card import write_card
-
-    write_card(folder, base_model=report["base_model"], training_data=f"The weights are those of `{report['base_model']}`.")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import EXIT_FAILED, stop
+from hf_sqa.cli.arguments import BaseModel, Languages, License, LicenseLink, LicenseName
+from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, quiet, stop
 
 
+@faults_end_it()
 def card(
     folder: Annotated[Path, typer.Argument(help="The checkpoint, or a LoRA adapter.")],
     results: Annotated[
@@ -18,11 +19,11 @@ def card(
         typer.Option(help="JSON with the list `evaluation`.", show_default="evaluation.json or report.json of the folder"),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="What it was trained by.", show_default="recipe.yaml of the folder")] = None,
-    license: Annotated[str | None, typer.Option(help="Licence of the weights: `mit`, `cc-by-nc-sa-4.0`, `other`, ...")] = None,
-    license_name: Annotated[str | None, typer.Option(help="What the licence `other` is called.")] = None,
-    license_link: Annotated[str | None, typer.Option(help="Where it can be read.")] = None,
-    language: Annotated[list[str] | None, typer.Option(help="Language trained on, as a code; may be repeated.")] = None,
-    base: Annotated[str | None, typer.Option(help="Hub id of the model it was fine-tuned from.")] = None,
+    license: License = None,
+    license_name: LicenseName = None,
+    license_link: LicenseLink = None,
+    languages: Languages = None,
+    base_model: BaseModel = None,
     repo_id: Annotated[str | None, typer.Option(help="Where it will be: `owner/name`.")] = None,
     print_: Annotated[bool, typer.Option("--print", help="Print the card instead of writing it.")] = False,
 ) -> None:
@@ -35,31 +36,21 @@ def card(
 
     - `hf-sqa card finetuned --license mit --language sw`
     """
+    facts = {name: value for name, value in locals().items() if name not in ("folder", "print_")}
     quiet()
     import json
 
     from hf_sqa.hub.card import make_card, missing_from_card, write_card
 
-    try:
-        given = None if results is None else json.loads(results.read_text(encoding="utf-8"))
-        options: dict[str, Any] = {
-            "results": given.get("evaluation", []) if isinstance(given, dict) else given,
-            "recipe": recipe,
-            "license": license,
-            "license_name": license_name,
-            "license_link": license_link,
-            "languages": language,
-            "base_model": base,
-            "repo_id": repo_id,
-        }
-        if print_:
-            text = str(make_card(folder, **options))
-            typer.echo(text)
-        else:
-            path = write_card(folder, **options)
-            text = path.read_text(encoding="utf-8")
-            typer.echo(f"Written: {path}")
-    except (OSError, TypeError, ValueError) as error:
-        stop(error)
+    if results is not None:
+        given = json.loads(results.read_text(encoding="utf-8"))
+        facts["results"] = given.get("evaluation", []) if isinstance(given, dict) else given
+    if print_:
+        text = str(make_card(folder, **facts))
+        typer.echo(text)
+    else:
+        path = write_card(folder, **facts)
+        text = path.read_text(encoding="utf-8")
+        typer.echo(f"Written: {path}")
     if lacking := missing_from_card(text):
         stop(f"The card is not complete; it lacks {'; '.join(lacking)}.", EXIT_FAILED)

@@ -12,16 +12,22 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cells import visible
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, check_plot, say, stop
+from hf_sqa.cli.arguments import Device
+from hf_sqa.cli.stopping import EXIT_FAILED, check_plot, faults_end_it, quiet, say, stop
 from hf_sqa.cli.tables import colour, make_console, row_writer, show_table
 from hf_sqa.progress import bar
 
 #: Pairs printed at most; of more, those that are neighbours by their means.
 NUM_PAIRS = 15
 NUM_NAMED = 5
+#: What [`hf_sqa.scoring.comparison.compare`] takes under the same names.
+HOW = (
+    *("model", "systems", "pair_by", "cluster", "paired", "score", "confidence_level", "num_draws"),
+    *("mode", "device", "num_workers"),
+)
 
 
+@faults_end_it("Interrupted: nothing was compared.")
 def compare(
     sources: Annotated[
         list[str],
@@ -51,7 +57,7 @@ def compare(
         bool | None, typer.Option("--paired/--unpaired", help="By default paired where half of the files have a partner.")
     ] = None,
     score: Annotated[str | None, typer.Option(help="Score to compare; the first of the model by default.")] = None,
-    confidence: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
+    confidence_level: Annotated[float, typer.Option("--confidence", help="Confidence level of the intervals.")] = 0.95,
     num_draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws.")] = 10_000,
     fail_if_worse: Annotated[
         bool, typer.Option("--fail-if-worse", help="Exit code 1 if a system is shown to be worse than the first, or lost files.")
@@ -69,7 +75,7 @@ def compare(
     as_json: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw means and differences with intervals into this PNG, PDF or SVG.")] = None,
     mode: Annotated[str | None, typer.Option(help="As in `hf-sqa score`.")] = None,
-    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `mps`; the first accelerator, else `cpu`.")] = None,
+    device: Device = None,
     num_workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; 1 by default.")] = None,
 ) -> None:
     """Which system is better? Compares mean scores sentence by sentence where file names match, and says how sure that is.
@@ -87,6 +93,7 @@ def compare(
     - `hf-sqa compare main=runs/main/ mine=runs/mine/ --fail-if-worse --tolerance 0.05`
     - `hf-sqa compare a/ b/ --model default --model m --plot ab.png`
     """
+    how = {name: value for name, value in locals().items() if name in HOW}
     if plot is not None:
         check_plot(plot)
     if tolerance and not fail_if_worse:
@@ -96,34 +103,17 @@ def compare(
     from hf_sqa.scoring.shards import write_json
 
     quiet()
-    try:
-        writer = row_writer(output, sys.stdout) if output is not None else None
-        with bar() as update:
-            compared = compare_sources(
-                *sources,
-                model=model or None,
-                systems=systems,
-                pair_by=pair_by,
-                cluster=cluster,
-                paired=paired,
-                score=score,
-                confidence_level=confidence,
-                num_draws=num_draws,
-                on_progress=update,
-                **{"mode": mode, "device": device, "num_workers": num_workers},
-            )
-        if writer is not None:
-            for row in compared.rows:
-                writer.write(row)
-            writer.close()
-        if as_json is not None:
-            write_json(as_json, compared.as_dict())
-        if plot is not None:
-            plot_comparison(compared, plot)
-    except KeyboardInterrupt:
-        stop("Interrupted: nothing was compared.", EXIT_INTERRUPTED)
-    except (OSError, ValueError, ImportError) as error:
-        stop(error)
+    writer = row_writer(output, sys.stdout) if output is not None else None
+    with bar() as update:
+        compared = compare_sources(*sources, on_progress=update, **how)
+    if writer is not None:
+        for row in compared.rows:
+            writer.write(row)
+        writer.close()
+    if as_json is not None:
+        write_json(as_json, compared.as_dict())
+    if plot is not None:
+        plot_comparison(compared, plot)
     if str(output) != "-":
         _print(compared)
     if plot is not None:

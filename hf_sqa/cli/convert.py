@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.stopping import faults_end_it, quiet, stop
 
 
+@faults_end_it()
 def convert(
     family: Annotated[str | None, typer.Argument(help="Family of the checkpoint, for example `nisqa`.")] = None,
     checkpoint: Annotated[str | None, typer.Argument(help="The authors' file, or a name; `published` for the default one.")] = None,
@@ -45,12 +45,9 @@ def convert(
         return
     if family is None or checkpoint is None or folder is None:
         stop("expected `hf-sqa convert <family> <checkpoint> <folder>`; `hf-sqa convert --list` says what can be read.")
-    try:
-        found = convert_checkpoint(
-            family, None if checkpoint == "published" else checkpoint, folder, encoder=encoder, encoder_config=encoder_config
-        )
-    except (OSError, ValueError, ImportError) as error:
-        stop(f"{checkpoint}: {error}")
+    found = convert_checkpoint(
+        family, None if checkpoint == "published" else checkpoint, folder, encoder=encoder, encoder_config=encoder_config
+    )
     scores = ", ".join(f"{name} {score:.3f}" for name, score in found.sample_scores.items())
     typer.echo(f"found     {found.checkpoint_name or checkpoint}: {found.model} with {found.num_weights:,} weights")
     typer.echo(f"verified  the built-in sample scores {scores}, before and after saving")

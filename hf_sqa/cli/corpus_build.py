@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.arguments import num_cores
-from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, need_extra, stop
+from hf_sqa.cli.arguments import AllCores, num_cores, words_of
+from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, need_extra, say_first, stop
 from hf_sqa.progress import bar, tracked
 
-#: Failures listed individually; the manifest has all.
-FAILURES_TOLD = 5
 
-
+@faults_end_it("Interrupted: what is done is kept; the same command goes on from there.", RuntimeError)
 def build(
     corpus: Annotated[str, typer.Argument(help="What to build: `bench`.")],
     folder: Annotated[Path, typer.Argument(help="Where to put it.")],
@@ -40,7 +39,7 @@ def build(
         str | None, typer.Option(help="Labels to measure against the originals: `pesq`, `stoi`, `sdi`, with commas between.")
     ] = None,
     suffix: Annotated[str, typer.Option("--format", help="`flac` or `wav`, both of 16 bits.")] = "flac",
-    num_workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default. Never changes a result.")] = None,
+    num_workers: AllCores = None,
 ) -> None:
     """Build the bench corpus: recorded speech, simulated conditions, human scores of the conditions.
 
@@ -61,35 +60,28 @@ def build(
 
     if corpus != "bench":
         stop(f"Expected `bench`, the corpus that can be built, got {corpus!r}.")
-    wanted = [label.strip() for label in labels.split(",") if label.strip()] if labels is not None else []
+    wanted = words_of(labels)
     workers = num_workers or num_cores()
     began = time.perf_counter()
-    try:
-        _check_labels(wanted)
-        if fetch:
-            packages = _fetched(form, packages or folder / "packages")
-        plan = plan_bench(folder, form=form, packages=packages, num_phrases=num_phrases, suffix=f".{suffix.lstrip('.')}")
-        rows = _done(build_clips(plan, num_workers=workers), len(plan.clips), "clips")
-        failed = [f"{row['audio']}: {row['reason']}" for row in rows if row["status"] != "ok"]
-        interrupted = len(rows) < len(plan.clips)
-        measured: list[dict[str, Any]] = []
-        if wanted and not interrupted:
-            measured = _done(label_clips(plan, wanted, num_workers=workers), len(rows) - len(failed), "labels")
-            failed += [
-                f"{row['audio']}: {label}: {why}" for row in measured for label, why in row["reasons"].items() if label in wanted
-            ]
-            interrupted = len(measured) < len([row for row in rows if row["status"] == "ok"])
-    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
-        stop(str(error))
-    for line in failed[:FAILURES_TOLD]:
-        typer.echo(line, err=True)
-    if len(failed) > FAILURES_TOLD:
-        typer.echo(f"... and {len(failed) - FAILURES_TOLD} more, in the manifests.", err=True)
-    made = sum(row["status"] == "ok" for row in rows)
+    _check_labels(wanted)
+    if fetch:
+        packages = _fetched(form, packages or folder / "packages")
+    plan = plan_bench(folder, form=form, packages=packages, num_phrases=num_phrases, suffix=f".{suffix.lstrip('.')}")
+    rows = _done(build_clips(plan, num_workers=workers), len(plan.clips), "clips")
+    failed = [f"{row['audio']}: {row['reason']}" for row in rows if row["status"] != "ok"]
+    num_made, interrupted = len(rows) - len(failed), len(rows) < len(plan.clips)
+    measured: list[dict[str, Any]] = []
+    if wanted and not interrupted:
+        measured = _done(label_clips(plan, wanted, num_workers=workers), num_made, "labels")
+        interrupted = len(measured) < num_made
+        failed += [
+            f"{row['audio']}: {label}: {why}" for row in measured for label, why in row["reasons"].items() if label in wanted
+        ]
+    say_first(failed, ", in the manifests.")
     labelled = f", {len(measured)} with {', '.join(wanted)}" if measured else ""
-    typer.echo(f"{made} of {len(plan.clips)} clips in {folder}{labelled} ({time.perf_counter() - began:.0f} s).")
+    typer.echo(f"{num_made} of {len(plan.clips)} clips in {folder}{labelled} ({time.perf_counter() - began:.0f} s).")
     if interrupted:
-        stop("Interrupted: what is done is kept; the same command goes on from there.", EXIT_INTERRUPTED)
+        raise KeyboardInterrupt
     if failed:
         raise typer.Exit(EXIT_FAILED)
 
@@ -119,9 +111,7 @@ def _check_labels(labels: list[str]) -> None:
 def _done(rows: Iterator[dict[str, Any]], total: int, what: str) -> list[dict[str, Any]]:
     """All rows, or those done before Ctrl-C."""
     done: list[dict[str, Any]] = []
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         for row in tracked(rows, what, total):
             done.append(row)
-    except KeyboardInterrupt:
-        pass
     return done

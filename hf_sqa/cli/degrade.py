@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.arguments import num_cores
-from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, stop
+from hf_sqa.cli.arguments import AllCores, Overwrite, num_cores
+from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it
 from hf_sqa.progress import bar
 
 MANIFEST = "manifest.jsonl"
@@ -28,6 +29,7 @@ CONCEALING_CODECS = ("opus", "amr_nb", "amr_wb", "speex")
 FILES_PER_WORKER = 16
 
 
+@faults_end_it("Interrupted: what is done is kept; the same command goes on from there.", RuntimeError)
 def degrade(
     source: Annotated[str, typer.Argument(help="A recording, or a folder searched in depth.")],
     target: Annotated[Path, typer.Argument(help="The file to write (`.wav`, `.flac`), or the folder to write to, for a folder.")],
@@ -65,11 +67,11 @@ def degrade(
     talker_folder: Annotated[Path | None, typer.Option(help="Recordings of other talkers, for babble.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the run; the draw of a file depends on it and on the file's name.")] = 0,
     sampling_rate: Annotated[int | None, typer.Option(help="Rate of the outputs in Hz; by default that of each input.")] = None,
-    num_workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default. Never changes a result.")] = None,
+    num_workers: AllCores = None,
     manifest: Annotated[
         Path | None, typer.Option(help=f"JSON lines with what was drawn; `{MANIFEST}` in the target folder by default.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder that another run has written to.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Degrade speech: noise, rooms, codecs, losses and more, each recorded and repeatable.
 
@@ -94,20 +96,15 @@ def degrade(
         "clip_share": {"share": clip_share},
     }
     steps = [{"kind": kind, **parameters} for kind, parameters in asked.items() if None not in parameters.values()]
-    try:
-        if active_level and snr_db is None:
-            raise ValueError("Expected --snr-db with --active-level; a preset says itself how its speech is measured.")
-        steps = [_noise_step(given, noise, active_level) if given["kind"] == "noise" else given for given in steps]
-        steps += _codec_steps(codec, bitrate, loss_share)
-        steps += [_parsed_step(text) for text in step or []]
-        chain = _chain(preset, condition, steps, {"noises": noise_folder, "talkers": talker_folder})
-        jobs, manifest = _jobs(source, target, list(find_recordings([source])), manifest)
-        run = Run(chain, seed, sampling_rate)
-        workers = num_workers or min(num_cores(), max(1, len(jobs) // FILES_PER_WORKER))
-        rows = _degraded(jobs, run, manifest, workers, overwrite)
-    except (OSError, ImportError, TypeError, ValueError, RuntimeError) as error:
-        stop(str(error))
-
+    if active_level and snr_db is None:
+        raise ValueError("Expected --snr-db with --active-level; a preset says itself how its speech is measured.")
+    steps = [_noise_step(given, noise, active_level) if given["kind"] == "noise" else given for given in steps]
+    steps += _codec_steps(codec, bitrate, loss_share)
+    steps += [_parsed_step(text) for text in step or []]
+    chain = _chain(preset, condition, steps, {"noises": noise_folder, "talkers": talker_folder})
+    jobs, manifest = _jobs(source, target, list(find_recordings([source])), manifest)
+    workers = num_workers or min(num_cores(), max(1, len(jobs) // FILES_PER_WORKER))
+    rows = _degraded(jobs, Run(chain, seed, sampling_rate), manifest, workers, overwrite)
     failed = [row for row in rows if row["status"] != "ok"]
     for row in failed:
         typer.echo(f"{row['input']}: {row['reason']} [{row['code']}]", err=True)
@@ -116,7 +113,7 @@ def degrade(
     elif len(jobs) > 1:
         typer.echo(f"{len(rows) - len(failed)} of {len(jobs)} recordings degraded into {target}; the manifest is {manifest}.")
     if len(rows) < len(jobs):
-        stop("Interrupted: what is done is kept; the same command goes on from there.", EXIT_INTERRUPTED)
+        raise KeyboardInterrupt
     if failed:
         raise typer.Exit(EXIT_FAILED)
 
@@ -229,13 +226,10 @@ def _degraded(jobs: Sequence[Any], run: Any, manifest: Path | None, num_workers:
     from hf_sqa.degradations import degrade_files
 
     rows: list[dict[str, Any]] = []
-    with bar() as update:
-        try:
-            for row in degrade_files(jobs, run, manifest=manifest, num_workers=num_workers, overwrite=overwrite):
-                rows.append(row)
-                update(len(rows), len(jobs), f"{sum(row['status'] != 'ok' for row in rows)} failed")
-        except KeyboardInterrupt:
-            pass
+    with bar() as update, contextlib.suppress(KeyboardInterrupt):
+        for row in degrade_files(jobs, run, manifest=manifest, num_workers=num_workers, overwrite=overwrite):
+            rows.append(row)
+            update(len(rows), len(jobs), f"{sum(row['status'] != 'ok' for row in rows)} failed")
     return rows
 
 

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import need_extra, stop
-
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+from hf_sqa.cli.arguments import Device
+from hf_sqa.cli.stopping import EXIT_INTERRUPTED, faults_end_it, need_extra, quiet, say, stop
 
 
+@faults_end_it()
 def demo(
     model: Annotated[
         list[str] | None,
@@ -26,7 +25,7 @@ def demo(
     host: Annotated[
         str, typer.Option(help="Address to serve on. `0.0.0.0` lets other machines in, such as a phone on the same network.")
     ] = "127.0.0.1",
-    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
+    device: Device = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser, from a terminal.")] = True,
     share: Annotated[
         bool, typer.Option("--share/--no-share", help="Also serve through a public link of gradio.live, for anyone with the link.")
@@ -71,10 +70,7 @@ def _write(folder: Path, models: list[str]) -> None:
     quiet()
     from hf_sqa.demo.folder import write_space
 
-    try:
-        write_space(folder, models)
-    except (OSError, ValueError) as error:
-        stop(str(error))
+    write_space(folder, models)
     megabytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     typer.echo(f"written  {folder}, {megabytes:.0f} MB")
     typer.echo(f"try      python {folder / 'app.py'}")
@@ -123,7 +119,7 @@ def _serve(page: Any, port: int | None, host: str, browser: bool, share: bool, m
         if mcp:
             typer.echo(f"Tools: {page.local_url}gradio_api/mcp/")
         if share and not page.share_url:
-            typer.echo("hf-sqa: there is no public link, see above; the page is served on this machine alone.", err=True)
+            say("there is no public link, see above; the page is served on this machine alone.")
         while True:
             page.server.thread.join(1.0)
             if not page.server.thread.is_alive():

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from hf_sqa.cli.stopping import EXIT_FAILED, say
+from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, say
 
 
+@faults_end_it()
 def download(
     names: Annotated[
         list[str] | None,

@@ -8,18 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, need_extra, stop
+from hf_sqa.cli.arguments import BatchSize, Decoders, Device, Model, words_of
+from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, need_extra, quiet
 from hf_sqa.cli.tables import print_agreement, row_writer
 from hf_sqa.progress import bar
 
 
+@faults_end_it("Interrupted: the table covers the clips done.", KeyError, RuntimeError)
 def evaluate(
     corpora: Annotated[
         list[str],
         typer.Argument(help="Tables (`mine.csv`), corpora with their folder (`nisqa/TEST_FOR=NISQA_Corpus`), `hub:<repo id>`."),
     ],
-    model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")] = "default",
+    model: Model = "default",
     score: Annotated[
         list[str] | None, typer.Option(help="A score; `mos=g_mos` if the label has another name; may be repeated.")
     ] = None,
@@ -47,9 +48,9 @@ def evaluate(
         Path | None,
         typer.Option(help="Write a row for each clip: label, prediction, why there is none; `.csv`, `.jsonl` or `.parquet`."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips handed to the model together; never changes a score.")] = 1,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and resample.")] = 0,
-    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
+    batch_size: BatchSize = 1,
+    num_workers: Decoders = 0,
+    device: Device = None,
 ) -> None:
     """How well does a model agree with listeners? Prints a table with 95 % intervals, a line for each test set, score and level.
 
@@ -63,24 +64,16 @@ def evaluate(
     - `hf-sqa evaluate tmhint-qi=TMHINTQI --join 3quest.csv --filter split=test --model trained/mtq_net-wavlm-mpl`
     """
     need_extra("`hf-sqa evaluate`", "train", "datasets", "evaluate")
-    try:
-        writers = {
-            name: row_writer(path, sys.stdout) for name, path in (("rows", output), ("clips", predictions)) if path is not None
-        }
-    except (OSError, ValueError) as error:
-        stop(error)
-    from hf_sqa.evaluation.suite import SuiteOptions
+    writers = {name: row_writer(path, sys.stdout) for name, path in (("rows", output), ("clips", predictions)) if path is not None}
+    quiet()
+    from hf_sqa.evaluation.suite import SuiteOptions, load_scorer
 
-    try:
-        options = SuiteOptions(
-            scores=dict(_named(text) for text in score) if score else None,
-            metrics=tuple(metric.strip() for metric in metrics.split(",") if metric.strip()),
-            cluster=cluster,
-            num_draws=num_draws,
-        )
-        results = _evaluated(model, corpora, _wanted(split, keep), join, options, batch_size, num_workers, device)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        stop(" ".join(str(error).split()))
+    scores = dict(_named(text) for text in score) if score else None
+    options = SuiteOptions(scores=scores, metrics=tuple(words_of(metrics)), cluster=cluster, num_draws=num_draws)
+    wanted = _wanted(split, keep)
+    test_sets = {text: _loaded(text, wanted, join) for text in corpora}
+    how = {"options": options, "batch_size": batch_size, "num_workers": num_workers}
+    results = _evaluated(load_scorer(model, device=device), test_sets, how)
     for result in results:
         identity = {"model": result.identity["id"], "weights": result.identity["weights"], "complete": result.complete}
         for row in result.rows if "rows" in writers else ():
@@ -97,41 +90,22 @@ def evaluate(
         message = f"{failed} clips could not be scored; the first: {first['audio']}: {first['code']}: {first['reason']}"
         typer.echo(message + ("" if predictions else "; --predictions writes them all."), err=True)
     if not results or not results[-1].complete:
-        stop("Interrupted: the table covers the clips done.", EXIT_INTERRUPTED)
+        raise KeyboardInterrupt
     if failed:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _evaluated(
-    model: str,
-    corpora: list[str],
-    wanted: dict[str, list[str]],
-    join: Path | None,
-    options: Any,
-    batch_size: int,
-    num_workers: int,
-    device: str | None,
-) -> list[Any]:
-    quiet()
-    from hf_sqa.evaluation.suite import evaluate_checkpoint, load_scorer
+def _evaluated(scorer: Any, test_sets: dict[str, Any], how: dict[str, Any]) -> list[Any]:
+    """The results of all test sets, or of those begun before Ctrl-C."""
+    from hf_sqa.evaluation.suite import evaluate_checkpoint
 
-    test_sets = {text: _loaded(text, wanted, join) for text in corpora}
-    scorer = load_scorer(model, device=device)
     results: list[Any] = []
     for text, dataset in test_sets.items():
         name = text.partition("=")[0]
+        test_set = Path(name).stem if Path(name).suffix else name
         with bar(name) as update:
-            result = evaluate_checkpoint(
-                scorer,
-                dataset,
-                test_set=Path(name).stem if Path(name).suffix else name,
-                options=options,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                progress=update,
-            )
-        results.append(result)
-        if not result.complete:
+            results.append(evaluate_checkpoint(scorer, dataset, test_set=test_set, progress=update, **how))
+        if not results[-1].complete:
             break
     return results
 

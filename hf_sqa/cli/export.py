@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import stop
+from hf_sqa.cli.arguments import Model
+from hf_sqa.cli.stopping import faults_end_it, quiet
 
 app = typer.Typer(help="Write a model in a format that runs without torch.", no_args_is_help=True)
 
@@ -19,9 +19,10 @@ def export() -> None:
 
 
 @app.command("onnx")
+@faults_end_it()
 def onnx(
     folder: Annotated[Path, typer.Argument(help="Folder to write `model.onnx` and its configuration into.")],
-    model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")] = "default",
+    model: Model = "default",
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in 8 bits, for DistilledSQA: a third of the size.")] = False,
     page: Annotated[bool, typer.Option("--page", help="Add a page that scores in a browser, for DistilledSQA.")] = False,
 ) -> None:
@@ -34,13 +35,10 @@ def onnx(
     from hf_sqa.export.onnx import GRAPH_FILE, export_onnx
     from hf_sqa.export.page import write_page
 
-    try:
-        loaded = load_checkpoint(model, merge=True).model
-        if page:
-            write_page(loaded, folder)
-        difference = export_onnx(loaded, folder, int8=int8)
-    except (OSError, ValueError, ImportError) as error:
-        stop(f"the model {model!r} cannot be exported: {error}")
+    loaded = load_checkpoint(model, merge=True).model
+    if page:
+        write_page(loaded, folder)
+    difference = export_onnx(loaded, folder, int8=int8)
     size = (folder / GRAPH_FILE).stat().st_size / 1e6
     typer.echo(f"written   {folder / GRAPH_FILE}, {size:.1f} MB, in {'int8' if int8 else 'float32'}")
     typer.echo(f"verified  in onnxruntime: off torch by at most {difference:.1e} on three sizes of input")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hf_sqa.cli.stopping import need_extra, stop
+from hf_sqa.cli.stopping import faults_end_it, need_extra
 
 
+@faults_end_it()
 def filter_corpus(
     output: Annotated[Path, typer.Argument(help="Output folder of `hf-sqa score <corpus> --output <folder>/`.")],
     min_mos: Annotated[float | None, typer.Option(help="Lowest `mos` that passes.")] = None,
@@ -38,24 +39,15 @@ def filter_corpus(
     from hf_sqa.scoring.shards import read_run
     from hf_sqa.scoring.sources import MANIFEST_SUFFIXES, TABLE_SUFFIXES, open_source
 
-    try:
-        minima = dict(map(_bound, minimum or ()))
-        if min_mos is not None:
-            minima["mos"] = min_mos
-        rule = Rule(minima, dict(map(_bound, maximum or ())), min_seconds, max_seconds, tuple(without_warning or ()))
-        if rule == Rule() and write is None and annotate is None:
-            raise ValueError("There is nothing to do: give a threshold, such as --min-mos 3.5, or a file with --write.")
-        run = read_run(output)
-        source: Any = None
-        if (
-            (write is not None or annotate is not None)
-            and not rows_only
-            and run["source"].lower().endswith((*MANIFEST_SUFFIXES, *TABLE_SUFFIXES))
-        ):
-            source = open_source(run["source"], **run["reading"])
-        chosen = filter_rows(output, rule, write=write, annotate=annotate, source=source)
-    except (OSError, ValueError) as error:
-        stop(error)
+    minima = dict(map(_bound, minimum or ())) | ({} if min_mos is None else {"mos": min_mos})
+    rule = Rule(minima, dict(map(_bound, maximum or ())), min_seconds, max_seconds, tuple(without_warning or ()))
+    written = [path for path in (write, annotate) if path is not None]
+    if rule == Rule() and not written:
+        raise ValueError("There is nothing to do: give a threshold, such as --min-mos 3.5, or a file with --write.")
+    run = read_run(output)
+    has_rows = run["source"].lower().endswith((*MANIFEST_SUFFIXES, *TABLE_SUFFIXES))
+    source = open_source(run["source"], **run["reading"]) if written and has_rows and not rows_only else None
+    chosen = filter_rows(output, rule, write=write, annotate=annotate, source=source)
     total = chosen.kept + sum(chosen.gone.values())
     hours = chosen.kept_seconds / 3600
     all_hours = hours + sum(chosen.gone_seconds.values()) / 3600
@@ -63,9 +55,8 @@ def filter_corpus(
     typer.echo(f"Stay: {chosen.kept:,} of {total:,} rows, {hours:.2f} of {all_hours:.2f} hours{share}.")
     for reason, count in chosen.gone.most_common():
         typer.echo(f"Go:   {count:,} rows, {chosen.gone_seconds[reason] / 3600:.2f} hours: {reason}")
-    for path in (write, annotate):
-        if path is not None:
-            typer.echo(f"Written: {path}")
+    for path in written:
+        typer.echo(f"Written: {path}")
 
 
 def _bound(text: str) -> tuple[str, float]:

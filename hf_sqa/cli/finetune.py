@@ -7,23 +7,32 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.arguments import columns_and_group
-from hf_sqa.cli.stopping import EXIT_INTERRUPTED, need_extra, stop
+from hf_sqa.cli.arguments import (
+    Column,
+    Device,
+    Group,
+    Model,
+    Root,
+    Scale,
+    columns_and_group,
+    name_of_original,
+    rated_clips,
+    settings_of,
+)
+from hf_sqa.cli.stopping import faults_end_it, need_extra, quiet
 from hf_sqa.cli.tables import make_console, show_table
 from hf_sqa.progress import tracked
 
 
+@faults_end_it("interrupted: what is done is kept; the same command with --resume goes on from there.", RuntimeError)
 def finetune(
     train: Annotated[str, typer.Option(help="Rated clips: a table (`.csv`, `.tsv`, `.jsonl`, `.xlsx`) or `hub:<repository>`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
-    model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, a Hub id, or an adapter.")] = "default",
+    model: Model = "default",
     test: Annotated[
         str | None, typer.Option(help="Held-out clips, a table like `--train`; if not given, they are taken from `--train`.")
     ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(help="Column whose values stay on one side of a split, such as the talker; found if it has a usual name."),
-    ] = None,
+    group: Group = None,
     calibrate: Annotated[
         str | None,
         typer.Option(help="Do not train: fit a mapping of the scores, of `first` or `third` order (from 20 clips on)."),
@@ -44,19 +53,15 @@ def finetune(
         int | None,
         typer.Option(min=0, help="Folds of the evaluation; 0 holds a fifth out. By default chosen by the number of clips."),
     ] = None,
-    scale: Annotated[tuple[float, float] | None, typer.Option(help="Ends of the scale of the labels, if not 1 5.")] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Column for a name of the schema, such as `mos=opinion`; may be repeated.")
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder that the paths of the table are relative to; by default the folder of the table.")
-    ] = None,
+    scale: Scale = None,
+    column: Column = None,
+    root: Root = None,
     limit_seconds: Annotated[
         float | None, typer.Option(min=0.5, help="Cut longer clips at random in training; they are scored whole.")
     ] = None,
     drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Leave out recordings that are missing.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of parts, order, cuts and draws.")] = 0,
-    device: Annotated[str | None, typer.Option(help="`cpu` or `cuda`; by default the accelerator if there is one.")] = None,
+    device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
 ) -> None:
     """Fine-tune a model on rated clips, and say whether it is better than before.
@@ -74,71 +79,32 @@ def finetune(
     need_extra("`hf-sqa finetune`", "train", "accelerate", "datasets")
     from hf_sqa.finetune.settings import FinetuneOptions
 
-    try:
-        columns, group_column = columns_and_group(column, group)
-        options = FinetuneOptions(
-            group=group_column,
-            calibrate=calibrate,
-            lora=lora,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            freeze=None if freeze is None else () if freeze == ["none"] else tuple(freeze),
-            folds=folds,
-            limit_seconds=limit_seconds,
-            seed=seed,
-            device=device,
-        )
-    except ValueError as error:
-        stop(error)
+    columns, group_column = columns_and_group(column, group)
+    not_frozen = () if freeze == ["none"] else freeze
+    made = {"group": group_column, "freeze": None if not_frozen is None else tuple(not_frozen)}
+    options = settings_of(FinetuneOptions, {**locals(), **made})
+    quiet()
+    from hf_sqa.finetune.run import finetune as run
+
     loading = {"columns": columns, "scale": scale, "on_missing": "drop" if drop_missing else "raise"}
-    report = _report(model, train, test, root, loading, options, output, resume)
+    rated, held_out = (None if table is None else rated_clips(table, root, **loading) for table in (train, test))
+    for loaded in (rated, held_out):
+        if loaded is not None and drop_missing:
+            _say(loaded.info.description)
+    report = run(
+        model,
+        rated,
+        output,
+        options=options,
+        test=held_out,
+        base_name=name_of_original(model),
+        data_name=Path(test or train).name,
+        resume=resume,
+        announce=_say,
+        track=tracked,
+    )
     _write_card(output, report, Path(train).name)
     _print(report, output)
-
-
-def _report(
-    model: str, train: str, test: str | None, root: Path | None, loading: dict[str, Any], options: Any, output: Path, resume: bool
-) -> dict[str, Any]:
-    """The report of the run; a line and an exit code where there can be none."""
-    import warnings
-
-    from safetensors import SafetensorError
-
-    from hf_sqa.cli.quiet import quiet
-
-    quiet()
-    from hf_sqa.data import load_corpus
-    from hf_sqa.finetune.run import finetune as run
-    from hf_sqa.runs import Locked
-    from hf_sqa.training.run import TrainingError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the report says it in its own words
-            rated, held_out = (None if table is None else load_corpus(table, root, **loading) for table in (train, test))
-            for loaded in (rated, held_out):
-                if loaded is not None and loading["on_missing"] == "drop":
-                    _say(loaded.info.description)
-            return run(
-                model,
-                rated,
-                output,
-                options=options,
-                test=held_out,
-                base_name="distill-mos-v7" if model == "default" else Path(model).name if Path(model).is_dir() else model,
-                data_name=Path(test or train).name,
-                resume=resume,
-                announce=_say,
-                track=tracked,
-            )
-    except KeyboardInterrupt:
-        stop("interrupted: what is done is kept; the same command with --resume goes on from there.", EXIT_INTERRUPTED)
-    except FileNotFoundError as error:
-        hint = " (`--drop-missing` on the command line)" if "on_missing" in str(error) else ""
-        stop(f"{error}{hint}")
-    except (OSError, ImportError, TypeError, ValueError, TrainingError, Locked, SafetensorError) as error:
-        stop(str(error))
 
 
 def _write_card(folder: Path, report: dict[str, Any], table: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import EXIT_FAILED, stop
+from hf_sqa.cli.stopping import EXIT_FAILED, quiet, stop
 
 #: Score of the built-in sample in float32 with the models that can be the default, and how far machines may differ.
 SAMPLE_SCORES, SAMPLE_TOLERANCE = {"distill-mos-v7": 2.843, "distilled-sqa-m": 2.345}, 0.01

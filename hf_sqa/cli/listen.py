@@ -13,8 +13,7 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from hf_sqa.cells import clock
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import EXIT_INTERRUPTED, say, stop
+from hf_sqa.cli.stopping import faults_end_it, quiet, say, stop
 
 #: Samples in a portion that is read: a tenth of a second.
 PORTION_SECONDS = 0.1
@@ -33,23 +32,20 @@ OTHER_KINDS = {
 }  # fmt: skip
 CONVERT = "convert it on the way: `ffmpeg -i - -f s16le -ac 1 -ar 16000 -`."
 
-Source = Annotated[str, typer.Argument(help="`-`: raw PCM or WAV on standard input.")]
-Model = Annotated[str, typer.Option(help="A short name, a local folder, or a Hub id; students take a few per cent of a core.")]
-Rate = Annotated[int, typer.Option(min=1000, help="Rate of raw PCM in Hz; a WAV states its own.")]
-Channels = Annotated[int, typer.Option(min=1, help="Channels of raw PCM; they are averaged.")]
-Format = Annotated[str, typer.Option("--format", help="Samples of raw PCM: `s16le`, `s32le` or `f32le`, as FFmpeg calls them.")]
-HopSeconds = Annotated[float, typer.Option(help="Seconds from one score to the next.")]
-Json = Annotated[bool, typer.Option("--json", help="Print a JSON line for each score.")]
 
-
+@faults_end_it("Interrupted before anything was heard.")
 def listen(
-    source: Source = "-",
-    model: Model = "distilled-sqa-s",
-    sampling_rate: Rate = 16_000,
-    channels: Channels = 1,
-    sample_format: Format = "s16le",
-    hop_seconds: HopSeconds = 0.5,
-    as_json: Json = False,
+    source: Annotated[str, typer.Argument(help="`-`: raw PCM or WAV on standard input.")] = "-",
+    model: Annotated[
+        str, typer.Option(help="A short name, a local folder, or a Hub id; students take a few per cent of a core.")
+    ] = "distilled-sqa-s",
+    sampling_rate: Annotated[int, typer.Option(min=1000, help="Rate of raw PCM in Hz; a WAV states its own.")] = 16_000,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of raw PCM; they are averaged.")] = 1,
+    sample_format: Annotated[
+        str, typer.Option("--format", help="Samples of raw PCM: `s16le`, `s32le` or `f32le`, as FFmpeg calls them.")
+    ] = "s16le",
+    hop_seconds: Annotated[float, typer.Option(help="Seconds from one score to the next.")] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each score.")] = False,
 ) -> None:
     """Show the quality of sound while it comes in: a moving line on a terminal, a line for each score in a pipe.
 
@@ -86,11 +82,7 @@ def listen(
             show(point)
     except KeyboardInterrupt:
         if meter is None:
-            stop("Interrupted before anything was heard.", EXIT_INTERRUPTED)
-    except (OSError, ValueError) as error:
-        if isinstance(error, BrokenPipeError):
             raise
-        stop(error)
     if sys.stdout.isatty() and not as_json:
         typer.echo("")
     running = next(iter(meter.running.values()))

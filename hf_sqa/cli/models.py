@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import say
-from hf_sqa.cli.tables import make_console
+from hf_sqa.cli.stopping import quiet, say
+from hf_sqa.cli.tables import make_console, show_table
 
 
 def models(
@@ -45,13 +44,9 @@ def models(
         for row in rows:
             typer.echo(json.dumps(asdict(row)))
     else:
-        from rich.table import Table
-
         console = make_console()
-        table = Table("name", "where", "scores", "licence", "note", box=None, pad_edge=False)
-        for row in rows:
-            table.add_row(row.name, row.where, row.scores, row.license, row.note)
-        console.print(table)
+        cells = [[row.name, row.where, row.scores, row.license, row.note] for row in rows]
+        show_table(console, ["name", "where", "scores", "licence", "note"], cells, num_left=5)
         console.print(
             f"\n`hf-sqa convert` reads authors' files of {', '.join(readable_checkpoints())}; `hf-sqa convert --list` names them."
         )

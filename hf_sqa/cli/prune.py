@@ -7,17 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import EXIT_INTERRUPTED, stop
+from hf_sqa.cli.arguments import Device, Model, settings_of, words_of
+from hf_sqa.cli.stopping import faults_end_it, quiet
 
 
+@faults_end_it("interrupted; whole steps are kept, and the same command goes on after them.")
 def prune(
     calibration: Annotated[
         str, typer.Option(help="Speech to measure and repair on: a folder, a table, or the windows of `hf-sqa distill`.")
     ],
     output: Annotated[Path, typer.Option(help="Where the pruned model and the report go.")],
     target: Annotated[float, typer.Option(help="Share of the weights to keep.")],
-    model: Annotated[str, typer.Option(help="`default`, a folder or a Hub id.")] = "default",
+    model: Model = "default",
     min_agreement: Annotated[
         float | None, typer.Option(help="Correlation with the unpruned model below which pruning stops.")
     ] = None,
@@ -32,7 +33,7 @@ def prune(
         float,
         typer.Option(help="Weight of the listeners' scores in repair, where the speech is rated, beside the unpruned model's."),
     ] = 0.0,
-    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
+    device: Device = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Repair in bfloat16: twice as fast on processors that have it.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn at random.")] = 0,
 ) -> None:
@@ -45,48 +46,24 @@ def prune(
     Example: `hf-sqa prune --model default --target 0.3 --calibration calls/ --output pruned`
     """
     quiet()
-    try:
-        import torch
+    import torch
 
-        from hf_sqa.pruning import PruningOptions, load_calibration, prune as run
-        from hf_sqa.pruning.prune import save_model
+    from hf_sqa.checkpoints import load_checkpoint
+    from hf_sqa.pruning import PruningOptions, load_calibration, prune as run
+    from hf_sqa.pruning.prune import save_model
 
-        options = PruningOptions(
-            target=target,
-            min_agreement=min_agreement,
-            criterion=criterion,
-            num_steps=num_steps,
-            repair_steps=repair_steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            kinds=tuple(kind.strip() for kind in kinds.split(",") if kind.strip()),
-            label_weight=label_weight,
-            bf16=bf16,
-            seed=seed,
-        )
-        from hf_sqa.checkpoints import load_checkpoint
-
-        loaded = load_checkpoint(model, merge=True).model
-        speech = load_calibration(calibration, loaded, num_windows, seed)
-        for name, reason in speech.excluded.items():
-            typer.echo(f"Not used: {name}: {reason}", err=True)
-        typer.echo(
-            f"{loaded.num_parameters():,} weights; {len(speech.repair)} windows to measure and repair on, "
-            f"{len(speech.held_out)} for agreement"
-        )
-        result = run(
-            loaded,
-            speech,
-            options,
-            folder=output,
-            device=device or str(torch.accelerator.current_accelerator() or "cpu"),
-            on_step=_print_step,
-        )
-        save_model(result.model, output)
-    except KeyboardInterrupt:
-        stop("interrupted; whole steps are kept, and the same command goes on after them.", EXIT_INTERRUPTED)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        stop(error)
+    options = settings_of(PruningOptions, {**locals(), "kinds": tuple(words_of(kinds))})
+    loaded = load_checkpoint(model, merge=True).model
+    speech = load_calibration(calibration, loaded, num_windows, seed)
+    for name, reason in speech.excluded.items():
+        typer.echo(f"Not used: {name}: {reason}", err=True)
+    typer.echo(
+        f"{loaded.num_parameters():,} weights; {len(speech.repair)} windows to measure and repair on, "
+        f"{len(speech.held_out)} for agreement"
+    )
+    device = device or str(torch.accelerator.current_accelerator() or "cpu")
+    result = run(loaded, speech, options, folder=output, device=device, on_step=_print_step)
+    save_model(result.model, output)
     if result.stopped:
         typer.echo(result.stopped)
     if not result.steps:

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.arguments import named_columns
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, need_extra, stop
+from hf_sqa.cli.arguments import BatchSize, Column, Decoders, Device, Overwrite, Root, named_columns
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, faults_end_it, need_extra, quiet, stop
 from hf_sqa.progress import bar
 
 
+@faults_end_it("Interrupted.", RuntimeError)
 def pseudo_label(
     source: Annotated[
         list[str],
@@ -23,17 +23,13 @@ def pseudo_label(
     ],
     teacher: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: `.csv`, `.jsonl` or `.parquet`.")],
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the corpus, or folder that the paths of the table are relative to.")
-    ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Columns of a table: `audio=<column>`, `utterance_id=<column>`; may be repeated.")
-    ] = None,
+    root: Root = None,
+    column: Column = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many recordings.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Recordings scored together; never changes a score.")] = 1,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode and resample.")] = 0,
-    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, even if the table exists.")] = False,
+    batch_size: BatchSize = 1,
+    num_workers: Decoders = 0,
+    device: Device = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Label recordings with a teacher's scores, for `data.pseudo_labels` of a training recipe.
 
@@ -54,13 +50,10 @@ def pseudo_label(
     if output.suffix.lower() not in SUFFIXES:
         stop(f"Expected --output to end in {', '.join(SUFFIXES)}, got {str(output)!r}.")
     quiet()
-    try:
-        rows = _rows(source, root, column or [])[:limit]
-        if not rows:
-            stop("There is nothing to label: the list is empty.")
-        scorer = load_pipeline(Settings(model=teacher, device=device))
-    except (OSError, ValueError, ImportError) as error:
-        stop(error)
+    rows = _rows(source, root, column or [])[:limit]
+    if not rows:
+        stop("There is nothing to label: the list is empty.")
+    scorer = load_pipeline(Settings(model=teacher, device=device))
     num_done = 0
     with bar() as update:
 
@@ -72,12 +65,8 @@ def pseudo_label(
         try:
             table = label(rows, scorer, output, batch_size=batch_size, num_workers=num_workers, overwrite=overwrite, progress=show)
         except KeyboardInterrupt:
-            stop(
-                f"Interrupted: {num_done} of {len(rows)} recordings are labelled and kept; the same command goes on.",
-                EXIT_INTERRUPTED,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            stop(error)
+            message = f"Interrupted: {num_done} of {len(rows)} recordings are labelled and kept; the same command goes on."
+            stop(message, EXIT_INTERRUPTED)
     reused = f", {table.num_reused} of them from before" if table.num_reused else ""
     typer.echo(
         f"{len(table.rows) - table.num_failed} of {len(table.rows)} recordings labelled with {', '.join(table.score_names)} by "

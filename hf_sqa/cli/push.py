@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import EXIT_INTERRUPTED, stop
+from hf_sqa.cli.arguments import BaseModel, Languages, License, LicenseLink, LicenseName
+from hf_sqa.cli.stopping import faults_end_it, quiet
 
 
+@faults_end_it("Interrupted: the repository is unchanged or complete; push again to be sure.")
 def push(
     folder: Annotated[Path, typer.Argument(help="The checkpoint, or a LoRA adapter.")],
     repo_id: Annotated[str, typer.Argument(help="Where to: `owner/name`.")],
@@ -29,11 +30,11 @@ def push(
         bool, typer.Option("--with-handler", help="Add `handler.py`, which Inference Endpoints of the Hub run.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and list the files; send nothing.")] = False,
-    license: Annotated[str | None, typer.Option(help="Licence of the weights: `mit`, `cc-by-nc-sa-4.0`, `other`, ...")] = None,
-    license_name: Annotated[str | None, typer.Option(help="What the licence `other` is called.")] = None,
-    license_link: Annotated[str | None, typer.Option(help="Where it can be read.")] = None,
-    language: Annotated[list[str] | None, typer.Option(help="Language trained on, as a code; may be repeated.")] = None,
-    base: Annotated[str | None, typer.Option(help="Hub id of an adapter's base, if that was a folder.")] = None,
+    license: License = None,
+    license_name: LicenseName = None,
+    license_link: LicenseLink = None,
+    languages: Languages = None,
+    base_model: BaseModel = None,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a repository that holds another kind of model.")] = False,
     message: Annotated[str | None, typer.Option("--message", "-m", help="Title of the commit.")] = None,
 ) -> None:
@@ -48,41 +49,11 @@ def push(
     - `hf-sqa push finetuned alice/my-language-mos --license mit --dry-run`
     - `hf-sqa push finetuned alice/my-language-mos --license mit --private`
     """
+    options = {**locals()}
     quiet()
     from hf_sqa.hub.publish import publish
 
-    try:
-        done = publish(
-            folder,
-            repo_id,
-            private=private,
-            revision=revision,
-            create_pr=create_pr,
-            with_code=with_code,
-            with_handler=with_handler,
-            dry_run=dry_run,
-            replace=replace,
-            base_model=base,
-            message=message,
-            announce=_say,
-            license=license,
-            license_name=license_name,
-            license_link=license_link,
-            languages=language,
-        )
-    except (FileNotFoundError, TypeError, ValueError) as error:
-        stop(error)
-    except KeyboardInterrupt:
-        stop("Interrupted: the repository is unchanged or complete; push again to be sure.", EXIT_INTERRUPTED)
-    _print(done, dry_run)
-
-
-def _say(line: str) -> None:
-    if sys.stderr.isatty():
-        typer.echo(f"... {line}", err=True)
-
-
-def _print(done: Any, dry_run: bool) -> None:
+    done = publish(**options, announce=_say)
     for name, size in done.files.items():
         typer.echo(f"{size:>13,}  {name}")
     for name in done.removed:
@@ -95,3 +66,8 @@ def _print(done: Any, dry_run: bool) -> None:
         typer.echo(f"Nothing was sent; this would go to {done.repo_id}.")
     else:
         typer.echo(f"{'Published' if done.changed else 'Nothing changed'}: {done.url} at {done.commit}")
+
+
+def _say(line: str) -> None:
+    if sys.stderr.isatty():
+        typer.echo(f"... {line}", err=True)

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cells import visible
-from hf_sqa.cli.stopping import EXIT_FAILED, need_extra, stop
+from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, need_extra
 from hf_sqa.cli.tables import make_console, show_table
 
 NUM_ROWS = 12
 
 
+@faults_end_it()
 def report(
     output: Annotated[Path, typer.Argument(help="Output folder of `hf-sqa score <corpus> --output <folder>/`.")],
     compare: Annotated[
@@ -42,16 +43,12 @@ def report(
     from hf_sqa.scoring.shards import write_json
 
     path = page or output / "report.html"
-    comparison = None
-    try:
-        made = make_report(output, score=score, group_by=group_by)
-        if compare is not None:
-            comparison = compare_runs(output, compare, score=score, group_by=group_by, tolerance=tolerance)
-        write_page(made, path, comparison)
-        if as_json is not None:
-            write_json(as_json, made.as_dict())
-    except (OSError, ValueError) as error:
-        stop(error)
+    made, comparison = make_report(output, score=score, group_by=group_by), None
+    if compare is not None:
+        comparison = compare_runs(output, compare, score=score, group_by=group_by, tolerance=tolerance)
+    write_page(made, path, comparison)
+    if as_json is not None:
+        write_json(as_json, made.as_dict())
     _print(made)
     typer.echo(f"Page: {path}")
     if comparison is None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.arguments import parse_channel
-from hf_sqa.cli.stopping import is_given, refuse, stop
+from hf_sqa.cli.arguments import BatchSize, Channel, Device, Model, parse_channel, settings_of
+from hf_sqa.cli.stopping import faults_end_it, is_given, refuse, stop
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 #: What names or holds many recordings, and is none itself.
@@ -19,7 +19,7 @@ FILES_ONLY = ("sort", "batch_size", "segments", "plot", "backend")
 #: What a graph alone cannot do.
 TORCH_ONLY = ("mode", "dtype", "device", "batch_size", "num_workers", "num_processes", "plot")
 CORPUS_ONLY = (
-    *("keep", "audio_column", "key_column", "root", "split", "suffix", "output_format", "max_seconds", "timeout"),
+    *("keep", "audio_column", "key_column", "root", "split", "suffix", "output_format", "max_seconds", "timeout_seconds"),
     *("rows_per_shard", "shards", "retry_failed", "rescore", "engine", "actors", "gpus"),
 )
 
@@ -35,7 +35,6 @@ Audio = Annotated[
         "`@-` (names on standard input)."
     ),
 ]
-Model = Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")]
 Backend = Annotated[
     str,
     typer.Option(help="`onnx`: score by the ONNX graph in the folder `--model`, without torch: the first score comes in a second."),
@@ -73,8 +72,6 @@ Dtype = Annotated[
         "known to move by less than 0.01 (Distill-MOS v7), else float32. A corpus stays in the precision it was begun in."
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Recordings handed to the model together; never changes a score.")]
 NumWorkers = Annotated[
     int | None,
     typer.Option(
@@ -91,7 +88,6 @@ NumProcesses = Annotated[
         "models (DNSMOS, NISQA, students) where there is work for some seconds; 1 leaves the other cores alone.",
     ),
 ]
-Channel = Annotated[str, typer.Option(help="`mean` of the channels, or one of them by number from 0.")]
 Segments = Annotated[bool, typer.Option("--segments", help="Add the score of every window.")]
 Timeline = Annotated[
     bool,
@@ -118,7 +114,7 @@ Format = Annotated[
     ),
 ]
 MaxSeconds = Annotated[float | None, _corpus(help="Skip longer recordings.")]
-Timeout = Annotated[float, _corpus(help="Seconds that decoding one recording may take; 300 by default.")]
+Timeout = Annotated[float, _corpus("--timeout", help="Seconds that decoding one recording may take; 300 by default.")]
 RowsPerShard = Annotated[int | None, _corpus(min=1, help="Rows that a kill may cost; 500 by default.")]
 Shards = Annotated[str, _corpus(help="Part `i/n` of the shards, i from 0, for arrays of jobs.")]
 RetryFailed = Annotated[bool, _corpus("--retry-failed", help="Score failed rows again.")]
@@ -128,6 +124,7 @@ Actors = Annotated[int, _corpus(min=1, help="With `--engine ray`: actors, each w
 Gpus = Annotated[float, _corpus(min=0.0, help="With `--engine ray`: accelerators of an actor; 0 by default.")]
 
 
+@faults_end_it()
 def score(
     context: typer.Context,
     audio: Audio,
@@ -155,7 +152,7 @@ def score(
     suffix: Suffix = None,
     output_format: Format = None,
     max_seconds: MaxSeconds = None,
-    timeout: Timeout = 300.0,
+    timeout_seconds: Timeout = 300.0,
     rows_per_shard: RowsPerShard = None,
     shards: Shards = "0/1",
     retry_failed: RetryFailed = False,
@@ -203,21 +200,7 @@ def score(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads, of no use here: beside them no process can be copied
     from hf_sqa.scoring.scorer import Settings
 
-    settings = Settings(
-        model=model,
-        mode=mode,
-        hop_seconds=hop_seconds,
-        interval=interval,
-        dtype=dtype,
-        device=device,
-        channel=parse_channel(channel),
-        max_seconds=max_seconds,
-        timeout_seconds=timeout,
-        num_workers=num_workers,
-        num_processes=num_processes,
-        suffix=suffix,
-        timeline=timeline,
-    )
+    settings = settings_of(Settings, {**locals(), "channel": parse_channel(channel)})
     if not is_corpus:
         from hf_sqa.cli.score_files import score_files
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_sqa.cli.arguments import parse_part
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, need_extra, say, stop
+from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, need_extra, quiet, say, stop
 from hf_sqa.progress import bar, clock
 
 if TYPE_CHECKING:

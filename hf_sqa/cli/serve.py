@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from hf_sqa.cli.arguments import parse_channel
-from hf_sqa.cli.quiet import quiet
-from hf_sqa.cli.stopping import need_extra, stop
+from hf_sqa.cli.arguments import Channel, Device, Model, parse_channel
+from hf_sqa.cli.stopping import faults_end_it, need_extra, quiet, stop
 
 
+@faults_end_it()
 def serve(
-    model: Annotated[str, typer.Option(help="`default` (Distill-MOS v7), a local folder, or a Hub id.")] = "default",
+    model: Model = "default",
     host: Annotated[
         str,
         typer.Option(help="Address to serve on; `0.0.0.0` lets other machines in. Put a proxy before it that asks who they are."),
@@ -22,9 +22,9 @@ def serve(
     decoders: Annotated[
         int, typer.Option(min=1, help="Processes that decode, for each worker. One at which a decoder dies is replaced.")
     ] = 1,
-    device: Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`; the first accelerator, else `cpu`.")] = None,
+    device: Device = None,
     dtype: Annotated[str, typer.Option(help="`float32`, `bfloat16` or `float16`.")] = "float32",
-    channel: Annotated[str, typer.Option(help="`mean` of the channels, or one of them by number from 0.")] = "mean",
+    channel: Channel = "mean",
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Largest request.")] = 100.0,
     max_seconds: Annotated[float, typer.Option(min=0.25, help="Longest recording.")] = 600.0,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds from the end of an upload to its answer.")] = 120.0,

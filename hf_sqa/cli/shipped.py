@@ -22,21 +22,15 @@ def list_option(kind: Kind, command: str) -> Any:
 
 
 def _print(kind: Kind, command: str) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from hf_sqa.cli.tables import make_console
+    from hf_sqa.cli.tables import make_console, show_table
     from hf_sqa.shipped import about, shipped_files
 
-    table = Table("name", "about", box=None, pad_edge=False, header_style="bold")
-    table.columns[0].no_wrap = True
-    for name, path in shipped_files(kind).items():
-        has_student = "\nstudent:" in path.read_text(encoding="utf-8")
-        if kind != "recipes" or has_student == (command == "distill"):
-            table.add_row(name, Text(about(path)))
+    files = shipped_files(kind)
+    are_distillations = {name: "\nstudent:" in path.read_text(encoding="utf-8") for name, path in files.items()}
+    wanted = [name for name in files if kind != "recipes" or are_distillations[name] == (command == "distill")]
     console = make_console()
-    console.print(table)
-    folder = next(iter(shipped_files(kind).values())).parent
+    show_table(console, ["name", "about"], [[name, about(files[name])] for name in wanted], num_left=2)
+    folder = next(iter(files.values())).parent
     console.print(f"\nThe files, to copy and change: {folder}", markup=False, soft_wrap=True)
     if command == "train":
         configurations = shipped_files("accelerate")

@@ -1,9 +1,10 @@
-"""How a command ends that cannot do what was asked: one line on standard error, and an exit code."""
+"""What commands say on standard error, and how one ends that cannot do what was asked: a line there, and an exit code."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,10 @@ from hf_sqa.cells import visible
 from hf_sqa.extras import needs_extra
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+#: What the entry point tells of: a pipe that nobody reads any more, and a full disk.
+TOLD_LATER = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT)
+#: Lines of [`say_first`].
+NUM_SHOWN = 5
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -26,6 +31,50 @@ def stop(message: object, code: int = EXIT_USAGE) -> NoReturn:
 def say(message: object) -> None:
     """Write a line to standard error; what is not printable in it is escaped."""
     typer.echo(f"hf-sqa: {visible(str(message))}", err=True)
+
+
+def say_first(lines: Sequence[str], elsewhere: str = "") -> None:
+    """Write the first few lines to standard error, and how many more there are."""
+    for line in lines[:NUM_SHOWN]:
+        typer.echo(visible(line), err=True)
+    if len(lines) > NUM_SHOWN:
+        typer.echo(f"... and {len(lines) - NUM_SHOWN} more{elsewhere}", err=True)
+
+
+def quiet() -> None:
+    """Silence the logs and progress bars of transformers and huggingface_hub."""
+    import huggingface_hub
+    from transformers.utils import logging
+
+    huggingface_hub.logging.set_verbosity_error()
+    huggingface_hub.utils.disable_progress_bars()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def faults_end_it(interrupted: str = "Interrupted.", *also: type[Exception]) -> Iterator[None]:
+    """What a command cannot use or do becomes a line and the exit code 2, and Ctrl-C a line and 130. It decorates commands too.
+
+    Args:
+        interrupted (`str`, *optional*): What is said after Ctrl-C.
+        *also: Other errors that are the user's to mend, where a command can meet them.
+    """
+    from safetensors import SafetensorError
+
+    from hf_sqa.runs import Locked
+
+    errors: tuple[type[Exception], ...] = (OSError, ImportError, TypeError, ValueError, SafetensorError, Locked, *also)
+    try:
+        yield
+    except KeyboardInterrupt:
+        stop(interrupted, EXIT_INTERRUPTED)
+    except typer.Exit:  # a `RuntimeError`
+        raise
+    except errors as error:
+        if isinstance(error, OSError) and error.errno in TOLD_LATER:
+            raise
+        stop(error)
 
 
 def need_extra(what: str, extra: str, *packages: str) -> None:
@@ -52,29 +101,23 @@ def refuse(context: typer.Context, names: Iterable[str], why: str) -> None:
 
 @contextmanager
 def ends_of_training(after_interrupt: str) -> Iterator[None]:
-    """Turn what can end a training into a line and an exit code: 130 after Ctrl-C, 1 if it cannot go on, 2 if it cannot begin."""
+    """[`faults_end_it`] for a training, which ends with 1 if it cannot go on, and is one of several processes at times."""
     from huggingface_hub.errors import StrictDataclassError
 
-    from hf_sqa.runs import Locked
     from hf_sqa.training.run import Interrupted, TrainingError
 
-    try:
-        yield
-    except Interrupted as interrupted:
-        saved = (
-            f"saved in {interrupted.checkpoint}; the same command goes on" if interrupted.checkpoint else "nothing was saved yet"
-        )
-        stop(f"interrupted: {saved}.", EXIT_INTERRUPTED)
-    except KeyboardInterrupt:
-        stop(f"interrupted; {after_interrupt}.", EXIT_INTERRUPTED)
-    except TrainingError as error:
-        stop(error, EXIT_FAILED)
-    except (ValueError, StrictDataclassError) as error:
-        if not is_first_process():  # all processes find the same mistake in a recipe
-            raise typer.Exit(EXIT_USAGE) from None
-        stop(error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error)
-    except (OSError, TypeError, ImportError, Locked) as error:
-        stop(error)
+    with faults_end_it(f"interrupted; {after_interrupt}."):
+        try:
+            yield
+        except Interrupted as interrupted:
+            saved = f"saved in {interrupted.checkpoint}; the same command goes on"
+            stop(f"interrupted: {saved if interrupted.checkpoint else 'nothing was saved yet'}.", EXIT_INTERRUPTED)
+        except TrainingError as error:
+            stop(error, EXIT_FAILED)
+        except (ValueError, StrictDataclassError) as error:
+            if not is_first_process():  # all processes find the same mistake in a recipe
+                raise typer.Exit(EXIT_USAGE) from None
+            stop(error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error)
 
 
 def is_first_process() -> bool:

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cli.arguments import parse_part
-from hf_sqa.cli.quiet import quiet
 from hf_sqa.cli.shipped import list_option
-from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, need_extra, stop
+from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, need_extra, quiet, stop
 from hf_sqa.progress import bar
 
 #: Set by torchrun and accelerate. Their processes share a study here, not a training: each trains alone.
@@ -23,6 +22,7 @@ LAUNCHER_VARIABLES = (
 MARKDOWN_TABLE = "results.md"
 
 
+@faults_end_it("Interrupted: what is done is kept; the same command resumes from there.")
 def study(
     file: Annotated[str, typer.Argument(help="The study: its name, such as `mtq_losses` (see `--list`), or a YAML file.")],
     overrides: Annotated[
@@ -62,23 +62,18 @@ def study(
     from hf_sqa.studies import load_study, run_study
 
     quiet()
-    try:
-        part = None if shard is None else parse_part(shard, "--shard")
-        asked = load_study(file, overrides or [], variant)
-        if dry_run or output is None:
-            _print_plan(asked, output)
-            return
-        with bar(unit="cells", shown=sys.stderr.isatty() and rank == 0) as update:
+    part = None if shard is None else parse_part(shard, "--shard")
+    asked = load_study(file, overrides or [], variant)
+    if dry_run or output is None:
+        _print_plan(asked, output)
+        return
+    with bar(unit="cells", shown=sys.stderr.isatty() and rank == 0) as update:
 
-            def show(event: Any) -> None:
-                update(event.done, event.total)
-                typer.echo(f"{event.run} {event.kind}: {event.message}", err=True)
+        def show(event: Any) -> None:
+            update(event.done, event.total)
+            typer.echo(f"{event.run} {event.kind}: {event.message}", err=True)
 
-            report = run_study(asked, output, shard=part, num_processes=num_processes, progress=show)
-    except KeyboardInterrupt:
-        stop("Interrupted: what is done is kept; the same command resumes from there.", EXIT_INTERRUPTED)
-    except (OSError, TypeError, ValueError, ImportError) as error:
-        stop(str(error))
+        report = run_study(asked, output, shard=part, num_processes=num_processes, progress=show)
     _print_report(report, rank)
     if report.failures:
         raise typer.Exit(EXIT_FAILED)

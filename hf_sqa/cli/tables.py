@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hf_sqa.cells import clock, visible
+from hf_sqa.cli.stopping import say_first
 from hf_sqa.row_tables import RowWriter
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -150,6 +151,21 @@ def show_table(console: Any, head: Sequence[str], rows: Iterable[Sequence[Any]],
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
     console.print(table)
+
+
+def print_training(result: Any, judges: str, unit: str) -> None:
+    """Print what a training came to, a [`~hf_sqa.training.TrainingResult`]: metrics by some judges, counts, what was left out."""
+    console = make_console()
+    metrics = {name.removeprefix("eval_"): value for name, value in result.metrics.items()}
+    chosen = [name for name in metrics if name.rsplit("_", 1)[-1] in ("srcc", "lcc", "rmse", "loss")]
+    if chosen:
+        show_table(console, [judges, ""], [[name, f"{metrics[name]:.4f}"] for name in chosen])
+    step = f"best step {result.best_step} of {result.num_steps}" if result.best_step is not None else f"{result.num_steps} steps"
+    console.print(f"{result.num_train:,} {unit} trained on, {result.num_validation:,} validated; {step}; {result.seconds:,.0f} s")
+    if result.excluded:
+        console.print("Left out: " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(result.excluded.items())))
+    say_first([message if source in message else f"{source}: {message}" for source, message in result.failures.items()])
+    console.print(f"The model is in {result.output_dir}: hf-sqa score --model {result.output_dir} ...", soft_wrap=True)
 
 
 def print_agreement(rows: Sequence[dict[str, Any]]) -> None:

@@ -6,26 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_sqa.cli.arguments import Changes, Overwrite, Resume
 from hf_sqa.cli.shipped import list_option
 from hf_sqa.cli.stopping import ends_of_training, is_first_process, need_extra
-from hf_sqa.cli.tables import print_agreement, show_table
+from hf_sqa.cli.tables import print_agreement, print_training
 from hf_sqa.progress import bar
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe: its name, such as `w2v-ger` (see `--list`), or a YAML file.")],
-    changes: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Changes to it: `training.learning_rate=1e-4`, `data.train.0.root=/data/NISQA`, `output_dir=mine`.",
-            metavar="[KEY=VALUE]...",
-        ),
-    ] = None,
+    changes: Changes = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the recipe, and take two steps with a tiny model on generated clips.")
     ] = False,
-    resume: Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete another run in the output folder.")] = False,
+    resume: Resume = True,
+    overwrite: Overwrite = False,
     list_recipes: Annotated[bool, list_option("recipes", "train")] = False,
 ) -> None:
     """Train or fine-tune a model by a recipe.
@@ -52,26 +47,9 @@ def train(
 
         result, rows = run_and_evaluate(loaded, evaluates=is_first_process(), progress=bar, resume=resume, overwrite=overwrite)
     if is_first_process():
-        _print_result(result)
+        print_training(result, "validation", "clips")
         if rows:
             print_agreement(rows)
-
-
-def _print_result(result: Any) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    metrics = {name.removeprefix("eval_"): value for name, value in result.metrics.items()}
-    chosen = [name for name in metrics if name.rsplit("_", 1)[-1] in ("srcc", "lcc", "rmse", "loss")]
-    if chosen:
-        show_table(console, ["validation", ""], [[name, f"{metrics[name]:.3f}"] for name in chosen])
-    step = f"best step {result.best_step} of {result.num_steps}" if result.best_step is not None else f"{result.num_steps} steps"
-    console.print(f"{result.num_train:,} clips trained on, {result.num_validation:,} validated; {step}; {result.seconds:,.0f} s")
-    if result.excluded:
-        console.print("Left out: " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(result.excluded.items())))
-    for source, message in list(result.failures.items())[:5]:
-        console.print(f"  {message if source in message else f'{source}: {message}'}")
-    console.print(f"The model is in {result.output_dir}: hf-sqa score --model {result.output_dir} ...")
 
 
 def _dry_run(recipe: Any) -> None:

@@ -213,11 +213,12 @@ def _complete(row: Row, problems: dict[str, list[str]], folders: AudioFolders) -
 #: Messages for problems that stop a loader, with what to do about them. Other kinds do not stop it.
 _STOPS = {
     "text": "Expected numbers in the score columns of {name}, got text: {items}. Name the column that holds the score with "
-    "`columns={{'mos': '<column>'}}`, or correct the label file.",
-    "scale": "Scores of {name} lie outside their scale: {items}. Name the scale of the scores, such as `scale=(0, 100)`; "
-    "nothing is clipped.",
+    "`columns={{'mos': '<column>'}}` (`--column mos=<column>`), or correct the label file.",
+    "scale": "Scores of {name} lie outside their scale: {items}. Name the scale of the scores, such as `scale=(0, 100)` "
+    "(`--scale 0 100`); nothing is clipped.",
     "duplicate": "Expected one row a recording in {name}, got several: {items}. If they are ratings, name the listeners with "
-    "`columns={{'listener_id': '<column>'}}` or pass `ratings='mean'`; else remove the duplicates.",
+    "`columns={{'listener_id': '<column>'}}` (`--column listener_id=<column>`) or pass `ratings='mean'`; else remove the "
+    "duplicates.",
 }
 
 
@@ -239,7 +240,8 @@ def build_dataset(examined: Examined, on_missing: Literal["raise", "drop"] = "ra
     if num_missing and on_missing == "raise":
         raise FileNotFoundError(
             f"{num_missing:,} of {len(examined.rows):,} recordings of {name} are missing: {first_few(problems['missing'])}. "
-            "Name the folder that the label file's paths begin in, or pass `on_missing='drop'` to go on without them."
+            "Name the folder that the label file's paths begin in, or pass `on_missing='drop'` (`hf-sqa finetune --drop-missing`) "
+            "to go on without them."
         )
     rows = [row for row in examined.rows if not row["missing"]]
     if not rows:

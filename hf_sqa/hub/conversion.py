@@ -72,8 +72,8 @@ def convert_checkpoint(
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:  # what a converter makes of strange content
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"Expected a checkpoint that the converter of {family!r} reads (`hf-sqa convert --list`), got something else "
-            f"({type(error).__name__}: {reason})."
+            f"Expected a checkpoint that the converter of {family!r} reads (`hf-sqa convert --list`), got "
+            f"{checkpoint or 'published'!r} ({type(error).__name__}: {reason})."
         ) from error
     if not model.scores_waveforms:
         raise ValueError(

@@ -191,15 +191,18 @@ def load_pipeline(settings: Settings) -> Any:
     options = settings.windows | ({} if settings.interval is None else {"interval": settings.interval})
 
     def loaded(dtype: str) -> Any:
-        with one_thread():  # a process that never had several can be copied for every core
-            return hf_sqa.pipelines.pipeline(settings.model, dtype=dtype, device=settings.device, **options)
+        try:
+            with one_thread():  # a process that never had several can be copied for every core
+                scorer = hf_sqa.pipelines.pipeline(settings.model, dtype=dtype, device=settings.device)
+        except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
+            raise ValueError(f"The model {settings.model or 'default'!r} cannot be used: {' '.join(str(error).split())}") from error
+        # Not at once with the model: an option that it does not have is no fault of the model's.
+        scorer._preprocess_params, scorer._forward_params, scorer._postprocess_params = scorer._sanitize_parameters(**options)
+        return scorer
 
-    try:
-        if settings.dtype != "auto":
-            return loaded(settings.dtype)
-        scorer = loaded("float32")
-        error = scorer.model.bfloat16_error
-        is_small = error is not None and error < LARGEST_ERROR and scorer.device.type == "cpu"  # where it was measured
-        return loaded("bfloat16") if is_small and computes_in_bfloat16() else scorer
-    except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
-        raise ValueError(f"The model {settings.model or 'default'!r} cannot be used: {' '.join(str(error).split())}") from error
+    if settings.dtype != "auto":
+        return loaded(settings.dtype)
+    scorer = loaded("float32")
+    error = scorer.model.bfloat16_error
+    is_small = error is not None and error < LARGEST_ERROR and scorer.device.type == "cpu"  # where it was measured
+    return loaded("bfloat16") if is_small and computes_in_bfloat16() else scorer
