@@ -140,7 +140,6 @@ def test_no_module_of_ours_is_imported_by_name():
     """Such an import is an arrow that the contracts on imports cannot see."""
     by_name = {"import_module", "__import__"}
     allowed = {
-        "hf_sqa/cli/corpus_build.py",
         "hf_sqa/extras.py",
         "hf_sqa/training/run.py",
     }  # look whether another package is installed

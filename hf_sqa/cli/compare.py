@@ -14,7 +14,7 @@ import typer
 from hf_sqa.cells import visible
 from hf_sqa.cli.arguments import Device
 from hf_sqa.cli.stopping import EXIT_FAILED, check_plot, faults_end_it, quiet, say, stop
-from hf_sqa.cli.tables import colour, make_console, row_writer, show_table
+from hf_sqa.cli.tables import colour, interval_of, make_console, row_writer, show_table
 from hf_sqa.progress import bar
 
 #: Pairs printed at most; of more, those that are neighbours by their means.
@@ -156,10 +156,9 @@ def _print_systems(console: Any, found: Any, score: str) -> None:
     rows = []
     for system in sorted(found.systems, key=lambda system: (math.isnan(system.mean.value), -system.mean.value)):
         mean = system.mean
-        interval = "" if math.isnan(mean.low) else f"[{mean.low:.2f}, {mean.high:.2f}]"
         value = Text("none") if math.isnan(mean.value) else Text(f"{mean.value:.2f}", colour(mean.value))
         counts = [f"{system.num_clips:,}", str(system.num_failed or "")]
-        rows.append([system.name, *counts, value, interval, str(group_of.get(system.name, ""))])
+        rows.append([system.name, *counts, value, interval_of(mean), str(group_of.get(system.name, ""))])
     level = f"{100 * found.systems[0].mean.confidence_level:g} %"
     show_table(console, ["system", "scored", "failed", f"mean {score}", level, "group"], rows)
 
@@ -175,8 +174,7 @@ def _print_pairs(console: Any, found: Any) -> None:
         note = f" (neighbours; --json has all {len(found.pairs)} pairs)"
     rows = []
     for pair in pairs:
-        difference = pair.difference
-        interval = "" if math.isnan(difference.low) else f"[{difference.low:+.2f}, {difference.high:+.2f}]"
+        difference, interval = pair.difference, interval_of(pair.difference, "+.2f")
         counted = f"{pair.num_pairs:,}{'' if pair.is_paired else ' unpaired'}"
         shown = pair.better or ("not shown" if not math.isnan(pair.p_value) else "too few")
         sure, won = in_per_cent(pair.probability), f"{100 * pair.share_won:.0f} %"

@@ -1,20 +1,20 @@
-"""`hf-sqa corpus`: the rated corpora that can be loaded, and whether a download is complete."""
+"""`hf-sqa corpus`: the rated corpora that can be loaded, whether a download is complete, and the one that is built here."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli import corpus_build
-from hf_sqa.cli.arguments import Column, Scale, named_columns
-from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it
+from hf_sqa.cli.arguments import AllCores, Column, Scale, named_columns, num_cores, words_of
+from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, need_extra, say_first, stop
 from hf_sqa.cli.tables import make_console, show_table
-from hf_sqa.progress import bar
+from hf_sqa.progress import bar, tracked
 
 app = typer.Typer(help="Rated corpora: which there are, and whether a download is whole.", no_args_is_help=True)
-
-app.command("build")(corpus_build.build)
 
 
 @app.command("list")
@@ -28,8 +28,8 @@ def list_corpora() -> None:
         for part in corpus.clips if len(corpus.clips) > 1 else ():
             clips = sum(corpus.clips[part].values())
             rows.append([f"  {corpus.label(part)}", "", f"{clips:,}" if clips else "", "", "", ""])
-    console = make_console()
-    show_table(console, ["name", "language", "clips", "size", "licence", "where to get it"], rows, num_left=6)
+    console, head = make_console(), ["name", "language", "clips", "size", "licence", "where to get it"]
+    show_table(console, head, rows, left=head)
     console.print("Others: `hub:<repository>`, or a table (.csv .tsv .txt .jsonl .xlsx) with columns of recordings and scores.")
 
 
@@ -55,3 +55,107 @@ def check(
     typer.echo(str(report))
     if report.faults:
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command("build")
+@faults_end_it("Interrupted: what is done is kept; the same command goes on from there.", RuntimeError)
+def build(
+    corpus: Annotated[str, typer.Argument(help="What to build: `bench`.")],
+    folder: Annotated[Path, typer.Argument(help="Where to put it.")],
+    form: Annotated[
+        str,
+        typer.Option(help="`ci`: 625 clips, five languages. `training`: 69,846 clips, seven voices, six languages."),
+    ] = "ci",
+    packages: Annotated[
+        Path | None, typer.Option(help="Folder into which the Debian packages were unpacked; those installed by default.")
+    ] = None,
+    fetch: Annotated[
+        bool,
+        typer.Option(
+            "--fetch",
+            help="Download the packages that are missing, check and unpack them, into `--packages`, or `<folder>/packages`.",
+        ),
+    ] = False,
+    num_phrases: Annotated[
+        int | None, typer.Option(min=1, help="Phrases of each voice; 5 in the form `ci` and all in `training` by default.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels to measure against the originals: `pesq`, `stoi`, `sdi`, with commas between.")
+    ] = None,
+    suffix: Annotated[str, typer.Option("--format", help="`flac` or `wav`, both of 16 bits.")] = "flac",
+    num_workers: AllCores = None,
+) -> None:
+    """Build the bench corpus: recorded speech, simulated conditions, human scores of the conditions.
+
+    The folder gets the clips, `bench.csv` with a row for each, `conditions.csv` and `ladders.csv` (conditions in order,
+    from the original to the worst). The same command resumes a stopped run; Ctrl-C keeps what is done. Exit code 1: some clips
+    could not be made or measured. Exit code 2: nothing could be done, for example because packages are missing, which are then
+    named.
+
+    Examples:
+
+    - `hf-sqa corpus build bench bench/ --fetch`
+    - `hf-sqa corpus build bench bench/ --packages unpacked/`
+    - `hf-sqa corpus build bench bench-training/ --form training --packages unpacked/ --labels pesq,stoi`
+    """
+    import time
+
+    from hf_sqa.data.bench import build_clips, label_clips, plan_bench
+
+    if corpus != "bench":
+        stop(f"Expected `bench`, the corpus that can be built, got {corpus!r}.")
+    wanted = words_of(labels)
+    workers = num_workers or num_cores()
+    began = time.perf_counter()
+    _check_labels(wanted)
+    if fetch:
+        packages = _fetched(form, packages or folder / "packages")
+    plan = plan_bench(folder, form=form, packages=packages, num_phrases=num_phrases, suffix=f".{suffix.lstrip('.')}")
+    rows = _done(build_clips(plan, num_workers=workers), len(plan.clips), "clips")
+    failed = [f"{row['audio']}: {row['reason']}" for row in rows if row["status"] != "ok"]
+    num_made, interrupted = len(rows) - len(failed), len(rows) < len(plan.clips)
+    measured: list[dict[str, Any]] = []
+    if wanted and not interrupted:
+        measured = _done(label_clips(plan, wanted, num_workers=workers), num_made, "labels")
+        interrupted = len(measured) < num_made
+        failed += [
+            f"{row['audio']}: {label}: {why}" for row in measured for label, why in row["reasons"].items() if label in wanted
+        ]
+    say_first(failed, ", in the manifests.")
+    labelled = f", {len(measured)} with {', '.join(wanted)}" if measured else ""
+    typer.echo(f"{num_made} of {len(plan.clips)} clips in {folder}{labelled} ({time.perf_counter() - began:.0f} s).")
+    if interrupted:
+        raise KeyboardInterrupt
+    if failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _fetched(form: str, folder: Path) -> Path:
+    from hf_sqa.data.bench import FORM_VOICES
+    from hf_sqa.data.bench.packages import fetch_packages
+
+    if form not in FORM_VOICES:
+        raise ValueError(f"Expected --form to be one of {', '.join(FORM_VOICES)}, got {form!r}.")
+    with bar(unit="packages") as update:
+        return fetch_packages(form, folder, update)
+
+
+def _check_labels(labels: list[str]) -> None:
+    """Before the clips are made, not after."""
+    from hf_sqa.data.bench.build import LABELS
+
+    for label in labels:
+        if label not in LABELS:
+            raise ValueError(f"Expected --labels out of {', '.join(LABELS)}, got {label!r}.")
+    for label, package in (("pesq", "pesq"), ("stoi", "pystoi")):
+        if label in labels:
+            need_extra(f"The label {label!r}", "labels", package)
+
+
+def _done(rows: Iterator[dict[str, Any]], total: int, what: str) -> list[dict[str, Any]]:
+    """All rows, or those done before Ctrl-C."""
+    done: list[dict[str, Any]] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        for row in tracked(rows, what, total):
+            done.append(row)
+    return done

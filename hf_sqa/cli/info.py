@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from hf_sqa.cli.stopping import EXIT_FAILED, quiet, stop
+from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, quiet, stop
 
 #: Score of the built-in sample in float32 with the models that can be the default, and how far machines may differ.
 SAMPLE_SCORES, SAMPLE_TOLERANCE = {"distill-mos-v7": 2.843, "distilled-sqa-m": 2.345}, 0.01
 
 
+@faults_end_it()
 def info() -> None:
     """Print versions, device and installed models, and check the installation by scoring a built-in sample.
 

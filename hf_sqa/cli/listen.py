@@ -142,15 +142,13 @@ def _scores(point: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_json(point: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(point) + "\n")
-    sys.stdout.flush()
+    print(json.dumps(point), flush=True)
 
 
 def _print_plain(point: dict[str, Any]) -> None:
     scores = "  ".join("silent" if value is None else f"{name} {value:.2f}" for name, value in _scores(point).items())
     running = "" if point["running"] is None else f"  mean {point['running']:.2f}"
-    sys.stdout.write(f"{clock(point['end'])}  {scores}{running}\n")
-    sys.stdout.flush()
+    print(f"{clock(point['end'])}  {scores}{running}", flush=True)
 
 
 class _Line:
@@ -168,5 +166,4 @@ class _Line:
         )
         words = "silent" if value is None else f"{value:.1f}"
         mean = "" if point["running"] is None else f"mean {point['running']:.2f}"
-        sys.stdout.write(f"\r{clock(point['end']):>8}  {drawn:<{SHOWN}}  {words:6}  {mean}\x1b[K")
-        sys.stdout.flush()
+        print(f"\r{clock(point['end']):>8}  {drawn:<{SHOWN}}  {words:6}  {mean}\x1b[K", end="", flush=True)

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from hf_sqa.cli.stopping import quiet, say
+from hf_sqa.cli.stopping import faults_end_it, quiet, say
 from hf_sqa.cli.tables import make_console, show_table
 
 
+@faults_end_it()
 def models(
     hub: Annotated[bool, typer.Option("--hub/--no-hub", help="Ask the Hub, too, for models tagged `audio-quality`.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
@@ -46,7 +47,8 @@ def models(
     else:
         console = make_console()
         cells = [[row.name, row.where, row.scores, row.license, row.note] for row in rows]
-        show_table(console, ["name", "where", "scores", "licence", "note"], cells, num_left=5)
+        head = ["name", "where", "scores", "licence", "note"]
+        show_table(console, head, cells, left=head)
         console.print(
             f"\n`hf-sqa convert` reads authors' files of {', '.join(readable_checkpoints())}; `hf-sqa convert --list` names them."
         )

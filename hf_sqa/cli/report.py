@@ -11,7 +11,7 @@ import typer
 
 from hf_sqa.cells import visible
 from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, need_extra
-from hf_sqa.cli.tables import make_console, show_table
+from hf_sqa.cli.tables import interval_of, make_console, show_table
 
 NUM_ROWS = 12
 
@@ -54,8 +54,8 @@ def report(
     if comparison is None:
         return
     overall = comparison.overall
-    interval = "" if math.isnan(overall.low) else f" [{overall.low:+.3f}, {overall.high:+.3f}]"
-    change = f"{overall.before:.3f} to {overall.after:.3f}, difference {overall.mean:+.3f}{interval}"
+    interval = interval_of(overall, "+.3f")
+    change = f"{overall.before:.3f} to {overall.after:.3f}, difference {overall.mean:+.3f} {interval}".rstrip()
     typer.echo(f"\nAgainst {compare}: {comparison.score} {change} over {overall.num_pairs:,} recordings.")
     for fault in comparison.faults:
         typer.echo(f"Worse: {visible(fault)}.")
@@ -73,14 +73,14 @@ def _print(made: Any) -> None:
     if made.num_repeated_keys:
         console.print(f"Rows whose key occurred before: {made.num_repeated_keys:,}; each is scored.")
     spreads = [
-        [name, f"{spread.num_scored:,}", _number(spread.mean), _interval(spread), _number(spread.deviation)]
+        [name, f"{spread.num_scored:,}", _number(spread.mean), interval_of(spread), _number(spread.deviation)]
         + [_number(spread.percentiles[percent]) for percent in (5, 50, 95)]
         for name, spread in made.spreads.items()
     ]
     _show(console, "Scores", ["score", "scored", "mean", "95 %", "deviation", "5 %", "50 %", "95 %"], spreads)
     for column, groups in made.groups.items():
         rows = [
-            [group.name, f"{group.num_rows:,}", f"{group.hours:.3f}", _number(group.mean), _interval(group)]
+            [group.name, f"{group.num_rows:,}", f"{group.hours:.3f}", _number(group.mean), interval_of(group)]
             + [_number(group.percentiles[percent]) for percent in (5, 50)]
             for group in groups
         ]
@@ -99,10 +99,6 @@ def _show(console: Any, title: str, head: Sequence[str], rows: Sequence[Sequence
     shown = f" (first {NUM_ROWS} of {len(rows)})" if len(rows) > NUM_ROWS else ""
     console.print(f"\n{visible(title)}{shown}", markup=False)
     show_table(console, head, rows[:NUM_ROWS])
-
-
-def _interval(spread: Any) -> str:
-    return "" if math.isnan(spread.low) else f"[{spread.low:.2f}, {spread.high:.2f}]"
 
 
 def _number(value: float) -> str:

@@ -29,7 +29,7 @@ def _print(kind: Kind, command: str) -> None:
     are_distillations = {name: "\nstudent:" in path.read_text(encoding="utf-8") for name, path in files.items()}
     wanted = [name for name in files if kind != "recipes" or are_distillations[name] == (command == "distill")]
     console = make_console()
-    show_table(console, ["name", "about"], [[name, about(files[name])] for name in wanted], num_left=2)
+    show_table(console, ["name", "about"], [[name, about(files[name])] for name in wanted], left=("name", "about"))
     folder = next(iter(files.values())).parent
     console.print(f"\nThe files, to copy and change: {folder}", markup=False, soft_wrap=True)
     if command == "train":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,36 +42,21 @@ def sort_rows(rows: Sequence[dict[str, Any]], score: str, sort: str) -> list[dic
 
 def print_table(rows: Sequence[dict[str, Any]], score_names: Sequence[str], console: Any) -> None:
     """Print one line a recording: scores coloured by the five-point scale, duration, rate, and what was found."""
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("file", overflow="fold", ratio=3)
-    for name in score_names:
-        table.add_column(name, justify="right", no_wrap=True)
-    with_worst = any("worst" in row for row in rows)
-    if with_worst:
-        table.add_column("worst", justify="right", no_wrap=True)
-    for name in ("seconds", "Hz"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("remarks", overflow="fold", ratio=2)
+    worst = ["worst"] if any("worst" in row for row in rows) else []
+    cells: list[list[Any]] = []
     for row in rows:
         scored = row["status"] == "ok"
         remarks = ", ".join([*row["warnings"], *_faults(row, score_names[0])]) if scored else f"{row['code']}: {row['reason']}"
-        table.add_row(
-            Text(visible(row["file"])),
-            *[_score(row[name]) if scored else Text(row["status"], "red") for name in score_names],
-            *([_worst(row)] if with_worst else []),
-            f"{row['duration_seconds']:.1f}" if row["duration_seconds"] is not None else "",
-            str(row["sampling_rate"] or ""),
-            Text(visible(remarks), style="" if not remarks else "yellow" if scored else "red"),
-        )
+        scores = [_score(row[name]) if scored else Text(row["status"], "red") for name in score_names]
+        seconds = f"{row['duration_seconds']:.1f}" if row["duration_seconds"] is not None else ""
+        told = Text(visible(remarks), style="yellow" if scored else "red")
+        cells.append([row["file"], *scores, *(_worst(row) for _ in worst), seconds, str(row["sampling_rate"] or ""), told])
         for segment in [*(row.get("segments") or []), *_course(row.get("timeline") or [], score_names)]:
-            table.add_row(
-                Text(f"  {segment['start']:.2f} to {segment['end']:.2f} s", "dim"),
-                *[_score(segment[name]) if name in segment else Text("") for name in score_names],
-            )
-    console.print(table)
+            span = Text(f"  {segment['start']:.2f} to {segment['end']:.2f} s", "dim")
+            cells.append([span, *(_score(segment[name]) if name in segment else "" for name in score_names)])
+    show_table(console, ["file", *score_names, *worst, "seconds", "Hz", "remarks"], cells, left=("file", "remarks"))
 
 
 def _score(value: float) -> Any:
@@ -129,6 +114,11 @@ def colour(score: float) -> str:
     return next(name for lowest, name in COLOURS if score >= lowest)
 
 
+def interval_of(estimate: Any, form: str = ".2f") -> str:
+    """The ends of an estimate's interval in brackets; nothing where it has none."""
+    return "" if math.isnan(estimate.low) else f"[{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
 def make_console() -> Any:
     """A console that wraps lines on a terminal only: a pipe or a file has no edge."""
     from rich.console import Console
@@ -139,14 +129,14 @@ def make_console() -> Any:
     return console
 
 
-def show_table(console: Any, head: Sequence[str], rows: Iterable[Sequence[Any]], num_left: int = 1) -> None:
-    """Print rows of texts under a head; the first columns are flush left and may wrap, the others are flush right."""
+def show_table(console: Any, head: Sequence[str], rows: Iterable[Sequence[Any]], left: Collection[str] = ()) -> None:
+    """Print rows of texts under a head; the columns `left`, or the first, are flush left and may wrap, the others flush right."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, name in enumerate(head):
-        is_left = place < num_left
+    for name in head:
+        is_left = name in (left or head[:1])
         table.add_column(Text(visible(name)), justify="left" if is_left else "right", overflow="fold", no_wrap=not is_left)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(visible(cell)) for cell in row))
@@ -183,5 +173,5 @@ def print_agreement(rows: Sequence[dict[str, Any]]) -> None:
         first = next(iter(by_metric.values()))
         counts = (str(first["num_clips"]), str(first["num_failed"]), f"{first['num_units']} x {first['unit']}")
         cells.append([*names, *values, *counts])
-    metrics = dict.fromkeys(row["metric"] for row in rows)
-    show_table(make_console(), ["test set", "score", "level", *metrics, "clips", "failed", "drawn"], cells, num_left=3)
+    identity, metrics = ["test set", "score", "level"], dict.fromkeys(row["metric"] for row in rows)
+    show_table(make_console(), [*identity, *metrics, "clips", "failed", "drawn"], cells, left=identity)

@@ -15,12 +15,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 from gradio_client.utils import is_http_url_like
-from safetensors import SafetensorError
 
+from hf_sqa.cells import csv_cell, file_row
 from hf_sqa.demo import page
 from hf_sqa.demo.clips import write_clips
-from hf_sqa.demo.scorers import Judgement, Scorers
-from hf_sqa.demo.sets import judged_sets
+from hf_sqa.demo.scorers import Judgement, Scorers, unused
 
 TITLE = "How good does this speech sound?"
 ABOUT = (
@@ -34,8 +33,8 @@ CONCURRENCY = 2
 TABLE_SECONDS = 0.5
 #: Uploads are forgotten after this many seconds.
 FORGET_SECONDS = 3600
-#: Errors of `from_pretrained` for a model that cannot be loaded.
-MODEL_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+#: What a visitor is told: above all, that a model cannot be loaded.
+ERRORS = (OSError, ValueError, RuntimeError, ImportError)
 
 
 def build(models: Scorers | Sequence[str | Path] = ()) -> gr.Blocks:
@@ -132,7 +131,7 @@ def _sets(scorers: Scorers, model: gr.Dropdown) -> None:
         """Compares two sets of recordings, paired where file names match, as HTML."""
         if not one or not other:
             return page.message("Choose files for A and for B first.", alert=True)
-        return _shown(lambda: judged_sets(scorers, name, one, other))
+        return _shown(lambda: page.judged_sets(scorers, name, one, other))
 
     start.click(compare_sets, [first, second, model], result, api_name="compare_sets", show_progress="minimal")
 
@@ -158,8 +157,8 @@ def _many_tab(scorers: Scorers, model: gr.Dropdown) -> None:
             return
         try:
             scorers.load(name)
-        except MODEL_ERRORS as error:
-            yield _model_message(error), gr.skip(), gr.skip()
+        except ERRORS as error:
+            yield page.message(str(error), alert=True), gr.skip(), gr.skip()
             return
         with (
             tempfile.TemporaryDirectory(prefix="hf-sqa-scores-") as folder,
@@ -172,7 +171,7 @@ def _many_tab(scorers: Scorers, model: gr.Dropdown) -> None:
                 row = table_row(judgement, label)
                 if not judged:
                     writer.writerow(row)
-                writer.writerow(["" if value is None else value for value in row.values()])
+                writer.writerow(map(csv_cell, row.values()))
                 written.flush()
                 judged.append((label, judgement))
                 if len(judged) == len(paths) or time.monotonic() - shown > TABLE_SECONDS:
@@ -209,20 +208,11 @@ def _tool(scorers: Scorers, model: gr.Dropdown) -> None:
 
 
 def table_row(judgement: Judgement, label: str) -> dict[str, Any]:
-    """Row of the table and of the CSV, with the columns of `hf-sqa score --output`."""
+    """Row of the table and of the CSV, as `hf-sqa score --output` writes it."""
     row = judgement.row
     ends = ("", "_low", "_high") if judgement.coverage is not None else ("",)
     columns = [f"{scale.name}{end}" for scale in judgement.scales for end in ends if f"{scale.name}{end}" in row]
-    return {
-        "file": label,
-        **{column: row[column] for column in columns},
-        "status": row["status"],
-        "code": row["code"],
-        "reason": row["reason"],
-        "warnings": ";".join(finding["code"] for finding in row["warnings"]),
-        "duration_seconds": row["duration_seconds"],
-        "sampling_rate": row["sampling_rate"],
-    }
+    return file_row(label, columns, row)
 
 
 def _recorder(label: str, elem_id: str) -> gr.Audio:
@@ -244,22 +234,15 @@ def _take_uploads_only(component: Any) -> None:
 def _shown(show: Callable[[], str]) -> str:
     try:
         return show()
-    except MODEL_ERRORS as error:
-        return _model_message(error)
-
-
-def _model_message(error: Exception) -> str:
-    return page.message(f"The model cannot be used: {' '.join(str(error).split())}", alert=True)
+    except ERRORS as error:
+        return page.message(str(error), alert=True)
 
 
 def _distinct_names(paths: Sequence[str]) -> list[str]:
     """File names; repeated names get a number, as folders may hold equal names."""
     names: list[str] = []
     for path in paths:
-        name, number = Path(path).name, 2
-        while name in names:
-            name, number = f"{Path(path).stem} ({number}){Path(path).suffix}", number + 1
-        names.append(name)
+        names.append(unused(Path(path).stem, names, Path(path).suffix))
     return names
 
 

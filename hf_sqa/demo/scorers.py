@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 
 from hf_sqa.audio import load_recording
 from hf_sqa.checkpoints import DEFAULT_MODEL
-from hf_sqa.pipelines import AudioQualityPipeline, pipeline
+from hf_sqa.pipelines import AudioQualityPipeline
 from hf_sqa.pipelines.quality_plot import envelope
+from hf_sqa.scoring.scorer import Settings, load_pipeline
 
 #: Columns of a waveform on the page.
 COLUMNS = 480
@@ -73,14 +75,16 @@ class Scorers:
     Args:
         models (`Iterable[str]`): Short names, folders or Hub ids; the default model if there is none. A folder is shown by its
             name, never by its path.
-        **options: Passed to `hf_sqa.pipeline`: `device`, `dtype`, `mode`, ...
+        **options: Fields of [`~hf_sqa.scoring.Settings`]: `device`, `dtype`, `mode`, ...
     """
 
     def __init__(self, models: Iterable[str | Path] = (), **options: Any):
         self._models: dict[str, str] = {}
         for model in list(models) or [DEFAULT_MODEL]:
-            name = self._unused_name(DEFAULT_MODEL if model == "default" else str(model))
-            self._models[name] = str(model)
+            shown = DEFAULT_MODEL if model == "default" else str(model)
+            if Path(shown).is_dir() or Path(shown).is_absolute():
+                shown = Path(shown).resolve().name
+            self._models[unused(shown, self._models)] = str(model)
         self._options = options
         self._loaded: dict[str, AudioQualityPipeline] = {}
         self._coverages: dict[str, float | None] = {}
@@ -93,14 +97,17 @@ class Scorers:
         return list(self._models)
 
     def load(self, name: str) -> AudioQualityPipeline:
-        """The pipeline of a model; raises the errors of `from_pretrained` if it cannot be loaded."""
+        """The pipeline of a model; raises `ValueError` if it cannot be loaded."""
         if name not in self._models:
             raise ValueError(f"Expected a model out of {', '.join(self._models)}, got {name!r}.")
         with self._lock:
             if name not in self._loaded:
-                scorer = pipeline(self._models[name], **self._options)
-                self._coverages[name] = _coverage(scorer)
+                try:
+                    scorer = load_pipeline(Settings(model=self._models[name], **self._options))
+                except ValueError as error:
+                    raise ValueError(str(error).replace(self._models[name], name)) from error
                 self._loaded[name] = scorer
+                self._coverages[name] = _coverage(scorer)
             return self._loaded[name]
 
     def judge(self, model: str, path: str | Path, name: str | None = None) -> Judgement:
@@ -124,12 +131,11 @@ class Scorers:
                 self._kept.popitem(last=False)
         return judgement
 
-    def _unused_name(self, model: str) -> str:
-        name = stem = Path(model).resolve().name if Path(model).is_dir() or Path(model).is_absolute() else model
-        number = 2
-        while name in self._models:
-            name, number = f"{stem} ({number})", number + 1
-        return name
+
+def unused(name: str, taken: Collection[str], suffix: str = "") -> str:
+    """The name with its suffix, and with a number before that if it is taken."""
+    numbered = (f"{name} ({number}){suffix}" for number in itertools.count(2))
+    return next(new for new in itertools.chain([f"{name}{suffix}"], numbered) if new not in taken)
 
 
 def _coverage(scorer: AudioQualityPipeline) -> float | None:

@@ -191,13 +191,14 @@ def load_pipeline(settings: Settings) -> Any:
     options = settings.windows | ({} if settings.interval is None else {"interval": settings.interval})
 
     def loaded(dtype: str) -> Any:
-        try:
-            with one_thread():  # a process that never had several can be copied for every core
+        with one_thread():  # a process that never had several can be copied for every core
+            try:
                 scorer = hf_sqa.pipelines.pipeline(settings.model, dtype=dtype, device=settings.device)
-        except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
-            raise ValueError(f"The model {settings.model or 'default'!r} cannot be used: {' '.join(str(error).split())}") from error
-        # Not at once with the model: an option that it does not have is no fault of the model's.
-        scorer._preprocess_params, scorer._forward_params, scorer._postprocess_params = scorer._sanitize_parameters(**options)
+            except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
+                message = " ".join(str(error).split())
+                raise ValueError(f"The model {settings.model or 'default'!r} cannot be used: {message}") from error
+            # Not at once with the model: an option that it does not have is no fault of the model's.
+            scorer._preprocess_params, scorer._forward_params, scorer._postprocess_params = scorer._sanitize_parameters(**options)
         return scorer
 
     if settings.dtype != "auto":

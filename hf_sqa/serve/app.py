@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import FastAPI, File, Form, Query, Request, Response, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -74,61 +74,81 @@ class Health(BaseModel):
     waiting: int
 
 
-REFUSED: dict[int | str, dict[str, Any]] = {
-    status: {"model": Row} for status in sorted({*HTTP_STATUS.values(), UNPROCESSABLE} - {500})
-}
-Segments = Annotated[bool, Query(description="Add the score of every window.")]
-Timeline = Annotated[bool, Query(description="Add the quality of every half second, the worst stretch and the faults.")]
-Interval = Annotated[
-    float | None,
-    Query(
+class Interval(BaseModel):
+    """How sure a row shall say that its scores are."""
+
+    interval: float | None = Field(
+        default=None,
         ge=0.01,
         le=0.99,
         description="Add the ends of an interval, `mos_low` and `mos_high`, in which the mean rating of listeners lies for this "
         "share of recordings, such as 0.9; of models that are calibrated. Taken to two decimals.",
-    ),
-]
-Recording = Annotated[UploadFile | None, File(description="The recording: WAV, FLAC, Ogg, Opus, MP3, ...")]
-URL = Annotated[str | None, Form(description="Or where it is, if the service reads URLs.")]
+    )
+
+
+class Asked(Interval):
+    """What else a row shall have."""
+
+    segments: bool = Field(default=False, description="Add the score of every window.")
+    timeline: bool = Field(default=False, description="Add the quality of every half second, the worst stretch and the faults.")
+
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    status: {"model": Row} for status in sorted({*HTTP_STATUS.values(), UNPROCESSABLE} - {500})
+}
+
+
+async def _only_one(
+    request: Request,
+    file: Annotated[UploadFile | None, File(description="The recording: WAV, FLAC, Ogg, Opus, MP3, ...")] = None,
+    url: Annotated[str | None, Form(description="Or where it is, if the service reads URLs.")] = None,
+) -> UploadFile | str:
+    """The one recording of a form: of several, FastAPI would hand on the last."""
+    form = await request.form()  # read already
+    number, sent = len(form.getlist("file")) + len(form.getlist("url")), url if file is None else file
+    if number != 1 or sent is None:
+        raise HTTPException(400, f"expected one recording, in the field `file` or `url` of a form, got {number or 'none'}")
+    return sent
+
+
+Sent = Annotated[UploadFile | str, Depends(_only_one)]
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Takes the recording out of a request and gives its row."""
+    """Takes a recording out of a request and gives its row."""
 
     service: Service
     metrics: Metrics
     allow_urls: bool
     private_hosts: Collection[str]
 
-    async def row(
-        self,
-        file: UploadFile | None,
-        url: str | None,
-        *,
-        number: int = 1,
-        segments: bool = False,
-        timeline: bool = False,
-        interval: float | None = None,
-    ) -> dict[str, Any]:
-        """The row; `number` is how many recordings the request brought."""
-        asked = {"return_segments": segments, "return_timeline": timeline or self.service.names_worst, "interval": interval}
-        name = (file.filename if file is not None else url) or "recording"
-        if number != 1 or (file is None) == (url is None):
-            reason = f"expected one recording, in the field `file` or `url` of a form, got {number or 'none'}"
-            row = self.service.refused("", Refusal("failed", "bad_request", reason), asked)
-        elif file is not None:
-            row = await self.service.row(name, file.file, asked)
-        elif not self.allow_urls:
-            row = self.service.refused(name, Refusal("failed", "url_refused", "this service reads no URLs; send the file"), asked)
-        else:
-            assert url is not None
-            try:
-                row = await self.service.row(name, await fetch(url, self.service.limits.max_bytes, self.private_hosts), asked)
-            except RefusedURL as refused:
-                row = self.service.refused(name, refused.refusal, asked)
+    async def checked(self, asked: Asked) -> Asked:
+        """With the interval to two decimals: what strangers type shall not fill the memory. One that cannot be had is refused."""
+        if asked.interval is None:
+            return asked
+        interval = round(asked.interval, 2)
+        if why_not := await self.service.why_no_interval(interval):
+            raise HTTPException(400, why_not)
+        return asked.model_copy(update={"interval": interval})
+
+    async def row(self, sent: UploadFile | str, asked: Asked) -> dict[str, Any]:
+        """The row of an upload or a URL."""
+        with_timeline = asked.timeline or self.service.names_worst
+        options = {"return_segments": asked.segments, "return_timeline": with_timeline, "interval": asked.interval}
+        name = (sent if isinstance(sent, str) else sent.filename) or "recording"
+        try:
+            if not isinstance(sent, str):
+                row = await self.service.row(name, sent.file, options)
+            elif not self.allow_urls:
+                raise RefusedURL("url_refused", "this service reads no URLs; send the file")
+            else:
+                content = await fetch(sent, self.service.limits.max_bytes, self.private_hosts)
+                row = await self.service.row(name, content, options)
+        except RefusedURL as refused:
+            row = self.service.refused(name, refused.refusal, options)
         self.metrics.count_row(row)
-        if not timeline:
+        if not asked.timeline:
             row.pop("timeline", None)
         return finite(row)
 
@@ -142,7 +162,7 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         private_hosts (collection of `str`, *optional*): Hosts with a private address that such URLs may name too.
     """
     metrics = Metrics()
-    row_of = Reader(service, metrics, allow_urls, private_hosts).row
+    reader = Reader(service, metrics, allow_urls, private_hosts)
     # As it happens: with several workers, those that are not asked count too.
     service.on_batch, service.on_waiting = metrics.batches.observe, metrics.waiting.set
 
@@ -173,58 +193,48 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         return JSONResponse(row, status, headers=getattr(error, "headers", None))
 
     @app.post("/score", response_model=Row, responses=REFUSED)
-    async def score(
-        request: Request,
-        file: Recording = None,
-        url: URL = None,
-        segments: Segments = False,
-        timeline: Timeline = False,
-        interval: Interval = None,
-    ) -> Response:
+    async def score(sent: Sent, asked: Annotated[Asked, Query()]) -> Response:
         """Score one recording."""
-        options: dict[str, Any] = {"segments": segments, "timeline": timeline, "interval": await _checked(service, interval)}
-        row = await row_of(file, url, number=await _number_of(request), **options)
-        return _answer(row, row)
+        return _answer(await reader.row(sent, await reader.checked(asked)))
 
     @app.post("/score/batch", response_model=list[Row], responses={400: {"model": Row}, 413: {"model": Row}})
     async def score_batch(
-        files: Annotated[list[UploadFile], File(description="The recordings.")],
-        segments: Segments = False,
-        timeline: Timeline = False,
-        interval: Interval = None,
+        files: Annotated[list[UploadFile], File(description="The recordings.")], asked: Annotated[Asked, Query()]
     ) -> Response:
         """Score several recordings: a row each, in the order sent. The answer is 200 whatever is in the rows."""
         most = service.limits.max_files
         if len(files) > most:
-            row = service.refused("", Refusal("failed", "too_many", f"expected at most {most} recordings, got {len(files)}"))
-            return _answer(row, row)
-        options: dict[str, Any] = {"segments": segments, "timeline": timeline, "interval": await _checked(service, interval)}
-        rows = await asyncio.gather(*(row_of(file, None, **options) for file in files))
-        return JSONResponse(rows)
+            reason = f"expected at most {most} recordings, got {len(files)}"
+            return _answer(service.refused("", Refusal("failed", "too_many", reason)))
+        asked = await reader.checked(asked)
+        return JSONResponse(await asyncio.gather(*(reader.row(file, asked) for file in files)))
 
     @app.post(
         "/timeline",
         response_class=StreamingResponse,
         responses=REFUSED | {200: {"content": {"text/event-stream": {}}, "description": "`point` events, then one `row`."}},
     )
-    async def timeline(request: Request, file: Recording = None, url: URL = None, interval: Interval = None) -> Response:
+    async def timeline(sent: Sent, asked: Annotated[Interval, Query()]) -> Response:
         """Quality over time, as server-sent events: a `point` (`start`, `end`, scores) each, in order, then the `row`."""
-        options: dict[str, Any] = {"timeline": True, "interval": await _checked(service, interval)}
-        scored = asyncio.ensure_future(row_of(file, url, number=await _number_of(request), **options))
+        options = await reader.checked(Asked(timeline=True, interval=asked.interval))
+        scored = asyncio.ensure_future(reader.row(sent, options))
         done, _ = await asyncio.wait({scored}, timeout=SIGN_OF_LIFE_SECONDS)
         if done and scored.result()["status"] != "ok":
-            return _answer(scored.result(), scored.result())
+            return _answer(scored.result())
         return StreamingResponse(_events(scored), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
     @app.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> Response:
         """200 while the service can score, else 503."""
-        state = "ok" if service.is_alive else "failed"
-        model = {**service.identity, "sampling_rate": service.scorer.model.config.sampling_rate}
+        is_alive = service.is_alive
         told = Health(
-            status=state, version=__version__, scores=service.score_names, model=model, waiting=service.num_waiting
-        ).model_dump()
-        return JSONResponse(told, 200 if service.is_alive else 503)
+            status="ok" if is_alive else "failed",
+            version=__version__,
+            scores=service.score_names,
+            model={**service.identity, "sampling_rate": service.scorer.model.config.sampling_rate},
+            waiting=service.num_waiting,
+        )
+        return JSONResponse(told.model_dump(), 200 if is_alive else 503)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def read_metrics() -> Response:
@@ -235,13 +245,7 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
 
 
 class BodyLimit:
-    """Refuses requests above a size, by what they say of themselves and by what comes.
-
-    Args:
-        app (ASGI application): What is behind it.
-        max_bytes (`int`): The size.
-        refuse (callable): Makes the row of a refused request from a name and a `Refusal`.
-    """
+    """Refuses requests above a size, by what they say of themselves and by what comes; `refuse` makes their row."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, refuse: Callable[[str, Refusal], dict[str, Any]]):
         self._app, self._max_bytes, self._refuse = app, max_bytes, refuse
@@ -253,8 +257,7 @@ class BodyLimit:
             return
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         if stated.isdigit() and int(stated) > self._max_bytes:
-            row = self._refuse("", Refusal("failed", "too_large", self._reason))
-            await JSONResponse(row, 413)(scope, receive, send)
+            await _answer(self._refuse("", Refusal("failed", "too_large", self._reason)))(scope, receive, send)
             return
         seen = 0
 
@@ -269,21 +272,6 @@ class BodyLimit:
         await self._app(scope, counted, send)
 
 
-async def _number_of(request: Request) -> int:
-    """Recordings in a form that has room for one: of several, FastAPI would hand on the last."""
-    form = await request.form()  # read already
-    return len(form.getlist("file")) + len(form.getlist("url"))
-
-
-async def _checked(service: Service, interval: float | None) -> float | None:
-    """The interval to two decimals: what strangers type shall not fill the memory."""
-    if interval is None:
-        return None
-    if why_not := await service.why_no_interval(round(interval, 2)):
-        raise HTTPException(400, why_not)
-    return round(interval, 2)
-
-
 async def _events(scored: asyncio.Future[dict[str, Any]]) -> AsyncIterator[str]:
     while not (await asyncio.wait({scored}, timeout=SIGN_OF_LIFE_SECONDS))[0]:
         yield ": still scoring\n\n"
@@ -293,9 +281,9 @@ async def _events(scored: asyncio.Future[dict[str, Any]]) -> AsyncIterator[str]:
     yield f"event: row\ndata: {json.dumps(row, allow_nan=False)}\n\n"
 
 
-def _answer(row: Mapping[str, Any], content: Any) -> Response:
+def _answer(row: Mapping[str, Any]) -> Response:
     status = 200 if row["status"] == "ok" else HTTP_STATUS.get(row["code"], UNPROCESSABLE)
-    return JSONResponse(content, status, headers={"Retry-After": BUSY_SECONDS} if row["code"] == "busy" else None)
+    return JSONResponse(row, status, headers={"Retry-After": BUSY_SECONDS} if row["code"] == "busy" else None)
 
 
 def _told(problem: Mapping[str, Any]) -> str:

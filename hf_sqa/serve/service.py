@@ -46,10 +46,6 @@ class Limits:
     max_waiting: int = 256
 
 
-def _ignore(_: int) -> None:
-    """What nobody counts."""
-
-
 @dataclass(eq=False)
 class _Job:
     recording: Recording
@@ -91,9 +87,9 @@ class Service:
         #: Recordings that wait or are scored now.
         self.num_waiting = 0
         #: Takes the size of every batch that was scored.
-        self.on_batch: Callable[[int], object] = _ignore
+        self.on_batch: Callable[[int], object] = lambda _: None
         #: Takes the number of recordings that wait, whenever it changes.
-        self.on_waiting: Callable[[int], object] = _ignore
+        self.on_waiting: Callable[[int], object] = lambda _: None
         self._decoders: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         self._num_decoders = num_decoders
         self._decoding = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")

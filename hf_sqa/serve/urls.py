@@ -18,11 +18,7 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class RefusedURL(Exception):  # noqa: N818
-    """Stands for a URL that is not read.
-
-    Args:
-        refusal ([`~hf_sqa.scoring.items.Refusal`]): Why.
-    """
+    """Stands for a URL that is not read; `refusal` says why."""
 
     def __init__(self, code: str, reason: str):
         super().__init__(reason)

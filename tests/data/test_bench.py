@@ -17,7 +17,7 @@ import soundfile
 import typer
 from typer.testing import CliRunner
 
-from hf_sqa.cli.corpus_build import build
+from hf_sqa.cli.corpus import build
 from hf_sqa.data.bench import (
     CONDITIONS,
     FORMS,
@@ -292,7 +292,7 @@ def test_options_that_cannot_be_are_refused(packages, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(packages, tmp_path):
-    program = "import typer; from hf_sqa.cli.corpus_build import build\nif __name__ == '__main__': typer.run(build)\n"
+    program = "import typer; from hf_sqa.cli.corpus import build\nif __name__ == '__main__': typer.run(build)\n"
     (tmp_path / "program.py").write_text(program)
     folder = tmp_path / "bench"
     command = [sys.executable, str(tmp_path / "program.py"), "bench", str(folder), "--packages", str(packages)]

@@ -92,7 +92,8 @@ def test_scores_leave_on_five_points_and_keep_the_scale_they_came_from(clips):
 def test_scores_outside_the_assumed_scale_are_refused(clips):
     table = miniature.text(clips / "t.csv", "file,mos", "a.wav,0", "b.wav,75")
 
-    with pytest.raises(ValueError, match=r"mos 0 outside 1-5 \(t.csv line 2\), mos 75 .*such as `scale=\(0, 100\)` \(`--scale 0 100`\); nothing is"):
+    message = r"mos 0 outside 1-5 \(t.csv line 2\), mos 75 .*such as `scale=\(0, 100\)` \(`--scale 0 100`\); nothing is"
+    with pytest.raises(ValueError, match=message):
         load_corpus(table)
 
 

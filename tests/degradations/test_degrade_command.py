@@ -394,13 +394,14 @@ def _living(group):
 def test_ctrl_c_keeps_what_is_done_and_is_exit_code_130(slow, nursery, tmp_path):
     target = tmp_path / "target"
     process = nursery.start(command("degrade", slow / "source", target, *SLOW, "--num-workers", "1"))
-    wait_until(lambda: len(list(target.glob("*.wav"))) >= 2, process)
+    manifest = target / "manifest.jsonl"
+    wait_until(lambda: manifest.exists() and manifest.read_text().count("\n") >= 2, process)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate()
 
     assert process.returncode == 130, told
     assert "Interrupted" in told
-    assert 2 <= len(rows_of(target / "manifest.jsonl")) < 24
+    assert 2 <= len(rows_of(manifest)) < 24
 
 
 # --- As a function ---------------------------------------------------------------------------------------------------------------

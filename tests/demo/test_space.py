@@ -22,7 +22,6 @@ from hf_sqa.demo import page
 from hf_sqa.demo.clips import write_clips
 from hf_sqa.demo.folder import models_beside, write_space
 from hf_sqa.demo.scorers import Scale, Scorers
-from hf_sqa.demo.sets import judged_sets
 from tests.processes import PATIENCE, Child, command, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -143,12 +142,12 @@ def test_two_sets_are_compared_by_file_names_and_name_what_has_no_score(scorers,
             tone = 0.2 * np.sin(2 * np.pi * (200 + 40 * index) * np.arange(RATE) / RATE)
             soundfile.write(paths[-1], tone * np.sin(np.pi * 4 * np.arange(RATE) / RATE) ** 2, RATE)
 
-    same = judged_sets(scorers, scorers.names[0], sets["a"], sets["b"])
-    with_bad = judged_sets(scorers, scorers.names[0], sets["a"], [*sets["b"], str(recordings / "silent.wav")])
+    same = page.judged_sets(scorers, scorers.names[0], sets["a"], sets["b"])
+    with_bad = page.judged_sets(scorers, scorers.names[0], sets["a"], [*sets["b"], str(recordings / "silent.wav")])
 
     assert "No difference is shown" in same and "6 pairs" in same and "Without a score" not in same
     assert "silent.wav of B (<code>silent</code>)" in with_bad and "6 pairs" in with_bad
-    assert "Nothing can be said" in judged_sets(scorers, scorers.names[0], sets["a"][:2], sets["b"][:2])
+    assert "Nothing can be said" in page.judged_sets(scorers, scorers.names[0], sets["a"][:2], sets["b"][:2])
 
 
 def test_a_long_course_stays_blank_where_nobody_speaks():

@@ -174,6 +174,13 @@ def test_without_a_calibration_there_is_no_interval_but_a_way_to_one(tiny_scorer
     assert result.exit_code == 2 and "hf-sqa calibrate" in result.stderr and "mos_low" not in result.stdout
 
 
+def test_the_command_says_of_an_interval_that_is_too_sure_that_the_value_is_wrong(calibrated, recordings):
+    result = CliRunner().invoke(app, ["score", str(recordings), "--model", str(calibrated), "--interval", "0.999"])
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("hf-sqa: Expected `interval` from 0.5 to 0.9, got 0.999"), result.stderr
+
+
 def test_a_calibration_of_other_weights_gives_no_interval(calibrated, make_tiny, recordings, tmp_path):
     other = make_tiny(seed=5)
     other.config.score_intervals = json.loads((calibrated / "config.json").read_text())["score_intervals"]
@@ -241,3 +248,10 @@ def test_too_few_clips_write_nothing(rated, tiny_folder, tmp_path):
 
     assert result.exit_code == 2 and "Expected 20 rated and readable clips or more" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_calibrate_names_its_own_option_where_the_labels_are_text(rated, tiny_folder, tmp_path):
+    rated.write_text(rated.read_text().replace("\n0.wav,", "\n0.wav,good"))
+    result = CliRunner().invoke(app, ["calibrate", str(tiny_folder), str(rated), "--output", str(tmp_path / "out")])
+
+    assert result.exit_code == 2 and "`--column mos=<column>`" in result.stderr
