@@ -56,11 +56,7 @@ def settings_of(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
 
 
 def named_columns(texts: Sequence[str] | None) -> dict[str, str]:
-    """What the option `--column name=column` says, given once or more: columns of a table by their names in the schema.
-
-    Raises:
-        ValueError: If a text is no such pair.
-    """
+    """What the option `--column name=column` says, given once or more: columns of a table by their names in the schema."""
     columns = {}
     for text in texts or ():
         name, _, column = text.partition("=")
@@ -104,11 +100,7 @@ def words_of(text: str | None) -> list[str]:
 
 
 def parse_part(text: str, option: str = "--shards") -> tuple[int, int]:
-    """`"3/8"` to `(3, 8)`.
-
-    Raises:
-        ValueError: If it is no part.
-    """
+    """`"3/8"` to `(3, 8)`."""
     first, slash, second = text.partition("/")
     if not slash or not first.isdecimal() or not second.isdecimal() or not int(first) < int(second):
         raise ValueError(f"Expected {option} as i/n with i from 0 to n - 1, such as 0/8, got {text!r}.")

@@ -57,8 +57,7 @@ def demo(
     if mcp:
         need_extra("A page with tools", "mcp", "mcp")
     try:
-        page = _built(models, device)
-        _serve(page, port, host, browser and sys.stdout.isatty(), share, mcp)
+        _serve(_built(models, device), port, host, browser and sys.stdout.isatty(), share, mcp)
     except KeyboardInterrupt:
         typer.echo("Closed.", err=True)
         sys.stdout.flush()

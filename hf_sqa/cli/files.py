@@ -12,30 +12,28 @@ from hf_sqa import folders
 from hf_sqa.audio import AudioError
 
 
-def find_recordings(arguments: Iterable[str], standard_input: Any = None) -> Iterator[tuple[str, Any]]:
+def find_recordings(arguments: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """Yield `(name, audio)` for every recording meant, in order, each name once.
 
     Args:
         arguments (`Iterable[str]`): Files, URLs, folders (searched in depth), globs, `@file` for a list with a name a line (`#`
             begins a comment), `-` for audio on standard input, `@-` for a list on standard input.
-        standard_input: Binary stream to read `-` from; the process's own if not given.
 
     `audio` is a path, a URL, bytes, or an `AudioError` for an argument that holds no recording.
     """
-    stream = standard_input if standard_input is not None else sys.stdin.buffer
     seen: set[str] = set()
-    for name, audio in _expand(arguments, stream):
+    for name, audio in _expand(arguments):
         if name not in seen:
             seen.add(name)
             yield name, audio
 
 
-def _expand(arguments: Iterable[str], stream: Any, in_list: bool = False) -> Iterator[tuple[str, Any]]:
+def _expand(arguments: Iterable[str], in_list: bool = False) -> Iterator[tuple[str, Any]]:
     for argument in arguments:
         if argument == "-":
-            yield "-", stream.read()
+            yield "-", sys.stdin.buffer.read()
         elif argument.startswith("@") and not in_list and not Path(argument).exists():
-            yield from _expand(_listed(argument[1:], stream), stream, in_list=True)
+            yield from _expand(_listed(argument[1:]), in_list=True)
         elif argument.startswith(("http://", "https://")):
             yield argument, argument
         elif Path(argument).is_dir():
@@ -70,9 +68,9 @@ def _in_folder(folder: str) -> Iterator[tuple[str, Any]]:
     yield from ((path, path) for path in found)
 
 
-def _listed(name: str, stream: Any) -> list[str]:
+def _listed(name: str) -> list[str]:
     if name == "-":
-        content = stream.read().decode("utf-8-sig")
+        content = sys.stdin.buffer.read().decode("utf-8-sig")
     else:
         path = Path(name)
         if not path.is_file():

@@ -16,11 +16,7 @@ REPETITIONS = 5
 
 
 def write_clips(folder: Path) -> dict[str, str]:
-    """Write the example clips as FLAC.
-
-    Returns:
-        `dict[str, str]`: Path of every clip by its label.
-    """
+    """Write the example clips as FLAC, and give the path of each by its label."""
     sample, rate = soundfile.read(io.BytesIO(files("hf_sqa").joinpath("assets/sample.flac").read_bytes()), dtype="float32")
     speech = np.tile(np.concatenate([sample, np.zeros(rate // 4, np.float32)]), REPETITIONS)
     rng = np.random.default_rng(0)

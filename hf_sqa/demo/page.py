@@ -71,16 +71,7 @@ def tabled(judgements: Sequence[tuple[str, Judgement]]) -> str:
 
 
 def judged_sets(scorers: Scorers, model: str, first: Sequence[str], second: Sequence[str]) -> str:
-    """Score the files of two sets by a model and compare them, by file names where these match, as HTML.
-
-    Args:
-        scorers ([`Scorers`]): The models.
-        model (`str`): Name of the one to use.
-        first (sequence of `str`), second (sequence of `str`): Paths of the files of A and of B.
-
-    Raises:
-        OSError, ValueError: If the model cannot be loaded.
-    """
+    """Score the files of two sets, A and B, by a model, and compare them, by file names where these match."""
     sets = {"A": list(first), "B": list(second)}
     judgements = [(name, path, scorers.judge(model, path)) for name, paths in sets.items() for path in paths]
     scale = judgements[0][2].scales[0]

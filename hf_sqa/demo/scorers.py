@@ -46,23 +46,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A model's judgement of one recording.
+    """A model's judgement of one recording."""
 
-    Args:
-        name (`str`): File name shown to the visitor.
-        row (`dict`): Result of the pipeline with `on_error="row"`, timeline and details.
-        scales (`tuple[Scale]`): A scale for each score, in the model's order.
-        waveform (`tuple`, *optional*): `(seconds, low, high)` of [`envelope`]; `None` if the recording was not scored.
-        method (`str`, *optional*): How the local quality was found.
-        coverage (`float`, *optional*): Share of recordings whose rating lies in the interval of the row, if it has one.
-    """
-
-    name: str
-    row: dict[str, Any]
-    scales: tuple[Scale, ...]
-    waveform: tuple[np.ndarray, np.ndarray, np.ndarray] | None
-    method: str = ""
-    coverage: float | None = None
+    name: str  # File name shown to the visitor
+    row: dict[str, Any]  # Result of the pipeline with `on_error="row"`, timeline and details
+    scales: tuple[Scale, ...]  # A scale for each score, in the model's order
+    waveform: tuple[np.ndarray, np.ndarray, np.ndarray] | None  # `(seconds, low, high)` of [`envelope`], if it was scored
+    method: str = ""  # How the local quality was found
+    coverage: float | None = None  # Share of recordings whose rating lies in the interval of the row, if it has one
 
     @property
     def is_scored(self) -> bool:

@@ -301,19 +301,7 @@ def run(
     allow_urls: bool = False,
     private_hosts: Collection[str] = (),
 ) -> None:
-    """Serve until interrupted.
-
-    Args:
-        settings ([`~hf_sqa.scoring.Settings`]): Model, mode, device and channel.
-        limits ([`Limits`]): What one request may cost.
-        host, port: Where to listen.
-        workers (`int`, *optional*, defaults to 1): Processes, each with the model.
-        num_decoders (`int`, *optional*, defaults to 1): Processes that decode, for each of these.
-        allow_urls, private_hosts: As in [`create_app`].
-
-    Raises:
-        ValueError: If the model cannot be loaded.
-    """
+    """Serve until interrupted, by processes (`workers`) that have a model each, and others (`num_decoders`) that decode for it."""
     options: dict[str, Any] = {"host": host, "port": port, "log_level": "warning"}
     access: dict[str, Any] = {"allow_urls": allow_urls, "private_hosts": list(private_hosts)}
     if workers == 1:

@@ -29,21 +29,13 @@ BATCH_RECORDINGS, BATCH_SECONDS = 16, 300.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may cost.
+    """What one request may cost."""
 
-    Args:
-        max_bytes (`int`, *optional*, defaults to 100 million): Size of a request, and of what a URL gives.
-        max_seconds (`float`, *optional*, defaults to 600): Length of a recording.
-        timeout_seconds (`float`, *optional*, defaults to 120): Time from the end of the upload to the answer, waiting included.
-        max_files (`int`, *optional*, defaults to 64): Recordings of one batch.
-        max_waiting (`int`, *optional*, defaults to 256): Recordings that wait or are scored at one time; the next are refused.
-    """
-
-    max_bytes: int = 100_000_000
-    max_seconds: float = 600.0
-    timeout_seconds: float = 120.0
-    max_files: int = 64
-    max_waiting: int = 256
+    max_bytes: int = 100_000_000  # Size of a request, and of what a URL gives
+    max_seconds: float = 600.0  # Length of a recording
+    timeout_seconds: float = 120.0  # Time from the end of the upload to the answer, waiting included
+    max_files: int = 64  # Recordings of one batch
+    max_waiting: int = 256  # Recordings that wait or are scored at one time; the next are refused
 
 
 @dataclass(eq=False)
@@ -126,16 +118,9 @@ class Service:
         return self._intervals[coverage]
 
     async def row(self, name: str, audio: bytes | BinaryIO, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Score one recording.
+        """The row of one encoded recording, as `hf-sqa score` writes it: with scores or a reason, and no NaN.
 
-        Args:
-            name (`str`): What to call it in its row.
-            audio (`bytes` or binary file): The encoded recording.
-            asked (mapping): `return_segments` and other such options of the pipeline; an `interval` is one that
-                [`why_no_interval`] has nothing against.
-
-        Returns:
-            `dict`: Its row, as `hf-sqa score` writes it. One that cannot be scored has the reason; no value is NaN.
+        `asked` are options of the pipeline, such as `return_segments`; an `interval` is one that [`why_no_interval`] lets pass.
         """
         if self.num_waiting >= self.limits.max_waiting:
             return self.refused(

@@ -28,15 +28,11 @@ class RefusedURL(Exception):  # noqa: N818
 async def fetch(url: str, max_bytes: int, private_hosts: Collection[str] = ()) -> bytes:
     """Content of an http(s) URL.
 
-    The address is looked up once and connected to as it was checked; every redirect is checked anew. Proxies are not used.
-
-    Args:
-        url (`str`): The URL.
-        max_bytes (`int`): Larger ones are refused, before they are read to the end.
-        private_hosts (collection of `str`, *optional*): Hosts that may have a private address.
+    The address is looked up once and connected to as it was checked; every redirect is checked anew. Proxies are not used. Hosts
+    in `private_hosts` may have a private address.
 
     Raises:
-        RefusedURL: If it may not be read, cannot be, or is too large.
+        RefusedURL: If it may not be read, cannot be, or is larger than `max_bytes`, which is seen before it is read to the end.
     """
     for _ in range(REDIRECTS + 1):
         try:
