@@ -203,3 +203,21 @@ def exported(make_tiny, once):
         return once(f"exported-{kind}", fill)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def page_of_xs(once) -> Path:
+    """A folder with the page of the smallest student, which has a head for local quality and intervals, and all its graphs."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extra onnx: pip install 'hf-sqa[onnx]'")
+
+    def fill(folder: Path) -> None:
+        import hf_sqa
+        from hf_sqa.export.onnx import export_onnx
+        from hf_sqa.export.page import write_page
+
+        model = hf_sqa.pipeline("distilled-sqa-xs", device="cpu").model
+        write_page(model, folder)
+        export_onnx(model, folder)
+
+    return once("page-of-xs", fill)

@@ -155,20 +155,6 @@ def test_no_module_of_ours_is_imported_by_name():
     assert not calls
 
 
-def test_importing_the_package_registers_everything_whatever_the_script_is_called(bare_nursery):
-    code = (
-        "import sys; sys.argv = ['hf-sqa']; import hf_sqa\n"
-        "from transformers import AutoConfig\n"
-        "from transformers.pipelines import PIPELINE_REGISTRY\n"
-        "print(type(AutoConfig.for_model('nisqa')).__name__, 'audio-quality' in PIPELINE_REGISTRY.supported_tasks)"
-    )
-
-    process = bare_nursery.start(code)
-    process.communicate()
-
-    assert process.stdout.split() == ["NISQAConfig", "True"], process.stderr
-
-
 def test_nothing_names_a_machine():
     pattern = re.compile(r"/(work|root|home)/\w")
     files = [

@@ -62,6 +62,18 @@ def test_whatever_part_comes_first_everything_is_registered_once_transformers_is
 
 
 @pytest.mark.slow
+def test_importing_the_package_registers_everything_whatever_the_script_is_called(bare_nursery):
+    code = (
+        "import sys; sys.argv = ['hf-sqa']; import hf_sqa\n"
+        "from transformers import AutoConfig\n"
+        "from transformers.pipelines import PIPELINE_REGISTRY\n"
+        "print(type(AutoConfig.for_model('nisqa')).__name__, 'audio-quality' in PIPELINE_REGISTRY.supported_tasks)"
+    )
+
+    assert last_line_of_a_copy(bare_nursery, code) == "NISQAConfig True"
+
+
+@pytest.mark.slow
 def test_names_and_parts_of_the_package_are_there_when_they_are_asked_for(bare_nursery):
     code = (
         "import hf_sqa.lite, hf_sqa\n"

@@ -31,7 +31,7 @@ from hf_sqa.data.bench import (
 )
 from hf_sqa.degradations import CodecUnavailableError, level_dbfs, opus
 from hf_sqa.degradations.codec.shared_library import load_library
-from tests.processes import PATIENCE, heed_interrupts, wait_until
+from tests.processes import command, wait_until
 
 #: A folder of unpacked packages for the tests that need the real recordings.
 PACKAGES = os.environ.get("HF_SQA_BENCH_PACKAGES")
@@ -291,23 +291,15 @@ def test_options_that_cannot_be_are_refused(packages, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_is_done(packages, tmp_path):
-    program = "import typer; from hf_sqa.cli.corpus import build\nif __name__ == '__main__': typer.run(build)\n"
-    (tmp_path / "program.py").write_text(program)
+def test_ctrl_c_keeps_what_is_done(packages, nursery, tmp_path):
     folder = tmp_path / "bench"
-    command = [sys.executable, str(tmp_path / "program.py"), "bench", str(folder), "--packages", str(packages)]
-    options = ["--num-phrases", "3", "--num-workers", "2"]
-    process = subprocess.Popen(
-        [*command, *options], stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_interrupts
-    )
-    try:
-        manifest = folder / "manifest.jsonl"
-        wait_until(lambda: manifest.is_file() and manifest.stat().st_size, process)
-        os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    assert process.returncode == 130 and "the same command goes on from there" in told
+    options = ["--packages", packages, "--num-phrases", "3", "--num-workers", "2"]
+    process = nursery.start("import os; os.setsid()\n" + command("corpus", "build", "bench", folder, *options))
+    manifest = folder / "manifest.jsonl"
+    wait_until(lambda: manifest.is_file() and manifest.stat().st_size, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130 and "the same command goes on from there" in told, told
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     assert 0 < len(rows) < 5 * 3 * 25 and not list(folder.rglob(".*-*"))
     assert all((folder / row["audio"]).is_file() for row in rows)

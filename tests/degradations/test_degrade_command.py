@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,14 +22,6 @@ RATE = 16_000
 SLOW = ("--step", "mel_vocoder num_iterations=40", "--snr-db", "10")
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(degrade)
-
-#: The command in a process of its own, named as the console script is.
-COMMAND = [
-    sys.executable,
-    "-c",
-    "import sys; sys.argv[0] = 'hf-sqa'; import typer; from hf_sqa.cli.degrade import degrade; app = typer.Typer(); "
-    "app.command()(degrade); app() if __name__ == '__main__' else None",
-]
 
 
 def run(*arguments):
@@ -365,10 +355,7 @@ def slow(once, speech_like):
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(num_workers, slow, nursery, tmp_path):
     source, target = slow / "source", tmp_path / "killed"
     arguments = [str(source), str(target), *SLOW, "--num-workers", str(num_workers)]
-    if num_workers == 1:
-        process = nursery.start("import os; os.setsid()\n" + command("degrade", *arguments))
-    else:  # its workers would import all that the nursery has imported
-        process = subprocess.Popen([*COMMAND, *arguments], start_new_session=True)
+    process = nursery.start("import os; os.setsid()\n" + command("degrade", *arguments))
     wait_until(lambda: len(list(target.glob("*.wav"))) >= 5, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()

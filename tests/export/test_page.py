@@ -20,7 +20,6 @@ from hf_sqa.blocks import faults
 from hf_sqa.blocks.faults import Fault
 from hf_sqa.blocks.timeline import EDGE_SHARE, UNNAMED_DEPTH, named_faults, worst_of
 from hf_sqa.cells import clock
-from hf_sqa.export.onnx import export_onnx
 from hf_sqa.export.page import PAGE_FILES, write_page
 from tests.demo.test_space import BROWSER_FLAGS, CHROMEDRIVER, CHROMIUM
 from tests.processes import PATIENCE
@@ -170,13 +169,9 @@ def page(graphs, serve, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def xs_page(serve, tmp_path_factory):
-    """Address of the page with the smallest student, which has a head for local quality and calibrated intervals."""
-    folder = tmp_path_factory.mktemp("xs")
-    model = hf_sqa.pipeline("distilled-sqa-xs", device="cpu").model
-    write_page(model, folder)
-    export_onnx(model, folder)
-    return serve(folder)
+def xs_page(serve, page_of_xs, tmp_path_factory):
+    """Address of the page with the smallest student."""
+    return serve(shutil.copytree(page_of_xs, tmp_path_factory.mktemp("xs") / "page"))
 
 
 @pytest.fixture(scope="module")

@@ -52,19 +52,6 @@ def graph(mapped):
     return mapped / "graph"
 
 
-@pytest.fixture(scope="module")
-def xs_graph(tmp_path_factory):
-    """The smallest student that has a head for local quality, with all graphs."""
-    from hf_sqa.export.onnx import export_onnx
-    from hf_sqa.export.page import write_page
-
-    folder = tmp_path_factory.mktemp("xs")
-    model = hf_sqa.pipeline("distilled-sqa-xs", device="cpu").model
-    write_page(model, folder)
-    export_onnx(model, folder)
-    return folder
-
-
 @pytest.fixture
 def recordings(speech_like, tmp_path):
     """Shorter than a window, of many windows, at another rate, silent, and no audio."""
@@ -146,7 +133,7 @@ def test_the_command_score_gives_the_table_and_rows_of_a_graph_without_torch(gra
 
 
 @pytest.mark.slow
-def test_without_torch_the_course_is_that_of_torch(xs_graph, speech_like, tmp_path):
+def test_without_torch_the_course_is_that_of_torch(page_of_xs, speech_like, tmp_path):
     waveform = np.concatenate([speech_like(9.0), np.zeros(3 * RATE, np.float32), speech_like(4.0)])
     waveform[5 * RATE : 7 * RATE] += np.random.default_rng(0).normal(0, 0.1, 2 * RATE).astype(np.float32)
     for name, seconds in (("long", 16), ("short", 2)):
@@ -158,7 +145,7 @@ def test_without_torch_the_course_is_that_of_torch(xs_graph, speech_like, tmp_pa
     )
     recordings = [tmp_path / "long.wav", tmp_path / "short.wav"]
 
-    result = run("-c", code, xs_graph, *recordings)
+    result = run("-c", code, page_of_xs, *recordings)
 
     assert result.returncode == 0, result.stderr
     expected = hf_sqa.pipeline("distilled-sqa-xs", device="cpu")([str(path) for path in recordings], return_timeline=True)
@@ -170,10 +157,10 @@ def test_without_torch_the_course_is_that_of_torch(xs_graph, speech_like, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_command_prints_a_timeline_by_a_graph_and_says_what_it_lacks_without(xs_graph, graph, recordings):
-    printed = CliRunner().invoke(app, ["score", str(recordings[1]), "--backend", "onnx", "--model", str(xs_graph), "--timeline"])
+def test_the_command_prints_a_timeline_by_a_graph_and_says_what_it_lacks_without(page_of_xs, graph, recordings):
+    printed = CliRunner().invoke(app, ["score", str(recordings[1]), "--backend", "onnx", "--model", str(page_of_xs), "--timeline"])
     refused = CliRunner().invoke(app, ["score", str(recordings[1]), "--backend", "onnx", "--model", str(graph), "--timeline"])
-    lines = run("-m", "hf_sqa.lite", xs_graph, recordings[1], "--timeline", "--threads", "1").stdout.splitlines()
+    lines = run("-m", "hf_sqa.lite", page_of_xs, recordings[1], "--timeline", "--threads", "1").stdout.splitlines()
 
     assert printed.exit_code == 0 and "0.50 to 1.00 s" in printed.stdout and " at " in printed.stdout
     assert refused.exit_code == 2 and "`hf-sqa export onnx --page` writes them" in refused.stderr
