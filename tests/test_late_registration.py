@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.processes import PATIENCE
 
+METRIC = Path(__file__).parents[1] / "hf_sqa" / "metrics" / "hub" / "speech_quality_agreement"
 REGISTERED = (
     "from transformers import AutoConfig\n"
     "from transformers.pipelines import PIPELINE_REGISTRY\n"
@@ -71,6 +73,17 @@ def test_importing_the_package_registers_everything_whatever_the_script_is_calle
     )
 
     assert last_line_of_a_copy(bare_nursery, code) == "NISQAConfig True"
+
+
+@pytest.mark.slow
+def test_the_metric_of_evaluate_loads_in_a_process_that_has_not_imported_us(bare_nursery):
+    pytest.importorskip("evaluate")
+    code = (
+        f"import evaluate; metric = evaluate.load({str(METRIC)!r})\n"
+        "print(metric.compute(predictions=[1, 2, 4], references=[1, 3, 4])['utt_srcc'])"
+    )
+
+    assert last_line_of_a_copy(bare_nursery, code) == "1.0"
 
 
 @pytest.mark.slow

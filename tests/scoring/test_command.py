@@ -203,15 +203,13 @@ def test_ray_with_two_actors_gives_the_same_table_and_its_cluster_maps_batches(
 
     options = ["--output", tmp_path / "two", "--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 3, "--num-workers", 0]
     code = f"""
-import functools, runpy, sys
-import ray
-ray.init = functools.partial(ray.init, include_dashboard=False)  # a tenth of what a cluster costs
+import runpy, sys
 sys.path.insert(0, {os.getcwd()!r})
 try:
     {command("score", manifest, *options, "--engine", "ray", "--actors", 2)}
 except SystemExit as end:
     assert not end.code, end.code
-import ray.data
+import ray, ray.data
 assert ray.is_initialized()
 recipe = runpy.run_path({str(RAY_RECIPE)!r})
 scored = recipe["add_scores"](ray.data.read_json({str(tmp_path / "few.jsonl")!r}), **{settings!r})
