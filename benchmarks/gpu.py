@@ -317,9 +317,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny models on a CPU: whether every part runs, not how fast")
     parser.add_argument("--only", nargs="+", choices=[part.__name__ for part in PARTS], help="some of the parts")
     options = parser.parse_args()
-    print_machine()
     if not options.tiny and not torch.cuda.is_available():
         sys.exit("There is no GPU here; `--tiny` runs every part on the CPU, to see that it runs.")
+    print_machine()
     from transformers.utils import logging
 
     import hf_sqa  # noqa: F401  # registers the families
