@@ -19,16 +19,22 @@ from hf_sqa.training.rows import load_rows, select_rows
 
 
 class StudyData:
-    """The sets of a study; a corpus is read when first needed, once in a process."""
+    """The sets of a study; a corpus is read, and a set selected, when first needed, once in a process."""
 
     def __init__(self, study: Study):
         self._study = study
         self._corpora: dict[str, Any] = {}
+        self._sets: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
         self._files = _FileDigests()
 
     def select(self, name: str) -> Any:
         """The clips of a set, a `datasets.Dataset`."""
+        if name not in self._sets:
+            self._sets[name] = self._selected(name)
+        return self._sets[name]
+
+    def _selected(self, name: str) -> Any:
         entry = self._study.sets[name]
         parts = [self._corpus(corpus) for corpus in entry.corpora]
         dataset = parts[0] if len(parts) == 1 else import_datasets().concatenate_datasets(parts)

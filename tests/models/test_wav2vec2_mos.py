@@ -38,6 +38,7 @@ from hf_sqa.models.wav2vec2_mos.convert_wav2vec2_mos import (
     fairseq_options,
     infer_encoder,
 )
+from tests.models.test_every_family import SHORT_ENCODER
 
 SHARED = Path(__file__).parents[3] / "shared"
 ORIGINALS = SHARED / "checkpoints" / "layout_faithful" / "ssl_mos"
@@ -1013,7 +1014,8 @@ def test_onnx_gives_the_same_scores_for_other_lengths_and_batch_sizes(tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    model = Wav2Vec2ForMOS(Wav2Vec2ForMOSConfig.tiny()).eval()
+    encoder_config = Wav2Vec2ForMOSConfig.tiny().encoder_config.to_diff_dict() | SHORT_ENCODER | {"num_hidden_layers": 1}
+    model = Wav2Vec2ForMOS(Wav2Vec2ForMOSConfig.tiny(encoder_config=encoder_config)).eval()
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
 
     class Scores(torch.nn.Module):
