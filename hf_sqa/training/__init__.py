@@ -1,6 +1,6 @@
 """Training: recipes as data, a Trainer for rated speech, runs that survive what happens to them.
 
-Importing it is cheap; torch and transformers come with what needs them.
+Importing this package is cheap: torch and transformers are imported only by the names that need them.
 """
 
 from typing import TYPE_CHECKING, Any

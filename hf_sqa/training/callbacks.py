@@ -1,4 +1,4 @@
-"""Callbacks of training: progress, a line for every validation, Ctrl-C that loses nothing; and how long it waits for its data."""
+"""Training callbacks: progress, a line per validation, a Ctrl-C that loses nothing; and the time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_sqa.training.arguments import greater_is_better
 
-#: Metrics in the line after every evaluation.
+#: Metrics shown in the line after every evaluation.
 SHOWN = ("loss", "utt_lcc", "utt_srcc", "utt_rmse", "sys_srcc")
 
 
 class Interrupt(TrainerCallback):
-    """On Ctrl-C (or SIGTERM, which clusters send), finish this step, save a checkpoint and stop; on a second one, stop at once.
+    """On Ctrl-C (or SIGTERM, which clusters send), finish the step, save a checkpoint and stop. A second Ctrl-C stops at once.
 
     Use it as a context manager around the training.
     """
 
     def __init__(self, announce: Any = None) -> None:
         self.requested = False
-        self.agreed: bool | None = None  # whether any of several processes was asked to stop
+        self.agreed: bool | None = None  # whether any process was asked to stop, when there are several
         self._announce = announce
         self._before: dict[signal.Signals, Any] = {}
 
@@ -55,7 +55,7 @@ class Interrupt(TrainerCallback):
 
 
 class StopAtNaN(TrainerCallback):
-    """Ends a run whose loss is not a number: nothing is learned from there on."""
+    """Stops a run whose loss is NaN: it learns nothing from then on."""
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not math.isfinite(kwargs["logs"].get("loss", 0.0)):
@@ -63,9 +63,9 @@ class StopAtNaN(TrainerCallback):
 
 
 class StopWithoutProgress(TrainerCallback):
-    """Ends a run when none of some metrics was better for `patience` evaluations; it remembers nothing, so that a run resumes.
+    """Stops a run when none of the given metrics has improved for `patience` evaluations.
 
-    NISQA watches `corpus_lcc` and `corpus_mapped_rmse`.
+    NISQA watches `corpus_lcc` and `corpus_mapped_rmse`. The callback reads the log and keeps no state, so a run can resume.
     """
 
     def __init__(self, patience: int, metrics: Sequence[str]):
@@ -84,12 +84,12 @@ class StopWithoutProgress(TrainerCallback):
 
 
 def _goodness(metric: str, value: float) -> float:
-    """A number that is larger where the metric is better; the least of all where it is not defined."""
+    """Return a number that is larger for a better value of the metric; minus infinity if the value is undefined."""
     return -math.inf if math.isnan(value) else value if greater_is_better(metric) else -value
 
 
 class Progress(TrainerCallback):
-    """Tells how far a training is, by the function of a [`~hf_sqa.progress.bar`], and announces a line for every evaluation."""
+    """Reports training progress to a [`~hf_sqa.progress.bar`], and announces a line after every evaluation."""
 
     def __init__(self, update: Callable[..., None], announce: Callable[[str], object]) -> None:
         self._update, self._announce = update, announce
@@ -114,18 +114,18 @@ class Progress(TrainerCallback):
 
 
 class Waiting:
-    """How long a training waits for its data, and how many windows come.
+    """Measures how long training waits for data, and how many windows arrive.
 
-    Its first batches do not count: while they are read, the workers start.
+    The first batches do not count, because the workers are still starting.
     """
 
     def __init__(self) -> None:
-        self.num_windows = 0  # windows, or whole clips, that came
+        self.num_windows = 0  # windows, or whole clips, that arrived
         self.seconds = 0.0  # time spent waiting for them
         self._began: float | None = None
 
     def watch(self, fetch: Callable[[], tuple[list[dict[str, Any]], Any]]) -> tuple[list[dict[str, Any]], Any]:
-        """What `fetch` gives, counted: batches with `labels`, and something else."""
+        """Return what `fetch` returns (batches with `labels`, and something else), and count it."""
         started = time.perf_counter()
         found = fetch()
         ended = time.perf_counter()
@@ -138,12 +138,12 @@ class Waiting:
 
     @property
     def share(self) -> float:
-        """Share of the time in which training waited, 0 to 1."""
+        """Share of the time that training spent waiting, 0 to 1."""
         return self.seconds / self._elapsed
 
     @property
     def windows_per_second(self) -> float:
-        """Windows that came in a second: what the workers can bring where training waits, what it takes where it does not."""
+        """Windows that arrived per second: the speed of the workers if training waits for them, else that of training."""
         return self.num_windows / self._elapsed
 
     @property
@@ -151,7 +151,7 @@ class Waiting:
         return max(time.perf_counter() - self._began, 1e-9) if self._began is not None else float("inf")
 
     def sentence(self, num_workers: int) -> str:
-        """Rate and share in words, and what to do if training waits for data."""
+        """Return rate and share in words, and what to do if training waits for data."""
         rate = f"{self.windows_per_second:.1f} windows a second, {self.windows_per_second / num_workers:.1f} a worker"
         remedy = "; a larger `training.dataloader_num_workers` makes it faster" if self.share > 0.1 else ""
         return f"Data: {rate}; training waited for them {self.share:.0%} of the time{remedy}."

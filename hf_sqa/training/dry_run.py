@@ -1,4 +1,4 @@
-"""A recipe tried in seconds, without its corpora and its encoder, offline: every key is used, on a tiny model of the family."""
+"""Try a recipe in seconds and offline, without its corpora and encoder: every key is used, on a tiny model of the family."""
 
 import json
 import tempfile
@@ -37,7 +37,7 @@ SHORT = {
     "logging_steps": 1,
     "eval_on_start": False,
 }
-#: Options that follow the encoder, which a tiny model does not have.
+#: Options that depend on the encoder, which a tiny model does not have.
 OF_ENCODER = {"encoder_config", "layer", "layers"}
 LEFT_OUT = ("eval_delay", "deepspeed", "fsdp", "fsdp_config", "tf32", "dataloader_prefetch_factor", "torch_compile")
 
@@ -56,7 +56,7 @@ def dry_run_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> TrainingR
     if training.get("eval_strategy") != "no":
         training |= {"eval_strategy": "steps", "eval_steps": NUM_STEPS}
     if training.get("max_seconds"):
-        # The generated clips last up to 1.2 s; cut ones have no features that stay, see `feature_cache`.
+        # The generated clips last up to 1.2 s. Clips that are cut have no fixed features to keep, see `feature_cache`.
         training["max_seconds"] = min(training["max_seconds"], 1.2 if training.get("feature_cache") else 1.0)
     if training.get("feature_cache"):
         training["feature_cache"] = "run"
@@ -100,11 +100,11 @@ def check_names(recipe: Recipe) -> None:
 
 
 def look_at_encoder(recipe: Recipe) -> str | None:
-    """A line that says where the encoder of a new model comes from; `None` for a family without one, or a checkpoint that brings
-    its own.
+    """Return a line that says where the encoder of a new model comes from; `None` for a family without an encoder, or a checkpoint
+    that includes its own.
 
     Raises:
-        ValueError: If the encoder is here and is not a known one, or lacks the layers that the recipe names.
+        ValueError: If the encoder is on this machine and is of an unknown kind, or lacks the layers that the recipe names.
     """
     model = recipe.model
     if model.checkpoint is not None or model.knowledge_from is not None or model.family not in families():
@@ -128,7 +128,7 @@ def look_at_encoder(recipe: Recipe) -> str | None:
 
 
 def tiny_model(recipe: Recipe) -> Any:
-    """A tiny random model of the recipe's family, with its scores, its loss and every option but sizes."""
+    """Return a tiny random model of the recipe's family, with its scores, its loss and every option except sizes."""
     family = _family(recipe.model)
     check_choice("model.family", family, families())
     config_class, model_class = families()[family]
@@ -145,7 +145,7 @@ def tiny_model(recipe: Recipe) -> Any:
 
 
 def generated_rows(score_names: Sequence[str], num_rows: int, corpora: Sequence[str] = ("first",)) -> list[dict[str, Any]]:
-    """Voiced tones in noise whose level follows from the score, so that it can be learned in a few steps; with all columns."""
+    """Return rows, with all columns, of voiced tones in noise. The score sets the noise level, so a few steps can learn it."""
     rng, ranges = np.random.default_rng(0), {name: SCORE_RANGES.get(name, (1.0, 5.0)) for name in score_names}
     rows: list[dict[str, Any]] = []
     for number in range(num_rows):

@@ -1,8 +1,8 @@
-"""Rated rows as examples and batches for training: labels checked at once, audio read, cut and degraded one by one.
+"""Rated rows as examples and batches for training. Labels are checked at once; audio is read, cut and degraded clip by clip.
 
-Everything random about an example is drawn from `(seed, epoch, row)`, so it does not depend on the number of processes and workers,
-nor on an interruption. A recording that cannot be read is an example without a waveform, never an exception: an epoch of 100,000
-clips survives one corrupted file.
+Everything random about an example is drawn from `(seed, epoch, row)`, so it depends neither on the number of processes and workers
+nor on an interruption. A recording that cannot be read becomes an example without a waveform, never an exception: an epoch of
+100,000 clips survives one corrupted file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import torch
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.data.schema import undecoded
 
-#: Columns, besides audio and scores, that training and validation use.
+#: Columns that training and validation use besides audio and scores.
 COLUMNS = ("system_id", "condition_id", "corpus", "mos_std", "num_ratings")
-#: Global batches that are drawn together and sorted by length. More would save padding, but repeat the same batches every epoch.
+#: Global batches that are drawn together and sorted by length. More would save padding but repeat the same batches every epoch.
 BATCHES_PER_BUCKET = 50
 
 
@@ -31,8 +31,8 @@ class Draw(NamedTuple):
     """A row drawn in an epoch."""
 
     row: int  # its number in the data set
-    epoch: int = 0  # chance depends on it: where a recording is cut, how it is degraded
-    # whether it only keeps a process busy that has no row in the last step. Its example has no label, and `-1` as its row
+    epoch: int = 0  # seeds the random choices: where a recording is cut, how it is degraded
+    # whether it only keeps a process busy that has no row left in the last step; its example has no label, and `-1` as its row
     is_filler: bool = False
 
 
@@ -44,7 +44,7 @@ def make_example(
     offset: float = 0.0,
     failure: tuple[str, str, str] | None = None,
 ) -> dict[str, Any]:
-    """A row for the collator; `offset`, 0 to 1, says where it is cut, and one that only fills a batch has no labels."""
+    """Return a row for the collator. `offset`, 0 to 1, says where the clip is cut; a filler has no labels."""
     return {
         "row": -1 if draw.is_filler else draw.row,
         "labels": np.full_like(labels, np.nan) if draw.is_filler else labels,
@@ -56,11 +56,11 @@ def make_example(
 
 
 class Examples(torch.utils.data.Dataset):
-    """Base of what a trainer takes: labelled recordings, of no system and no known spread, that are never cut.
+    """Base class of what a trainer takes: labelled recordings, by default without systems or known spread of ratings, never cut.
 
     Attributes:
         labels (`np.ndarray` of shape `(num_rows, num_labels)`): Float32, NaN where not rated.
-        lengths (`list`): `(num_frames, rate)` of every recording, from its header; `(0, 1)` where it cannot be read.
+        lengths (`list`): `(num_frames, rate)` of every recording, from its header; `(0, 1)` if it cannot be read.
         excluded (`Counter`): Rows left out before training, by reason.
         systems, conditions (`list[str | None]`, *optional*): System and condition of every row; `None` if no row names one.
     """
@@ -81,7 +81,7 @@ class Examples(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, key: int | tuple[int, int] | Draw) -> dict[str, Any]:
-        """The example of a row, of `(row, epoch)`, or of a [`Draw`]."""
+        """Return the example of a row, given as its number, `(row, epoch)` or a [`Draw`]."""
         return self._example(Draw(*key) if isinstance(key, tuple) else Draw(int(key)))
 
     def _example(self, draw: Draw) -> dict[str, Any]:
@@ -89,12 +89,12 @@ class Examples(torch.utils.data.Dataset):
 
     @property
     def corpora(self) -> list[str]:
-        """Corpus of every row, `"unknown"` where it is not named."""
+        """Corpus of every row, `"unknown"` if it is not named."""
         return ["unknown"] * len(self)
 
     @property
     def label_variances(self) -> np.ndarray:
-        """Squared standard error of every mean rating, `(num_rows,)`; NaN where unknown."""
+        """Squared standard error of every mean rating, `(num_rows,)`; NaN if unknown."""
         return np.full(len(self), np.nan)
 
     def seconds(self) -> np.ndarray:
@@ -110,7 +110,7 @@ class Examples(torch.utils.data.Dataset):
         return 0 if limit is None else int((np.array([frames / rate for frames, rate in self.lengths]) > limit).sum())
 
     def source(self, row: int) -> str:
-        """What to call the recording of a row."""
+        """Return a name for the recording of a row."""
         return f"row {row} of the {self.name}"
 
 
@@ -125,11 +125,11 @@ class RatedSpeech(Examples):
         window_samples (`int`, *optional*): The same in samples, for families with a fixed window.
         augmentation ([`Augmentation`], *optional*): Degradations drawn for every example.
         seed (`int`, *optional*, defaults to `0`): Seed of the cuts and degradations.
-        training (`bool`, *optional*, defaults to `True`): Whether the rows are for training: then a score without any label is an
-            error; in validation it is a warning.
+        training (`bool`, *optional*, defaults to `True`): Whether the rows are for training. A score that no row has is an error
+            in training and a warning in validation.
 
     Raises:
-        ValueError: If a score has no column, is text, or no row has it.
+        ValueError: If a score has no column, is text, or is missing in every row.
     """
 
     def __init__(
@@ -215,13 +215,13 @@ class RatedSpeech(Examples):
 class EpochBatches(torch.utils.data.Sampler):
     """Batches of [`Draw`] for one process, `batch_size` rows each. The global batches do not depend on the number of processes.
 
-    One process with batches of 8 and two with batches of 4 see the same rows in the same steps. The order of an epoch follows from
-    the seed and the number of the epoch alone, so a resumed run continues with the right batch.
+    One process with batches of 8 and two with batches of 4 see the same rows in the same steps. The order of an epoch follows only
+    from the seed and the number of the epoch, so a resumed run continues with the right batch.
 
     Args:
-        seconds (`np.ndarray` of shape `(num_rows,)`, *optional*): Durations; rows of similar duration then share a batch.
-        groups (sequence, *optional*): A value for each row; only rows of the same value share a batch.
-        shuffle (`bool`, *optional*, defaults to `True`): Whether every epoch has an order of its own.
+        seconds (`np.ndarray` of shape `(num_rows,)`, *optional*): Durations. If given, rows of similar duration share a batch.
+        groups (sequence, *optional*): A value for each row; only rows with the same value share a batch.
+        shuffle (`bool`, *optional*, defaults to `True`): Whether every epoch has its own order.
         drop_last (`bool`, *optional*, defaults to `False`): Whether to leave out a last batch that is not full.
     """
 
@@ -255,7 +255,7 @@ class EpochBatches(torch.utils.data.Sampler):
         for rows in self.global_batches(epoch):
             parts = np.array_split(rows, self.num_processes)
             mine = [Draw(int(row), epoch) for row in parts[self.process_index]]
-            # A process without rows in the last step takes part in it all the same.
+            # Every process must take part in the last step, even without rows.
             yield mine or [Draw(int(rows[0]), epoch, is_filler=True)]
 
     def global_batches(self, epoch: int) -> list[np.ndarray]:
@@ -286,7 +286,7 @@ class EpochBatches(torch.utils.data.Sampler):
 
 
 class Augmentation:
-    """Degradations that leave the label as it is, so only for changes that would not change a rating."""
+    """Degradations that keep the label, so only for changes that would not change a rating."""
 
     def __init__(self, chain: Any, probability: float = 1.0):
         if not 0 <= probability <= 1:
@@ -299,7 +299,7 @@ class Augmentation:
 
 
 def _columns(data: Any, wanted: Sequence[str], needed: Sequence[str], name: str) -> dict[str, list[Any]]:
-    """Those of the wanted columns that rows have; refuses rows without recordings, or without a needed column."""
+    """Return the wanted columns that the rows have. Refuse rows without recordings or without a needed column."""
     is_table = hasattr(data, "column_names")
     there = list(data.column_names if is_table else dict.fromkeys(key for row in data for key in row))
     if len(data) and "audio" not in there:
@@ -314,7 +314,7 @@ def _columns(data: Any, wanted: Sequence[str], needed: Sequence[str], name: str)
 
 
 def _label_matrix(columns: dict[str, list[Any]], score_names: Sequence[str], name: str) -> np.ndarray:
-    """Labels `(num_rows, num_labels)`, float32, NaN where not rated."""
+    """Return labels `(num_rows, num_labels)`, float32, NaN where not rated."""
     matrix = np.empty((len(columns[score_names[0]]), len(score_names)), np.float32)
     for index, score in enumerate(score_names):
         for row, value in enumerate(columns[score]):

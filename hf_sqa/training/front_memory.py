@@ -1,7 +1,7 @@
-"""What the frozen parts of a model give for a clip, computed once: a front's outputs in memory, an encoder's features on disk.
+"""Compute the outputs of a model's frozen parts once per clip: those of its front kept in memory, an encoder's features on disk.
 
-Outputs in memory are for ten epochs on a CPU. They are exact: a frozen module in evaluation mode gives the same output for the same
-row, whatever else is in the batch. What does not fit into the memory is computed as usual.
+Outputs in memory are meant for ten epochs on a CPU. They are exact: a frozen module in evaluation mode returns the same output for
+the same row, whatever else is in the batch. What does not fit into memory is computed as usual.
 """
 
 import contextlib
@@ -20,30 +20,30 @@ from hf_sqa.blocks.speech_encoder import takes_spectra
 from hf_sqa.checkpoints import base_digest
 
 DIGEST_BYTES = 16
-#: Rows in one mapped piece of memory. An array for each row would land where a large short-lived array was, and the heap would grow
-#: to several times what is kept.
+#: Rows in one mapped piece of memory. An array per row would be placed in the gaps that large short-lived arrays leave, and the
+#: heap would grow to several times what is kept.
 ROWS_PER_PIECE = 64
-#: The folder of a run's own features, and the value of `training.feature_cache` that asks for it.
+#: The folder of features inside a run's folder, and the value of `training.feature_cache` that asks for it.
 IN_RUN, OF_RUN = "features", "run"
 
 
 class FrontMemory:
-    """Outputs of frozen modules by the digest of their input rows; one memory serves all folds of an evaluation.
+    """Outputs of frozen modules, by the digest of their input rows. One memory serves all folds of an evaluation.
 
-    Of Distill-MOS v7, what `hf-sqa finetune` freezes takes 3.4 MB a window. With `weightless`, outputs of modules without weights
-    are kept too.
+    The outputs of the modules of Distill-MOS v7 that `hf-sqa finetune` freezes take 3.4 MB per window. With `weightless`, outputs
+    of modules without weights are kept too.
     """
 
     def __init__(self, max_bytes: int = 2**30, weightless: bool = False):
         self.max_bytes, self.num_bytes, self.weightless = max_bytes, 0, weightless
         self.num_hits = self.num_computed = 0
         self._rows: dict[bytes, np.ndarray] = {}
-        self._free: dict[tuple[int, ...], list[np.ndarray]] = {}  # by shape: rows of a piece that hold nothing yet
+        self._free: dict[tuple[int, ...], list[np.ndarray]] = {}  # unused rows of the pieces, by shape
 
     def attach(self, model: torch.nn.Module) -> list[str]:
-        """Keep the outputs of the frozen modules before the first trained one; returns their names.
+        """Keep the outputs of the frozen modules before the first trained module, and return their names.
 
-        Modules with different weights never share outputs, and a module that is trained later computes as usual.
+        Modules with different weights never share outputs. A module that is unfrozen later computes as usual.
         """
         names = []
         for name, module in _frozen_front(model, self.weightless):
@@ -80,7 +80,7 @@ class FrontMemory:
                 computed = dict(zip(missing, outputs, strict=True))
                 for index, output in computed.items():
                     self._keep(keys[index], output)
-            # Kept as NumPy arrays: a tensor made in inference mode could not take part in training.
+            # Outputs are kept as NumPy arrays, because a tensor made in inference mode could not take part in training.
             return torch.stack([computed[i] if i in computed else torch.from_numpy(self._rows[key]) for i, key in enumerate(keys)])
 
         return remembered
@@ -99,7 +99,7 @@ class FrontMemory:
 
 
 def _frozen_front(module: torch.nn.Module, weightless: bool, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
-    """Outermost modules without trained weights, in order, up to the first trained weight."""
+    """Yield the outermost modules without trained weights, in order, up to the first trained weight."""
     for name, child in module.named_children():
         trained = [parameter.requires_grad for parameter in child.parameters()]
         if isinstance(child, torch.nn.Dropout):
@@ -114,12 +114,12 @@ def _frozen_front(module: torch.nn.Module, weightless: bool, prefix: str = "") -
 
 @contextlib.contextmanager
 def features_of_run(trainer: Any, run_folder: Path, *, augments: bool) -> Iterator[FeatureFolder | None]:
-    """Within the block, the features of a frozen encoder are computed once a clip, where the arguments of the trainer ask for it.
+    """Compute the features of a frozen encoder once per clip inside the `with` block, if the trainer's arguments ask for it.
 
-    Features kept under the folder of the run serve a run that is resumed, and go when it ends well.
+    Features kept in the folder of the run are reused when it resumes, and deleted when it ends without an error.
 
     Raises:
-        ValueError: If the features of a clip would not be the same in every epoch, as with `augments`.
+        ValueError: If the features of a clip would change from epoch to epoch, as with `augments`.
     """
     asked = trainer.args.feature_cache
     if asked is None:
@@ -136,7 +136,7 @@ def features_of_run(trainer: Any, run_folder: Path, *, augments: bool) -> Iterat
 
 
 def check_features_stay(trainer: Any, augments: bool) -> None:
-    """Refuse `training.feature_cache` where the encoder, or what it sees of a clip, changes from epoch to epoch."""
+    """Refuse `training.feature_cache` if the encoder, or the part of a clip that it sees, changes from epoch to epoch."""
     model, args, data = trainer.quality_model, trainer.args, trainer.train_dataset
     encoder: Any = getattr(model, "encoder", None)
 

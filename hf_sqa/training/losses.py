@@ -1,4 +1,4 @@
-"""From the recipe's `loss` section to what is minimised: the model's own loss by its configuration, or one that needs more."""
+"""From the recipe's `loss` section to the training loss: the model's own, set in its configuration, or one that needs more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hf_sqa.training.recipe import LossOptions
 
 
 def loss_options(loss: LossOptions | None, config_class: Any) -> dict[str, Any]:
-    """Values of a family's configuration that a `loss` section sets."""
+    """Return the values of a family's configuration that a `loss` section sets."""
     if loss is None:
         return {}
     family, known = config_class.model_type, {field.name for field in fields(config_class)}
@@ -41,7 +41,7 @@ def loss_options(loss: LossOptions | None, config_class: Any) -> dict[str, Any]:
 
 
 def make_training_loss(loss: LossOptions, corpora: Sequence[str], num_labels: int) -> TrainingLoss | None:
-    """The loss of a recipe where the loss inside the model is not enough, else `None`."""
+    """Return the loss of a recipe, or `None` if the loss inside the model is enough."""
     if loss.kind == "gaussian" and loss.variance == "ratings":
         return RatingsGaussian(loss.residual_std)
     if loss.kind == "bias_aware":
@@ -50,15 +50,15 @@ def make_training_loss(loss: LossOptions, corpora: Sequence[str], num_labels: in
 
 
 class TrainingLoss:
-    """A loss that looks at more than predictions and labels."""
+    """A loss that needs more than predictions and labels."""
 
     def __call__(self, outputs: Any, labels: torch.Tensor, rows: torch.Tensor, data: Any, epoch: int) -> torch.Tensor:
-        """The loss `()` for outputs of the model, labels `(B, L)`, NaN where not rated, and the row of every example `(B,)`, -1
-        where it only fills the batch. `data` is the training data, [`RatedSpeech`]; `None` in validation."""
+        """Return the loss `()` for outputs of the model, labels `(B, L)` (NaN: not rated) and the row of every example `(B,)` (-1:
+        it only fills the batch). `data` is the training data, [`RatedSpeech`]; `None` in validation."""
         raise NotImplementedError
 
     def begin_epoch(self, epoch: int, data: Any, join: Any) -> None:
-        """Called before every epoch; `join` merges arrays `(num_rows, L)` of which every process filled a part."""
+        """Prepare an epoch; called before each. `join` merges arrays `(num_rows, L)` when every process has filled a part."""
 
     def save(self, folder: Path, process_index: int) -> None:
         """Write into a checkpoint what a resumed run needs."""
@@ -70,9 +70,9 @@ class TrainingLoss:
 class RatingsGaussian(TrainingLoss):
     """Squared errors, each divided by the variance of its label: clips with few or contradictory ratings count less.
 
-    The Gaussian negative log-likelihood of the labels when the variance of each is known: the squared standard error of its mean
-    rating (`mos_std² / num_ratings`; the median one where it is not known) plus that of the model itself. Without the terms that no
-    gradient reaches, and scaled so that a label of median certainty counts 1.
+    This is the Gaussian negative log-likelihood of labels whose variance is known: the squared standard error of the mean rating
+    (`mos_std² / num_ratings`; their median where it is unknown) plus the variance of the model itself. Terms without a gradient are
+    left out, and a label of median certainty has weight 1.
     """
 
     def __init__(self, residual_std: float):
@@ -87,7 +87,7 @@ class RatingsGaussian(TrainingLoss):
         return (weights * errors.square()).sum() / rated.sum().clamp(min=1)
 
     def weights(self, variances: np.ndarray) -> np.ndarray:
-        """Weight of every row by the variance of its label; 1 for all where no variance is known."""
+        """Return the weight of every row from the variance of its label; 1 for all rows if no variance is known."""
         if np.isnan(variances).all():
             return np.ones(len(variances))
         middle = np.nanmedian(variances)
@@ -95,7 +95,7 @@ class RatingsGaussian(TrainingLoss):
 
 
 class BiasAware(TrainingLoss):
-    """[`BiasAwareLoss`] of NISQA over the epochs of a run: lines are fitted to the predictions of the previous epoch."""
+    """[`BiasAwareLoss`] of NISQA over the epochs of a run. Its lines are fitted to the predictions of the previous epoch."""
 
     def __init__(self, corpora: Sequence[str], num_labels: int, anchor_corpus: str | None, min_correlation: float):
         self.lines = BiasAwareLoss(corpora, num_labels, anchor_corpus=anchor_corpus, min_correlation=min_correlation)
@@ -116,7 +116,7 @@ class BiasAware(TrainingLoss):
         return self.lines(logits, labels, names)
 
     def begin_epoch(self, epoch: int, data: Any, join: Any) -> None:
-        if not 0 <= self.seen_in < epoch:  # the first epoch, or one that a resumed run is in the middle of
+        if not 0 <= self.seen_in < epoch:  # the first epoch, or a resumed run in the middle of an epoch
             return
         seen = join(self._seen(len(data.labels)))
         device, made = next(self.lines.buffers()).device, ~np.isnan(seen).any(axis=1)

@@ -1,4 +1,4 @@
-"""The model of a recipe: loaded or new, with the options of the recipe, frozen in part, or with a low-rank adapter."""
+"""The model of a recipe: loaded or new, with the recipe's options, partly frozen, or with a low-rank adapter."""
 
 import fnmatch
 import json
@@ -16,20 +16,20 @@ from hf_sqa.extras import import_extra
 from hf_sqa.training.losses import loss_options
 from hf_sqa.training.recipe import Lora, Model
 
-#: Parts of a configuration that training makes wrong, and what is said when they go.
+#: Parts of a configuration that training makes invalid, and what is announced when they are dropped.
 OF_TRAINED_SCORES = {
     "score_mapping": "The checkpoint's mapping of its scores is dropped: it was fitted to predictions that training changes.",
     "score_intervals": "The checkpoint's calibration of intervals is dropped: training changes its errors. `hf-sqa calibrate` "
     "makes one.",
 }
-#: Linear layers that get an adapter, where a family has them; else all outside the heads.
+#: Linear layers that get an adapter if a family has them; otherwise all linear layers outside the heads get one.
 ATTENTION = ("q_proj", "v_proj")
-#: Modules of the families that are trained as a whole with it.
+#: Modules of the families that are trained as a whole beside an adapter.
 HEADS = ("score_head", "score_heads", "layer_mix", "log_variance_head")
 
 
 def build_model(section: Model, loss: Any = None, *, announce: Any = None) -> Any:
-    """The model of a recipe, in float32."""
+    """Load or make the model of a recipe, in float32."""
     options = dict(section.config)
     if section.size is not None:
         options = dict(families()[str(section.family)][0].sizes[section.size]) | options
@@ -79,7 +79,7 @@ def _with_knowledge(model_class: Any, section: Model, options: dict[str, Any], a
 
 
 def _with_other_options(model: Any, options: dict[str, Any], announce: Any) -> Any:
-    """The same model with other options of its configuration, such as its scores: tensors that this gives another shape are new."""
+    """Return the model with changed configuration options, such as its scores. Tensors whose shape changes are initialised anew."""
     values = model.config.to_dict() | options
     for name in ("label2id", "num_labels", "architectures", "transformers_version", "model_type", "dtype"):
         values.pop(name, None)
@@ -111,12 +111,12 @@ def freeze(model: Any, patterns: Sequence[str]) -> None:
 
 
 def add_adapter(model: Any, options: Lora) -> Any:
-    """Wrap a model to train a low-rank adapter, and its heads as a whole."""
+    """Wrap a model to train a low-rank adapter together with the whole heads."""
     peft = import_extra("peft", "The section `model.lora`", "peft")
     heads = []
     for name, module in model.named_modules():
         if name.split(".")[-1] in HEADS:
-            is_container = isinstance(module, torch.nn.ModuleDict | torch.nn.ModuleList)  # peft takes no containers
+            is_container = isinstance(module, torch.nn.ModuleDict | torch.nn.ModuleList)  # peft accepts no containers
             heads += [f"{name}.{child}" for child, _ in module.named_children()] if is_container else [name]
     targets = sorted({name.split(".")[-1] for name, _ in model.named_modules()} & set(ATTENTION)) or sorted(
         name
@@ -138,8 +138,8 @@ def add_adapter(model: Any, options: Lora) -> Any:
 
 
 def save_adapter(adapted: Any, folder: Path) -> Any:
-    """Save the adapter alone in `adapter/`, with what tells its base, and return the model with it merged in."""
-    # No model of ours has the embeddings that peft would otherwise look for at the base, on the Hub.
+    """Save the adapter alone in `adapter/`, with what identifies its base, and return the model with the adapter merged in."""
+    # None of our models has embeddings, which peft would otherwise look up in the base model on the Hub.
     adapted.save_pretrained(folder / "adapter", save_embedding_layers=False)
     (folder / "adapter" / BASE_FILE).write_text(json.dumps({"weights": adapted.base_digest}), encoding="utf-8")
     return adapted.merge_and_unload()

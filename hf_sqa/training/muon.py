@@ -1,7 +1,7 @@
-"""Muon: momentum steps whose singular values are made equal, for weights that are matrices or filters; AdamW for the rest.
+"""Muon: momentum steps with equalised singular values for weights that are matrices or filters; AdamW for the rest.
 
 Source:   Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, https://kellerjordan.github.io/posts/muon/
-Differs:  the filters of convolutions are trained too, each as one row of a matrix; `torch.optim.Muon` takes matrices only.
+Differs:  convolution filters are trained too, each as one row of a matrix; `torch.optim.Muon` takes matrices only.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,12 +13,12 @@ from torch import nn
 #: Coefficients of the polynomial that drives singular values to about 1, and how often it is applied.
 COEFFICIENTS, NUM_ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 MOMENTUM = 0.95
-#: Weights with fewer rows or columns, such as a layer that gives one score or filters over one channel, stay with AdamW.
+#: Weights with fewer rows or columns stay with AdamW: a layer with one score, for example, or filters over one channel.
 SMALLEST_SIDE = 10
 
 
 class Muon(torch.optim.Optimizer):
-    """Trains parameter groups with `momentum` by Muon, those with `betas` by AdamW."""
+    """Optimizer that trains parameter groups with `momentum` by Muon, and those with `betas` by AdamW."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]):
         super().__init__(groups, {})
@@ -59,7 +59,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
-    """The matrix with its singular values between about 0.7 and 1.2, in bfloat16 on the way: `(R, C)`."""
+    """Return the matrix `(R, C)` with its singular values brought to about 0.7 to 1.2, computed in bfloat16."""
     a, b, c = COEFFICIENTS
     wide = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().T
     wide = wide / (wide.norm() + 1e-7)
@@ -78,7 +78,7 @@ def muon_groups(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> list[dict[str, Any]]:
-    """Parameter groups of a model: matrices and filters for Muon, everything else for AdamW."""
+    """Return parameter groups of a model: matrices and filters for Muon, everything else for AdamW."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed = None if decayed is None else set(decayed)
     muon = {"lr": learning_rate, "momentum": MOMENTUM}

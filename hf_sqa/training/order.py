@@ -1,19 +1,19 @@
-"""Versions of one recording that listeners have ranked, and a loss that holds a model to their order.
+"""Ranked versions of one recording, and a loss that teaches a model their order.
 
-Rated speech says how good a recording is; often less is known: that a coder at 9 kb/s beats itself at 6, on any sentence. The table
-names such versions,
+Rated speech says how good a recording is. Often less is known: that a coder at 9 kb/s sounds better than at 6 kb/s, for example,
+whatever the sentence. A table lists such versions:
 
     filepath,group,rank,mos
-    fr/012_opus6.flac,fr/012 opus,0,2.54        # `mos`: listeners' mean of the condition, where there is one; else empty
+    fr/012_opus6.flac,fr/012 opus,0,2.54        # `mos`: listeners' mean of the condition if there is one, else empty
     fr/012_opus9.flac,fr/012 opus,1,3.69
     fr/012_lyra3.flac,fr/012 lyra,0,
     fr/012_lyra6.flac,fr/012 lyra,1,
 
-and a group takes part in every step besides the batch, by the model's first score. Only differences within a group count, so
-the level of a talker, a sentence or a listening test does not matter: they should equal the difference of the means where these are
-known; else the better version should lead by a margin.
+Every training step adds one group to the batch and looks at the model's first score. Only differences within a group count, so the
+level of a talker, a sentence or a listening test does not matter. A difference of scores should equal the difference of the means
+if both are known; otherwise the better version should lead by a margin.
 
-Source: offsets left out as in the contrastive loss of UTMOS (Saeki et al., Interspeech 2022); where no mean is known, a hinge
+Source: offsets left out as in the contrastive loss of UTMOS (Saeki et al., Interspeech 2022); a hinge loss without known means
 """
 
 import csv
@@ -29,22 +29,22 @@ from hf_sqa.training.examples import Draw, make_example
 from hf_sqa.training.recipe import OrderOptions
 
 COLUMNS = ("filepath", "group", "rank")
-#: Versions of a group that take part in a step at most; of more, others every time.
+#: Most versions of a group in one step; from a larger group they are drawn anew in every step.
 MAX_VERSIONS = 4
 
 
 def order_loss(scores: torch.Tensor, groups: torch.Tensor, ranks: torch.Tensor, means: torch.Tensor, margin: float) -> torch.Tensor:
-    """Loss of the pairs of a group whose ranks differ: `max(0, margin - difference)`, or the smooth L1 distance of their difference
-    from that of their means where both are known.
+    """Loss over pairs of different rank within a group: `max(0, margin - difference)`, or, if both means are known, the smooth L1
+    distance between the difference of the scores and that of the means.
 
     Args:
         scores (`torch.Tensor` of shape `(N,)`): Scores of the versions, in label units.
         groups, ranks (`torch.Tensor` of shape `(N,)`): Group of each version, and its rank in it; higher is better.
-        means (`torch.Tensor` of shape `(N,)`): Listeners' means, NaN where there is none.
+        means (`torch.Tensor` of shape `(N,)`): Listeners' means, NaN if there is none.
         margin (`float`): By how much the better version should lead, in label units.
 
     Returns:
-        `torch.Tensor` of shape `()`: Mean over the pairs; 0 if there is none.
+        `torch.Tensor` of shape `()`: Mean over the pairs; 0 if there are none.
     """
     better, worse = torch.nonzero((groups[:, None] == groups[None]) & (ranks[:, None] > ranks[None]), as_tuple=True)
     ahead, wanted = scores[better] - scores[worse], means[better] - means[worse]
@@ -55,11 +55,11 @@ def order_loss(scores: torch.Tensor, groups: torch.Tensor, ranks: torch.Tensor, 
 
 
 class OrderedGroups:
-    """The groups of a table, one of them for every step; recordings longer than a window are cut, all of a group at one place.
+    """The groups of a table; one is drawn per step. All recordings of a group longer than the window are cut at the same place.
 
     Raises:
-        FileNotFoundError: If a recording is not there.
-        ValueError: If the table has no group of two versions of different rank, or a rank that is no number.
+        FileNotFoundError: If a recording does not exist.
+        ValueError: If no group of the table has two versions of different rank, or a rank is not a number.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class OrderedGroups:
             raise ValueError(f"Expected groups of two versions or more of different `rank` in {str(table)!r}, got none.")
 
     def draw(self, step: int, process: int = 0) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
-        """Examples for the collator, and `groups`, `ranks` and `means` of them; the same for the same step."""
+        """Return examples for the collator and their `groups`, `ranks` and `means`; the same step always draws the same."""
         rng = np.random.default_rng([self.seed, step, process])
         examples, facts = [], []
         (index,) = rng.integers(len(self.groups), size=1)

@@ -1,7 +1,7 @@
 """Pseudo-labels: a teacher's scores of recordings, stored with the teacher's identity, and joined to rated rows for training.
 
-Stage one of MTQ-Net's multi-task pseudo-label learning, and of any distillation. A row that is done is in a journal beside the
-table at once, so a run that was killed goes on where it stopped; the table itself appears whole or not at all.
+This is stage one of MTQ-Net's multi-task pseudo-label learning, and of any distillation. A finished row is written at once to a
+journal beside the table, so a killed run continues where it stopped. The table itself appears whole or not at all.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from hf_sqa.runs import journal, locked, read_journal, whole_file
 
 JOURNAL_VERSION = 1
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-#: What an error says of the last where it cannot be had.
+#: Words of the error if Parquet, the last suffix, cannot be written here.
 PARQUET = ("A Parquet table", "take .csv or .jsonl")
-#: Columns of the table, in order, around those of the scores.
+#: Columns of the table in order; the scores come between the first and the last.
 FIRST_COLUMNS = ("audio", "utterance_id", "corpus")
 LAST_COLUMNS = ("status", "code", "reason", "duration_seconds", "content")
 TEACHER_COLUMNS = ("teacher_id", "teacher_revision", "teacher_weights", "teacher_preprocessing")
-#: What makes a teacher another one; its name and its revision may change without.
+#: Facts that identify a teacher. The same teacher may have another name or revision.
 SAME_TEACHER = ("teacher_weights", "teacher_preprocessing")
 
 Row = dict[str, Any]
@@ -44,9 +44,9 @@ class PseudoLabels:
     path: Path  # where it is
     score_names: list[str]  # the teacher's scores
     teacher: dict[str, str | None]  # `teacher_id`, `teacher_revision`, `teacher_weights` and `teacher_preprocessing`
-    # a row a recording: `audio` (relative to the table's folder, a URL, or `None`), `utterance_id`, `corpus`, the scores (NaN where
-    # there is none), `status` (`"ok"` or that of the error), `code`, `reason`, `duration_seconds` and `content` (SHA-256 of the
-    # file or the samples, first 16 characters)
+    # one row per recording: `audio` (relative to the table's folder, a URL, or `None`), `utterance_id`, `corpus`, the scores (NaN
+    # if missing), `status` (`"ok"` or that of the error), `code`, `reason`, `duration_seconds` and `content` (SHA-256 of the file
+    # or the samples, first 16 characters)
     rows: list[Row]
     num_reused: int = 0  # rows of an earlier run that were not scored again
     reasons: Counter[str] = field(default_factory=Counter)
@@ -56,7 +56,7 @@ class PseudoLabels:
 
     @property
     def num_failed(self) -> int:
-        """Recordings without a score; `reasons` counts them by code."""
+        """Number of recordings without a score; `reasons` counts them by code."""
         return sum(self.reasons.values())
 
 
@@ -70,29 +70,30 @@ def pseudo_label(
     overwrite: bool = False,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> PseudoLabels:
-    """Score recordings with a teacher and write a table; go on where an earlier run stopped.
+    """Score recordings with a teacher and write a table; continue where an earlier run stopped.
 
-    Recordings done already, whose content is the same, are not scored again; failed ones are tried again. A recording that cannot
-    be scored is a row with a reason. A repeated recording is scored once. Rows of other recordings stay in the table, last.
+    Recordings that were scored before and have not changed are not scored again; failed ones are tried again. A recording that
+    cannot be scored becomes a row with a reason. A repeated recording is scored once. Rows that the table already has for other
+    recordings are kept, at its end.
 
     Args:
-        data: `datasets.Dataset` with a column `audio` (from `load_corpus`, say), or a sequence of dicts with `audio` and, as far as
-            known, `utterance_id` and `corpus`, or of paths.
-        teacher ([`~hf_sqa.pipelines.AudioQualityPipeline`]): What scores, `hf_sqa.pipeline("teacher/")`.
-        output (path): Table to write, `.csv`, `.jsonl` or `.parquet`. Until it is complete the journal lies beside it, named
-            `.<name>.journal`.
+        data: `datasets.Dataset` with a column `audio` (from `load_corpus`, for example), a sequence of dicts with `audio` and, if
+            known, `utterance_id` and `corpus`, or a sequence of paths.
+        teacher ([`~hf_sqa.pipelines.AudioQualityPipeline`]): The scoring pipeline, such as `hf_sqa.pipeline("teacher/")`.
+        output (path): Table to write, `.csv`, `.jsonl` or `.parquet`. Until it is complete, the journal `.<name>.journal` lies
+            beside it.
         batch_size, num_workers (`int`, *optional*): Recordings scored together, and processes that decode; they change no score.
-        overwrite (`bool`, *optional*, defaults to `False`): Begin anew, whatever an earlier run left.
-        progress (callable, *optional*): Called with the numbers done, failed, and in all, after every recording.
+        overwrite (`bool`, *optional*, defaults to `False`): Start anew, whatever an earlier run left.
+        progress (callable, *optional*): Called after every recording with the numbers of recordings done, failed, and in total.
 
     Returns:
         [`PseudoLabels`]: The table as written.
 
     Raises:
-        ValueError: If `output` is a table of another teacher or of something else, or a recording has neither path nor
-            `utterance_id`.
-        OSError: If it cannot be written.
-        Locked: If another process is writing it.
+        ValueError: If `output` is the table of another teacher or not a table of pseudo-labels, or a recording has neither a path
+            nor an `utterance_id`.
+        OSError: If `output` cannot be written.
+        Locked: If another process is writing `output`.
     """
     path = Path(output)
     if path.suffix.lower() not in SUFFIXES:
@@ -138,21 +139,21 @@ def pseudo_label(
 
 
 def with_pseudo_labels(data: Any, table: str | os.PathLike[str] | PseudoLabels, *, score_names: Sequence[str] | None = None) -> Any:
-    """Rated rows with the teacher's scores as further labels, in columns of the scores' names; labels that were there are replaced.
+    """Add the teacher's scores to rated rows as labels, in columns named like the scores. Existing columns are replaced.
 
-    Rows and recordings are matched by the place of the audio, else by `corpus` and `utterance_id` where these are unique. A row
+    Rows are matched to recordings by the location of the audio, else by `corpus` and `utterance_id` if these are unique. A row
     without a pseudo-label gets NaN, which adds nothing to a loss.
 
     Args:
         data: `datasets.Dataset` or a list of dicts.
         table (path or [`PseudoLabels`]): The teacher's scores.
-        score_names (sequence of `str`, *optional*): Which of them; all if not given.
+        score_names (sequence of `str`, *optional*): Scores to add; all if not given.
 
     Returns:
-        The same kind as `data`. A data set says in `info.description` how many rows found theirs, and whose they are.
+        The same type as `data`. The `info.description` of a data set says how many rows got a label, and from which teacher.
 
     Raises:
-        FileNotFoundError, ValueError: As [`read_pseudo_labels`]; if a score is not in the table, or no row finds a label.
+        FileNotFoundError, ValueError: As [`read_pseudo_labels`]; if a score is not in the table, or no row gets a label.
     """
     labels = table if isinstance(table, PseudoLabels) else read_pseudo_labels(table)
     names = list(labels.score_names if score_names is None else score_names)
@@ -180,7 +181,7 @@ def with_pseudo_labels(data: Any, table: str | os.PathLike[str] | PseudoLabels, 
         f"{num_labelled:,} of {len(rows):,} rows"
     )
     description = "; ".join(filter(None, (data.info.description, description)))
-    with contextlib.ExitStack() as silent:  # the bars of `datasets` know no terminal
+    with contextlib.ExitStack() as silent:  # `datasets` draws its bars even without a terminal
         if not are_progress_bars_disabled():
             disable_progress_bars()
             silent.callback(enable_progress_bars)
@@ -192,7 +193,7 @@ def with_pseudo_labels(data: Any, table: str | os.PathLike[str] | PseudoLabels, 
 
 
 def journal_of(path: Path) -> Path:
-    """File that keeps the rows of a table until it is complete."""
+    """Return the path of the file that keeps the rows of a table until the table is complete."""
     return path.with_name(f".{path.name}.journal")
 
 
@@ -209,8 +210,8 @@ def read_pseudo_labels(path: str | os.PathLike[str]) -> PseudoLabels:
     """Read a table of pseudo-labels.
 
     Raises:
-        FileNotFoundError: If there is none; says so if a run has not finished it.
-        ValueError: If it is another table, or holds scores of several teachers.
+        FileNotFoundError: If there is no such table; the message says so if a run has not finished it.
+        ValueError: If it is not a table of pseudo-labels, or holds scores of several teachers.
     """
     path = Path(path)
     if not path.is_file():
@@ -240,7 +241,7 @@ def read_pseudo_labels(path: str | os.PathLike[str]) -> PseudoLabels:
 
 
 def _matches(rows: Sequence[Row], labels: PseudoLabels) -> list[Row | None]:
-    """The row of the table that belongs to each row: by the place of the audio, else by a name that is unique on both sides."""
+    """Return the matching table row of each row: by the location of the audio, else by a name that is unique on both sides."""
     by_place = {_place(row["audio"], labels.path.parent): row for row in labels.rows if row["audio"]}
     name_of = operator.itemgetter("corpus", "utterance_id")
     by_name = {name_of(row): row for row in labels.rows}
@@ -256,7 +257,7 @@ def _matches(rows: Sequence[Row], labels: PseudoLabels) -> list[Row | None]:
 
 
 def _rows_of(data: Any) -> Any:
-    """Rows of `audio`, `utterance_id` and `corpus`, audio undecoded: recordings inside a data set stay there until read."""
+    """Return rows of `audio`, `utterance_id` and `corpus`. Audio stays undecoded, so a data set's recordings are read later."""
     if not hasattr(data, "cast_column"):
         return [row if isinstance(row, Mapping) and "audio" in row else {"audio": row} for row in data]
     if "audio" not in data.column_names:
@@ -265,7 +266,7 @@ def _rows_of(data: Any) -> Any:
 
 
 def _named(row: Mapping[str, Any]) -> Row:
-    """What a row is called, where its audio is (`place`), and the audio."""
+    """Return the names of a row, the location of its audio (`place`), and the audio."""
     audio = row["audio"]
     path = audio.get("path") if isinstance(audio, Mapping) else audio
     is_place = isinstance(path, str | os.PathLike) and not (isinstance(audio, Mapping) and (audio.get("bytes") or "array" in audio))
@@ -279,14 +280,14 @@ def _place(path: Any, folder: str | os.PathLike[str] = "") -> str:
 
 
 def _entries(rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Row]:
-    """What to score, by a key that stays the same from run to run, in order."""
+    """Return the recordings to score, in order, by a key that is the same in every run."""
     entries: dict[str, Row] = {}
     for number, row in enumerate(rows):
         named = _named(row)
         place = named["place"]
         if place is None and named["utterance_id"] is None:
             raise ValueError(f"Expected a path or an `utterance_id` for every recording, got neither in row {number}.")
-        # Relative, so that the table can move with its corpus.
+        # The path is relative, so that the table can move with its corpus.
         audio = None if place is None else place if "://" in place else os.path.relpath(place, folder.absolute())
         key = _key({**named, "audio": audio})
         if key not in entries:
@@ -302,7 +303,7 @@ def _key(row: Mapping[str, Any]) -> str:
 
 
 def content_digest(audio: Any) -> str | None:
-    """First 16 characters of the SHA-256 of a file, or of samples and their rate; `None` where there is no file to read."""
+    """Return the first 16 characters of the SHA-256 of a file, or of samples and their rate; `None` if there is no file to read."""
     if isinstance(audio, Mapping) and audio.get("array") is not None:
         content = f"{audio.get('sampling_rate')} ".encode() + np.ascontiguousarray(audio["array"]).tobytes()
     elif isinstance(audio, Mapping) and audio.get("bytes"):
@@ -318,7 +319,7 @@ def content_digest(audio: Any) -> str | None:
 
 
 def _known_rows(path: Path, teacher: Mapping[str, Any], names: Sequence[str]) -> dict[str, Row]:
-    """Rows of earlier runs by key, those of the journal before those of the table; refuses rows of another teacher."""
+    """Return rows of earlier runs by key; the journal overrides the table. Refuse rows of another teacher."""
     earlier: list[tuple[Mapping[str, Any], Sequence[str], list[Row]]] = []
     if path.is_file() and (table := read_pseudo_labels(path)).rows:
         earlier.append((table.teacher, table.score_names, table.rows))

@@ -1,7 +1,7 @@
-"""Recipes: a training run as data, one YAML file with a section per question, every key known and every number with its source.
+"""Recipes: a training run as data, in one YAML file with checked keys and a source for every number.
 
 paper: "Exploring the influence ..."
-cites: {training.learning_rate: "We train with ...", ...}     # the sentence a number comes from, by its dotted key
+cites: {training.learning_rate: "We train with ...", ...}     # by dotted key, the sentence that a number comes from
 model: {family: wav2vec2_mos, encoder: facebook/wav2vec2-base, config: {mask_padding: false}}
 data: {train: [{corpus: nisqa/TRAIN_SIM, root: NISQA_Corpus}], split: {share: 0.2, group: talker_id}}
 loss: {kind: l1}
@@ -27,7 +27,7 @@ from hf_sqa.shipped import find_file
 
 @dataclass(frozen=True)
 class Source:
-    """Rated rows from one place: exactly one of `corpus`, `table` and `hub`."""
+    """Rated rows from one source: exactly one of `corpus`, `table` and `hub` is set."""
 
     # `corpus`, `table`, `hub`: name of a corpus or of a part of it, path of a table, repository on the Hub
     corpus: str | None = None
@@ -44,7 +44,7 @@ class Source:
     revision: str | None = None
     on_missing: Literal["raise", "drop"] = "raise"
     filter: dict[str, Any] | None = None  # rows to keep, by column: a value, a list of values, or `{min: ..., max: ...}`
-    limit: int | None = None  # number of clips to draw, with the score distribution of all
+    limit: int | None = None  # number of clips to draw, keeping the score distribution
 
     def __post_init__(self) -> None:
         given = [name for name in ("corpus", "table", "hub") if getattr(self, name) is not None]
@@ -53,7 +53,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Its name for `load_corpus`."""
+        """Name of the source for `load_corpus`."""
         return f"hub:{self.hub}" if self.hub is not None else str(self.corpus or self.table)
 
 
@@ -66,13 +66,13 @@ class Model:
     size: str | None = None  # size of a new `distilled_sqa`, see [`DistilledSQAConfig.student`]
     # pre-trained speech encoder to build a new model on: a folder, a Hub id, or `default`, the features of Distill-MOS v7
     encoder: str | None = None
-    # folder or Hub id of a MOSANet whose trunk a new MTQNet starts from, and whose encoder it takes unless `encoder` names one:
-    # the paper's knowledge transfer
+    # folder or Hub id of a MOSANet. A new MTQNet starts from its trunk, and takes its encoder unless `encoder` is given: the
+    # knowledge transfer of the paper
     knowledge_from: str | None = None
-    encoder_options: dict[str, Any] | None = None  # values of the encoder's configuration to change
+    encoder_options: dict[str, Any] | None = None  # changes to the encoder's configuration
     config: dict[str, Any] = field(default_factory=dict)  # options of the family's configuration
     scores: list[str] | None = None  # scores to predict; those of the checkpoint, or of the family, if not given
-    # modules that are not trained, by name or pattern: `encoder`, `encoder.feature_extractor*`
+    # names or patterns of modules to keep frozen: `encoder`, `encoder.feature_extractor*`
     freeze: list[str] = field(default_factory=list)
     lora: Lora | None = None  # `r`, `alpha` and `dropout` of a low-rank adapter
 
@@ -113,17 +113,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """Which rows."""
+    """Rows to train and validate on."""
 
     train: list[Source] = field(default_factory=list)  # sources of the training rows
-    # sources of the validation rows. If none of this, `split` and `training_set` is given, the corpora's own split is used:
-    # rows marked `validation` validate, and rows marked `test` are left out
+    # sources of the validation rows. Without this, `split` and `training_set`, the corpora's own split is used: rows marked
+    # `validation` validate, and rows marked `test` are left out
     validation: list[Source] | None = None
     split: Split | None = None  # take the validation rows out of the training rows
     training_set: str | None = None  # one of the ten sets of the wav2vec 2.0 study, drawn from the training rows
     pseudo_labels: str | None = None  # table of `hf-sqa pseudo-label`: the teacher's scores replace labels of the same names
-    filter: dict[str, Any] | None = None  # filter of all sources, as for one
-    limit: int | None = None  # number of training clips to draw, with the score distribution of all
+    filter: dict[str, Any] | None = None  # filter for all sources, written as for one
+    limit: int | None = None  # number of training clips to draw, keeping the score distribution
     seed: int = 0  # seed of the draws
 
     def __post_init__(self) -> None:
@@ -161,8 +161,8 @@ class LossOptions:
     # `ranking_weight`, `ranking_margin`: weight and margin of a pairwise term on differences of scores
     ranking_weight: float | None = None
     ranking_margin: float | None = None
-    variance: Literal["learned", "ratings"] = "learned"  # for `gaussian`: `learned` by the model, or known from the `ratings`
-    residual_std: float = 0.3  # for `gaussian` by ratings: error of the model besides the spread of the listeners
+    variance: Literal["learned", "ratings"] = "learned"  # for `gaussian`: `learned` by the model, or taken from the `ratings`
+    residual_std: float = 0.3  # for `gaussian` with `ratings`: the model's own error, besides the listeners' spread
     # `anchor_corpus`, `min_correlation`: options of `bias_aware`, see `hf_sqa.models.nisqa.bias_aware_loss`
     anchor_corpus: str | None = None
     min_correlation: float = 0.7
@@ -170,11 +170,11 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class OrderOptions:
-    """Versions of recordings whose order is known and whose scores are not; see `hf_sqa.training.order`."""
+    """Versions of recordings with a known order but unknown scores; see `hf_sqa.training.order`."""
 
-    table: str  # CSV file with the columns `filepath` (from its folder), `group`, `rank` (higher is better) and, where known, `mos`
+    table: str  # CSV file with columns `filepath` (relative to its folder), `group`, `rank` (higher is better) and, if known, `mos`
     weight: float = 0.1  # weight of the term that is added to the loss
-    margin: float = 0.2  # by how much the better version should lead, in label units
+    margin: float = 0.2  # desired lead of the better version, in label units
 
     def __post_init__(self) -> None:
         if not (0 < self.weight < float("inf") and 0 <= self.margin < float("inf")):
@@ -185,12 +185,12 @@ class Saved:
     """A recipe that can be written to a file."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as it is written in a file, without the values left at their defaults."""
+        """Return the recipe as it is written to a file, without the values left at their defaults."""
         content: dict[str, Any] = written(self)
         return content
 
     def save(self, path: str | Path) -> None:
-        """Write it as YAML."""
+        """Write the recipe as YAML."""
         Path(path).write_text(dump_yaml(self.to_dict()) + "\n", encoding="utf-8")
 
 
@@ -210,7 +210,7 @@ class Recipe(Saved):
     cites: dict[str, str] = field(default_factory=dict)
 
     def definition(self) -> dict[str, Any]:
-        """What decides on the weights: the recipe without its folder, its evaluation, and what is said about it."""
+        """Return what determines the weights: the recipe without its folder, evaluation and descriptive keys."""
         about = ("output_dir", "paper", "cites", "evaluation")
         return {name: value for name, value in self.to_dict().items() if name not in about}
 
@@ -220,13 +220,13 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, ove
 
     Args:
         recipe (path, `dict` or [`Recipe`]): A YAML file, its content, or the name of a recipe of the package, such as `"w2v-ger"`.
-        overrides (sequence of `str`): Changes to it, see [`~hf_sqa.options.apply_overrides`]: `training.learning_rate=1e-4`,
-            `data.train.0.root=/data/NISQA`, `model.lora.r=4`; `+=` adds to a list.
+        overrides (sequence of `str`): Changes to the recipe, see [`~hf_sqa.options.apply_overrides`]:
+            `training.learning_rate=1e-4`, `data.train.0.root=/data/NISQA`, `model.lora.r=4`; `+=` adds to a list.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        TypeError: If a key is unknown; the message suggests the nearest.
-        ValueError: If it is not YAML, or a value cannot be used.
+        TypeError: If a key is unknown; the message suggests the nearest one.
+        ValueError: If the file is not YAML, or a value cannot be used.
     """
     if isinstance(recipe, Recipe) and not overrides:
         return recipe
@@ -245,7 +245,7 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, ove
 def read_content(
     recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()
 ) -> tuple[dict[str, Any], str]:
-    """A recipe of any kind with its changes made, keys unchecked, and what errors call it; see [`load_recipe`]."""
+    """Return the content of any recipe, overrides applied, keys unchecked, and its name in errors; see [`load_recipe`]."""
     if isinstance(recipe, Recipe):
         recipe = recipe.to_dict()
     if isinstance(recipe, Mapping):
@@ -254,11 +254,11 @@ def read_content(
 
 
 def check_training(content: Mapping[str, Any], source: str) -> None:
-    """Check the keys of the section `training`, and correct in place what YAML takes for something else."""
+    """Check the keys of the section `training`, and correct in place the values that YAML misreads."""
     from hf_sqa.training.arguments import AudioQualityTrainingArguments
 
     options = content.get("training")
-    if not isinstance(options, dict):  # refused with its name by `read_options`
+    if not isinstance(options, dict):  # `read_options` refuses it and names the key
         return
     if "output_dir" in options:
         raise ValueError(f"Expected `output_dir` at the top of {source}, got it in `training`.")
@@ -270,7 +270,7 @@ def check_training(content: Mapping[str, Any], source: str) -> None:
                 "TrainingArguments and of AudioQualityTrainingArguments."
             )
         if name.endswith("_strategy") and options[name] is False:
-            options[name] = "no"  # YAML takes `no` for false
+            options[name] = "no"  # YAML reads `no` as false
 
 
 def _has(content: Any, key: str) -> bool:

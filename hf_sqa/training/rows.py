@@ -1,4 +1,4 @@
-"""The rows of a recipe: loaded, filtered, drawn and split, and how many were left out for which reason."""
+"""Load, filter, draw and split the rows of a recipe, and count those left out by reason."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,14 @@ from hf_sqa.data.splits import nested_subsets, stratified_split, training_set
 from hf_sqa.training.pseudo_label import read_pseudo_labels, with_pseudo_labels
 from hf_sqa.training.recipe import Recipe, Source
 
-#: Options of a source that say how it is read.
+#: Options of a source for reading it.
 READING = ("columns", "scale", "ratings", "join", "language", "split", "revision")
 
 
 def load_rows(recipe: Recipe, notes: list[str] | None = None) -> tuple[Any, Any, Counter[str]]:
-    """The rows that a recipe names, as `(train, validation, excluded)`.
+    """Load the rows of a recipe as `(train, validation, excluded)`.
 
-    Rows are in the schema of `hf_sqa.data`; `validation` is `None` where there are none. `excluded` counts rows left out by reason:
+    Rows are in the schema of `hf_sqa.data`; `validation` is `None` if there are none. `excluded` counts rows left out by reason:
     `filter`, `missing`, `test split`.
 
     Raises:
@@ -50,7 +50,7 @@ def load_rows(recipe: Recipe, notes: list[str] | None = None) -> tuple[Any, Any,
 
 
 def split_rows(rows: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
-    """Rated rows in two, to train and to validate on, as `data.split` of a recipe says."""
+    """Split rated rows into training and validation rows, as `data.split` of a recipe says."""
     split = recipe.data.split
     assert split is not None
     score, is_rated = "mos", np.zeros(len(rows), bool)
@@ -72,7 +72,7 @@ def split_rows(rows: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
 
 
 def add_pseudo_labels(train: Any, validation: Any, recipe: Recipe, notes: list[str]) -> tuple[Any, Any]:
-    """The rows with the labels of the table `data.pseudo_labels` of a recipe."""
+    """Add the labels of a recipe's table `data.pseudo_labels` to the rows."""
     table = read_pseudo_labels(str(recipe.data.pseudo_labels))
     names = [name for name in table.score_names if recipe.model.scores is None or name in recipe.model.scores]
     notes.append(f"pseudo-labels {', '.join(names)} by {table.teacher['teacher_id']}, weights {table.teacher['teacher_weights']}")
@@ -81,10 +81,10 @@ def add_pseudo_labels(train: Any, validation: Any, recipe: Recipe, notes: list[s
 
 
 def load_source(source: Source, excluded: Counter[str] | None = None, key: str = "") -> Any:
-    """The rows of one source, filtered and drawn as it says: a `datasets.Dataset` in the schema of `hf_sqa.data`.
+    """Load the rows of one source, filtered and drawn as it says: a `datasets.Dataset` in the schema of `hf_sqa.data`.
 
-    `excluded` gets the number of rows left out by reason: `missing`, `filter`; `key`, such as `data.train.0`, is where the recipe
-    names the source: what to change if it is not there.
+    The numbers of rows left out are added to `excluded` by reason: `missing`, `filter`. Errors name `key`, such as `data.train.0`:
+    the place in the recipe to change if the source does not exist.
 
     Raises:
         FileNotFoundError, ValueError: As [`~hf_sqa.data.load_corpus`], or if no row meets the filter.
@@ -110,7 +110,7 @@ def _load_sources(sources: Sequence[Source], excluded: Counter[str], key: str) -
 
 
 def _by_own_split(rows: Any, excluded: Counter[str]) -> tuple[Any, Any]:
-    """Rows that a corpus itself calls validation are validated on; those it calls test are left out."""
+    """Split rows as their corpus does: its validation rows validate, its test rows are left out."""
     parts = np.array([part or "train" for part in rows["split"]])
     if num_test := int((parts == "test").sum()):
         excluded["test split"] += num_test
@@ -120,12 +120,13 @@ def _by_own_split(rows: Any, excluded: Counter[str]) -> tuple[Any, Any]:
 
 
 def select_rows(rows: Any, conditions: Mapping[str, Any], place: str, *, every_value: bool = False) -> Any:
-    """Rows that meet conditions by column: a value, a list of values, or `{min: ..., max: ...}`.
+    """Select the rows that meet conditions by column: a value, a list of values, or `{min: ..., max: ...}`.
 
-    Values are compared as text, an empty cell as `""`. With `every_value`, each value of a list has to be there, not only one.
+    Values are compared as text, an empty cell as `""`. With `every_value`, each value of a list must occur, not only one.
 
     Raises:
-        ValueError: If there is no such column or value, or no row meets all conditions; `place` says where they were written.
+        ValueError: If a column or value does not exist, or no row meets all conditions; the message names `place`, where the
+            conditions are written.
     """
     keep = np.ones(len(rows), bool)
     for column, condition in conditions.items():
@@ -162,7 +163,7 @@ def _filtered(rows: Any, conditions: Mapping[str, Any] | None, place: str, exclu
 
 
 def _limited(rows: Any, limit: int, seed: int) -> Any:
-    """So many of the rows, with the score distribution of all where all are rated."""
+    """Draw up to `limit` rows, keeping the score distribution if all rows are rated."""
     if limit >= len(rows):
         return rows
     if not _is_rated(rows["mos"]).all():

@@ -39,15 +39,15 @@ from hf_sqa.training.trainer import AudioQualityTrainer
 #: Messages of a full disk or quota from Python, Rust (safetensors) and C++ (torch).
 FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
 CHECKPOINTS, RESULT, RECIPE = "checkpoints", "training_result.json", "recipe.yaml"
-#: Clips over which mean and deviation of mel bands are measured.
+#: Number of clips to measure mean and deviation of mel bands on.
 NUM_MEASURED = 256
 STATE_FILE = "trainer_state.json"
-#: Folders in checkpoints of DeepSpeed and FSDP, whose files have other names.
+#: Folders of DeepSpeed and FSDP checkpoints, which name their files differently.
 SHARDED = ("global_step", "pytorch_model_fsdp", "optimizer_")
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on, and the message says what to do."""
+    """Training cannot continue; the message says what to do."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -64,7 +64,7 @@ class TrainingResult:
 
     output_dir: Path  # folder with the best weights, configuration, feature extractor, recipe and this result
     metrics: dict[str, float] = field(default_factory=dict)  # validation metrics of these weights, such as `eval_utt_srcc`
-    # `num_train` and `num_validation`: number of rated rows
+    # `num_train` and `num_validation`: numbers of rated rows
     num_train: int = 0
     num_validation: int = 0
     best_step: int | None = None  # optimiser steps to these weights; all steps if there was no validation
@@ -75,16 +75,16 @@ class TrainingResult:
     failures: dict[str, str] = field(default_factory=dict)  # recordings that could not be read, and why
     notes: list[str] = field(default_factory=list)  # remarks: clips cut, splits made
     history: list[dict[str, float]] = field(default_factory=list)  # losses and metrics that were logged, by step
-    recipe_digest: str = ""  # digits that differ where the recipe or the data of the run do
+    recipe_digest: str = ""  # digest of the recipe and the data of the run
 
     def save(self) -> None:
-        """Write it into its folder."""
+        """Write the result into its folder."""
         content = asdict(self) | {"output_dir": None}
         write_whole(self.output_dir / RESULT, json.dumps(content, indent=1, default=float) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> TrainingResult:
-        """Read it from its folder."""
+        """Read a result from its folder."""
         content = json.loads((Path(folder) / RESULT).read_text(encoding="utf-8"))
         return cls(**content | {"output_dir": Path(folder)})
 
@@ -103,7 +103,7 @@ def run_recipe(
 ) -> TrainingResult:
     """Train a model by a recipe.
 
-    A run that was interrupted resumes from its newest complete checkpoint. A finished run is not repeated: its result is returned.
+    An interrupted run resumes from its newest complete checkpoint. A finished run is not repeated: its result is returned.
 
     Args:
         recipe ([`Recipe`], path or `dict`): The recipe.
@@ -113,15 +113,15 @@ def run_recipe(
         resume (`bool`, *optional*, defaults to `True`): Whether to resume the run in `output_dir`, or to return its result.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to delete a run of another recipe in `output_dir`.
         callbacks (*optional*): Callbacks of transformers' Trainer.
-        announce (callable, *optional*): Takes lines about progress; standard error if not given.
+        announce (callable, *optional*): Receives lines about progress; if not given, they go to standard error.
         trainer_class (*optional*): Class of the trainer, instead of [`AudioQualityTrainer`].
 
     Raises:
         TypeError, ValueError: If the recipe, a label or an option cannot be used.
-        RunMismatch: If `output_dir` holds another run; names what differs.
-        Locked: If another process trains into it.
-        TrainingError: If memory or disk runs out, or the loss is not a number.
-        Interrupted: After Ctrl-C, when a checkpoint is saved.
+        RunMismatch: If `output_dir` holds another run; the message names the difference.
+        Locked: If another process is training in `output_dir`.
+        TrainingError: If memory or disk runs out, or the loss is NaN.
+        Interrupted: After Ctrl-C, once a checkpoint is saved.
     """
     recipe = load_recipe(recipe)
     announce = announce or _announce
@@ -228,7 +228,7 @@ def _train(trainer: Any, interrupt: Any, resume: bool, notes: list[str], announc
 
 
 def find_resumable_checkpoint(folder: str | Path, num_processes: int = 1) -> tuple[Path | None, list[str]]:
-    """The newest complete `checkpoint-<step>` in a folder, which need not exist, and a line for every torn one that is newer.
+    """Return the newest complete `checkpoint-<step>` in a folder, which need not exist, and a line for every newer incomplete one.
 
     Each of the `num_processes` that resume needs its own random state.
     """
@@ -243,7 +243,7 @@ def find_resumable_checkpoint(folder: str | Path, num_processes: int = 1) -> tup
 
 
 def what_is_torn(path: Path, num_processes: int = 1) -> str | None:
-    """Why a run cannot resume from a checkpoint; `None` if it can."""
+    """Return why a run cannot resume from a checkpoint; `None` if it can."""
     state = path / STATE_FILE
     try:
         content = json.loads(state.read_text(encoding="utf-8"))
@@ -257,7 +257,7 @@ def what_is_torn(path: Path, num_processes: int = 1) -> str | None:
         return "no weights"
     for file in weights:
         try:
-            with safe_open(file, "np"):  # refuses a file that is not as long as its header says
+            with safe_open(file, "np"):  # refuses a file of another length than its header says
                 pass
         except (OSError, SafetensorError):
             return f"{file.name} is cut short"
@@ -273,7 +273,7 @@ def what_is_torn(path: Path, num_processes: int = 1) -> str | None:
 
 
 def _is_whole_archive(path: Path) -> bool:
-    """Whether a file of `torch.save` has its directory, which is written last, and every entry it names."""
+    """Return whether a file of `torch.save` has its directory, which is written last, and every entry listed there."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -332,7 +332,7 @@ def _definition(recipe: Recipe, train: Any, validation: Any, model: Any) -> dict
 
 
 def _begin(folder: Path, definition: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """Refuse, or with `overwrite` remove, what another run left in the folder."""
+    """Refuse the files of another run in the folder, or remove them with `overwrite`."""
     run_file, result_file = folder / CHECKPOINTS / "run.json", folder / RESULT
     remedy = "choose another `output_dir`, delete the folder, or pass `overwrite=True` (`--overwrite`)"
     try:
@@ -374,7 +374,7 @@ def _best_metrics(trainer: Any) -> dict[str, float]:
 
 
 def _save_finished(trainer: Any, recipe: Recipe, result: TrainingResult) -> None:
-    """Write everything aside first, then move it into the folder; the result, which says that all is there, comes last."""
+    """Write everything aside, then move it into the folder. The result comes last: it marks the folder as complete."""
     unfinished = result.output_dir / ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -382,7 +382,7 @@ def _save_finished(trainer: Any, recipe: Recipe, result: TrainingResult) -> None
         model = trainer.accelerator.unwrap_model(trainer.model)
         if not isinstance(model, type(trainer.quality_model)):  # an adapter
             model = save_adapter(model, unfinished)
-        model.config.checkpoint_name = None  # these are not the published weights any more
+        model.config.checkpoint_name = None  # these are no longer the published weights
         model.save_for_inference(unfinished)
         trainer.processing_class.save_pretrained(unfinished)
         recipe.save(unfinished / RECIPE)
@@ -397,7 +397,7 @@ def _save_finished(trainer: Any, recipe: Recipe, result: TrainingResult) -> None
 
 
 def _explained(error: Exception, args: Any) -> TrainingError | None:
-    """What to try, where there is something to try."""
+    """Return an error that says what to try, or `None` if there is nothing to try."""
     text = str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         size = args.per_device_train_batch_size
@@ -416,10 +416,10 @@ def _explained(error: Exception, args: Any) -> TrainingError | None:
 
 
 def _not_resumable(error: Exception, checkpoint: Path | None, trainer: Any) -> TrainingError | None:
-    """What to do, where a run does not get beyond the checkpoint that it goes on from."""
+    """Return an error that says what to do if a run fails before it gets past its checkpoint, or `None` if it failed later."""
     if checkpoint is None or trainer.state.global_step > int(checkpoint.name.split("-")[1]):
         return None
-    if isinstance(error, UnpicklingError):  # torch's message says how to open it nevertheless
+    if isinstance(error, UnpicklingError):  # torch's message would say how to open it anyway
         reason = "one of its files holds other things than tensors and numbers, which could run code, and is not opened"
     else:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

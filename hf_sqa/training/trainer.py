@@ -1,8 +1,8 @@
 """`AudioQualityTrainer`: the Trainer of transformers for rated speech.
 
-Beyond that, it reads and cuts the audio, batches by length where padding would change a score, keeps rows without some scores and
-recordings that cannot be read out of the loss, weights every process by its number of labels, and validates every clip once, at
-utterance and system level.
+In addition, it reads and cuts the audio, batches by length if padding would change a score, leaves missing scores and unreadable
+recordings out of the loss, weights every process by its number of labels, and validates every clip once, at utterance and system
+level.
 """
 
 import logging
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 #: Keys that the collator adds for the trainer, not for the model.
 NOT_INPUTS = ("rows", "failures")
-#: With fewer systems a rank correlation says next to nothing: for two it is 1 or -1.
+#: With fewer systems a rank correlation means next to nothing: with two it is 1 or -1.
 MIN_SYSTEMS = 3
 
 
@@ -46,9 +46,9 @@ class AudioQualityTrainer(Trainer):
         train_dataset, eval_dataset (`datasets.Dataset`, sequence of `dict` or [`Examples`]): Rows as `load_corpus` gives them.
         processing_class (*optional*): The feature extractor; made by the model if not given.
         augmentation ([`Augmentation`], *optional*): Degradations for training.
-        loss (`LossOptions`, *optional*): The section `loss` of a recipe. It matters where the loss needs more than predictions and
-            labels; else the loss inside the model is used.
-        order (`OrderOptions`, *optional*): The section `order` of a recipe: groups of versions whose order is to be kept.
+        loss (`LossOptions`, *optional*): The section `loss` of a recipe. It is used only for a loss that needs more than
+            predictions and labels; otherwise the loss inside the model is used.
+        order (`OrderOptions`, *optional*): The section `order` of a recipe: groups of versions with a known order.
         callbacks (*optional*): As for [`Trainer`].
 
     Attributes:
@@ -122,8 +122,8 @@ class AudioQualityTrainer(Trainer):
             callbacks=callbacks,
             **kwargs,
         )
-        # The families' forward takes no `num_items_in_batch`; inside a PEFT wrapper the Trainer would not see it, and multiply the
-        # loss by the number of processes.
+        # The `forward` of our families takes no `num_items_in_batch`. Through a PEFT wrapper the Trainer does not see this, and
+        # would multiply the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         if args.early_stopping_patience is not None and evaluated is not None:
@@ -135,11 +135,11 @@ class AudioQualityTrainer(Trainer):
     # ---- Data
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """See `Trainer.get_batch_samples`; the time is counted."""
+        """See `Trainer.get_batch_samples`; the time spent is counted."""
         return self.waiting.watch(lambda: super(AudioQualityTrainer, self).get_batch_samples(*args, **kwargs))
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of this process; their order follows from the seed and the epoch alone."""
+        """Return the batches of this process; their order follows from the seed and the epoch alone."""
         if self.train_dataset is None:
             raise ValueError("Expected `train_dataset` to train on, got none.")
         data: Any = self.train_dataset
@@ -165,7 +165,7 @@ class AudioQualityTrainer(Trainer):
         return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Every clip once, whole, in batches that do not change its score."""
+        """Return every clip once, whole, in batches that do not change its score."""
         if isinstance(eval_dataset, str):
             eval_dataset = dict(self.eval_dataset or {})[eval_dataset]  # type: ignore[arg-type]
         if eval_dataset is None and self.eval_dataset is None:
@@ -188,7 +188,7 @@ class AudioQualityTrainer(Trainer):
         return self.get_eval_dataloader(test_dataset)
 
     def _loader(self, data: Examples, batches: EpochBatches, collator: Any) -> DataLoader:
-        # Not prepared by Accelerate: the batches are already divided among the processes.
+        # Accelerate does not prepare this loader, because the batches are already divided among the processes.
         workers = self.args.dataloader_num_workers
         return DataLoader(
             data,
@@ -199,9 +199,9 @@ class AudioQualityTrainer(Trainer):
             persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             worker_init_fn=_ignore_interrupts if workers else None,
-            # Not forked: in a copy of a process that has computed, torch waits for threads that are not there.
+            # Spawn, do not fork: in a copy of a process that has computed, torch waits for threads that do not exist.
             multiprocessing_context="spawn" if workers else None,
-            generator=torch.Generator().manual_seed(0),  # else making an iterator would draw from the global generator
+            generator=torch.Generator().manual_seed(0),  # otherwise making an iterator would draw from the global generator
         )
 
     def _as_evaluated(self, data: Any) -> Any:
@@ -214,7 +214,7 @@ class AudioQualityTrainer(Trainer):
     # ---- Loss
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Mean loss over all labels in the batches of all processes."""
+        """Return the mean loss over all labels in the batches of all processes."""
         inputs = dict(inputs)
         rows, failures = (inputs.pop(name, None) for name in NOT_INPUTS)
         self._note(failures)
@@ -232,14 +232,14 @@ class AudioQualityTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Adds the gradient of [`order_loss`], once in every step of the optimiser, where an order is given."""
+        """Train on a batch; if an order is given, also add the gradient of [`order_loss`], once per optimiser step."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.order is None or not self.accelerator.sync_gradients:
             return loss
         examples, known = self.order.draw(self.state.global_step, self.args.process_index)
         collated: Any = self.data_collator(examples)
         batch = self._prepare_inputs({name: value for name, value in collated.items() if name not in NOT_INPUTS})
-        # Statistics over versions of one sentence are not those of speech: norms use, and keep, those that they have.
+        # Statistics over versions of one sentence are not those of speech, so norms use and keep their present ones.
         norms = [
             module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.training
         ]
@@ -256,13 +256,13 @@ class AudioQualityTrainer(Trainer):
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch of the next step."""
+        """Epoch of the next step."""
         return int((self.state.epoch or 0) + 1e-9)
 
     def _share(self, labels: torch.Tensor) -> torch.Tensor:
-        """Labels in this process over their mean in all processes: gradients are averaged over processes, not over labels.
+        """Return the number of labels here over its mean of all processes: gradients are averaged over processes, not over labels.
 
-        On the way the processes agree on whether Ctrl-C was pressed: all have to stop after the same step.
+        The processes also agree here on whether Ctrl-C was pressed, because all have to stop after the same step.
         """
         interrupts = [callback for callback in self.callback_handler.callbacks if isinstance(callback, Interrupt)]
         num_rated = (~torch.isnan(labels)).sum().float()
@@ -311,7 +311,7 @@ class AudioQualityTrainer(Trainer):
     # ---- The Hub
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Note where to publish. The repository is made when there is something checked to put into it."""
+        """Note where to publish. The repository is created later, once a checked model is ready for it."""
         self.hub_model_id = self.args.hub_model_id  # type: ignore[assignment]
 
     def push_to_hub(  # type: ignore[override]
@@ -323,20 +323,20 @@ class AudioQualityTrainer(Trainer):
         private: bool | None = None,
         **options: Any,
     ) -> Any:
-        """Publish the model, or its adapter, with everything that `hf-sqa push` checks and adds.
+        """Publish the model, or its adapter, with all checks and additions of `hf-sqa push`.
 
         Args:
             commit_message (`str`, *optional*, defaults to `"End of training"`): Title of the commit.
-            blocking (`bool`, *optional*, defaults to `True`): `True` alone: whether it was published is known on return.
-            token, revision, private (*optional*): Those of the arguments (`hub_token`, `hub_revision`, `hub_private_repo`) if not
-                given.
+            blocking (`bool`, *optional*, defaults to `True`): Only `True`, so that on return the outcome is known.
+            token, revision, private (*optional*): If not given, those of the training arguments (`hub_token`, `hub_revision`,
+                `hub_private_repo`).
             **options: Options of `hf_sqa.hub.publish.publish`, such as `license`.
 
         Returns:
-            `Publication`: What was published, where; `None` in all processes but the first.
+            `Publication`: What was published, and where; `None` in all processes but the first.
 
         Raises:
-            PublishError: If a check fails; nothing was sent then.
+            PublishError: If a check fails; then nothing was sent.
         """
         if not blocking:
             raise ValueError("Expected `blocking=True`, got False: a push that is not waited for can be cut off unseen.")
@@ -372,11 +372,11 @@ class AudioQualityTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Score every row once, whatever the number of processes, and compare with the labels.
+        """Score every row once, whatever the number of processes, and compare the scores with the labels.
 
         Returns:
-            `EvalLoopOutput`: `predictions` and `label_ids` `(num_rows, num_labels)` in the order of the rows, NaN where a recording
-            could not be read; `metrics` as [`validation_metrics`] names them.
+            `EvalLoopOutput`: `predictions` and `label_ids` `(num_rows, num_labels)` in the order of the rows, NaN if a recording
+            could not be read; `metrics` as named by [`validation_metrics`].
         """
         data: Any = dataloader.dataset
         unwrapped: Any = self.model
@@ -407,7 +407,7 @@ class AudioQualityTrainer(Trainer):
         return EvalLoopOutput(predictions=predictions, label_ids=data.labels, metrics=metrics, num_samples=len(data))
 
     def joined(self, values: np.ndarray) -> np.ndarray:
-        """Merge arrays `(num_rows, num_labels)` of all processes: each row is filled in one of them, and NaN in the others."""
+        """Merge arrays `(num_rows, num_labels)` of all processes: each row is filled in one process, and NaN in the others."""
         if self.args.world_size == 1:
             return values
         parts = self.accelerator.gather(torch.from_numpy(values)[None].to(self.args.device)).cpu().numpy()
@@ -416,12 +416,12 @@ class AudioQualityTrainer(Trainer):
 
 
 def validation_metrics(predictions: np.ndarray, data: Examples, score_names: list[str]) -> dict[str, float]:
-    """Agreement of predictions `(num_rows, num_labels)` with the labels, for every score.
+    """Measure the agreement of predictions `(num_rows, num_labels)` with the labels, for every score.
 
     Returns:
-        `dict[str, float]`: With one score the keys of `hf_sqa.metrics.agreement` and of [`corpus_agreement`] as they are
-            (`utt_srcc`, `sys_srcc`, ...). With
-        several the same after the score's name (`noisiness_utt_srcc`), and their mean over the scores without a name.
+        `dict[str, float]`: With one score, the keys of `hf_sqa.metrics.agreement` and [`corpus_agreement`] (`utt_srcc`,
+            `sys_srcc`, ...). With several, the same keys after the name of each score (`noisiness_utt_srcc`), and their mean over
+            the scores under the plain keys.
     """
     each = {
         name: agreement(predictions[:, column], data.labels[:, column], systems=data.systems, conditions=data.conditions)
@@ -438,15 +438,15 @@ def validation_metrics(predictions: np.ndarray, data: Examples, score_names: lis
 
 
 def corpus_agreement(predictions: np.ndarray, labels: np.ndarray, corpora: Sequence[str]) -> dict[str, float]:
-    """What NISQA's training watches: correlation and error of each corpus by itself, averaged over the corpora.
+    """Compute what NISQA's training watches: correlation and error within each corpus, averaged over the corpora.
 
     Args:
-        predictions, labels (`np.ndarray` of shape `(num_rows,)`): Scores, NaN where there is none.
+        predictions, labels (`np.ndarray` of shape `(num_rows,)`): Scores, NaN if missing.
         corpora (sequence of `str`): Corpus of each row.
 
     Returns:
-        `dict[str, float]`: `corpus_lcc`, and `corpus_mapped_rmse`: the error after the first-order mapping of each corpus, with
-        its degree of freedom. NaN if no corpus has enough clips.
+        `dict[str, float]`: `corpus_lcc`, and `corpus_mapped_rmse`: the error after a first-order mapping per corpus, with one
+        degree of freedom. NaN if no corpus has enough clips.
     """
     values: dict[str, list[float]] = {"corpus_lcc": [], "corpus_mapped_rmse": []}
     for corpus in sorted(set(corpora)):
@@ -458,7 +458,7 @@ def corpus_agreement(predictions: np.ndarray, labels: np.ndarray, corpora: Seque
 
 
 def choose_metric(data: Any) -> str:
-    """The metric for the best checkpoint: over systems if there are enough of them, else over clips."""
+    """Choose the metric for the best checkpoint: over systems if there are enough of them, else over clips."""
     data = next(iter(data.values())) if isinstance(data, Mapping) else data
     if _is_constant(data):
         return "utt_mse"
@@ -466,12 +466,12 @@ def choose_metric(data: Any) -> str:
 
 
 def base_model(model: Any) -> Any:
-    """The family's model inside an adapter's wrapper, or the model itself."""
+    """Return the family's model inside an adapter's wrapper, or the model itself."""
     return model if isinstance(model, PreTrainedModel) else model.get_base_model()
 
 
 def frozen_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Outermost modules without trained weights. They train without dropout, and keep the statistics of their norms."""
+    """Return the outermost modules without trained weights. They train without dropout and keep the statistics of their norms."""
     frozen: list[torch.nn.Module] = []
     for module in model.children():
         is_trained = [parameter.requires_grad for parameter in module.parameters()]
@@ -501,6 +501,6 @@ def _warn_of_undefined_metrics(data: Any, metric: str | None) -> None:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C to the process that trains, which stops its workers."""
+    """Leave Ctrl-C to the training process, which stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
