@@ -1,7 +1,6 @@
-"""What phones, browsers and meetings write, and libsndfile does not read: M4A, MP4, AAC, AMR, WebM, WMA, by PyAV.
+"""Read with PyAV what phones, browsers and meetings write and libsndfile does not read: M4A, MP4, AAC, AMR, WebM, WMA.
 
-FFmpeg is told which format it is, and reads from the one file that it is given: a playlist or a reference to other files leads
-nowhere.
+FFmpeg is given the format and a single file to read from: a playlist or a reference to other files leads nowhere.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from hf_sqa.audio.findings import AudioError
 from hf_sqa.audio.streams import BLOCK_SECONDS, to_float32
 from hf_sqa.extras import needs_extra
 
-#: Containers by FFmpeg's name for them, and what people call them.
+#: What people call each container, by FFmpeg's name for it.
 KINDS = {
     "mov": "an M4A or MP4",
     "matroska": "a WebM or Matroska",
@@ -26,14 +25,14 @@ KINDS = {
     "amr": "an AMR",
     "aac": "an AAC",
 }
-#: Those whose header says how long the sound is; by how much the end may be missed, as players count the filling of the last frame.
+#: Kinds whose header states the length of the sound; the sound may end earlier by this, as players count the last frame's padding.
 STATES_LENGTH, TOLERANCE_SECONDS = frozenset({"mov", "matroska", "asf"}), 0.15
 #: Longest time between frames. Opus, in Matroska, may send nothing for 0.4 s of silence.
 LONGEST_GAP_SECONDS = {"mov": 0.15, "asf": 0.15, "matroska": 0.5}
 
 
 def container_kind(head: bytes) -> str | None:
-    """The key of `KINDS` for the first bytes of a file after its tags; `None` for those of any other file."""
+    """Return the key of `KINDS` for a file, from its first bytes after any tags; `None` for any other file."""
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return "mov"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
@@ -42,19 +41,19 @@ def container_kind(head: bytes) -> str | None:
         return "asf"
     if head.startswith(b"#!AMR"):
         return "amr"
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # an MP3 has a layer where it has none
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # an MP3 has a layer where AAC has none
         return "aac"
     return None
 
 
 class SoundTrack:
-    """The sound of such a file; `kind` is a key of `KINDS`, and `source` what messages call it. It closes the file.
+    """The sound track of a file, which it closes; `kind` is a key of `KINDS`, and `source` names the file in messages.
 
     Attributes:
         sampling_rate, num_channels (`int`): Rate in Hz, and channels.
 
     Raises:
-        AudioError: If it cannot be opened, or holds no sound.
+        AudioError: If the file cannot be opened, or holds no sound.
     """
 
     def __init__(self, file: BinaryIO, kind: str, source: str):
@@ -72,7 +71,7 @@ class SoundTrack:
                 self._track: Any = next(iter(self._container.streams.audio), None)
                 frames = self._decoded() if self._track is not None else iter(())
                 first = next(frames, None)
-            except Exception as error:  # FFmpeg's own, and those of reading numbers out of nonsense
+            except Exception as error:  # FFmpeg's own, and those from parsing a nonsensical header
                 why = f"FFmpeg cannot read it as {KINDS[kind]} file ({_cause(error)})"
                 raise AudioError(source, "undecodable", f"{why}: it is damaged or cut short; copy or record it again") from None
             if self._track is None:
@@ -80,7 +79,7 @@ class SoundTrack:
                 raise AudioError(source, "no_audio", message)
             if first is None:
                 raise AudioError(source, "empty", "the header is there but not one sample follows; record or copy it again")
-            # The header of an AAC may give half of the rate that it is decoded to.
+            # The header of an AAC may state half the rate that it is decoded at.
             self.sampling_rate, self.num_channels = first.sample_rate, first.layout.nb_channels
             self._frames: Iterator[Any] = itertools.chain([first], frames)
             self._opened = stack.pop_all()
@@ -95,7 +94,7 @@ class SoundTrack:
         """Yield float32 arrays of shape `(num_frames, num_channels)`, once.
 
         Raises:
-            AudioError: `truncated` if something is damaged, or the end comes before the header says.
+            AudioError: `truncated` if something is damaged, or the sound ends earlier than the header states.
         """
         waiting, num_waiting, seconds = [], 0, 0.0
         for frame in self._frames:
@@ -127,7 +126,7 @@ class SoundTrack:
             )
 
     def _decoded(self) -> Iterator[Any]:
-        """Frames in order. A damaged packet is refused, but for the last: half a frame at the end is no loss that is heard."""
+        """Yield frames in order. A damaged packet is refused unless it is the last: half a frame less at the end is inaudible."""
         damage: Exception | None = None
         for packet in self._container.demux(self._track):
             try:
@@ -146,7 +145,7 @@ class SoundTrack:
             return None
         if self._track.duration is not None and (self._kind == "mov" or len(self._container.streams) == 1):
             return float(self._track.duration * self._track.time_base)
-        # Beside a picture it is the picture's length.
+        # With a video track, the container's duration is that of the video.
         is_alone = len(self._container.streams) == 1 and self._container.duration is not None
         return self._container.duration / self._av.time_base if is_alone else None
 

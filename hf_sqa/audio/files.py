@@ -1,4 +1,4 @@
-"""A file, or encoded bytes, as a stream: by libsndfile, and by PyAV what libsndfile does not read."""
+"""Open a file, or encoded bytes, as a stream: with libsndfile, or with PyAV what libsndfile does not read."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hf_sqa.audio.ffmpeg_containers import SoundTrack, container_kind
 from hf_sqa.audio.findings import AudioError
 from hf_sqa.audio.streams import BLOCK_SECONDS, AudioStream, checked_rate
 
-#: libsndfile gives a FLAC that does not state its length the largest number there is.
+#: For a FLAC that does not state its length, libsndfile reports the largest integer.
 UNKNOWN_FRAMES = 1 << 62
-#: Formats in which the frame asked for is the frame found; in others it is reached by reading up to it.
+#: Formats in which seeking is exact; in others a frame is reached by reading up to it.
 SEEKS_EXACTLY = frozenset({"WAV", "WAVEX", "FLAC", "AIFF", "AU", "CAF", "RF64", "W64"})
-#: What is no audio at all, by how it begins, where that says more than that it cannot be read.
+#: Reasons for files that are not audio, by their first bytes, where these say more than that the file cannot be read.
 NO_AUDIO = {
     b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`",
     b"\x00\x05\x16\x07": "it is what macOS writes beside a file, not the file itself; leave it out",
@@ -34,7 +34,7 @@ NO_AUDIO = {
     b"PK\x03\x04": "it is a zip archive; unpack it first",
     b"\x1f\x8b": "it is compressed by gzip; unpack it first",
 }
-#: What libmpg123, inside libsndfile, writes to the terminal. Anything else that comes meanwhile, of another thread, is passed on.
+#: Lines that libmpg123, inside libsndfile, writes to the terminal. Anything that other threads write meanwhile is passed on.
 ITS_LINES = re.compile(rb"(\[src/libmpg123/|Note: |Warning: |.*libmpg123|\s*$)")
 STANDARD_ERROR = 2
 
@@ -42,14 +42,14 @@ _turn = threading.Lock()
 
 
 class ForwardSoundFile(soundfile.SoundFile):
-    """Never seeks: soundfile seeks after every read to where it already is, which a FLAC of unknown length refuses."""
+    """Never seeks: soundfile seeks to the current position after every read, which a FLAC of unknown length refuses."""
 
     def seekable(self) -> bool:
         return False
 
 
 class FileStream(AudioStream):
-    """A file, or encoded bytes: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, CAF, AU and more; with PyAV, M4A and its like.
+    """A file, or encoded bytes: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, CAF, AU and more; with PyAV, M4A and the like.
 
     Raises:
         AudioError: `empty`, `truncated`, `undecodable` or `unsupported`.
@@ -94,7 +94,7 @@ class FileStream(AudioStream):
     @contextlib.contextmanager
     def _opened(self, part: Part) -> Iterator[soundfile.SoundFile]:
         with contextlib.ExitStack() as stack:
-            # By name soundfile takes `.raw` for a format, and libsndfile refuses an MP3 beside which macOS wrote its `._` file.
+            # By name, soundfile takes `.raw` for a format, and libsndfile refuses an MP3 that lies beside its macOS `._` file.
             by_name = isinstance(self._file, str) and not (self._may_be_mp3 or self._file.lower().endswith(".raw"))
             if self._is_whole and by_name:
                 # soundfile cannot encode a name that is not UTF-8.
@@ -173,7 +173,7 @@ class FileStream(AudioStream):
 
 
 def _from(first: int, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same from a frame on."""
+    """Yield the blocks from the frame `first` on."""
     for block in blocks:
         if first < len(block):
             yield block[first:]
@@ -182,11 +182,11 @@ def _from(first: int, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 @contextlib.contextmanager
 def without_decoder_messages() -> Iterator[None]:
-    """Context in which lines of libmpg123 on standard error are left out: a row or an error says what matters."""
+    """Context that drops libmpg123's lines on standard error: a row or an error says what matters."""
     with _turn:
         try:
             kept = os.dup(STANDARD_ERROR)
-        except OSError:  # it is closed: nothing can be written there
+        except OSError:  # standard error is closed: nothing can be written to it
             yield
             return
         with os.fdopen(os.memfd_create("messages"), "r+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile() as written:

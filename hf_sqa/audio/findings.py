@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-#: Findings that leave nothing to judge: no score is given. `failed` could not be read, `abstained` was read and refused.
+#: Findings without a score. `failed`: the recording could not be read or scored; `abstained`: it was read, but cannot be judged.
 REFUSALS = {
     **dict.fromkeys(("missing", "is_directory", "unreachable", "unsupported", "no_sampling_rate", "no_such_channel"), "failed"),
     **dict.fromkeys(("empty", "undecodable", "truncated", "no_audio"), "failed"),
@@ -68,7 +68,7 @@ class AudioError(ValueError):
 
 @contextmanager
 def errors_of(source: str) -> Iterator[None]:
-    """Context in which whatever a decoder, a file object or a data set raises is an [`AudioError`] of that recording."""
+    """Context that turns whatever a decoder, a file object or a data set raises into an [`AudioError`] of that recording."""
     try:
         yield
     except AudioError:

@@ -20,9 +20,9 @@ LOW_LEVEL_DBFS = -50.0
 CLIPPED_SHARE = 0.005
 ONE_STEP = 1 / 32768  # of 16-bit samples
 FLAT_SHARE_OF_TOP = 1e-4
-#: Noise of a few steps has neighbours alike at every level; clipping has them at the tops.
+#: Noise of a few quantisation steps has equal neighbours at every level; clipping has them at the tops.
 TOPS_OVER_OTHER_LEVELS = 2.0
-#: Below this part of the top a pause lies, where neighbours are alike as well.
+#: Levels below this share of the top are pauses, where neighbours are equal as well.
 PAUSE_SHARE_OF_TOP = 0.2
 #: An offset this far below the speech moves the score of Distill-MOS by 0.1.
 OFFSET_OVER_SPEECH_DB = -20.0
@@ -32,16 +32,16 @@ NARROWBAND_DB = -50.0
 TAIL_SECONDS, TAIL_SHARE = 1.0, 0.2
 
 FRAME_SECONDS = 0.01
-#: The offset is the median of so many frames' means: half a second, in which a voice has swung through zero dozens of times.
+#: The offset is the median of the means of this many frames: in half a second, a voice swings through zero dozens of times.
 OFFSET_FRAMES, OFFSET_PIECE = 51, 10_000
 SPECTRUM_SIZE = 512
 
-#: Ends in Hz of the bands whose levels a voice moves, each for itself, and a steady sound does not.
+#: Edges in Hz of the bands whose levels a voice changes, each independently, and a steady sound does not.
 VOICE_BANDS_HZ = (100, 300, 600, 1200, 2400, 4000)
-#: Moves are counted of levels over so long, within so many dB of the loudest, in bands that carry so large a part of the power.
+#: Levels are averaged over this time, and compared within this many dB of the loudest, in bands with this share of the power.
 BAND_LEVEL_SECONDS, ACTIVE_RANGE_DB, CARRYING_SHARE = 0.1, 25.0, 1e-5
-#: Levels that a sound must reach for half a second, or 5 % of a shorter recording, above what it exceeds 90 % of the time. Steady
-#: noise, tones and hum stay below 6.2 dB; speech above 12 in noise as loud as itself (`docs/reliability.md`).
+#: How far a band must rise above its 10th percentile, for half a second or 5 % of a shorter recording. Steady noise, tones and
+#: hum stay below 6.2 dB; speech reaches more than 12 dB in noise as loud as itself (`docs/reliability.md`).
 STEADY_DB, LOUD_SECONDS, LOUD_SHARE = 6.5, 0.5, 0.05
 
 #: ITU-T P.56: the active level lies this far above the threshold that separates activity from pause ...
@@ -51,10 +51,10 @@ P56_HANGOVER_FRAMES = 20
 
 
 class InputGate:
-    """Collects what a recording shows, block by block; `close` refuses it or returns the warnings.
+    """Measures a recording block by block; `close` refuses it or returns the warnings.
 
-    Levels, activity and clipping are those of the sound without a constant offset (ITU-T P.56 measures band-limited speech).
-    `source` is what messages call the recording; `sampling_rate` is that of the mono blocks.
+    Levels, activity and clipping are measured without a constant offset (ITU-T P.56 measures band-limited speech).
+    `source` names the recording in messages; `sampling_rate` is that of the mono blocks.
     """
 
     def __init__(self, source: str, source_sampling_rate: int, sampling_rate: int, num_channels: int):
@@ -74,7 +74,7 @@ class InputGate:
         self._band_powers: list[np.ndarray] = []
 
     def see_channels(self, block: np.ndarray, mono: np.ndarray) -> None:
-        """Look at a block of shape `(num_frames, num_channels)` at the native rate, and at what was made of it."""
+        """Measure a block of shape `(num_frames, num_channels)` at the native rate, and the mono signal made from it."""
         if not np.isfinite(block).all():
             bad = int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
             seconds = (self.num_frames + bad) / self.source_sampling_rate
@@ -92,7 +92,7 @@ class InputGate:
         self._count_flat_tops(mono)
 
     def see_mono(self, block: np.ndarray) -> None:
-        """Look at a mono block at the model's rate."""
+        """Measure a mono block at the model's rate."""
         block = np.concatenate([self._rest, block])
         step = self._samples_in_frame * SPECTRUM_SIZE
         usable = len(block) - len(block) % step
@@ -116,7 +116,7 @@ class InputGate:
         self._band_powers.append(np.stack([powers[:, low:high].sum(axis=1) for low, high in pairwise(edges)], axis=1))
 
     def _count_tail(self, mono: np.ndarray) -> None:
-        """Count the samples at the end that are all the same."""
+        """Count the equal samples at the end of the recording."""
         others = np.flatnonzero(mono != mono[-1])
         if len(others):
             self._tail_frames = len(mono) - 1 - int(others[-1])
@@ -125,7 +125,7 @@ class InputGate:
         self._last = float(mono[-1])
 
     def _count_flat_tops(self, mono: np.ndarray) -> None:
-        """Count neighbours that are alike at the highest and lowest level, and those between."""
+        """Count equal neighbours at the highest and lowest level, and equal neighbours in between."""
         lowest, highest = min(self.lowest, float(mono.min())), max(self.highest, float(mono.max()))
         if highest - lowest > 1.001 * (self.highest - self.lowest):
             self._flat_tops = self._flat_between = 0
@@ -133,7 +133,7 @@ class InputGate:
         top = (highest - lowest) / 2
         if top <= ONE_STEP:
             return
-        # Relative to the top too: the crest of a low tone is almost flat, and of a quiet one within a step.
+        # Also relative to the top: the crest of a low tone is almost flat, and that of a quiet tone lies within a step.
         flat = np.abs(np.diff(mono)) <= min(1.5 * ONE_STEP, FLAT_SHARE_OF_TOP * top)
         magnitude = np.abs(mono[1:][flat] - (highest + lowest) / 2)
         self._flat_tops += int((magnitude >= 0.999 * top).sum())
@@ -212,7 +212,7 @@ class InputGate:
         return moving[moving > np.maximum(1e-12 * powers, 1e-24)]
 
     def _cancellation_db(self) -> float:
-        """Level of the mono mix against the mean level of the channels that carry sound."""
+        """Level of the mono mix relative to the mean level of the channels that carry sound, in dB."""
         carrying = self._carrying_powers()
         if len(carrying) < 2:
             return 0.0
@@ -230,7 +230,7 @@ class InputGate:
         return bool(voice > 0 and 10 * np.log10(max(above, 1e-30) / voice) < NARROWBAND_DB)
 
     def _is_steady(self) -> bool:
-        """Whether the level of every band stays where it is while the sound is there."""
+        """Whether the level of every band stays constant while there is sound."""
         powers = np.concatenate(self._band_powers)
         length = max(1, round(BAND_LEVEL_SECONDS * self.sampling_rate / SPECTRUM_SIZE))
         if len(powers) < 4 * length:
@@ -248,14 +248,14 @@ class InputGate:
 def _without_offset(means: np.ndarray, powers: np.ndarray) -> np.ndarray:
     """Power of every frame without the offset of the half second around it."""
     windows = sliding_window_view(np.pad(means, OFFSET_FRAMES // 2, mode="edge"), OFFSET_FRAMES)
-    # A median copies what it looks at: an hour at once would be 150 MB.
+    # A median copies its input: an hour at once would take 150 MB.
     pieces = [np.median(windows[start : start + OFFSET_PIECE], axis=1) for start in range(0, len(windows), OFFSET_PIECE)]
     offsets = np.concatenate(pieces)
     return np.maximum(powers - 2 * offsets * means + offsets**2, 0)
 
 
 def active_level(frame_powers: np.ndarray) -> tuple[float, float]:
-    """Active speech level and how long the activity lasts, after ITU-T P.56 method B on frames of 10 ms.
+    """Return the active speech level and the duration of activity, after ITU-T P.56 method B on frames of 10 ms.
 
     Args:
         frame_powers (`np.ndarray` of shape `(num_frames,)`): Mean square of every frame, full scale 1.

@@ -103,7 +103,7 @@ class Recording:
     def windows(self, starts: Iterable[int], length: int) -> Iterator[np.ndarray]:
         """Yield windows of `length` samples in order, holding no more than one window and one block in memory.
 
-        `starts` are their first samples, ascending. A window that reaches beyond the end comes shorter.
+        `starts` are the first samples of the windows, ascending. A window that reaches beyond the end is cut off there.
         """
         blocks = self.blocks()
         buffer, buffer_start = np.zeros(0, np.float32), 0
@@ -123,9 +123,9 @@ class Recording:
 
 
 def window_starts(num_samples: int, window_samples: int, hop_samples: float) -> np.ndarray:
-    """First sample of every window of a recording, ascending and evenly spaced, the first 0 and the last at its end.
+    """Return the first sample of every window: ascending and evenly spaced, from 0 to the window that ends with the recording.
 
-    `hop_samples` is the largest distance between two starts; a recording shorter than a window has one.
+    `hop_samples` is the largest distance between two starts; a recording shorter than a window has one start.
     """
     over = max(0, num_samples - window_samples)
     return (np.linspace(0, 1, int(np.ceil(over / hop_samples)) + 1) * over).astype(np.int64)
@@ -153,7 +153,7 @@ def load_recording(
 
 
 def load_or_refuse(audio: tuple[Any], **options: Any) -> Recording | AudioError:
-    """[`load_recording`] of the audio in a tuple, for processes of their own: what is wrong with the recording is returned."""
+    """Call [`load_recording`] with the audio in a tuple, for worker processes: an [`AudioError`] is returned, not raised."""
     try:
         return load_recording(audio[0], **options)
     except AudioError as error:

@@ -1,8 +1,8 @@
-"""Whatever a user calls audio, opened: path, URL, bytes, file object, array, tensor, dict, AudioDecoder.
+"""Open whatever a user calls audio: path, URL, bytes, file object, array, tensor, dict, AudioDecoder.
 
 Every source becomes an `AudioStream`: blocks of samples at the native rate, read as often as needed, so that a recording of
-hours is never held as a whole. Files are decoded by libsndfile, as another decoder would give other samples, and another score;
-what it does not read, by PyAV.
+hours is never held in memory as a whole. libsndfile decodes all files that it can read, as another decoder would give other
+samples, and another score; PyAV decodes the others.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _open_file_object(file: Any) -> AudioStream:
 
 
 def _read_again(file: Any) -> Any:
-    """What is left in a file object, or all of it if nothing is; it is put back, so that it can be read once more."""
+    """Read the rest of a file object, or all of it if nothing is left, and go back to where it was, so it can be read again."""
     try:
         position = file.tell()
         file.seek(position)

@@ -1,4 +1,4 @@
-"""Samples of one recording at their native rate, in blocks; and arrays in memory as such a stream."""
+"""Streams: samples of one recording at their native rate, in blocks. An array in memory can be read as one too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class AudioStream:
     """Samples of one recording at their native rate, in blocks; can be read more than once.
 
     Attributes:
-        source (`str`): What to call it in messages.
+        source (`str`): Name of the recording in messages.
         sampling_rate (`int`): Native rate in Hz.
         num_channels (`int`): Channels in every block.
     """
@@ -33,7 +33,7 @@ class AudioStream:
             first (`int`, *optional*, defaults to 0): Frame to begin with.
 
         Raises:
-            AudioError: `truncated` if fewer frames come than the header promises.
+            AudioError: `truncated` if there are fewer frames than the header states.
         """
         raise NotImplementedError
 
@@ -67,13 +67,13 @@ class ArrayStream(AudioStream):
 
 
 def checked_rate(sampling_rate: Any, source: str) -> int:
-    """A rate in whole Hz.
+    """Return a sampling rate as an integer in Hz.
 
     Raises:
-        AudioError: If it is none, or one that no recording has.
+        AudioError: If it is not a whole number, or outside 1000 to 768000 Hz.
     """
     rate = sampling_rate
-    if getattr(rate, "ndim", None) == 0 and hasattr(rate, "item"):  # as the formats "torch" and "numpy" of datasets have it
+    if getattr(rate, "ndim", None) == 0 and hasattr(rate, "item"):  # as in the formats "torch" and "numpy" of datasets
         rate = rate.item()
     if isinstance(rate, bool) or not isinstance(rate, Real) or not float(rate).is_integer():
         raise AudioError(source, "no_sampling_rate", f"expected `sampling_rate` as whole Hz, got {sampling_rate!r}")
@@ -85,10 +85,10 @@ def checked_rate(sampling_rate: Any, source: str) -> int:
 
 
 def to_numpy(array: Any, source: str) -> np.ndarray:
-    """Samples as an array, of numbers whose full scale is known.
+    """Return samples as an array of numbers whose full scale is known.
 
     Raises:
-        AudioError: `unsupported`, if they are others.
+        AudioError: `unsupported` if the samples are of another type.
     """
     if hasattr(array, "detach"):  # a torch tensor, without importing torch
         array = array.detach().cpu()

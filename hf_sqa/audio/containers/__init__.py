@@ -1,4 +1,4 @@
-"""Where a recording lies in a file, and whether all of it is there; libsndfile does not tell."""
+"""Find where a recording lies in a file, and whether all of it is there, which libsndfile does not report."""
 
 from hf_sqa.audio.containers.frame_chain import check_frames as check_frames
 from hf_sqa.audio.containers.layout import after_tags as after_tags, find_parts as find_parts

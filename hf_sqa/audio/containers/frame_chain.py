@@ -1,4 +1,4 @@
-"""AAC and AMR as they are streamed, frame after frame: FFmpeg skips a damaged one without a word."""
+"""Check raw AAC and AMR streams frame by frame, because FFmpeg silently skips a damaged frame."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import BinaryIO
 
 from hf_sqa.audio.containers.part import DamagedError
 
-#: Bytes of an AMR frame by its type, with the byte that states it; types without an entry do not occur.
+#: Length of an AMR frame in bytes by its type, including the byte that states the type; types without an entry do not occur.
 NARROWBAND = {**dict(enumerate((13, 14, 16, 18, 20, 21, 27, 32, 6))), 15: 1}
 WIDEBAND = {**dict(enumerate((18, 24, 33, 37, 41, 47, 51, 59, 61, 6))), 14: 1, 15: 1}
-#: Beginnings of the tags that players append.
+#: First bytes of the tags that players append.
 TAGS = (b"TAG", b"ID3", b"APETAGE")
 AMR_BEGINNINGS = {b"#!AMR-WB\n": WIDEBAND, b"#!AMR\n": NARROWBAND}
 
 
 def check_frames(file: BinaryIO, size: int, start: int) -> None:
-    """Go from frame to frame to the end of an AAC or AMR stream, the last of which may be cut off.
+    """Check that an AAC or AMR stream consists of frames up to its end; the last frame may be cut off.
 
     Raises:
-        DamagedError: If something is no frame.
+        DamagedError: If no frame begins where one should.
     """
     file.seek(start)
     head = file.read(9)

@@ -1,4 +1,4 @@
-"""What kind of file it is by its first bytes, and the recordings in it."""
+"""Recognise the kind of a file by its first bytes, and find the recordings in it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hf_sqa.audio.containers.riff import FORMS as RIFF_FORMS, find_parts as find
 from hf_sqa.audio.containers.stated_sizes import check_stated_size
 
 FLAC_MAGIC = b"fLaC"
-#: The same with the header of the block that comes first in every FLAC, and may be its last.
+#: `FLAC_MAGIC` and the header of the block that comes first in every FLAC, and may be its last.
 FLAC_BEGINNING = FLAC_MAGIC + rb"[\x00\x80]\x00\x00\x22"
 
 
 def find_parts(file: BinaryIO, size: int) -> list[Part]:
-    """The recordings in a file of `size` bytes, in order. Programs that write one after another mean one.
+    """Return the parts of a file of `size` bytes that hold sound, in order: several in a row are meant as one recording.
 
     Raises:
-        DamagedError: If samples are missing, or something that is no audio lies among them.
+        DamagedError: If samples are missing, or something other than audio lies among them.
     """
     start = after_tags(file)
     file.seek(start)
@@ -31,19 +31,19 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
         if magic == OGG_MAGIC and start == 0:
             return find_ogg_parts(file, size)
         if magic == FLAC_MAGIC:
-            # Of several recordings written one after another a decoder reads the first.
+            # A decoder reads only the first of several recordings written one after another.
             starts = sorted({start, *occurrences(file, start, FLAC_BEGINNING, 8)})
             return [Part(*ends, frames_tolerance_seconds=0.0) for ends in zip(starts, [*starts[1:], size], strict=True)]
         if magic[:1] == b"\xff" or start:
             return find_mpeg_parts(file, size, start)
         check_stated_size(file, size)
     except (struct.error, ValueError, IndexError, ArithmeticError):
-        pass  # the header itself is cut off or nonsense: libsndfile will say so
+        pass  # the header itself is cut off or nonsense: libsndfile will report it
     return [Part(0, size)]
 
 
 def after_tags(file: BinaryIO) -> int:
-    """Where the ID3 tags end that players put in front of any format."""
+    """Return the end of the ID3 tags at the start of a file; players put them in front of any format."""
     position = 0
     while True:
         file.seek(position)

@@ -1,4 +1,4 @@
-"""MP3: frame after frame. Where one is missing, a decoder skips to the next, and only prints a line."""
+"""Check an MP3 frame by frame: where a frame is missing, a decoder skips to the next and only prints a line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from hf_sqa.audio.containers.part import DamagedError, Part, occurrences
 
-#: Kilobits a second of the indices from 1, by version (1, or 2 for 2 and 2.5) and layer.
+#: Bit rates in kb/s for the bit-rate indices from 1, by version (1, or 2 for both 2 and 2.5) and layer.
 KILOBITS = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -19,16 +19,16 @@ KILOBITS = {
     (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-#: A recording from a station begins within a frame: so far is looked for the first whole one.
+#: A recorded broadcast begins within a frame: the first whole frame is looked for within this many bytes.
 LONGEST_LEAD = 1 << 16
-#: What may follow the last frame without being a tag that is known.
+#: Bytes that may follow the last frame without being a known tag.
 LONGEST_TRAIL = 1 << 12
-#: Encoders disagree on whether the tag counts the frame that it is in.
+#: Encoders disagree on whether the tag counts the frame it is in.
 FRAMES_IN_DOUBT = 1
-#: Where a frame's tag begins: after the header and what stereo and mono of both versions need, with or without a checksum.
+#: Where a frame's tag may begin: after the header and side information (stereo or mono, both versions), with or without checksum.
 TAG_PLACES = (13, 15, 21, 23, 36, 38)
 HEAD_BYTES = 54
-#: What encoders add before and after the sound, in frames.
+#: Frames that encoders add before and after the sound.
 FRAMES_OF_DELAY = 4
 
 Kind = tuple[int, int, int]
@@ -39,15 +39,15 @@ class Frame:
     """A frame, as its first bytes describe it."""
 
     head: bytes  # its first four bytes
-    length: int  # how many it has
-    kind: Kind  # version, layer and rate in Hz: all frames of a recording have the same
+    length: int  # its length in bytes
+    kind: Kind  # version, layer and sampling rate in Hz, the same for all frames of a recording
     is_tag: bool = False  # whether it holds a Xing, Info or VBRI tag in place of sound
-    num_stated: int | None = None  # how many frames follow, if the tag says so
+    num_stated: int | None = None  # how many frames follow, if the tag states it
 
 
 @dataclass
 class _Recording:
-    """What was met of one recording so far."""
+    """What has been read of one recording so far."""
 
     start: int
     first: Frame
@@ -71,10 +71,10 @@ class _Recording:
 
 
 def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
-    """The recordings in an MP3 file: one, or several written one after another; `start` is where the tags in front end.
+    """Return the recordings in an MP3 file, one or several written one after another; `start` is the end of the tags in front.
 
     Raises:
-        DamagedError: If bytes that are no frame lie between frames, or frames are missing.
+        DamagedError: If other bytes lie between frames, or frames are missing.
     """
     position = _next_frame(file, start, min(size, start + LONGEST_LEAD), size)
     if position is None:  # no MP3, or one whose frames do not say how long they are
@@ -89,7 +89,7 @@ def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
             if end is not None:
                 position = end
                 continue
-            # What is neither frame nor tag must be the end, and short unless all frames are there that should be.
+            # Bytes that are neither frame nor tag must end the file, and must be few unless all stated frames were read.
             stated = recording.first.num_stated if recording is not None else None
             is_complete = recording is not None and stated is not None and recording.num_frames >= stated
             is_short = size - position <= LONGEST_TRAIL
@@ -133,7 +133,7 @@ def _frame_of(head: bytes) -> Frame | None:
     for place in TAG_PLACES:
         name = head[place : place + 4]
         if any(head[6:place]):
-            break  # sound: mpg123 takes nothing for a tag that does not begin in silence
+            break  # sound: mpg123 accepts a tag only if all bytes before it are zero
         if name in (b"Xing", b"Info") and len(head) >= place + 12:
             flags, count = struct.unpack_from(">II", head, place + 4)
             return Frame(head[:4], length, kind, True, count if flags & 1 else None)
@@ -143,8 +143,8 @@ def _frame_of(head: bytes) -> Frame | None:
 
 
 def _tag_frame(head: bytes, num_frames: int) -> bytes:
-    """A frame like the one that begins so, which says how many follow and holds no sound."""
-    head = bytes((head[0], head[1] | 1, 0x80 | (head[2] & 0x0C), head[3]))  # without a checksum, at a rate that gives it room
+    """Return a frame without sound, like the one with the first bytes `head`, that states how many frames follow."""
+    head = bytes((head[0], head[1] | 1, 0x80 | (head[2] & 0x0C), head[3]))  # no checksum, a bit rate with room for the tag
     is_mono = head[3] >> 6 == 3
     place = 4 + ((17 if is_mono else 32) if head[1] >> 3 & 3 == 3 else (9 if is_mono else 17))
     tag = head + bytes(place - 4) + b"Xing" + struct.pack(">II", 1, num_frames)
@@ -153,7 +153,7 @@ def _tag_frame(head: bytes, num_frames: int) -> bytes:
 
 
 def _is_chain(file: BinaryIO, position: int, size: int) -> bool:
-    """Whether the frame at a byte is followed by another of its kind, a tag, or the end: four bytes may look like a header."""
+    """Whether the frame at `position` is followed by another of its kind, a tag or the end: any bytes may look like a header."""
     frame = _frame(file, position)
     if frame is None:
         return False
@@ -163,13 +163,13 @@ def _is_chain(file: BinaryIO, position: int, size: int) -> bool:
 
 
 def _next_frame(file: BinaryIO, position: int, stop: int, size: int) -> int | None:
-    """Where the first frame begins that another one follows."""
+    """Return the start of the first frame that `_is_chain` accepts, or `None` if there is none before `stop`."""
     places = itertools.takewhile(lambda place: place < stop, occurrences(file, position, rb"\xff", 1))
     return next((place for place in places if _is_chain(file, place, size)), None)
 
 
 def _tag_end(file: BinaryIO, position: int, size: int) -> int | None:
-    """Where the tag ends that begins at a byte; `None` if none does."""
+    """Return the end of the tag that begins at `position`, or `None` if there is none."""
     file.seek(position)
     head = file.read(32)
     if head.startswith(b"ID3") and len(head) >= 10:
@@ -189,6 +189,6 @@ def _tag_end(file: BinaryIO, position: int, size: int) -> int | None:
 
 
 def id3_bytes(head: bytes) -> int:
-    """Bytes of the ID3v2 tag that begins so, with its footer."""
+    """Return the length in bytes of the ID3v2 tag with the header `head`, including its footer."""
     length = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
     return 10 + length + (10 if head[5] & 16 else 0)

@@ -1,4 +1,4 @@
-"""Ogg: pages with checksums and numbers. A decoder leaves out a page that is damaged or gone, and says nothing."""
+"""Check the checksums and numbers of Ogg pages, because a decoder silently leaves out a damaged or missing page."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hf_sqa.audio.containers.part import DamagedError, Part, occurrences
 
 MAGIC = b"OggS"
 BEGINS, ENDS = 2, 4
-#: A frame of Opus, the longest there is.
+#: Longest frame of Opus.
 LONGEST_FRAME_SECONDS = 0.12
-#: Every byte with its bits in reverse: the checksum of Ogg is that of zlib, with bits counted from the other end.
+#: Every byte with its bits in reverse order: Ogg's checksum is zlib's with the bits counted from the other end.
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def find_parts(file: BinaryIO, size: int) -> list[Part]:
-    """The recordings in an Ogg file: one, or several written one after another.
+    """Return the recordings in an Ogg file: one, or several written one after another.
 
     Raises:
         DamagedError: If a page is damaged, missing or cut off.
@@ -30,7 +30,7 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
         if page is None:
             if not flags & ENDS or any(True for _ in occurrences(file, position, MAGIC + b"\0", 5)):
                 raise DamagedError.at(position, size, "there is no page where one should begin")
-            break  # what was appended, such as the tags of MP3
+            break  # something was appended, such as MP3 tags
         flags, granule, stream, number, length, is_sound = page
         if not is_sound:
             raise DamagedError.at(position, size, "the checksum of a page does not match")
@@ -39,7 +39,7 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
             last = {}
         in_header = bool(flags & BEGINS)
         before, granule_before = last.get(stream, (number - 1, 0))
-        # Recorded from a station, the first page of sound has a later number than the headers.
+        # In a recorded broadcast, the first page of sound has a later number than the headers.
         if number != (before + 1) % (1 << 32) and granule_before > 0:
             raise DamagedError.at(position, size, f"{number - before - 1} pages are missing")
         last[stream] = number, max(granule, granule_before)
@@ -49,7 +49,7 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
 
 
 def _page(file: BinaryIO, position: int, size: int) -> tuple[int, int, int, int, int, bool] | None:
-    """Flags, granule position, stream, number, length and soundness of the page at a byte; `None` if none is there."""
+    """Return flags, granule position, stream, number, length and soundness of the page at `position`; `None` if there is none."""
     file.seek(position)
     header = file.read(27)
     if not header.startswith(MAGIC):

@@ -1,4 +1,4 @@
-"""A stretch of a file that libsndfile can read, with a header of our own before it where that of the file is of no use."""
+"""A part of a file that libsndfile can read, preceded by a header of our own where the file's own header is unusable."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-#: Headers are off by a frame or by their own size, 44 bytes, where a program counted wrongly; no cut is so small.
+#: A program that counts wrongly is off by a frame or by the header's own 44 bytes; a file that was cut off lacks more.
 SLOPPY_BYTES = 44
-#: Programs that write to a pipe put a size near 2 or 4 GiB, or zero, where they cannot know it ...
+#: Programs that write to a pipe cannot know the size, and state zero or a size near 2 or 4 GiB ...
 NEAR_BYTES = 1 << 16
-#: ... or a round number of at least so many bytes, such as 2,000,000,000.
+#: ... or a round number of at least this many bytes, such as 2,000,000,000.
 ROUND_BYTES = 100_000_000
 UNKNOWN_LONG_SIZE = 1 << 62
 
 
 class DamagedError(Exception):
-    """A file holds less than it says, or something that is no audio where audio should be."""
+    """A file holds less than its header states, or something other than audio where audio should be."""
 
     @classmethod
     def at(cls, position: int, size: int, what: str) -> DamagedError:
@@ -31,15 +31,15 @@ class Part:
 
     start: int  # its first byte
     stop: int  # the byte after its last
-    header: bytes = b""  # what to read before it
-    num_frames: int | None = None  # samples a channel that a decoder must give at least, where that is known
-    # by how much a decoder may fall short of the number of frames that it states itself; `None` where it guesses that number, or
-    # takes it from the length of the file
+    header: bytes = b""  # bytes to read before it
+    num_frames: int | None = None  # fewest samples per channel that a decoder must return, where known
+    # by how much the decoded sound may be shorter than the decoder states; `None` where the decoder guesses the length, or derives
+    # it from the length of the file
     frames_tolerance_seconds: float | None = None
 
 
 class PartFile(io.RawIOBase):
-    """A part as a file of its own."""
+    """A part, readable as a file of its own."""
 
     def __init__(self, file: BinaryIO, part: Part):
         self._file, self._part = file, part
@@ -75,7 +75,7 @@ class PartFile(io.RawIOBase):
 
 
 def occurrences(file: BinaryIO, position: int, pattern: bytes, length: int) -> Iterator[int]:
-    """Where matches of a regular expression, of that many bytes each, begin from a byte of a file on."""
+    """Yield the positions, from `position` on, where a regular expression matches; every match has `length` bytes."""
     kept = b""
     while True:
         file.seek(position)
@@ -89,16 +89,16 @@ def occurrences(file: BinaryIO, position: int, pattern: bytes, length: int) -> I
 
 
 def is_open(num_bytes: int) -> bool:
-    """Whether a size in a header is what programs put there that do not know it."""
+    """Whether a size in a header is a placeholder from a program that did not know the size."""
     near = abs(num_bytes - (1 << 31)) <= NEAR_BYTES or (1 << 32) - NEAR_BYTES <= num_bytes <= 1 << 32
     return num_bytes <= 0 or near or num_bytes >= UNKNOWN_LONG_SIZE or (num_bytes >= ROUND_BYTES and num_bytes % ROUND_BYTES == 0)
 
 
 def check_size(promised: int, present: int, tolerance: int = 0) -> None:
-    """Hold the bytes of samples that a header states against those that are there.
+    """Compare the bytes of samples that a header states with those that are present.
 
     Raises:
-        DamagedError: If more are missing than a program's own mistake explains, and the header does not leave its size open.
+        DamagedError: If more are missing than a program's counting error explains, and the header does not leave the size open.
     """
     if promised > present + tolerance and not is_open(promised):
         raise DamagedError(

@@ -1,4 +1,4 @@
-"""WAV and its relatives for long files, RF64 and BW64: chunks, and programs that never go back to say how long it got."""
+"""WAV and its forms for long files, RF64 and BW64: follow the chunks, even where a program never filled in the final length."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hf_sqa.audio.containers.part import NEAR_BYTES, SLOPPY_BYTES, Part, check_s
 
 FORMS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 LONG_FORMS = (b"RF64", b"BW64")
-#: The 32 bits of a WAV hold no more.
+#: Most bytes of samples that the 32-bit size of a WAV can state.
 MOST_BYTES = 0xFFFF0000
-#: Programs that count with a sign stop here.
+#: Programs that use signed sizes stop here.
 MOST_SIGNED_BYTES = 0x7FFF0000 - 1
-#: A header that is nonsense must not be walked through byte by byte.
+#: Chunks that are followed at most: a nonsensical header must not be read byte by byte.
 MAX_CHUNKS = 10_000
 
 #: Name, first byte of the content, and stated length.
@@ -21,7 +21,7 @@ Chunk = tuple[bytes, int, int]
 
 
 def find_parts(file: BinaryIO, size: int) -> list[Part]:
-    """The recordings in a file of such a form: one, or several written one after another.
+    """Return the recordings in a file of one of `FORMS`: one, or several written one after another.
 
     Raises:
         DamagedError: If samples are missing.
@@ -39,7 +39,7 @@ def find_parts(file: BinaryIO, size: int) -> list[Part]:
 
 
 def _find_part(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
-    """The recording whose form begins at a byte, and the byte after it."""
+    """Return the recording whose form begins at `start`, and the position after it."""
     file.seek(start)
     form, riff_size = file.read(4), file.read(4)
     order = ">" if form == b"RIFX" else "<"
@@ -55,13 +55,13 @@ def _find_part(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
         riff_end = start + 8 + long_riff
     present = size - first
     if stated == 0 and (present == 0 or _fills_with_chunks(file, first, size, order)):
-        return Part(start, size), size  # empty, and what follows is no sound
+        return Part(start, size), size  # empty, and no sound follows
 
     file.seek(contents[b"fmt "][0])
     format_chunk = file.read(contents[b"fmt "][1])
     tolerance = max(SLOPPY_BYTES, struct.unpack_from(order + "H", format_chunk, 12)[0])
-    # A cut corrects no header, so a form that ends with the file is whole whatever its chunk says. Some put a placeholder there
-    # and subtract the header from it for the chunk.
+    # Cutting a file does not correct its header, so a form that ends with the file is whole whatever its chunk states. Some
+    # programs put a placeholder there, and for the chunk subtract the header from it.
     ends_with_file = abs(riff_end - size) <= 1
     is_placeholder = is_open(riff_end - start - 8) and 0 <= riff_end - first - stated <= first - start
     if not ends_with_file and not is_placeholder:
@@ -78,7 +78,7 @@ def _find_part(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
 
 
 def _chunks(file: BinaryIO, position: int, size: int, order: str) -> tuple[list[Chunk], bool]:
-    """Chunks up to the samples, and whether all of odd length are followed by the byte that makes them even."""
+    """Return the chunks up to the samples, and whether every chunk of odd length is followed by its padding byte."""
     found: list[Chunk] = []
     is_regular = True
     while position + 8 <= size and len(found) < MAX_CHUNKS:
@@ -103,7 +103,7 @@ def _is_name(name: bytes) -> bool:
 
 
 def _fills_with_chunks(file: BinaryIO, position: int, size: int, order: str) -> bool:
-    """Whether chunks follow each other from a byte to the end of the file."""
+    """Whether chunks follow each other from `position` to the end of the file."""
     for _ in range(MAX_CHUNKS):
         file.seek(position)
         header = file.read(8)
@@ -117,7 +117,7 @@ def _fills_with_chunks(file: BinaryIO, position: int, size: int, order: str) -> 
 
 
 def _header(form: bytes, format_chunk: bytes, length: int) -> bytes:
-    """A header of the kind that libsndfile reads, for that many bytes of samples."""
+    """Return a header that libsndfile reads, for `length` bytes of samples."""
     order = ">" if form == b"RIFX" else "<"
     described = b"fmt " + struct.pack(order + "I", len(format_chunk)) + format_chunk + b"\0" * (len(format_chunk) % 2)
     if length <= MOST_BYTES:

@@ -15,7 +15,7 @@ Promise = tuple[int, int]
 
 
 def check_stated_size(file: BinaryIO, size: int) -> None:
-    """Hold a file against its header; formats that state no size pass.
+    """Compare the size of a file with its header; formats that state no size pass.
 
     Raises:
         DamagedError: If samples are missing.
@@ -26,7 +26,7 @@ def check_stated_size(file: BinaryIO, size: int) -> None:
     reader = next((reader for start, reader in READERS.items() if magic.startswith(start)), None)
     promise = reader(file, size) if reader is not None else None
     if promise is not None:
-        # A CAF may hold packets of a lossless code, each of which is worth thousands of samples.
+        # A CAF may hold packets of a lossless codec, each of which stands for thousands of samples.
         check_size(promise[1], size - promise[0], 0 if magic.startswith(b"caff") else SLOPPY_BYTES)
 
 
@@ -38,7 +38,7 @@ def _unpack(file: BinaryIO, position: int, layout: str) -> tuple:
 def _chunk(
     file: BinaryIO, size: int, position: int, layout: str, wanted: tuple[bytes, ...], alignment: int = 1, counted: int = 0
 ) -> Promise | None:
-    """The first wanted of chunks that follow each other from a byte; their lengths count so many bytes of their headers."""
+    """Find the first chunk named in `wanted`, from `position` on; stated lengths include `counted` bytes of the chunk's header."""
     header = struct.calcsize(layout)
     while position + header <= size:
         name, length = _unpack(file, position, layout)
@@ -60,7 +60,7 @@ def _sphere(file: BinaryIO, size: int) -> Promise | None:
 
 
 def _voc(file: BinaryIO, size: int) -> Promise | None:
-    """Blocks until one of type 0; the last that has begun must be whole."""
+    """Blocks up to one of type 0; the last block that begins must be whole."""
     (position,) = _unpack(file, 20, "<H")
     while position + 4 <= size:
         kind, low, high = _unpack(file, position, "<BHB")
@@ -74,7 +74,7 @@ def _voc(file: BinaryIO, size: int) -> Promise | None:
 
 
 def _mat4(file: BinaryIO, size: int) -> Promise:
-    """Two matrices: the rate, then the samples with a row a channel."""
+    """Two matrices: the rate, then the samples with one row per channel."""
     (first,) = _unpack(file, 0, "<I")
     order = "<" if first == 0 else ">"
     name_length = _unpack(file, 16, order + "I")[0]
@@ -92,10 +92,10 @@ def _mat5(file: BinaryIO, size: int) -> Promise:
 
 
 def _sds(file: BinaryIO, size: int) -> Promise:
-    """A dump in packets of 127 bytes; numbers have seven bits a byte.
+    """A dump in packets of 127 bytes; numbers use seven bits of every byte.
 
     Raises:
-        DamagedError: If a packet does not begin and add up as one. libsndfile prints a line for each.
+        DamagedError: If a packet begins wrongly, or its checksum does not match. libsndfile only prints a line for each.
     """
     bits, low, middle, high = _unpack(file, 6, "B3xBBB")
     num_packets = -(-(low + (middle << 7) + (high << 14)) // (120 // -(-bits // 7)))
@@ -110,7 +110,7 @@ def _sds(file: BinaryIO, size: int) -> Promise:
 
 
 def _frames(file: BinaryIO, start: int, position: int, layout: str, frame_bytes: Callable[..., int]) -> Promise:
-    """Samples from a byte on; their header says whether there are two channels, ..., and last the number of frames."""
+    """Samples begin at `start`; the header fields in `layout` say whether there are two channels, ..., and last the frames."""
     *facts, frames = _unpack(file, position, layout)
     return start, frames * frame_bytes(*facts)
 
@@ -120,7 +120,7 @@ READERS: dict[bytes, Callable[[BinaryIO, int], Promise | None]] = {
     b"FORM": lambda file, size: _chunk(file, size, 12, ">4sI", (b"SSND", b"BODY"), 2),
     # After the GUID and length of the file, and the GUID of its content
     b"riff": lambda file, size: _chunk(file, size, 40, "<4s12xQ", (b"data",), 8, 24),
-    b"caff": lambda file, size: _chunk(file, size, 8, ">4sq", (b"data",)),  # -1 where it is not known
+    b"caff": lambda file, size: _chunk(file, size, 8, ">4sq", (b"data",)),  # -1 where the length is unknown
     b".snd": lambda file, size: _unpack(file, 4, ">II"),
     b"dns.": lambda file, size: _unpack(file, 4, "<II"),
     b"NIST": _sphere,
