@@ -1,4 +1,4 @@
-"""Students that learn what teachers say of speech that nobody rated."""
+"""Distillation: students learn the scores that teachers give to unrated speech."""
 
 from hf_sqa.distillation.recipe import load_distillation
 from hf_sqa.distillation.run import distill

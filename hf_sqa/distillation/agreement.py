@@ -1,4 +1,4 @@
-"""How well a student agrees with its teachers on windows of talkers that it never heard."""
+"""Agreement of a student with its teachers on windows of unseen talkers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
 from hf_sqa.metrics import agreement, bootstrap_agreement
 
-#: Fewer windows say nothing about a kind of degradation.
+#: Least number of windows for a correlation within a kind of degradation.
 MIN_WINDOWS = 16
 
 
@@ -26,12 +26,12 @@ def teacher_agreement(
     seed: int = 0,
     num_windows: int | None = None,
 ) -> dict[str, Any]:
-    """Agreement of a student with its teachers on the labelled windows of a split, with intervals over windows.
+    """Measure how a student agrees with its teachers on the labelled windows of a split, with intervals over windows.
 
     Returns:
         `dict`: `split`, `num_windows`, and for every score name `utt_lcc`, `utt_srcc` and `utt_rmse` as
-        `{"value", "low", "high"}`, with `utt_lcc` for each talker alone below `talkers`, and for each kind of degradation of
-        `MIN_WINDOWS` windows or more below `kinds`.
+        `{"value", "low", "high"}`, the `utt_lcc` of each talker under `talkers`, and that of each kind of degradation with at
+        least `MIN_WINDOWS` windows under `kinds`.
     """
     data = CachedWindows(cache, teachers, options, model.config, split, num_windows)
     scores = score_windows(model, data)
@@ -56,7 +56,7 @@ def teacher_agreement(
 
 @torch.inference_mode()
 def score_windows(model: Any, data: CachedWindows) -> np.ndarray:
-    """A model's scores `(W, L)` of windows, NaN where it refuses one."""
+    """Return a model's scores `(W, L)` of windows, NaN for a window that it refuses."""
     model.eval()
     extractor = model.make_feature_extractor()
     scores = np.full((len(data), model.config.num_labels), np.nan, np.float32)

@@ -1,4 +1,4 @@
-"""Labelled windows as examples for a trainer: kept ones, fresh ones, and rated recordings among them."""
+"""Labelled windows as training examples: stored or newly made, optionally mixed with rated recordings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ from hf_sqa.training.examples import Draw, Examples, RatedSpeech, make_example
 
 
 class WindowExamples(Examples):
-    """Base of the examples for a student: windows labelled by teachers, of the corpus `"windows"`."""
+    """Base class of the examples for a student: windows labelled by teachers, under the corpus name `"windows"`."""
 
-    features: np.ndarray | None = None  # pooled features of the first teacher, `(num_windows, D)`, if it has some
-    lines: list[Any] | None = None  # how the scores of several teachers were mapped, see [`combined_labels`]
-    num_windows: int = 0  # the rows below it are windows
+    features: np.ndarray | None = None  # pooled features of the first teacher, `(num_windows, D)`, if it has any
+    lines: list[Any] | None = None  # lines that mapped the scores of several teachers, see [`combined_labels`]
+    num_windows: int = 0  # number of windows, which are the first rows
     _fingerprint: str = ""
 
     @property
@@ -32,7 +32,7 @@ class WindowExamples(Examples):
         return ["windows"] * len(self)
 
     def frames(self, rows: Sequence[int]) -> np.ndarray | None:
-        """Frames of the first teacher for some windows, float16 `(len(rows), F, 2 D)`; `None` if they were not kept."""
+        """Return frames of the first teacher for some windows, float16 `(len(rows), F, 2 D)`; `None` if they were not kept."""
         return None
 
     def _example(self, draw: Draw) -> dict[str, Any]:
@@ -40,28 +40,28 @@ class WindowExamples(Examples):
         return make_example(draw, labels, waveform if len(waveform) else None, self.sampling_rate)
 
     def _window(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-        """Samples, none if there is no window, and labels."""
+        """Return samples (empty if there is no window) and labels."""
         raise NotImplementedError
 
 
 def kinds_of(row: Mapping[str, Any]) -> set[str]:
-    """The kinds of degradation that a window went through, by the facts about it."""
+    """Return the kinds of degradation applied to a window, from the facts about it."""
     return {step["kind"] for step in row.get("degradations", ())}
 
 
 class CachedWindows(WindowExamples):
-    """Windows of a split of a folder with the labels of teachers, whose options come in the same order, for a student.
+    """Windows of one split of a folder, with teachers' labels, for a student. `options` are in the order of `teachers`.
 
     Args:
-        num_windows (`int`, *optional*): Windows of all splits together, see [`plan_shards`]; all that are labelled if not given.
+        num_windows (`int`, *optional*): Windows of all splits together, see [`plan_shards`]; all labelled ones if not given.
         like ([`WindowExamples`], *optional*): Windows whose alignment of teachers to use.
-        leave_out (sequence of `str`, *optional*): Talkers, and kinds of degradation, whose windows are not taken.
+        leave_out (sequence of `str`, *optional*): Talkers and kinds of degradation whose windows are left out.
 
     Attributes:
-        facts (`list[dict]`): What is known of every window: talker, language, degradations.
+        facts (`list[dict]`): What is known about every window: talker, language, degradations.
 
     Raises:
-        ValueError: If there are no windows, or no labels of a teacher; it says whose labels there are.
+        ValueError: If there are no windows, or no labels of a teacher; the message names the teachers with labels.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class CachedWindows(WindowExamples):
         self._fingerprint = digest_of((cache.description, digests, list(options), len(paths), split, *sorted(leave_out)))
 
     def _kept_rows(self, leave_out: Sequence[str]) -> np.ndarray:
-        """Rows with a label, and without talkers and degradations that are left out; the others are counted by reason."""
+        """Return rows that have a label and no left-out talker or degradation. Count the others by reason."""
         labelled = np.isfinite(self.labels).any(axis=1)
         for row in np.flatnonzero(~labelled):
             has_audio = self.facts[row]["status"] == "ok"
@@ -185,14 +185,14 @@ class CachedWindows(WindowExamples):
         return self._readers[path]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_readers": {}}  # open files do not travel to the workers of a data loader
+        return self.__dict__ | {"_readers": {}}  # open files cannot be sent to the workers of a data loader
 
 
 class FreshWindows(WindowExamples):
-    """So many windows an epoch, made and labelled when they are asked for, or with `fixed` now, and kept.
+    """Windows, `num_windows` per epoch, made and labelled on demand; with `fixed`, made and labelled now, and kept.
 
     Raises:
-        ValueError: If a teacher is aligned by moments, which takes kept labels.
+        ValueError: If a teacher is aligned by moments, which requires stored labels.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class FreshWindows(WindowExamples):
 
 
 class MixedSpeech(WindowExamples):
-    """Windows with rated recordings among them, each of these equally often."""
+    """Windows mixed with rated recordings, each of which comes equally often."""
 
     def __init__(self, windows: WindowExamples, rated: RatedSpeech, share: float):
         super().__init__(windows.name, windows.score_names, windows.sampling_rate)
@@ -278,7 +278,7 @@ class MixedSpeech(WindowExamples):
         if draw.row < len(self.windows):
             return self.windows[draw]
         turn, place = divmod(draw.row - len(self.windows), len(self.rated))
-        # A recording that comes twice in an epoch is cut at two places.
+        # A recording that comes twice in an epoch is cut at two different places.
         epoch = draw.epoch * (1 + self._num_rated // len(self.rated)) + turn
         return self.rated[Draw(place, epoch, draw.is_filler)] | {"row": -1 if draw.is_filler else draw.row}
 

@@ -1,4 +1,4 @@
-"""The teachers' labels of windows, shard by shard, and what a student learns from them; see `hf_sqa.data.windows`."""
+"""The teachers' labels of windows, shard by shard, and how they are combined for a student; see `hf_sqa.data.windows`."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
 from hf_sqa.runs import whole_file, write_whole
 
-#: The splits of twenty shards, in the order in which they are made.
+#: Splits of twenty shards, in the order of making them.
 CYCLE = (*["train"] * 3, "validation", *["train"] * 3, "test", *["train"] * 12)
 
 
 def label_shard(cache: WindowCache, teacher: Teacher, path: Path, with_frames: bool = False) -> Path:
-    """Labels of one file of windows by one teacher, made now if they, or the frames asked for, are missing."""
+    """Return the file of one teacher's labels for one file of windows. Make it now if labels or requested frames are missing."""
     folder = cache.folder / "labels" / teacher.digest
     labels_path = folder / path.name
     shard = Shard.read(path)
@@ -44,7 +44,7 @@ def label_shard(cache: WindowCache, teacher: Teacher, path: Path, with_frames: b
 
 
 def _label(shard: Shard, teacher: Teacher, rate: int, with_frames: bool) -> tuple[dict[str, Any], dict[int, str]]:
-    """Scores of a shard's windows, with features and frames where there are some, and why windows have no score."""
+    """Return scores of a shard's windows, with features and frames if there are any, and the reasons for missing scores."""
     num_windows = len(shard.rows)
     recordings: dict[int, Recording] = {}
     reasons: dict[int, str] = {}
@@ -62,7 +62,7 @@ def _label(shard: Shard, teacher: Teacher, rate: int, with_frames: bool) -> tupl
         tensors[name][places] = values
 
     places = list(recordings)
-    # A processor's caches hold one window; an accelerator wants many.
+    # The caches of a CPU hold one window; an accelerator is faster with many.
     size = 1 if teacher.model.device.type == "cpu" else WINDOWS_PER_SHARD
     for first in range(0, len(places), size):
         batch = places[first : first + size]
@@ -72,16 +72,16 @@ def _label(shard: Shard, teacher: Teacher, rate: int, with_frames: bool) -> tupl
             put("features", batch, features)
         if frames:
             stacked = np.concatenate(frames)
-            owners = batch if len(stacked) == len(batch) else []  # of a recording in several pieces, no frames are kept
+            owners = batch if len(stacked) == len(batch) else []  # frames of a recording in several pieces are not kept
             put("frames", owners, stacked[: len(owners)])
     without: Any = np.isnan(tensors["scores"]).any(axis=1).tolist()
     return tensors, reasons | {place: "the teacher gave no score" for place in places if without[place]}
 
 
 def plan_shards(splits: Sequence[str], num_windows: int) -> list[tuple[str, int]]:
-    """`(split, index)` of shards in the order in which they are made; of twenty, one is for validation and one for test.
+    """Return `(split, index)` of shards in the order of making them. In twenty shards, one is for validation and one for test.
 
-    `num_windows` counts the windows of all splits and is rounded up to whole shards. Wherever one stops, the shares fit.
+    `num_windows` counts the windows of all splits and is rounded up to whole shards. The shares fit wherever the plan stops.
     """
     order = [split for split in CYCLE if split in splits]
     counts = dict.fromkeys(SPLITS, 0)
@@ -101,12 +101,12 @@ def label_windows(
     num_workers: int = 0,
     with_frames: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Make and label the windows that are missing, and yield `split`, `index`, and numbers of windows for each shard.
+    """Make and label the missing windows, and yield `split`, `index`, and numbers of windows for each shard.
 
     Args:
-        num_windows (`int`, or sequence of `(split, index)`): Windows of all splits together, see [`plan_shards`]; or which shards.
+        num_windows (`int`, or sequence of `(split, index)`): Windows of all splits together, see [`plan_shards`]; or the shards.
         num_workers (`int`, *optional*, defaults to 0): Processes that make windows ahead of the teachers; they change no window.
-        with_frames (`bool`, *optional*, defaults to `False`): Whether to keep the frames of the first teacher, 150 KB a window.
+        with_frames (`bool`, *optional*, defaults to `False`): Whether to keep the frames of the first teacher, 150 KB per window.
     """
     splits = cache.maker.pool.splits if cache.maker is not None else [split for split in SPLITS if cache.shards(split)]
     plan = plan_shards(splits, num_windows) if isinstance(num_windows, int) else list(num_windows)
@@ -120,7 +120,7 @@ def label_windows(
 
 
 def mapped_scores(scores: np.ndarray, teacher: Any, student: Any, options: TeacherOptions) -> np.ndarray:
-    """A teacher's scores `(W, L_t)` in the student's columns, `(W, L)`, and for `align: scale` on the student's scale."""
+    """Return a teacher's scores `(W, L_t)` in the student's columns, `(W, L)`; with `align: scale`, also on its scale."""
     columns = [teacher.score_names.index(options.teacher_score(name)) for name in student.score_names]
     labels = scores[:, columns].astype(np.float64)
     if options.align == "scale":
@@ -132,15 +132,15 @@ def mapped_scores(scores: np.ndarray, teacher: Any, student: Any, options: Teach
 def combined_labels(
     labels_by_teacher: Sequence[np.ndarray], options: Sequence[TeacherOptions], lines: Sequence[Any] | None = None
 ) -> tuple[np.ndarray, list[Any]]:
-    """Weighted mean of the labels of several teachers, over those that gave one.
+    """Average the labels of several teachers, weighted, over the teachers that gave one.
 
     Args:
-        labels_by_teacher (sequence of `np.ndarray` of shape `(W, L)`): From [`mapped_scores`], NaN where a teacher gave none.
+        labels_by_teacher (sequence of `np.ndarray` of shape `(W, L)`): From [`mapped_scores`], NaN if a teacher gave none.
         options (sequence of [`TeacherOptions`]): Options of the teachers, in the same order.
         lines (sequence, *optional*): Slopes and offsets `(2, L)` of an earlier call, to map other windows in the same way.
 
     Returns:
-        `(labels, lines)`: Labels `(W, L)` in float32, NaN where no teacher gave one; and the line of every teacher, or `None`.
+        `(labels, lines)`: Labels `(W, L)` in float32, NaN if no teacher gave one; and the line of every teacher, or `None`.
     """
     used: list[Any] = []
     mapped = []
@@ -157,7 +157,7 @@ def combined_labels(
 
 
 def _line_to(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Slope and offset `(2, L)` that give labels the mean and deviation of the reference where both are known."""
+    """Return slope and offset `(2, L)` that give labels the mean and deviation of the reference, fitted where both are known."""
     both = np.isfinite(labels) & np.isfinite(reference)
     ours, theirs = np.where(both, labels, np.nan), np.where(both, reference, np.nan)
     slope = np.nanstd(theirs, axis=0) / np.maximum(np.nanstd(ours, axis=0), 1e-6)

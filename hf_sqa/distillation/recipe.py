@@ -1,4 +1,4 @@
-"""Distillation recipes: what every key means."""
+"""Distillation recipes and the meaning of every key."""
 
 import dataclasses
 import math
@@ -18,12 +18,12 @@ class TeacherOptions:
     """A teacher."""
 
     checkpoint: str = "default"  # `default`, a folder or a Hub id
-    # precision in which it scores. The same weights in another precision count as another teacher, as their labels differ a
-    # little
+    # precision in which it scores. The same weights in another precision count as another teacher, because the labels differ
+    # slightly
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    weight: float = 1.0  # its share of the label where there are several
-    # `none` takes its scores as they are, `scale` maps its scale to the student's, `moments` maps its scores to mean and
-    # deviation of the first teacher's by a line
+    weight: float = 1.0  # its weight in the label if there are several teachers
+    # `none` keeps its scores, `scale` maps its scale to the student's, `moments` maps its scores by a line to the mean and
+    # deviation of the first teacher's
     align: Literal["none", "scale", "moments"] = "none"
     scores: dict[str, str] | None = None  # the teacher's name of each of the student's scores; the same name if not given
 
@@ -32,7 +32,7 @@ class TeacherOptions:
             raise ValueError(f"Expected the `weight` of a teacher above 0, got {self.weight}.")
 
     def teacher_score(self, name: str) -> str:
-        """The teacher's name of one of the student's scores."""
+        """Return the teacher's name of one of the student's scores."""
         return (self.scores or {}).get(name, name)
 
 
@@ -40,9 +40,9 @@ class TeacherOptions:
 class SpeechOptions:
     """Unlabelled speech."""
 
-    bench: str | None = None  # folder of the unpacked Debian packages of the bench corpus; `installed` for those installed here
-    folder: str | None = None  # folder of recordings, with a subfolder for each talker; beside `bench`, for training only
-    folder_share: float = 0.5  # share of the training windows that come from `folder` beside `bench`
+    bench: str | None = None  # folder of the bench corpus's unpacked Debian packages; `installed` for those installed here
+    folder: str | None = None  # folder of recordings, with a subfolder per talker; together with `bench`, only for training
+    folder_share: float = 0.5  # share of the training windows that come from `folder` if there is `bench` too
     validation_share: float = 0.1  # share of the talkers of a folder that are kept for validation
 
     def __post_init__(self) -> None:
@@ -57,14 +57,14 @@ class SpeechOptions:
 class LabelOptions:
     """Windows and the teachers' labels."""
 
-    folder: str | None = None  # where windows and labels are kept. Without it, they are made anew in every epoch
+    folder: str | None = None  # folder that keeps windows and labels. Without it, they are made anew in every epoch
     num_windows: int | None = None  # windows of all splits together, in whole shards of 64; those in the folder if not given
     seconds: float | None = None  # length of a window; the length of the student's windows if not given, else 7.68
     seed: int = 0  # seed of the windows
     num_workers: int = 0  # processes that make windows ahead of the teachers; they do not change the windows
     # `2/3` for the second of three commands with `--labels-only` that fill one folder, here or on other machines
     part: str | None = None
-    leave_out: list[str] = field(default_factory=list)  # talkers, and kinds of degradation, of the folder that are not trained on
+    leave_out: list[str] = field(default_factory=list)  # talkers and kinds of degradation in the folder to leave out of training
 
     def __post_init__(self) -> None:
         if self.leave_out and self.folder is None:
@@ -83,7 +83,7 @@ class LabelOptions:
 class LabelledOptions:
     """Rated recordings among the windows."""
 
-    # as in `data.train` of a training recipe; rows that a corpus calls validation or test stay out
+    # as in `data.train` of a training recipe; the validation and test rows of a corpus are left out
     sources: list[Source] = field(default_factory=list)
     share: float = 0.2  # share of the examples that are rated recordings; 0.2, the paper's share, if not given
 
@@ -94,7 +94,7 @@ class LabelledOptions:
 
 @dataclass(frozen=True)
 class DistillationLoss(LossOptions):
-    """The loss on scores, and terms on what teacher and student compute before their scores; see [`DistillationTrainer`]."""
+    """The loss on scores, and terms on features and frames of teacher and student; see [`DistillationTrainer`]."""
 
     feature_weight: float = 0.0  # weight of the term on pooled features
     frame_weight: float = 0.0  # weight of the term on frames before and after the transformer
@@ -112,7 +112,7 @@ class DistillationLoss(LossOptions):
 
 @dataclass(frozen=True)
 class DistillationRecipe(Saved):
-    """A distillation run as data. Made by [`load_distillation`]; the classes of its sections describe their keys."""
+    """A distillation run as data, made by [`load_distillation`]. The class of each section describes its keys."""
 
     student: Model
     speech: SpeechOptions

@@ -1,11 +1,11 @@
-"""Distillation: students learn what teachers say of degraded speech that nobody rated, and a share of what listeners said.
+"""Distillation: students learn teachers' scores of unrated degraded speech, and from a share of rated speech.
 
 Paper:    Stahl & Gamper, "Distillation and Pruning for Scalable Self-Supervised Representation-Based Speech Quality Assessment",
           ICASSP 2025, arXiv:2502.05356
 Differs:  the paper's loss, optimiser and degradations are not known; those here are ours. Its share of rated speech, 0.2, is the
-          default where rated speech is given.
+          default if rated speech is given.
 
-The unit is the window: teacher and student hear the same samples, one window of the student, so a score is a window score.
+The unit is the window: teacher and student hear the same samples, one window of the student, and scores are window scores.
 `hf_sqa.data.windows` says how windows and labels are kept on disk.
 
     student: {size: s}                                    # or checkpoint, or family and config
@@ -48,7 +48,7 @@ from hf_sqa.training.rows import load_rows
 from hf_sqa.training.run import TrainingResult, run_recipe
 
 RECIPE_FILE = "distillation.yaml"
-#: Fewer windows of other talkers say nothing about a student.
+#: Least number of windows of other talkers to validate a student on.
 MIN_VALIDATION_WINDOWS = 16
 
 
@@ -64,7 +64,7 @@ def distill(
 ) -> TrainingResult:
     """Label the windows that are not labelled yet, and train the student on them.
 
-    A run that was cut short goes on where it stopped, in labelling and in training; nothing is labelled twice.
+    An interrupted run continues where it stopped, in labelling as in training; nothing is labelled twice.
 
     Args:
         recipe ([`DistillationRecipe`], path or `dict`): The recipe.
@@ -78,7 +78,7 @@ def distill(
 
     Raises:
         ValueError: If teacher and student do not fit together, or there is no speech; the message says what to do.
-        Interrupted: After Ctrl-C in training, when a checkpoint is saved. In labelling, `KeyboardInterrupt`: whole shards are kept.
+        Interrupted: After Ctrl-C in training, once a checkpoint is saved. In labelling: `KeyboardInterrupt`; whole shards are kept.
     """
     recipe = recipe if isinstance(recipe, DistillationRecipe) else load_distillation(recipe)
     if recipe.labels.part is not None:
@@ -152,7 +152,7 @@ def _windows(
 
 
 def label(recipe: DistillationRecipe, maker: WindowMaker, teachers: Sequence[Teacher], progress: Any = None) -> WindowCache:
-    """The folder of a recipe's windows, in which those that are missing are made and labelled."""
+    """Return the folder of a recipe's windows, after making and labelling the missing ones."""
     assert recipe.labels.folder is not None
     if recipe.labels.num_windows is None:
         return WindowCache(recipe.labels.folder)
@@ -169,7 +169,7 @@ def label(recipe: DistillationRecipe, maker: WindowMaker, teachers: Sequence[Tea
 
 
 def make_windows(recipe: DistillationRecipe, student: Any) -> WindowMaker:
-    """The maker of a recipe's windows, for a student."""
+    """Return the maker of a recipe's windows for a student."""
     rate = student.config.sampling_rate or 16_000
     clips = []
     if recipe.speech.bench is not None:
@@ -184,7 +184,7 @@ def make_windows(recipe: DistillationRecipe, student: Any) -> WindowMaker:
 
 
 def _check_windows(maker: WindowMaker, student: Any) -> None:
-    """Refuse windows of another length than the student's, and speech that leaves nobody to train or to validate on."""
+    """Refuse windows of another length than the student's, and speech without talkers to train or to validate on."""
     if student.window_samples not in (None, maker.window_samples):
         raise ValueError(
             f"Expected windows as long as the student's, {student.window_samples} samples, so that teacher and student hear the "
@@ -198,7 +198,7 @@ def _check_windows(maker: WindowMaker, student: Any) -> None:
 
 
 def dry_run_distillation(recipe: DistillationRecipe) -> TrainingResult:
-    """Two steps of a recipe's training, with a tiny student and a tiny teacher, on made-up recordings; nothing is kept."""
+    """Train two steps of a recipe with a tiny student and a tiny teacher, on generated recordings; nothing is kept."""
     load_degradations(recipe.degradations)
     student = recipe.student
     if student.checkpoint is None:
@@ -227,5 +227,5 @@ def dry_run_distillation(recipe: DistillationRecipe) -> TrainingResult:
                 "output_dir": str(folder / "student"),
             }
         )
-        loss = replace(recipe.loss, feature_weight=0.0, frame_weight=0.0)  # these terms take kept labels
+        loss = replace(recipe.loss, feature_weight=0.0, frame_weight=0.0)  # these terms need stored labels
         return distill(replace(miniature, student=student, loss=loss), announce=lambda line: None)

@@ -1,4 +1,4 @@
-"""Teachers: models that label windows, and what they compute before their scores."""
+"""Teachers: models that label windows, with scores and with the features and frames behind them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,7 +25,7 @@ class Teacher:
         feature_extractor: Its feature extractor.
 
     Attributes:
-        identity (`dict`): See [`~hf_sqa.modeling.model_identity`]. Other weights, precision or extractor make another teacher.
+        identity (`dict`): See [`~hf_sqa.modeling.model_identity`]. Other weights, precision or extractor mean another teacher.
     """
 
     def __init__(self, model: Any, feature_extractor: Any):
@@ -34,7 +34,7 @@ class Teacher:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Everything that determines its labels, ready for JSON."""
+        """Everything that determines the labels, ready for JSON."""
         config = self.model.config
         return {
             "identity": self.identity,
@@ -46,7 +46,7 @@ class Teacher:
 
     @property
     def digest(self) -> str:
-        """Sixteen digits that differ where its labels could; its name and its place do not count."""
+        """Sixteen digits that identify the labels: they differ wherever labels could, whatever the teacher's name and location."""
         identity = {name: value for name, value in self.identity.items() if name not in ("id", "revision")}
         return digest_of(self.description | {"identity": identity})
 
@@ -57,12 +57,12 @@ class Teacher:
 
         Args:
             recordings (sequence of [`~hf_sqa.audio.Recording`]): Recordings.
-            frames (`list`, *optional*): Gets a float16 array `(W', F, 2 D)` for every call of the network: input (after its
-                projection) and output of its [`SQATransformer`] side by side, averaged over pairs of frames.
+            frames (`list`, *optional*): Receives a float16 array `(W', F, 2 D)` for every call of the network: input
+                (after its projection) and output of its [`SQATransformer`] side by side, averaged over pairs of frames.
 
         Returns:
-            `(scores, features)`: Scores `(W, L)`, NaN where the model refuses a recording or gives no finite score; and pooled
-            features `(W, D)`, or `None` if there are none or it is not clear whose they are.
+            `(scores, features)`: Scores `(W, L)`, NaN if the model refuses a recording or gives no finite score; and pooled
+            features `(W, D)`, or `None` if there are none or their recordings are unclear.
         """
         if frames is not None and find_transformer(self.model) is None:
             raise ValueError(f"Expected a teacher with an SQATransformer for labels of frames, got {type(self.model).__name__}.")
@@ -81,12 +81,12 @@ class Teacher:
             for before, after in zip(seen[::2], seen[1::2], strict=True):
                 pairs = F.avg_pool1d(torch.cat([before, after], dim=2).transpose(1, 2), 2).transpose(1, 2)
                 collected.append(pairs.half().cpu().numpy())
-        # A recording of several windows has several rows of features: only with one row each is it clear whose they are.
+        # A recording of several windows has several rows of features, so rows belong to recordings only if the numbers agree.
         return scores, features if features is not None and len(features) == len(recordings) else None
 
 
 def load_teacher(options: TeacherOptions) -> Teacher:
-    """The teacher that a recipe names."""
+    """Load the teacher that a recipe names."""
     loaded = load_checkpoint(options.checkpoint, merge=True, dtype=getattr(torch, options.dtype))
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
     warn_if_emulated(loaded.model.dtype, loaded.model.device)
@@ -116,7 +116,7 @@ def check_teacher(teacher: Any, student: Any, options: TeacherOptions) -> None:
 
 @contextmanager
 def pooled_features(model: Any) -> Iterator[list[np.ndarray]]:
-    """Collect the inputs of the last layer, `score_head`, as arrays `(B, D)`; none if a model has no such layer after pooling."""
+    """Collect the inputs of the last layer, `score_head`, as arrays `(B, D)`; none if there is no such layer after pooling."""
     collected: list[np.ndarray] = []
 
     def keep(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -133,7 +133,7 @@ def pooled_features(model: Any) -> Iterator[list[np.ndarray]]:
 
 
 def find_score_head(model: Any) -> torch.nn.Linear | None:
-    """The linear layer named `score_head`, if a model has exactly one."""
+    """Return the linear layer named `score_head` if a model has exactly one, else `None`."""
     heads = [
         module for name, module in model.named_modules() if name.endswith("score_head") and isinstance(module, torch.nn.Linear)
     ]

@@ -1,4 +1,4 @@
-"""The trainer of students, who learn the teachers' scores and what the first teacher computes before its scores."""
+"""The trainer of students, which learn the teachers' scores, and features and frames of the first teacher."""
 
 import os
 from collections.abc import Callable
@@ -15,26 +15,26 @@ from hf_sqa.distillation.teacher import find_score_head
 from hf_sqa.training.front_memory import FrontMemory
 from hf_sqa.training.trainer import AudioQualityTrainer
 
-#: File of a checkpoint that holds the maps to the teacher.
+#: File in a checkpoint with the maps to the teacher.
 MAPS_FILE = "teacher_maps.pt"
-#: Share of the machine's memory for spectra that are remembered.
+#: Share of the machine's memory for kept spectra.
 MEMORY_SHARE = 0.4
-#: Windows on which mean and deviation of a teacher's frames are measured, and the least deviation of a feature.
+#: Number of windows to measure mean and deviation of a teacher's frames on, and the least deviation of a feature.
 NUM_MEASURED, LEAST_DEVIATION = 256, 1e-3
 
 
 class DistillationTrainer(AudioQualityTrainer):
     """Trains a student on [`CachedWindows`], [`FreshWindows`] or [`MixedSpeech`].
 
-    On a CPU, the outputs of modules without weights, such as spectra, are remembered from one epoch to the next, in up to
-    `MEMORY_SHARE` of the machine's memory.
+    On a CPU, the outputs of modules without weights, such as spectra, are kept from epoch to epoch, in up to `MEMORY_SHARE` of the
+    machine's memory.
 
     Args:
         *args, **kwargs: As for [`AudioQualityTrainer`].
         feature_weight (`float`, *optional*, defaults to 0): Weight of a smooth L1 loss between the first teacher's pooled features
-            and a linear map of the student's, see [`TeacherMaps`]. It leaves out rated recordings and windows without features.
+            and a linear map of the student's, see [`TeacherMaps`]. Rated recordings and windows without features do not count.
         frame_weight (`float`, *optional*, defaults to 0): Weight of a squared error between frames before and after the
-            transformers, mapped in the same way. It leaves out rated recordings.
+            transformers, mapped in the same way. Rated recordings do not count.
 
     Raises:
         ValueError: If a weight is above 0 and the labels have no features or no frames, or the student has no layer `score_head`
@@ -95,12 +95,12 @@ class DistillationTrainer(AudioQualityTrainer):
             module.register_forward_pre_hook(lambda _, inputs: self._frames.append(inputs[0]))
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """See [`AudioQualityTrainer.create_optimizer`]; the maps are trained by AdamW at `learning_rate`."""
+        """See [`AudioQualityTrainer.create_optimizer`]; AdamW trains the maps at `learning_rate`."""
         optimizer = super().create_optimizer(model)
         if maps := list(self.teacher_maps.parameters()):
             adam = next(group for group in optimizer.param_groups if "momentum" not in group)
             optimizer.add_param_group({name: value for name, value in adam.items() if name != "params"} | {"params": maps})
-            # The Trainer clears the gradients of the model, not those of all that the optimiser trains.
+            # The Trainer clears the gradients of the model only, so those of the maps are cleared here.
             optimizer.register_step_post_hook(lambda *_: self.teacher_maps.zero_grad())
         return optimizer
 
@@ -153,7 +153,7 @@ class DistillationTrainer(AudioQualityTrainer):
 
 
 class TeacherMaps(nn.Module):
-    """Linear maps from a student's features to its teacher's, trained with the student and not saved with it."""
+    """Linear maps from a student's features to its teacher's. They are trained with the student but not saved with it."""
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -161,7 +161,7 @@ class TeacherMaps(nn.Module):
         self._generator = torch.Generator().manual_seed(seed)
 
     def add(self, name: str, size: int, theirs: torch.Tensor) -> None:
-        """Add a map from vectors of `size` to the teacher's; examples `(N, D)` of these give their mean and deviation."""
+        """Add a map from vectors of `size` to the teacher's. Examples `(N, D)` of the teacher's give their mean and deviation."""
         linear = nn.Linear(size, theirs.shape[1])
         nn.init.uniform_(linear.weight, -(size**-0.5), size**-0.5, generator=self._generator)
         nn.init.zeros_(linear.bias)
@@ -173,7 +173,7 @@ class TeacherMaps(nn.Module):
         self.maps[name] = linear
 
     def distance(self, name: str, ours: torch.Tensor, theirs: torch.Tensor, loss: Callable[..., torch.Tensor]) -> torch.Tensor:
-        """A loss between mapped vectors of the student and those of the teacher, `(..., D)`, with mean 0 and deviation 1."""
+        """Return a loss between mapped vectors of the student and the teacher's, `(..., D)`, scaled to mean 0 and deviation 1."""
         linear: Any = self.maps[name]
         if not len(ours):
             return (ours.sum() + linear.weight.sum()) * 0
@@ -182,7 +182,7 @@ class TeacherMaps(nn.Module):
 
 
 def same_length(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames `(B, F, D)` and `(B, F', D')`, the more numerous ones averaged in time to as many as the others."""
+    """Return frames `(B, F, D)` and `(B, F', D')` with the longer sequence averaged in time to the length of the shorter."""
     num_frames = min(ours.shape[1], theirs.shape[1])
 
     def shortened(frames: torch.Tensor) -> torch.Tensor:
@@ -200,7 +200,7 @@ def _averaged_over_processes(weight: torch.Tensor) -> None:
 
 
 def _memory_bytes() -> int:
-    """Memory of the machine in bytes; 2 GiB if the system does not say."""
+    """Return the memory of the machine in bytes; 2 GiB if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -1,1 +1,1 @@
-"""Fine-tune or calibrate a checkpoint on a listening test of one's own, and say what it brought."""
+"""Fine-tune or calibrate a checkpoint on your own listening test, and report what it gained."""

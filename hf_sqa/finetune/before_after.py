@@ -12,7 +12,7 @@ from hf_sqa.metrics.bootstrap import MIN_UNITS
 
 METRICS = ("utt_lcc", "utt_srcc", "utt_rmse")
 NUM_DRAWS = 10_000
-#: An interval from fewer units is rough.
+#: With fewer units, an interval is rough.
 FEW_UNITS = 10
 
 
@@ -25,19 +25,19 @@ def compare_before_after(
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
 ) -> dict[str, Any]:
-    """Everything a report says of one score.
+    """Compute everything that a report says about one score.
 
     Args:
-        predictions (`dict`): `"before"` and `"after"`, of shape `(num_clips,)`, NaN where a clip was not scored or not held out;
+        predictions (`dict`): `"before"` and `"after"`, of shape `(num_clips,)`, NaN if a clip was not scored or not held out;
             optionally `"calibrated"`, the original with a first-order mapping, which needs no training.
-        labels (`np.ndarray` of shape `(num_clips,)`): NaN where unrated.
-        groups (sequence of `str`, *optional*): Group of every clip; groups are drawn whole, because their clips are alike.
+        labels (`np.ndarray` of shape `(num_clips,)`): Labels, NaN where unrated.
+        groups (sequence of `str`, *optional*): Group of every clip. Whole groups are resampled, because their clips are alike.
         calibration (`str`, *optional*): Order of the mapping, if `after` is a calibration.
 
     Returns:
-        `dict`: `agreement` (by model and metric: `value`, `low`, `high`; no ends of fewer than five units), `comparisons` (after
-            against before, by metric, and after against calibrated), `recommendation` (`"use"` or `"keep"`), `verdict` (in words),
-            `num_clips`, `num_units`, `remarks`.
+        `dict`: `agreement` (by model and metric: `value`, `low`, `high`; no interval from fewer than five units), `comparisons`
+            (after against before, by metric, and after against calibrated), `recommendation` (`"use"` or `"keep"`), `verdict` (in
+            words), `num_clips`, `num_units`, `remarks`.
     """
     judged = ~np.isnan(labels) & np.all([~np.isnan(values) for values in predictions.values()], axis=0)
     truth = labels[judged]
@@ -77,7 +77,7 @@ def _recommendation(
     comparisons: Mapping[str, Any],
     calibration: str | None,
 ) -> tuple[str, str]:
-    """`"use"` or `"keep"`, and why. Ranks decide first, then errors; a calibration does not change ranks."""
+    """Return `"use"` or `"keep"`, and why. Ranks decide first, then errors; a calibration does not change ranks."""
     rank, error = against_before["utt_srcc"], against_before["utt_rmse"]
     about_rank = f"SRCC {rank.value_b:.3f} before, {rank.value_a:.3f} after, {_chance(rank)}"
     about_error = f"RMSE {error.value_b:.3f} before, {error.value_a:.3f} after, {_chance(error)}"
@@ -145,5 +145,5 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
+    """Return the value, or `None` for NaN, which JSON does not have."""
     return None if math.isnan(value) else round(value, 6)

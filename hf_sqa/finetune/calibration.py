@@ -1,7 +1,7 @@
-"""Calibration: map a model's scores to the scale of one listening test, from some twenty rated clips, without training.
+"""Calibration: map a model's scores to the scale of one listening test, with some twenty rated clips and no training.
 
-The mapping is that of ITU-T P.1401, monotonic, of first or third order, fitted by `hf_sqa.metrics.fit_mapping` and kept in the
-configuration of the checkpoint (`score_mapping`). It corrects offset, slope and curvature, never ranks. NumPy only.
+The mapping is that of ITU-T P.1401: monotonic, of first or third order. `hf_sqa.metrics.fit_mapping` fits it, and the configuration
+of the checkpoint keeps it (`score_mapping`). It corrects offset, slope and curvature, never ranks. NumPy only.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from numpy.typing import ArrayLike
 from hf_sqa.blocks.score_mapping import apply_score_mapping, check_score_mapping
 from hf_sqa.metrics import fit_mapping
 
-#: Fewest clips for a mapping: three for each of the two numbers of a line, or of the four of a cubic.
+#: Fewest clips for a mapping: three for each coefficient, of which a line has two and a cubic four.
 MIN_CLIPS = {"first": 6, "third": 12}
-#: A mapping that rises by less than this share of the range of scores would give all recordings one score.
+#: A mapping that rises by less than this share of the score range would give all recordings nearly the same score.
 MIN_RISE = 1e-3
 
 
 def fit_score_mapping(predictions: ArrayLike, labels: ArrayLike, order: str = "first") -> list[float]:
-    """The `score_mapping` of one score: `[low, high, c0, c1]` or `[low, high, c0, c1, c2, c3]`.
+    """Fit the `score_mapping` of one score: `[low, high, c0, c1]` or `[low, high, c0, c1, c2, c3]`.
 
     Args:
-        predictions (array of shape `(num_clips,)`): Scores as the model gives them, unmapped; NaN where it failed.
-        labels (array of shape `(num_clips,)`): Labels; NaN where unrated. Clips without either are left out.
+        predictions (array of shape `(num_clips,)`): Unmapped scores of the model; NaN where it failed.
+        labels (array of shape `(num_clips,)`): Labels; NaN where unrated. Clips that lack a score or a label are left out.
         order (`str`, *optional*, defaults to `"first"`): `"first"` or `"third"`.
 
     Raises:
@@ -65,7 +65,7 @@ def cross_fitted_mapping(
     parts: Sequence[tuple[np.ndarray, np.ndarray]],
     order: str = "first",
 ) -> np.ndarray:
-    """The predictions `judged`, mapped part by part; a part has the rows to fit on, and the rows of `judged` that this fit maps."""
+    """Map the predictions `judged` part by part. A part has the rows to fit on and the rows of `judged` to map by that fit."""
     mapped = np.full(len(judged), np.nan)
     for seen, rows in parts:
         mapped[rows] = apply_score_mapping(judged[rows], fit_score_mapping(predictions[seen], labels[seen], order))
@@ -73,10 +73,10 @@ def cross_fitted_mapping(
 
 
 def make_folds(labels: ArrayLike, num_folds: int, *, groups: Sequence[str] | None = None, seed: int = 0) -> np.ndarray:
-    """Number of the fold of every clip, 0 to `num_folds - 1`; the folds have similar scores, and no group is in two.
+    """Assign every clip to a fold, 0 to `num_folds - 1`. The folds have similar scores, and no group is in two folds.
 
-    Without groups the clips are sorted by label and each `num_folds` neighbours are dealt out at random. With groups the largest
-    groups come first, and each goes to the fold that has the fewest clips so far.
+    Without groups, the clips are sorted by label, and every `num_folds` neighbours are spread over the folds at random. With
+    groups, the largest come first, and each goes to the fold that has the fewest clips so far.
     """
     labels = np.asarray(labels, np.float64)
     rng = np.random.default_rng(seed)
@@ -94,7 +94,7 @@ def make_folds(labels: ArrayLike, num_folds: int, *, groups: Sequence[str] | Non
     sizes = np.bincount(codes)
     fold_of_group, filled = np.empty(len(names), int), np.zeros(num_folds, int)
     for group in np.lexsort((rng.random(len(names)), -sizes)):
-        # The smallest comes first, so no fold stays empty.
+        # The fold with the fewest clips comes first, so none stays empty.
         fold = int(np.argmin(filled))
         fold_of_group[group] = fold
         filled[fold] += sizes[group]

@@ -20,8 +20,8 @@ def check_folder(folder: Path, definition: dict[str, Any], resume: bool) -> None
     """Refuse a folder that holds something else.
 
     Raises:
-        FileExistsError: If it holds a finished run, one that was cut short and `resume` is off, or other files.
-        RunMismatch: If it holds a run of other options, clips or model; names what differs.
+        FileExistsError: If it holds a finished run, other files, or an interrupted run and `resume` is off.
+        RunMismatch: If it holds a run with other options, clips or model; the message names the difference.
     """
     state = folder / WORK / STATE
     if (folder / REPORT).exists():
@@ -37,13 +37,13 @@ def check_folder(folder: Path, definition: dict[str, Any], resume: bool) -> None
 
 
 def refuse_used(folder: Path) -> None:
-    """Refuse a folder that holds anything."""
+    """Refuse a folder that is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"Expected an empty or new folder, got {str(folder)!r}, which holds something else.")
 
 
 def begin(folder: Path, definition: dict[str, Any]) -> None:
-    """Note what decides on this run, or compare it with what is noted, for `--resume`."""
+    """Record what defines this run, or compare it with the record, for `--resume`."""
     check_same_run(folder / WORK / STATE, definition, "give it the same, delete the folder, or choose another one")
 
 
@@ -56,7 +56,7 @@ def write_checkpoint(
     base: tuple[str, str],
     adapter: Path | None,
 ) -> None:
-    """Write the checkpoint, each file whole: they are moved from a finished copy."""
+    """Write the checkpoint. Files are moved from a finished copy, so each is whole."""
     unfinished = folder / WORK / "finished"
     shutil.rmtree(unfinished, ignore_errors=True)
     model.config.checkpoint_name = name
@@ -69,7 +69,7 @@ def write_checkpoint(
         extractor.save_pretrained(unfinished / "adapter")
         path = unfinished / "adapter" / "adapter_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        # Where the base is found when the adapter is loaded: an id on the Hub, or the absolute path of a folder.
+        # Loading the adapter looks for the base here: an id on the Hub, or the absolute path of a folder.
         config["base_model_name_or_path"] = str(Path(checkpoint).absolute()) if Path(checkpoint).is_dir() else base_name
         write_whole(path, json.dumps(config, indent=1))
     move_into(unfinished, folder)
@@ -78,7 +78,7 @@ def write_checkpoint(
 def write_predictions(
     path: Path, judged: RatedClips, parts: Sequence[str], predictions: dict[str, np.ndarray], scores: Sequence[str]
 ) -> None:
-    """Write a row for every clip that a part of the plan judged, and one with the reason for every clip that was left out."""
+    """Write a row for every clip that a part of the plan judged, and a row with the reason for every clip that was left out."""
     import pandas
 
     rows = pandas.DataFrame({"file": judged.names, "group": judged.groups, "part": parts})
@@ -92,7 +92,7 @@ def write_predictions(
 
 
 def for_the_card(by_score: dict[str, Any], data_name: str, plan: Plan) -> list[dict[str, Any]]:
-    """Numbers as a model card takes them."""
+    """Return the numbers in the form that a model card takes."""
     split = {"crossfit": "cross-fitted", "holdout": "held out", "table": "held out"}[plan.kind]
     return [
         {

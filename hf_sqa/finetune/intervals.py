@@ -1,4 +1,4 @@
-"""Calibrate the interval of a checkpoint on one's own rated clips, and measure its coverage on clips that it has not seen."""
+"""Calibrate a checkpoint's intervals on your own rated clips, and measure their coverage on unseen clips."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from hf_sqa.finetune.rated_clips import RatedClips, Track, rated_scores
 from hf_sqa.modeling import weights_digest
 from hf_sqa.pipelines import pipeline
 
-#: Shares for which coverage is measured and stated.
+#: Nominal coverages to measure and report.
 ASKED = (0.8, 0.9)
 
 
 def describe_interval(
     scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable] | None, *, data_name: str, grouped_by: str | None = None
 ) -> dict[str, Any]:
-    """A calibration of an interval (see [`~hf_sqa.blocks.score_intervals.fit_score_interval`]) with the name of the clips that it
-    was made on, what groups them, and the coverage that it has on clips that it has not seen.
+    """Return the calibration of an interval (see [`~hf_sqa.blocks.score_intervals.fit_score_interval`]) with the name of its clips,
+    their grouping, and its coverage on clips that it has not seen.
 
     Raises:
         ValueError: If there are fewer than 20 clips, or too few to measure the coverage.
@@ -39,7 +39,7 @@ def describe_interval(
     for asked in ASKED:
         try:
             measured.append({"set": data_name, "seen": False, **measured_coverage(scores, labels, groups, asked)})
-        except ValueError:  # what is left without a part of the clips does not reach so far
+        except ValueError:  # too few clips remain without a part for this share
             continue
     return calibration | {"measured": measured}
 
@@ -47,7 +47,7 @@ def describe_interval(
 def calibrated_intervals(
     model: Any, scores: np.ndarray, clips: RatedClips, names: Sequence[str], data_name: str, grouped_by: str | None
 ) -> tuple[dict[str, Any], dict[str, ValueError]]:
-    """The `score_intervals` of a model from its scores `(num_clips, num_scores)` of clips, and why scores have none, by name."""
+    """Fit a model's `score_intervals` to its scores `(num_clips, num_scores)`; return them, and the reasons for missing ones."""
     intervals, problems, digest = {}, {}, weights_digest(model)
     for index, name in enumerate(names):
         labels = clips.labels[:, index]
@@ -71,11 +71,11 @@ def calibrate(
     announce: Callable[[str], None] | None = None,
     track: Track | None = None,
 ) -> dict[str, Any]:
-    """Write a copy of a checkpoint that carries a calibration of its intervals.
+    """Write a copy of a checkpoint with calibrated intervals.
 
     Args:
-        rated (`datasets.Dataset`): Rated clips in the schema of `hf_sqa.data`; none that the checkpoint was trained on.
-        group (`str`, *optional*): Column of what clips have in common; found by its usual name if not given.
+        rated (`datasets.Dataset`): Rated clips in the schema of `hf_sqa.data`, without clips that the checkpoint was trained on.
+        group (`str`, *optional*): Column of the groups of clips; found by its usual name if not given.
         checkpoint, output, base_name, data_name, announce, track: As in [`~hf_sqa.finetune.run.finetune`].
 
     Returns:
@@ -83,7 +83,7 @@ def calibrate(
 
     Raises:
         OSError, ValueError: If the table or the checkpoint cannot be used, or there are fewer than 20 rated clips.
-        FileExistsError: If the folder holds something.
+        FileExistsError: If the folder is not empty.
     """
     announce = announce or (lambda line: None)
     track = track or (lambda items, title, total: items)

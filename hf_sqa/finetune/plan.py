@@ -1,7 +1,7 @@
-"""Which clips train, which choose the epoch, which judge: parts of a small listening test without leaks.
+"""Split a small listening test without leaks: clips to train on, to choose the epoch by, and to judge on.
 
-A talker, system or source on both sides makes held-out numbers too good, so whole groups are held out. Where there are too few
-clips or groups to set some aside, every clip is judged by a model that was trained without its group (cross-fitting).
+A talker, system or source on both sides makes held-out numbers too good, so whole groups are held out. If there are too few clips
+or groups to hold some out, every clip is judged by a model that was trained without its group (cross-fitting).
 """
 
 import math
@@ -16,11 +16,11 @@ from hf_sqa.data.schema import TEXT_COLUMNS
 from hf_sqa.data.splits import stratified_split
 from hf_sqa.finetune.calibration import MIN_CLIPS as MIN_CLIPS_TO_CALIBRATE, make_folds
 
-#: Columns whose values clips may share, the likeliest leak first.
+#: Columns whose values clips may share, most likely leak first.
 GROUP_COLUMNS = ("talker_id", "source_id", "system_id")
-#: Fewer clips are refused.
+#: Least number of rated clips.
 MIN_CLIPS = 10
-#: With so many clips and groups a fifth is held out; with fewer its interval would be too wide, and the evaluation is cross-fitted.
+#: With this many clips and groups, a fifth is held out. With fewer, its interval would be too wide, and evaluation is cross-fitted.
 MIN_CLIPS_TO_HOLD_OUT, MIN_GROUPS_TO_HOLD_OUT = 300, 25
 NUM_FOLDS, CALIBRATION_FOLDS = 5, 10
 HELD_OUT_SHARE = 0.2
@@ -38,17 +38,17 @@ class Part:
 
 @dataclass
 class Plan:
-    """How an evaluation goes."""
+    """The plan of an evaluation."""
 
     kind: str  # `"holdout"`, `"crossfit"` or `"table"` (a table of held-out clips was given)
     parts: list[Part]  # one for each training
     sentence: str  # the plan in words
-    remarks: list[str] = field(default_factory=list)  # what a reader of the numbers must know
-    final: Part | None = None  # the training of the model that is kept, on all clips; `None` if the only part gives it
+    remarks: list[str] = field(default_factory=list)  # caveats for readers of the numbers
+    final: Part | None = None  # training of the model to keep, on all clips; `None` if the only part yields it
 
 
 def schema_column(name: str) -> str | None:
-    """The column of the schema that a user's name for a group means (`talker` is `talker_id`); `None` if there is none."""
+    """Return the schema column that a user's name for a group means (`talker` is `talker_id`); `None` if there is none."""
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     for column in TEXT_COLUMNS:
         if plain == column or plain in {name.lower().replace(" ", "_") for name in USUAL_NAMES.get(column, ())}:
@@ -57,7 +57,7 @@ def schema_column(name: str) -> str | None:
 
 
 def choose_groups(data: Any, asked: str | None) -> tuple[str | None, str]:
-    """The column whose values stay together, and a sentence about it."""
+    """Choose the column whose values stay together, and return it with a sentence about it."""
     if asked is not None:
         values = list(data[asked])
         unknown = sum(value is None for value in values)
@@ -87,7 +87,7 @@ def choose_groups(data: Any, asked: str | None) -> tuple[str | None, str]:
 
 
 def plan_for(clips: Any, held_out: Any, *, num_folds: int | None, calibrate: str | None, seed: int) -> Plan:
-    """How rated clips are parted, to train or to calibrate."""
+    """Plan the parts of rated clips, for training or calibration."""
     labels = clips.labels[:, 0]
     if calibrate is None:
         return make_plan(labels, clips.groups, num_folds=num_folds, held_out=held_out is not None, seed=seed)
@@ -117,10 +117,10 @@ def plan_for(clips: Any, held_out: Any, *, num_folds: int | None, calibrate: str
 def make_plan(
     labels: np.ndarray, groups: Sequence[str] | None, *, num_folds: int | None = None, held_out: bool = False, seed: int = 0
 ) -> Plan:
-    """Parts of a rated table, from its labels of one score, `(num_clips,)`, NaN where unrated, and the groups of its clips.
+    """Plan the parts of a rated table from its labels of one score, `(num_clips,)`, NaN where unrated, and its groups.
 
-    With `num_folds=0` a fifth is held out; without it, the number of clips and groups decides. `held_out` says that held-out clips
-    come from elsewhere: all these train. The same seed gives the same parts.
+    With `num_folds=0` a fifth is held out; without `num_folds`, the numbers of clips and groups decide. `held_out` says that the
+    held-out clips come from another table, so all of these train. The same seed gives the same parts.
 
     Raises:
         ValueError: If there are fewer than ten rated clips, all labels are equal, or there are fewer groups than folds.
@@ -162,7 +162,7 @@ def make_plan(
 
 
 def check_labels(labels: np.ndarray) -> np.ndarray:
-    """Rows that are rated; refuses labels from which nothing can be learned."""
+    """Return the rated rows. Refuse labels from which nothing can be learned."""
     rated = np.flatnonzero(~np.isnan(labels))
     if len(rated) < MIN_CLIPS:
         raise ValueError(
@@ -178,7 +178,7 @@ def check_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def shared_values(data: Any, first: np.ndarray, second: np.ndarray, group: str | None, other: Any = None) -> dict[str, str]:
-    """A sentence for each column, other than the group, that has values on both sides; `second` are rows of `other` if given."""
+    """Return a sentence for each column, except the group, that has values on both sides. `second` are rows of `other` if given."""
     sentences = {}
     for column in (*GROUP_COLUMNS, "condition_id"):
         if column == group:
@@ -209,7 +209,7 @@ def _split(
 def _with_validation(
     name: str, rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, seed: int, **judged: np.ndarray
 ) -> tuple[Part, list[str]]:
-    """Rows in two, to train on and to choose the epoch by, and remarks about them."""
+    """Split rows into those to train on and those to choose the epoch by, and return them with remarks."""
     num_groups = 0 if groups is None else len(np.unique(groups[rows]))
     by_group = groups is not None and num_groups >= 3
     share = max(HELD_OUT_SHARE, 2 / max(len(rows), 1))

@@ -1,4 +1,4 @@
-"""Rated clips that can be read: what fine-tuning sees of a table."""
+"""The rated and readable clips of a table, which fine-tuning uses."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hf_sqa.data.schema import first_few
 from hf_sqa.finetune.plan import MIN_CLIPS
 from hf_sqa.training.pseudo_label import content_digest
 
-#: Wraps an iterable, with a title and a length, in a progress bar.
+#: Function that wraps an iterable in a progress bar, given a title and a length.
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 class RatedClips:
-    """Rated clips that can be read: rows of a data set with names, labels `(num_clips, num_scores)` and groups."""
+    """Rated and readable clips: rows of a data set with names, labels `(num_clips, num_scores)` and groups."""
 
     def __init__(self, data: Any, labels: np.ndarray, groups: list[str] | None, excluded: list[dict[str, str]]):
         self.data, self.labels, self.groups, self.excluded = data, labels, groups, excluded
@@ -41,7 +41,7 @@ class RatedClips:
         at_least: int,
         name: str = "clips",
     ) -> RatedClips:
-        """Read the rows that are rated and readable; the others are listed in `excluded`."""
+        """Read the rated and readable rows; list the others in `excluded`."""
         labels = np.array([list(data[score]) for score in scores], np.float64).T
         kept: list[int] = []
         excluded: list[dict[str, str]] = []
@@ -64,7 +64,7 @@ class RatedClips:
             )
         chosen = data.select(kept)
         groups = None if group is None else list(chosen[group])
-        if groups is not None and None in groups:  # held-out clips need not name what the others are grouped by
+        if groups is not None and None in groups:  # held-out clips need no group
             groups = None
         return cls(chosen, labels[kept], groups, excluded)
 
@@ -73,14 +73,14 @@ class RatedClips:
         return RatedClips(self.data.select(list(rows)), self.labels[list(rows)], groups, self.excluded)
 
     def rows(self, numbers: np.ndarray, anchors: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Rows for the trainer; scores that nobody rated get the labels in `anchors`, each `(num_clips,)`."""
+        """Return rows for the trainer. Scores that nobody rated get the labels in `anchors`, each `(num_clips,)`."""
         rows = self.data.select(numbers.tolist()).to_list()
         for row, number in zip(rows, numbers.tolist(), strict=True):
             row |= {name: float(values[number]) for name, values in anchors.items()}
         return rows
 
     def without_those_of(self, other: RatedClips) -> tuple[RatedClips, list[str]]:
-        """These clips without those that are held out too, by the content of their files."""
+        """Return these clips without those that are also in `other`, compared by file content, and remarks."""
         theirs = set(other.digests) - {None}
         rows = [row for row, digest in enumerate(self.digests) if digest not in theirs]
         if len(rows) == len(self):
@@ -94,14 +94,14 @@ class RatedClips:
         return self.select(rows), [f"{len(gone)} clips are in both tables and are not trained on: {first_few(gone)}."]
 
     def about_excluded(self) -> list[str]:
-        """What to say about clips that are left out."""
+        """Return remarks about clips that are left out."""
         if not self.excluded:
             return []
         files = first_few([f"{clip['file']} ({clip['code']})" for clip in self.excluded])
         return [f"{len(self.excluded)} clips are left out: {files}; report.json names them all."]
 
     def about_repeated(self) -> list[str]:
-        """What to say about files with the same content in several rows."""
+        """Return remarks about files with the same content in several rows."""
         rows_of: dict[str, list[int]] = {}
         for row, digest in enumerate(self.digests):
             if digest is not None:
@@ -119,7 +119,7 @@ class RatedClips:
 
 
 def rated_scores(model: Any, data: Any, data_name: str) -> list[str]:
-    """Scores of the model that the table rates, in the model's order."""
+    """Return the model's scores that the table rates, in the model's order."""
     names = model.config.score_names
     rated = [name for name in names if name in data.column_names and _any_label(data[name])]
     if not rated:
@@ -139,6 +139,6 @@ def _any_label(labels: Any) -> bool:
 
 
 def clip_name(audio: Any) -> str:
-    """What to call a recording: the last two parts of its path."""
+    """Return the name of a recording: the last two parts of its path."""
     path = audio.get("path") if isinstance(audio, dict) else audio
     return "/".join(Path(path).parts[-2:]) if path else "a recording in the table"

@@ -1,8 +1,8 @@
-"""Fine-tune, or calibrate, a checkpoint on a listening test of one's own, and report what it gained, and whether that is shown.
+"""Fine-tune or calibrate a checkpoint on your own listening test, and report what it gained and how certain that is.
 
-The same steps for any family: parts without leaks ([`make_plan`]), scores before, training through [`run_recipe`], scores after on
-clips that were held out, intervals and a paired comparison ([`compare_before_after`]), a folder that loads. With few clips the
-front of a model stays as it is, and what it makes of a clip is remembered ([`FrontMemory`]).
+The steps are the same for any family: parts without leaks ([`make_plan`]), scores before, training by [`run_recipe`], scores after
+on held-out clips, intervals and a paired comparison ([`compare_before_after`]), and a loadable folder. With few clips, the front of
+a model stays frozen, and its outputs are kept in memory ([`FrontMemory`]).
 """
 
 import json
@@ -49,28 +49,28 @@ def finetune(
     announce: Callable[[str], None] | None = None,
     track: Track | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune or calibrate; the report, as it is written to `report.json`.
+    """Fine-tune or calibrate a checkpoint, and return the report that is also written to `report.json`.
 
-    The folder gets the checkpoint (with `lora` merged, and the adapter alone in `adapter/`), `report.json` and `predictions.csv`, a
-    row a clip with its scores before and after.
+    The output folder holds the checkpoint (with `lora`: merged, and the adapter alone in `adapter/`), `report.json` and
+    `predictions.csv`, with the scores of every clip before and after.
 
     Args:
         checkpoint (`str`): Folder or Hub id of the original, or of an adapter.
         train (`datasets.Dataset`): Rated clips in the schema of `hf_sqa.data`.
         output (path): Folder to make.
-        options ([`FinetuneOptions`], *optional*): How.
-        test (`datasets.Dataset`, *optional*): Held-out clips; otherwise they are taken from `train`.
-        base_name (`str`, *optional*): What the original is called, and found by; `checkpoint` if not given.
-        data_name (`str`, *optional*): What the clips are called in the report.
-        resume (`bool`, *optional*, defaults to `False`): Go on with a run that was cut short.
-        announce (callable, *optional*): Takes lines about what happens.
-        track (callable, *optional*): Wraps an iterable, with a title and a length, in a progress bar.
+        options ([`FinetuneOptions`], *optional*): Options.
+        test (`datasets.Dataset`, *optional*): Held-out clips; taken from `train` if not given.
+        base_name (`str`, *optional*): Name under which the original is cited and found; `checkpoint` if not given.
+        data_name (`str`, *optional*): Name of the clips in the report.
+        resume (`bool`, *optional*, defaults to `False`): Whether to continue an interrupted run.
+        announce (callable, *optional*): Receives lines about progress.
+        track (callable, *optional*): Wraps an iterable in a progress bar, given a title and a length.
 
     Raises:
-        OSError, ValueError: If the table, an option, or the checkpoint cannot be used; says what to do.
-        FileExistsError: If the folder holds something else, or a run that was cut short and `resume` is off.
-        RunMismatch: If it holds a run of other options, clips or model; names what differs.
-        Locked: If another process works in it.
+        OSError, ValueError: If the table, an option, or the checkpoint cannot be used; the message says what to do.
+        FileExistsError: If the folder holds something else, or an interrupted run and `resume` is off.
+        RunMismatch: If the folder holds a run with other options, clips or model; the message names the difference.
+        Locked: If another process is writing to the folder.
         TrainingError, Interrupted: As [`run_recipe`].
     """
     options = options or FinetuneOptions()
@@ -102,7 +102,7 @@ def finetune(
         announce(remark)
 
     trial = Trial(options, checkpoint, folder, model, extractor, scores, clips, held_out, plan, announce, track, column)
-    # A calibration that cannot be made leaves no folder; a training leaves what can go on.
+    # A failed calibration leaves no folder; an interrupted training leaves one that can be resumed.
     outcome = trial.calibrate(options.calibrate) if options.calibrate is not None else None
     begin(folder, definition)
     with locked(folder / WORK / ".lock"):
@@ -147,7 +147,7 @@ def _read(
 
 
 def _shared(clips: RatedClips, held_out: RatedClips | None, plan: Plan, column: str | None) -> dict[str, str]:
-    """A sentence for every column of which the held-out clips share values with the others."""
+    """Return a sentence for every column whose values occur in both the held-out clips and the others."""
     if held_out is not None:
         return shared_values(clips.data, np.arange(len(clips)), np.arange(len(held_out)), None, held_out.data)
     part = plan.parts[0]

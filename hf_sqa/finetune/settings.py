@@ -1,13 +1,13 @@
-"""How a model is fine-tuned: the user's options, the training recipe, and what stays frozen."""
+"""Settings of fine-tuning: the user's options, the training recipe, and the frozen modules."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from hf_sqa.training.model import freeze
 
-#: Learning rate and rank of low-rank adapters in every family: they start at zero and need larger steps.
+#: Learning rate and rank of low-rank adapters, for every family. Adapters start at zero and need larger steps.
 LORA_LEARNING_RATE, LORA_RANK = 1e-3, 8
-#: Epochs without a better validation score after which a training ends.
+#: Stop training after this many epochs without a better validation score.
 PATIENCE = 3
 
 
@@ -19,14 +19,14 @@ class FinetuneOptions:
     calibrate: str | None = None  # `"first"` or `"third"`: fit a mapping of that order instead of training
     lora: bool = False  # train a low-rank adapter instead of the weights
     epochs: float | None = None  # most passes over the clips; the family's default if not given
-    learning_rate: float | None = None  # the highest; the family's default if not given
-    batch_size: int = 8  # clips in a step
-    # modules, by name or pattern, that stay as they are; the family's default if not given, nothing if empty
+    learning_rate: float | None = None  # highest learning rate; the family's default if not given
+    batch_size: int = 8  # clips per step
+    # names or patterns of modules to keep frozen; the family's default if not given, none if empty
     freeze: tuple[str, ...] | None = None
     folds: int | None = None  # folds of the evaluation; 0 holds a fifth out. Chosen by the number of clips if not given
-    limit_seconds: float | None = None  # longer clips are cut at random in training; never where they are judged
+    limit_seconds: float | None = None  # longer clips are cut at random in training, never for judging
     seed: int = 0  # seed of parts, order, cuts and draws
-    device: str | None = None  # `"cpu"` or `"cuda"`; the accelerator if there is one and this is not given
+    device: str | None = None  # `"cpu"` or `"cuda"`; if not given, the accelerator if there is one
 
     def __post_init__(self) -> None:
         if self.calibrate not in (None, "first", "third"):
@@ -42,14 +42,14 @@ class FinetuneOptions:
 
     @property
     def method(self) -> str:
-        """What is done to the model, in words."""
+        """The method in words."""
         if self.calibrate is not None:
             return f"calibration, {self.calibrate} order"
         return "low-rank adapter" if self.lora else "fine-tuning"
 
 
 def training_recipe(checkpoint: str, model: Any, options: FinetuneOptions, score: str, device: str) -> dict[str, Any]:
-    """The sections `model` and `training` of the recipe of every training; `score` chooses the best epoch."""
+    """Return the sections `model` and `training` of every training recipe; `score` chooses the best epoch."""
     defaults = model.fine_tuning_defaults(device)
     training: dict[str, Any] = {
         "learning_rate": options.learning_rate or (LORA_LEARNING_RATE if options.lora else defaults.learning_rate),
@@ -76,7 +76,7 @@ def training_recipe(checkpoint: str, model: Any, options: FinetuneOptions, score
 
 
 def freeze_by_recipe(model: Any, recipe: dict[str, Any]) -> None:
-    """Freeze what the training leaves as it is; for an adapter, the parts that no adapter goes to."""
+    """Freeze the modules that training does not change; for an adapter, the parts that get no adapter weights."""
     if "lora" not in recipe["model"]:
         freeze(model, recipe["model"].get("freeze", ()))
         return

@@ -1,4 +1,4 @@
-"""A trial: the original, and what calibration or training makes of it, both scored on clips that were held out."""
+"""A trial: the original and its calibrated or trained version, both scored on held-out clips."""
 
 import contextlib
 import zipfile
@@ -22,28 +22,28 @@ from hf_sqa.runs import whole_file
 from hf_sqa.training.front_memory import FrontMemory
 from hf_sqa.training.run import run_recipe
 
-#: Scores of the original, in the folder of a run that is not finished.
+#: File with the original's scores, in the folder of an unfinished run.
 BEFORE = "before.npz"
-#: Up to so many clips that train are scored before training too: the line that maps the original is fitted on them.
+#: Most training clips to score before training; the line that maps the original is fitted to them.
 MAX_TRAIN_CLIPS_SCORED = 500
 
 
 @dataclass
 class Outcome:
-    """What calibration or training gave."""
+    """The outcome of calibration or training."""
 
     model: Any  # the model to keep
-    # `"before"`, `"after"` and perhaps `"calibrated"`, each `(num_judged, num_scores)`, NaN where a clip was not judged
+    # `"before"`, `"after"` and possibly `"calibrated"`, each `(num_judged, num_scores)`, NaN if a clip was not judged
     predictions: dict[str, np.ndarray]
-    mapping: dict[str, list[float]] = field(default_factory=dict)  # the score mapping, of a calibration
+    mapping: dict[str, list[float]] = field(default_factory=dict)  # the score mapping, for a calibration
     training: dict[str, Any] = field(default_factory=dict)  # facts about the training of the model to keep
     adapter: Path | None = None  # folder of the adapter alone
-    remarks: list[str] = field(default_factory=list)  # what a reader must know
+    remarks: list[str] = field(default_factory=list)  # caveats for the reader
 
 
 @dataclass
 class Trial:
-    """The clips, their plan, the original, and the outputs of its front that are kept; see [`~hf_sqa.finetune.run.finetune`]."""
+    """The clips, their plan, the original, and the kept outputs of its front; see [`~hf_sqa.finetune.run.finetune`]."""
 
     options: FinetuneOptions
     checkpoint: str
@@ -67,7 +67,7 @@ class Trial:
         self.model = self._ready(self.model)
 
     def calibrate(self, order: str) -> Outcome:
-        """A mapping fitted on all clips, judged on clips that its fit did not see."""
+        """Fit a mapping to all clips, and judge it on clips that its fit did not see."""
         raw, raw_judged = self._scores_before(None)
         mapped, mapping, remarks = [], {}, []
         for index, (name, column) in enumerate(zip(self.scores, self.columns, strict=True)):
@@ -84,13 +84,13 @@ class Trial:
         return Outcome(self.model, predictions, mapping, remarks=remarks)
 
     def train(self) -> Outcome:
-        """Train for every part of the plan, judge, and train the model to keep."""
+        """Train and judge a model for every part of the plan, and train the model to keep."""
         config = self.model.config
         unrated = [name for name in config.score_names if name not in self.scores]
         raw, raw_judged = self._scores_before(None if unrated else self._needed_before())
         anchors = {name: raw[:, config.label2id[name]] for name in unrated}
         predictions = {"before": self._as_given(raw_judged)}
-        with contextlib.suppress(ValueError):  # where no line can be fitted
+        with contextlib.suppress(ValueError):  # if no line can be fitted
             by_line = [self._cross_fitted(index, raw, raw_judged, "first") for index in range(len(self.scores))]
             predictions["calibrated"] = np.stack(by_line, axis=1)
         after = np.full((len(self.judged), len(self.scores)), np.nan)
@@ -137,18 +137,18 @@ class Trial:
         return model.to(self.device) if move else model
 
     def _needed_before(self) -> np.ndarray | None:
-        """Rows to score before training; `None` for all."""
+        """Return the rows to score before training; `None` for all."""
         if self.plan.kind == "crossfit" or len(self.clips) <= MAX_TRAIN_CLIPS_SCORED:
             return None
         part = self.plan.parts[0]
         return np.union1d(part.validation, part.test)
 
     def _scores_before(self, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of the original for its clips and for those that are judged, as the model gives them; kept for `--resume`."""
+        """Return the original's unmapped scores of the clips and of those to judge on. They are kept for `--resume`."""
         kept = self.folder / WORK / BEFORE
         if kept.is_file():
             num_scores = len(self.model.config.score_names)
-            # What is damaged, or of other things than numbers, is computed anew.
+            # Compute the scores anew if the file is damaged or does not hold numbers.
             with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(kept) as arrays:
                 raw, raw_judged = arrays["clips"].astype(float), arrays["judged"].astype(float)
                 if (raw.shape, raw_judged.shape) == ((len(self.clips), num_scores), (len(self.judged), num_scores)):
@@ -162,7 +162,7 @@ class Trial:
         return raw, raw_judged
 
     def _scores_of(self, model: Any, clips: RatedClips, rows: np.ndarray | None, title: str) -> np.ndarray:
-        """Scores `(num_clips, num_labels)`, unmapped; NaN for rows not asked for, and for what the model refuses."""
+        """Return unmapped scores `(num_clips, num_labels)`; NaN for rows not asked for, and for clips that the model refuses."""
         scores = np.full((len(clips), len(model.config.score_names)), np.nan)
         numbers = np.arange(len(clips)) if rows is None else rows
         for row in self.track(numbers.tolist(), title, len(numbers)):
@@ -174,7 +174,7 @@ class Trial:
         return scores
 
     def _as_given(self, raw: np.ndarray) -> np.ndarray:
-        """Scores `(num_clips, num_scores)` as the pipeline gives them: mapped, if the original has a mapping."""
+        """Return scores `(num_clips, num_scores)` as the pipeline gives them: mapped, if the original has a mapping."""
         mappings = self.model.config.score_mapping or {}
         given = raw[:, self.columns].copy()
         for index, name in enumerate(self.scores):
@@ -183,14 +183,14 @@ class Trial:
         return given
 
     def _cross_fitted(self, index: int, raw: np.ndarray, raw_judged: np.ndarray, order: str) -> np.ndarray:
-        """A score of the original, `(num_judged,)`, mapped for every part of the plan by a fit on what its training sees."""
+        """Map a score of the original, `(num_judged,)`, for every part of the plan by a fit to the clips that its training sees."""
         column = self.columns[index]
         parts = [(np.concatenate([part.train, part.validation]), self._judged_rows(part)) for part in self.plan.parts]
         return cross_fitted_mapping(raw[:, column], self.clips.labels[:, index], raw_judged[:, column], parts, order)
 
     @property
     def judged_parts(self) -> list[str]:
-        """By which part of the plan each clip is judged; empty for a clip that only trains."""
+        """Return the part of the plan that judges each clip; empty for a clip that only trains."""
         if self.held_out is not None:
             return ["held out"] * len(self.held_out)
         part_of = {row: part.name for part in self.plan.parts for row in part.test.tolist()}

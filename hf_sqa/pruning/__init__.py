@@ -1,4 +1,4 @@
-"""Smaller dense models: what a model's scores need least is taken away, and the rest is repaired."""
+"""Pruning to smaller dense models: remove what a model's scores need least, and repair the rest."""
 
 from hf_sqa.pruning.calibration import load_calibration as load_calibration
 from hf_sqa.pruning.importance import PruningOptions as PruningOptions

@@ -1,4 +1,4 @@
-"""Calibration: the speech on which units are measured, pruned models are repaired, and agreement is measured."""
+"""Calibration: speech to measure units, repair pruned models and measure agreement on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from hf_sqa.data.speech import folder_speech
 from hf_sqa.data.windows import Shard, WindowCache
 
 NUM_WINDOWS = 400
-#: Share of the windows that are kept aside to measure agreement, and the least number on either side.
+#: Share of the windows to hold out for measuring agreement, and the least number on either side.
 HELD_OUT_SHARE, MIN_WINDOWS = 0.25, 4
 #: Length of a window for models that take any length.
 WINDOW_SECONDS = 7.68
@@ -26,22 +26,22 @@ class Calibration:
 
     repair: list[np.ndarray]  # float32 waveforms
     held_out: list[np.ndarray]  # float32 waveforms
-    excluded: dict[str, str] = field(default_factory=dict)  # by name of a recording, why it is not used
-    # `(num_repair, num_labels)`: scores of listeners for the recordings of `repair`, NaN where there are none; only of a table or
+    excluded: dict[str, str] = field(default_factory=dict)  # names of unused recordings, and why
+    # `(num_repair, num_labels)`: listeners' scores of the recordings of `repair`, NaN if missing; only if the source is a table or
     # corpus
     labels: np.ndarray | None = None
 
 
 def load_calibration(source: str | Path, model: Any, num_windows: int = NUM_WINDOWS, seed: int = 0) -> Calibration:
-    """Windows of recordings.
+    """Load windows of recordings.
 
     Args:
         source (`str` or `Path`): A folder of recordings, a table or corpus as for `load_corpus`, or a folder of windows of
-            `hf-sqa distill`. It should sound like what the model will hear, and be degraded as much.
+            `hf-sqa distill`. It should sound like what the model will hear, with similar degradations.
         model: The model to prune.
-        num_windows (`int`, *optional*, defaults to 400): Windows in all, a quarter of them kept aside. Repair on a few dozen makes
-            a model worse on others.
-        seed (`int`, *optional*, defaults to 0): Seed of the order in which recordings are taken.
+        num_windows (`int`, *optional*, defaults to 400): Total number of windows; a quarter is held out. Repair on a few dozen
+            windows makes a model worse on others.
+        seed (`int`, *optional*, defaults to 0): Seed of the order of the recordings.
 
     Raises:
         ValueError: If there are fewer than two recordings, or too few windows.
@@ -61,13 +61,13 @@ def load_calibration(source: str | Path, model: Any, num_windows: int = NUM_WIND
 
 
 def batches_of(model: Any, windows: Sequence[np.ndarray], batch_size: int) -> Iterator[torch.Tensor]:
-    """Windows in batches `(B, T)`, see [`stacked`]."""
+    """Yield windows in batches `(B, T)`, see [`stacked`]."""
     for first in range(0, len(windows), batch_size):
         yield stacked(model, windows[first : first + batch_size])
 
 
 def stacked(model: Any, windows: Sequence[np.ndarray]) -> torch.Tensor:
-    """Windows as `(B, T)` on the model's device. Short ones are filled up with zeros for a fixed window, and repeated if not."""
+    """Stack windows to `(B, T)` on the model's device. Short ones are zero-padded to a fixed window, or else repeated."""
     if length := model.window_samples:
         padded = [np.pad(window, (0, length - len(window))) for window in windows]
     else:
@@ -101,7 +101,7 @@ class _Window(NamedTuple):
     recording: str
     talker: str
     samples: np.ndarray
-    labels: list[float] | None  # scores that listeners gave, where the speech is a table or corpus
+    labels: list[float] | None  # listeners' scores, if the speech is a table or corpus
 
 
 def _windows_of_recordings(
@@ -135,7 +135,7 @@ def _windows_of_recordings(
             f"Expected two recordings or more to calibrate on, some to repair with and others to measure agreement, got "
             f"{num_recordings} in {str(source)!r}{f' ({len(excluded)} cannot be read)' if excluded else ''}."
         )
-    # Whole talkers are kept aside; of one talker, whole recordings.
+    # Hold out whole talkers, or whole recordings if there is only one talker.
     owner = "talker" if len({window.talker for window in windows}) > 1 else "recording"
     owners = list(dict.fromkeys(getattr(window, owner) for window in windows))
     aside = set(owners[: max(1, round(len(owners) * HELD_OUT_SHARE))])

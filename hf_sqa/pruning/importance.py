@@ -1,4 +1,4 @@
-"""How to prune: what each unit is worth, in points of the score, and which units go."""
+"""How to prune: options, the importance of every unit in score points, and the choice of units to remove."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from hf_sqa.choices import check_choice
 from hf_sqa.pruning.calibration import batches_of
 
 CRITERIA = ("gradient", "energy")
-#: Units of each kind that stay in every place, whatever they are worth.
+#: Least number of units of each kind to keep in every group, however unimportant.
 LEAST = {"channels": 4, "units": 4, "heads": 1, "layers": 1}
 
 
@@ -23,18 +23,18 @@ class PruningOptions:
     """How to prune."""
 
     target: float  # share of the weights to keep, above 0 and below 1
-    # linear correlation with the unpruned model, after repair, below which pruning stops with the model of the step before
+    # least linear correlation with the unpruned model, after repair. Below it, pruning stops with the model of the previous step
     min_agreement: float | None = None
     criterion: str = "gradient"  # `"gradient"` or `"energy"`
-    num_steps: int = 4  # steps to the target, each by the same factor
-    repair_steps: int = 100  # optimiser steps after each of them
-    batch_size: int = 8  # windows in an optimiser step
+    num_steps: int = 4  # pruning steps to the target, each by the same factor
+    repair_steps: int = 100  # optimiser steps of repair after each pruning step
+    batch_size: int = 8  # windows per optimiser step
     learning_rate: float = 5e-5  # highest learning rate of the repair
-    # weight, in repair, of the distance to the scores of listeners beside that to the unpruned model; only where the
-    # calibration speech is rated
+    # weight, in repair, of the distance to listeners' scores, relative to that to the unpruned model; only if the calibration
+    # speech is rated
     label_weight: float = 0.0
-    bf16: bool = False  # whether repair computes in bfloat16 where that is safe; twice as fast on processors that have it
-    num_measured: int = 32  # number of the windows to repair on that measure what units are worth
+    bf16: bool = False  # whether repair computes in bfloat16 where that is safe; twice as fast on CPUs that support it
+    num_measured: int = 32  # number of the repair windows that importance is measured on
     kinds: tuple[str, ...] = tuple(LEAST)  # what can be removed, among `channels`, `units`, `heads` and `layers`
     seed: int = 0  # seed of the order of windows in repair
 
@@ -55,14 +55,14 @@ class PruningOptions:
 
 @dataclass
 class Measured:
-    """What was measured of every group of units."""
+    """Measurements of every group of units."""
 
-    importance: dict[str, np.ndarray]  # worth of each unit, in points of the score
+    importance: dict[str, np.ndarray]  # importance of each unit, in score points
     means: dict[str, torch.Tensor]  # means of the activations, see `PruningLayout.mean`
 
 
 def measure(layout: PruningLayout, windows: Sequence[np.ndarray], options: PruningOptions) -> Measured:
-    """Importance of every unit, and mean activations, on windows."""
+    """Measure the importance of every unit, and mean activations, on windows."""
     model = layout.model.eval()
     squares: dict[str, torch.Tensor] = {}
     energies: dict[str, torch.Tensor] = {}
@@ -87,7 +87,7 @@ def measure(layout: PruningLayout, windows: Sequence[np.ndarray], options: Pruni
         for name, energy in energies.items():
             outgoing: Any = layout.groups[name].outgoing
             worth = (energy / count * outgoing).sqrt().double().cpu().numpy()
-            # In points of the score: the units of a group are together worth what they are by gradient.
+            # Scale to score points: the sum over a group is its sum by gradient.
             importance[name] = worth * (importance[name].sum() / max(worth.sum(), 1e-30))
     if "layers" in layout.groups and "layers" in options.kinds:
         importance["layers"] = _drop_one(layout, batches, torch.cat(scores))
@@ -96,7 +96,7 @@ def measure(layout: PruningLayout, windows: Sequence[np.ndarray], options: Pruni
 
 @torch.inference_mode()
 def _drop_one(layout: PruningLayout, batches: Sequence[torch.Tensor], scores: torch.Tensor) -> np.ndarray:
-    """Root mean square change of the scores without a layer, for every layer."""
+    """Return, for every layer, the root mean square change of the scores without it."""
     changes = np.zeros(len(layout.layers))
     for index in range(len(layout.layers)):
         original = layout.layers[index]
@@ -110,7 +110,7 @@ def _drop_one(layout: PruningLayout, batches: Sequence[torch.Tensor], scores: to
 
 
 class _Skip(nn.Module):
-    """Stands in for a layer: returns its input, in the form in which the layer returns its output."""
+    """Replacement of a layer that returns its input, in the form of the layer's output."""
 
     def __init__(self, layer: Any):
         super().__init__()
@@ -122,10 +122,10 @@ class _Skip(nn.Module):
 
 
 def choose(layout: PruningLayout, measured: Measured, goal: int, options: PruningOptions) -> dict[str, np.ndarray]:
-    """Units to keep so that at most `goal` weights are left; those of least importance by weight are removed first.
+    """Choose the units to keep so that at most `goal` weights remain. Units of least importance per weight are removed first.
 
     Raises:
-        ValueError: If the units that must stay are more.
+        ValueError: If the units that must stay have more weights.
     """
     candidates = _candidates(layout, measured, options, goal / num_parameters(layout.model))
     smallest = _count(layout, _without(layout, measured, candidates))
@@ -146,10 +146,10 @@ def choose(layout: PruningLayout, measured: Measured, goal: int, options: Prunin
 
 
 def _candidates(layout: PruningLayout, measured: Measured, options: PruningOptions, share: float) -> list[tuple[str, int]]:
-    """Units that can be removed, as `(group, rank by importance)`, in the order in which they go.
+    """Return the removable units as `(group, rank by importance)`, in the order of removal.
 
-    A layer is measured by leaving out that layer alone. So the share of layers that goes is no larger than that of the weights, of
-    which `share` stay, unless nothing else is left.
+    A layer's importance is measured by leaving out that layer alone. So the share of layers removed is no larger than the share of
+    weights removed, `1 - share`, unless nothing else is left to remove.
     """
     equal = _equal_groups(layout)
     candidates: list[tuple[float, str, int]] = []
@@ -165,7 +165,7 @@ def _candidates(layout: PruningLayout, measured: Measured, options: PruningOptio
 
 
 def _without(layout: PruningLayout, measured: Measured, candidates: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
-    """Units left without the candidates. The ranks of a group come in order, as groups are ordered by importance."""
+    """Return the units left without the candidates. The ranks of a group come in order, because groups are sorted by importance."""
     num_removed = dict.fromkeys(layout.groups, 0)
     equal = _equal_groups(layout)
     dropped: set[int] = set()
@@ -195,5 +195,5 @@ def _count(layout: PruningLayout, keep: dict[str, np.ndarray]) -> int:
 
 
 def num_parameters(model: Any) -> int:
-    """Number of a model's weights."""
+    """Return the number of a model's weights."""
     return sum(parameter.numel() for parameter in model.parameters())

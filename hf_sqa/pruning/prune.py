@@ -1,19 +1,19 @@
-"""Pruning: remove what a model's scores need least, repair the rest, repeat, and end with a smaller dense model.
+"""Pruning: remove what a model's scores need least, repair the rest, and repeat, for a smaller dense model.
 
 Paper:    Stahl & Gamper, "Distillation and Pruning for Scalable Self-Supervised Representation-Based Speech Quality Assessment",
           ICASSP 2025, arXiv:2502.05356
 Differs:  the paper's pruning score and schedule are not known; those here are ours.
 
-A unit is a convolution channel, a hidden unit of a feed-forward or of the pooling, an attention head, or a whole layer. Its
-importance is measured on calibration speech, in points of the score:
+A unit is a convolution channel, a hidden unit of a feed-forward layer or of the pooling, an attention head, or a whole layer. Its
+importance is measured on calibration speech, in score points:
 
-    gradient    root mean square over windows of the sum of gradient times activation: the first-order change without it
-    energy      root of the mean square of its activation times the squared norm of the weights behind it, scaled to the above
-    drop-one    for layers, always: root mean square of the change of the score without the layer
+    gradient    root mean square over windows of the sum of gradient times activation: the first-order change without the unit
+    energy      root of (mean square activation times squared norm of the following weights), scaled to the sum by gradient
+    drop-one    always used for layers: root mean square change of the score without the layer
 
-Units are removed in the order of importance by weight, and their mean activation goes into the bias behind them. Repair is
+Units are removed in the order of importance per weight, and their mean activation is added to the following bias. Repair is
 distillation from the unpruned model on the calibration windows: its scores and, if it ends in an [`SQATransformer`], whose width
-pruning keeps, its frames there. Agreement is measured with the unpruned model, on windows kept aside.
+pruning keeps, its frames there. Agreement is that with the unpruned model on held-out windows.
 """
 
 import copy
@@ -39,13 +39,13 @@ REPORT = "pruning.json"
 
 @dataclass
 class PruningStep:
-    """What one step did."""
+    """The outcome of one step."""
 
     num_parameters: int  # weights after the step
     share: float  # their share of the unpruned model's weights
     removed: dict[str, int]  # units removed, by kind
     sizes: dict[str, int]  # units left in every group
-    before_repair: dict[str, float]  # `lcc` and `rmse` with the unpruned model on the windows kept aside
+    before_repair: dict[str, float]  # `lcc` and `rmse` with the unpruned model on the held-out windows
     after_repair: dict[str, float]
     seconds: float  # duration of the step
 
@@ -59,7 +59,7 @@ class PruningResult:
     stopped: str | None = None
 
     def report(self) -> dict[str, Any]:
-        """All but the model, ready for JSON."""
+        """Return everything except the model, ready for JSON."""
         return {"stopped": self.stopped, "steps": [asdict(step) for step in self.steps]}
 
 
@@ -74,29 +74,29 @@ def prune(
 ) -> PruningResult:
     """Prune a DistilledSQA, or the transformer encoder inside another model (XLSRSQA, Wav2Vec2ForMOS, MOSANet).
 
-    An encoder loses layers, heads, and hidden units, equally many units in every layer: its configuration has one width for all.
+    An encoder loses layers, heads and hidden units. Every layer loses equally many units, because its configuration has one width.
 
     Args:
-        model: The model; it is left as it is.
-        calibration ([`Calibration`]): Speech.
-        options ([`PruningOptions`]): How far and how.
-        folder (`str` or `Path`, *optional*): Where every step is kept; pruning that was cut short goes on after the last of them.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where scores, gradients and repair are computed.
+        model: The model; it is not changed.
+        calibration ([`Calibration`]): The calibration speech.
+        options ([`PruningOptions`]): How far to prune, and how.
+        folder (`str` or `Path`, *optional*): Folder to keep every step in; an interrupted pruning continues after the last step.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Device for scores, gradients and repair.
         on_step (callable, *optional*): Called with the number of a step and the [`PruningStep`].
 
     Returns:
-        [`PruningResult`]: With a new model, in evaluation mode, on the CPU.
+        [`PruningResult`]: Holds a new model, in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: If the model cannot be pruned, or not so far, the message says how far; or if labels are to count and the
-            calibration speech has none.
+        ValueError: If the model cannot be pruned, or not that far (the message says how far); or if `label_weight` is set and the
+            calibration speech has no labels.
     """
     labels = None if calibration.labels is None else torch.from_numpy(calibration.labels)
     if options.label_weight and (labels is None or bool(labels.isnan().all())):
         raise ValueError("Expected rated calibration speech with `label_weight`, got none: give a table or corpus with scores.")
     if options.bf16:
         warn_if_emulated(torch.bfloat16, device)
-    model.pruning_layout()  # refuses before anything is copied
+    model.pruning_layout()  # refuses a model before anything is copied
     unpruned = copy.deepcopy(model).float().eval().to(device)
     total = num_parameters(unpruned)
     aims = aims_of(unpruned, calibration.repair)
@@ -114,7 +114,7 @@ def prune(
         goal = math.floor(total * options.target ** ((number + 1) / options.num_steps))
         layout = result.model.to(device).pruning_layout()
         measured = measure(layout, to_measure, options)
-        result.model.cpu()  # where units are taken out
+        result.model.cpu()  # units are removed on the CPU
         keep = choose(layout, measured, goal, options)
         pruned = layout.pruned(keep, measured.means).to(device)
         before = agreement_with(pruned, calibration.held_out, reference)
@@ -148,7 +148,7 @@ def prune(
 
 
 class _Journal:
-    """The steps in a folder: `step-01/` is a loadable model, `pruning.json` says which options and weights they are of."""
+    """The steps in a folder: `step-01/` is a loadable model; `pruning.json` records the options and the unpruned size."""
 
     def __init__(self, folder: str | Path | None, options: PruningOptions, total: int):
         self._folder = Path(folder) if folder is not None else None
@@ -174,7 +174,7 @@ class _Journal:
 
     def load(self, number: int, like: Any) -> Any:
         model = type(like).from_pretrained(self._step_folder(number)).float().eval()
-        # Tensors mapped from a file lie elsewhere in memory, for which other kernels may be chosen: copies go on bit by bit.
+        # Copy: tensors mapped from a file have another memory alignment, which can select other kernels and change the last bits.
         return copy.deepcopy(model)
 
     def keep(self, number: int, step: PruningStep, model: Any) -> None:

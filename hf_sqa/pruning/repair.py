@@ -1,4 +1,4 @@
-"""Repair of a pruned model towards the scores and frames of the unpruned one, and its agreement with that."""
+"""Repair of a pruned model towards the unpruned model's scores and frames, and the agreement between the two."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from hf_sqa.metrics import agreement
 from hf_sqa.pruning.calibration import batches_of, stacked
 from hf_sqa.pruning.importance import PruningOptions
 
-#: Share of the steps with a rising learning rate. A pruned model is near a minimum, which full first steps of Adam would leave.
+#: Share of the steps with a rising learning rate. A pruned model is near a minimum; full-size first steps of Adam would leave it.
 WARMUP_SHARE = 0.1
 #: Least deviation of a frame's feature, so that a constant one does not outweigh the others.
 LEAST_DEVIATION = 1e-3
@@ -27,13 +27,13 @@ class Aims:
     """Outputs of the unpruned model for windows."""
 
     scores: torch.Tensor  # `(W, L)`: its scores
-    # `(W, F, 2 D)`: input and output of its transformer side by side, in float16, if it has one and gives equally many frames for
-    # every window
+    # `(W, F, 2 D)`: input and output of its transformer side by side, in float16, if it has one and every window has equally many
+    # frames
     frames: torch.Tensor | None = None
     deviation: torch.Tensor | None = None  # `(2 D,)`: deviation of each channel of `frames`
 
     def frame_distance(self, frames: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Mean square of the differences in deviations; 0 if the frames have another shape."""
+        """Return the mean square difference in units of `deviation`; 0 if the frames have another shape."""
         assert self.frames is not None and self.deviation is not None
         theirs = self.frames[chosen].to(frames.device).float()
         if frames.shape != theirs.shape:
@@ -43,7 +43,7 @@ class Aims:
 
 @torch.no_grad()
 def aims_of(model: Any, windows: Sequence[np.ndarray]) -> Aims:
-    """What repair aims at, from the unpruned model."""
+    """Compute the aims of repair from the unpruned model."""
     layout = model.pruning_layout()
     scores, frames = [], []
     with watched_frames(model) as seen:
@@ -52,7 +52,7 @@ def aims_of(model: Any, windows: Sequence[np.ndarray]) -> Aims:
             scores.append(layout.scores(batch).cpu())
             if seen:
                 frames.append(torch.cat(seen, dim=2).half().cpu())
-    # An encoder gives as many frames as the longest window of a batch.
+    # An encoder's number of frames follows the longest window of the batch, so it can differ between batches.
     if len({batch.shape[1:] for batch in frames}) != 1:
         return Aims(torch.cat(scores))
     stacked_frames = torch.cat(frames)
@@ -68,10 +68,9 @@ def repair(
     number: int,
     labels: torch.Tensor | None = None,
 ) -> None:
-    """Fine-tune a pruned model towards the scores and frames of the unpruned one for windows. Norms stay in evaluation.
+    """Fine-tune a pruned model on windows, towards the unpruned model's scores and frames. Norms stay in evaluation mode.
 
-    The number of the pruning step decides on the order of the windows; `labels` `(W, L)` are scores of listeners, NaN where there
-    are none.
+    The number of the pruning step determines the order of the windows. `labels` `(W, L)` are listeners' scores, NaN if missing.
     """
     if not options.repair_steps:
         return
@@ -104,13 +103,13 @@ def repair(
 
 @torch.inference_mode()
 def scores_of(model: Any, windows: Sequence[np.ndarray]) -> torch.Tensor:
-    """A model's scores `(W, L)` of windows."""
+    """Return a model's scores `(W, L)` of windows."""
     layout = model.pruning_layout()
     return torch.cat([layout.scores(batch).cpu() for batch in batches_of(model, windows, 2)]).clone()
 
 
 def agreement_with(model: Any, windows: Sequence[np.ndarray], reference: torch.Tensor) -> dict[str, float]:
-    """`lcc` and `rmse` of a model's scores with others `(W, L)`, the mean over the score names."""
+    """Return `lcc` and `rmse` between a model's scores and others `(W, L)`, averaged over the score names."""
     scores = scores_of(model, windows).numpy()
     by_name = [agreement(scores[:, column], reference[:, column].numpy()) for column in range(scores.shape[1])]
     return {metric: float(np.mean([values[f"utt_{metric}"] for values in by_name])) for metric in ("lcc", "rmse")}
