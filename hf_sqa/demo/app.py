@@ -1,4 +1,4 @@
-"""The page itself, in Gradio: score one recording, compare two, score many."""
+"""The page in Gradio: score one recording, compare two, score many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# Gradio reads it on import: the page reports nothing to anyone.
+# Gradio reads this on import: the page must not send usage data.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
@@ -31,9 +31,9 @@ MAX_FILE_SIZE = "200mb"
 CONCURRENCY = 2
 #: Seconds between two updates of a growing table.
 TABLE_SECONDS = 0.5
-#: Uploads are forgotten after this many seconds.
+#: Uploads are deleted after this many seconds.
 FORGET_SECONDS = 3600
-#: What a visitor is told: above all, that a model cannot be loaded.
+#: Errors that a visitor sees, above all that a model cannot be loaded.
 ERRORS = (OSError, ValueError, RuntimeError, ImportError)
 
 
@@ -41,8 +41,8 @@ def build(models: Scorers | Sequence[str | Path] = ()) -> gr.Blocks:
     """Build the page, without serving it.
 
     Args:
-        models (`Scorers` or `Sequence[str]`, *optional*): Models a visitor can choose: short names, folders, Hub ids. The default
-            model if empty.
+        models (`Scorers` or `Sequence[str]`, *optional*): Models that a visitor can choose: short names, folders, Hub ids. The
+            default model if empty.
     """
     scorers = models if isinstance(models, Scorers) else Scorers(models)
     with (
@@ -66,7 +66,7 @@ def build(models: Scorers | Sequence[str | Path] = ()) -> gr.Blocks:
 def launch(demo: gr.Blocks, **options: Any) -> Any:
     """Serve the page; `**options` are those of `gradio.Blocks.launch`. It uses the visitor's system fonts."""
     for component in demo.blocks.values():
-        if isinstance(component, gr.Audio | gr.File) and not options.get("mcp_server"):  # tools are given addresses
+        if isinstance(component, gr.Audio | gr.File) and not options.get("mcp_server"):  # MCP clients send addresses
             _take_uploads_only(component)
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=("ui-monospace", "Consolas", "monospace"))
@@ -185,7 +185,7 @@ def _many_tab(scorers: Scorers, model: gr.Dropdown) -> None:
 
 
 def _tool(scorers: Scorers, model: gr.Dropdown) -> None:
-    """A call without a place on the page, for programs: the row of one recording."""
+    """Add a call for programs that does not appear on the page; it returns the row of one recording."""
     audio = gr.Audio(type="filepath", visible=False)
     row = gr.JSON(visible=False)
 
@@ -208,7 +208,7 @@ def _tool(scorers: Scorers, model: gr.Dropdown) -> None:
 
 
 def table_row(judgement: Judgement, label: str) -> dict[str, Any]:
-    """Row of the table and of the CSV, as `hf-sqa score --output` writes it."""
+    """Return a row of the table and of the CSV, as `hf-sqa score --output` writes it."""
     row = judgement.row
     ends = ("", "_low", "_high") if judgement.coverage is not None else ("",)
     columns = [f"{scale.name}{end}" for scale in judgement.scales for end in ends if f"{scale.name}{end}" in row]
@@ -220,7 +220,7 @@ def _recorder(label: str, elem_id: str) -> gr.Audio:
 
 
 def _take_uploads_only(component: Any) -> None:
-    """Keep a component from fetching an address that a request names in the place of a file."""
+    """Keep a component from fetching an address that a request gives instead of a file."""
     moved = component.async_move_resource_to_block_cache
 
     async def move(path: Any) -> Any:
@@ -239,7 +239,7 @@ def _shown(show: Callable[[], str]) -> str:
 
 
 def _distinct_names(paths: Sequence[str]) -> list[str]:
-    """File names; repeated names get a number, as folders may hold equal names."""
+    """Return file names, numbered where they repeat, because several folders may hold the same name."""
     names: list[str] = []
     for path in paths:
         names.append(unused(Path(path).stem, names, Path(path).suffix))

@@ -1,4 +1,4 @@
-"""Example clips: the built-in sample, clean and degraded. Made when the page starts, the same every time."""
+"""Example clips: the built-in sample, clean and degraded. They are made when the page starts, the same every time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPETITIONS = 5
 
 
 def write_clips(folder: Path) -> dict[str, str]:
-    """Write the example clips as FLAC, and give the path of each by its label."""
+    """Write the example clips as FLAC; return their paths by label."""
     sample, rate = soundfile.read(io.BytesIO(files("hf_sqa").joinpath("assets/sample.flac").read_bytes()), dtype="float32")
     speech = np.tile(np.concatenate([sample, np.zeros(rate // 4, np.float32)]), REPETITIONS)
     rng = np.random.default_rng(0)

@@ -21,8 +21,8 @@ def write_space(folder: str | Path, models: Sequence[str] = ()) -> Path:
 
     Args:
         folder (`str` or `Path`): A folder that does not exist yet, or is empty.
-        models (`Sequence[str]`, *optional*): Checkpoints in local folders are copied, as is the default model; Hub ids are
-            loaded by the Space. The default model alone if empty.
+        models (`Sequence[str]`, *optional*): Checkpoints. Local folders and the default model are copied; the Space loads Hub
+            ids itself. Only the default model if empty.
 
     Raises:
         FileExistsError: If the folder is not empty.
@@ -38,7 +38,7 @@ def write_space(folder: str | Path, models: Sequence[str] = ()) -> Path:
 
 
 def models_beside(script: str | Path) -> list[str]:
-    """Models listed in `models.txt` beside a script, folders as paths from there; none if there is no such list."""
+    """Return the models listed in `models.txt` beside a script, folders relative to it; empty if that file does not exist."""
     folder = Path(script).parent
     if not (folder / MODEL_LIST).is_file():
         return []

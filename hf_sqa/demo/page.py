@@ -1,4 +1,4 @@
-"""Results of the page as HTML and SVG: what the macros of `page.html` make of judgements."""
+"""Renders results as HTML and SVG, with the macros of `page.html`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CSS = files("hf_sqa.demo").joinpath("page.css").read_text(encoding="utf-8")
 
 @cache
 def _macros() -> Any:
-    """Those of `page.html`, which escape every text that they are given."""
+    """Load the macros of `page.html`, which escape every text passed to them."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"prose": _prose, "clock": clock}
     environment.tests["nan"] = math.isnan
@@ -37,12 +37,12 @@ def _macros() -> Any:
 
 
 def judged(judgement: Judgement) -> str:
-    """Scores, warnings, picture and facts of one recording, or why there is no score."""
+    """Render scores, warnings, picture and facts of one recording, or why it has no score."""
     return str(_macros().judged(judgement, None))
 
 
 def compared(first: Judgement, second: Judgement) -> str:
-    """Two recordings on one time axis, with the difference of their scores."""
+    """Render two recordings on one time axis, with the difference of their scores."""
     both = [judgement for judgement in (first, second) if judgement.is_scored]
     span = max((judgement.row["duration_seconds"] for judgement in both), default=None)
     words = ""
@@ -54,12 +54,12 @@ def compared(first: Judgement, second: Judgement) -> str:
 
 
 def message(text: str, alert: bool = False) -> str:
-    """A sentence in place of a result."""
+    """Render a sentence in place of a result."""
     return str(_macros().message(text, alert))
 
 
 def tabled(judgements: Sequence[tuple[str, Judgement]]) -> str:
-    """A table with a row for every `(label, judgement)`, the worst first score first, those without a score last."""
+    """Render a table with one row per `(label, judgement)`: sorted by the first score, worst on top, rows without a score last."""
     if not judgements:
         return ""
     scales = judgements[0][1].scales
@@ -71,7 +71,7 @@ def tabled(judgements: Sequence[tuple[str, Judgement]]) -> str:
 
 
 def judged_sets(scorers: Scorers, model: str, first: Sequence[str], second: Sequence[str]) -> str:
-    """Score the files of two sets, A and B, by a model, and compare them, by file names where these match."""
+    """Score the files of two sets, A and B, with a model and compare the sets, paired by file name where names match."""
     sets = {"A": list(first), "B": list(second)}
     judgements = [(name, path, scorers.judge(model, path)) for name, paths in sets.items() for path in paths]
     scale = judgements[0][2].scales[0]
@@ -86,38 +86,38 @@ def judged_sets(scorers: Scorers, model: str, first: Sequence[str], second: Sequ
 
 
 def stretches(timeline: Sequence[dict[str, float]], score: str) -> list[tuple[float, float, float]]:
-    """A timeline as `(start, end, mean)` in at most about `STRETCHES` stretches, with nothing where nobody speaks."""
+    """Average a timeline into about `STRETCHES` or fewer `(start, end, mean)`, with gaps where nobody speaks."""
     size = max(1, math.ceil(len(timeline) / STRETCHES))
     parts: list[list[dict[str, float]]] = []
     for row in timeline:
         before = parts[-1][-1] if parts else row
         pause, longest = row["start"] - before["end"], size * (row["end"] - row["start"])
-        if not parts or len(parts[-1]) == size or pause > longest:  # shorter ones are narrower than what is drawn
+        if not parts or len(parts[-1]) == size or pause > longest:  # shorter pauses are too narrow to be drawn
             parts.append([])
         parts[-1].append(row)
     return [(part[0]["start"], part[-1]["end"], sum(row[score] for row in part) / len(part)) for part in parts]
 
 
 def colour(scale: Scale, value: float) -> str:
-    """Colour of the category a score falls into."""
+    """Return the colour of the category that a score falls into."""
     goodness = scale.goodness(value)
     return next(colour for at, _, colour in reversed(CATEGORIES) if goodness >= at - 0.5 or at == 1)
 
 
 def word(scale: Scale, value: float) -> str:
-    """The listeners' word for a score (bad to excellent), or its range if it is not an opinion score."""
+    """Return the listeners' word for a score (bad to excellent), or its range if it is not an opinion score."""
     if scale.is_opinion:
         return next(word for at, word, _ in reversed(CATEGORIES) if value >= at - 0.5 or at == 1)
     return f"in {scale.low:g} to {scale.high:g}"
 
 
 def _prose(text: str) -> Markup:
-    """Escaped text, with text between backticks as code."""
+    """Escape a text and format text between backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _depth(scale: Scale, value: float) -> float:
-    """How far a score lies below the top of its axis, in per cent."""
+    """Return how far a score lies below the top of its axis, in per cent."""
     return 100 - 100 * min(1.0, max(0.0, (value - scale.low) / (scale.high - scale.low)))
 
 
@@ -130,7 +130,7 @@ def _outline(waveform: tuple[np.ndarray, np.ndarray, np.ndarray], span: float) -
 
 
 def _ticks(span: float) -> list[tuple[float, str]]:
-    """Places on the axis of time, and the words there."""
+    """Return the positions and labels of ticks on the time axis."""
     step = next(step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, span) if span / step <= 6)
     places = np.arange(0, span * 0.97, step)
     return [(at, clock(at) if at >= 60 else f"0:{at:02.0f}" if span >= 60 else f"{at:g}") for at in places]

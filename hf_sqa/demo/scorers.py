@@ -1,4 +1,4 @@
-"""The models a visitor can choose, and their judgements of recordings."""
+"""The models that a visitor can choose, and their judgements of recordings."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hf_sqa.pipelines import AudioQualityPipeline
 from hf_sqa.pipelines.quality_plot import envelope
 from hf_sqa.scoring.scorer import Settings, load_pipeline
 
-#: Columns of a waveform on the page.
+#: Number of columns in which a waveform is drawn.
 COLUMNS = 480
-#: Judgements kept, so that a recording is not scored again for a comparison or a model chosen before.
+#: Number of judgements kept, so that a recording is not scored again for a comparison or when a model is chosen again.
 KEPT = 32
 #: Ranges of scores that are not opinion scores; the configuration has one range for all scores of a model.
 RANGES = {"pesq": (-0.5, 4.5), "stoi": (0.0, 1.0), "sdi": (0.0, 1.0)}
 LOWER_IS_BETTER = frozenset({"sdi"})
-#: Share of recordings whose rating lies in the interval that is shown.
+#: Coverage of the interval that is shown: the share of recordings whose rating lies in it.
 COVERAGE = 0.9
 
 
@@ -39,7 +39,7 @@ class Scale:
     is_opinion: bool
 
     def goodness(self, value: float) -> float:
-        """A score mapped to 1 (worst) to 5 (best)."""
+        """Map a score to the range from 1 (worst) to 5 (best)."""
         share = (value - self.low) / (self.high - self.low)
         return 1 + 4 * min(1.0, max(0.0, 1 - share if self.name in LOWER_IS_BETTER else share))
 
@@ -50,10 +50,10 @@ class Judgement:
 
     name: str  # File name shown to the visitor
     row: dict[str, Any]  # Result of the pipeline with `on_error="row"`, timeline and details
-    scales: tuple[Scale, ...]  # A scale for each score, in the model's order
+    scales: tuple[Scale, ...]  # One scale for each score, in the model's order
     waveform: tuple[np.ndarray, np.ndarray, np.ndarray] | None  # `(seconds, low, high)` of [`envelope`], if it was scored
     method: str = ""  # How the local quality was found
-    coverage: float | None = None  # Share of recordings whose rating lies in the interval of the row, if it has one
+    coverage: float | None = None  # Coverage of the interval in the row, if it has one
 
     @property
     def is_scored(self) -> bool:
@@ -64,8 +64,8 @@ class Scorers:
     """Models by the name a visitor chooses, each loaded on first use.
 
     Args:
-        models (`Iterable[str]`): Short names, folders or Hub ids; the default model if there is none. A folder is shown by its
-            name, never by its path.
+        models (`Iterable[str]`): Short names, folders or Hub ids; the default model if empty. A folder is shown by its name,
+            never by its path.
         **options: Fields of [`~hf_sqa.scoring.Settings`]: `device`, `dtype`, `mode`, ...
     """
 
@@ -88,7 +88,7 @@ class Scorers:
         return list(self._models)
 
     def load(self, name: str) -> AudioQualityPipeline:
-        """The pipeline of a model; raises `ValueError` if it cannot be loaded."""
+        """Return the pipeline of a model; raise `ValueError` if it cannot be loaded."""
         if name not in self._models:
             raise ValueError(f"Expected a model out of {', '.join(self._models)}, got {name!r}.")
         with self._lock:
@@ -102,7 +102,7 @@ class Scorers:
             return self._loaded[name]
 
     def judge(self, model: str, path: str | Path, name: str | None = None) -> Judgement:
-        """Score one file; for a file that cannot be scored, the judgement has the reason."""
+        """Score one file; if it cannot be scored, the judgement holds the reason."""
         key = (model, str(path))
         with self._lock:
             if key in self._kept:
@@ -124,13 +124,13 @@ class Scorers:
 
 
 def unused(name: str, taken: Collection[str], suffix: str = "") -> str:
-    """The name with its suffix, and with a number before that if it is taken."""
+    """Return the name with its suffix, numbered if that name is taken."""
     numbered = (f"{name} ({number}){suffix}" for number in itertools.count(2))
     return next(new for new in itertools.chain([f"{name}{suffix}"], numbered) if new not in taken)
 
 
 def _coverage(scorer: AudioQualityPipeline) -> float | None:
-    """Of the intervals that a model can give."""
+    """Return the coverage of the intervals that a model can give; `None` if it has none."""
     try:
         scorer.model.check_interval(COVERAGE)
     except ValueError:  # it has no calibration, or one of other weights
@@ -139,7 +139,7 @@ def _coverage(scorer: AudioQualityPipeline) -> float | None:
 
 
 def scales(config: Any) -> tuple[Scale, ...]:
-    """Scale of every score of a model."""
+    """Return the scale of every score of a model."""
     return tuple(
         Scale(name, *RANGES[name], is_opinion=False)
         if name in RANGES

@@ -1,1 +1,1 @@
-"""Graphs and pages that score without torch."""
+"""Export of graphs and pages that score without torch."""

@@ -1,4 +1,4 @@
-"""An ONNX graph of DistilledSQA in 8 bits: the transformer computes in integers, the layers before it do not."""
+"""An 8-bit ONNX graph of DistilledSQA: the transformer computes in integers, the layers before it in float32."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ STORED_IN_HALF = 1024
 
 
 def quantize(source: Path, target: Path) -> None:
-    """Write a float32 graph of DistilledSQA in 8 bits.
+    """Convert a float32 graph of DistilledSQA to 8 bits.
 
-    Linear layers of transformer and pooling are quantised dynamically by onnxruntime: 8-bit weights, a scale for each output, and
-    activations in 8 bits by their current range, so that no calibration recordings are needed. Weights are unsigned: with signed
-    weights, processors with AVX2 but without VNNI saturate, and the score would depend on the machine. Spectrum, convolutions and
-    the projection after them, which need more precision, compute in float32 with weights stored in float16; so does the last layer,
-    which is small.
+    The linear layers of transformer and pooling are quantised dynamically by onnxruntime: 8-bit weights with a scale for each
+    output, and 8-bit activations scaled by their current range, so that no calibration recordings are needed. Weights are unsigned:
+    with signed weights, processors with AVX2 but without VNNI saturate, and the score would depend on the machine. Spectrum,
+    convolutions and the projection after them need more precision: they compute in float32, with weights stored in float16. So
+    does the last layer, which is small.
 
     Args:
         source (`Path`): The graph written by [`~hf_sqa.export.onnx.export_onnx`].
@@ -39,7 +39,7 @@ def quantize(source: Path, target: Path) -> None:
 
 
 def _store_in_half(graph: Any) -> None:
-    """Replace large float32 constants by float16 ones and a cast, which the runtime runs once, when it loads the graph."""
+    """Replace large float32 constants by float16 ones and a cast, which the runtime computes once, when it loads the graph."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []
@@ -52,10 +52,10 @@ def _store_in_half(graph: Any) -> None:
 
 
 def filters_from_a_wave(model: Any, hann: np.ndarray) -> None:
-    """Replace the filters of the spectrum, which can be larger than a student, by nodes that make them from one period of a wave.
+    """Replace the spectrum's filters, which can be larger than a student, by nodes that compute them from one period of a wave.
 
-    The runtime runs these once, when it loads the graph. The first convolution of the model, which is changed in place, is the
-    spectrum; `hann` is its window.
+    The runtime computes them once, when it loads the graph. The first convolution of the model is the spectrum, and `hann` its
+    window; the model is changed in place.
     """
     from onnx import helper, numpy_helper
 

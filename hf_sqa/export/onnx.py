@@ -1,4 +1,4 @@
-"""A model as an ONNX graph that runs without torch, checked against torch."""
+"""Exports a model as an ONNX graph that runs without torch, and checks it against torch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hf_sqa.export.int8 import filters_from_a_wave, quantize
 from hf_sqa.extras import import_extra
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 
-TOLERANCE = 1e-3  # MOS points between onnxruntime and torch
-INT8_TOLERANCE = 0.1  # the same for a graph in 8 bits, for one window of noise
+TOLERANCE = 1e-3  # largest difference between onnxruntime and torch, in MOS points
+INT8_TOLERANCE = 0.1  # the same for an 8-bit graph, on one window of noise
 OPSET = 20
 
 
@@ -37,7 +37,7 @@ class ScoresOnly(nn.Module):
 
 
 def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8: bool = False) -> float:
-    """Write `model.onnx` with configuration and feature extractor, and check it on three sizes of input.
+    """Write `model.onnx` with configuration and feature extractor, and check it on inputs of three sizes.
 
     The graph takes the inputs of `model.onnx_inputs()`, without padding, and returns `logits`. It includes the spectrum of
     DistilledSQA, as a fixed convolution. It does not include the cutting of a recording into windows, the mel spectrum of NISQA,
@@ -53,7 +53,7 @@ def export_onnx(model: AudioQualityPreTrainedModel, folder: str | Path, *, int8:
 
     Raises:
         ImportError: If onnx, onnxscript or onnxruntime is missing.
-        ValueError: If the graph's scores differ from torch's by more than 0.001, in 8 bits 0.1; or if 8 bits are asked for a family
+        ValueError: If the graph's scores differ from torch's by more than 0.001, or 0.1 in 8 bits; or if `int8` is set for a family
             other than DistilledSQA.
     """
     onnx, onnxruntime, _ = (import_extra(name, "Exporting to ONNX", "onnx") for name in ("onnx", "onnxruntime", "onnxscript"))
@@ -108,9 +108,9 @@ def write_graph(
     dynamic: tuple[Any, ...],
     spectrum: tuple[np.ndarray, Any] | None,
 ) -> None:
-    """Write what a module computes as a graph, without paths of this machine and filters that a runtime can compute.
+    """Write a module as a graph, without paths of this machine and without filters that a runtime can compute.
 
-    `dynamic` are the `dynamic_shapes` of `torch.onnx.export`, `spectrum` is what `model.onnx_spectrum()` returns.
+    `dynamic` is the `dynamic_shapes` of `torch.onnx.export`, `spectrum` the result of `model.onnx_spectrum()`.
     """
     import onnx
 
@@ -136,7 +136,7 @@ def write_graph(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remarks of exporter and quantiser, which warns on the root logger."""
+    """Silence the exporter, and the quantiser, which warns on the root logger."""
     for chatty in ("torch.onnx", "onnxruntime.quantization"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     disabled = logging.root.manager.disable
@@ -158,7 +158,7 @@ def _strip(graph: Any) -> None:
 
 
 def _difference(graph: ScoresOnly, session: Any, inputs: dict[str, Any], scale: float) -> float:
-    """Largest difference between onnxruntime and torch on random inputs, every dynamic axis scaled."""
+    """Return the largest difference between onnxruntime and torch on random inputs with every dynamic axis scaled."""
     generator = torch.Generator().manual_seed(0)
     sized = {}
     for name, (tensor, axes) in inputs.items():

@@ -1,4 +1,4 @@
-"""The page that scores in a browser: its files, and what it has to know of the model, in `page.json`."""
+"""Writes the page that scores in a browser: its files, and the facts that it needs about the model, in `page.json`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_sqa.pipelines import quality_plot
 
 PAGE_FILES = ("index.html", "page.js", "score.js", "local.js", "faults.js", "course.js", "live.js", "microphone.js", "picture.js")
 LOCAL_GRAPH_FILE, FAULT_GRAPH_FILE, FACTS_FILE = "local.onnx", "faults.onnx", "page.json"
-#: Share of recordings whose rating lies in the interval that the page shows.
+#: Coverage of the interval that the page shows: the share of recordings whose rating lies in it.
 COVERAGE = 0.9
 
 
@@ -50,7 +50,7 @@ def write_page(model: AudioQualityPreTrainedModel, folder: str | Path) -> None:
 
 
 def _local(model: AudioQualityPreTrainedModel, folder: Path) -> dict[str, Any]:
-    """How the page computes local quality: the numbers of `hf_sqa.blocks.local_quality` and of the model's scorer."""
+    """Return the numbers by which the page computes local quality, from `hf_sqa.blocks.local_quality` and the model's scorer."""
     scorer = model.local_scorer(model.make_feature_extractor())
     found, head = model.local_graph(), None
     (folder / LOCAL_GRAPH_FILE).unlink(missing_ok=True)
@@ -72,7 +72,7 @@ def _local(model: AudioQualityPreTrainedModel, folder: Path) -> dict[str, Any]:
 
 
 def _faults(folder: Path) -> dict[str, Any]:
-    """How the page finds and names faults: the graph of the network, and the numbers of `hf_sqa.blocks.faults`."""
+    """Write the graph of the network that names faults; return the numbers of `hf_sqa.blocks.faults` that the page uses."""
     step_samples = faults.FRAME_SAMPLES * faults.FRAMES_PER_STEP
     example = 0.1 * torch.randn(2 * faults.EDGE_STEPS, step_samples, generator=torch.Generator().manual_seed(0))
     any_number = ({0: torch.export.Dim.DYNAMIC},)
@@ -86,12 +86,12 @@ def _faults(folder: Path) -> dict[str, Any]:
 
 
 def _constants(module: ModuleType, names: str) -> dict[str, Any]:
-    """Constants of a module, by which Python computes, under the names that the page has for them."""
+    """Return constants of a module, which Python uses too, under the names that the page uses."""
     return {name.lower(): getattr(module, name) for name in names.split()}
 
 
 def _intervals(model: AudioQualityPreTrainedModel) -> dict[str, dict[str, Any]]:
-    """Half-widths by predicted level, for the scores that are calibrated for these weights."""
+    """Return the half-widths by predicted level for the scores that are calibrated for these weights."""
     try:
         model.check_interval(COVERAGE)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Scores by an ONNX graph, without torch and transformers: NumPy, soundfile, soxr and onnxruntime are all it needs."""
+"""Scores with an ONNX graph, without torch and transformers; needs only NumPy, soundfile, soxr and onnxruntime."""
 
 from hf_sqa.audio import AudioError
 from hf_sqa.lite.scorer import LitePipeline, pipeline

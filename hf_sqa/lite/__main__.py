@@ -1,4 +1,4 @@
-"""`python -m hf_sqa.lite <graph> <recordings>`: rows of scores as JSON lines, without torch."""
+"""`python -m hf_sqa.lite <graph> <recordings>`: prints rows of scores as JSON lines, without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXIT_SOME_FAILED, EXIT_USAGE = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Score files and folders; returns the exit code: 1 if a recording has no score, 2 if nothing could be done."""
+    """Score files and folders; return the exit code: 1 if a recording has no score, 2 if nothing could be done."""
     parser = argparse.ArgumentParser(prog="python -m hf_sqa.lite", description="Score recordings by an ONNX graph, without torch.")
     parser.add_argument("graph", help="folder with model.onnx and config.json, by `hf-sqa export onnx`")
     parser.add_argument("recordings", nargs="+", help="files, or folders, which are searched in depth")

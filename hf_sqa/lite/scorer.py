@@ -1,4 +1,4 @@
-"""The audio-quality pipeline on a graph by `hf-sqa export onnx`: the same checks, windows, means and rows, by shared functions."""
+"""The audio-quality pipeline for a graph of `hf-sqa export onnx`: checks, windows, means and rows come from shared functions."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from hf_sqa.checkpoint_files import graph_files
 from hf_sqa.extras import import_extra
 
 FAMILY = "distilled_sqa"
-#: In the graph's metadata, the options of the configuration that it was exported with, as JSON.
+#: Key in the graph's metadata; its value is the configuration's options at the time of the export, as JSON.
 EXPORTED_OPTIONS = "hf_sqa_options"
 #: Options of config.json that scoring needs.
 NEEDED = ("window_samples", "hop_samples", "sampling_rate", "id2label", "score_min", "score_max")
 DIGEST_CHARACTERS = 16
-#: What `hf-sqa export onnx --page` writes beside the graph.
+#: File that `hf-sqa export onnx --page` writes beside the graph.
 FACTS_FILE = "page.json"
 ONE_RECORDING = (str, Path, bytes, bytearray, memoryview, Mapping, np.ndarray)
 
@@ -37,8 +37,8 @@ class LitePipeline:
     Args:
         model (`str` or `Path`): Folder with `config.json` and a graph (`model.onnx`, `onnx/model.onnx`,
             `onnx/model_quantized.onnx`), or the graph itself.
-        num_threads (`int`, *optional*): Threads of onnxruntime; as many as there are cores if not given.
-        **options: Options that every call takes.
+        num_threads (`int`, *optional*): Threads of onnxruntime; one per core if not given.
+        **options: Options for every call.
 
     Raises:
         OSError: If there is no graph or configuration, onnxruntime is not installed, or it cannot run the graph.
@@ -56,14 +56,14 @@ class LitePipeline:
         self._local: Any = None
         self.score_names = self.config.score_names
         self._check_form()
-        # As `weights_digest` of the same graph in the pipeline on torch.
+        # Equal to `weights_digest` of the same graph in the pipeline with torch.
         digest = hashlib.sha256(f"graph torch.uint8 {(len(content),)}\n".encode() + content)
         self.identity = {"id": self.folder.resolve().name, "revision": None, "weights": digest.hexdigest()[:DIGEST_CHARACTERS]}
         self._options = options
         self._checked(**options)
 
     def columns(self, interval: float | None = None) -> list[str]:
-        """Names of the scores in a row, and of the ends of their intervals.
+        """Return the names of the scores in a row, and of the ends of their intervals.
 
         Raises:
             ValueError: If the checkpoint has no such interval.
@@ -75,13 +75,13 @@ class LitePipeline:
         """Score one recording or many.
 
         Args:
-            inputs: What [`hf_sqa.load_recording`] accepts, or several of it.
-            sampling_rate (`int`, *optional*): Rate of bare arrays in Hz.
+            inputs: Anything that [`hf_sqa.load_recording`] accepts, or several of these.
+            sampling_rate (`int`, *optional*): Sampling rate of bare arrays, in Hz.
             channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one.
-            hop_seconds (`float`, *optional*): Distance of the windows of long recordings; that of the configuration if not given.
+            hop_seconds (`float`, *optional*): Distance between windows of long recordings; that of the configuration if not given.
             interval, return_segments, return_timeline, return_details, on_error (*optional*): As in
-                [`~hf_sqa.AudioQualityPipeline`]; a timeline needs what `hf-sqa export onnx --page` writes beside the graph, and its
-                `faults` are those that the curve alone tells: the network that names them is not run.
+                [`~hf_sqa.AudioQualityPipeline`]; a timeline needs the files that `hf-sqa export onnx --page` adds to the graph.
+                Its `faults` come from the curve alone: the network that names them is not run.
 
         Returns:
             `dict`, a list of them for a list or tuple, or an iterator of them for other iterables.
@@ -98,7 +98,7 @@ class LitePipeline:
         return list(rows) if isinstance(inputs, (list, tuple)) else rows
 
     def score_windows(self, windows: np.ndarray) -> np.ndarray:
-        """Scores `(num_windows, num_labels)` of windows `(num_windows, num_samples)`; short ones count as followed by zeros."""
+        """Return scores `(num_windows, num_labels)` of windows `(num_windows, num_samples)`; short ones are padded with zeros."""
         missing = self.config.window_samples - windows.shape[1]
         padded = np.pad(np.asarray(windows, np.float32), ((0, 0), (0, missing)))
         return self._session.run(["logits"], {"input_values": padded})[0]
@@ -126,7 +126,7 @@ class LitePipeline:
 
     @property
     def local_is_cheap(self) -> bool:
-        """Whether `return_timeline` is possible; it then adds little to the time of the score."""
+        """Whether `return_timeline` is possible; if so, it adds little to the time that scoring takes."""
         return self._local_facts is not None
 
     def _local_scores(self, recording: Recording, scored: RecordingScores) -> list[LocalScore]:
@@ -178,11 +178,11 @@ class LitePipeline:
             )
 
 
-pipeline = LitePipeline  # the name of `hf_sqa.pipeline`, for which it stands in
+pipeline = LitePipeline  # named as `hf_sqa.pipeline`, which it replaces
 
 
 class _GraphScorer(StepScorer):
-    """Local quality by the graph of a head: `local.onnx` in a session, `local` of `page.json`, and what scores a window."""
+    """Local quality from the graph of a head: a session of `local.onnx`, `local` of `page.json`, and a scorer of windows."""
 
     def __init__(self, session: Any, score_windows: Callable[[np.ndarray], np.ndarray], facts: dict[str, Any], sampling_rate: int):
         super().__init__(StepCut.of_settings(facts["head"]), sampling_rate, facts["hop_seconds"])
@@ -196,7 +196,7 @@ class _GraphScorer(StepScorer):
 
 
 def _local_facts(folder: Path) -> dict[str, Any] | None:
-    """`local` of `page.json`, if there is one, and a graph for local quality."""
+    """Return `local` of `page.json` if it names a graph for local quality that exists; else `None`."""
     file = folder / FACTS_FILE
     facts = json.loads(file.read_text(encoding="utf-8")).get("local", {}) if file.is_file() else {}
     head = facts.get("head")
@@ -216,7 +216,7 @@ def _graph_of(model: Path) -> Path:
 
 
 def _read_config(folder: Path) -> Any:
-    """What config.json says, by attribute, as of the pipeline on torch."""
+    """Return config.json with its keys as attributes, like the configuration of the pipeline with torch."""
     file = folder / "config.json"
     if not file.is_file():
         raise OSError(f"Expected config.json beside the graph in {str(folder)!r}, got none; copy it from where the graph is from.")

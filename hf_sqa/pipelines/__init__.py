@@ -1,4 +1,4 @@
-"""Use: `pipeline("audio-quality")`, with a default checkpoint that needs no network."""
+"""The pipeline `pipeline("audio-quality")`, with a default checkpoint that needs no network."""
 
 from hf_sqa.checkpoints import default_checkpoint, models_at_hand, resolve_checkpoint
 from hf_sqa.modeling import model_identity

@@ -1,4 +1,4 @@
-"""`pipeline("audio-classification")` of a repository with its code: the answers of that task, behind our checks."""
+"""`pipeline("audio-classification")` for a repository that carries its code: results in the form of that task, with our checks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
 
-#: Options that have no place in a list of labels.
+#: Options whose results do not fit into a list of labels.
 NOT_HERE = ("return_segments", "return_details", "on_error")
 
 
 class QualityAsClassification(AudioQualityPipeline):
-    """Scores of [`AudioQualityPipeline`] in the form of the task `audio-classification`: what the Hub's page shows how to call.
+    """Scores of [`AudioQualityPipeline`] in the form of the task `audio-classification`, which is the call shown on the Hub's page.
 
     ```python
     >>> from transformers import pipeline
@@ -21,11 +21,11 @@ class QualityAsClassification(AudioQualityPipeline):
     [{'score': 3.912345, 'label': 'mos'}]
     ```
 
-    The highest comes first, as in that task, whatever the order of the columns. A recording that cannot be scored raises
+    The highest score comes first, as in that task, whatever the order of the columns. A recording that cannot be scored raises
     [`AudioError`].
 
     Args (at construction or call):
-        top_k (`int`, *optional*): How many scores to return; all of them if not given.
+        top_k (`int`, *optional*): Number of scores to return; all if not given.
         **kwargs: `sampling_rate`, `channel`, `mode`, `hop_seconds`, `batch_size` and `num_workers` of [`AudioQualityPipeline`].
     """
 

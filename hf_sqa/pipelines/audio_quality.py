@@ -1,4 +1,4 @@
-"""`pipeline("audio-quality")`: audio of any kind in, scores out; nothing invented, nothing lost on the way."""
+"""`pipeline("audio-quality")`: scores audio in any form; no score is invented, no recording is lost."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ class AudioQualityPipeline(Pipeline):
     {'mos': 3.912345}
     ```
 
-    Called with one recording it returns a dict; with a list, a tuple or a `datasets` column a list of dicts; with a generator, a
-    `Dataset` or a `KeyDataset` an iterator that scores as it is consumed. Accepted as a recording are paths, URLs, encoded bytes,
-    binary file objects, arrays and tensors (with `sampling_rate`), dicts with `array` or `raw` and `sampling_rate`, dicts with
-    `path` or `bytes`, and AudioDecoders of `datasets`. A checkpoint with a `score_mapping` has its scores mapped.
+    Called with one recording, it returns a dict; with a list, a tuple or a `datasets` column, a list of dicts; with a generator, a
+    `Dataset` or a `KeyDataset`, an iterator that scores as it is consumed. A recording may be a path, a URL, encoded bytes, a
+    binary file object, an array or tensor (with `sampling_rate`), a dict with `array` or `raw` and `sampling_rate`, a dict with
+    `path` or `bytes`, or an AudioDecoder of `datasets`. If the checkpoint has a `score_mapping`, it is applied to the scores.
 
     Args (at construction or call):
-        sampling_rate (`int`, *optional*): Rate of bare arrays and tensors in Hz.
+        sampling_rate (`int`, *optional*): Sampling rate of bare arrays and tensors, in Hz.
         channel (`str` or `int`, *optional*, defaults to `"mean"`): How several channels become one: their mean, or one by number.
         mode (`str`, *optional*): Way of scoring, one of the model's `modes`; its first, `"published"`, if not given.
-        hop_seconds (`float`, *optional*): Distance of the windows a long recording is cut into; the published one if not given.
-            Larger is faster and differs more from the published score.
-        interval (`float`, *optional*): Adds `<score>_low` and `<score>_high`: where the mean rating of listeners lies in this share
-            of recordings like those that the checkpoint was calibrated on, `0.9` for nine of ten. Only for checkpoints that carry a
-            calibration, and the scores that it covers.
+        hop_seconds (`float`, *optional*): Distance between the windows that a long recording is cut into; the published one if
+            not given. A larger hop is faster and differs more from the published score.
+        interval (`float`, *optional*): Adds `<score>_low` and `<score>_high`, between which the listeners' mean rating lies for
+            this share of recordings like those that the checkpoint was calibrated on, `0.9` for nine of ten. Only for
+            checkpoints with a calibration, and for the scores that it covers.
         return_segments (`bool`, *optional*, defaults to `False`): Adds `segments`: the score of every window with `start` and `end`
             in seconds.
         return_timeline (`bool`, *optional*, defaults to `False`): Adds `timeline`, the quality of every half second in which
             somebody speaks (`start`, `end` and the scores); `worst`, the stretch around its lowest point; and `faults`, stretches
-            unlike the rest of it, with their `kind`. `docs/scoring.md` says how, and what it costs.
+            that stand out from the rest, with their `kind`. `docs/scoring.md` describes the method and its cost.
         return_details (`bool`, *optional*, defaults to `False`): Adds duration, rate, level, `warnings`, and the model's identity.
         on_error (`str`, *optional*, defaults to `"raise"`): `"raise"` raises [`AudioError`] for a recording that cannot be scored;
             `"row"` returns `None` for its scores with `status`, `code` and `reason`, and adds these keys to every result. No value
-            of a row is NaN or infinite, so that it is JSON.
-        batch_size (`int`, *optional*, defaults to 1): Recordings handed to the model together. It never changes a score.
-        num_workers (`int`, *optional*, defaults to 0): Processes that decode and resample. With one or more, a recording at which
-            a decoder dies or hangs for five minutes is an error of its own; with none, it takes this process with it. Windows
-            decodes in this process.
+            of a row is NaN or infinite, so rows are valid JSON.
+        batch_size (`int`, *optional*, defaults to 1): Recordings passed to the model together. It never changes a score.
+        num_workers (`int`, *optional*, defaults to 0): Processes that decode and resample. With one or more, a recording on which
+            the decoder dies or hangs for five minutes is an error for that recording only; with none, it stops this process too.
+            On Windows this process decodes.
     """
 
     model: AudioQualityPreTrainedModel
@@ -75,13 +75,13 @@ class AudioQualityPipeline(Pipeline):
     _load_feature_extractor = True
     _load_tokenizer = False
 
-    #: Adds the code of the family to a folder, [`hf_sqa.hub.bundle.add_code`]; it lies above, so `import hf_sqa` hands it in.
+    #: Adds the code of the family to a folder: [`hf_sqa.hub.bundle.add_code`], set by `import hf_sqa`, as `hub` is a higher layer.
     add_code: ClassVar[Callable[[str | Path], Any] | None] = None
 
     def save_pretrained(self, save_directory: str | Path, *, with_code: bool = False, **kwargs: Any) -> None:
-        """Save model and feature extractor, to be loaded by `hf_sqa.pipeline`, `transformers.pipeline` and `from_pretrained`.
+        """Save model and feature extractor for `hf_sqa.pipeline`, `transformers.pipeline` and `from_pretrained`.
 
-        transformers would also write the task, with names that only this process knows, into the folder and the live configuration.
+        Unlike transformers, this does not write the task, with names that only this process knows, into folder and configuration.
 
         Args:
             save_directory (`str` or `Path`): Folder to write.
@@ -123,14 +123,14 @@ class AudioQualityPipeline(Pipeline):
             mode = kwargs.get("mode")
             self.model.check_scoring_options(self.model.modes[0] if mode is None else mode, kwargs.get("hop_seconds"))
         checked = self.__dict__.setdefault("_checked_intervals", set())
-        if kwargs.get("interval") is not None and kwargs["interval"] not in checked:  # of a large model it takes seconds
+        if kwargs.get("interval") is not None and kwargs["interval"] not in checked:  # takes seconds for a large model
             self.model.check_interval(kwargs["interval"])
             checked.add(kwargs["interval"])
         parameters = [{option: kwargs[option] for option in options if option in kwargs} for options in steps.values()]
         return parameters[0], parameters[1], parameters[2]
 
     def __call__(self, inputs: Any, *, num_workers: int | None = None, batch_size: int | None = None, **kwargs: Any) -> Any:
-        """Score one recording or many; see the class for what is accepted and returned."""
+        """Score one recording or many; the class describes inputs and results."""
         own = (self._preprocess_params, self._forward_params, self._postprocess_params)
         preprocess, forward, postprocess = (
             {**first, **second} for first, second in zip(own, self._sanitize_parameters(**kwargs), strict=True)
@@ -168,7 +168,7 @@ class AudioQualityPipeline(Pipeline):
         return ScoredRows(self._rows(items, batch_size, forward_params, postprocess_params), length)
 
     def preprocessed(self, inputs: Iterable[Any], num_workers: int, options: dict) -> Iterator[dict[str, Any]]:
-        """What `preprocess` makes of every recording, in order, read in processes of their own if there are any."""
+        """Yield the result of `preprocess` for every recording, in order; in separate processes if `num_workers` is not 0."""
         if not num_workers or os.name == "nt":
             yield from (self.preprocess(audio, **options) for audio in inputs)
             return
@@ -190,7 +190,7 @@ class AudioQualityPipeline(Pipeline):
                 yield self.postprocess(scored, **postprocess_params)
 
     def preprocess(self, audio: Any, sampling_rate: int | None = None, channel: str | int = "mean") -> dict[str, Any]:
-        """Read and check one recording; what is wrong with it travels along instead of stopping the others."""
+        """Read and check one recording; an error is returned in the item, so that it does not stop the others."""
         options = {"sampling_rate": self.model.config.sampling_rate, "channel": channel, "input_sampling_rate": sampling_rate}
         return _item(load_or_refuse((audio,), **options))
 
@@ -221,7 +221,7 @@ class AudioQualityPipeline(Pipeline):
         return items
 
     def mapped_points(self, points: list[LocalScore]) -> list[LocalScore]:
-        """Local scores through the `score_mapping` of the checkpoint, if it has one."""
+        """Apply the `score_mapping` of the checkpoint, if it has one, to local scores."""
         config = self.model.config
         return [
             point if point.scores is None else replace(point, scores=RecordingScores(point.scores).mapped(config).scores)
@@ -229,7 +229,7 @@ class AudioQualityPipeline(Pipeline):
         ]
 
     def _score(self, recordings: list[Recording], mode: str, hop_seconds: float | None) -> Sequence[RecordingScores | AudioError]:
-        """Score together; if one recording stops the batch, score each alone so that the others keep their scores."""
+        """Score recordings together; if one of them stops the batch, score each alone so that the others keep their scores."""
         if not recordings:
             return []
         try:
@@ -240,22 +240,22 @@ class AudioQualityPipeline(Pipeline):
             return [self._score([recording], mode, hop_seconds)[0] for recording in recordings]
 
     def postprocess(self, item: dict[str, Any], **options: Any) -> dict[str, Any]:
-        """The row of a recording; see [`~hf_sqa.blocks.result_rows.result_row`]."""
+        """Make the row of a recording; see [`~hf_sqa.blocks.result_rows.result_row`]."""
         row = result_row(item, self.model.config, **options)
         return row | {"model": self.identity(item.get("mode"), item.get("hop_seconds"))} if options.get("return_details") else row
 
     @property
     def local_method(self) -> str:
-        """How `return_timeline` finds the local quality, in a few words."""
+        """Short description of how `return_timeline` finds the local quality."""
         return self.model.local_scorer(self.feature_extractor).method
 
     @property
     def local_is_cheap(self) -> bool:
-        """Whether `return_timeline` adds little to the time of the score."""
+        """Whether `return_timeline` adds little to the time that scoring takes."""
         return self.model.local_scorer(self.feature_extractor).is_cheap
 
     def identity(self, mode: str | None = None, hop_seconds: float | None = None) -> dict[str, str | None]:
-        """Identity of the scores this pipeline gives; see [`model_identity`]."""
+        """Identity of the scores that this pipeline computes; see [`model_identity`]."""
         key = (mode or self.model.modes[0], hop_seconds)
         cache = self.__dict__.setdefault("_identities", {})
         if key not in cache:
@@ -264,7 +264,7 @@ class AudioQualityPipeline(Pipeline):
 
 
 class ScoredRows(Iterator[dict[str, Any]]):
-    """Iterator over results that knows how many there will be, where the input does."""
+    """Iterator over results whose length is known if that of the input is."""
 
     def __init__(self, rows: Iterator[dict[str, Any]], length: int | None):
         self._rows, self._length = rows, length
@@ -284,7 +284,7 @@ def _item(loaded: Recording | AudioError) -> dict[str, Any]:
 
 
 def _local_scores(recording: Recording, scorer: LocalScorer) -> tuple[list[LocalScore], list[Fault]]:
-    """Local quality and faults of a recording at the scorer's rate, block by block."""
+    """Return local quality and faults of a recording at the scorer's rate, read block by block."""
     finder, points, blocks = FaultFinder(scorer.sampling_rate), [], recording.blocks()
     block = next(blocks, None)
     while block is not None:

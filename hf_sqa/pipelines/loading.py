@@ -16,12 +16,12 @@ from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
 from hf_sqa.pipelines.onnx_backend import load_graph, load_published_graph
 
 TASK = "audio-quality"
-#: transformers' own task, which a repository's page names.
+#: transformers' own task, which the page of a repository names.
 STOCK_TASK = "audio-classification"
-#: Arguments of `transformers.pipeline` that are about loading.
+#: Arguments of `transformers.pipeline` that concern loading.
 LOADING = ("config", "device_map", "dtype", "local_files_only", "revision", "token", "trust_remote_code")
 
-PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # registering twice, as a reload does, would only warn
+PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # without this a reload would warn that the task is registered twice
 PIPELINE_REGISTRY.register_pipeline(
     TASK,
     pipeline_class=AudioQualityPipeline,
@@ -32,13 +32,13 @@ PIPELINE_REGISTRY.register_pipeline(
 
 
 class RegisteredTask(dict[str, Any]):
-    """The task that `transformers.pipeline` takes for our models where it is told none.
+    """The task that `transformers.pipeline` uses for our models if none is given.
 
-    It asks the configuration for tasks of the checkpoint's own, and would run the checkpoint's code for one that is among them.
-    This mapping names the task without holding it, so that the registered pipeline is taken, whether or not there is code.
+    transformers looks for custom tasks in the configuration, and runs the checkpoint's code for a task that it finds there. This
+    mapping lists the task but does not contain it, so that the registered pipeline is used whether or not there is code.
 
-    With `trust_remote_code=False` and no task, transformers takes the task of the repository's page and does not say so. What it
-    found, or was told, is looked for here; so here is where a warning can be given.
+    With `trust_remote_code=False` and no task, transformers silently uses the task of the repository's page. It looks up the task,
+    given or found, in this mapping, so the warning is given here.
     """
 
     def __contains__(self, task: object) -> bool:
@@ -57,20 +57,20 @@ AudioQualityConfig.custom_pipelines = RegisteredTask({TASK: {}})
 
 
 def pipeline(task: Any = None, model: Any = None, *, backend: Any = None, **kwargs: Any) -> AudioQualityPipeline:
-    """`transformers.pipeline("audio-quality", ...)` for every name that [`~hf_sqa.checkpoints.load_checkpoint`] knows.
+    """Call `transformers.pipeline("audio-quality", ...)` for any name that [`~hf_sqa.checkpoints.load_checkpoint`] accepts.
 
     Args:
-        task (*optional*): `"audio-quality"`, as in transformers. There is no other, so the model may stand in its place.
+        task (*optional*): `"audio-quality"`, as in transformers. It is the only task, so the model may be given in its place.
         model (*optional*): `"default"`, another short name, a folder, a Hub id, `"owner/name@revision"`, an adapter, or a loaded
             model (then with `feature_extractor`); the default if not given.
-        backend (`str`, *optional*): `"onnx"` runs a graph by onnxruntime, of a folder or a repository (`model.onnx`,
-            `onnx/model.onnx`, with `dtype="int8"` `onnx/model_quantized.onnx`), `"torch"` the weights; if not given, the graph is
-            run where there are no weights beside it.
+        backend (`str`, *optional*): `"onnx"` runs a graph of a folder or repository in onnxruntime (`model.onnx`,
+            `onnx/model.onnx`, with `dtype="int8"` `onnx/model_quantized.onnx`), `"torch"` the weights; if not given, the graph
+            is run only if there are no weights beside it.
         **kwargs: Anything `transformers.pipeline` or [`AudioQualityPipeline`] takes: `device`, `dtype`, `mode`, `hop_seconds`, ...
 
     Raises:
-        OSError: If there is no such model or revision, or its weights are pickled.
-        ValueError: If it is of a family that is not known here, or of none that scores speech; or if its weights are not whole.
+        OSError: If the model or revision does not exist, or its weights are pickled.
+        ValueError: If its family is unknown here or does not score speech, or if its weights are incomplete.
     """
     is_named = isinstance(task, str) and task == TASK
     if task is not None and not is_named and model is not None:

@@ -1,4 +1,4 @@
-"""[`QualityMeter`]: quality while the sound is still coming, beside a call or a stream."""
+"""[`QualityMeter`]: quality of a call or a stream while it is running."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from hf_sqa.blocks.result_rows import named
 from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
 from hf_sqa.pipelines.loading import pipeline
 
-#: More channels are samples, and the axes the wrong way round.
+#: Arrays with more channels than this have their axes swapped.
 MOST_CHANNELS = 64
 
 
 class QualityMeter:
-    """Takes samples in portions of any size, gives the quality of every half second a second or two later.
+    """Takes samples in blocks of any size and returns the quality of every half second one or two seconds later.
 
-    The scores are those of `pipeline(...)(recording, return_timeline=True)` for the same sound, however it is portioned. The memory
-    does not grow with time.
+    The scores are those of `pipeline(...)(recording, return_timeline=True)` for the same sound, whatever the size of the blocks.
+    Memory does not grow with time.
 
     ```python
     >>> meter = hf_sqa.QualityMeter("distilled-sqa-s", sampling_rate=48_000)
@@ -34,9 +34,9 @@ class QualityMeter:
     Args:
         model (*optional*): As for [`pipeline`], or a pipeline; the default model if not given. The students `distilled-sqa-xs` to
             `-m` take a few per cent of one core.
-        hop_seconds (`float`, *optional*, defaults to 0.5): Distance of two scores.
-        sampling_rate (`int`, *optional*): Of the samples in Hz; the model's own, 16000, if not given.
-        **options: Of [`pipeline`], such as `device`.
+        hop_seconds (`float`, *optional*, defaults to 0.5): Distance between two scores.
+        sampling_rate (`int`, *optional*): Sampling rate of the samples, in Hz; the model's own, 16000, if not given.
+        **options: Options of [`pipeline`], such as `device`.
 
     Raises:
         ValueError: If `hop_seconds` is not between 0.1 and 10, or the model cannot be loaded.
@@ -57,7 +57,7 @@ class QualityMeter:
 
     @property
     def running(self) -> dict[str, float | None]:
-        """Means of all local scores so far; `None` before anybody has spoken."""
+        """Means of all local scores so far; `None` until somebody has spoken."""
         scores: dict[str, float | None] = dict.fromkeys(self._names)
         return scores | named(self._names, self._sum / self._count) if self._count else scores
 
@@ -69,11 +69,11 @@ class QualityMeter:
                 `[-1, 1]`, or integers of 8, 16 or 32 bits, divided by their full scale. Channels are averaged.
 
         Returns:
-            `list[dict]`: For every stretch that is known now, `start` and `end` in seconds, the scores, `None` where nobody speaks,
-            and `running`, the mean of the first score so far.
+            `list[dict]`: For every stretch that is new since the last call: `start` and `end` in seconds, the scores (`None` where
+                nobody speaks), and `running`, the mean of the first score so far.
 
         Raises:
-            ValueError: If samples are NaN or infinite, or of another shape or type, or come after `close()`.
+            ValueError: If samples are NaN or infinite, have another shape or type, or come after `close()`.
         """
         if self._is_closed:
             raise ValueError("Expected no samples after `close()`: make another meter for another sound.")
@@ -95,7 +95,7 @@ class QualityMeter:
         return [self._row(point) for point in self._local.feed(mono)]
 
     def close(self) -> list[dict[str, Any]]:
-        """The stretches that are left when the sound has ended; see [`feed`], which takes no more samples then."""
+        """End the sound and return the remaining stretches; see [`feed`], which takes no more samples afterwards."""
         if self._is_closed:
             return []
         self._is_closed = True

@@ -1,4 +1,4 @@
-"""`pipeline(model, backend="onnx")`: the same pipeline, its network run by onnxruntime."""
+"""`pipeline(model, backend="onnx")`: the same pipeline with the network run by onnxruntime."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ GRAPH_PARTS = ["*.json", GRAPH_FILE, *HUB_GRAPHS]
 
 
 def load_graph(model: Any, backend: str | None, options: dict[str, Any]) -> dict[str, Any] | None:
-    """A graph by `hf-sqa export onnx`, in a folder or on the Hub, as arguments for a pipeline; `None` where torch runs the model.
+    """Load a graph from a folder or the Hub, as arguments for a pipeline; `None` if torch runs the model.
 
-    `backend` and `options` are those of [`~hf_sqa.pipelines.loading.pipeline`].
+    The graph is one that `hf-sqa export onnx` wrote; `backend` and `options` are those of [`~hf_sqa.pipelines.loading.pipeline`].
 
     Raises:
-        ValueError: If the backend, device or dtype is not one that there is, or the graph is of a family other than DistilledSQA.
+        ValueError: If the backend, device or dtype does not exist, or the graph is of a family other than DistilledSQA.
         OSError: If there is no graph, or onnxruntime is missing.
     """
     if backend not in {None, *BACKENDS}:
@@ -60,7 +60,7 @@ def load_graph(model: Any, backend: str | None, options: dict[str, Any]) -> dict
 
 
 def load_published_graph(model: Any, options: dict[str, Any]) -> dict[str, Any] | None:
-    """[`load_graph`] of a repository that has a graph and no weights; `None` if it has no graph, or there is no such repository."""
+    """Call [`load_graph`] for a repository with a graph but no weights; `None` if it has no graph or does not exist."""
     if not isinstance(model, str) or Path(model).exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""One recording's waveform, and its quality over time under it."""
+"""Plot of a recording's waveform, with its quality over time below."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from hf_sqa.audio import Recording
 from hf_sqa.cells import clock
 
-#: The five categories of an absolute category rating (ITU-T P.800), with colours that stay apart in grey and for the colour-blind.
+#: The five categories of an absolute category rating (ITU-T P.800), with colours that differ in grey and for the colour-blind.
 CATEGORIES = (
     (1, "bad", "#b2182b"),
     (2, "poor", "#ef8a62"),
@@ -20,7 +20,7 @@ CATEGORIES = (
     (5, "excellent", "#2166ac"),
 )
 COLUMNS = 1200
-#: Points drawn of a long timeline; each is then the mean of several, with the range of these behind it.
+#: Most points drawn; in a longer timeline each point is the mean of several, with their range behind it.
 MOST_POINTS = 600
 INK, QUIET, WORST = "#222222", "#6b6b6b", "#8c1020"
 
@@ -35,16 +35,16 @@ def plot_quality(
     score: str = "mos",
     method: str = "",
 ) -> None:
-    """Draw a waveform with its local quality under it, coloured by the five-point scale, into a PNG, PDF or SVG file.
+    """Draw a waveform with its local quality below, coloured by the five-point scale, into a PNG, PDF or SVG file.
 
     Args:
-        recording (`Recording`): What was scored, at any rate.
+        recording (`Recording`): The scored recording, at any sampling rate.
         course (`dict`): `timeline` and `faults` as returned by the pipeline with `return_timeline=True`.
         overall (`float`): Score of the whole recording.
-        path (`str` or `Path`): Where to; the suffix decides the format.
-        title (`str`, *optional*): Printed above.
-        score (`str`, *optional*, defaults to `"mos"`): Which score to draw.
-        method (`str`, *optional*): How the local quality was found, printed small.
+        path (`str` or `Path`): File to write; the suffix decides the format.
+        title (`str`, *optional*): Title above the plot.
+        score (`str`, *optional*, defaults to `"mos"`): Score to draw.
+        method (`str`, *optional*): How the local quality was found, in small print.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -59,7 +59,7 @@ def plot_quality(
     wave_axis, score_axis = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     peak = max(1e-3, float(np.abs([low, high]).max()))
     shades = [colour_of(value) for value in _values_at(timeline, score, seconds)]
-    hair = 0.004 * peak  # digital silence is a line, not a gap
+    hair = 0.004 * peak  # draws digital silence as a line, not as a gap
     wave_axis.vlines(seconds, low - hair, high + hair, color=shades, linewidth=max(0.5, 700 / len(seconds)))
     wave_axis.set(ylim=(-1.08 * peak, 1.08 * peak), ylabel="amplitude")
     wave_axis.set_title(title or recording.source, loc="left", fontsize=11, parse_math=False)
@@ -81,7 +81,7 @@ def plot_quality(
         share = middle / recording.duration_seconds
         side = "left" if share < 0.3 else "right" if share > 0.7 else "center"
         at = worst["start"] if side == "left" else worst["end"] if side == "right" else middle
-        above = score_axis.get_xaxis_transform()  # x in seconds, y from 0 to 1 of the axis
+        above = score_axis.get_xaxis_transform()  # x in seconds, y as a fraction of the axis
         score_axis.plot([middle], [1.0], "v", color=WORST, markersize=7, transform=above, clip_on=False, zorder=4)
         score_axis.text(at, 1.045, words, transform=above, ha=side, va="bottom", fontsize=9, color=WORST, weight="bold")
     whole = f"whole recording {overall:.2f}" + (f"; {len(faults)} fault{'s' * (len(faults) != 1)}" if timeline else "")
@@ -101,7 +101,7 @@ def plot_quality(
 
 
 def _key(figure: Any, method: str) -> None:
-    """Colours, and how the curve was made."""
+    """Add the legend of colours, and how the curve was made."""
     from matplotlib.patches import Patch
 
     handles = [Patch(color=shade, label=f"{value} {name}") for value, name, shade in CATEGORIES]
@@ -112,17 +112,17 @@ def _key(figure: Any, method: str) -> None:
 
 
 def pieces_of(timeline: Sequence[dict[str, float]], score: str, most: int = MOST_POINTS) -> list[np.ndarray]:
-    """A timeline as curves between silences.
+    """Split a timeline into curves at the silences.
 
     Returns:
-        `list[np.ndarray]`: For each, rows of the time in seconds, the mean, the lowest and the highest score.
+        `list[np.ndarray]`: One array per curve, with rows of time in seconds, mean, lowest and highest score.
     """
     if not timeline:
         return []
     size = max(1, -(-len(timeline) // most))
     curves, run = [], [timeline[0]]
     for before, row in zip(timeline, [*timeline[1:], None], strict=True):
-        # In a long recording a pause of a few points would only fray the curve.
+        # In a long recording, pauses of a few points do not break the curve, which would look frayed.
         if row is not None and row["start"] - before["end"] < 0.01 + (size - 1) * (before["end"] - before["start"]):
             run.append(row)
             continue
@@ -135,10 +135,10 @@ def pieces_of(timeline: Sequence[dict[str, float]], score: str, most: int = MOST
 
 
 def envelope(recording: Recording, columns: int = COLUMNS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lowest and highest sample of every column of the picture, read block by block.
+    """Return the lowest and highest sample in every column of the picture, read block by block.
 
     Returns:
-        `(seconds, low, high)`, each of as many values as there are columns, or samples if these are fewer.
+        `(seconds, low, high)`, each with one value per column, or per sample if there are fewer samples.
     """
     columns = min(columns, recording.num_samples)
     low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
@@ -152,7 +152,7 @@ def envelope(recording: Recording, columns: int = COLUMNS) -> tuple[np.ndarray, 
 
 
 def colour_of(value: float) -> str:
-    """Colour of a score on the five-point scale; grey for NaN, where nobody speaks."""
+    """Return the colour of a score on the five-point scale; grey for NaN, where nobody speaks."""
     if np.isnan(value):
         return "#d9d9d9"
     return next(colour for at, _, colour in reversed(CATEGORIES) if value >= at - 0.5 or at == 1)

@@ -1,4 +1,4 @@
-"""Score a corpus of any size: any source, shards that survive every kill, a report, a filter. Importing it loads no torch."""
+"""Score a corpus of any size: any source, shards that survive every kill, a report, a filter. Importing it does not load torch."""
 
 from hf_sqa.runs import Locked as Locked, RunMismatch as RunMismatch
 from hf_sqa.scoring.items import Item as Item

@@ -22,14 +22,14 @@ from hf_sqa.scoring.shards import RUN_FILE, ShardFolder, iterate_rows, kept_name
 from hf_sqa.scoring.sinks import columns_of
 from hf_sqa.scoring.sources import open_source
 
-#: Columns of a table that say which clips are of one sentence.
+#: Columns of a table that identify the sentence of a clip.
 SENTENCE_COLUMNS = ("sentence", "sentence_id", "source_id")
-#: What tables of scores are called where they do not say which model gave them.
+#: The model's name for tables of scores that do not name their model.
 GIVEN = "given scores"
-#: What a row says of a recording that has a score.
+#: Fields in the row of a recording that has a score.
 SCORED = {"status": "ok", "code": None, "reason": None}
 
-#: Takes clips done, all clips, and the model.
+#: Called with the number of clips done, the number of all clips, and the model.
 OnProgress = Callable[[int, int, str], None]
 
 
@@ -38,21 +38,21 @@ class ComparedSystems:
     """Systems compared by one model or several."""
 
     score: str  # The score compared
-    by_model: dict[str, SystemComparison]  # What each model says
-    #: A row for every recording and model: `model`, `system`, `item` (what pairs it), `cluster`, `file`, the score, `status`,
+    by_model: dict[str, SystemComparison]  # Comparison by each model
+    #: One row per recording and model: `model`, `system`, `item` (the pairing key), `cluster`, `file`, the score, `status`,
     #: `code`, `reason`
     rows: list[dict[str, Any]]
-    paired_by: str  # What tells which clips belong together, in words
+    paired_by: str  # How clips are paired, in words
 
     @property
     def failed(self) -> list[dict[str, Any]]:
-        """Rows of recordings without a score, once each."""
+        """Rows of recordings without a score, each recording once."""
         seen = {(row["system"], row["file"]): row for row in reversed(self.rows) if row["status"] != "ok"}
         return list(reversed(seen.values()))
 
     @property
     def verdict(self) -> str:
-        """The result in words: of the model, or of each, and whether they agree."""
+        """The result in words: for the only model, or for each model and whether they agree."""
         if len(self.by_model) == 1:
             return next(iter(self.by_model.values())).verdict
         lines = [f"By {model}: {compared.verdict}" for model, compared in self.by_model.items()]
@@ -60,7 +60,7 @@ class ComparedSystems:
 
     @property
     def agreement(self) -> str:
-        """Whether several models agree, in words; empty for one."""
+        """Whether the models agree, in words; empty if there is only one."""
         if len(self.by_model) < 2:
             return ""
         agreed = 0
@@ -89,10 +89,10 @@ class ComparedSystems:
         return " ".join(part for part in parts if part)
 
     def worse_than_first(self, tolerance: float = 0.0) -> list[str]:
-        """What is shown to be worse than the first system by more than `tolerance`, or has lost recordings; in words.
+        """Systems shown to be worse than the first by more than `tolerance`, and recordings that are lost; in words.
 
-        Worse is what a model shows to be worse where, too, the whole interval of the difference lies below `-tolerance`. Lost is
-        a sentence that the first system has a score for and another, which has the recording, has none for.
+        A system is worse if a model shows it to be worse and the whole interval of the difference lies below `-tolerance`. A
+        recording of another system is lost if it has no score while the first system has a score for the same sentence.
         """
         faults = [
             words
@@ -102,7 +102,7 @@ class ComparedSystems:
         return faults + self._lost()
 
     def not_better_than_first(self) -> list[str]:
-        """What is not shown to be better than the first system, by every model; in words."""
+        """Systems not shown to be better than the first, for every model; in words."""
         return [
             words
             for pair, words in self._against_first()
@@ -114,7 +114,7 @@ class ComparedSystems:
         return [words for pair, words in self._against_first() if pair is None or math.isnan(pair.p_value)]
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the rows as plain values, for JSON, which has no NaN."""
+        """Everything but the rows as plain values for JSON, which has no NaN."""
         models = {}
         for model, compared in self.by_model.items():
             models[model] = {
@@ -127,12 +127,12 @@ class ComparedSystems:
         return {"score": self.score, "paired_by": self.paired_by, "models": models, "agreement": self.agreement, "failed": failed}
 
     def _pairs(self) -> list[tuple[str, str]]:
-        """Pairs that every model compared."""
+        """Pairs of systems that every model compared."""
         first, *others = ([(pair.first, pair.second) for pair in compared.pairs] for compared in self.by_model.values())
         return [pair for pair in first if all(pair in pairs for pairs in others)]
 
     def _against_first(self) -> Iterator[tuple[Any, str]]:
-        """For every model, the first system paired with each other one, and the pair in words; `None` where one has no scores."""
+        """Yield, for every model, each pair with the first system, also in words; `None` for the pair if a system has no scores."""
         for model, compared in self.by_model.items():
             first, *others = compared.systems
             means = {system.name: system for system in compared.systems}
@@ -155,7 +155,7 @@ class ComparedSystems:
 
 @dataclass
 class _Clip:
-    """A recording of a system, with its score where it comes with one."""
+    """A recording of a system, with its score if the source has one."""
 
     system: str
     item: str | None
@@ -177,7 +177,7 @@ def compare(
     on_progress: OnProgress | None = None,
     **settings: Any,
 ) -> ComparedSystems:
-    """Which system is better? Scores the recordings of every system and compares the means.
+    """Score the recordings of several systems, compare the means, and say which system is better.
 
     ```python
     >>> import hf_sqa
@@ -187,30 +187,30 @@ def compare(
     ```
 
     Args:
-        *sources (`str` or path): A system each: a folder of recordings, a table or manifest, a table that `hf-sqa score` wrote, or
-            the folder of a finished run. `name=path` names it. One table, or run, holds several systems by `systems`.
-        model (`str` or sequence of `str`, *optional*): As in `hf_sqa.pipeline`; several give a verdict each, and say whether they
-            agree. If not given, scores that are there are taken as they are: those of runs and of tables by `hf-sqa score`, and
-            in other tables the numbers in the column `score`, or `mos`, such as ratings; recordings without are scored by
-            `"default"`.
-        systems (`str`, *optional*): Column that says which system a recording is of.
-        pair_by (`str` or sequence of `str`, *optional*): Columns that tell which recordings are of one sentence, or a regular
-            expression whose groups do so in file names. By default a column called `sentence`, `sentence_id` or `source_id`, else
-            the names of the files within their folder, without suffix.
-        cluster (`str`, *optional*): Column of what recordings have in common, such as the talker, or such a regular expression:
-            drawn whole for the intervals. By default the sentences.
-        paired (`bool`, *optional*): Whether to compare sentence by sentence; by default where at least half of the sentences of
-            the smaller system have a partner.
+        *sources (`str` or path): One source per system: a folder of recordings, a table or manifest, a table that `hf-sqa score`
+            wrote, or the folder of a finished run. `name=path` names it. With `systems`, one table or run holds several systems.
+        model (`str` or sequence of `str`, *optional*): As in `hf_sqa.pipeline`; each of several models gives a verdict, and the
+            result says whether they agree. If not given, existing scores are used: those of runs, of tables that `hf-sqa score`
+            wrote, and in other tables the numbers in the column `score`, or `mos`, such as ratings; recordings without a score
+            are scored by `"default"`.
+        systems (`str`, *optional*): Column that names the system of a recording.
+        pair_by (`str` or sequence of `str`, *optional*): Columns that identify the sentence of a recording, or a regular
+            expression whose groups identify it in file names. By default a column called `sentence`, `sentence_id` or
+            `source_id`, else the names of the files within their folder, without suffix.
+        cluster (`str`, *optional*): Column that groups recordings, for instance by talker, or a regular expression as above. The
+            bootstrap draws whole groups for the intervals. By default each sentence is a group.
+        paired (`bool`, *optional*): Whether to compare sentence by sentence; by default `True` if at least half of the sentences
+            of the smaller system have a partner.
         score (`str`, *optional*): Score to compare; the first of the model, or table, if not given.
-        confidence_level (`float`, *optional*, defaults to 0.95): Of every interval.
+        confidence_level (`float`, *optional*, defaults to 0.95): Confidence level of every interval.
         num_draws (`int`, *optional*, defaults to 10000): Bootstrap draws.
-        on_progress (callable, *optional*): Takes recordings done, all recordings, and the model's name.
+        on_progress (callable, *optional*): Called with the recordings done, all recordings, and the model's name.
         **settings: Fields of [`Settings`]: `device`, `mode`, `dtype`, ...
 
     Raises:
         ValueError: If there are fewer than two systems, columns are missing, scores do not compare, a model cannot be loaded, or
             `model` or `mode` is given for a run or a table that `hf-sqa score` wrote.
-        OSError: If a source is not there.
+        OSError: If a source does not exist.
     """
     asked = {name: value for name, value in (("model", model), ("mode", settings.get("mode"))) if value is not None}
     clips, scored_by, paired_by, score_name = _read(_named(sources), systems, pair_by, cluster, score, asked)
@@ -244,7 +244,7 @@ def compare(
 
 
 def _named(sources: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
-    """Sources by name: what is typed before `=`, else the end of the path, as much of it as tells them apart."""
+    """Map names to sources: the text before `=`, else the end of the path, as long as it must be to tell the sources apart."""
     given: list[tuple[str | None, str]] = []
     for source in [str(os.fspath(source)) for source in sources]:
         name, equals, path = source.partition("=")
@@ -270,7 +270,7 @@ def _read(
     score: str | None,
     asked: Mapping[str, Any],
 ) -> tuple[list[_Clip], str | None, str, str]:
-    """Clips of all sources, who scored them (`None`: nobody yet), what pairs them, and the name of the score."""
+    """Return the clips of all sources, who scored them (`None` for nobody), how they are paired, and the name of the score."""
     given = [pair_by] if isinstance(pair_by, str) else list(pair_by or ())
     clips: list[_Clip] = []
     scored_by: dict[str, Any] = {}
@@ -321,7 +321,7 @@ def _kind(kind: Any) -> str:
 
 
 def _scored_run(path: str, score: str | None) -> tuple[list[tuple[Item, float | None]], dict[str, Any], str]:
-    """Rows of a finished run, the identity of its scores, and the name of the score."""
+    """Return the rows of a finished run, the identity of its scores, and the name of the score."""
     run = read_run(path)
     columns = list(run["columns"].values())
     shards = ShardFolder(path, run)
@@ -339,9 +339,9 @@ def _scored_run(path: str, score: str | None) -> tuple[list[tuple[Item, float | 
 
 
 def _scored_table(path: str, score: str | None, rated: bool) -> tuple[list[tuple[Item, float | None]], str | None, str]:
-    """Recordings of a table or folder, with `GIVEN` if it is scored, and the name of the score.
+    """Return the recordings of a table or folder, `GIVEN` if they are scored, and the name of the score.
 
-    `hf-sqa score` writes a `status` after the scores; other tables are scored, if `rated` says so, by the numbers of one column.
+    `hf-sqa score` writes a `status` after the scores; in other tables, if `rated`, the numbers of one column are the scores.
     """
     recordings = list(open_source(path).items())
     columns = list(recordings[0].columns) if recordings else []
@@ -368,7 +368,7 @@ def _scored_table(path: str, score: str | None, rated: bool) -> tuple[list[tuple
 
 
 def _number(cell: Any) -> float | None:
-    """What a cell says, if it is a finite number."""
+    """The number in a cell; `None` if it holds no finite number."""
     try:
         value = float(cell)
     except (TypeError, ValueError):
@@ -377,7 +377,7 @@ def _number(cell: Any) -> float | None:
 
 
 def _names_within(names: Sequence[str], folder: str | None) -> list[str]:
-    """Names within the folder that all lie in, with `/`, without the suffix of a recording."""
+    """Names relative to the folder that contains them all, with `/`, without the suffix of a recording."""
     if folder is None or not os.path.isdir(folder) or not all(name.startswith(os.fspath(folder)) for name in names):
         folders = {os.path.dirname(name) for name in names}
         folder = os.path.commonpath(folders) if len(folders) == 1 or all(map(os.path.isabs, folders)) or "" not in folders else ""
@@ -390,7 +390,7 @@ def _names_within(names: Sequence[str], folder: str | None) -> list[str]:
 
 
 def _texts(column: str, recordings: Sequence[Item], named: Sequence[str], path: str) -> list[str | None]:
-    """What a column says of every recording, or the groups of a regular expression in their names."""
+    """The cell of a column for every recording, or the groups of a regular expression in the recordings' names."""
     known = dict.fromkeys(name for recording in recordings for name in recording.columns)
     if column in known:
         values = [recording.columns.get(column) for recording in recordings]
@@ -410,7 +410,7 @@ def _texts(column: str, recordings: Sequence[Item], named: Sequence[str], path: 
 def _score(
     clips: Sequence[_Clip], models: Sequence[str], score: str | None, settings: Mapping[str, Any], on_progress: OnProgress | None
 ) -> tuple[dict[str, list[dict[str, Any]]], str]:
-    """Rows by model, each in the order of the clips, and the name of the score."""
+    """Return the rows of each model, in the order of the clips, and the name of the score."""
     by_model: dict[str, list[dict[str, Any]]] = {}
     name = score
     for model in models:

@@ -1,4 +1,4 @@
-"""Systems beside each other: mean scores with intervals, and the differences from one of them, for every model a row."""
+"""Plot of compared systems, one row per model: mean scores with intervals, and the differences from the first system."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from hf_sqa.metrics import SystemComparison
 from hf_sqa.scoring.comparison import ComparedSystems
 
-#: Colours of groups, best first, that stay apart for the colour-blind; of more groups they repeat.
+#: Colours of groups, best first, that colour-blind readers can tell apart; with more groups they repeat.
 GROUP_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 UNTESTED, INK = "#666666", "#222222"
 MOST_CHARACTERS = 32
@@ -18,8 +18,8 @@ MOST_CHARACTERS = 32
 def plot_comparison(compared: ComparedSystems, path: str | Path) -> None:
     """Draw a comparison into a PNG, PDF or SVG file.
 
-    Left are the means with their intervals, best on top, a colour for each group that is not shown to differ; right are the paired
-    differences from the first system given.
+    The left side shows the means with their intervals, best on top, with one colour for each group of systems that are not shown to
+    differ; the right side shows the paired differences from the first system given.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

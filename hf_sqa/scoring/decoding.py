@@ -17,18 +17,18 @@ from hf_sqa.isolation import DEFAULT_TIMEOUT_SECONDS, Isolated, Lost
 from hf_sqa.scoring.items import Excerpt, Item, Refusal, TarMember
 from hf_sqa.scoring.remote import is_remote, read_remote
 
-#: Manifests round their times.
+#: Tolerance for excerpts, because manifests round their times.
 STRETCH_TOLERANCE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How recordings are decoded; part of a score's identity, but for the time limit."""
+    """How recordings are decoded; all but the time limit is part of a score's identity."""
 
     sampling_rate: int  # Rate the model wants, in Hz
     channel: str | int = "mean"  # `"mean"`, or one channel by number
-    max_seconds: float | None = None  # Longer recordings are skipped, by a row that says so
-    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS  # Time limit for one recording. Without workers there is none
+    max_seconds: float | None = None  # Longer recordings are skipped, and their rows say so
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS  # Time limit for one recording; it has no effect without workers
 
 
 class ExcerptStream(AudioStream):
@@ -62,7 +62,7 @@ class ExcerptStream(AudioStream):
 
 
 class MemberStream(FileStream):
-    """A member of a tar, in memory. Between processes only its position in the archive is sent."""
+    """A member of a tar, in memory. Only its position in the archive is sent between processes."""
 
     def __init__(self, member: TarMember):
         self._member = member
@@ -77,7 +77,7 @@ class MemberStream(FileStream):
 
 
 def load(item: Item, decoding: Decoding) -> Recording | Refusal:
-    """Open, check, mix down and resample one item. Returns a refusal for whatever goes wrong."""
+    """Open, check, mix down and resample one item. Return a refusal for whatever goes wrong."""
     try:
         with errors_of(item.name):
             stream, channel = _opened(item.audio), decoding.channel
@@ -94,7 +94,7 @@ def load(item: Item, decoding: Decoding) -> Recording | Refusal:
 
 
 def load_and_score(audio: Any, load: Callable[[Any], Any], score: Callable[[Recording], Any]) -> Any:
-    """What `load` returns where that is no recording; otherwise a callable that scores it, which has no time limit."""
+    """Load a recording; return a callable that scores it, without a time limit, or the result of `load` if that is no recording."""
     loaded = load(audio)
     return partial(score, loaded) if isinstance(loaded, Recording) else loaded
 
@@ -137,10 +137,10 @@ def _member_bytes(member: TarMember) -> bytes:
 
 
 class Decoder(Isolated):
-    """Decodes items in order, ahead of whoever takes them. Leaving it as a context ends its workers.
+    """Decodes items in order, ahead of the consumer. Leaving it as a context ends its workers.
 
-    Without workers it decodes in this process, without a time limit. `score` takes a recording in the process that decoded it; its
-    result takes the recording's place.
+    Without workers it decodes in this process, without a time limit. `score` is called with a recording in the process that decoded
+    it, and its result replaces the recording.
     """
 
     def __init__(self, decoding: Decoding, num_workers: int = 0, score: Callable[[Recording], Any] | None = None):
@@ -150,7 +150,7 @@ class Decoder(Isolated):
         super().__init__(function, num_workers, decoding.timeout_seconds)
 
     def decode(self, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
-        """Yield every item in order with its recording or the reason why there is none; `None` where an item brings no audio."""
+        """Yield every item in order with its recording or the reason why it has none; `None` for an item without audio."""
         for item, result in self.map(items, _to_decode):
             if result is None:
                 result = item.audio if isinstance(item.audio, Refusal) else item.refusal
@@ -158,7 +158,7 @@ class Decoder(Isolated):
 
 
 def _to_decode(item: Item) -> Item | None:
-    """What a worker needs of an item; `None` where there is nothing to decode."""
+    """The part of an item that a worker needs; `None` if there is nothing to decode."""
     if item.refusal is not None or item.audio is None or isinstance(item.audio, Refusal):
         return None
     return replace(item, columns={}, record=None)

@@ -1,4 +1,4 @@
-"""Selects recordings by their scores: those that pass are written, the others are counted, nothing is deleted."""
+"""Selects recordings by their scores: it writes those that pass, counts the others, and deletes nothing."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +19,10 @@ class Rule:
     maxima: Mapping[str, float] = field(default_factory=dict)  # Highest score that passes, by name
     min_seconds: float | None = None  # Shortest recording that passes
     max_seconds: float | None = None  # Longest recording that passes
-    without_warnings: Sequence[str] = ()  # Warnings with which a recording does not pass
+    without_warnings: Sequence[str] = ()  # A recording with one of these warnings does not pass
 
     def reason_against(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
-        """The first rule that a row breaks; `None` if it passes."""
+        """Return the first rule that a row breaks; `None` if it passes."""
         if row["status"] != "ok":
             return f"{row['status']}: {row['code']}"
         for name, lowest in self.minima.items():
@@ -40,7 +40,7 @@ class Rule:
 
 @dataclass
 class Chosen:
-    """What a filter did."""
+    """Result of a filter."""
 
     kept: int = 0  # Rows that pass
     kept_seconds: float = 0.0  # Seconds of audio in them
@@ -54,10 +54,10 @@ def filter_rows(
 ) -> Chosen:
     """Select rows of an output folder, and write those that pass, or all with the columns `kept` and `gone_because`.
 
-    With the source that was scored, its own rows are written with the scores beside them.
+    If the source that was scored is given, its own rows are written, with the scores added.
 
     Raises:
-        ValueError: If a score is not there, the folder holds no scores, or the source is no longer the one that was scored.
+        ValueError: If a score does not exist, the folder holds no scores, or the source is no longer the one that was scored.
     """
     run = read_run(output)
     columns = columns_of(run, [*rule.minima, *rule.maxima])

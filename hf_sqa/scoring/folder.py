@@ -17,14 +17,14 @@ from hf_sqa.scoring.sources import Source
 ROWS_PER_SHARD = 500
 #: Columns of the source that are kept by default, because reports group by them.
 KEPT_COLUMNS = ("source", "corpus", "language", "lang", "system_id", "system", "speaker", "speaker_id", "split", "condition_id")
-#: Rows of the source in which its columns are looked for.
+#: Number of rows of the source that are searched for its columns.
 ROWS_LOOKED_AT = 100
 LOCK_SECONDS = 10.0
 FORMAT = 1
 
 
 def as_begun(settings: Settings, output: Path, rescore: bool = False) -> Settings:
-    """The settings, with the precision that an output folder was begun in for `auto`: another machine may go on with it."""
+    """The settings, with `auto` replaced by the precision that an output folder was begun in: another machine may continue it."""
     if settings.dtype != "auto" or rescore or not (output / RUN_FILE).exists():
         return settings
     return replace(settings, dtype=read_run(output)["identity"]["dtype"])
@@ -39,7 +39,7 @@ def prepare(
     keep: Sequence[str] | None = None,
     rescore: bool = False,
 ) -> dict[str, Any]:
-    """Make, or check, `run.json` of an output folder; see [`score_corpus`]."""
+    """Write, or check, the `run.json` of an output folder; see [`score_corpus`]."""
     path = output / RUN_FILE
     if rows_per_shard is not None and rows_per_shard < 1:
         raise ValueError(f"Expected at least one row per shard, got {rows_per_shard}.")
@@ -81,7 +81,7 @@ def _described(source: Source, worker: CorpusScorer, rows_per_shard: int, kept: 
 
 
 def _kept(source: Source, keep: Sequence[str] | None) -> list[str]:
-    """Columns to keep: those named, or the usual ones that the first rows have."""
+    """Return the columns to keep: those named, or the usual ones that the first rows have."""
     found: dict[str, None] = {}
     for item in source.items(lambda position: False):
         if item.position >= ROWS_LOOKED_AT:
@@ -100,7 +100,7 @@ def _kept(source: Source, keep: Sequence[str] | None) -> list[str]:
 
 
 def finish(output: Path, run: dict[str, Any], num_rows: int, part: Part) -> bool:
-    """Note how many rows the source has, remove shards beyond its end, and say whether every shard is there."""
+    """Record how many rows the source has, remove shards beyond its end, and return whether every shard exists."""
     shards = ShardFolder(output, run)
     num_shards = math.ceil(num_rows / run["rows_per_shard"])
     for index in shards.indices():
@@ -115,14 +115,14 @@ def hold_output(output: Path, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
     """Hold the lock of an output folder, or of one part of it; released when the process ends, however it ends.
 
     Raises:
-        Locked: If another process holds it, or one that overlaps.
+        Locked: If another process holds this lock or one that overlaps it.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(output, error) from error
     with contextlib.ExitStack() as held:
-        # Parts wait for each other here, for the moment that it takes.
+        # Parts wait for each other here, only as long as it takes to lock a part.
         with locked(output / ".lock", wait=part != (0, 1) and LOCK_SECONDS):
             if part == (0, 1):
                 for path in output.glob(".lock-*-of-*"):

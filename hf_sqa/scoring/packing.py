@@ -1,4 +1,4 @@
-"""Scores decoded recordings in packs, where the device gains from it; a neighbour in the pack never moves a score.
+"""Scores decoded recordings in packs where that is faster; the other recordings in a pack never change a score.
 
 Which recordings share a pack depends on the recordings alone, not on when they were decoded, and no pack reaches beyond a shard: a
 run that was interrupted and resumed hands the model the same packs as one that was not.
@@ -11,14 +11,14 @@ from typing import Any
 from hf_sqa.audio import Recording
 from hf_sqa.scoring.items import Refusal
 
-#: Seconds of audio in a pack, padding included. The caches of a CPU hold one recording.
+#: Seconds of audio in a pack, padding included. A CPU gets one recording at a time, because its caches hold no more.
 PACK_SECONDS = {"cpu": 0.0}
 PACK_SECONDS_ELSEWHERE = 960.0
-#: Packs of decoded audio that are collected, then sorted by length: 64 kB for every second at 16 kHz.
+#: Packs of decoded audio that are collected before they are sorted by length: 64 kB for every second at 16 kHz.
 PACKS_AHEAD = 4
-#: If the model fails at this many recordings from the first on, the fault is in the model.
+#: If the model fails on the first this many recordings, the fault is in the model.
 MAX_FAILURES_AT_FIRST = 20
-#: What a model raises at a recording that it cannot score; out of memory is a RuntimeError of torch.
+#: Errors that a model raises for a recording that it cannot score; torch reports lack of memory as a RuntimeError.
 MODEL_ERRORS = (RuntimeError, ValueError, MemoryError, IndexError)
 FAILURE_CODES = ("model_failed", "out_of_memory")
 
@@ -29,7 +29,7 @@ class PackedScorer:
     Args:
         score (callable): Scores several recordings together.
         pack_seconds (`float`): Seconds of audio in one pack, padding included; 0 scores one recording at a time.
-        by_length (`bool`): Whether recordings of similar length go together, as models need that pad them.
+        by_length (`bool`): Whether to pack recordings of similar length together; for models that pad.
     """
 
     def __init__(self, score: Callable[[list[Recording]], list[dict[str, Any]]], pack_seconds: float, by_length: bool):
@@ -39,7 +39,7 @@ class PackedScorer:
         self._num_scored = self._failed_in_a_row = 0
 
     def add(self, position: int, recording: Recording) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
-        """Add a recording; yields the results that are ready, in no particular order."""
+        """Add a recording and yield the results that are ready, in no particular order."""
         self._waiting.append((position, recording))
         self._waiting_seconds += recording.duration_seconds
         if self._waiting_seconds > PACKS_AHEAD * self._pack_seconds:
@@ -70,7 +70,7 @@ class PackedScorer:
             yield pack
 
     def count(self, result: dict[str, Any] | Refusal) -> None:
-        """Count a result, also one that another process has made; an error if the model failed at every one of many so far."""
+        """Count a result, also one from another process; raise an error if the model has failed on all of the first recordings."""
         if not isinstance(result, Refusal):
             self._num_scored += 1
         elif result.code in FAILURE_CODES:
@@ -82,7 +82,7 @@ class PackedScorer:
 def score_pack(
     score: Callable[[list[Recording]], list[dict[str, Any]]], recordings: list[Recording]
 ) -> list[dict[str, Any] | Refusal]:
-    """Score recordings together; where the model raises an error, in halves, down to the recording that is to blame."""
+    """Score recordings together; if the model raises an error, halve the pack until the recording that causes it is found."""
     if not recordings:
         return []
     try:

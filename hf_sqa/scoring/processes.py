@@ -1,8 +1,8 @@
-"""All cores for small models: processes that decode and score, each with the model and one thread.
+"""Uses all cores for small models: several processes decode and score, each with the model and one thread.
 
-Of a small model most of the work is decoding, checks and the spectrum, which torch's threads do not share. Large models have all
-threads of one process, which decodes ahead in another. Where this process cannot be copied, starting others takes seconds, so it
-begins alone.
+With a small model most of the work is decoding, checks and the spectrum, which torch's threads do not share. A large model uses
+all threads of one process, while another decodes ahead. Where this process cannot be forked, starting others takes seconds, so
+it begins alone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from hf_sqa.scoring.decoding import Decoder, Decoding
 from hf_sqa.scoring.items import Item, Refusal
 from hf_sqa.scoring.packing import score_pack
 
-#: Weights in bytes up to which a model is scored by processes: that of all students, NISQA and DNSMOS.
+#: Largest size of the weights, in bytes, of a model that several processes score with: all students, NISQA and DNSMOS.
 SMALL_BYTES = 8_000_000
-#: This process scores alone for so long, and to the end if no more than this is left: about twice what starting others takes.
+#: This process scores alone for `ALONE_SECONDS`, and to the end if at most `LEFT_SECONDS` are left: twice the start of others.
 ALONE_SECONDS, LEFT_SECONDS = 3.0, 6.0
 
 
@@ -35,14 +35,14 @@ class Cores:
 
     num_processes: int
     at_once: bool = False  # Whether they are started before the first recording is scored
-    one_thread: bool = False  # Whether this process scores by one thread too: it makes no difference where a score is made
+    one_thread: bool = False  # Whether this process also uses one thread, so that scores do not depend on the process
 
 
 def cores(scorer: Any, asked: int | None = None, is_held_back: bool = False) -> Cores:
-    """As many as were asked for; if none, one where that `is_held_back`, or for a small model on a CPU one for each torch thread.
+    """Return `asked` processes; by default one per torch thread for a small model on a CPU unless `is_held_back`, else one.
 
     Raises:
-        ValueError: If more than one are asked for where there can be one only.
+        ValueError: If more than one is asked for on a device or system that allows only one.
     """
     import torch
 
@@ -63,12 +63,12 @@ def cores(scorer: Any, asked: int | None = None, is_held_back: bool = False) -> 
 def is_small(scorer: Any) -> bool:
     """Whether a pipeline runs on a CPU, with so few weights that several threads would not make it faster."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in scorer.model.parameters())
-    return scorer.device.type == "cpu" and 0 < weights <= SMALL_BYTES  # of a graph of onnxruntime there are none
+    return scorer.device.type == "cpu" and 0 < weights <= SMALL_BYTES  # 0 for a graph of onnxruntime
 
 
 @contextlib.contextmanager
 def one_thread(is_wanted: bool = True) -> Iterator[None]:
-    """Hold torch to one thread: what this process scores is then, to the bit, what its processes score."""
+    """Limit torch to one thread, so that this process computes bit for bit the scores that its worker processes compute."""
     import torch
 
     before = torch.get_num_threads()
@@ -82,10 +82,10 @@ def one_thread(is_wanted: bool = True) -> Iterator[None]:
 
 
 class Scoring:
-    """A pipeline and what it is called with, for this process and those that it starts. From now on the pipeline stays as it is."""
+    """A pipeline and its options, for this process and those that it starts. The pipeline must not be changed afterwards."""
 
     def __init__(self, scorer: Any, **options: Any):
-        # Checked here, once: for an interval all weights are read.
+        # Checked here, once, because an interval makes this read all weights.
         _, forward, postprocess = scorer._sanitize_parameters(**options)
         self._scorer, self._file = scorer, ""
         self._forward = {**scorer._forward_params, **forward}
@@ -98,7 +98,7 @@ class Scoring:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[Self]:
-        """For processes started here: copies of this one have the pipeline, those started afresh read it from a file."""
+        """Context for starting processes: a fork has the pipeline already, a fresh process reads it from a temporary file."""
         with tempfile.TemporaryDirectory(prefix="hf-sqa-") as folder:
             self._file = str(Path(folder, "pipeline.pt"))
             yield self
@@ -109,7 +109,7 @@ class Scoring:
         if not os.path.exists(self._file):
             try:
                 torch.save(self._scorer, self._file)
-            except Exception as error:  # whatever a class raises that does not travel
+            except Exception as error:  # whatever a class raises that cannot be pickled
                 message = f"The model cannot be sent to other processes ({error}); score with num_processes=1."
                 raise ValueError(message) from error
         return {**self.__dict__, "_scorer": None}
@@ -121,7 +121,7 @@ class Scoring:
 
             try:
                 self._scorer = torch.load(self._file, weights_only=False)  # written by the process that started this one
-            except Exception as error:  # whatever a class raises that another process does not know
+            except Exception as error:  # whatever a class raises that cannot be unpickled
                 message = f"A process cannot load the model ({type(error).__name__}: {error}); score with num_processes=1."
                 return Unusable(message)
         return score_pack(self.together, [recording])[0]
@@ -133,7 +133,7 @@ def alone_at_first(
     here: Callable[[Iterable[Any]], Iterator[Any]],
     there: Callable[[Iterable[Any]], Iterator[Any]],
 ) -> Iterator[Any]:
-    """Yield what `here` makes of the first items, and `there` of the others if so many are left that it is worth its start."""
+    """Yield the results of `here` for the first items, and of `there` for the rest if enough are left to be worth starting it."""
     waiting, began, num_done, has_more = iter(items), time.monotonic(), 0, False
 
     def first() -> Iterator[Any]:
@@ -154,9 +154,9 @@ def alone_at_first(
 
 
 class ScoringDecoder(Decoder):
-    """Decodes items, and scores them too where several processes do; results then take the place of most recordings.
+    """Decodes items, and scores them too if several processes do; most recordings are then replaced by their results.
 
-    `num_workers` processes decode as long as this one scores alone; there are `num_items` at most, where that is known.
+    `num_workers` processes decode while this process scores alone; `num_items` is the largest possible number of items, if known.
     """
 
     def __init__(self, score: Scoring, decoding: Decoding, cores: Cores, num_workers: int, num_items: int | None = None):
@@ -186,7 +186,7 @@ class ScoringDecoder(Decoder):
 
     def _scored(self, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
         if self._there is None:
-            super().__exit__()  # what decoded ahead for this process
+            super().__exit__()  # ends the workers that decoded ahead for this process
             score = self._held.enter_context(self._score.shared())
             self._there = self._held.enter_context(Decoder(self._decoding, self._cores.num_processes, score))
         yield from self._there.decode(items)
@@ -202,16 +202,16 @@ def scored(
     channel: str | int = "mean",
     **options: Any,
 ) -> Generator[dict[str, Any], None, None]:
-    """Yield what a pipeline says of every recording, in order; of one that cannot be scored, `status`, `code` and `reason`.
+    """Yield the result of a pipeline for every recording, in order: `status`, `code` and `reason` if it cannot be scored.
 
-    For the numbers of processes see [`Settings`]; where they score, a `batch_size` above 1 has no effect. The other options are
-    those of the pipeline.
+    For the numbers of processes see [`Settings`]; if several processes score, a `batch_size` above 1 has no effect. The other
+    options are those of the pipeline.
     """
     used = cores(scorer, num_processes, num_workers == 0 or batch_size > 1 or len(recordings) < 2)
     if num_workers is None:
         num_workers = 0 if os.name == "nt" else 1  # a decoder that crashes must not take the scores along
     score = Scoring(scorer, **options, on_error="row", return_details=True)
-    # As in a call of the pipeline, a URL is not asked again and again: somebody waits.
+    # As in a call of the pipeline, a failed download is not tried again: somebody is waiting.
     audio_of = [{"path": audio} if isinstance(audio, str) else audio for audio in recordings]
     items = (Item(number, str(number), "<recording>", audio) for number, audio in enumerate(audio_of))
     with ScoringDecoder(score, Decoding(scorer.model.config.sampling_rate, channel), used, num_workers, len(audio_of)) as decoder:

@@ -1,4 +1,4 @@
-"""Ray Data runs the shards: its actors take pieces of the corpus as they become free, and a dead actor's piece goes to another."""
+"""Ray Data runs the shards: an actor takes the next piece of the corpus when it is free, and another takes over if it dies."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from hf_sqa.scoring.scorer import CorpusScorer, Settings
 from hf_sqa.scoring.shards import read_run
 from hf_sqa.scoring.sources import Source, open_source
 
-#: Each actor gets the corpus in so many pieces at least: what may be left to the last of them.
+#: The corpus has at least this many pieces per actor, so that little is left for the last actor at the end.
 PIECES_PER_ACTOR = 8
 
 
@@ -30,14 +30,14 @@ def score_with_ray(
     retry_failed: bool = False,
     rescore: bool = False,
 ) -> Progress:
-    """[`score_corpus`] on a Ray cluster; the shards are the same byte for byte.
+    """Run [`score_corpus`] on a Ray cluster; the shards are the same byte for byte.
 
-    Every node must see source and output under the same names, and have the checkpoint at hand. A cluster that runs is used;
-    otherwise one is started in this machine.
+    Every node must see source and output under the same names, and have the checkpoint. A running cluster is used if there is one;
+    otherwise one is started on this machine.
 
     Args:
-        num_actors (`int`, *optional*, defaults to 1): Actors, each with a model.
-        num_gpus (`float`, *optional*, defaults to 0): Accelerators of an actor.
+        num_actors (`int`, *optional*, defaults to 1): Number of actors, each with a model.
+        num_gpus (`float`, *optional*, defaults to 0): Accelerators per actor.
         source, output, settings, rows_per_shard, keep, retry_failed, rescore: As in [`score_corpus`].
 
     Raises:
@@ -47,7 +47,7 @@ def score_with_ray(
     output = Path(output).absolute()
     with hold_output(output):
         worker = CorpusScorer(as_begun(settings, output, rescore))  # its identity decides whether the output may be used
-        settings = replace(settings, dtype=worker.identity["dtype"])  # for `auto`, not every node would answer the same
+        settings = replace(settings, dtype=worker.identity["dtype"])  # `auto` could mean another precision on another node
         run = prepare(output, source, worker, rows_per_shard=rows_per_shard, keep=keep, rescore=rescore)
         num_rows = source.total if source.total is not None else sum(1 for _ in source.items(lambda position: False))
         num_shards = math.ceil(num_rows / run["rows_per_shard"])
@@ -73,7 +73,7 @@ def score_with_ray(
 
 
 class ShardActor:
-    """A model in a Ray actor; called with a piece of the corpus it scores its shards into the output folder."""
+    """A model in a Ray actor; called with a piece of the corpus, it scores the shards of that piece into the output folder."""
 
     def __init__(self, corpus: str, reading: dict[str, str], output: str, settings: Settings, retry_failed: bool):
         self._source = open_source(corpus, **reading)

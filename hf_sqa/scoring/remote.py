@@ -1,7 +1,7 @@
 """Files behind URLs: http(s) by the standard library, the others (`s3://`, `gs://`, `hf://`, `memory://`, ...) by fsspec.
 
-A server that is busy (429, 5xx) or does not answer is asked again, a few times and ever more slowly. One that says no (there is no
-such file, it may not be read) is not.
+A request is repeated a few times, with longer and longer waits, if the server is busy (429, 5xx) or does not answer. It is not
+repeated if the server refuses (no such file, no permission).
 """
 
 import contextlib
@@ -26,12 +26,12 @@ def is_remote(name: str) -> bool:
 
 
 def read_remote(url: str) -> bytes:
-    """Content of a URL."""
+    """Return the content of a URL."""
     return _tried(lambda: _read_http(url) if url.startswith(("http://", "https://")) else _read_fsspec(url))
 
 
 def open_remote(url: str) -> Any:
-    """A URL as a binary file."""
+    """Open a URL as a binary file."""
     if url.startswith(("http://", "https://")):
         is_streamed = url.split("?")[0].endswith((".tar", ".tgz", ".gz"))
         return _tried(lambda: _open(url)) if is_streamed else io.BytesIO(read_remote(url))
@@ -41,7 +41,7 @@ def open_remote(url: str) -> Any:
 
 
 def list_remote(url: str) -> list[str]:
-    """Files below a URL that ends in `/`, or that match a glob, sorted."""
+    """Return the files below a URL that ends in `/`, or those that match a glob, sorted."""
     import fsspec
 
     with naming_failures(url):
@@ -53,7 +53,7 @@ def list_remote(url: str) -> list[str]:
 
 @contextlib.contextmanager
 def naming_failures(url: str) -> Iterator[None]:
-    """Context in which whatever goes wrong behind a URL is an `OSError` that names it; every file system of fsspec has its own."""
+    """Context that turns any failure of a URL into an `OSError` that names it; each file system of fsspec has its own errors."""
     try:
         yield
     except (ValueError, ImportError, MemoryError):
@@ -85,7 +85,7 @@ def _tried(attempt: Any) -> Any:
 
 
 def join_remote(folder: str, path: str) -> str:
-    """A relative path below a URL; `..` is resolved here, as buckets know no folders."""
+    """Join a URL and a relative path; `..` is resolved here, because buckets have no folders."""
     joined = posixpath.join(folder, path)
     if not {".", ".."} & set(path.split("/")):
         return joined
@@ -94,7 +94,7 @@ def join_remote(folder: str, path: str) -> str:
 
 
 def _is_refused(error: Exception) -> bool:
-    """Whether credentials are wrong or missing: asking again gives the same answer."""
+    """Whether credentials are wrong or missing, so that a retry would fail too."""
     return isinstance(error, PermissionError) or "Credential" in type(error).__name__
 
 
@@ -113,11 +113,11 @@ def _read_fsspec(url: str) -> bytes:
     options: dict[str, Any] = {}
     impatient = url.startswith(("s3://", "s3a://"))
     if impatient:
-        # s3fs asks five times, botocore under it five times each: with ours a hundred, and minutes for a recording.
+        # s3fs tries five times, and botocore five times each: with our own retries a hundred, which takes minutes for a recording.
         chosen = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
         options = {"config_kwargs": {"retries": {"total_max_attempts": 1}, **chosen}}
     system, path = fsspec.core.url_to_fs(url, **options)
     if impatient:
-        system.retries = 1  # of this instance, which the options tell from that of lists and archives
+        system.retries = 1  # only of this instance: the options make it another than that for lists and archives
     with system.open(path, "rb") as file:
         return file.read()

@@ -1,4 +1,4 @@
-"""What a scored corpus is like: distributions, groups, thresholds, worst and best, failures; and whether it got worse."""
+"""Report on a scored corpus: distributions, groups, thresholds, worst and best, failures; and whether it got worse."""
 
 import math
 import os
@@ -16,13 +16,13 @@ from hf_sqa.scoring.sinks import columns_of
 
 THRESHOLD_STEP = 0.25
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-#: Groups listed, lowest mean first; the rest is counted.
+#: Number of groups listed, lowest mean first; the others are only counted.
 NUM_GROUPS = 40
 NUM_EXTREMES = 20
-#: Columns of the source that are many things at once are no groups.
+#: A column of the source with more values than this, such as a file name, does not define groups.
 MOST_GROUPS = 500
 CONFIDENCE_LEVEL = 0.95
-#: Groups and rows that are compared with each other at most, and draws: a report shall take seconds.
+#: Largest numbers of groups and rows that are compared with each other, and number of draws: a report should take seconds.
 MOST_COMPARED, MOST_ROWS_COMPARED, NUM_DRAWS = 20, 50_000, 1000
 
 
@@ -35,7 +35,7 @@ class Spread:
     num_scored: int  # Rows with a score
     hours: float  # Audio of the scored rows
     mean: float  # Mean score; this and the numbers below are NaN if there is none
-    low: float  # 95 % interval of the mean, Student's; NaN for fewer than two
+    low: float  # Lower end of Student's 95 % interval of the mean; NaN for fewer than two scores
     high: float
     deviation: float  # Standard deviation
     percentiles: dict[int, float]  # Percentile by per cent
@@ -47,21 +47,21 @@ class Report:
 
     run: dict[str, Any]  # The content of `run.json`
     score: str  # The score that groups, thresholds and extremes are about
-    num_rows: int  # Rows that are there
-    missing_shards: list[int]  # Shards that are not there yet; empty when the run is complete
+    num_rows: int  # Rows scored so far
+    missing_shards: list[int]  # Shards that do not exist yet; empty when the run is complete
     statuses: Counter[str]  # Rows by status
     reasons: dict[tuple[str, str], tuple[int, str]]  # `(count, an example)` of rows without a score, by status and code
     warnings: Counter[str]  # Scored rows by warning
     hours: float  # Audio of all rows whose length is known
     spreads: dict[str, Spread]  # Spread of every score
     groups: dict[str, list[Spread]]  # Spread of the score by column and value, lowest mean first
-    verdicts: dict[str, str]  # Which groups are shown to differ, in words, by column; not for very many groups or rows
+    verdicts: dict[str, str]  # Which groups are shown to differ, in words, by column; absent for very many groups or rows
     thresholds: list[tuple[float, int, float]]  # Threshold, rows and hours that reach it
     worst: list[dict[str, Any]]  # Rows with the lowest scores; `best`: with the highest
     best: list[dict[str, Any]]
-    num_repeated_keys: int  # Rows whose key occurred before
+    num_repeated_keys: int  # Rows whose key occurred in an earlier row
     scores: np.ndarray = field(repr=False)  # All scores, for plots
-    seconds: np.ndarray = field(repr=False)  # Lengths beside them
+    seconds: np.ndarray = field(repr=False)  # Durations of the same recordings
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
@@ -88,11 +88,11 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
 
     Args:
         output (`str` or `Path`): The output folder.
-        score (`str`, *optional*): The score to look at; the model's first if not given.
+        score (`str`, *optional*): The score to report on; the model's first if not given.
         group_by (sequence of `str`, *optional*): Columns of the source to group by; all that were kept if not given.
 
     Raises:
-        ValueError: If the folder holds no scores, or a score or column is not there.
+        ValueError: If the folder holds no scores, or a score or column does not exist.
     """
     run = read_run(output)
     score = score or next(iter(run["columns"]))
@@ -124,7 +124,7 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
     order = np.flatnonzero(scored)[np.argsort(values[scored], kind="stable")]
     keys = table.column("key").to_pylist()
     rows_per_shard = run["rows_per_shard"]
-    # Before the end of the source is reached, there is at least one more shard to come.
+    # Before the end of the source is reached, at least one more shard is missing.
     num_shards = math.ceil(run["rows"] / rows_per_shard) if "rows" in run else indices[-1] + 2
     return Report(
         run=run,
@@ -162,14 +162,14 @@ def read_table(output: str | os.PathLike, run: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much scores differ between two runs over the same recordings."""
+    """Difference of scores between two runs over the same recordings."""
 
     name: str  # Name of the group; empty for all rows
     num_pairs: int  # Recordings that both runs scored
-    before: float  # Their mean in the other run
-    after: float  # Their mean in this one
-    mean: float  # Mean of the differences, this run less the other
-    #: Where that mean may lie: Student's interval of paired differences, wider for groups by the number of groups (Bonferroni).
+    before: float  # Mean score in the other run
+    after: float  # Mean score in this run
+    mean: float  # Mean of the differences, this run minus the other
+    #: Interval of that mean: Student's interval of paired differences, for groups corrected for their number (Bonferroni).
     #: NaN for fewer than two pairs
     low: float
     high: float
@@ -177,22 +177,22 @@ class Difference:
 
 @dataclass
 class RunComparison:
-    """This run beside another."""
+    """Comparison of this run with another."""
 
     score: str  # The score compared
-    overall: Difference  # Difference over all recordings that both scored
+    overall: Difference  # Difference over all recordings that both runs scored
     groups: dict[str, list[Difference]]  # Differences by column and value
-    only_here: int  # Rows whose key the other run lacks
+    only_here: int  # Rows whose key the other run lacks; `only_there`: whose key this run lacks
     only_there: int
-    lost: list[str]  # Keys that had a score and have none now
-    won: list[str]  # Keys that had none and have one now
-    most_worse: list[dict[str, Any]]  # Recordings that lost most
-    tolerance: float  # What may be lost
+    lost: list[str]  # Keys of recordings that only the other run could score
+    won: list[str]  # Keys of recordings that only this run could score
+    most_worse: list[dict[str, Any]]  # Recordings whose score fell most
+    tolerance: float  # How much scores may fall
     differences: np.ndarray = field(repr=False)  # All differences, for plots
 
     @property
     def faults(self) -> list[str]:
-        """Why this run is worse than the other, in words; empty if that is not shown."""
+        """Reasons why this run is worse than the other, in words; empty if it is not shown to be worse."""
         faults = []
         if self.overall.high < -self.tolerance:
             faults.append(f"{self.score} fell by {-self.overall.mean:.3f} {_interval(self.overall)}")
@@ -217,7 +217,7 @@ def compare_runs(
 ) -> RunComparison:
     """Compare two runs of one model over recordings with the same keys, such as two nightly builds.
 
-    A key that occurs several times is paired in order. Scores got worse where the whole interval of the difference lies below
+    Rows with the same key are paired in their order. Scores got worse if the whole interval of the difference lies below
     `-tolerance`.
 
     Raises:
@@ -281,7 +281,7 @@ def _difference(name: str, before: np.ndarray, after: np.ndarray, num_groups: in
 
 
 def _half_width(values: np.ndarray, level: float) -> float:
-    """Half of Student's interval of a mean; NaN for fewer than two values."""
+    """Half width of Student's interval of a mean; NaN for fewer than two values."""
     from scipy.special import stdtrit
 
     if len(values) < 2:
@@ -307,7 +307,7 @@ def _group_values(table: Any, column: str) -> np.ndarray:
 
 
 def _group_columns(run: dict[str, Any], group_by: Sequence[str] | None) -> dict[str, str]:
-    """Columns of the table to group by, under their names in the source; all that were kept if none is named."""
+    """Map the columns to group by from their names in the source to those in the table; all that were kept if none is named."""
     kept = {name: kept_name(name, list(run["columns"].values())) for name in run["kept_columns"]}
     for name in group_by or ():
         if name not in kept:

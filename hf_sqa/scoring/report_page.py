@@ -13,7 +13,7 @@ from hf_sqa.scoring.report import NUM_GROUPS, Report, RunComparison, Spread
 from hf_sqa.scoring.shards import writing_whole
 
 INK, ACCENT, SOFT = "#1d3557", "#2a6f97", "#a9c6d9"
-#: Ends of the axis of scores on the five-point scale, and which those are.
+#: Limits of the axis for scores on the five-point scale, and the names of these scores.
 FIVE_POINTS = (0.9, 5.1)
 FIVE_POINT_SCORES = ("mos", "s_mos", "n_mos", "g_mos", "noisiness", "coloration", "discontinuity", "loudness")
 #: Groups drawn in one plot.
@@ -21,13 +21,13 @@ NUM_DRAWN = 20
 
 
 def write_page(report: Report, path: Path, comparison: RunComparison | None = None) -> None:
-    """Write the page, whole or not at all."""
+    """Write the report page, whole or not at all."""
     with writing_whole(path) as temporary:
         temporary.write_text(render(report, comparison), encoding="utf-8")
 
 
 def render(report: Report, comparison: RunComparison | None = None) -> str:
-    """The page as HTML: `report.html` beside this module, filled in."""
+    """Return the page as HTML, from the template `report.html` beside this module."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -62,7 +62,7 @@ def render(report: Report, comparison: RunComparison | None = None) -> str:
 
 
 def _playable(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with the address of its recording, if that is a file of this machine."""
+    """Add the address of the recording to a row; `None` unless it is a file on this machine."""
     path = Path(row["audio"])
     return {**row, "address": path.resolve().as_uri() if path.is_file() else None}
 
@@ -86,7 +86,7 @@ def _boxes(spreads: Sequence[Spread], score: str) -> str:
     drawn = [spread for spread in spreads if spread.num_scored][:NUM_DRAWN]
     if len(drawn) < 2:
         return ""
-    drawn = drawn[::-1]  # on top what stands first in the table
+    drawn = drawn[::-1]  # the first row of the table on top
     figure, axis = _figure(0.7 + 0.27 * len(drawn))
     for place, spread in enumerate(drawn):
         at = spread.percentiles
@@ -104,7 +104,7 @@ def _boxes(spreads: Sequence[Spread], score: str) -> str:
 
 
 def _scale(score: str, drawn: Sequence[Spread]) -> tuple[float, float] | None:
-    """The five-point scale, so that pages compare at a glance, where the scores are on it."""
+    """Limits of the five-point scale if the scores are on it, so that pages compare at a glance; else `None`."""
     ends = [spread.percentiles[at] for spread in drawn for at in (5, 95)]
     return FIVE_POINTS if score in FIVE_POINT_SCORES and min(ends) >= 1 and max(ends) <= 5 else None
 

@@ -1,4 +1,4 @@
-"""Score a corpus into an output folder, shard by shard; the next call resumes where the last one stopped."""
+"""Scores a corpus into an output folder, shard by shard; the next call resumes where the last one stopped."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -28,22 +28,22 @@ def score_corpus(
 ) -> Progress:
     """Score every recording of a corpus into shards of an output folder.
 
-    Called again with the same arguments it goes on where it stopped, however it stopped, and the output is the same byte for byte
-    as that of a run that was never stopped. Shards whose rows of the source have changed are scored again. A key that occurs twice
-    is two rows, distinguished by `row`, the number in the source.
+    Called again with the same arguments, it resumes where it stopped, however it stopped, and the output is the same byte for byte
+    as that of a run that was never stopped. Shards are scored again if their rows in the source have changed. A key that occurs
+    twice gives two rows, distinguished by `row`, the row number in the source.
 
     Args:
-        source: What [`open_source`] opens, or a source that is open.
-        output (`str` or `Path`): The output folder; made if it does not exist.
+        source: Anything that [`open_source`] opens, or an open source.
+        output (`str` or `Path`): The output folder; created if it does not exist.
         settings ([`Settings`], *optional*): How to score; or its fields as keyword arguments.
-        scorer (`AudioQualityPipeline`, *optional*): The pipeline, if it is loaded already.
+        scorer (`AudioQualityPipeline`, *optional*): A pipeline that is already loaded.
         part (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): `(i, n)` scores the shards whose number leaves `i` when divided
             by `n`; as many processes as there are parts may write into one output folder.
-        rows_per_shard (`int`, *optional*): Rows in a shard; those of the output folder, or 500, if not given.
+        rows_per_shard (`int`, *optional*): Rows in a shard; that of the output folder, or 500, if not given.
         keep (sequence of `str`, *optional*): Columns of the source to keep, as text; the usual ones for groups if not given.
-        retry_failed (`bool`, *optional*, defaults to `False`): Scores rows again whose status is `failed`.
-        rescore (`bool`, *optional*, defaults to `False`): Replaces scores of another model, mode or source; otherwise an output
-            folder that holds such is refused.
+        retry_failed (`bool`, *optional*, defaults to `False`): Whether to score rows with the status `failed` again.
+        rescore (`bool`, *optional*, defaults to `False`): Whether to replace scores of another model, mode or source; if not, an
+            output folder that holds such scores is refused.
         on_progress (*optional*): Called after every row.
         **more: Fields of [`Settings`].
 
@@ -66,7 +66,7 @@ def score_corpus(
     with hold_output(output, part):
         begun = as_begun(settings, output, rescore)
         if scorer is None and begun.dtype not in (settings.dtype, worker.identity["dtype"]):
-            worker = CorpusScorer(begun)  # while the model was loaded, a processor of another kind has begun another part
+            worker = CorpusScorer(begun)  # another kind of processor began another part while the model was loaded
         run = prepare(output, source, worker, rows_per_shard=rows_per_shard, keep=keep, rescore=rescore)
         run_of_part = RunOfPart(output, run, source, worker, Part(*part), retry_failed=retry_failed, on_progress=on_progress)
         progress = run_of_part.go()

@@ -1,4 +1,4 @@
-"""One process's share of a run: it scores the shards that are not finished."""
+"""Work of one process on a run: it scores the shards that are not finished."""
 
 import math
 import time
@@ -21,23 +21,23 @@ class Progress:
 
     rows: int = 0  # Rows scored in this run
     kept: int = 0  # Rows that an earlier run had finished
-    total: int | None = None  # Rows of the source, where known, or of this part of it
+    total: int | None = None  # Rows of the source, or of this part of it, if known
     audio_seconds: float = 0.0  # Audio scored in this run
     seconds: float = 0.0  # Time it took
     statuses: Counter[str] = field(default_factory=Counter)  # Rows scored in this run, by status
     shards: int = 0  # Shards written in this run
     rows_in_source: int | None = None  # Known at the end
-    complete: bool = False  # Whether every shard of the source is there now
+    complete: bool = False  # Whether every shard of the source exists now
 
     @property
     def hours_per_hour(self) -> float:
-        """Hours of audio in an hour."""
+        """Hours of audio scored per hour."""
         return self.audio_seconds / max(self.seconds, 1e-6)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Which shards a process works on: those from `first` to before `stop`, in steps of `step`."""
+    """The shards that a process works on: from `first` up to, but not including, `stop`, in steps of `step`."""
 
     first: int = 0
     step: int = 1
@@ -51,7 +51,7 @@ class Part:
         return self.stop is not None and index >= self.stop
 
     def num_rows(self, total: int | None, rows_per_shard: int) -> int | None:
-        """How many of a source's `total` rows are in this part."""
+        """Return how many of the source's `total` rows are in this part; `None` if `total` is unknown."""
         if total is None:
             return None
         stop = math.ceil(total / rows_per_shard)
@@ -60,7 +60,7 @@ class Part:
 
 
 class RunOfPart:
-    """One process's work on one output folder, whose `run.json` is there and whose lock is held."""
+    """Work of one process on one output folder, which has its `run.json` and is locked by this process."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class RunOfPart:
         self._progress = Progress(total=part.num_rows(source.total, self._size))
 
     def go(self) -> Progress:
-        """Score what is not finished."""
+        """Score the shards that are not finished."""
         self._started = time.monotonic()
         digests = {index: self._finished_digest(index) for index in self._shards.indices() if index in self._part}
         finished = {index: digest for index, digest in digests.items() if digest is not None}
@@ -96,7 +96,7 @@ class RunOfPart:
         return self._progress
 
     def _pass(self, finished: dict[int, str], retried: set[int], only: set[int] | None) -> set[int]:
-        """Go through the source and score the unfinished shards, or `only` some; returns the shards whose rows have changed."""
+        """Score the unfinished shards of the source, or those in `only`; return the shards whose rows have changed."""
         changed: set[int] = set()
         self._previous: dict[int, dict[str, Any]] = {}
         with self._worker.decoder(self._progress.total) as decoder:

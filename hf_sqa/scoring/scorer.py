@@ -1,4 +1,4 @@
-"""Scores items with a loaded model, in packs: what every engine runs, in every process."""
+"""Scores items with a loaded model, in packs; every engine runs this, in every process."""
 
 import os
 import re
@@ -15,40 +15,39 @@ from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedS
 from hf_sqa.scoring.processes import Scoring, ScoringDecoder, cores, one_thread
 from hf_sqa.scoring.shards import OWN_COLUMNS, TRAILING, WORST, kept_name, kept_text
 
-#: In points of the score: what `dtype="auto"` may cost at most.
+#: Largest error of `dtype="auto"`, in points of the score.
 LARGEST_ERROR = 0.01
 
-#: An item, and its recording, its result where another process has scored it, the reason why there is none, or nothing.
+#: An item with its recording, its result if another process has scored it, the reason why it has none, or `None`.
 Decoded = tuple[Item, Recording | Refusal | dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How recordings are scored: everything a process needs to become a worker."""
+    """How recordings are scored: everything that a worker process needs."""
 
     model: str | None = None  # As in `hf_sqa.pipeline`; the default if not given
     mode: str | None = None  # One of the model's modes
-    hop_seconds: float | None = None  # Distance of windows
+    hop_seconds: float | None = None  # Distance between windows
     interval: float | None = None  # Adds columns with the ends of an interval; see [`AudioQualityPipeline`]
-    #: `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a processor that computes in it if the model's error is stated to
-    #: be under 0.01, else float32. A corpus goes on in the precision that its output folder was begun in
+    #: `float32`, `bfloat16` or `float16`; `auto` is bfloat16 on a processor that computes in it if the model states an error
+    #: under 0.01, else float32. A corpus continues in the precision in which its output folder was begun
     dtype: str = "float32"
     device: str | None = None  # The first accelerator, else the CPU, if not given
     channel: str | int = "mean"  # How several channels become one
     max_seconds: float | None = None  # Longer recordings are rows with the status `skipped`
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS  # Time limit for decoding one recording
-    num_workers: int | None = None  # Processes that decode; 1 on a CPU, up to 8 with an accelerator if not given
-    #: Processes that decode and score, each with the model and one thread, on a CPU. If not given, as many as torch would use
-    #: threads where the model is small and there is work for seconds, unless `num_workers` is 0 or `pack_seconds` is given;
-    #: otherwise 1
+    num_workers: int | None = None  # Processes that decode; if not given, 1 on a CPU and up to 8 with an accelerator
+    #: Processes on a CPU that decode and score, each with the model and one thread. If not given, as many as torch has threads
+    #: if the model is small and the work takes seconds, unless `num_workers` is 0 or `pack_seconds` is given; otherwise 1
     num_processes: int | None = None
     pack_seconds: float | None = None  # Seconds of audio given to the model together; never changes a score
-    suffix: str | None = None  # Columns of scores end in `__` and this; the model's name if not given; empty for bare names
-    timeline: bool = False  # Look where every recording is worst
+    suffix: str | None = None  # Score columns end in `__` and this; the model's name if not given; empty for bare names
+    timeline: bool = False  # Whether to find where every recording is worst
 
     @property
     def windows(self) -> dict[str, Any]:
-        """The options of the pipeline that say how recordings are cut, as far as they are given."""
+        """The given options of the pipeline that say how recordings are cut into windows."""
         options = {"mode": self.mode, "hop_seconds": self.hop_seconds}
         return {name: value for name, value in options.items() if value is not None}
 
@@ -61,7 +60,7 @@ class CorpusScorer:
         if scorer is None:
             scorer = load_pipeline(settings)
         else:
-            chosen = {**scorer._forward_params, **chosen}  # what the pipeline was made with holds here too
+            chosen = {**scorer._forward_params, **chosen}  # the options that the pipeline was made with apply here too
         self.settings, self.scorer = settings, scorer
         self.model = scorer.model
         device = self.model.device.type
@@ -83,7 +82,7 @@ class CorpusScorer:
         }
         if settings.timeline:
             self.identity["timeline"] = True
-        #: Coverage of the intervals that rows have, if any.
+        #: Coverage of the intervals in the rows, if any.
         self.interval = settings.interval if settings.interval is not None else scorer._postprocess_params.get("interval")
         if self.interval is not None:
             self.identity["interval"] = self.interval
@@ -91,7 +90,7 @@ class CorpusScorer:
         self._score = Scoring(scorer, **{**chosen, **options})
         slug = re.sub(r"[^a-z0-9]+", "_", str(self.identity["id"]).lower()).strip("_") or "model"
         suffix = settings.suffix if settings.suffix is not None else slug
-        #: Name of the column of every score of the model.
+        #: Column name of every score of the model.
         config = self.model.config
         scores = score_columns(config.score_names, config.score_intervals, self.interval)
         self.columns = {name: f"{name}__{suffix}" if suffix else name for name in scores}
@@ -100,25 +99,25 @@ class CorpusScorer:
             raise ValueError(f"Expected columns of scores that differ from {', '.join(sorted(clash))}; give a suffix.")
 
     def decoder(self, num_items: int | None = None) -> Decoder:
-        """What decodes items for [`rows`], and scores them too where several processes do.
+        """Return the decoder for [`rows`], which also scores if several processes do.
 
         Args:
-            num_items (`int`, *optional*): How many there are at most: few are not worth the start of processes.
+            num_items (`int`, *optional*): Largest possible number of items: a few are not worth starting processes.
         """
         return ScoringDecoder(self._score, self.decoding, self.cores, self.num_workers or 0, num_items)
 
     def rows(self, decoded: Iterable[Decoded], kept_columns: Sequence[str] = ()) -> Iterator[dict[str, Any] | Item]:
-        """Yield a row for every decoded item, pack by pack, hence not in order. Items without audio are yielded unchanged."""
+        """Yield a row for every decoded item, pack by pack and so not in order. Items without audio are yielded unchanged."""
         packed = PackedScorer(self._score.together, self._pack_seconds, by_length=self.model.window_samples is None)
         waiting: dict[int, Item] = {}
         for item, result in decoded:
             if result is None:
                 yield item
-            elif not isinstance(result, Recording):  # a reason, or what another process has scored
+            elif not isinstance(result, Recording):  # a refusal, or a result from another process
                 packed.count(result)
                 yield self._row(item, result, kept_columns)
             else:
-                item.audio = None  # the bytes can go
+                item.audio = None  # frees the bytes
                 waiting[item.position] = item
                 for position, scored in packed.add(item.position, result):
                     yield self._row(waiting.pop(position), scored, kept_columns)
@@ -143,24 +142,24 @@ class CorpusScorer:
         return row | self.kept(item, kept_columns)
 
     def kept(self, item: Item, kept_columns: Sequence[str]) -> dict[str, str | None]:
-        """The kept columns of the source."""
+        """Return the kept columns of the source for an item."""
         scores = list(self.columns.values())
         return {kept_name(name, scores): kept_text(item.columns.get(name)) for name in kept_columns}
 
 
 def score_batch(batch: Mapping[str, Sequence[Any]], audio_column: str = "audio", **settings: Any) -> dict[str, list[Any]]:
-    """Score a batch of recordings: the function for `datasets.map`, Ray, Spark and your own pipelines.
+    """Score a batch of recordings; for `datasets.map`, Ray, Spark and your own pipelines.
 
-    The model is loaded once in a process and kept. Audio is left out of what is returned.
+    The model is loaded once per process and kept. The returned columns do not include the audio.
 
     Args:
-        batch (mapping of column to values): Whatever `hf_sqa.load_recording` accepts under `audio_column`: paths, bytes, dicts of
+        batch (mapping of column to values): `audio_column` holds whatever `hf_sqa.load_recording` accepts: paths, bytes, dicts of
             `datasets`, ...; the other columns are passed through.
         audio_column (`str`, *optional*, defaults to `"audio"`): Column of recordings.
         **settings: Fields of [`Settings`].
 
     Returns:
-        `dict[str, list]`: The other columns, and those of a row: scores, `status`, `code`, `reason`, `duration_seconds`, ...
+        `dict[str, list]`: The other columns, and those of a scored row: scores, `status`, `code`, `reason`, `duration_seconds`, ...
     """
     if audio_column not in batch:
         raise ValueError(f"Expected a column {audio_column!r} of recordings, got {', '.join(batch)}; name it by `audio_column`.")
@@ -182,7 +181,7 @@ _cached_worker = lru_cache(maxsize=2)(CorpusScorer)
 
 
 def load_pipeline(settings: Settings) -> Any:
-    """The pipeline of the settings."""
+    """Load the pipeline that the settings describe."""
     from safetensors import SafetensorError
 
     import hf_sqa.pipelines
@@ -191,13 +190,13 @@ def load_pipeline(settings: Settings) -> Any:
     options = settings.windows | ({} if settings.interval is None else {"interval": settings.interval})
 
     def loaded(dtype: str) -> Any:
-        with one_thread():  # a process that never had several can be copied for every core
+        with one_thread():  # a process that never had several threads can be forked for every core
             try:
                 scorer = hf_sqa.pipelines.pipeline(settings.model, dtype=dtype, device=settings.device)
             except (OSError, ValueError, RuntimeError, KeyError, AssertionError, SafetensorError) as error:  # Assertion: no CUDA
                 message = " ".join(str(error).split())
                 raise ValueError(f"The model {settings.model or 'default'!r} cannot be used: {message}") from error
-            # Not at once with the model: an option that it does not have is no fault of the model's.
+            # Set only after loading, so that an unknown option is not reported as a fault of the model.
             scorer._preprocess_params, scorer._forward_params, scorer._postprocess_params = scorer._sanitize_parameters(**options)
         return scorer
 
@@ -205,5 +204,5 @@ def load_pipeline(settings: Settings) -> Any:
         return loaded(settings.dtype)
     scorer = loaded("float32")
     error = scorer.model.bfloat16_error
-    is_small = error is not None and error < LARGEST_ERROR and scorer.device.type == "cpu"  # where it was measured
+    is_small = error is not None and error < LARGEST_ERROR and scorer.device.type == "cpu"  # the error was measured on CPUs
     return loaded("bfloat16") if is_small and computes_in_bfloat16() else scorer

@@ -1,4 +1,4 @@
-"""Shards of rows: Parquet files, each written whole or not at all, with the identity of its scores and of its rows."""
+"""Shards of rows: Parquet files, each written whole or not at all, that identify their scores and their rows."""
 
 import contextlib
 import hashlib
@@ -31,7 +31,7 @@ TRAILING = (
     ("level_dbfs", "float64"),
     ("clipped_share", "float64"),
 )
-#: After the scores, where the run looked for it: the lowest local score of a recording, and from where to where that is.
+#: Columns after the scores if the run has timelines: the lowest local score of a recording, and where it starts and ends.
 WORST = ("worst", "worst_start", "worst_end")
 OWN_COLUMNS = frozenset((*(name for name, _ in (*LEADING, *TRAILING)), *WORST))
 
@@ -41,12 +41,12 @@ class OutputError(OSError):
 
 
 class ShardFolder:
-    """The shards of an output folder, and the content of its `run.json`."""
+    """Shards of an output folder, and the content of its `run.json`."""
 
     def __init__(self, output: str | os.PathLike, run: dict[str, Any]):
         import_parquet("Scoring a corpus into a folder", "name a file, such as scores.csv")
         self.folder = Path(output) / FOLDER
-        #: Columns of scores, and those of the worst stretch if the run looked for it.
+        #: Columns of scores, and those of the worst stretch if the run has timelines.
         self._numbers = [*run["columns"].values(), *(WORST if run["identity"].get("timeline") else ())]
         self._kept_columns = run["kept_columns"]
 
@@ -58,7 +58,7 @@ class ShardFolder:
         return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.parquet") if path.stem.isdecimal())
 
     def metadata(self, index: int) -> dict[str, Any] | None:
-        """The metadata of a shard; `None` if there is no such shard, or it is damaged."""
+        """Return the metadata of a shard; `None` if it does not exist or is damaged."""
         import pyarrow
         import pyarrow.parquet
 
@@ -100,7 +100,7 @@ class ShardFolder:
 
 @contextlib.contextmanager
 def writing_whole(path: Path, sole_writer: bool = False) -> Iterator[Path]:
-    """As [`whole_file`], safe from a power cut; the folder is made, and what goes wrong is an [`OutputError`]."""
+    """Write as [`whole_file`] does, safe from a power cut; make the folder first, and raise [`OutputError`] for any failure."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, sole_writer, durable=True) as unfinished:
@@ -129,7 +129,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 class RowsDigest:
-    """Digest of the source's rows in one shard, which tells whether they are still the rows that were scored."""
+    """Digest of the source's rows in one shard; it shows whether they are still the rows that were scored."""
 
     def __init__(self, kept_columns: Sequence[str]):
         self._kept_columns = kept_columns
@@ -147,19 +147,19 @@ class RowsDigest:
 
 
 def kept_name(name: str, score_columns: Sequence[str]) -> str:
-    """The name that a column of the source has in a shard; our own columns keep their names."""
+    """Name of a source column in a shard; it is prefixed if one of our own columns has that name."""
     return f"source_{name}" if name in OWN_COLUMNS or name in score_columns else name
 
 
 def kept_text(value: Any) -> str | None:
-    """A cell of the source as text."""
+    """Convert a cell of the source to text."""
     if value is None or isinstance(value, str):
         return value if value is None else value.encode("utf-8", "backslashreplace").decode()
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
 def read_run(output: str | os.PathLike) -> dict[str, Any]:
-    """What `run.json` of an output folder says.
+    """Return the content of an output folder's `run.json`.
 
     Raises:
         ValueError: If the folder holds no scores of a corpus.
@@ -177,7 +177,7 @@ def read_run(output: str | os.PathLike) -> dict[str, Any]:
 
 
 def iterate_rows(output: str | os.PathLike, run: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of an output folder in order, a shard at a time."""
+    """Yield the rows of an output folder in order, reading one shard at a time."""
     shards = ShardFolder(output, run)
     for index in shards.indices():
         yield from shards.rows(index)

@@ -24,14 +24,14 @@ from hf_sqa.scoring.sources import TABLE_SUFFIXES, Source
 
 FORMATS = ("jsonl", "csv", "parquet", "datasets", "manifest")
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
-#: Columns that are not added to a row of a manifest, which has its key and audio already.
+#: Columns that are not added to a row of a manifest, because it has its key and audio already.
 NOT_ADDED = frozenset({"row", "key", "audio"})
 
 Row = dict[str, Any]
 
 
 def export(output: Path, kind: str, source: Source | None = None) -> Path:
-    """Write all rows of a finished output folder in one of `FORMATS`, into that folder; returns what was written."""
+    """Write all rows of a finished output folder into that folder in one of `FORMATS`; return the path written."""
     if kind not in FORMATS:
         raise ValueError(f"Expected a format among {', '.join(FORMATS)}, got {kind!r}.")
     run = read_run(output)
@@ -59,7 +59,7 @@ def write_rows(path: Path, rows: Iterable[Row], as_text: bool = True) -> None:
 
 
 def with_manifest(rows: Iterable[Row], source: Source, run: dict[str, Any]) -> Iterator[Row]:
-    """Rows of the source as they stand there, with the columns of the scores added.
+    """Yield the original rows of the source, with the columns of the scores added.
 
     Raises:
         ValueError: If source and scores no longer have the same rows.
@@ -85,7 +85,7 @@ def with_manifest(rows: Iterable[Row], source: Source, run: dict[str, Any]) -> I
 
 
 def _write_dataset(output: Path, run: dict[str, Any]) -> Path:
-    """A folder that `datasets.load_dataset` reads and `hf upload` publishes."""
+    """Write a folder that `datasets.load_dataset` reads and `hf upload` publishes."""
     shards = ShardFolder(output, run)
     indices, folder = shards.indices(), output / "dataset"
     try:
@@ -130,7 +130,7 @@ Model `{identity["id"]}`, revision {identity["revision"]}, weights {identity["we
 
 
 def columns_of(run: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
-    """Column of each score that a user named: `mos`, or the full name of the column."""
+    """Map the scores that a user named, such as `mos` or the full name of a column, to their columns."""
     found = {}
     for name in names:
         column = run["columns"].get(name, name)

@@ -1,1 +1,1 @@
-"""A service: scores over HTTP, with limits, batches of waiting requests, and numbers for Prometheus. Needs the extra `serve`."""
+"""A service: scores over HTTP, with limits, batches of waiting requests, and metrics for Prometheus. Needs the extra `serve`."""

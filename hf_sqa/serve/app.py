@@ -1,4 +1,4 @@
-"""The HTTP side: routes, limits on what comes in, status codes, the page that describes it all (`/docs`)."""
+"""The HTTP side of the service: routes, limits on requests, status codes, and the page that describes them (`/docs`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hf_sqa.serve.metrics import Metrics
 from hf_sqa.serve.service import Limits, Service
 from hf_sqa.serve.urls import RefusedURL, fetch
 
-#: Status code of the answer by the `code` of the row; the rest is 422: a recording that was understood and holds nothing to judge.
+#: HTTP status for the `code` of a row. Other codes give 422: the recording was read, but it holds nothing to judge.
 HTTP_STATUS = {
     "bad_request": 400,
     "url_refused": 403,
@@ -45,14 +45,14 @@ HTTP_STATUS = {
 }
 UNPROCESSABLE = 422
 BUSY_SECONDS = "2"
-#: Seconds between two signs of life while a stream waits for its scores.
+#: Seconds between two keep-alive messages while a stream waits for its scores.
 SIGN_OF_LIFE_SECONDS = 10.0
-#: The settings of processes that uvicorn starts, as JSON.
+#: Environment variable with the settings of processes that uvicorn starts, as JSON.
 ENVIRONMENT = "HF_SQA_SERVE"
 
 
 class Row(BaseModel):
-    """One recording: its scores, or why there are none. It is the row that `hf-sqa score` writes."""
+    """One recording: its scores, or why it has none. The same row that `hf-sqa score` writes."""
 
     model_config = ConfigDict(extra="allow")
     file: str
@@ -65,7 +65,7 @@ class Row(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the service can score, and with what."""
+    """Whether the service can score, and with which model."""
 
     status: str
     version: str
@@ -75,7 +75,7 @@ class Health(BaseModel):
 
 
 class Interval(BaseModel):
-    """How sure a row shall say that its scores are."""
+    """The interval to add to the scores of a row."""
 
     interval: float | None = Field(
         default=None,
@@ -87,7 +87,7 @@ class Interval(BaseModel):
 
 
 class Asked(Interval):
-    """What else a row shall have."""
+    """What to add to a row."""
 
     segments: bool = Field(default=False, description="Add the score of every window.")
     timeline: bool = Field(default=False, description="Add the quality of every half second, the worst stretch and the faults.")
@@ -103,7 +103,7 @@ async def _only_one(
     file: Annotated[UploadFile | None, File(description="The recording: WAV, FLAC, Ogg, Opus, MP3, ...")] = None,
     url: Annotated[str | None, Form(description="Or where it is, if the service reads URLs.")] = None,
 ) -> UploadFile | str:
-    """The one recording of a form: of several, FastAPI would hand on the last."""
+    """Return the only recording of a form; if there are several, FastAPI would silently pass on the last."""
     form = await request.form()  # read already
     number, sent = len(form.getlist("file")) + len(form.getlist("url")), url if file is None else file
     if number != 1 or sent is None:
@@ -116,7 +116,7 @@ Sent = Annotated[UploadFile | str, Depends(_only_one)]
 
 @dataclass(frozen=True)
 class Reader:
-    """Takes a recording out of a request and gives its row."""
+    """Takes a recording from a request and returns its row."""
 
     service: Service
     metrics: Metrics
@@ -124,7 +124,7 @@ class Reader:
     private_hosts: Collection[str]
 
     async def checked(self, asked: Asked) -> Asked:
-        """With the interval to two decimals: what strangers type shall not fill the memory. One that cannot be had is refused."""
+        """Round the interval to two decimals, so that clients cannot fill the memory; refuse one that the model does not have."""
         if asked.interval is None:
             return asked
         interval = round(asked.interval, 2)
@@ -133,7 +133,7 @@ class Reader:
         return asked.model_copy(update={"interval": interval})
 
     async def row(self, sent: UploadFile | str, asked: Asked) -> dict[str, Any]:
-        """The row of an upload or a URL."""
+        """Return the row of an upload or a URL."""
         with_timeline = asked.timeline or self.service.names_worst
         options = {"return_segments": asked.segments, "return_timeline": with_timeline, "interval": asked.interval}
         name = (sent if isinstance(sent, str) else sent.filename) or "recording"
@@ -154,16 +154,16 @@ class Reader:
 
 
 def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Collection[str] = ()) -> FastAPI:
-    """The application, to be run by any ASGI server.
+    """Make the application, which any ASGI server can run.
 
     Args:
-        service ([`Service`]): What scores. It is started and ended with the application.
-        allow_urls (`bool`, *optional*, defaults to `False`): Read recordings from public http(s) URLs that requests name.
-        private_hosts (collection of `str`, *optional*): Hosts with a private address that such URLs may name too.
+        service ([`Service`]): The service that scores. It is started and ended with the application.
+        allow_urls (`bool`, *optional*, defaults to `False`): Whether to read recordings from public http(s) URLs in requests.
+        private_hosts (collection of `str`, *optional*): Hosts with a private address that such URLs may also name.
     """
     metrics = Metrics()
     reader = Reader(service, metrics, allow_urls, private_hosts)
-    # As it happens: with several workers, those that are not asked count too.
+    # Counted as it happens: with several workers, only one of them answers a request for /metrics.
     service.on_batch, service.on_waiting = metrics.batches.observe, metrics.waiting.set
 
     @contextlib.asynccontextmanager
@@ -178,7 +178,7 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
     async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         started = time.perf_counter()
         response = await call_next(request)
-        path = getattr(request.scope.get("route"), "path", "other")  # never what a stranger typed
+        path = getattr(request.scope.get("route"), "path", "other")  # never text that a client typed
         metrics.requests.labels(path, str(response.status_code)).inc()
         metrics.seconds.labels(path).observe(time.perf_counter() - started)
         return response
@@ -201,7 +201,7 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
     async def score_batch(
         files: Annotated[list[UploadFile], File(description="The recordings.")], asked: Annotated[Asked, Query()]
     ) -> Response:
-        """Score several recordings: a row each, in the order sent. The answer is 200 whatever is in the rows."""
+        """Score several recordings. Returns one row for each, in the order sent; the status is 200 whatever the rows say."""
         most = service.limits.max_files
         if len(files) > most:
             reason = f"expected at most {most} recordings, got {len(files)}"
@@ -215,7 +215,7 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
         responses=REFUSED | {200: {"content": {"text/event-stream": {}}, "description": "`point` events, then one `row`."}},
     )
     async def timeline(sent: Sent, asked: Annotated[Interval, Query()]) -> Response:
-        """Quality over time, as server-sent events: a `point` (`start`, `end`, scores) each, in order, then the `row`."""
+        """Quality over time, as server-sent events: one `point` (`start`, `end`, scores) after the other, then the `row`."""
         options = await reader.checked(Asked(timeline=True, interval=asked.interval))
         scored = asyncio.ensure_future(reader.row(sent, options))
         done, _ = await asyncio.wait({scored}, timeout=SIGN_OF_LIFE_SECONDS)
@@ -245,7 +245,7 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
 
 
 class BodyLimit:
-    """Refuses requests above a size, by what they say of themselves and by what comes; `refuse` makes their row."""
+    """Refuses requests above a size, by their stated and by their actual length; `refuse` makes the row of the answer."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, refuse: Callable[[str, Refusal], dict[str, Any]]):
         self._app, self._max_bytes, self._refuse = app, max_bytes, refuse
@@ -301,7 +301,7 @@ def run(
     allow_urls: bool = False,
     private_hosts: Collection[str] = (),
 ) -> None:
-    """Serve until interrupted, by processes (`workers`) that have a model each, and others (`num_decoders`) that decode for it."""
+    """Serve until interrupted, with `workers` processes that each have a model, and `num_decoders` more that decode for each."""
     options: dict[str, Any] = {"host": host, "port": port, "log_level": "warning"}
     access: dict[str, Any] = {"allow_urls": allow_urls, "private_hosts": list(private_hosts)}
     if workers == 1:
@@ -314,7 +314,7 @@ def run(
 
 
 def app_from_environment() -> FastAPI:
-    """The application in a process that uvicorn started for [`run`]."""
+    """Make the application in a process that uvicorn started for [`run`]."""
     told = json.loads(os.environ[ENVIRONMENT])
     service = Service(Settings(**told["settings"]), Limits(**told["limits"]), told["num_decoders"])
     return create_app(service, **told["access"])

@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus. Several processes count together where `PROMETHEUS_MULTIPROC_DIR` names a folder."""
+"""Metrics of the service for Prometheus. If `PROMETHEUS_MULTIPROC_DIR` names a folder, several processes are summed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Metrics:
             self.audio_seconds.inc(row["duration_seconds"])
 
     def text(self) -> bytes:
-        """All counters, as Prometheus reads them."""
+        """Return all counters in the text format of Prometheus."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self._registry)
         together = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""Behind the service: recordings are decoded in processes of their own, and scored together by the thread that has the model."""
+"""Decodes recordings in separate processes, and scores them together in the thread that has the model."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from hf_sqa.scoring.processes import Scoring
 
 logger = logging.getLogger("hf_sqa.serve")
 
-#: Recordings, and seconds of audio, that are given to the model together.
+#: Most recordings, and seconds of audio, that are scored in one batch.
 BATCH_RECORDINGS, BATCH_SECONDS = 16, 300.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may cost."""
+    """Limits on one request."""
 
-    max_bytes: int = 100_000_000  # Size of a request, and of what a URL gives
+    max_bytes: int = 100_000_000  # Size of a request, and of the content of a URL
     max_seconds: float = 600.0  # Length of a recording
     timeout_seconds: float = 120.0  # Time from the end of the upload to the answer, waiting included
     max_files: int = 64  # Recordings of one batch
-    max_waiting: int = 256  # Recordings that wait or are scored at one time; the next are refused
+    max_waiting: int = 256  # Recordings that wait or are being scored at one time; further ones are refused
 
 
 @dataclass(eq=False)
@@ -46,14 +46,14 @@ class _Job:
 
 
 class Service:
-    """A loaded model with the processes that decode for it. Use as a context manager: leaving it ends them.
+    """A loaded model with the processes that decode for it. Use it as a context manager: leaving it ends them.
 
     Args:
         settings ([`~hf_sqa.scoring.Settings`]): Model, mode, device and channel.
-        limits ([`Limits`], *optional*): What one request may cost.
-        num_decoders (`int`, *optional*, defaults to 1): Processes that decode. One at which a decoder dies or hangs is replaced.
-            Windows has none: there, what kills a decoder ends the service.
-        scorer (`AudioQualityPipeline`, *optional*): The pipeline, if it is loaded already.
+        limits ([`Limits`], *optional*): Limits on one request.
+        num_decoders (`int`, *optional*, defaults to 1): Processes that decode. A decoder that dies or hangs is replaced. Windows
+            has none: a recording that kills the decoder ends the service there.
+        scorer (`AudioQualityPipeline`, *optional*): A pipeline that is already loaded.
 
     Raises:
         ValueError: If the model cannot be loaded.
@@ -65,22 +65,22 @@ class Service:
             settings,
             max_seconds=self.limits.max_seconds,
             timeout_seconds=self.limits.timeout_seconds,
-            num_workers=0 if os.name == "nt" else 1,  # of each of the decoders below
+            num_workers=0 if os.name == "nt" else 1,  # for each of the decoders below
             num_processes=1,
         )
         self._worker = CorpusScorer(settings, scorer)
         self.scorer = self._worker.scorer
         self.score_names: list[str] = self._worker.model.config.score_names
         self.identity = self._worker.identity
-        #: Whether every row names the worst stretch, as those of `hf-sqa score` do where that costs little.
+        #: Whether every row names the worst stretch; as in `hf-sqa score`, it does if that costs little.
         self.names_worst: bool = self.scorer.local_is_cheap
-        #: By coverage, why there are no such intervals, or `None`.
+        #: For each coverage, why there are no such intervals, or `None`.
         self._intervals: dict[float, str | None] = {}
-        #: Recordings that wait or are scored now.
+        #: Recordings that wait or are being scored.
         self.num_waiting = 0
-        #: Takes the size of every batch that was scored.
+        #: Called with the size of every scored batch.
         self.on_batch: Callable[[int], object] = lambda _: None
-        #: Takes the number of recordings that wait, whenever it changes.
+        #: Called with `num_waiting` whenever it changes.
         self.on_waiting: Callable[[int], object] = lambda _: None
         self._decoders: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
         self._num_decoders = num_decoders
@@ -109,7 +109,7 @@ class Service:
     async def why_no_interval(self, coverage: float) -> str | None:
         """Why rows cannot have intervals of this coverage; `None` if they can."""
         if coverage not in self._intervals:
-            check = partial(self.scorer._sanitize_parameters, interval=coverage)  # reads all weights, once: not in the loop
+            check = partial(self.scorer._sanitize_parameters, interval=coverage)  # reads all weights, so not in the event loop
             try:
                 await asyncio.get_running_loop().run_in_executor(None, check)
                 self._intervals[coverage] = None
@@ -118,9 +118,9 @@ class Service:
         return self._intervals[coverage]
 
     async def row(self, name: str, audio: bytes | BinaryIO, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The row of one encoded recording, as `hf-sqa score` writes it: with scores or a reason, and no NaN.
+        """Return the row of one encoded recording, as `hf-sqa score` writes it: with scores or a reason, and no NaN.
 
-        `asked` are options of the pipeline, such as `return_segments`; an `interval` is one that [`why_no_interval`] lets pass.
+        `asked` holds options of the pipeline, such as `return_segments`; an `interval` must have passed [`why_no_interval`].
         """
         if self.num_waiting >= self.limits.max_waiting:
             return self.refused(
@@ -150,14 +150,14 @@ class Service:
         self.on_waiting(self.num_waiting)
 
     def refused(self, name: str, refusal: Refusal, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The row of a recording that was not scored."""
+        """Return the row of a recording that was not scored."""
         return file_row(name, self._columns(asked or {}), asdict(refusal), asked)
 
     def _columns(self, asked: Mapping[str, Any]) -> list[str]:
         return score_columns(self.score_names, self._worker.model.config.score_intervals, asked.get("interval"))
 
     def _decode(self, name: str, audio: bytes | BinaryIO) -> Recording | Refusal:
-        """Decode in a process of its own. Uploads are read here, not before, so that those that wait stay on the disk."""
+        """Decode in a separate process. Uploads are read here, not earlier, so that waiting ones stay on disk."""
         content = audio if isinstance(audio, bytes) else audio.read()
         if not content:
             return Refusal("failed", "empty", "the upload has no bytes; send the recording itself")
@@ -189,7 +189,7 @@ class Service:
                 self._score([job for job in waited_for if tuple(sorted(job.asked.items())) == asked])
 
     def _score(self, jobs: list[_Job]) -> None:
-        """Score together; what stops the batch costs the one recording that does."""
+        """Score a batch; if it fails, score each recording alone, so that only the one at fault has no score."""
         try:
             score = Scoring(self.scorer, **{**jobs[0].asked, "return_details": True, "on_error": "row"})
             rows = score.together([job.recording for job in jobs])

@@ -1,4 +1,4 @@
-"""Recordings by URL: from public addresses only, so that nobody reads an inner network through the service."""
+"""Reads recordings from URLs: from public addresses only, so that nobody can reach an internal network through the service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class RefusedURL(Exception):  # noqa: N818
-    """Stands for a URL that is not read; `refusal` says why."""
+    """Raised for a URL that is not read; `refusal` says why."""
 
     def __init__(self, code: str, reason: str):
         super().__init__(reason)
@@ -26,13 +26,13 @@ class RefusedURL(Exception):  # noqa: N818
 
 
 async def fetch(url: str, max_bytes: int, private_hosts: Collection[str] = ()) -> bytes:
-    """Content of an http(s) URL.
+    """Return the content of an http(s) URL.
 
-    The address is looked up once and connected to as it was checked; every redirect is checked anew. Proxies are not used. Hosts
-    in `private_hosts` may have a private address.
+    The address is looked up once, and the connection goes to the address that was checked; every redirect is checked again. Proxies
+    are not used. Hosts in `private_hosts` may have a private address.
 
     Raises:
-        RefusedURL: If it may not be read, cannot be, or is larger than `max_bytes`, which is seen before it is read to the end.
+        RefusedURL: If the URL is not allowed, cannot be read, or is larger than `max_bytes`; it is then not read to the end.
     """
     for _ in range(REDIRECTS + 1):
         try:
@@ -64,7 +64,7 @@ async def fetch(url: str, max_bytes: int, private_hosts: Collection[str] = ()) -
 
 
 class _Pinned(httpx.AsyncHTTPTransport):
-    """Connects to an address that was checked, whatever the name would be resolved to now; certificates are those of the name."""
+    """Connects to the address that was checked, even if the name now resolves to another; certificates must match the name."""
 
     def __init__(self, address: str):
         super().__init__()
@@ -72,7 +72,7 @@ class _Pinned(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         request.extensions = {**request.extensions, "sni_hostname": request.url.host}
-        request.url = request.url.copy_with(host=self._address)  # the header `Host` stays that of the name
+        request.url = request.url.copy_with(host=self._address)  # the header `Host` keeps the name
         return await super().handle_async_request(request)
 
 

@@ -1,1 +1,1 @@
-"""The page that scores recordings in a browser: it lies beside `model.onnx` and needs onnxruntime-web and nothing else."""
+"""The page that scores recordings in a browser; it is placed beside `model.onnx` and needs only onnxruntime-web."""

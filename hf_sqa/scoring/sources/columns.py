@@ -1,4 +1,4 @@
-"""From a record of a manifest, a table or a data set to the recording, its name and its excerpt."""
+"""Finds the recording, its name and its excerpt in a record of a manifest, a table or a data set."""
 
 import math
 import os
@@ -11,12 +11,12 @@ from hf_sqa.scoring.items import Excerpt, Item, Refusal
 from hf_sqa.scoring.remote import is_remote, join_remote
 from hf_sqa.scoring.sources.names import native, path_of, printable, printable_text
 
-#: Usual names of the column that holds a recording, and of the one that names it; the most telling first.
+#: Usual names of the column that holds a recording, and of the one that names it; the most specific first.
 AUDIO_COLUMNS = ("audio_filepath", *USUAL_NAMES["audio"], "url", "flac", "mp3", "opus")
 KEY_COLUMNS = ("key", "__key__", "utterance_id", "utt_id", "utteranceId", "sample_id", "uid", "id")
-#: Deeper records are refused: what writes JSON gives up a little later, in another place on every system.
+#: Deeper records are refused: JSON writers fail at a somewhat greater depth, which depends on the system.
 MAX_DEPTH = 64
-#: No recording is longer than thirty years.
+#: Longest recording that is accepted: about thirty years.
 MAX_SECONDS = 1e9
 SHOWN_CHARACTERS = 60
 
@@ -32,7 +32,7 @@ class Columns:
         self._audio, self._key, self._root = audio, key, root
 
     def check_header(self, header: Iterable[str], source: str) -> str:
-        """Column of the recordings among those of a table."""
+        """Return the column of a table that holds the recordings."""
         header = list(header)
         names = ", ".join(header) or "(none)"
         if self._key is not None and self._key not in header:
@@ -52,9 +52,9 @@ class Columns:
     def item(
         self, position: int, record: Any, where: str, file: str | None, audio_column: str | None = None, unread: bool = False
     ) -> Item:
-        """Make one item of a record, a dict or the error in its place; one that cannot be understood is an item with the reason.
+        """Make an item from a record: a dict, or an error instead of one. An invalid record gives an item with the reason.
 
-        `where` is a name of the row for people; relative paths begin beside `file`; the bytes of the recording may be `unread`.
+        `where` is a readable name of the row; relative paths start in the folder of `file`; `unread` if no bytes were read.
         """
         try:
             return self._item(position, record, where, file, audio_column, unread)
@@ -65,7 +65,7 @@ class Columns:
         return Item(position, where, "", None, {}, Refusal("failed", "bad_row", printable_text(reason)))
 
     def item_of_text(self, position: int, record: Any, where: str, file: str) -> Item:
-        """The same of a row of text, which is kept to be written again with scores beside it."""
+        """Make an item from a row of text, as [`item`] does, and keep the row so that it can be written again with scores."""
         item = self.item(position, record, where, file)
         item.record = record if isinstance(record, dict) and depth_of(record) <= MAX_DEPTH else None
         return item
@@ -95,7 +95,7 @@ class Columns:
             reason = f"expected a recording under {expected}, got the fields {', '.join(map(str, record)) or '(none)'}"
             if audio_column is None:
                 raise BadRowError(reason)
-            # Where bytes may be left out unread, an empty cell and an unread one are known as the same row.
+            # If the bytes may be left unread, an empty and an unread cell must give the same row.
             refusal = None if unread else Refusal("failed", "bad_row", printable_text(reason))
             return Item(position, key or where, where, refusal, columns)
         item = self._located(position, key, cell, columns, where, file)
@@ -113,7 +113,7 @@ class Columns:
         if not isinstance(path, str):
             raise BadRowError(f"expected the recording as a path, a URL or bytes, got {type(path).__name__}")
         audio: Any = self.located(path, file)
-        # For a struct the path as it stands there, whether or not its bytes were read.
+        # The name of a struct is its path, whether or not its bytes were read.
         name = printable_text(path) if isinstance(cell, Mapping) else printable(audio)
         shown = printable_text(path)
         if columns.get("offset") not in (None, ""):  # NeMo
@@ -133,7 +133,7 @@ class Columns:
         return Item(position, key, name, audio, columns | _of_supervision(record.get("supervisions")))
 
     def _lhotse_audio(self, record: dict[str, Any], file: str | None) -> tuple[Any, str]:
-        """The recording of a cut, or the stretch of it, and its name."""
+        """Return the recording of a cut, or the excerpt of it, and its name."""
         recording = record.get("recording")
         if record.get("type") == "MixedCut" or not isinstance(recording, dict):
             raise BadRowError("expected a cut of one recording, got a mixture; save its audio first (`cut.save_audio`)")
@@ -162,7 +162,7 @@ class Columns:
         return Excerpt(audio, start, duration, channel), name
 
     def located(self, path: str, file: str | None) -> str:
-        """A path of a manifest, from where the manifest lies, as the system writes it."""
+        """Resolve a path in a manifest relative to the manifest, in the notation of the operating system."""
         if is_remote(path):
             return path
         if not is_remote(self._root or file or ""):
@@ -183,7 +183,7 @@ def _first_given(names: Iterable[str], record: Mapping[str, Any]) -> str | None:
 
 
 def depth_of(record: Any) -> int:
-    """Levels of lists and dicts in each other, counted without recursion, up to one more than is allowed."""
+    """Return the nesting depth of lists and dicts, counted without recursion, up to one more than is allowed."""
     depth, level = 0, [record]
     while level and depth <= MAX_DEPTH:
         depth += 1
@@ -219,6 +219,6 @@ def _seconds(value: Any, name: str) -> float:
 def _short(value: Any) -> str:
     try:
         text = repr(value)
-    except ValueError:  # of more digits than Python writes
+    except ValueError:  # more digits than Python writes
         text = "a number of very many digits"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

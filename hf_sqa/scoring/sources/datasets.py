@@ -1,4 +1,4 @@
-"""Data sets of the `datasets` library: saved on a disk, or streamed from the Hub."""
+"""Data sets of the `datasets` library: saved on disk, or streamed from the Hub."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +39,7 @@ class SavedDataset(Source):
 
 
 class HubDataset(Source):
-    """A data set of the Hub, or a local folder that `load_dataset` understands, streamed."""
+    """A data set on the Hub, or a local folder that `load_dataset` reads; streamed."""
 
     def __init__(self, name: str, columns: Columns, split: str):
         import datasets

@@ -10,7 +10,7 @@ from hf_sqa.scoring.sources.source import FileSource, Wanted, open_binary
 
 
 class Manifests(FileSource):
-    """JSON lines: NeMo (`audio_filepath`, `offset`, `duration`), Lhotse cuts and recordings, URGENT, or any with a usual name."""
+    """JSON lines: NeMo (`audio_filepath`, `offset`, `duration`), Lhotse cuts and recordings, URGENT, or any usual column."""
 
     def _items_of(self, file: str, first: int, wanted: Wanted) -> Iterator[Item]:
         position = first
@@ -40,7 +40,7 @@ class Tables(FileSource):
     def _records(self, file: str) -> Iterator[Record]:
         with open_binary(file) as binary:
             if path_of(file).lower().endswith(".xlsx"):
-                # Two readers go through it; what comes from elsewhere may not be searchable.
+                # Two readers go through the file, and a remote one may not be seekable.
                 header, records = read_sheet(io.BytesIO(binary.read()), shown(file))
             else:
                 header, records = read_delimited(binary, shown(file))
@@ -49,7 +49,7 @@ class Tables(FileSource):
 
 
 class Lists(FileSource):
-    """A path or URL a line; `#` begins a comment."""
+    """Lists with one path or URL per line; `#` begins a comment."""
 
     def _items_of(self, file: str, first: int, wanted: Wanted) -> Iterator[Item]:
         for offset, path in enumerate(self._paths(file)):

@@ -1,4 +1,4 @@
-"""Names of files and rows, as any file format can hold them."""
+"""Names of files and rows, in a form that any file format can hold."""
 
 import os
 
@@ -6,7 +6,7 @@ from hf_sqa.scoring.remote import is_remote
 
 
 def printable(name: str) -> str:
-    """A file name or URL; bytes that are not UTF-8 are written as escapes."""
+    """Return a file name or URL with bytes that are not UTF-8 written as escapes."""
     try:
         return printable_text(name) if is_remote(name) else os.fsencode(name).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
@@ -14,15 +14,15 @@ def printable(name: str) -> str:
 
 
 def printable_text(text: str) -> str:
-    """A text of a manifest, which is UTF-8 whatever the encoding of file names is here."""
+    """Do the same for a text of a manifest, which is UTF-8 whatever encoding file names have here."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a pair, as JSON can spell it
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON allows
         return text.encode("utf-8", "backslashreplace").decode()
 
 
 def native(path: str) -> str:
-    """A path of a manifest as file names are encoded here: its bytes are UTF-8, whatever the locale says."""
+    """Convert a path in a manifest, whose bytes are UTF-8 in any locale, to the encoding of file names here."""
     try:
         return os.fsdecode(path.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
@@ -30,10 +30,10 @@ def native(path: str) -> str:
 
 
 def shown(file: str) -> str:
-    """The last part of a file's name, for messages."""
+    """Return the last part of a file's name, for messages."""
     return printable(path_of(file).rsplit("/", 1)[-1])
 
 
 def path_of(name: str) -> str:
-    """A name without the query of its URL."""
+    """Return a name without the query part of its URL."""
     return name.split("?", 1)[0] if is_remote(name) else name

@@ -1,4 +1,4 @@
-"""From what a user calls a corpus to its source: a folder, a glob, a list of any kind or a data set, on a disk or behind a URL."""
+"""Opens the corpus that a user names: a folder, a glob, a list of any kind or a data set, on disk or behind a URL."""
 
 import glob
 import os
@@ -21,7 +21,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")
 LIST_SUFFIXES = (".txt", ".lst")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PARQUET_SUFFIXES = (".parquet",)
-#: What reads files that end so.
+#: Source class for each group of file suffixes.
 KINDS: dict[tuple[str, ...], type[FileSource]] = {
     MANIFEST_SUFFIXES: Manifests,
     TABLE_SUFFIXES: Tables,
@@ -45,15 +45,15 @@ def open_source(
         name (`str`): A folder of recordings, tars, Parquet files or a saved `datasets` folder; a glob of files; a manifest
             (`.jsonl`, also gzipped), a table (`.csv`, `.tsv`, `.xlsx`), a list of paths (`.txt`), `.parquet`, `.tar`;
             `hub:<repository>` or `hub:<repository>/<configuration>` for a data set of the Hub, streamed. Files may lie behind any
-            URL that fsspec knows; `{00..99}` in a name stands for the numbers between.
+            URL that fsspec knows; `{00..99}` in a name stands for the numbers from 00 to 99.
         audio_column (`str`, *optional*): Column of recordings; found by its usual name if not given.
         key_column (`str`, *optional*): Column of keys; found by its usual name, else the recording's name, if not given.
-        root (`str`, *optional*): Folder that relative paths of a manifest begin in; the manifest's own if not given.
-        split (`str`, *optional*): Split of a `datasets` source; `"train"` of the Hub if not given.
+        root (`str`, *optional*): Folder in which relative paths of a manifest start; the manifest's own if not given.
+        split (`str`, *optional*): Split of a `datasets` source; on the Hub `"train"` if not given.
 
     Raises:
-        FileNotFoundError: If there is nothing of that name.
-        ValueError: If it is of no kind that can be read.
+        FileNotFoundError: If nothing of that name exists.
+        ValueError: If this kind of source cannot be read.
     """
     columns = Columns(audio_column, key_column, root)
     source = _open(os.fspath(name), columns, split)
@@ -82,7 +82,7 @@ def _open(name: str, columns: Columns, split: str | None) -> Source:
 
 
 def _open_folder(folder: str, paths: list[str], columns: Columns) -> Source:
-    """Whatever a folder holds of what is read: recordings, tars or Parquet files."""
+    """Open the recordings, tars or Parquet files in a folder."""
     found: dict[str, list[str]] = {"audio": [], "tar": [], "parquet": []}
     for path in paths:
         lower = path.lower()

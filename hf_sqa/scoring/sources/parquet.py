@@ -11,12 +11,12 @@ from hf_sqa.scoring.sources.columns import Columns
 from hf_sqa.scoring.sources.names import shown
 from hf_sqa.scoring.sources.source import FileSource, Wanted
 
-#: Rows of Parquet and Arrow held at a time: their cells may hold audio.
+#: Rows of Parquet and Arrow that are held at a time; few, because cells may hold audio.
 ROWS_AT_A_TIME = 32
 
 
 class ParquetFiles(FileSource):
-    """Parquet whose audio column holds paths, bytes, or structs of both as `datasets` writes them."""
+    """Parquet files whose audio column holds paths, bytes, or structs of both as `datasets` writes them."""
 
     def __init__(self, name: str, files: list[str], columns: Columns):
         import_parquet("Reading Parquet")

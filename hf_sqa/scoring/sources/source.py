@@ -1,4 +1,4 @@
-"""What every source is: a list of recordings in a fixed order."""
+"""Base classes of sources: lists of recordings in a fixed order."""
 
 import contextlib
 import gzip
@@ -12,27 +12,27 @@ from hf_sqa.scoring.remote import is_remote, naming_failures, open_remote
 from hf_sqa.scoring.sources.columns import Columns
 from hf_sqa.scoring.sources.names import path_of, printable
 
-#: Says of the number of a row whether its audio is needed.
+#: Whether the audio of a row is needed, given the row's number.
 Wanted = Callable[[int], bool]
 
 
 def everything(position: int) -> bool:
-    """Wants every row."""
+    """Ask for the audio of every row."""
     return True
 
 
 def nothing(position: int) -> bool:
-    """Wants no audio: what the rows are called is enough."""
+    """Ask for no audio, only for the names of the rows."""
     return False
 
 
 class Source:
-    """A list of recordings in a fixed order. A row that cannot be understood is an item with the reason; none is left out.
+    """A list of recordings in a fixed order. A row that cannot be read becomes an item with the reason; no row is left out.
 
     Attributes:
-        name (`str`): What the user called it.
-        total (`int`, *optional*): How many rows it has, where that is known without reading them.
-        reading (`dict`): The options it was opened with.
+        name (`str`): The name that the user gave.
+        total (`int`, *optional*): Number of rows, if known without reading them.
+        reading (`dict`): The options that the source was opened with.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Source:
     reading: Mapping[str, str] = {}
 
     def items(self, wanted: Wanted = everything) -> Iterator[Item]:
-        """Yield every row in order; rows whose number is not `wanted` may come without audio, which saves reading it."""
+        """Yield every row in order; rows whose number is not `wanted` may come without audio, to save reading it."""
         raise NotImplementedError
 
 
@@ -56,7 +56,7 @@ class AudioFiles(Source):
 
 
 class FileSource(Source):
-    """Rows inside files, file after file."""
+    """Rows inside files, one file after the other."""
 
     def __init__(self, name: str, files: list[str], columns: Columns):
         self.name, self.files, self._columns = name, files, columns
@@ -64,7 +64,7 @@ class FileSource(Source):
         self.total = sum(count for count in counts if count is not None) if None not in counts else None
 
     def _count(self, file: str) -> int | None:
-        """Rows of a local file, where counting is quick and exact."""
+        """Return the number of rows of a local file if counting is quick and exact; else `None`."""
         return None
 
     def items(self, wanted: Wanted = everything) -> Iterator[Item]:
@@ -80,7 +80,7 @@ class FileSource(Source):
 
 
 def open_binary(file: str, raw: bool = False) -> contextlib.AbstractContextManager[Any]:
-    """A file or URL, decompressed unless `raw`."""
+    """Open a file or URL, decompressed unless `raw`."""
     opened = open_remote(file) if is_remote(file) else Path(file).open("rb")  # noqa: SIM115  # the caller closes it
     if not raw and path_of(file).lower().endswith(".gz"):
         return gzip.open(opened, "rb")

@@ -15,16 +15,16 @@ from hf_sqa.scoring.sources.columns import MAX_DEPTH, depth_of
 from hf_sqa.scoring.sources.names import printable, shown
 from hf_sqa.scoring.sources.source import FileSource, Wanted, open_binary
 
-#: Members that are held in memory: more than a day of speech, and far less than what a few kilobytes of gzip can become.
+#: Largest member that is held in memory: more than a day of speech, and far less than a few kilobytes of gzip can expand to.
 MAX_MEMBER_BYTES = 1 << 32
 MAX_JSON_BYTES = 1 << 24
-#: Headers that tarfile reads whole, for long names and the like.
+#: Headers that tarfile reads whole, such as those for long names.
 EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 MAX_HEADER_BYTES = 1 << 20
 
 
 class _Member(tarfile.TarInfo):
-    """A header, where a damaged one is an error: tarfile takes it for the end."""
+    """A header that raises an error if it is damaged; tarfile would take it for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -42,7 +42,8 @@ class _Member(tarfile.TarInfo):
 class Tars(FileSource):
     """WebDataset tars: files that share a name up to the first dot belong together; a `.json` beside the audio gives columns.
 
-    Members of a local uncompressed tar are read where they are decoded. Others are read in one pass and held in memory one by one.
+    Members of a local uncompressed tar are read by the process that decodes them. Others are read in one pass and held in memory
+    one by one.
     """
 
     def _items_of(self, file: str, first: int, wanted: Wanted) -> Iterator[Item]:
@@ -52,7 +53,7 @@ class Tars(FileSource):
         key = ""
 
         def needed() -> bool:
-            """Whether the member at hand may be wanted; its number depends on how the group before it ends."""
+            """Whether the current member may be wanted; its row number depends on how the group before it ends."""
             return any(wanted(position + ahead) for ahead in range(len(group) + 1))
 
         for name, content in self._members(file, local, needed):
@@ -69,7 +70,7 @@ class Tars(FileSource):
             position += 1
 
     def _members(self, file: str, local: bool, needed: Callable[[], bool]) -> Iterator[tuple[str, Any]]:
-        """Name and content of every member; the content is bytes, a place to read them from, or a refusal."""
+        """Yield the name and content of every member; the content is bytes, a [`TarMember`], or a refusal."""
         with contextlib.ExitStack() as stack:
             try:
                 if local:
@@ -82,7 +83,7 @@ class Tars(FileSource):
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # it would keep every header
                     if member.size < 0 or (size is None and member.size > MAX_MEMBER_BYTES):
-                        # tarfile would go back, or block by block through what is not there.
+                        # tarfile would seek backwards, or read block by block beyond the end.
                         broken = f"the member {printable(member.name)!r} states {member.size:,} bytes, which cannot be read"
                         break
                     if not member.isfile():
@@ -127,7 +128,7 @@ class Tars(FileSource):
 def _content(
     archive: tarfile.TarFile, member: tarfile.TarInfo, file: str, size: int | None, needed: Callable[[], bool]
 ) -> bytes | TarMember | Refusal | None:
-    """What a member holds; `None` where nobody needs it."""
+    """Return the content of a member; `None` if nobody needs it."""
     if member.issparse():
         return Refusal("failed", "undecodable", "it has holes that the archive leaves out; pack it without `--sparse`")
     if size is not None and member.offset_data + member.size > size:
@@ -158,7 +159,7 @@ def _tar_key(name: str) -> str:
 
 
 def _is_blank_from(file: str, offset: int) -> bool:
-    """Whether nothing but zeros follows: the end of a tar, however it was padded."""
+    """Whether only zeros follow `offset`, which is how a tar ends, whatever its padding."""
     with open(file, "rb") as raw:
         raw.seek(-(-offset // 512) * 512)
         while block := raw.read(1 << 20):
