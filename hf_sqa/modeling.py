@@ -1,4 +1,4 @@
-"""What every family's model has: checked inputs, a loss that skips missing labels, and a way to score whole recordings."""
+"""The base class of all models: checked inputs, a loss that skips missing labels, and a way to score whole recordings."""
 
 import hashlib
 import os
@@ -32,29 +32,29 @@ DIGEST_CHARACTERS = 16
 
 @dataclass(frozen=True)
 class FineTuningDefaults:
-    """What suits fine-tuning on a few hundred clips."""
+    """Defaults for fine-tuning on a few hundred clips."""
 
-    freeze: tuple[str, ...] = ()  # Modules that stay as they are, by name or pattern
-    learning_rate: float = 1e-4  # The highest of the schedule
-    epochs: float = 10  # Passes over the clips, at most
+    freeze: tuple[str, ...] = ()  # Names or patterns of the modules that are not trained
+    learning_rate: float = 1e-4  # Peak of the learning-rate schedule
+    epochs: float = 10  # Largest number of passes over the clips
 
 
 class AudioQualityPreTrainedModel(PreTrainedModel):
-    """Base of all families, with every hook that training, pruning, export and scoring ask; a family overrides those it needs.
+    """Base class of all families, with every hook that training, pruning, export and scoring call; families override some of them.
 
     Class attributes:
-        pads_safely (`bool`): Whether padding that `attention_mask` marks leaves every score as it is. If not, recordings are
-            scored in batches of equal length only.
-        modes (`tuple[str]`): Ways to score a recording that `score_recordings` knows; the first is the default.
-        publish (callable, *optional*): What `push_to_hub` of models and trainers calls, [`hf_sqa.hub.publish.publish_model`].
-            It lies above the models, so `import hf_sqa` hands it in.
+        pads_safely (`bool`): Whether padding that `attention_mask` marks leaves every score unchanged. If not, only recordings of
+            equal length are scored in a batch.
+        modes (`tuple[str]`): Ways to score a recording that `score_recordings` supports; the first is the default.
+        publish (callable, *optional*): Function that `push_to_hub` of models and trainers calls,
+            [`hf_sqa.hub.publish.publish_model`]. It is in a layer above the models, so `import hf_sqa` sets it here.
     """
 
     config: AudioQualityConfig
     config_class = AudioQualityConfig
     main_input_name = "input_values"
     input_modalities = "audio"
-    # The Trainer otherwise takes the loss for one normalised by `num_items_in_batch` and multiplies it by the world size.
+    # Otherwise the Trainer assumes that `num_items_in_batch` normalises the loss, and multiplies it by the world size.
     accepts_loss_kwargs = False
     pads_safely: ClassVar[bool] = True
     modes: ClassVar[tuple[str, ...]] = ("published",)
@@ -62,15 +62,15 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers, except that weights are read from safetensors only, and must be whole.
+        """Load a model as in transformers, but only from safetensors and only if the weights are complete.
 
-        With `ignore_mismatched_sizes=True`, tensors that are missing or of another shape begin anew, and those that have no place
-        are left out, as transformers reports: for training, never for scoring.
+        With `ignore_mismatched_sizes=True`, tensors that are missing or of another shape are initialised anew, and unknown tensors
+        are left out, as transformers reports. Use this for training, never for scoring.
 
         Raises:
-            OSError: If there are no weights, or only pickled ones, which could run code of a stranger, or the file is damaged.
-            ValueError: If tensors are missing, have no place or another shape; or if a newer hf_sqa made the checkpoint and its
-                configuration has options that this one does not know.
+            OSError: If there are no weights, if they are pickled, which could run a stranger's code, or if the file is damaged.
+            ValueError: If tensors are missing, unknown or of another shape; or if a newer hf_sqa wrote the checkpoint and its
+                configuration has options that this version does not know.
         """
         kwargs.setdefault("use_safetensors", True)
         name = str(pretrained_model_name_or_path)
@@ -106,24 +106,24 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         return loaded
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
-        # Kept for `from_pretrained`: of a model with an adapter, what transformers returns is about the adapter alone.
+        # Kept for `from_pretrained`: for a model with an adapter, transformers returns a report on the adapter alone.
         super()._adjust_missing_and_unexpected_keys(loading_info)
         self._loading_report = loading_info
 
     def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, except that every tensor of the adapter must be there and have its place."""
+        """Load an adapter as in transformers, but refuse it if a tensor is missing or unknown."""
         report = super().load_adapter(peft_model_id, *args, **{"ignore_mismatched_sizes": True, **kwargs})
         name = peft_model_id or "the adapter"
         refuse_partial_weights(name, report.missing_keys, report.unexpected_keys, report.mismatched_keys)
         return report
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
-        """As in transformers; the configuration also says which version of hf_sqa wrote it."""
+        """Save as in transformers; the configuration also records which version of hf_sqa wrote it."""
         self.config.hf_sqa_version = __version__
         return super().save_pretrained(save_directory, **kwargs)
 
     def push_to_hub(self, repo_id: str, *, commit_message: str | None = None, **options: Any) -> Any:
-        """Publish with everything that `hf-sqa push` checks and adds: feature extractor, card, sample with its scores.
+        """Publish as `hf-sqa push` does, with all its checks, the feature extractor, a card, and a sample with its scores.
 
         Args:
             repo_id (`str`): `owner/name`.
@@ -131,9 +131,9 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
             **options: Options of `hf_sqa.hub.publish.publish`: `license`, `private`, `revision`, `create_pr`, `with_code`, ...
 
         Returns:
-            `Publication`: What was published, where.
+            `Publication`: What was published and where.
         """
-        if type(self).publish is None:  # the code of a repository, run without hf_sqa, has only the plain way
+        if type(self).publish is None:  # code from a repository, run without hf_sqa, can only push plainly
             return super().push_to_hub(repo_id, commit_message=commit_message, **options)
         return type(self).publish(self, repo_id, message=commit_message, **options)
 
@@ -141,33 +141,33 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
     def from_encoder(
         cls, name_or_path: str, config: Any = None, *, encoder_options: dict[str, Any] | None = None, **options: Any
     ) -> Any:
-        """A new model on a pre-trained speech encoder, in evaluation mode, where the family is built on one."""
+        """Return a new model on a pre-trained speech encoder, in evaluation mode, if the family is built on an encoder."""
         family = cls.config_class.model_type
         raise ValueError(f"Expected no `model.encoder` for {family}, which is built on none, got {name_or_path!r}.")
 
     @classmethod
     def with_knowledge_from(cls, name_or_path: Any, **options: Any) -> tuple[Any, dict[str, list[str]]]:
-        """A new model that begins with what a model of another family has learned, where the family takes that over."""
+        """Return a new model that starts from the weights of another family's model, if the family supports that."""
         family = cls.config_class.model_type
         raise ValueError(f"Expected no `model.knowledge_from` for {family}, which takes over no trunk; it is for mtq_net.")
 
     def layer_trace(self, output_attentions: bool | None = None, output_hidden_states: bool | None = None) -> LayerTrace:
-        """What to keep of the layers; attention weights are computed one by one for it, and with `attn_implementation="eager"`."""
+        """Return the record that layers fill; to keep attention weights, or with `"eager"`, they do without fused attention."""
         explicit = bool(output_attentions) or self.config._attn_implementation == "eager"
         return LayerTrace(explicit, [] if output_hidden_states else None, [] if output_attentions else None)
 
     @property
     def window_samples(self) -> int | None:
-        """Length of the windows that the network scores, in samples; `None` if it takes recordings of any length at once."""
+        """Length in samples of the windows that the network scores; `None` if it takes recordings of any length at once."""
         return None
 
     @property
     def min_samples(self) -> int:
-        """Samples, or spectra, of the shortest row that gives a score."""
+        """Length of the shortest row that gives a score, in samples, or in spectra for a spectral model."""
         return 1
 
     def row_lengths(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor | None:
-        """Samples of every row `(B,)` of waveforms `(B, T)`, or spectra of `(B, T, K)`, by their mask; `None` without one.
+        """Return the length of every row by its mask, `(B,)`: samples of `(B, T)` or spectra of `(B, T, K)`; `None` without a mask.
 
         Raises:
             ValueError: If the inputs have another shape, or a row is shorter than `min_samples`.
@@ -191,37 +191,37 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         return lengths
 
     def in_score_range(self, raw: torch.Tensor) -> torch.Tensor:
-        """Raw outputs, by a sigmoid, between `score_min` and `score_max`."""
+        """Map raw outputs to the range from `score_min` to `score_max` by a sigmoid."""
         return self.config.score_min + (self.config.score_max - self.config.score_min) * torch.sigmoid(raw)
 
     @property
     def bfloat16_error(self) -> float | None:
-        """Largest difference that bfloat16 was measured to make to a score of this checkpoint, on a CPU; `None` if unknown."""
+        """Largest change of a score in bfloat16, as measured for this checkpoint on a CPU; `None` if unknown."""
         return None
 
     @property
     def scores_waveforms(self) -> bool:
-        """Whether the model scores recordings; `False` if it must be given features that something else has computed."""
+        """Whether the model scores recordings; `False` if it needs precomputed features."""
         return True
 
     @property
     def needs_bands(self) -> bool:
-        """Whether [`measure_bands`] must see training speech before the first step."""
+        """Whether [`measure_bands`] must see training speech before the first training step."""
         return False
 
     def measure_bands(self, windows: Iterable[np.ndarray]) -> None:
-        """Measure mean and deviation of the input's bands, or of its features' channels, for families that normalise by these.
+        """Measure mean and deviation of the input's bands, or of the feature channels, for families that normalise by them.
 
         Raises:
-            ValueError: If this model does not.
+            ValueError: If this model does not normalise by them.
         """
         raise ValueError(f"Expected a model that normalises its input by measured bands, got {type(self).__name__}.")
 
     def begin_at(self, scores: Sequence[float]) -> None:
-        """Let new heads begin with these scores, one for each in label units, whatever the recording; NaN leaves a head alone.
+        """Initialise new heads to predict these scores, one per head in label units, for any recording; NaN leaves a head as it is.
 
         Raises:
-            ValueError: If the family does not know how.
+            ValueError: If the family does not support this.
         """
         raise ValueError(
             f"Expected a family whose heads can begin at a score (mosa_net, mtq_net), got {type(self).__name__}; leave "
@@ -229,11 +229,11 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         )
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
-        """The defaults of `hf-sqa finetune` for this model, on a device such as `"cpu"`."""
+        """Return the defaults of `hf-sqa finetune` for this model on a device such as `"cpu"`."""
         return FineTuningDefaults()
 
     def pruning_layout(self) -> Any:
-        """The units that pruning can remove, a [`~hf_sqa.blocks.pruning_layout.PruningLayout`].
+        """Return the units that pruning can remove, a [`~hf_sqa.blocks.pruning_layout.PruningLayout`].
 
         Raises:
             ValueError: If the model cannot be pruned.
@@ -244,15 +244,15 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         )
 
     def save_for_inference(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save a trained model without what served training only; see [`save_pretrained`]."""
+        """Save a trained model without the parts that only training needs; see [`save_pretrained`]."""
         self.save_pretrained(save_directory, **kwargs)
 
     def make_feature_extractor(self) -> Any:
-        """Feature extractor with the settings this checkpoint needs, ready to be saved beside it."""
+        """Return a feature extractor with the settings that this checkpoint needs, ready to be saved beside it."""
         return Wav2Vec2FeatureExtractor(sampling_rate=self.config.sampling_rate, do_normalize=False, return_attention_mask=True)
 
     def check_feature_extractor(self, feature_extractor: Any) -> None:
-        """Refuse a feature extractor that prepares other inputs than the model was trained on."""
+        """Refuse a feature extractor that prepares inputs differently from those the model was trained on."""
         expected = self.make_feature_extractor()
         for name in ("sampling_rate", "do_normalize", *(["return_attention_mask"] if self.pads_safely else [])):
             ours, theirs = getattr(expected, name, None), getattr(feature_extractor, name, None)
@@ -263,26 +263,26 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
                 )
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
-        """Example inputs of the ONNX graph by name, each with the axes that may have any size. No padding, hence no mask.
+        """Return example inputs of the ONNX graph by name, each with its dynamic axes; they have no padding, so there is no mask.
 
-        A quarter of a second: tracing walks through recurrences frame by frame.
+        They last a quarter of a second, because tracing walks through recurrences frame by frame.
         """
         waveforms = 0.1 * torch.randn(2, (self.config.sampling_rate or 16_000) // 4, generator=torch.Generator().manual_seed(0))
         return {"input_values": (waveforms, (0, 1))}
 
-    #: Whether the page of `hf-sqa export onnx --page` knows the windows of this family.
+    #: Whether the page of `hf-sqa export onnx --page` supports the windows of this family.
     scores_in_browser: ClassVar[bool] = False
 
     def onnx_spectrum(self) -> tuple[np.ndarray, dict[str, str]] | None:
-        """Window of the spectrum that the ONNX graph computes, and the graph's metadata. Such a graph has 8 bits and a page."""
+        """Return the window of an ONNX graph's spectrum, and metadata; `None` without one. 8 bits and the page need a spectrum."""
         return None
 
     def local_graph(self) -> tuple[torch.nn.Module, dict[str, int]] | None:
-        """The network behind [`local_scorer`] for an ONNX graph, and how it is fed; `None` where whole pieces are scored."""
+        """Return the network behind [`local_scorer`] for an ONNX graph, and how to feed it; `None` if it scores whole pieces."""
         return None
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
-        """Loss of the configuration's kind over the rated scores; `None` without labels."""
+        """Return the loss that the configuration names, over the rated scores; `None` without labels."""
         if labels is None:
             return None
         return score_loss(
@@ -310,14 +310,14 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
             recordings (`Sequence[Recording]`): At the model's sampling rate.
             feature_extractor (*optional*): The checkpoint's; [`make_feature_extractor`] makes one if not given.
             mode (`str`, *optional*, defaults to `"published"`): One of `modes`.
-            hop_seconds (`float`, *optional*): Distance of windows, for families that score windows.
+            hop_seconds (`float`, *optional*): Distance between window starts, for families that score windows.
 
         Returns:
-            `list[RecordingScores]`: In the order given.
+            `list[RecordingScores]`: In the order of `recordings`.
 
         Raises:
-            ValueError: If the family does not know the mode, or has no windows to move by `hop_seconds`, or the feature extractor
-                is not the model's.
+            ValueError: If the family does not have the mode, or has no windows to move by `hop_seconds`, or the feature extractor
+                does not fit the model.
         """
         self.check_scoring_options(mode, hop_seconds)
         return self._score_recordings(recordings, feature_extractor or self.make_feature_extractor(), mode, hop_seconds)
@@ -325,7 +325,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
     def _score_recordings(
         self, recordings: Sequence[Recording], feature_extractor: Any, mode: str, hop_seconds: float | None
     ) -> list[RecordingScores]:
-        """Hook: what [`score_recordings`] does once its options are checked."""
+        """Hook: score recordings after [`score_recordings`] has checked the options."""
         self.check_feature_extractor(feature_extractor)
         groups: dict[Any, list[int]] = {}
         for index, recording in enumerate(recordings):
@@ -347,18 +347,18 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
     def local_scorer(
         self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS, sampling_rate: int | None = None
     ) -> LocalScorer:
-        """What computes the quality of every half second, as the samples come; a new one for every recording.
+        """Return a scorer that computes the quality of every half second as samples arrive; every recording needs a new scorer.
 
         Args:
             feature_extractor: The checkpoint's feature extractor.
-            hop_seconds (`float`, *optional*, defaults to 0.5): Length of a stretch.
+            hop_seconds (`float`, *optional*, defaults to 0.5): Length of a scored stretch.
             sampling_rate (`int`, *optional*): Rate of the samples in Hz, for a model that takes any rate; 16000 if not given.
         """
         return PieceScorer(self, feature_extractor, hop_seconds, self.config.sampling_rate or sampling_rate or 16_000)
 
     @contextmanager
     def keep_frames(self) -> Iterator[dict[int, Any]]:
-        """Hook: while recordings are scored, keep what their [`local_scorer`] would compute again, by `id` of the recording."""
+        """Hook: while recordings are scored, keep what their [`local_scorer`] would compute again, by the recording's `id`."""
         yield {}
 
     def check_scoring_options(self, mode: str, hop_seconds: float | None) -> None:
@@ -372,7 +372,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         """Refuse an interval that this checkpoint cannot give.
 
         Raises:
-            ValueError: If it carries no calibration, one of other weights, or one that does not reach so far.
+            ValueError: If it has no calibration, one for other weights, or one that does not reach this coverage.
         """
         for name, calibration in (self.config.score_intervals or {}).items():
             if calibration.get("weights") and not self.has_weights(calibration["weights"]):
@@ -383,30 +383,30 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         check_intervals(self.config.score_intervals, coverage)
 
     def has_weights(self, digest: str) -> bool:
-        """Whether the weights have this digest; taken as true in half precision, where digests differ and scores hardly."""
+        """Whether the weights have this digest; always true in half precision, where digests differ but scores hardly do."""
         return self.dtype != torch.float32 or weights_digest(self) == digest
 
 
 def cut_rows(batch: torch.Tensor, lengths: torch.Tensor | None) -> list[torch.Tensor]:
-    """The rows of a batch `(B, T)` without their padding, `(length,)` each; all are whole if no lengths are given."""
+    """Return the rows of a batch `(B, T)` without padding, `(length,)` each; without `lengths`, all rows are whole."""
     return list(batch) if lengths is None else [row[: int(length)] for row, length in zip(batch, lengths.tolist(), strict=True)]
 
 
 def _refuse_integer_weights(name: str, model: PreTrainedModel, options: Mapping[str, Any]) -> None:
-    """Stop where whole numbers stand for weights: no checkpoint has them, a damaged or forged header has."""
+    """Refuse integer weights: no real checkpoint has them, only a damaged or forged header does."""
     hub_options = {option: options[option] for option in ("cache_dir", "revision", "token") if options.get(option) is not None}
     file = cached_file(name, "model.safetensors", local_files_only=True, _raise_exceptions_for_missing_entries=False, **hub_options)
     if file is None:  # in shards, or in memory
         return
     with safe_open(file, "pt") as weights:
-        for key in weights.keys():  # noqa: SIM118  # no dict
+        for key in weights.keys():  # noqa: SIM118  # not a dict
             kind = weights.get_slice(key).get_dtype()
             if not kind.startswith(("F", "BF")) and key in dict(model.named_parameters()):
                 raise ValueError(f"Expected floating-point weights in {name!r}, got {kind} for {key}: get the file anew.")
 
 
 def _refuse_unknown_options(config: Any) -> None:
-    """Stop where a newer hf_sqa wrote options that would be ignored here, with another score as the result."""
+    """Refuse a newer hf_sqa's options that this version would ignore, which would change the score."""
     written_by = getattr(config, "hf_sqa_version", None)
     if written_by is None or Version(written_by) <= Version(__version__):
         return
@@ -419,12 +419,12 @@ def _refuse_unknown_options(config: Any) -> None:
 
 
 def model_identity(model: PreTrainedModel, feature_extractor: Any, **scoring_options: Any) -> dict[str, str | None]:
-    """Identity of a score: equal identities give equal scores for the same recording.
+    """Return the identity of a score: equal identities give equal scores for the same recording.
 
     Args:
-        model (`PreTrainedModel`): The model, loaded.
+        model (`PreTrainedModel`): The loaded model.
         feature_extractor: Its feature extractor.
-        **scoring_options: Everything else that moves a score, such as `mode` and `hop_seconds`.
+        **scoring_options: Everything else that affects a score, such as `mode` and `hop_seconds`.
 
     Returns:
         `dict`: `id`, `revision` (commit on the Hub, `None` for a local folder), `weights` (SHA-256 over names, types and values,
@@ -445,7 +445,7 @@ def model_identity(model: PreTrainedModel, feature_extractor: Any, **scoring_opt
 
 
 def weights_digest(model: PreTrainedModel, with_form: bool = True) -> str:
-    """SHA-256 over names, types, shapes (these two only `with_form`) and values of all parameters and buffers, 16 characters."""
+    """Return 16 characters of a SHA-256 over names and values of parameters and buffers, and types and shapes if `with_form`."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update((f"{name} {tensor.dtype} {tuple(tensor.shape)}\n" if with_form else name).encode())

@@ -1,4 +1,4 @@
-"""What models return."""
+"""The output of models."""
 
 from dataclasses import dataclass
 

@@ -1,9 +1,9 @@
-"""What `import hf_sqa` does and gives: families and task registered with transformers, publishing handed to the models, names."""
+"""What `import hf_sqa` does: register families and task with transformers, give publishing to the models, offer all names."""
 
 from pathlib import Path
 from typing import Any
 
-import hf_sqa.torchaudio_loads  # noqa: F401  # first: it says what is wrong where transformers cannot be imported
+import hf_sqa.torchaudio_loads  # noqa: F401  # first: it explains why transformers cannot be imported, if so
 from hf_sqa.audio import AudioError as AudioError, load_recording as load_recording
 from hf_sqa.auto import AutoModelForAudioQuality as AutoModelForAudioQuality
 from hf_sqa.configuration import AudioQualityConfig as AudioQualityConfig
@@ -20,13 +20,13 @@ from hf_sqa.pipelines import (
 
 def compare(*sources: Any, **options: Any) -> Any:
     """Which system is better? See [`hf_sqa.scoring.comparison.compare`]."""
-    from hf_sqa.scoring.comparison import compare as compare_sources  # readers of corpora take their time
+    from hf_sqa.scoring.comparison import compare as compare_sources  # readers of corpora are slow to import
 
     return compare_sources(*sources, **options)
 
 
 def _publish(model: Any, repo_id: str, **options: Any) -> Any:
-    from hf_sqa.hub.publish import publish_model  # the client of the Hub and the cards take their time
+    from hf_sqa.hub.publish import publish_model  # the Hub's client and the cards are slow to import
 
     return publish_model(model, repo_id, **options)
 

@@ -1,7 +1,7 @@
-"""The blocks of speech encoders of transformers: where their attention and feed-forward are, and attention with fewer heads.
+"""The blocks of transformers' speech encoders: where their attention and feed-forward are, and attention with fewer heads.
 
-transformers' configurations have one number of heads for all blocks. A pruned encoder has `layer_num_heads` in its `encoder_config`
-beside it: the heads of every block, each as wide as before, so that the projections are narrower than the block.
+transformers' configurations have one number of heads for all blocks. The `encoder_config` of a pruned encoder also has
+`layer_num_heads`, the number of heads in every block. Heads keep their width, so projections become narrower than the block.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-#: Encoders whose attention takes the number of its heads from its projections. WavLM and Conformer add positions by head.
+#: Encoders whose attention takes its number of heads from its projections. WavLM's and Conformer's add positions head by head.
 HEADS_BY_BLOCK = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat", "whisper")
 
 
 @dataclass(frozen=True)
 class BlockParts:
-    """Names within a block."""
+    """Names of the modules in a block."""
 
     attention: str  # The attention, with `q_proj`, `k_proj`, `v_proj` and `out_proj`
     widening: str  # This and `narrowing` are the two linear layers of the feed-forward
@@ -29,12 +29,12 @@ WHISPER_PARTS = BlockParts("self_attn", "fc1", "fc2", "encoder_ffn_dim")
 
 
 def blocks_of(encoder: PreTrainedModel) -> Any:
-    """The blocks of an encoder; empty where they are not where wav2vec 2.0 and Whisper have them."""
+    """Return the blocks of an encoder; empty if they are not where wav2vec 2.0 and Whisper have them."""
     return getattr(getattr(encoder, "encoder", None), "layers", ())
 
 
 def parts_of(block: nn.Module) -> BlockParts | None:
-    """The names of a block's parts; `None` for a block with another feed-forward, such as Conformer's two."""
+    """Return the names of a block's parts; `None` for a block with another feed-forward, such as Conformer's two."""
     for parts in (WAV2VEC2_PARTS, WHISPER_PARTS):
         try:
             block.get_submodule(parts.widening)
@@ -62,7 +62,7 @@ def check_heads(encoder_config: PreTrainedConfig) -> None:
 
 
 def narrow_attention(encoder: PreTrainedModel, num_heads: list[int] | None) -> None:
-    """Give every block's attention so many heads, with weights to be loaded; `None` leaves the encoder as it is."""
+    """Give the attention of every block its number of heads; load weights afterwards. `None` leaves the encoder as it is."""
     if num_heads is None:
         return
     for block, count in zip(blocks_of(encoder), num_heads, strict=True):

@@ -1,4 +1,4 @@
-"""Speech encoders of fairseq (wav2vec 2.0, HuBERT; small and large): their architecture by their tensors, and their names."""
+"""Speech encoders of fairseq (wav2vec 2.0, HuBERT; small and large): their architecture, as tensors show it, and tensor names."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 
 from hf_sqa.blocks.foreign_checkpoint import renamed
 
-#: Attention heads of the published encoders by hidden size: base, large and XLS-R 300M, XLS-R 1B, XLS-R 2B. No tensor tells.
+#: Attention heads of the published encoders by hidden size: base, large and XLS-R 300M, XLS-R 1B, XLS-R 2B. No tensor shows them.
 NUM_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}
-#: Convolution kernels of all published encoders, and the strides that go with them. No tensor tells the strides.
+#: Convolution kernels of all published encoders, and their strides, which no tensor shows.
 CONV_KERNEL, CONV_STRIDE = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 #: Dropouts of fairseq's pre-training configurations, for group norm (small) and layer norm (large).
 DROPOUTS = {
     "group": {"hidden_dropout": 0.1, "attention_dropout": 0.1, "feat_proj_dropout": 0.1, "layerdrop": 0.05},
     "layer": {"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0},
 }
-#: Tensors of pre-training that the model has no use for.
+#: Tensors of pre-training that the model does not use.
 PRETRAINING_TENSORS = re.compile(
     r"^(mask_emb|label_embs_concat)$|^(quantizer|project_q|final_proj|input_quantizer|project_inp|target_glu)\."
 )
-#: Beginnings of names in transformers and in fairseq, and parts of the names within a block.
+#: Prefixes of names in transformers and in fairseq, and parts of the names within a block.
 FAIRSEQ_NAMES = {
     "feature_projection.layer_norm.": "layer_norm.",
     "feature_projection.projection.": "post_extract_proj.",
@@ -39,10 +39,10 @@ FAIRSEQ_BLOCK_NAMES = {
 
 
 def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -> dict[str, Any]:
-    """Architecture of a fairseq encoder for `AutoConfig.for_model`, as far as its tensors and published sizes tell.
+    """Infer the architecture of a fairseq encoder, for `AutoConfig.for_model`, from its tensors and the published sizes.
 
     Raises:
-        ValueError: If a tensor needed is missing, or if the sizes are none of the published ones and leave a choice.
+        ValueError: If a required tensor is missing, or if the sizes are not among the published ones and are ambiguous.
     """
 
     def shape(name: str) -> torch.Size:
@@ -56,7 +56,7 @@ def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -
     hidden_size, _ = shape("post_extract_proj.weight")
 
     def count(prefix: str) -> int:
-        """Number of the modules in a list, from 0 without gaps."""
+        """Return the number of modules in a list that is numbered from 0 without gaps."""
         return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
 
     num_layers = count("encoder.layers.")
@@ -86,7 +86,7 @@ def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -
         "layer_norm_eps": 1e-5,
         "feat_extract_norm": norm,
         "feat_extract_activation": "gelu",
-        # No tensor tells whether norms come before or after a block; in all published encoders it goes with this norm.
+        # No tensor shows whether norms come before or after a block; in all published encoders that goes with this norm.
         "do_stable_layer_norm": norm == "layer",
         "conv_dim": [channels for channels, _, _ in convs],
         "conv_kernel": list(kernels),
@@ -103,7 +103,7 @@ def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -
 
 
 def fairseq_name(name: str, grouped: bool) -> str:
-    """Name in fairseq of a tensor of transformers' encoder; `grouped` says whether its convolutions have group norm."""
+    """Return fairseq's name of a tensor in transformers' encoder; `grouped` says whether its convolutions have group norm."""
     if name.startswith("feature_extractor."):
         return name.replace(".conv.", ".0.").replace(".layer_norm.", ".2." if grouped else ".2.1.")
     name = renamed(name, FAIRSEQ_NAMES)

@@ -1,6 +1,6 @@
-"""Faults of a recording: stretches that sound unlike the rest of it, found and named by a small network of its own.
+"""Faults in a recording: stretches that sound unlike the rest of it, found and named by a small separate network.
 
-It hears no quality and gives no score; it was fitted to faults at known places by `train_scripts/fault_finder.py`.
+The network does not judge quality and gives no score; `train_scripts/fault_finder.py` fitted it to faults at known places.
 Shapes: M frames of 20 ms, N features, S steps of 80 ms, C channels, K kinds
 """
 
@@ -20,28 +20,28 @@ from transformers.audio_utils import mel_filter_bank
 
 from hf_sqa.blocks.timeline import Fault
 
-#: What the network tells apart. A band limit may be another codec's and the other way round.
+#: Kinds that the network distinguishes. It may take a codec for a band limit, and a band limit for a codec.
 KINDS = ("loss", "noise", "clipping", "codec", "gap", "band limit", "reverberation")
 SAMPLING_RATE = 16_000
 FRAME_SAMPLES, FRAMES_PER_STEP = 320, 4
 STEP_SECONDS = FRAME_SAMPLES * FRAMES_PER_STEP / SAMPLING_RATE
 NUM_BANDS, LOWEST_HZ, POWER_FLOOR = 32, 60.0, 1e-12
-#: Share of the peak of a frame that counts as being at the ceiling, and what counts as 0: less than half a step of 16 bits.
+#: Share of a frame's peak from which a sample is at the ceiling, and largest magnitude that counts as 0: under half a 16-bit step.
 CEILING, SMALLEST = 0.97, 1.5e-5
-#: Level against which all others are taken: so many of the frames of a segment are quieter.
+#: Percentile of the frame levels in a segment that is the reference for all levels.
 REFERENCE_PERCENTILE = 95
 NUM_FEATURES = NUM_BANDS + 4
 CHANNELS, TAPS, DILATIONS = 48, range(5), (1, 2, 4, 8)
-#: A long recording is looked at so many steps at a time, of which those at the edges are heard once more.
+#: Steps of a long recording that are processed together, and how many at each edge are processed again with the next segment.
 SEGMENT_STEPS, EDGE_STEPS = 375, 62
-#: Two faults with so few steps between them are one.
+#: Two faults with at most this many steps between them are joined.
 JOIN_STEPS = 4
-#: See [`stretches`]; chosen by `train_scripts/fault_finder.py` on talkers that the network was not fitted to.
+#: See [`stretches`]; chosen by `train_scripts/fault_finder.py` on talkers that the network was not trained on.
 SMOOTH_STEPS, CERTAIN, REACHES = 5, 0.85, 0.3
 
 
 class FaultNetwork(nn.Module):
-    """Frames to a decision for every step, which sees what is around it and the mean of the whole segment."""
+    """Network from frames to a decision for every step, which sees the steps around it and statistics of the whole segment."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class FaultNetwork(nn.Module):
         self.output = nn.Conv1d(CHANNELS, 1 + len(KINDS), 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """[`relative_features`] `(B, M, N)`, M a multiple of 4, to logits `(B, S, 1 + K)`, no fault first."""
+        """Map [`relative_features`] `(B, M, N)`, M a multiple of 4, to logits `(B, S, 1 + K)`, no fault first."""
         hidden = nn.functional.relu(self.frames(features.transpose(1, 2)))
         hidden = nn.functional.relu(self.steps(hidden))  # (B, C, S)
         weight = torch.softmax(self.weight(hidden), dim=-1)
@@ -62,7 +62,7 @@ class FaultNetwork(nn.Module):
         hidden = hidden + self.context(torch.cat([mean, spread], dim=1))[..., None]
         for by, layer in zip(DILATIONS, self.around, strict=True):
             padded, size = nn.functional.pad(hidden, (2 * by, 2 * by)), hidden.shape[-1]
-            # What a convolution with holes does, which torch computes three times as slowly.
+            # A dilated convolution, which torch computes three times as slowly.
             taps = [padded[..., tap * by : tap * by + size] for tap in TAPS]
             hidden = hidden + nn.functional.relu(layer(torch.cat(taps, dim=1)))
         return self.output(hidden).transpose(1, 2)
@@ -70,7 +70,7 @@ class FaultNetwork(nn.Module):
 
 @cache
 def _bands() -> torch.Tensor:
-    """Filters `(bins, bands)`, each the mean power of a band."""
+    """Return filters `(bins, bands)` that give the mean power in each band."""
     bands = mel_filter_bank(
         FRAME_SAMPLES // 2 + 1, NUM_BANDS, min_frequency=LOWEST_HZ, max_frequency=SAMPLING_RATE / 2, sampling_rate=SAMPLING_RATE
     )
@@ -85,10 +85,10 @@ def _window() -> torch.Tensor:
 
 @torch.inference_mode()
 def frame_features(samples: np.ndarray) -> np.ndarray:
-    """Features `(M, N)` of every frame of 20 ms.
+    """Return features `(M, N)`, a row for every frame of 20 ms.
 
-    Levels in dB of the bands and of the frame; then the shares of its samples at the ceiling of the frame, and of those that are 0,
-    and its crest factor in dB.
+    These are the levels in dB of the bands and of the frame, then the shares of its samples that are at the ceiling of the frame
+    and that are 0, and its crest factor in dB.
     """
     frames = torch.from_numpy(samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES]).unflatten(0, (-1, FRAME_SAMPLES))
     parts = torch.view_as_real(torch.fft.rfft(frames * _window())).square()
@@ -96,7 +96,7 @@ def frame_features(samples: np.ndarray) -> np.ndarray:
 
 
 def features_of(frames: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """[`frame_features`] of frames `(M, 320)` and the power of their bands, `(M, 32)`."""
+    """Return the [`frame_features`] of frames `(M, 320)` from them and the power in their bands, `(M, 32)`."""
     magnitude = frames.abs()
     peak = magnitude.amax(dim=1)
     level = _decibels(magnitude.square().mean(dim=1))
@@ -105,29 +105,29 @@ def features_of(frames: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
 
 
 def _decibels(power: torch.Tensor) -> torch.Tensor:
-    """In dB, with a floor. It is not added to the power: the exporter of graphs takes so small a number for 0."""
+    """Convert power to dB, with a floor, which is not added to the power: the exporter of graphs takes so small a number for 0."""
     return 10 * (power / POWER_FLOOR + 1).log10() + 10 * math.log10(POWER_FLOOR)
 
 
 def _share(is_so: torch.Tensor) -> torch.Tensor:
-    """Share of the samples of each frame of which it is so, `(M, 1)`."""
+    """Return the share of samples in each frame for which `is_so` is true, `(M, 1)`."""
     return is_so.to(torch.int8).sum(dim=1, keepdim=True) / FRAME_SAMPLES
 
 
 def relative_features(features: np.ndarray) -> np.ndarray:
-    """Levels relative to the loud frames of the segment, all on scales near 1."""
+    """Return features with levels relative to the loud frames of the segment, all on scales near 1."""
     return relative_to(float(np.percentile(features[:, NUM_BANDS], REFERENCE_PERCENTILE)), torch.from_numpy(features)).numpy()
 
 
 def relative_to(reference: torch.Tensor | float, features: torch.Tensor) -> torch.Tensor:
-    """[`relative_features`] where the level of the loud frames is known."""
+    """Return [`relative_features`] if the level of the loud frames is known."""
     levels = (features[:, : NUM_BANDS + 1] - reference + 30) / 20
     ceiling, zeros, crest = features[:, NUM_BANDS + 1 :].unbind(dim=1)
     return torch.cat([levels.clamp(min=-4), torch.stack([5 * ceiling, zeros, (crest - 10) / 5], dim=1)], dim=1)
 
 
 class FaultGraph(nn.Module):
-    """What [`FaultFinder`] computes of a segment, without what graphs have not: samples in, decisions out."""
+    """What [`FaultFinder`] computes for a segment, in operations that graphs have: samples in, decisions out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,13 +143,13 @@ class FaultGraph(nn.Module):
             steps (`torch.Tensor` of shape `(S, 1280)`): The samples of each step of 80 ms, at 16 kHz.
 
         Returns:
-            `torch.Tensor` of shape `(S, 1 + K)`: As [`decisions`].
+            `torch.Tensor` of shape `(S, 1 + K)`: As from [`decisions`].
         """
         frames = steps.reshape(-1, FRAME_SAMPLES)
         power = (frames @ self.cosines).square() + (frames @ self.sines).square()
         features = features_of(frames, power @ self.bands)
         levels = features[:, NUM_BANDS].sort().values
-        # As np.percentile, between two levels; the graph of torch.quantile gives NaN in onnxruntime.
+        # As np.percentile, interpolated between two levels; a graph of torch.quantile gives NaN in onnxruntime.
         rank = torch.arange(levels.shape[0])
         weight = (1 - (rank - REFERENCE_PERCENTILE / 100 * rank[-1]).abs()).clamp(min=0)
         reference = (weight * levels).sum()
@@ -157,9 +157,9 @@ class FaultGraph(nn.Module):
 
 
 class FaultFinder:
-    """Takes the samples of a recording in portions, says at the end where it is unlike the rest.
+    """Finder that takes the samples of a recording in portions, and says at the end where it sounds unlike the rest.
 
-    The memory grows with the recording by eight numbers a step only.
+    The memory grows by only eight numbers per step of the recording.
     """
 
     def __init__(self, sampling_rate: int):
@@ -175,7 +175,7 @@ class FaultFinder:
         self._take(samples if self._resampler is None else self._resampler.resample_chunk(samples))
 
     def close(self) -> list[Fault]:
-        """The faults, in order, after the last samples."""
+        """Return the faults in order; call this after the last samples."""
         if self._resampler is not None:
             self._take(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
         usable = len(self._frames) // FRAMES_PER_STEP * FRAMES_PER_STEP
@@ -201,15 +201,15 @@ class FaultFinder:
 
 @torch.inference_mode()
 def decisions(network: FaultNetwork, features: np.ndarray) -> np.ndarray:
-    """Probabilities `(S, 1 + K)` of no fault, and of every kind, in a segment whose frames are given."""
+    """Return the probabilities `(S, 1 + K)` of no fault and of every kind, from the features of the frames in a segment."""
     return torch.softmax(network(torch.from_numpy(relative_features(features))[None])[0], dim=-1).numpy()
 
 
 def stretches(decided: np.ndarray, certain: float = CERTAIN, reaches: float = REACHES) -> list[Fault]:
-    """Faults from the [`decisions`] `(S, 1 + K)` about the steps of a recording.
+    """Return the faults in a recording from the [`decisions`] `(S, 1 + K)` on its steps.
 
-    In every fault, the mean over five steps of the probability of any fault rises to `certain`; the fault goes as far as the
-    probability stays above `reaches`.
+    A fault extends as far as the probability of any fault stays above `reaches`. Somewhere in it, the mean of this probability over
+    five steps must reach `certain`.
     """
     of_any = 1 - decided[:, 0]
     smooth = np.convolve(of_any, np.full(SMOOTH_STEPS, 1 / SMOOTH_STEPS), "same") if len(of_any) >= SMOOTH_STEPS else of_any
@@ -229,7 +229,7 @@ def stretches(decided: np.ndarray, certain: float = CERTAIN, reaches: float = RE
 
 @cache
 def load_network() -> FaultNetwork:
-    """The network of the package."""
+    """Return the network that comes with the package."""
     network = FaultNetwork()
     network.load_state_dict(load_file(Path(str(files("hf_sqa"))) / "assets" / "local" / "faults.safetensors"))
     return network.eval()

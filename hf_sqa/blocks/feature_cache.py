@@ -1,10 +1,9 @@
-"""Features of a frozen speech encoder, computed once a recording and kept in a folder: epochs, seeds and studies share them.
+"""Features of a frozen speech encoder, computed once per recording and kept in a folder: epochs, seeds and studies share them.
 
-A recipe names the folder by `training.feature_cache`; outside of training the environment variable `HF_SQA_FEATURE_CACHE` does.
-Without either nothing is kept. A file is found again by the weights and the configuration of the encoder, by the layers and the
-precision, and by the samples it saw, so that another encoder, a random crop or a changed recording never gets the features of
-another. Files are whole or absent; one that cannot be read is computed again. A folder that is full takes no more, and what it
-lacks is computed as usual.
+A recipe names the folder as `training.feature_cache`; outside training, the environment variable `HF_SQA_FEATURE_CACHE` does.
+Without either, nothing is kept. Files are named after the encoder's weights and configuration, the layers, the precision, and the
+samples, so that another encoder, a random crop or a changed recording never gets wrong features. Files are complete or absent;
+one that cannot be read is computed again. A full folder takes no more files, and features that it lacks are computed as usual.
 Shapes:   B batch, T samples, F frames, D hidden size, L layers
 """
 
@@ -27,17 +26,17 @@ from hf_sqa.blocks.speech_encoder import all_layers, last_hidden_state, takes_sp
 from hf_sqa.runs import whole_file
 
 VARIABLE = "HF_SQA_FEATURE_CACHE"
-#: Bytes that a folder may hold, where nobody says otherwise.
+#: Largest number of bytes in a folder by default.
 MAX_BYTES = 50 * 10**9
 
 _digests: WeakKeyDictionary[PreTrainedModel, tuple[tuple[int, ...], str]] = WeakKeyDictionary()
 
 
 class FeatureFolder:
-    """A folder of features that holds so many bytes at most; it is made when the first features are kept.
+    """A folder of features with a largest number of bytes; it is created when the first features are kept.
 
-    Several processes may share it; each counts what was there when it began and what it adds. `num_read` and `num_computed` count
-    the recordings whose features were found, and whose were computed.
+    Several processes may share it; each counts the bytes present when it began and those that it adds. `num_read` and
+    `num_computed` count the recordings whose features were found and those whose features were computed.
     """
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES):
@@ -47,7 +46,7 @@ class FeatureFolder:
         self._is_full = False
 
     def read(self, name: str) -> np.ndarray | None:
-        """The features of that name; `None` if there are none that can be read."""
+        """Return the features with that name; `None` if there are none or they cannot be read."""
         try:
             features: np.ndarray = np.load(self.path / name)
         except (OSError, ValueError, EOFError):
@@ -75,16 +74,16 @@ class FeatureFolder:
         self.num_bytes += features.nbytes
 
 
-#: The folder in use, and those that the environment named.
+#: The folder in use, and those that the environment variable named.
 _in_use: list[FeatureFolder | None] = []
 _of_environment = functools.cache(FeatureFolder)
 
 
 @contextlib.contextmanager
 def kept_features(path: Path | None, max_bytes: int = MAX_BYTES) -> Iterator[FeatureFolder | None]:
-    """Within the block, features of frozen encoders are kept in this folder, whatever the environment names.
+    """Keep features of frozen encoders in this folder within the block, whatever the environment variable names.
 
-    `None` keeps nothing, and every encoder computes: for those who watch its layers.
+    `None` keeps nothing, so that every encoder computes its features: for code that watches the layers.
     """
     folder = None if path is None else FeatureFolder(path, max_bytes)
     _in_use.append(folder)
@@ -95,10 +94,10 @@ def kept_features(path: Path | None, max_bytes: int = MAX_BYTES) -> Iterator[Fea
 
 
 def encoder_features(encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """An encoder's output `(B, F, D)`, from the folder where it is there.
+    """Return an encoder's output `(B, F, D)`, from the folder if it is there.
 
-    The features are kept if the encoder is in evaluation and has no parameter to train; each recording is then computed alone,
-    which changes its features by rounding at most. Frames of padding mean nothing.
+    Features are kept if the encoder is in evaluation mode and has no trainable parameter; each recording is then computed alone,
+    which changes its features by rounding at most. Frames of padding are meaningless.
     """
     folder = _folder_for(encoder)
     if folder is None:
@@ -109,7 +108,7 @@ def encoder_features(encoder: PreTrainedModel, inputs: torch.Tensor, attention_m
 def encoder_layers(
     encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None, layers: Sequence[int]
 ) -> list[torch.Tensor]:
-    """Some layers of an encoder, `(B, F, D)` each, from the folder where they are there; see [`encoder_features`]."""
+    """Return some layers of an encoder, `(B, F, D)` each, from the folder if they are there; see [`encoder_features`]."""
     folder = _folder_for(encoder)
     if folder is None:
         hidden_states = all_layers(encoder, inputs, attention_mask)
@@ -118,7 +117,7 @@ def encoder_layers(
 
 
 def _folder_for(encoder: PreTrainedModel) -> FeatureFolder | None:
-    """Where to keep the features of an encoder; `None` if they are not to be kept."""
+    """Return the folder for the features of an encoder; `None` if they must not be kept."""
     folder, named = _in_use[-1] if _in_use else None, os.environ.get(VARIABLE)
     if not _in_use and named:
         folder = _of_environment(Path(named))
@@ -134,7 +133,7 @@ def _features(
     layers: tuple[int, ...] | None,
     folder: FeatureFolder,
 ) -> torch.Tensor:
-    """Features `(L, B, F, D)`; L is 1 for the encoder's own output (`layers=None`)."""
+    """Return features `(L, B, F, D)`; L is 1 for the encoder's own output (`layers=None`)."""
     lengths = [inputs.shape[1]] * len(inputs) if attention_mask is None else attention_mask.sum(dim=1).tolist()
     rows = [_features_of_one(encoder, row[: int(length)], layers, folder) for row, length in zip(inputs, lengths, strict=True)]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True).permute(2, 0, 1, 3)
@@ -143,7 +142,7 @@ def _features(
 def _features_of_one(
     encoder: PreTrainedModel, samples: torch.Tensor, layers: tuple[int, ...] | None, folder: FeatureFolder
 ) -> torch.Tensor:
-    """Features `(F, L, D)` of one recording `(T,)`."""
+    """Return the features `(F, L, D)` of one recording `(T,)`."""
     content = samples.detach().cpu().contiguous()
     device = samples.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else encoder.dtype
@@ -165,7 +164,7 @@ def _features_of_one(
 
 
 def _digest_of(encoder: PreTrainedModel) -> str:
-    """Twenty digits that differ where weights, buffers or configuration do, computed again after a tensor has changed."""
+    """Return a 20-digit digest of weights, buffers and configuration, computed again after a tensor has changed."""
     tensors = encoder.state_dict(keep_vars=True)
     versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors.values())
     known = _digests.get(encoder)
@@ -180,5 +179,5 @@ def _digest_of(encoder: PreTrainedModel) -> str:
     return _digests[encoder][1]
 
 
-#: Entries of a configuration that do not change what is computed.
+#: Entries of a configuration that do not affect the features.
 NOT_COMPUTED_WITH = ("_name_or_path", "transformers_version", "dtype", "architectures", "checkpoint_name")

@@ -1,4 +1,4 @@
-"""Files of other toolkits' `torch.save`, read without running anything they name.
+"""Read files that other toolkits wrote by `torch.save`, without running anything they name.
 
 A pickle is a program. What weights need (tensors, plain containers) is built; what a training script left beside them (dates, data
 frames, configurations) becomes an `InertRecord`; any other name is refused before it is imported.
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-#: What a file may really build.
+#: Objects that a file may really build.
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("collections", "defaultdict"): defaultdict,
@@ -28,7 +28,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
 STORAGES = {
     f"{kind}Storage": getattr(torch, f"{kind}Storage") for kind in ("Float", "Double", "Half", "Long", "Int", "Byte", "Bool")
 }
-#: Packages whose objects become inert records, and single names beside them that old pickles need.
+#: Packages whose objects become inert records, and single names that old pickles need as well.
 INERT = re.compile(
     r"(argparse|datetime|enum|fairseq|hydra|numpy|omegaconf|pandas|pathlib|pytorch_lightning|typing)(\..+)?"
     r"|_codecs\.encode|builtins\.slice|copyreg\._reconstructor"
@@ -36,7 +36,7 @@ INERT = re.compile(
 
 
 class InertRecord:
-    """Stands for an object that is not built, and for whatever is done to it; keeps its attributes, runs none of its code."""
+    """Stand-in for an object that is not built: it accepts what is done to the object, keeps attributes, runs no code of it."""
 
     def __init__(self, *_args: Any, **_kwargs: Any):
         pass
@@ -47,17 +47,17 @@ class InertRecord:
                 self.__dict__.update({str(name): value for name, value in part.items()})
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Entries of dict subclasses are dropped."""
+        """Drop the entry of a dict subclass."""
 
     def append(self, value: Any) -> None:
-        """Elements of list subclasses are dropped."""
+        """Drop the element of a list subclass."""
 
     def extend(self, values: Any) -> None:
-        """Elements of list subclasses are dropped."""
+        """Drop the elements of a list subclass."""
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Builds what `ALLOWED` names, makes inert records of what `INERT` matches, refuses the rest."""
+    """Unpickler that builds what `ALLOWED` names, makes inert records of what `INERT` matches, and refuses the rest."""
 
     def find_class(self, module: str, name: str) -> Any:
         # Protocol 2 writes the names of Python 2.
@@ -77,7 +77,7 @@ def read_foreign_checkpoint(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no such file, is cut short, or names anything else; nothing of it was imported or run.
+        ValueError: If it is not such a file, is truncated, or names anything else; nothing in it is imported or run.
     """
     path = Path(path)
     if not path.is_file():
@@ -97,7 +97,7 @@ def read_foreign_checkpoint(path: str | Path) -> Any:
     )
     try:
         return torch.load(path, map_location="cpu", pickle_module=restricted, weights_only=False)
-    except Exception as error:  # a corrupt pickle raises any kind
+    except Exception as error:  # a corrupt pickle may raise any exception
         raise ValueError(
             f"Cannot read {path} as weights ({type(error).__name__}: {error}). Objects named there are neither imported nor run; "
             "use the file as its authors published it, or have them save the tensors alone."
@@ -105,7 +105,7 @@ def read_foreign_checkpoint(path: str | Path) -> Any:
 
 
 def tensors_of(content: Any, path: Path, entry: str | None = None) -> dict[str, torch.Tensor]:
-    """The tensors by name that the content of a checkpoint is, or has as an entry."""
+    """Return the tensors of a checkpoint by name; its content is such a dict, or has it as `entry`."""
     nested = f", or one with such a dict as the entry {entry!r}," if entry else ""
     tensors = content.get(entry, content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
@@ -117,7 +117,7 @@ def tensors_of(content: Any, path: Path, entry: str | None = None) -> dict[str, 
 
 
 def renamed(name: str, prefixes: Mapping[str, str]) -> str:
-    """The name with the first beginning that is in `prefixes` replaced; as it is if there is none."""
+    """Return the name with the first prefix that matches replaced; unchanged if none matches."""
     ours = next((ours for ours in prefixes if name.startswith(ours)), "")
     return prefixes.get(ours, "") + name.removeprefix(ours)
 
@@ -130,14 +130,14 @@ def converted_tensors(
     layout: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, tensor: tensor,
     may_stay: Callable[[str], Any] = lambda source: False,
 ) -> dict[str, torch.Tensor]:
-    """Tensors of a foreign checkpoint under our names; every tensor of both sides is accounted for.
+    """Return the tensors of a foreign checkpoint under our names; every tensor on both sides must be accounted for.
 
     Args:
-        original, expected (mapping): The checkpoint's tensors by their names there; the model's that it gives, by ours.
-        source_of (callable): The name in the checkpoint of the tensor that gives one of ours.
-        what (`str`): What the file should be, for messages: `"a Distill-MOS v7 checkpoint"`.
-        layout (callable, *optional*): Brings a tensor to the layout of ours, by our name.
-        may_stay (callable, *optional*): Says of a tensor's name whether it may be left over.
+        original, expected (mapping): The checkpoint's tensors by their original names; the model's tensors to replace, by ours.
+        source_of (callable): Returns the name in the checkpoint of the tensor with one of our names.
+        what (`str`): What the file should be, for error messages: `"a Distill-MOS v7 checkpoint"`.
+        layout (callable, *optional*): Returns a tensor in our layout, given our name and the tensor.
+        may_stay (callable, *optional*): Says whether the checkpoint's tensor of a name may be left over.
 
     Raises:
         ValueError: If a tensor is missing, unknown or of another shape; the message names it.
@@ -162,9 +162,9 @@ def converted_tensors(
 
 
 def published_name(name: str) -> str:
-    """Name, in the state dicts of XLS-R-SQA and Distill-MOS, of the tensor that feeds one of [`SQATransformer`].
+    """Return the name that a tensor of [`SQATransformer`] has in the state dicts of XLS-R-SQA and Distill-MOS.
 
-    Queries, keys and values are one tensor there, `self_attn.in_proj_weight` or `_bias`, with the rows in this order.
+    There, queries, keys and values are one tensor, `self_attn.in_proj_weight` or `_bias`, with the rows in this order.
     """
     if not name.startswith("layers."):
         return renamed(name, PUBLISHED_NAMES)
@@ -173,12 +173,12 @@ def published_name(name: str) -> str:
 
 
 def split_in_proj(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """The rows of a published `in_proj` that are queries, keys or values, if `name` asks for these; else the whole tensor."""
+    """Return the rows of a published `in_proj` for queries, keys or values if `name` is one of them; else the whole tensor."""
     is_part = ".self_attn." in name and "out_proj" not in name
     return tensor.chunk(3)["qkv".index(name.split(".")[-2][0])] if is_part else tensor
 
 
-#: Beginnings of names here and in the published state dicts, within a transformer and within one of its layers.
+#: Prefixes of names here and in the published state dicts, within a transformer and within one of its layers.
 PUBLISHED_NAMES = {
     "feature_norm.": "norm_input.",
     "projection_norm.": "transformer.norm.",

@@ -1,4 +1,4 @@
-"""Linear layers, convolutions and LSTMs: how torch starts their weights, and whether the weights are all that they are."""
+"""Linear layers, convolutions and LSTMs: torch's initial weights, and whether a layer is only its weights."""
 
 import math
 
@@ -7,19 +7,19 @@ from transformers import initialization as init
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether weight and bias are all that a linear layer or a convolution is.
+    """Whether a linear layer or a convolution consists of weight and bias alone.
 
-    One that an adapter wraps is not: its `weight` is that of the base, and only a call adds what the adapter learned. Such a layer
-    also hides attributes such as `stride` and `padding`.
+    A layer that an adapter wraps does not: its `weight` is that of the base, and only a call adds what the adapter learned. It also
+    hides attributes such as `stride` and `padding`.
     """
     return type(layer) in (nn.Linear, nn.Conv2d)
 
 
 def start_as_torch(module: nn.Module) -> None:
-    """Draw weights and biases of a linear layer, a convolution or an LSTM as torch does, in place; the originals start so.
+    """Initialise a linear layer, a convolution or an LSTM in place as torch does; the original models start this way.
 
-    They are uniform within one over the root of what a unit reads, or of the LSTM's width. transformers' initialisers, by which
-    they are drawn, leave weights alone that were loaded.
+    Values are uniform within plus or minus 1 / sqrt(inputs of a unit), for an LSTM 1 / sqrt(width). transformers' initialisers,
+    which draw them, leave loaded weights alone.
     """
     size = module.hidden_size if isinstance(module, nn.LSTM) else module.weight[0].numel()
     bound = 1 / math.sqrt(size)

@@ -1,6 +1,6 @@
-"""Quality of a recording from half second to half second, computed as the samples come: the same numbers from a file and live.
+"""Quality of every half second of a recording, computed as samples arrive: the same numbers from a file and live.
 
-A point needs what is heard a second or two later, and the memory does not grow with the recording.
+A point needs the audio of the next second or two. Memory does not grow with the recording.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 
 from hf_sqa.audio import AudioError, load_recording
 
-#: Distance of two points.
+#: Distance between two points.
 HOP_SECONDS = 0.5
-#: Samples are looked at in slices, so that a whole recording given at once takes no more memory than its parts.
+#: Samples are processed in slices, so that a whole recording given at once takes no more memory than its parts.
 SLICE_SECONDS = 15.36
 LEVEL_SECONDS = 0.02
-#: Speech lies within this of the loudest 20 ms, a maximum that falls slowly, and above a floor that is silence in any recording.
+#: Speech is within this range of the loudest 20 ms, a maximum that falls slowly, and above a floor that is silence anywhere.
 ACTIVE_RANGE_DB, MAXIMUM_FALLS_DB_PER_SECOND, FLOOR_DBFS = 35.0, 0.5, -75.0
-#: A stretch with less activity than this around it is silent: it gets no score.
+#: A stretch is silent and gets no score if the active share of the audio around it is smaller than this.
 LEAST_ACTIVE_SHARE = 0.2
 
 
@@ -34,16 +34,16 @@ class LocalScore:
 
 
 class LocalScorer:
-    """Takes samples in any portions, gives the scores of stretches as soon as what follows them has been heard.
+    """Scorer that takes samples in any portions, and gives the scores of stretches as soon as enough of what follows is known.
 
     Args:
-        sampling_rate (`int`): Of the samples, in Hz.
+        sampling_rate (`int`): Rate of the samples in Hz.
         hop_seconds (`float`, *optional*, defaults to 0.5): Length of a stretch.
     """
 
-    method = ""  # How, in a few words for small print
-    half_seconds = 0.0  # A score is about so much to either side of the middle of its stretch
-    is_cheap = False  # Whether it takes less time than the score of the recording
+    method = ""  # Short description of the method, for small print
+    half_seconds = 0.0  # A score covers this much audio on either side of the middle of its stretch
+    is_cheap = False  # Whether it takes less time than scoring the recording
 
     def __init__(self, sampling_rate: int, hop_seconds: float = HOP_SECONDS):
         if not 0.1 <= hop_seconds <= 10:
@@ -54,9 +54,9 @@ class LocalScorer:
         self._activity = _Activity(sampling_rate)
 
     def feed(self, samples: np.ndarray, last: bool = False) -> list[LocalScore]:
-        """Take the next samples `(num_samples,)`, mono float32 at the sampling rate; return the stretches that are known now.
+        """Take the next samples `(num_samples,)`, mono float32 at the sampling rate; return the stretches that are now known.
 
-        `last` says that none follow: the same as [`close`] afterwards, in less time.
+        With `last=True` no samples follow: this does the same as a call of [`close`] afterwards, in less time.
         """
         found: list[LocalScore] = []
         step = round(SLICE_SECONDS * self.sampling_rate)
@@ -70,14 +70,14 @@ class LocalScorer:
         return found
 
     def give(self, starts: Sequence[int], scores: np.ndarray, frames: Any = None) -> None:
-        """Hook: take what the model computed for the score of the recording, so that it is not computed again.
+        """Hook: take over what the model computed for the score of the recording, so that it is not computed again.
 
-        These are scores `(num_windows, num_labels)` of windows by their first samples, and what
+        `starts` are first samples of windows, `scores` `(num_windows, num_labels)` are theirs, and `frames` is what
         [`~hf_sqa.modeling.AudioQualityPreTrainedModel.keep_frames`] kept of the first window.
         """
 
     def close(self) -> list[LocalScore]:
-        """The stretches at the end, after the last samples."""
+        """Return the stretches at the end; call this after the last samples."""
         self._take(np.zeros(0, np.float32), last=True)
         return self._points(self.num_samples, last=True)
 
@@ -85,15 +85,15 @@ class LocalScorer:
         raise NotImplementedError
 
     def _known_samples(self) -> int:
-        """Samples from the beginning about which everything is known."""
+        """Return the number of samples, from the beginning, that are completely processed."""
         return self.num_samples
 
     def _scores(self, first: int, end: int) -> np.ndarray | None:
-        """Scores of what is heard from one sample to another."""
+        """Return the scores of the audio between two samples."""
         raise NotImplementedError
 
     def _forget(self, sample: int) -> None:
-        """Hook: nothing before this sample is asked for again."""
+        """Hook: forget what lies before this sample, which is not needed any more."""
 
     def _points(self, known: int, last: bool) -> list[LocalScore]:
         found: list[LocalScore] = []
@@ -115,10 +115,10 @@ class LocalScorer:
 
 
 class PieceScorer(LocalScorer):
-    """For every model: pieces of two seconds, each scored as a recording of its own.
+    """Local scorer for any model: pieces of two seconds, each scored as a recording of its own.
 
-    A model of fixed windows hears the piece again and again until its window is full: filled up with silence, the scores of short
-    pieces lie 0.8 MOS below those of full windows, repeated 0.3.
+    A model with fixed windows gets the piece repeated until its window is full: scores of short pieces are 0.8 MOS lower than those
+    of full windows if silence fills the window, and 0.3 if repetitions do.
     """
 
     half_seconds = 1.0
@@ -139,7 +139,7 @@ class PieceScorer(LocalScorer):
         try:
             recording = load_recording({"array": piece, "sampling_rate": self.sampling_rate}, sampling_rate=self.sampling_rate)
         except AudioError:
-            return None  # it holds nothing to judge
+            return None  # nothing in it to judge
         return self._model.score_recordings([recording], self._extractor)[0].scores
 
     def _forget(self, sample: int) -> None:
@@ -148,7 +148,7 @@ class PieceScorer(LocalScorer):
 
 
 class _Activity:
-    """Which stretches of 20 ms are active, by their level."""
+    """Activity of stretches of 20 ms, by their level."""
 
     def __init__(self, sampling_rate: int):
         self._step = max(1, round(LEVEL_SECONDS * sampling_rate))
@@ -165,7 +165,7 @@ class _Activity:
         frames = samples[:usable].reshape(-1, self._step)
         power = np.einsum("ij,ij->i", frames, frames) / self._step - np.square(frames.mean(axis=1))
         levels = 10 * np.log10(np.maximum(power.astype(np.float64), 0) + 1e-12)
-        # A maximum that falls with time is one that does not, of levels that rise with time.
+        # A maximum that falls with time is a constant one over levels that rise with time.
         number = self._first + len(self._active)
         rise = MAXIMUM_FALLS_DB_PER_SECOND * LEVEL_SECONDS * np.arange(number, number + len(levels))
         maxima = np.maximum.accumulate(np.concatenate([[self._maximum], levels + rise]))
@@ -174,7 +174,7 @@ class _Activity:
         self._active = np.concatenate([self._active, active])
 
     def share(self, first: int, end: int) -> float:
-        """Active share from one sample to another; of a stretch under 20 ms, 0."""
+        """Return the active share between two samples; 0 for less than 20 ms."""
         begin, stop = first // self._step - self._first, end // self._step - self._first
         chosen = self._active[max(0, begin) : max(0, stop)]
         return float(np.count_nonzero(chosen)) / len(chosen) if len(chosen) else 0.0

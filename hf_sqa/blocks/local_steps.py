@@ -1,6 +1,6 @@
-"""Local quality by a network that gives a score and a weight for every step of some tens of milliseconds; needs no torch.
+"""Local quality from a network that gives a score and a weight for every step of some tens of milliseconds; needs no torch.
 
-How a recording is cut into what the network hears, and where the curve lies, are the same whatever runs the network.
+How a recording is cut for the network, and at which level the curve lies, do not depend on what runs the network.
 """
 
 from __future__ import annotations
@@ -16,52 +16,52 @@ import numpy as np
 
 from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScore, LocalScorer
 
-#: Steps that are computed together, and how many such chunks the peak is taken of: as long as a window of the model.
+#: Steps in a chunk, which are computed together, and chunks over which the peak is taken: as long as a window of the model.
 CHUNK_STEPS, PEAK_CHUNKS = 12, 8
-#: Peaks are rounded up to the next of so many in an octave, so that neighbours have the same one and are computed together.
+#: Peaks are rounded up to this many values per octave, so that neighbours have the same peak and are computed together.
 PEAKS_PER_OCTAVE = 1
-#: The level of the curve is measured on the first window and then on one of so many.
+#: The level of the curve is measured on the first window and then on one window in this many.
 LEVEL_EVERY_WINDOWS = 4
 
 
 @dataclass(frozen=True)
 class StepCut:
-    """How a recording is cut, in samples, and what the model gives."""
+    """How a recording is cut, in samples, and facts about the model's scores."""
 
     step: int
-    margin: int  # What the network hears to either side of a chunk
-    window: int  # What the model gives one score to
+    margin: int  # Audio that the network needs on either side of a chunk
+    window: int  # Audio that the model gives one score
     doubt: tuple[float, float]  # See `CurveLevel`
-    ends: tuple[float, float] = (1.0, 5.0)  # Of the scale
+    ends: tuple[float, float] = (1.0, 5.0)  # Ends of the scale
 
     @property
     def chunk(self) -> int:
-        """Samples of a chunk."""
+        """Samples in a chunk."""
         return CHUNK_STEPS * self.step
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All numbers that another program needs to cut and to lay the curve in the same way, for JSON."""
+        """All numbers that another program needs to cut recordings and to shift the curve in the same way, for JSON."""
         level = {"window": self.window, "every_windows": LEVEL_EVERY_WINDOWS, "doubt": list(self.doubt), "ends": list(self.ends)}
         cut = {"step": self.step, "chunk": self.chunk, "margin": self.margin}
         return {**cut, "peak_chunks": PEAK_CHUNKS, "peaks_per_octave": PEAKS_PER_OCTAVE, "level": level}
 
     @classmethod
     def of_settings(cls, settings: dict[str, Any]) -> StepCut:
-        """The same from [`settings`]."""
+        """Build this from [`settings`]."""
         level = settings["level"]
         return cls(settings["step"], settings["margin"], level["window"], tuple(level["doubt"]), tuple(level["ends"]))
 
 
 class CurveLevel:
-    """Lays the curve where the model itself scores: what a network hears in short steps is a whole talker too high or too low.
+    """Shift of the curve to the model's own scores: scores of short steps are too high or too low for a whole talker.
 
-    A window has a score by the model; the mean of its points should be that score. The difference is known with a doubt, which
-    grows with the variance of these points, because the score of a window with a fault in it is not the mean of its parts. The
-    curve is shifted by the mean of all differences so far, each weighted by one over its doubt, and 0 weighted by 1.
+    The mean of a window's points should be the model's score of the window. The difference is uncertain; its variance, the doubt,
+    grows with the variance of the points, because the score of a window with a fault in it is not the mean of its parts. The curve
+    is shifted by the mean of all differences so far, each with the weight 1 / doubt, and of a 0 with the weight 1.
 
-    `score` gives that of the samples of a window, `window` of them. `doubt` is that of a window whose points are all alike, and
-    what a variance of one point adds; in the variance of the differences between recordings.
+    `score` gives the model's score of `window` samples. `doubt` holds the doubt of a window whose points are all equal, and what a
+    variance of 1 among its points adds, both in units of the variance of the differences between recordings.
     """
 
     def __init__(self, score: Callable[[np.ndarray], float], window: int, doubt: tuple[float, float]):
@@ -75,26 +75,26 @@ class CurveLevel:
 
     @property
     def end(self) -> int:
-        """Where the window ends that is measured next, in samples."""
+        """End of the window that is measured next, in samples."""
         return self.start + self._window
 
     @property
     def shift(self) -> float:
-        """What is added to the curve, in MOS points."""
+        """What to add to the curve, in MOS points."""
         return self._sum / (1 + self._weight)
 
     def hear(self, samples: np.ndarray, first: int) -> None:
-        """Take the next samples, the first of which has this number."""
+        """Take the next samples; `first` is the number of the first of them."""
         piece = samples[max(0, self.start - first) :]
         if len(piece):
             self._samples.append(piece)
 
     def add(self, value: float) -> None:
-        """Take the value of a point of the window."""
+        """Take the score of a point in the window."""
         self._values.append(value)
 
     def measure(self) -> None:
-        """The points of the window are all there, and its samples, or there are no more."""
+        """Measure the window; call this when its points and samples are complete, or when there are no more."""
         heard, following = np.concatenate([*self._samples, np.zeros(0, np.float32)]), 1
         if self._values:
             score = self.given.get(self.start)
@@ -110,10 +110,10 @@ class CurveLevel:
 
 
 class StepScorer(LocalScorer):
-    """Local quality by steps: every sample goes through the network once, that of the first window when the model scores it.
+    """Local quality by steps: every sample goes through the network once, those of the first window when the model scores it.
 
-    The first points come when a window of the model has been heard, or the recording has ended, for that is when the level of the
-    curve is known ([`CurveLevel`]); without `has_level` it is not laid at the model's scores. A window is a number of whole chunks.
+    The level of the curve ([`CurveLevel`]) is known after one window of the model, or at the end of the recording, and so the first
+    points come then. Without `has_level`, the curve is not shifted to the model's scores. A window is a whole number of chunks.
     """
 
     half_seconds = 0.75
@@ -132,16 +132,16 @@ class StepScorer(LocalScorer):
         self._waiting: list[LocalScore] = []
 
     def score_steps(self, samples: np.ndarray) -> np.ndarray:
-        """Scores and weights `(num_steps, 2)` of samples `(num_samples,)` of whole steps, divided by a peak."""
+        """Return scores and weights `(num_steps, 2)` of samples `(num_samples,)` of whole steps that are divided by a peak."""
         raise NotImplementedError
 
     def window_steps(self, samples: np.ndarray) -> np.ndarray:
-        """The same of the first window as the model hears it: divided by its own peak, what it lacks filled up with silence."""
+        """Return the same for the first window as the model hears it: divided by its own peak, filled up with silence."""
         peak = np.float32(np.abs(samples).max(initial=0) + 1e-8)
         return self.score_steps(np.pad(samples / peak, (0, self.cut.window - len(samples))))
 
     def score_window(self, samples: np.ndarray) -> float:
-        """The model's own score of a window, or of less at the end of a recording."""
+        """Return the model's own score of a window, or of a shorter piece at the end of a recording."""
         raise NotImplementedError
 
     def give(self, starts: Sequence[int], scores: np.ndarray, frames: Any = None) -> None:
@@ -150,7 +150,7 @@ class StepScorer(LocalScorer):
             self._level.given = {int(start): float(score[0]) for start, score in zip(starts, scores, strict=True)}
 
     def _take(self, samples: np.ndarray, last: bool) -> None:
-        """Score the first window, then the chunks that are there with all they depend on, those with one peak together."""
+        """Score the first window, then the chunks whose surroundings are complete; chunks with the same peak go together."""
         if self._level is not None:
             self._level.hear(samples, self._origin + len(self._buffer))
         chunk, margin, window = self.cut.chunk, self.cut.margin, self.cut.window
@@ -200,7 +200,7 @@ class StepScorer(LocalScorer):
         self._first_step += unused
 
     def _points(self, known: int, last: bool) -> list[LocalScore]:
-        """Points on their level. What moves a point is what was heard when it was known, so that portions change nothing."""
+        """Return points, shifted. Only what was heard when a point was known affects its shift, so portions change nothing."""
         points, level = super()._points(known, last), self._level
         if level is None:
             return points
@@ -222,7 +222,7 @@ class StepScorer(LocalScorer):
         return found
 
     def _laid(self) -> list[LocalScore]:
-        """The points that waited, on their level."""
+        """Return the points that waited, shifted."""
         assert self._level is not None
         shift, waiting, self._waiting = self._level.shift, self._waiting, []
         least, most = self.cut.ends
@@ -235,5 +235,5 @@ class StepScorer(LocalScorer):
 
 
 def rounded_peak(peak: float) -> float:
-    """The next of the peaks that are told apart."""
+    """Return the peak, rounded up to the next of the values that are distinguished."""
     return 2 ** (math.ceil(math.log2(peak) * PEAKS_PER_OCTAVE) / PEAKS_PER_OCTAVE) if peak > 0 else 0.0

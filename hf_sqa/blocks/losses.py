@@ -18,9 +18,9 @@ def score_loss(
     ranking_weight: float = 0.0,
     ranking_margin: float = 0.1,
 ) -> torch.Tensor:
-    """Mean loss `()` over the scores that were rated, and a term on their differences if it has a weight.
+    """Return the mean loss `()` over the rated scores, plus a term on their differences if it has a weight.
 
-    Predicted and rated scores are `(batch_size, num_labels)`, in label units, NaN where not rated; if nothing is, the loss is 0
+    Predicted and rated scores are `(batch_size, num_labels)`, in label units, NaN where not rated; if none is rated, the loss is 0
     with a zero gradient. The options are those of [`~hf_sqa.configuration.AudioQualityConfig`].
     """
     targets, rated = rated_targets(logits, labels)
@@ -31,7 +31,7 @@ def score_loss(
 def score_errors(
     predictions: torch.Tensor, targets: torch.Tensor, kind: str, huber_delta: float = 1.0, clip_margin: float = 0.25
 ) -> torch.Tensor:
-    """What the loss of a kind charges for every prediction, of the shape of both."""
+    """Return the error of every prediction according to the kind of loss, in the shape of `predictions`."""
     if kind == "clipped":
         return clipped_error(predictions, targets, clip_margin)
     if kind == "huber":
@@ -42,9 +42,9 @@ def score_errors(
 def frame_losses(
     frame_logits: torch.Tensor, labels: torch.Tensor, frame_mask: torch.Tensor | None, config: Any, scales: Any = 1.0
 ) -> torch.Tensor:
-    """Mean errors `(B, L)` of real frames `(B, F, L)` against the labels of their recordings, of the configuration's kind.
+    """Return the mean errors `(B, L)` of real frames `(B, F, L)` against the labels of their recordings, by the configured loss.
 
-    `scales` `(L,)` divide errors. Nothing is charged where a score is not rated.
+    Errors are divided by `scales` `(L,)`. Scores that are not rated add no error.
     """
     targets = torch.where(labels.isnan()[:, None], frame_logits.detach(), labels[:, None])
     errors = score_errors(frame_logits / scales, targets / scales, config.score_loss, config.huber_delta, config.clip_margin)
@@ -63,25 +63,25 @@ def check_label_shape(logits: torch.Tensor, labels: torch.Tensor) -> None:
 
 
 def rated_targets(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels as targets, where nothing is rated the predictions themselves, hence no error and no gradient; and what is rated."""
+    """Return targets and which scores are rated; an unrated target is the prediction itself, without error and gradient."""
     check_label_shape(logits, labels)
     labels = labels.to(logits)
     rated = ~torch.isnan(labels)
-    # Before the subtraction: NaN times zero is NaN in the backward pass.
+    # NaN is replaced before the subtraction: NaN times zero is NaN in the backward pass.
     return torch.where(rated, labels, logits.detach()), rated
 
 
 def clipped_error(predictions: torch.Tensor, targets: torch.Tensor, margin: float) -> torch.Tensor:
-    """Squared error where it is larger than the margin, else 0, as in UTMOS (Saeki et al., Interspeech 2022, arXiv:2204.02152)."""
+    """Return the squared error if it exceeds the margin, else 0, as in UTMOS (Saeki et al., Interspeech 2022, arXiv:2204.02152)."""
     errors = predictions - targets
     return torch.where(errors.abs() > margin, errors.square(), torch.zeros_like(errors))
 
 
 def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, margin: float = 0.1) -> torch.Tensor:
-    """How far differences between two recordings are from the differences of their labels, beyond a margin.
+    """Return how far differences between two recordings are from the differences of their labels, beyond a margin.
 
-    The contrastive loss of UTMOS: `max(0, |(a - b) - (label_a - label_b)| - margin)`, averaged over the pairs of a batch of which
-    both are rated; 0 with a zero gradient if there is none.
+    The contrastive loss of UTMOS: `max(0, |(a - b) - (label_a - label_b)| - margin)`, averaged over the pairs in a batch where both
+    recordings are rated; 0 with a zero gradient if there are none.
     """
     targets, rated = rated_targets(logits, labels)
     errors = logits - targets  # (B, L): the difference of two is the error of their difference

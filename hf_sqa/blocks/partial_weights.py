@@ -1,9 +1,9 @@
-"""Weights that are not exactly those of a model: what is missing would be random, and so would the scores."""
+"""Refusal of weights that do not fit a model exactly: missing ones would be random, and so would the scores."""
 
 from collections.abc import Iterable
 from typing import Any
 
-#: Tensors that an error names of each kind.
+#: Number of tensors of each kind that an error names.
 MAX_NAMED = 3
 
 
@@ -15,7 +15,7 @@ def refuse_partial_weights(
     remedy: str = "get the files anew, or save the model again with `save_pretrained`. To train new layers, pass "
     "`ignore_mismatched_sizes=True`",
 ) -> None:
-    """Stop where a file of weights is not exactly that of the model; `remedy` says what to do then."""
+    """Refuse a file of weights that does not fit the model exactly; `remedy` says what to do then."""
     differences = {
         "missing": sorted(missing),
         "unexpected": sorted(unexpected),

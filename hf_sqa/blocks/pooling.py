@@ -1,4 +1,4 @@
-"""How much every frame counts: frames of features to weights over time.
+"""Pooling over time: how much every frame counts.
 
 A pooling gives weights, not an average, so that the same weights average features, frame scores, or both.
 Shapes: B batch, F frames, D hidden size
@@ -14,13 +14,13 @@ class MeanPooling(nn.Module):
     """Every real frame counts the same."""
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Frames `(B, F, D)` to weights `(B, F)` in float32: 0 where `frame_mask` is `False`, with the sum 1 in every row."""
+        """Map frames `(B, F, D)` to weights `(B, F)` in float32: 0 where `frame_mask` is `False`, with a sum of 1 in every row."""
         counted = _mask_or_ones(hidden_states, frame_mask)
         return counted / counted.sum(dim=1, keepdim=True)
 
 
 class LastPooling(nn.Module):
-    """Only the last real frames count, each the same; in a recording with fewer, all of them."""
+    """Only the last real frames count, all equally; in a recording with fewer frames, all of them."""
 
     def __init__(self, num_frames: int):
         super().__init__()
@@ -52,7 +52,7 @@ class FrameAttention(nn.Module):
 
 
 def build_pooling(kind: str, hidden_size: int, *, num_frames: int = 1, attention_size: int = 128) -> nn.Module:
-    """Pooling of a kind out of `POOLINGS`; `num_frames` is used by `"last"`, the sizes by `"attention"`."""
+    """Build a pooling of a kind in `POOLINGS`; `num_frames` is used by `"last"`, the sizes by `"attention"`."""
     if kind == "last":
         return LastPooling(num_frames)
     return FrameAttention(hidden_size, attention_size) if kind == "attention" else MeanPooling()
@@ -64,7 +64,7 @@ def pool(frames: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def mark_padding(frame_logits: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-    """Frame scores `(B, F, L)` with NaN where there is no frame."""
+    """Return frame scores `(B, F, L)` with NaN on padding."""
     return frame_logits if frame_mask is None else frame_logits.masked_fill(~frame_mask[..., None], float("nan"))
 
 

@@ -1,4 +1,4 @@
-"""Whether a device computes in bfloat16, or emulates it several times as slowly as float32; and LSTMs, whatever it does."""
+"""Whether a device computes in bfloat16 or emulates it several times as slowly as float32; and LSTMs that run on both."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-#: Times that each precision is measured; the fastest counts, so that other work on the machine hardly does.
+#: How often each precision is measured; the fastest time counts, so that other work on the machine hardly matters.
 NUM_MEASURED = 3
 
 
 def computes_in_bfloat16(device: torch.device | str = "cpu") -> bool:
     """Whether a device computes in bfloat16: an accelerator that says so, or a processor for which oneDNN has such kernels.
 
-    On a processor the answer is oneDNN's, hence that of its instruction sets (AVX-512 with bfloat16, AMX), not of its name; the
-    variables `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA`, which hold them back, count.
+    On a processor, oneDNN decides by the instruction sets (AVX-512 with bfloat16, AMX), not by the processor's name; the variables
+    `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA`, which limit them, count.
     """
     device = torch.device(device)
     if device.type == "cpu":
@@ -27,7 +27,7 @@ def computes_in_bfloat16(device: torch.device | str = "cpu") -> bool:
 
 
 def run_lstm(lstm: nn.LSTM, inputs: Any, state: Any = None) -> Any:
-    """What an LSTM gives; in float32 under autocast on a processor that does not compute in bfloat16, as oneDNN has none there."""
+    """Run an LSTM; in float32 under autocast on a processor that does not compute in bfloat16, where oneDNN has no LSTM for it."""
     on_processor = lstm.weight_ih_l0.device.type == "cpu" and torch.is_autocast_enabled("cpu")
     if on_processor and not computes_in_bfloat16():
         with torch.autocast("cpu", enabled=False):
@@ -38,9 +38,9 @@ def run_lstm(lstm: nn.LSTM, inputs: Any, state: Any = None) -> Any:
 def run_both_ways(
     forward_lstm: nn.LSTM, backward_lstm: nn.LSTM, frames: torch.Tensor, lengths: torch.Tensor | None
 ) -> torch.Tensor:
-    """States `(B, F, 2 * D)` of one LSTM from the start and one from the end of every row of `(B, F, C)`.
+    """Return the states `(B, F, 2 * D)` of two LSTMs, one from the start and one from the end of every row of `(B, F, C)`.
 
-    A module for each direction and rows reversed within their `lengths` `(B,)` replace packing, and export to ONNX.
+    Two modules, and rows reversed within their `lengths` `(B,)`, replace packed sequences and export to ONNX.
     """
     ahead, _ = run_lstm(forward_lstm, frames)
     back, _ = run_lstm(backward_lstm, reverse_rows(frames, lengths))
@@ -48,7 +48,7 @@ def run_both_ways(
 
 
 def reverse_rows(frames: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """Each row of `(B, F, D)` backwards within its own length; padding stays at the end."""
+    """Reverse each row of `(B, F, D)` within its own length; padding stays at the end."""
     if lengths is None:
         return frames.flip(1)
     position = torch.arange(frames.shape[1], device=frames.device)
@@ -57,14 +57,14 @@ def reverse_rows(frames: torch.Tensor, lengths: torch.Tensor | None) -> torch.Te
 
 
 def bfloat16_slowdown(device: torch.device | str = "cpu") -> float:
-    """Measured time of a convolution in bfloat16 over that in float32, in a tenth of a second."""
+    """Measure how many times as long a convolution takes in bfloat16 as in float32; this takes a tenth of a second."""
     inputs = torch.randn(4, 32, 64, 64, device=device)
     filters = torch.randn(32, 32, 3, 3, device=device)
 
     def seconds(dtype: torch.dtype) -> float:
         tensors = inputs.to(dtype), filters.to(dtype)
         times = []
-        for _ in range(NUM_MEASURED + 1):  # the first one chooses the kernel
+        for _ in range(NUM_MEASURED + 1):  # the first run chooses the kernel
             began = time.perf_counter()
             F.conv2d(*tensors)
             times.append(time.perf_counter() - began)
@@ -75,7 +75,7 @@ def bfloat16_slowdown(device: torch.device | str = "cpu") -> float:
 
 
 def warn_if_emulated(dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
-    """Warn of bfloat16 on a processor that does not compute in it, with the measured factor."""
+    """Warn about bfloat16 on a processor that does not compute in it, with the measured factor."""
     if dtype == torch.bfloat16 and torch.device(device).type == "cpu" and not computes_in_bfloat16(device):
         warnings.warn(
             f"This processor does not compute in bfloat16: a convolution takes {bfloat16_slowdown(device):.1f} times as long as in "

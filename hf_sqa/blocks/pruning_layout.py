@@ -13,7 +13,7 @@ import torch
 from hf_sqa.blocks.encoder_blocks import HEADS_BY_BLOCK, BlockParts, blocks_of, parts_of
 from hf_sqa.blocks.feature_cache import kept_features
 
-#: What of a block's attention makes the values of its heads.
+#: Projections in a block's attention that give the values of its heads.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -24,17 +24,17 @@ class Group:
     kind: str  # `"channels"`, `"units"`, `"heads"` or `"layers"`
     size: int  # Number of units
     weights_each: int  # Weights that disappear with one unit
-    outgoing: torch.Tensor | None = None  # (size,): squared norm of the weights that read each unit; none for layers
+    outgoing: torch.Tensor | None = None  # (size,): squared norm of the weights that read each unit; `None` for layers
 
 
 class PruningLayout:
-    """The units of a model, and how to build a smaller model from some of them. A family's `pruning_layout` returns one.
+    """The units of a model, and how to build a smaller model from some of them; a family's `pruning_layout` returns it.
 
     Attributes:
         groups (`dict[str, Group]`): Units that can be removed, by place; `"layers"` holds whole layers.
         equal_kinds (`tuple[str, ...]`): Kinds whose groups must keep equally many units.
         layers (`nn.ModuleList`): The layers of the group `"layers"`.
-        prefix (`str`): Beginning of the names of their tensors.
+        prefix (`str`): Prefix of the names of their tensors.
         parts ([`~hf_sqa.blocks.encoder_blocks.BlockParts`]): Names within a layer.
     """
 
@@ -48,7 +48,7 @@ class PruningLayout:
         self.model, self.config = model, model.config
 
     def may_drop(self, layer: int, dropped: set[int]) -> bool:
-        """Whether a layer can be removed beside others that are."""
+        """Whether a layer can be removed in addition to those in `dropped`."""
         return True
 
     def scores(self, batch: torch.Tensor) -> torch.Tensor:
@@ -57,7 +57,7 @@ class PruningLayout:
 
     @contextmanager
     def activations(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Collect the activations of every group while scores are computed, units last: `(B, ..., size)`."""
+        """Collect the activations of every group while scores are computed; units are the last axis of `(B, ..., size)`."""
         activations: dict[str, torch.Tensor] = {}
         readers = self.readers().items()
         handles = [module.register_forward_pre_hook(partial(_keep, activations, name)) for name, module in readers]
@@ -68,7 +68,7 @@ class PruningLayout:
                 handle.remove()
 
     def readers(self) -> dict[str, Any]:
-        """For every group, the module whose input is its activation; here for those in the layers."""
+        """Return, for every group, the module whose input is its activation; here for the groups in the layers."""
         readers = {f"units.{index}": layer.get_submodule(self.parts.narrowing) for index, layer in enumerate(self.layers)}
         for index in range(len(self.layers)):
             if f"heads.{index}" in self.groups:
@@ -76,26 +76,26 @@ class PruningLayout:
         return readers
 
     def by_unit(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """Values in the shape of a group's activation as `(B, positions, size)`; the width of a head counts as positions."""
+        """Reshape values like a group's activation to `(B, positions, size)`; the width of a head counts as positions."""
         if self.groups[name].kind == "heads":
             values = values.unflatten(-1, (self.groups[name].size, -1)).transpose(-1, -2)
         return values.flatten(1, -2)
 
     def mean(self, name: str, activation: torch.Tensor) -> torch.Tensor:
-        """The mean of a group's activation, as [`pruned`] takes it."""
+        """Return the mean of a group's activation, in the form that [`pruned`] takes."""
         return activation.flatten(0, -2).mean(dim=0)
 
     def config_for(self, keep: Mapping[str, np.ndarray]) -> Any:
-        """The configuration of a model with these units only."""
+        """Return the configuration of a model with only these units."""
         raise NotImplementedError
 
     def pruned(self, keep: Mapping[str, np.ndarray], means: Mapping[str, torch.Tensor]) -> Any:
-        """A new model with these units only.
+        """Return a new model with only these units.
 
         Args:
             keep (mapping of `str` to `np.ndarray`): Indices of the units to keep, by group.
-            means (mapping of `str` to `torch.Tensor`): Means of the activations; those of removed units go into the biases behind
-                them.
+            means (mapping of `str` to `torch.Tensor`): Means of the activations; those of removed units are added to the biases of
+                the layers that read them.
         """
         kept = {name: torch.from_numpy(np.asarray(places, np.int64)) for name, places in keep.items()}
         model = type(self.model)(self.config_for(keep))
@@ -133,9 +133,9 @@ class PruningLayout:
 
 
 class EncoderLayout(PruningLayout):
-    """The units of the transformer encoder inside a model: layers, attention heads, and hidden units, equally many in every layer.
+    """The units of the transformer encoder in a model: layers, attention heads, and hidden units, equally many in every layer.
 
-    A pruned encoder is no longer the one that was frozen: `freeze_encoder` is off in the smaller model, whose repair trains it.
+    A pruned encoder is no longer the frozen one: the smaller model has `freeze_encoder=False`, and its repair trains the encoder.
 
     `layer_option` is the option of the model's configuration that names the layer, or the layers, whose output it uses.
     """
@@ -172,7 +172,7 @@ class EncoderLayout(PruningLayout):
             )
 
     def may_drop(self, layer: int, dropped: set[int]) -> bool:
-        """Whether a layer can be removed: each layer that the model reads must remain one, and WavLM's first holds positions."""
+        """Whether a layer can be removed: layers that the model reads must stay distinct, and WavLM's first holds positions."""
         if layer == 0 and self.encoder_config.model_type == "wavlm":
             return False
         return self._shifted_layers(dropped | {layer}) is not None
@@ -190,7 +190,7 @@ class EncoderLayout(PruningLayout):
     def config_for(self, keep: Mapping[str, np.ndarray]) -> Any:
         layers = self._kept_layers(keep)
         config = copy.deepcopy(self.config)
-        config.score_intervals = None  # its errors will be others
+        config.score_intervals = None  # the pruned model makes other errors
         config.freeze_encoder = False
         setattr(config.encoder_config, self.parts.width_option, len(keep["units.0"]))
         config.encoder_config.num_hidden_layers = len(layers)
@@ -204,7 +204,7 @@ class EncoderLayout(PruningLayout):
         return config
 
     def _shifted_layers(self, dropped: set[int]) -> list[int] | None:
-        """The layers that the model reads, counted from 1, once some are removed; `None` if two coincide or none is left."""
+        """Return the layers that the model reads, counted from 1, after removals; `None` if two coincide or one falls below 1."""
         layers = getattr(self.config, self.layer_option) or ()
         layers = [layers] if isinstance(layers, int) else layers
         shifted = [layer - sum(index < layer for index in dropped) for layer in layers]
@@ -212,12 +212,12 @@ class EncoderLayout(PruningLayout):
 
 
 def with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as one whose gradient can be asked for, also where nothing before it is trainable."""
+    """Return the tensor as one that requires a gradient, even if nothing before it is trainable."""
     return tensor if tensor.requires_grad else tensor.requires_grad_()
 
 
 def all_but(kept: torch.Tensor, size: int) -> torch.Tensor:
-    """The indices below `size` that are not among those kept."""
+    """Return the indices below `size` that are not in `kept`."""
     mask = torch.ones(size, dtype=torch.bool)
     mask[kept] = False
     return torch.arange(size)[mask]
@@ -226,13 +226,13 @@ def all_but(kept: torch.Tensor, size: int) -> torch.Tensor:
 def cut_between(
     state: dict[str, torch.Tensor], writers: Sequence[str], reader: str, kept: torch.Tensor, means: torch.Tensor
 ) -> None:
-    """Keep some of the values between linear layers; the means of the others go into the bias of the layer that reads them."""
+    """Keep some of the values between linear layers; the means of the others are added to the bias of the layer that reads them."""
     removed = all_but(kept, state[f"{reader}.weight"].shape[1])
     state[f"{reader}.bias"] = state[f"{reader}.bias"] + state[f"{reader}.weight"][:, removed] @ means[removed]
     state[f"{reader}.weight"] = state[f"{reader}.weight"][:, kept]
     for name in writers:
         for part in ("weight", "bias"):
-            if f"{name}.{part}" in state:  # the keys of Whisper have no bias
+            if f"{name}.{part}" in state:  # Whisper's projections to keys have no bias
                 state[f"{name}.{part}"] = state[f"{name}.{part}"][kept]
 
 

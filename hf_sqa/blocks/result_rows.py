@@ -1,4 +1,4 @@
-"""The row of a recording: scores by name, windows, facts of the recording, what makes a score doubtful. NumPy only.
+"""The result row of a recording: scores by name, windows, facts about the recording, reasons to doubt a score. NumPy only.
 
 The pipelines on torch and on onnxruntime both make their rows here.
 """
@@ -17,7 +17,7 @@ from hf_sqa.blocks.score_intervals import SCORE_DECIMALS, with_intervals
 from hf_sqa.blocks.score_mapping import apply_score_mapping
 from hf_sqa.blocks.timeline import described
 
-#: An unbounded head predicts a little beyond the ends of its scale where listeners would give the ends.
+#: An unbounded head may predict slightly beyond the ends of its scale where listeners would give the ends.
 SCALE_SLACK = 0.02
 SHOWN_OF_A_RECORDING = ("duration_seconds", "sampling_rate", "num_channels", "speech_seconds", "level_dbfs", "clipped_share")
 
@@ -39,7 +39,7 @@ class RecordingScores:
     segment_scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def mapped(self, config: Any) -> RecordingScores:
-        """Scores through the `score_mapping` of a configuration, if it has one: of the recording, and of every segment alone.
+        """Return the scores after the configuration's `score_mapping`, if it has one: of the recording and of every segment alone.
 
         The mapping was fitted on scores of recordings, so the mapped score is not the mean of the mapped segments.
         """
@@ -64,11 +64,11 @@ def result_row(
     on_error: str = "raise",
     interval: float | None = None,
 ) -> dict[str, Any]:
-    """What a pipeline returns of a recording; its options are described there.
+    """Return the row that a pipeline gives for a recording; the pipeline documents the options.
 
     Args:
-        item (mapping): `recording` and `error`, `None` where there is none; where a model has scored it `scores`, `mode`,
-            `hop_seconds`, and for a timeline `points` and `faults`.
+        item (mapping): `recording` and `error`, either of which may be `None`; after scoring also `scores`, `mode`, `hop_seconds`,
+            and for a timeline `points` and `faults`.
         config: Has the `score_names`, `score_min`, `score_max` and `score_intervals` of the model.
 
     Raises:
@@ -105,14 +105,14 @@ def result_row(
 
 
 def named(names: Sequence[str], scores: Any) -> dict[str, float]:
-    """Scores by their names, rounded."""
+    """Return scores by name, rounded."""
     return {name: round(float(score), SCORE_DECIMALS) for name, score in zip(names, scores, strict=True)}
 
 
 def segment_rows(
     names: Sequence[str], starts: Iterable[Any], ends: Iterable[Any], scores: Any, sampling_rate: int
 ) -> list[dict[str, float]]:
-    """Windows, given by their first samples, one past the last ones and scores, as `start` and `end` in seconds with the scores."""
+    """Return windows (first samples, one past the last, and scores) as rows with `start` and `end` in seconds and scores."""
     return [
         {"start": round(int(start) / sampling_rate, 4), "end": round(int(end) / sampling_rate, 4), **named(names, of_window)}
         for start, end, of_window in zip(starts, ends, scores, strict=True)
@@ -120,7 +120,7 @@ def segment_rows(
 
 
 def findings(recording: Recording | None, scores: np.ndarray | None, config: Any) -> list[Finding]:
-    """What makes a score doubtful: warnings of the recording, and a score that no listener could have given."""
+    """Return what makes a score doubtful: warnings of the recording, and a score that no listener could have given."""
     found = list(recording.warnings) if recording is not None else []
     if scores is not None:
         slack = SCALE_SLACK * (config.score_max - config.score_min)
@@ -130,7 +130,7 @@ def findings(recording: Recording | None, scores: np.ndarray | None, config: Any
 
 
 def details(recording: Recording) -> dict[str, Any]:
-    """Facts of a recording, rounded: the columns of `SHOWN_OF_A_RECORDING`."""
+    """Return facts about a recording, rounded: the columns of `SHOWN_OF_A_RECORDING`."""
     return {
         "duration_seconds": round(recording.duration_seconds, 4),
         "sampling_rate": recording.source_sampling_rate,

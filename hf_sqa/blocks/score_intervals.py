@@ -1,8 +1,8 @@
-"""How sure a score is: an interval in which the mean opinion of listeners lies, calibrated on rated clips.
+"""Certainty of a score: an interval in which the mean opinion of listeners lies, calibrated on rated clips.
 
 Split conformal prediction with residuals normalised by the predicted level: Lei, G'Sell, Rinaldo, Tibshirani and Wasserman,
 "Distribution-Free Predictive Inference for Regression", JASA 2018. A calibration travels in the configuration of a checkpoint,
-`score_intervals={"mos": {...}}`. It says how large errors were on its clips; of recordings unlike these it knows nothing. NumPy
+`score_intervals={"mos": {...}}`. It says how large the errors on its clips were, and nothing about recordings unlike them. NumPy
 only.
 """
 
@@ -15,27 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-#: Fewer clips give no interval.
+#: Smallest number of clips for an interval.
 MIN_CLIPS = 20
-#: Clips for each level at which the size of errors is measured, levels at most, and clips that stand for the mean of all levels.
+#: Clips per level at which the size of errors is measured, most levels, and weight in clips of the mean over all levels.
 CLIPS_A_LEVEL, MOST_LEVELS, PRIOR_CLIPS = 50, 5, 20
-#: Clips without groups are left out in so many parts, and so are more groups.
+#: Clips without groups are divided into this many parts, which are left out in turn; so are groups if there are more than this.
 NUM_PARTS = 10
-#: Shares of clips for which a calibration has the quantile, as far as it has the clips.
+#: Coverages for which a calibration has a quantile, as far as its clips suffice.
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 SMALLEST_SCALE = 1e-3
 DECIMALS = 4
-#: Of scores in results.
+#: Decimals of scores in results.
 SCORE_DECIMALS = 6
 NUMBERS = ("coverages", "quantiles", "levels", "scales")
 
 
 def fit_score_interval(scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable] | None = None) -> dict[str, Any]:
-    """The calibration of one score.
+    """Fit the calibration of one score.
 
-    The size of an error depends on the predicted level (mean absolute errors at levels of equally many clips, drawn towards their
-    mean, joined by lines), as far as there are clips enough. Every residual is divided by a size that was measured without its own
-    group, and the quantiles of these make the interval.
+    If there are enough clips, the size of errors depends on the predicted level: mean absolute errors at levels with equally many
+    clips, drawn towards their common mean and joined by lines. Every residual is divided by a size that was measured without its
+    own group, and the quantiles of the quotients give the interval.
 
     Args:
         scores (array of shape `(num_clips,)`): Scores as the pipeline gives them; NaN where there is none.
@@ -44,7 +44,7 @@ def fit_score_interval(scores: ArrayLike, labels: ArrayLike, groups: Sequence[Ha
         groups (sequence of length `num_clips`, *optional*): What clips have in common, such as the talker.
 
     Returns:
-        `dict`: `coverages` with `quantiles`, `levels` with `scales`, `num_clips`, and `num_groups` where groups are given.
+        `dict`: `coverages` with `quantiles`, `levels` with `scales`, `num_clips`, and `num_groups` if groups are given.
 
     Raises:
         ValueError: If there are fewer than 20 rated and scored clips.
@@ -71,9 +71,9 @@ def fit_score_interval(scores: ArrayLike, labels: ArrayLike, groups: Sequence[Ha
 
 
 def half_widths(scores: ArrayLike, calibration: Mapping[str, Any], coverage: float) -> np.ndarray:
-    """Half of the interval of every score of one name, of the shape of `scores`, by what [`fit_score_interval`] returns.
+    """Return half the width of every score's interval, in the shape of `scores`, by a calibration of [`fit_score_interval`].
 
-    `coverage` is the share of recordings whose rating shall lie inside; one that the calibration does not reach is refused.
+    `coverage` is the share of recordings whose rating should lie inside; a share that the calibration does not reach is refused.
     """
     check_coverage(calibration, coverage)
     quantile = np.interp(coverage, calibration["coverages"], calibration["quantiles"])
@@ -81,7 +81,7 @@ def half_widths(scores: ArrayLike, calibration: Mapping[str, Any], coverage: flo
 
 
 def check_coverage(calibration: Mapping[str, Any], coverage: float) -> None:
-    """Refuse a share that lies outside what a calibration has quantiles for."""
+    """Refuse a coverage for which a calibration has no quantiles."""
     low, high = calibration["coverages"][0], calibration["coverages"][-1]
     if not low <= coverage <= high:
         raise ValueError(
@@ -91,7 +91,7 @@ def check_coverage(calibration: Mapping[str, Any], coverage: float) -> None:
 
 
 def check_intervals(calibrations: Mapping[str, Mapping[str, Any]] | None, coverage: float) -> None:
-    """Refuse an interval where a configuration has no `score_intervals`, or some that do not reach so far."""
+    """Refuse an interval if a configuration has no `score_intervals`, or if one of them does not reach the coverage."""
     if not calibrations:
         raise ValueError(
             f"Expected a checkpoint with calibrated intervals for `interval={coverage:g}`, but this one has none: `hf-sqa "
@@ -105,7 +105,7 @@ def check_intervals(calibrations: Mapping[str, Mapping[str, Any]] | None, covera
 def with_intervals(
     row: Mapping[str, Any], calibrations: Mapping[str, Mapping[str, Any]], coverage: float, lowest: float, highest: float
 ) -> dict[str, Any]:
-    """Scores by name (`None`: no score), each followed by the ends of its interval, which do not leave the scale."""
+    """Return scores by name (`None`: no score), each followed by the ends of its interval, which stay within the scale."""
     widened: dict[str, Any] = {}
     for name, score in row.items():
         widened[name] = score
@@ -120,7 +120,7 @@ def with_intervals(
 
 
 def score_columns(names: Sequence[str], calibrations: Mapping[str, Any] | None, coverage: float | None) -> list[str]:
-    """Names of the scores in a row, each followed by those of the ends of its interval where it has one."""
+    """Return the names of the scores in a row, each followed by the names for the ends of its interval, if it has one."""
     columns = []
     for name in names:
         columns.append(name)
@@ -132,11 +132,11 @@ def score_columns(names: Sequence[str], calibrations: Mapping[str, Any] | None, 
 def measured_coverage(
     scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable] | None = None, coverage: float = 0.9
 ) -> dict[str, Any]:
-    """Coverage on clips that the calibration has not seen: each group in turn is left out, the others calibrate.
+    """Measure the coverage on clips that the calibration has not seen: each group in turn is left out, the others calibrate.
 
     The first arguments are those of [`fit_score_interval`], and 20 clips must be left to calibrate; `coverage` is the share asked
-    for. Returns `asked`, `coverage`, `lowest` (of the groups, or parts), `half_width` (its mean), `num_clips`, and `num_groups`
-    where groups are given.
+    for. Returns `asked`, `coverage`, `lowest` (of any group or part), `half_width` (the mean), `num_clips`, and `num_groups` if
+    groups are given.
     """
     scores, labels, parts, num_groups = _known(scores, labels, groups)
     inside, widths = np.zeros(len(scores), bool), np.empty(len(scores))
@@ -183,7 +183,7 @@ def check_score_interval(name: str, calibration: Mapping[str, Any]) -> None:
 def _known(
     scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int | None]:
-    """Rated and scored clips, the part with which each is left out, and the number of groups."""
+    """Return rated and scored clips, the part with which each is left out, and the number of groups."""
     predicted, rated = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     if predicted.ndim != 1 or predicted.shape != rated.shape or (groups is not None and len(groups) != len(predicted)):
         raise ValueError(f"Expected a score and a label for every clip, got shapes {predicted.shape} and {rated.shape}.")
@@ -204,7 +204,7 @@ def _known(
 
 
 def _sizes(scores: np.ndarray, residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted levels, rising, and the size of errors there."""
+    """Return ascending predicted levels and the size of errors at each."""
     num_levels = min(MOST_LEVELS, max(1, len(scores) // CLIPS_A_LEVEL))
     overall = float(residuals.mean())
     parts = np.array_split(np.argsort(scores, kind="stable"), num_levels)

@@ -12,15 +12,15 @@ from numpy.typing import ArrayLike
 
 #: Highest order of ITU-T P.1401.
 MAX_ORDER = 3
-#: A fitted slope of exactly zero comes out of JSON a rounding below it.
+#: A fitted slope of exactly zero may come out of JSON negative by rounding.
 SLOPE_TOLERANCE = 1e-6
 
 
 def apply_score_mapping(scores: ArrayLike, mapping: Sequence[float]) -> np.ndarray:
-    """Mapped scores, in label units, of the shape of `scores`; NaN stays NaN.
+    """Return mapped scores, in label units, in the shape of `scores`; NaN stays NaN.
 
-    Between `low` and `high` it is the polynomial. Beyond, where nothing was fitted, it goes on as a straight line, at the slope of
-    the polynomial there or at its mean slope, whichever is smaller: it never falls, and a steep end does not run away. Nothing
+    Between `low` and `high` the mapping is the polynomial. Beyond, where nothing was fitted, it goes on as a straight line with
+    the polynomial's slope there or its mean slope, whichever is smaller: it never falls, and a steep end does not run away. Nothing
     is clipped, so a mapped score may lie outside the scale of the listeners.
 
     Args:
@@ -38,7 +38,7 @@ def apply_score_mapping(scores: ArrayLike, mapping: Sequence[float]) -> np.ndarr
 
 
 def check_score_mapping(name: str, mapping: Sequence[float]) -> None:
-    """Refuse a mapping that is not one."""
+    """Refuse a mapping that has another form, is not finite, or falls."""
     if not 4 <= len(mapping) <= 3 + MAX_ORDER:
         raise ValueError(
             f"Expected the score mapping of {name!r} as [low, high, c0, c1] up to c{MAX_ORDER}, got {len(mapping)} numbers."

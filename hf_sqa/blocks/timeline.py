@@ -10,11 +10,11 @@ import numpy as np
 
 from hf_sqa.blocks.local_quality import LocalScore
 
-#: A stretch is a fault if it falls so far below the median of the recording, in MOS points.
+#: A stretch is a fault if it falls this far below the median of the recording, in MOS points.
 FAULT_DEPTH = 0.7
-#: The same for a fault that the curve alone tells.
+#: The same for a fault that only the curve shows.
 UNNAMED_DEPTH = 1.2
-#: A fault, and the worst stretch, reaches to where the curve has risen by this share of its depth.
+#: A fault, or the worst stretch, ends where the curve has risen by this share of its depth.
 EDGE_SHARE = 0.45
 DECIMALS, SECONDS_DECIMALS = 6, 2
 
@@ -29,7 +29,7 @@ class Fault:
 
 
 def timeline_rows(points: Sequence[LocalScore], names: Sequence[str]) -> list[dict[str, float]]:
-    """Rows `{"start", "end", "mos"}` of the stretches where somebody speaks, in order; silent ones are left out."""
+    """Return rows `{"start", "end", "mos"}` for the stretches where somebody speaks, in order; silent ones are left out."""
     return [
         {"start": round(point.start, 4), "end": round(point.end, 4)}
         | {name: round(float(score), DECIMALS) for name, score in zip(names, point.scores, strict=True)}
@@ -39,7 +39,7 @@ def timeline_rows(points: Sequence[LocalScore], names: Sequence[str]) -> list[di
 
 
 def faults_of(timeline: Sequence[dict[str, float]], score: str, depth: float = FAULT_DEPTH) -> list[dict[str, float]]:
-    """Stretches of [`timeline_rows`] where a score falls `depth` or more below the median of the recording, in order.
+    """Return stretches of [`timeline_rows`] where a score falls `depth` or more below the median of the recording, in order.
 
     Each has `start`, `end` and its lowest local score. A silent stretch between two low ones, as a gap leaves it, belongs to the
     fault.
@@ -60,9 +60,9 @@ def faults_of(timeline: Sequence[dict[str, float]], score: str, depth: float = F
 
 
 def worst_of(timeline: Sequence[dict[str, float]], score: str) -> dict[str, float] | None:
-    """The stretch around the lowest point: its `start`, `end` and lowest local score; `None` if nobody speaks.
+    """Return the stretch around the lowest point: its `start`, `end` and lowest local score; `None` if nobody speaks.
 
-    Of a recording that is much alike throughout it is a matter of chance where that is; [`faults_of`] says what stands out.
+    In a recording of even quality, chance decides where that is; [`faults_of`] says what stands out.
     """
     if not timeline:
         return None
@@ -71,7 +71,7 @@ def worst_of(timeline: Sequence[dict[str, float]], score: str) -> dict[str, floa
 
 
 def _stretch(timeline: Sequence[dict[str, float]], score: str, drop: np.ndarray, lowest: int) -> dict[str, float]:
-    """From where to where the curve stays within the share of its depth at the lowest point."""
+    """Return the stretch around the lowest point in which the curve stays below the share of its depth there."""
     level = EDGE_SHARE * drop[lowest]
     first = last = lowest
     while first > 0 and drop[first - 1] >= level and drop[first - 1] > 0:
@@ -84,7 +84,7 @@ def _stretch(timeline: Sequence[dict[str, float]], score: str, drop: np.ndarray,
 
 
 def _edge(timeline: Sequence[dict[str, float]], drop: np.ndarray, level: float, inside: int, outside: int) -> float:
-    """Where the curve crosses the level between two points; at silence and at the ends, where the last stretch ends."""
+    """Return where the curve crosses the level between two points; next to silence and at the ends, where the last stretch ends."""
     row = timeline[inside]
     border = "start" if outside < inside else "end"
     if not 0 <= outside < len(timeline) or abs(timeline[outside][_other(border)] - row[border]) > 1e-3:
@@ -100,13 +100,13 @@ def _other(border: str) -> str:
 
 
 def described(points: Sequence[LocalScore], faults: Sequence[Fault], names: Sequence[str]) -> dict[str, Any]:
-    """What a result says of a recording's course: `timeline`, `worst` and `faults`, all by the first score."""
+    """Return what a result says about the course of a recording: `timeline`, `worst` and `faults`, all by the first score."""
     timeline = timeline_rows(points, names)
     return {"timeline": timeline, "worst": worst_of(timeline, names[0]), "faults": named_faults(timeline, faults, names[0])}
 
 
 def named_faults(timeline: Sequence[dict[str, float]], faults: Sequence[Fault], score: str) -> list[dict[str, Any]]:
-    """Faults that the finder named, and stretches of [`timeline_rows`] that fall far below the rest of the recording, in order.
+    """Return faults that the finder named, and stretches of [`timeline_rows`] far below the rest of the recording, in order.
 
     Each has `start`, `end`, the lowest local score (of the nearest stretch where nobody speaks in the fault) and `kind`, one of
     `hf_sqa.blocks.faults.KINDS` or `"other"`.
@@ -125,7 +125,7 @@ def named_faults(timeline: Sequence[dict[str, float]], faults: Sequence[Fault], 
 
 
 def _lowest(timeline: Sequence[dict[str, float]], fault: Fault, score: str) -> float:
-    """Lowest score of the stretches whose middle lies in the fault, else of the stretch nearest to it."""
+    """Return the lowest score of the stretches whose middle lies in the fault, or else of the stretch nearest to it."""
     middles = np.array([(row["start"] + row["end"]) / 2 for row in timeline])
     away = np.maximum(np.maximum(fault.start - middles, middles - fault.end), 0)
     return min(timeline[index][score] for index in np.flatnonzero(away <= away.min()))

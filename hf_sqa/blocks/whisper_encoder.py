@@ -1,9 +1,9 @@
-"""Whisper's encoder on waveforms of any length: log-mel spectra, stretches of 30 s, frames behind the end left out.
+"""Whisper's encoder on waveforms of any length: log-mel spectra, stretches of 30 s, no frames after the end.
 
 Paper:    Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", ICML 2023, arXiv:2212.04356
 Code:     the blocks are transformers' `WhisperEncoder`; the spectra are those of its `WhisperFeatureExtractor`
-Differs:  the encoder knows 30 s only, and takes what is shorter with silence behind. Here the frames of this silence are left out,
-          and a longer recording is cut into stretches of 30 s, each computed alone, whose frames follow each other.
+Differs:  the original takes exactly 30 s, and pads what is shorter with silence. Here the frames of this silence are left out,
+          and a longer recording is cut into stretches of 30 s, each computed alone, whose frames are joined.
 Shapes:   B batch, T samples at 16 kHz, S stretches in a row, N stretches computed, P frames in a stretch, F frames, D hidden size
 """
 
@@ -23,20 +23,20 @@ from hf_sqa.blocks.speech_encoder import WHISPER_FRAME_SAMPLES, num_frames_of_sa
 
 #: Rate in Hz that every Whisper was trained at; samples in a spectrum, and between spectra.
 SAMPLING_RATE, SPECTRUM_SAMPLES, HOP_SAMPLES = 16_000, 400, 160
-#: Power below which nothing is told apart, and how far below the loudest band of a stretch, in powers of ten.
+#: Smallest power, and how far below the loudest band of a stretch the lowest level lies, in powers of ten.
 LEAST_POWER, DYNAMIC_RANGE = 1e-10, 8.0
 
 
 class WhisperOnWaveforms(WhisperPreTrainedModel):
-    """Waveforms to frames of 20 ms, by the encoder of a Whisper.
+    """A Whisper's encoder from waveforms to frames of 20 ms.
 
     Args:
-        config (`WhisperConfig`): Of the whole model; the decoder is not built. `max_source_positions` is the number of frames in a
-            stretch, 1500 in every published model. With fewer (`encoder_options={"max_source_positions": 384}` for 7.68 s) less
-            silence is computed behind short clips, with slightly other features.
+        config (`WhisperConfig`): Configuration of the whole model; the decoder is not built. `max_source_positions` is the number
+            of frames in a stretch, 1500 in every published model. With fewer (`encoder_options={"max_source_positions": 384}` for
+            7.68 s), less silence is computed after short clips, and the features are slightly different.
 
     Raises:
-        ValueError: If the configuration asks for masked spectra in training, which are not known here.
+        ValueError: If the configuration asks for masked spectra in training, which are not supported here.
     """
 
     main_input_name = "input_values"
@@ -64,19 +64,19 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
 
     @property
     def stretch_samples(self) -> int:
-        """Samples of a stretch: 480,000, which are 30 s."""
+        """Samples in a stretch: 480,000, which are 30 s."""
         return self.config.max_source_positions * WHISPER_FRAME_SAMPLES
 
     @torch.no_grad()
     def takes_positions(self, name: str, published: Any, expected: Any) -> bool:
-        """Take the first of the published positions, which are sines, for shorter stretches; `False` for any other tensor."""
+        """Take the first published positions, which are sines, for shorter stretches; return `False` for any other tensor."""
         if not name.endswith("embed_positions.weight") or published[0] < expected[0] or published[1] != expected[1]:
             return False
         self.encoder.embed_positions.weight.copy_(sinusoids(*expected))
         return True
 
     def log_mel(self, stretches: torch.Tensor) -> torch.Tensor:
-        """Spectra `(N, num_mel_bins, 2 * P)` of waveforms `(N, stretch_samples)` as `WhisperFeatureExtractor` gives, in float32."""
+        """Return `WhisperFeatureExtractor`'s spectra `(N, num_mel_bins, 2 * P)` of waveforms `(N, stretch_samples)`, in float32."""
         with torch.autocast(stretches.device.type, enabled=False):
             margin = SPECTRUM_SAMPLES // 2
             padded = F.pad(stretches.float(), (margin, margin), mode="reflect")
@@ -94,7 +94,7 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,  # as other encoders take it; always an object here
+        return_dict: bool | None = None,  # as other encoders take it; the result is always an object
     ) -> BaseModelOutput:
         """
         Args:
@@ -102,18 +102,18 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
             output_attentions (`bool`, *optional*): Whether to return the attention weights of every stretch that holds samples,
                 `(N, heads, P, P)`.
-            output_hidden_states (`bool`, *optional*): Whether to return layers 0 to the last one built, none behind the final norm.
+            output_hidden_states (`bool`, *optional*): Whether to return layers 0 to the last one built, all before the final norm.
 
         Returns:
-            `BaseModelOutput`, with `F = T / 320`, rounded up, frames; those of padding mean nothing.
+            `BaseModelOutput` with `T / 320` frames F, rounded up; those of padding are meaningless.
         """
         batch_size, num_samples = input_values.shape
         if attention_mask is not None:  # padding may hold anything
             input_values = torch.where(attention_mask.bool(), input_values, torch.zeros_like(input_values))
-        num_stretches = (num_samples + self.stretch_samples - 1) // self.stretch_samples  # ONNX divides towards zero
+        num_stretches = (num_samples + self.stretch_samples - 1) // self.stretch_samples  # ONNX rounds division towards zero
         padded = F.pad(input_values, (0, num_stretches * self.stretch_samples - num_samples))
         stretches = padded.reshape(batch_size * num_stretches, self.stretch_samples)
-        holding = None  # indices of the stretches that hold samples, where some do not
+        holding = None  # indices of the stretches that hold samples, if some do not
         if attention_mask is not None and not torch.compiler.is_exporting() and num_stretches > 1:
             starts = torch.arange(num_stretches, device=input_values.device) * self.stretch_samples
             holding = (starts < attention_mask.sum(dim=1)[:, None]).flatten().nonzero()[:, 0]
@@ -121,7 +121,7 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
 
         spectra = self.log_mel(stretches).to(self.encoder.conv1.weight.dtype)
         last_layer: list[torch.Tensor] = []
-        norm = self.encoder.layer_norm  # what goes into it is the last layer
+        norm = self.encoder.layer_norm  # its input is the last layer
         hook = norm.register_forward_pre_hook(lambda _, inputs: last_layer.append(inputs[0])) if output_hidden_states else None
         try:
             outputs = self.encoder(spectra, output_attentions=output_attentions, output_hidden_states=output_hidden_states)
@@ -130,7 +130,7 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
                 hook.remove()
 
         def in_rows(frames: torch.Tensor) -> torch.Tensor:
-            """Frames of stretches `(N, P, D)` as those of recordings `(B, F, D)`."""
+            """Return frames of stretches `(N, P, D)` as frames of recordings `(B, F, D)`."""
             if holding is not None:
                 empty = frames.new_zeros(batch_size * num_stretches, *frames.shape[1:])
                 frames = empty.index_copy(0, holding, frames)
@@ -145,5 +145,5 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
         )
 
     def _get_feat_extract_output_lengths(self, input_lengths: Any) -> Any:
-        """Frames of so many samples (`int` or integer tensor)."""
+        """Return the number of frames for a number of samples (`int` or integer tensor)."""
         return num_frames_of_samples(self.config, input_lengths)

@@ -1,9 +1,9 @@
-"""Convolutions of 3 by 3 with fewer multiplications than by definition, for scoring on a processor.
+"""3×3 convolutions with fewer multiplications than the direct algorithm, for scoring on a processor.
 
-Winograd's algorithm takes 64 multiplications for 36 results that take 324 by definition (Lavin & Gray, "Fast Algorithms for
+Winograd's algorithm needs 64 multiplications for 36 results, the direct algorithm 324 (Lavin & Gray, "Fast Algorithms for
 Convolutional Neural Networks", CVPR 2016). NNPACK has it, and most builds of torch contain NNPACK; `torch.nn.functional.conv2d`
-does not call it for fewer than 16 images, nor where oneDNN is there. NNPACK knows no steps but 1; where only the rows are taken
-one by one, the algorithm along them alone takes 8 multiplications for 6 results that take 18.
+does not call it for fewer than 16 images, nor if oneDNN is available. NNPACK supports stride 1 only; with another stride along
+columns, the algorithm along rows alone needs 8 multiplications for 6 results instead of 18.
 
 Shapes:   B images, C channels, H rows, W columns, N tiles of six rows
 """
@@ -18,9 +18,9 @@ from torch import nn
 
 from hf_sqa.blocks.layers import is_plain
 
-#: Rows of results in a tile. Eight rows of the image make eight combinations of
-#: them, those are convolved along the columns as products of matrices, and
-#: combinations of what comes out are the six rows: polynomials of the paper at 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
+#: Rows of results in a tile. Eight rows of the image are combined into eight others, these are convolved along the columns
+#: by products of matrices, and combinations of the products are the six rows. The paper's polynomials are at
+#: 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
 TILE_ROWS = 6
 OF_IMAGE = torch.tensor(
     [
@@ -56,27 +56,27 @@ OF_PRODUCTS = torch.tensor(
         [0, 1, -1, 32, -32, 1 / 32, -1 / 32, 1],
     ]
 )
-#: Which product is part of every row once, so that the bias may be added there.
+#: Product that enters every row with factor 1, so that the bias may be added to it.
 BIASED_PRODUCT = 1
-#: Rows of the matrices that are multiplied together, for each channel and thread: the filters are worth loading for so many, and
-#: they stay in the caches.
+#: Rows of the matrices that are multiplied together, per channel and thread: enough to be worth loading the filters for, and
+#: few enough to stay in the caches.
 RESULTS_PER_CHANNEL = 2.5
-#: Channels from which the algorithm along rows gains.
+#: Number of channels from which the algorithm along rows is faster.
 LEAST_CHANNELS = 32
 
 
 @functools.cache
 def has_nnpack() -> bool:
-    """Whether torch has NNPACK, and it runs on this processor. It has to be asked before its first use: asking starts it."""
+    """Whether torch has NNPACK and it runs on this processor. Call this before the first use of NNPACK: it initialises it."""
     backend = getattr(torch.backends, "nnpack", None)
     return backend is not None and hasattr(torch, "_nnpack_spatial_convolution") and backend.is_available()
 
 
 def conv3x3(layer: nn.Conv2d, hidden_states: torch.Tensor) -> torch.Tensor:
-    """A convolution of 3 by 3 in steps of 1 with a zero on every side; where no gradient is wanted, the fastest way at hand.
+    """Run a 3×3 convolution with stride 1 and one zero on every side; without gradients, in the fastest way available.
 
-    Images `(B, C, H, W)` become what the layer gives, `(B, C', H, W)`, up to about 2e-5 of the largest value. From about 32
-    channels on there is something to gain.
+    The result for images `(B, C, H, W)`, `(B, C', H, W)`, is that of the layer up to about 2e-5 of the largest value. It is faster
+    from about 32 channels on.
     """
     if is_plain(layer) and is_plain_scoring(hidden_states):
         if has_nnpack():
@@ -87,13 +87,13 @@ def conv3x3(layer: nn.Conv2d, hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 def is_plain_scoring(hidden_states: torch.Tensor) -> bool:
-    """Whether these are numbers in float32 on a processor, of which neither a gradient nor a graph is wanted."""
+    """Whether a tensor is float32 on a processor, and neither a gradient nor a graph of it is wanted."""
     wanted = torch.is_grad_enabled() or torch.compiler.is_compiling()
     return not wanted and hidden_states.device.type == "cpu" and hidden_states.dtype == torch.float32
 
 
 def row_filters(layer: nn.Conv2d) -> torch.Tensor | None:
-    """What [`conv_along_rows`] needs of a convolution, `(8, 3 * C, C')`; `None` where it had better be computed by definition."""
+    """Return a convolution's filters for [`conv_along_rows`], `(8, 3 * C, C')`; `None` if the direct algorithm is better."""
     if not is_plain(layer) or layer.kernel_size != (3, 3) or layer.stride[0] != 1 or layer.groups != 1:
         return None
     if min(layer.in_channels, layer.out_channels) < LEAST_CHANNELS or not is_plain_scoring(layer.weight):
@@ -103,13 +103,13 @@ def row_filters(layer: nn.Conv2d) -> torch.Tensor | None:
 
 
 class Memory:
-    """Memory that is taken once and used again: for tensors of megabytes, fresh pages cost half as much as the products."""
+    """Memory that is allocated once and used again: for tensors of megabytes, fresh pages cost half as much as the products."""
 
     def __init__(self) -> None:
         self._parts: dict[str, torch.Tensor] = {}
 
     def take(self, name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
-        """A tensor with any values, of the type and place of another; it lasts until the name is taken again."""
+        """Return an uninitialised tensor with the type and device of `like`; it is valid until the name is taken again."""
         size = math.prod(shape)
         if name not in self._parts or self._parts[name].numel() < size:
             self._parts[name] = like.new_empty(size)
@@ -126,12 +126,12 @@ def conv_along_rows(
     memory: Memory | None = None,
     results_name: str = "results",
 ) -> torch.Tensor:
-    """A convolution of 3 by 3 whose rows are taken one by one, without zeros around: `(B, C, H, W)` to `(B, C', H', W')`.
+    """Run a 3×3 convolution with row stride 1 and without padding: `(B, C, H, W)` to `(B, C', H', W')`.
 
-    It gives what the layer gives, up to about 1e-5 of the largest value. Images in channels-last memory need not be copied, and
-    such are the results. `filters` come from [`row_filters`]. `above` and `below`, `(B, C, 1 or 2, W)`, are further rows, for which
-    the images are not copied; `H'`, two less than there are rows, is at least `TILE_ROWS`. A caller with several convolutions
-    brings the memory, in which the results are called `results_name`.
+    The result is that of the layer up to about 1e-5 of the largest value. Images in channels-last memory need not be copied, and
+    the result has that layout. `filters` come from [`row_filters`]. `above` and `below`, `(B, C, 1 or 2, W)`, are further rows, for
+    which the images are not copied; `H'`, the number of all rows less two, is at least `TILE_ROWS`. A caller with several
+    convolutions passes `memory`, in which the results are called `results_name`.
     """
     (num_images, channels, _, width), num_combined = images.shape, len(OF_IMAGE)
     parts = [_flat_rows(part) for part in (above, images, below) if part is not None]
@@ -139,7 +139,7 @@ def conv_along_rows(
     width_out = (width - 3) // column_step + 1
     memory = memory or Memory()
     results = memory.take(results_name, images, num_images, height, width_out, filters.shape[2])
-    # The last tile may overlap the one before it: rows that both have come out twice.
+    # The last tile may overlap the one before it; rows in both are computed twice.
     starts = sorted({*range(0, height - TILE_ROWS + 1, TILE_ROWS), height - TILE_ROWS})
     tiles = [(image, start) for image in range(num_images) for start in starts]
     together = max(1, min(len(tiles), int(RESULTS_PER_CHANNEL * channels * torch.get_num_threads()) // width_out))
@@ -160,12 +160,12 @@ def conv_along_rows(
 
 
 def _flat_rows(images: torch.Tensor) -> torch.Tensor:
-    """Images `(B, C, H, W)` as `(B, H, W * C)`."""
+    """Return images `(B, C, H, W)` as `(B, H, W * C)`."""
     return images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(2)
 
 
 def _rows_of_tile(parts: list[torch.Tensor], first: int) -> torch.Tensor:
-    """Eight rows `(8, W * C)`, the first of them row `first`, of parts `(H, W * C)` that lie one below the other."""
+    """Return eight rows `(8, W * C)`, the first of them row `first`, of parts `(H, W * C)` that lie one below the other."""
     pieces, end = [], first + len(OF_IMAGE)
     for part in parts:
         if first < len(part) and end > 0:
