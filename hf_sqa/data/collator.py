@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-#: Waveform in place of recordings if none of a batch could be read; it has no labels, so nothing is learned from it.
+#: Length of the waveform that stands in if no recording of a batch could be read; without labels, nothing is learned from it.
 STAND_IN_SAMPLES = 16_000
-#: Clips of equal length by their headers may be shorter than that by this many samples, as lossy formats round.
+#: Clips of equal length by their headers may differ by this much when decoded, as lossy formats round.
 ROUNDING_SECONDS = 0.1
 
 
@@ -18,7 +18,7 @@ class AudioQualityCollator:
     loss nor gradient, and batches have the same size in all processes.
 
     Args:
-        feature_extractor: The model's.
+        feature_extractor: Feature extractor of the model.
         lengths (`str`, *optional*, defaults to `"pad"`): What to do with clips of different lengths: `"pad"`, `"crop"` (each cut at
             random to the shortest), `"repeat"` (short ones are repeated) or `"equal"` (they have equal lengths already).
         window_samples (`int`, *optional*): Length of every row; longer clips are cut at random and shorter ones padded with
@@ -75,7 +75,7 @@ def _cut(example: dict[str, Any], length: int) -> np.ndarray:
 
 
 def _with_stand_ins(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The examples; those without a waveform get that of another, and NaN labels."""
+    """Give examples without a waveform that of another example, and NaN labels."""
     readable = next((row for row in examples if row["waveform"] is not None), None)
     filled = []
     for example in examples:

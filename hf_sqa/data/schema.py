@@ -46,20 +46,20 @@ Ratings = Literal["mean", "each"]
 
 @dataclass
 class Examined:
-    """Rows of the schema, and what was met on the way."""
+    """Rows of the schema, and the problems found in them."""
 
     name: str  # name of the corpus, in messages and the description
     rows: list[Row]  # the rows, each with `where`, `missing` and `embedded`
     # items by kind: `text`, `scale`, `duplicate`, `repeated_rating`, `constant`, `missing`, `missing_reference`
     problems: dict[str, list[str]]
-    num_label_rows: int  # rows of the label files, and how many of them carry no score
-    unrated: int
+    num_label_rows: int  # rows of the label files
+    unrated: int  # label rows without a score
     score_names: Sequence[str] = ()  # scores beyond those of the schema
     note: str = ""  # remark for the description
 
     @property
     def num_missing(self) -> int:
-        """Recordings that are not there."""
+        """Number of missing recordings."""
         return len(self.problems.get("missing", ()))
 
 
@@ -69,7 +69,7 @@ def first_few(items: Sequence[str]) -> str:
 
 
 def rescale_mos(score: float, scale: tuple[float, float]) -> float:
-    """`1 + 4 * (score - low) / (high - low)`: the scale `(low, high)` brought linearly to 1-5; 1-5 itself is left alone."""
+    """Map a score linearly from the scale `(low, high)` to 1-5: `1 + 4 * (score - low) / (high - low)`; 1-5 is left as it is."""
     low, high = scale
     return score if (low, high) == (1, 5) else 1 + 4 * (score - low) / (high - low)
 
@@ -85,12 +85,12 @@ def examine(
     folders: AudioFolders | None = None,
     note: str = "",
 ) -> Examined:
-    """Bring label rows into the schema and note their problems; raises nothing.
+    """Convert label rows to the schema and note their problems; nothing is raised.
 
     A row has `audio` (a path, or an audio dict), scores, text columns and `where` (label file and line). Scores may be text; an
     empty one is unrated. `mos`, `mos_std` and `mos_ci95` are rescaled from `scale`, or the row's own `scale_min` and `scale_max`,
-    to 1-5, see [`rescale_mos`]. Where a recording may have several rows, `"mean"` averages its `ratings`: `num_ratings`, `mos_std`
-    (with N - 1) and `mos_ci95` (Student's t) are added; `"each"` keeps one row per rating.
+    to 1-5, see [`rescale_mos`]. If rows are ratings, `ratings="mean"` averages those of each recording, and adds `num_ratings`,
+    `mos_std` (with N - 1) and `mos_ci95` (Student's t); `"each"` keeps one row per rating.
     """
     problems: dict[str, list[str]] = defaultdict(list)
     folders = folders or AudioFolders()
@@ -171,7 +171,7 @@ def _number(value: Any, name: str, where: str, problems: dict[str, list[str]]) -
 
 
 def _averaged(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """One row per recording: scores are means over its ratings, text comes from the first, listeners are dropped."""
+    """Return one row per recording: scores are means over its ratings, text comes from the first, listeners are dropped."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_key(row), []).append(row)
@@ -223,9 +223,9 @@ _STOPS = {
 
 
 def build_dataset(examined: Examined, on_missing: Literal["raise", "drop"] = "raise") -> Any:
-    """A `datasets.Dataset` in the schema; `dataset.info.description` says in words how many clips were loaded and dropped.
+    """Return a `datasets.Dataset` in the schema; `dataset.info.description` says how many clips were loaded and dropped.
 
-    With `on_missing="drop"` rows without their recording are left out, else the first few are named by the error.
+    With `on_missing="drop"`, rows whose recording is missing are left out; otherwise the error names the first few.
 
     Raises:
         ValueError: If a score is text, or outside its scale, a recording has several rows, or nothing is left.
@@ -261,7 +261,7 @@ def build_dataset(examined: Examined, on_missing: Literal["raise", "drop"] = "ra
 
 
 def schema_features(score_names: Sequence[str] = ()) -> Any:
-    """The columns of a loaded corpus and their types, as `datasets.Features`."""
+    """Return the columns of a loaded corpus and their types, as `datasets.Features`."""
     datasets = import_datasets()
     audio, text, number = datasets.Audio(decode=False), datasets.Value("string"), datasets.Value("float64")
     return datasets.Features(
@@ -302,7 +302,7 @@ def _dataset(rows: Sequence[Mapping[str, Any]], description: str, score_names: S
 
 
 def undecoded(data: Any) -> Any:
-    """A data set with its recordings as they are stored, as bytes and paths: hf_sqa decodes them, without torchcodec."""
+    """Return a data set whose recordings stay encoded, as bytes and paths: hf_sqa decodes them, without torchcodec."""
     datasets = import_datasets()
     for name, feature in (data.features or {}).items():
         if isinstance(feature, datasets.Audio) and feature.decode:
@@ -311,5 +311,5 @@ def undecoded(data: Any) -> Any:
 
 
 def import_datasets() -> Any:
-    """The package `datasets`, or an error that says how to get it."""
+    """Import the package `datasets`, or raise an error that says how to install it."""
     return import_extra("datasets", "Loading a corpus", "train")

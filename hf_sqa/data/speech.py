@@ -25,7 +25,7 @@ MAX_DRAWS = 200
 
 @dataclass(frozen=True)
 class SpeechClip:
-    """A recording of speech to make windows of."""
+    """A recording of speech to make windows from."""
 
     name: str  # unique name
     path: str  # path of its file
@@ -33,19 +33,19 @@ class SpeechClip:
     language: str  # language, or `""` if unknown
     split: str  # one of `SPLITS`
     num_bytes: int  # size of its file
-    phrase: Phrase | None = None  # the phrase of the bench corpus that it is
+    phrase: Phrase | None = None  # the phrase, if it is one of the bench corpus
     # factor on the probability of its talker, which also grows with the square root of the number of its recordings
     share: float = 1.0
 
 
 def bench_speech(packages: str | Path | None = None) -> list[SpeechClip]:
-    """The recorded phrases of the bench corpus, seven voices in six languages, with its splits.
+    """Return the recorded phrases of the bench corpus, seven voices in six languages, with its splits.
 
     Args:
         packages (`str` or `Path`, *optional*): Folder of unpacked Debian packages; those installed if not given.
 
     Raises:
-        MissingPackagesError: If packages are missing; it names them.
+        MissingPackagesError: If packages are missing; the message names them.
     """
     clips = []
     for phrase in find_phrases("training", packages):
@@ -56,10 +56,10 @@ def bench_speech(packages: str | Path | None = None) -> list[SpeechClip]:
 
 
 def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[SpeechClip]:
-    """The recordings in a folder and below it. Each subfolder is a talker, and so is each file that lies in no subfolder.
+    """Return the recordings in a folder and below it. Each subfolder is a talker, and so is each file outside of subfolders.
 
-    A hash of its name decides whether a talker is for validation, so that adding files moves none of the others. If there are two
-    talkers or more, at least one is for validation and one for training.
+    A hash of the name decides whether a talker is for validation, so that adding files does not move other talkers. With two or
+    more talkers, at least one is for validation and one for training.
 
     Raises:
         ValueError: If there is no such folder, or no recording in it.
@@ -79,7 +79,7 @@ def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[Spe
 
 
 def joined_speech(bench: Sequence[SpeechClip], further: Sequence[SpeechClip], further_share: float) -> list[SpeechClip]:
-    """The phrases of the bench corpus, and further recordings for training only, from which `further_share` of its windows come."""
+    """Add further recordings to the bench corpus, for training only; `further_share` of the training windows come from them."""
 
     def weight(clips: Sequence[SpeechClip]) -> float:
         return float(sum(count**0.5 for count in Counter(clip.talker for clip in clips).values()))
@@ -93,7 +93,7 @@ class SpeechPool:
     """Speech of one sampling rate in memory, as 16-bit samples.
 
     Attributes:
-        excluded (`dict[str, Finding]`): By name of a recording, why it is not used. It grows as recordings are read.
+        excluded (`dict[str, Finding]`): Why a recording is not used, by its name; grows as recordings are read.
     """
 
     def __init__(self, clips: Sequence[SpeechClip], sampling_rate: int):
@@ -112,12 +112,12 @@ class SpeechPool:
 
     @property
     def digest(self) -> str:
-        """Sixteen digits that differ where names, sizes, talkers or splits of the recordings do."""
+        """Sixteen digits that change with the names, sizes, talkers or splits of the recordings."""
         rows = sorted((clip.name, clip.num_bytes, clip.talker, clip.split, round(clip.share, 6)) for clip in self.clips)
         return digest_of([self.sampling_rate, rows])
 
     def draw(self, split: str, rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, list[SpeechClip]]:
-        """Speech of one talker, and the recordings it comes from: phrases joined by pauses, or a piece of a long recording.
+        """Draw speech of one talker, with the recordings it comes from: phrases joined by pauses, or a piece of a long recording.
 
         Raises:
             ValueError: If no recording of the split can be used.
@@ -143,7 +143,7 @@ class SpeechPool:
     def _filled(
         self, first: SpeechClip, clips: Sequence[SpeechClip], rng: np.random.Generator, num_samples: int
     ) -> tuple[np.ndarray, list[SpeechClip]]:
-        """A piece of the first recording, followed by others of the same talker if it is too short."""
+        """Return a piece of the first recording, followed by others of the same talker if it is too short."""
         waveform = self._waveform(first)
         assert waveform is not None
         pieces, used = [_as_float(waveform)], [first]
@@ -175,7 +175,7 @@ class SpeechPool:
         return self._waveforms[clip.name]
 
     def _read(self, clip: SpeechClip) -> np.ndarray | Finding:
-        """The waveform of a recording, or why it does not count as speech."""
+        """Return the waveform of a recording, or why it does not count as speech."""
         if clip.phrase is not None:
             return reference_waveform(clip.phrase)
         recording = load_recording(clip.path, sampling_rate=self.sampling_rate)

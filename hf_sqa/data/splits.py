@@ -16,7 +16,7 @@ import numpy as np
 
 #: Stretches of the sorted scores that grouped splits keep in proportion.
 SCORE_BINS = 10
-#: Orders in which a grouped split tries the groups, and passes over them to improve the split.
+#: Random orders of the groups that a grouped split tries, and passes over each order to improve the split.
 ORDERS, PASSES = 8, 10
 
 
@@ -25,8 +25,8 @@ class Split:
     """Row numbers of two parts and how similar they are."""
 
     train: np.ndarray  # rows to train on, ascending
-    validation: np.ndarray  # rows to validate on, ascending; none is in both
-    ks_distance: float  # kolmogorov-Smirnov distance between the scores of the two, 0 (equal) to 1
+    validation: np.ndarray  # rows to validate on, ascending; no row is in both
+    ks_distance: float  # Kolmogorov-Smirnov distance between the scores of the two, 0 (equal) to 1
     ks_by_corpus: dict[str, float]  # the same within each corpus; NaN where a part has no clip of it
     groups: tuple[int, int] | None = None  # number of groups in `train` and in `validation`, which share none
 
@@ -43,11 +43,11 @@ class Split:
 class TrainingSet:
     """One row of Table 1."""
 
-    num_train: int  # clips, as printed
+    num_train: int  # numbers of clips, as printed
     num_validation: int
-    sources: tuple[str, ...]  # parts of the names of the corpora to draw from, in lower case without punctuation; none for all
-    # those of the sources whose own `train` and `validation` clips go to the two parts, as a whole, instead of a draw; their other
-    # clips are left out
+    sources: tuple[str, ...]  # parts of the names of the corpora to draw from, in lower case without punctuation; empty for all
+    # sources whose own `train` and `validation` clips all go to the two parts, instead of a random draw; their other clips are
+    # left out
     own_splits: tuple[str, ...] = ()
     own_counts: tuple[int, int] = (0, 0)  # number of these clips in the two parts
 
@@ -81,11 +81,11 @@ def stratified_split(
     corpus_column: str | None = "corpus",
     seed: int = 0,
 ) -> Split:
-    """Split in two with the same score distribution within each corpus.
+    """Split data in two parts with the same score distribution within each corpus.
 
-    Without groups, the clips of a corpus are sorted by score, cut into as many stretches as `validation` gets clips, and one is
-    drawn from each; the parts have exactly the size asked for. With groups, whole groups are moved until sizes and scores are as
-    close to proportional in each corpus as possible.
+    Without groups, the clips of a corpus are sorted by score and cut into as many stretches as `validation` gets clips, and one
+    clip is drawn from each; the parts have exactly the size asked for. With groups, whole groups are moved until sizes and scores
+    are as close to proportional in each corpus as possible.
 
     Args:
         data: A dict of sequences, a `pandas.DataFrame` or a `datasets.Dataset`.
@@ -93,11 +93,11 @@ def stratified_split(
         group_columns (`str` or sequence of `str`, *optional*): Columns such as `talker`, `system_id`, `source`. Clips that share a
             value of any of them, directly or through other clips, stay together.
         score_column (`str`, *optional*, defaults to `"mos"`): Scores to keep in proportion.
-        corpus_column (`str`, *optional*, defaults to `"corpus"`): Each of its values is kept in proportion; `None` for one corpus.
+        corpus_column (`str`, *optional*, defaults to `"corpus"`): Corpora to keep in proportion; `None` if all is one corpus.
         seed (`int`, *optional*, defaults to `0`): The same seed and rows give the same split.
 
     Raises:
-        ValueError: If a column is missing, a score is NaN, a group is not known, or there are too few clips or groups to split.
+        ValueError: If a column is missing, a score is NaN, a group is unknown, or there are too few clips or groups to split.
     """
     if not 0 < validation_share < 1:
         raise ValueError(f"Expected `validation_share` between 0 and 1, got {validation_share}.")
@@ -126,9 +126,9 @@ def stratified_split(
 def nested_subsets(
     data: Any, sizes: Sequence[int], *, corpus_column: str | None = "corpus", seed: int = 0
 ) -> dict[int, np.ndarray]:
-    """Draw clips with the score distribution, and the proportions of corpora, of the whole.
+    """Draw clips with the score distribution and the proportions of corpora of the whole data.
 
-    Each subset is a part of the next larger one, so that points of a learning curve differ only in size.
+    Each subset is part of the next larger one, so that points of a learning curve differ only in size.
 
     Args:
         data: A dict of sequences, a `pandas.DataFrame` or a `datasets.Dataset`.
@@ -136,7 +136,7 @@ def nested_subsets(
         corpus_column, seed: As for [`stratified_split`].
 
     Returns:
-        `dict[int, np.ndarray]`: Size to rows, ascending.
+        `dict[int, np.ndarray]`: Rows of each size, ascending.
 
     Raises:
         ValueError: If there are fewer clips than asked for, a column is missing, or a score is NaN.
@@ -155,7 +155,7 @@ def nested_subsets(
 
 
 def training_set(name: str, data: Any, *, seed: int = 0) -> Split:
-    """One of the ten training sets of the paper, drawn from the corpora given, with the counts of the paper.
+    """Draw one of the ten training sets of the paper from the given corpora, with the counts of the paper.
 
     Args:
         name (`str`): `"w2v_ger"`, `"w2v_cn"`, `"w2v_en"`, `"w2v_all"`, `"w2v_1k"`, `"w2v_10k"`, `"w2v_50k"`, `"w2v_base"`,
@@ -212,7 +212,7 @@ def training_set(name: str, data: Any, *, seed: int = 0) -> Split:
 
 
 def ks_distance(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
-    """Kolmogorov-Smirnov distance: the largest gap between the two shares of scores up to a value, 0 to 1; NaN if one is empty."""
+    """Kolmogorov-Smirnov distance: the largest gap between the two distribution functions, 0 to 1; NaN if one sample is empty."""
     from scipy.stats import ks_2samp
 
     return float(ks_2samp(first, second, method="asymp").statistic) if len(first) and len(second) else math.nan
@@ -232,21 +232,21 @@ def _split(scores: np.ndarray, corpora: np.ndarray, validation: np.ndarray, grou
 
 
 def _drawn(scores: np.ndarray, corpora: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Row numbers of `size` clips: from each corpus its share, one from each stretch of its sorted scores."""
+    """Draw the row numbers of `size` clips: from each corpus its share, one clip from each stretch of its sorted scores."""
     _, of_corpus = np.unique(corpora, return_inverse=True)
     chosen = []
     for corpus, count in enumerate(_shares(np.bincount(of_corpus), size)):
         rows = np.flatnonzero(of_corpus == corpus)
         rows = rows[np.lexsort((rng.random(len(rows)), scores[rows]))]
         edges = np.arange(count + 1) * len(rows) / max(count, 1)
-        # Whole clips only: a stretch is from the clip at its lower edge to the last one before its upper edge.
+        # Whole clips only: a stretch runs from the clip at its lower edge to the last clip before its upper edge.
         low, high = np.ceil(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
         chosen.append(rows[rng.integers(low, high)] if count else rows[:0])
     return np.sort(np.concatenate(chosen))
 
 
 def _shares(counts: np.ndarray, size: int) -> np.ndarray:
-    """`size` divided in proportion to `counts`, in whole numbers that add up; the largest remainders are rounded up."""
+    """Divide `size` in proportion to `counts`, into whole numbers that add up to it; the largest remainders are rounded up."""
     exact = counts * size / max(counts.sum(), 1)
     shares = np.floor(exact).astype(int)
     shares[np.argsort(shares - exact, kind="stable")[: size - shares.sum()]] += 1
@@ -254,7 +254,7 @@ def _shares(counts: np.ndarray, size: int) -> np.ndarray:
 
 
 def _groups(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """A group number for each row; rows that share a value in any column, directly or through others, have the same number."""
+    """Number the group of each row: rows that share a value in any column, directly or through others, have the same number."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -273,7 +273,7 @@ def _groups(columns: Sequence[np.ndarray]) -> np.ndarray:
 def _chosen_groups(
     scores: np.ndarray, corpora: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Which groups go to validation: those that bring every stretch of scores of every corpus closest to its share."""
+    """Choose the groups for validation: those that bring every stretch of scores of every corpus closest to its share."""
     cells = np.zeros(len(scores), int)
     num_cells = 0
     for corpus in np.unique(corpora):
@@ -325,7 +325,7 @@ def _scores(data: Any, name: str, rows: Any = slice(None)) -> np.ndarray:
 
 
 def _labels(data: Any, name: str | None, num_rows: int) -> np.ndarray:
-    """The values of a column as text, as many as scores; the same everywhere without a column."""
+    """Return the values of a column as text, one per score; if `name` is `None`, all values are the same."""
     column = np.full(num_rows, "all") if name is None else _column(data, name)
     if len(column) != num_rows:
         raise ValueError(f"Expected {num_rows} values in {name!r}, as many as scores, got {len(column)}.")

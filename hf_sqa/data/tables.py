@@ -1,8 +1,8 @@
-"""Tables as people have them: delimited text of any program, Excel, JSON lines. Every table of labels or recordings is read here.
+"""Read tables as people have them: delimited text from any program, Excel, JSON lines. All tables of labels or recordings go here.
 
-Rows come one by one with their lines, as dicts by column. A row that cannot be understood is a `ValueError` in its place, which the
-caller raises or turns into a row of its own. Cells are stripped; blank rows, columns without a name and cells outside the table are
-left out.
+Rows come one by one with their line numbers, as dicts by column. In place of a row that cannot be parsed stands a `ValueError`,
+which the caller raises or turns into a row of its own. Cells are stripped; blank rows, columns without a name and cells outside the
+table are left out.
 """
 
 import contextlib
@@ -21,27 +21,27 @@ from typing import Any
 from hf_sqa.extras import import_extra
 
 DELIMITERS = ",;\t|"
-#: The line that tells Excel how a table is delimited.
+#: The line that states the delimiter of a table for Excel.
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
-#: Characters of a line, and rows of a sheet as in Excel: what goes on after is not held in memory, or waited for.
+#: Most characters in a line, and most rows in a sheet (as in Excel): whatever follows is not held in memory, or waited for.
 MAX_LINE, MAX_SHEET_ROWS = 1 << 24, 1 << 20
-#: Bytes of an unpacked Excel table; a few kilobytes of its compressed XML can become any number.
+#: Most bytes of an unpacked Excel table; a few kilobytes of compressed XML can unpack to any size.
 MAX_SHEET_BYTES = 1 << 30
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 
-#: The cells of a row, or what is wrong with it, and its line from 1.
+#: The cells of a row, or what is wrong with it, and its line number from 1.
 Cells = tuple[list[str] | ValueError, int]
-#: The same by column.
+#: The same, with the cells as a dict by column.
 Record = tuple[dict[str, Any] | ValueError, int]
 
 
 def read_table(path: Path, sheet: str | None = None) -> tuple[list[str], Iterator[Record]]:
-    """Names of the columns of an Excel table (`.xlsx`) or of a delimited text, and its rows.
+    """Return the names of the columns and the rows of an Excel table (`.xlsx`) or of delimited text.
 
     Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is no table, or two columns have one name.
+        OSError: If the file cannot be read.
+        ValueError: If it is not a table, or two columns have the same name.
         ImportError: If it is an Excel table, and openpyxl is not installed.
     """
     if path.suffix.lower() == ".xlsx":
@@ -50,19 +50,19 @@ def read_table(path: Path, sheet: str | None = None) -> tuple[list[str], Iterato
 
 
 def read_delimited(binary: Any, name: str) -> tuple[list[str], Iterator[Record]]:
-    """The same of a binary file that holds delimited text."""
+    """Like `read_table`, for a binary file that holds delimited text."""
     return _by_column(delimited_cells(text_lines(binary)), name)
 
 
 def read_sheet(binary: Any, name: str) -> tuple[list[str], Iterator[Record]]:
-    """The same of a binary file that holds an Excel table, its first sheet."""
+    """Like `read_table`, for the first sheet of a binary file that holds an Excel table."""
     return _by_column(sheet_cells(Path(name), binary=binary), name)
 
 
 def delimited_cells(lines: Iterable[str], has_header: bool = True) -> Iterator[Cells]:
-    """Rows of delimited text that are not blank, from lines with their ends.
+    """Yield the rows of delimited text that are not blank, from lines that include their line ends.
 
-    Where the first row is a header, a row of more or fewer cells is a `ValueError`; empty cells at its end do not count.
+    If the first row is a header, a row with more or fewer cells is a `ValueError`; empty cells at its end do not count.
     """
     source = iter(lines)
     number, first = next(((number, line) for number, line in enumerate(source, 1) if line.strip()), (0, ""))
@@ -78,7 +78,7 @@ def delimited_cells(lines: Iterable[str], has_header: bool = True) -> Iterator[C
     widths: tuple[int, int] | None = None
 
     def fed(taken: list[str]) -> Iterator[str]:
-        """Lines, as long as the row needs them, also put down in `taken`."""
+        """Yield lines as long as the row needs them, and append them to `taken`."""
         while line := waiting.popleft() if waiting else next(source, ""):
             taken.append(line)
             yield line
@@ -95,7 +95,7 @@ def delimited_cells(lines: Iterable[str], has_header: bool = True) -> Iterator[C
         if isinstance(cells, list) and any(cells) and has_header:
             widths = widths or (max(place for place, cell in enumerate(cells, 1) if cell), len(cells))
             cells = _fitted(cells, *widths, delimiter)
-        if isinstance(cells, ValueError) and len(taken) > 1:  # a quote that nobody closed must not eat the rows that follow
+        if isinstance(cells, ValueError) and len(taken) > 1:  # an unclosed quote must not swallow the rows that follow
             waiting.extendleft(reversed(taken[1:]))
             del taken[1:]
             cells = ValueError("a quote begins here that does not end; double a quote that belongs to a cell")
@@ -111,27 +111,27 @@ def _fitted(cells: list[str], named: int, most: int, delimiter: str) -> list[str
 
 
 def text_lines(binary: Any) -> Iterator[str]:
-    """Lines of a binary file in UTF-8 or, after its mark, UTF-16. A byte that is neither stays in its cell, as a lone surrogate."""
+    """Yield the lines of a binary file in UTF-8 or, after its mark, UTF-16; other bytes stay in their cells as lone surrogates."""
     peekable = binary if hasattr(binary, "peek") else io.BufferedReader(binary)
     wide = peekable.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
     # newline="": a line end within quotes belongs to its cell.
     text = io.TextIOWrapper(peekable, "utf-16" if wide else "utf-8-sig", errors="surrogateescape", newline="")
     try:
         for line in bounded_lines(text):
-            yield line.replace("\0", "\N{REPLACEMENT CHARACTER}")  # csv before Python 3.12 stops there
+            yield line.replace("\0", "\N{REPLACEMENT CHARACTER}")  # csv before Python 3.12 stops at NUL
     finally:
         with contextlib.suppress(ValueError):  # closed already by its owner
             text.detach()
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """The same of the file at a path."""
+    """Like `text_lines`, for the file at a path."""
     with path.open("rb") as file:
         yield from text_lines(file)
 
 
 def bounded_lines(file: Any) -> Iterator[Any]:
-    """Lines of a text or binary file; of one that is longer than `MAX_LINE` the beginning, which then is no whole row."""
+    """Yield the lines of a text or binary file, cut to `MAX_LINE`; a line that was cut is not a whole row."""
     if not isinstance(file, (io.TextIOBase, io.BufferedIOBase)):
         file = io.BufferedReader(file)  # the `readline` of files of fsspec takes no limit
     while line := file.readline(MAX_LINE):
@@ -141,14 +141,14 @@ def bounded_lines(file: Any) -> Iterator[Any]:
 
 
 def sheet_cells(path: Path, sheet: str | None = None, binary: Any = None) -> Iterator[Cells]:
-    """Rows of a sheet of an Excel table that are not blank, as Excel shows them; dates as ISO 8601.
+    """Yield the rows of a sheet of an Excel table that are not blank, as Excel shows them; dates as ISO 8601.
 
-    A formula has the value that was last saved. Where none was, as in tables that programs write, its row is a `ValueError`.
-    Without a sheet of the name asked for, the first is read; from `binary`, which can be searched, where the table is not at
+    A formula gives its last saved value; if none was saved, as in tables that programs write, its row is a `ValueError`. If there
+    is no sheet named `sheet`, the first is read. If `binary`, a seekable file, is given, the table is read from it and not from
     `path`.
 
     Raises:
-        ValueError: If the file is no such table, or has more rows or bytes than one.
+        ValueError: If the file is not an Excel table, or has more rows or bytes than a table can have.
         ImportError: If openpyxl is not installed.
     """
     openpyxl = import_extra("openpyxl", f"The Excel table {str(path)!r}", "xlsx", "save it as CSV")
@@ -161,7 +161,7 @@ def sheet_cells(path: Path, sheet: str | None = None, binary: Any = None) -> Ite
         books = [openpyxl.load_workbook(source, read_only=True, data_only=values) for values in (True, False)]
         sheets = [book[sheet] if sheet in book.sheetnames else book.worksheets[0] for book in books]
         for each in sheets:
-            each.reset_dimensions()  # what the file says of them may be wrong by a million cells
+            each.reset_dimensions()  # those stated in the file may be wrong by a million cells
         for line, rows in enumerate(zip(*(each.iter_rows(values_only=True) for each in sheets), strict=True), 1):
             shown, written = rows
             if line > MAX_SHEET_ROWS:
@@ -176,19 +176,19 @@ def sheet_cells(path: Path, sheet: str | None = None, binary: Any = None) -> Ite
             book.close()
     except OSError:
         raise
-    except Exception as error:  # a damaged archive or XML raises a dozen kinds
+    except Exception as error:  # a damaged archive or XML raises a dozen kinds of error
         raise ValueError(f"Expected an Excel table (.xlsx), got {str(path)!r}: {error}. Save it as CSV.") from None
 
 
 def json_records(lines: Iterable[str]) -> Iterator[Record]:
-    """Objects of JSON lines; blank lines are left out."""
+    """Yield the objects of JSON lines; blank lines are left out."""
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield parse_json(line), number
 
 
 def parse_json(text: str | bytes) -> dict[str, Any] | ValueError:
-    """One JSON object, or what is wrong with it."""
+    """Parse one JSON object, or return what is wrong with it."""
     try:
         record = json.loads(text)
     except ValueError as error:
@@ -199,10 +199,10 @@ def parse_json(text: str | bytes) -> dict[str, Any] | ValueError:
 
 
 def read_number(value: Any) -> float:
-    """A number as people write it: `3.5`, `"3,5"` (a decimal comma), `" 3.5 "`.
+    """Read a number as people write it: `3.5`, `"3,5"` (a decimal comma), `" 3.5 "`.
 
     Raises:
-        ValueError: If it is none: text, `"1,234.5"`, `"1_0"`, or true and false, which Python takes for 1 and 0.
+        ValueError: If it is not a number: text, `"1,234.5"`, `"1_0"`, or true and false, which Python takes for 1 and 0.
     """
     text = value.strip() if isinstance(value, str) else value
     if isinstance(text, bool) or (isinstance(text, str) and "_" in text):

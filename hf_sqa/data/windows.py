@@ -12,8 +12,8 @@ A folder holds:
                                             pooled features before its last layer, if it has one; on request, frames float16
                                             (W, F, 2 D), input and output of its transformer, averaged over pairs of frames
 
-A waveform is `samples / 32767 * peak`; teachers and students hear it after this rounding. Files are whole or absent: a run that was
-killed loses the shard it was writing, and goes on from there. A window depends on the seed, its split and its number only.
+A waveform is `samples / 32767 * peak`; teachers and students hear it after this rounding. Files are whole or absent: a killed run
+loses only the shard it was writing, and resumes there. A window depends only on the seed, its split and its number.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from hf_sqa.degradations import Chain
 from hf_sqa.runs import check_same_run, digest_of, in_processes, whole_file, write_whole
 
 WINDOWS_PER_SHARD = 64
-#: Raised when the same seed gives other windows.
+#: Increased whenever the same seed gives other windows.
 VERSION = 2
-#: Share of full windows; the lengths of the others are uniform, down to `SHORTEST_SECONDS`.
+#: Share of windows of full length; the lengths of the others are drawn uniformly, down to `SHORTEST_SECONDS`.
 FULL_SHARE, SHORTEST_SECONDS = 0.7, 1.5
-#: Degraded and then cut off on both sides, so that codecs and filters have settled when the window begins.
+#: Speech on both sides that is degraded and then cut off, so that codecs and filters have settled when the window begins.
 LEAD_SECONDS = 0.25
-#: Share of the training windows that are played faster or slower, which changes pitch and formants: few talkers become many.
+#: Share of training windows played faster or slower, and by how much: it changes pitch and formants, so few talkers become many.
 SPEED_SHARE, SPEED = 0.6, (0.82, 1.22)
 
 
 def load_degradations(mix: Mapping[str, float]) -> list[tuple[float, list[Chain]]]:
-    """Chains with the weights by which one is drawn; a `ValueError` if a preset is unknown, or a weight is none.
+    """Return chains with the weights for drawing one; a `ValueError` if a preset is unknown, or a weight is not a valid number.
 
     `"none"` keeps speech as recorded, `"bench"` draws one of the 42 conditions of the bench corpus, any other name is a preset or
     YAML file of [`~hf_sqa.degradations.Chain`].
@@ -71,7 +71,7 @@ def load_degradations(mix: Mapping[str, float]) -> list[tuple[float, list[Chain]
 
 
 class WindowMaker:
-    """Makes windows of degraded speech, `window_samples` long at most; a number always gives the same window."""
+    """Makes windows of degraded speech, `window_samples` long at most; the same number always gives the same window."""
 
     def __init__(self, pool: SpeechPool, degradations: Mapping[str, float], window_samples: int, seed: int = 0):
         self.pool, self.window_samples, self.seed = pool, window_samples, seed
@@ -93,9 +93,9 @@ class WindowMaker:
         }
 
     def make(self, split: str, number: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """A window, float32 `(num_samples,)`, and the facts about it.
+        """Make a window, float32 `(num_samples,)`, and return it with facts about it.
 
-        Their `status` is `"ok"`, or `"failed"` with a `reason` if the degradation refused the speech or left silence.
+        The `status` is `"ok"`, or `"failed"` with a `reason` if the degradation refused the speech or left silence.
         """
         rng = np.random.default_rng([self.seed, SPLITS.index(split), number])
         rate = self.pool.sampling_rate
@@ -158,11 +158,11 @@ class WindowCache:
         return int(self.description["window_samples"])
 
     def shards(self, split: str) -> list[Path]:
-        """The files of windows of a split, in order."""
+        """Return the files with the windows of a split, in order."""
         return sorted((self.folder / "windows").glob(f"{split}-*.safetensors"))
 
     def ensure_shard(self, split: str, index: int) -> Path:
-        """The file of a shard, made now if it is missing."""
+        """Return the file of a shard, and make it first if it is missing."""
         path = self.folder / "windows" / f"{split}-{index:05}.safetensors"
         if not path.exists():
             if self.maker is None:
@@ -175,11 +175,11 @@ class WindowCache:
         return path
 
     def ensure_shards(self, plan: Iterable[tuple[str, int]], num_workers: int = 0) -> Iterator[Path]:
-        """Files of shards, in the order of a plan of `(split, index)`.
+        """Yield the files of shards in order, making those that are missing.
 
         Args:
-            plan (iterable of `(str, int)`): Which shards.
-            num_workers (`int`, *optional*, defaults to 0): Processes that make them, a few shards ahead. They load no torch.
+            plan (iterable of `(str, int)`): Split and index of each shard.
+            num_workers (`int`, *optional*, defaults to 0): Processes that make shards, a few ahead; they do not load torch.
         """
         if num_workers < 1 or self.maker is None:
             return (self.ensure_shard(split, index) for split, index in plan)
@@ -187,7 +187,7 @@ class WindowCache:
 
     @property
     def excluded(self) -> dict[str, Finding]:
-        """Why recordings that were drawn are not used, by their names."""
+        """Why some of the recordings drawn are not used, by name."""
         path = self.folder / "excluded.json"
         written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return {name: Finding(**finding) for name, finding in written.items()}
@@ -217,7 +217,7 @@ def _ensure_shard(task: tuple[str, int], cache: WindowCache) -> Path:
 class Shard:
     """Windows in memory."""
 
-    samples: np.ndarray  # `(W, T)`: in int16
+    samples: np.ndarray  # `(W, T)`, int16
     num_samples: np.ndarray  # `(W,)`: length of each window
     peak: np.ndarray  # `(W,)`: magnitude of the largest sample
     rows: list[dict[str, Any]]  # facts about each window
@@ -234,10 +234,10 @@ class Shard:
 
     @property
     def digest(self) -> str:
-        """Sixteen digits that differ where the windows do."""
+        """Sixteen digits that change with the windows."""
         return hashlib.sha256("".join(row["digest"] for row in self.rows).encode()).hexdigest()[:16]
 
 
 def as_waveform(samples: np.ndarray, peak: float) -> np.ndarray:
-    """Float32 waveform of stored samples."""
+    """Return stored samples as a float32 waveform."""
     return samples.astype(np.float32) * np.float32(float(peak) / FULL_SCALE)

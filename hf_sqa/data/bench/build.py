@@ -1,4 +1,4 @@
-"""Building the bench corpus: clips, then labels, on all cores; every file is whole or absent, and a stopped run resumes."""
+"""Build the bench corpus: clips, then labels, on all cores; every file is whole or absent, and a stopped run resumes."""
 
 import csv
 import hashlib
@@ -41,7 +41,7 @@ SUFFIXES = (".flac", ".wav")
 LABELS = ("pesq", "stoi", "sdi")
 #: Phrases of each voice in the small form: 25 phrases x 25 conditions.
 CI_PHRASES = 5
-#: Columns of the listeners' scores.
+#: Ends of the scale of the listeners' scores.
 SCALE = (1, 5)
 #: Increased whenever the same phrase and condition give other samples.
 VERSION = 1
@@ -69,7 +69,7 @@ class Clip:
 
     @property
     def digest(self) -> str:
-        """Twelve digits that differ where what its samples and file depend on does: recording, condition, container, version."""
+        """Twelve digits that change with all that its samples and file depend on: recording, condition, container, version."""
         steps = CONDITIONS[self.condition_id].chain().steps
         return digest_of([VERSION, self.phrase.name, self.phrase.num_bytes, self.suffix, self.condition_id, steps], 12)
 
@@ -103,7 +103,7 @@ def plan_bench(
 
     Raises:
         MissingPackagesError: If recordings, ffmpeg or codec libraries are missing; the message names their packages.
-        ValueError: If an option has another value, or a voice has fewer phrases.
+        ValueError: If an option has a value not listed here, or a voice has fewer phrases than asked for.
     """
     for option, value, choices in (("form", form, tuple(FORMS)), ("suffix", suffix, SUFFIXES)):
         check_choice(option, value, choices)
@@ -138,18 +138,18 @@ def build_clips(plan: BenchPlan, *, num_workers: int = 1) -> Iterator[dict[str, 
     whole or not at all. Clips in the manifest whose file exists and whose recipe is the same are not made again, so a stopped run
     ends with the same files as an uninterrupted one. Random choices depend only on voice, phrase and condition.
 
-    A row is one of the manifest: `audio`, `status` (`"ok"` or `"failed"`), `reason`, `num_samples`, `gain_db` (0 unless it was
+    A row is as in the manifest: `audio`, `status` (`"ok"` or `"failed"`), `reason`, `num_samples`, `gain_db` (0 unless it was
     attenuated to fit full scale), `sha256` (of the 16-bit little-endian samples, whatever the container),
     `degradations`, `digest`.
     FFTs round differently from one processor to the next, which may move a sample by one step of 16 bits, and then the hash.
 
     Args:
         plan ([`BenchPlan`]): From [`plan_bench`].
-        num_workers (`int`, *optional*, defaults to `1`): Processes; results do not depend on them.
+        num_workers (`int`, *optional*, defaults to `1`): Number of processes; results do not depend on it.
 
     Raises:
-        Locked: If another process is building or labelling there.
-        ValueError: If the manifest in the folder is something else.
+        Locked: If another process is building or labelling in the folder.
+        ValueError: If `manifest.jsonl` in the folder is not such a manifest.
     """
     with locked(plan.folder / LOCK):
         done = _finished(plan.folder / MANIFEST)
@@ -172,9 +172,9 @@ def label_clips(plan: BenchPlan, labels: Sequence[str], *, num_workers: int = 1)
 
     Args:
         plan ([`BenchPlan`]): A plan whose clips are built.
-        labels (sequence of `str`): Out of `"pesq"` (wideband, 1.04 to 4.64), `"stoi"` (about 0 to 1) and `"sdi"` (0 to 4), see
+        labels (sequence of `str`): Any of `"pesq"` (wideband, 1.04 to 4.64), `"stoi"` (about 0 to 1) and `"sdi"` (0 to 4), see
             [`~hf_sqa.metrics.full_reference_scores`].
-        num_workers (`int`, *optional*, defaults to `1`): Processes.
+        num_workers (`int`, *optional*, defaults to `1`): Number of processes.
 
     Raises:
         ValueError: If a label is unknown, or the corpus is not built.
@@ -212,7 +212,7 @@ def _reference(clip: Clip) -> str:
 
 
 def _make_clips(clips: Sequence[Clip], folder: Path) -> list[dict[str, Any]]:
-    """Make the clips of one phrase. Problems of the recording do not raise: they are in the rows."""
+    """Make the clips of one phrase. Problems with the recording are not raised: they are in the rows."""
     rows: list[dict[str, Any]] = []
     waveform, broken = np.zeros(0, np.float32), None
     try:
@@ -242,7 +242,7 @@ def _make_clip(folder: Path, clip: Clip, waveform: np.ndarray) -> dict[str, Any]
 
 
 def _measure(task: tuple[dict[str, Any], str, Sequence[str]], folder: Path) -> list[dict[str, Any]]:
-    """Add labels to the row of a clip: its file, that of its original, and the labels wanted."""
+    """Add labels to the row of a clip; a task is the row, the file of its original, and the labels wanted."""
     row, reference_name, labels = task
     values, reasons = row["labels"], row["reasons"]
     wanted = tuple(label for label in labels if label not in values)
@@ -296,7 +296,7 @@ def _human_scores(condition_id: str) -> tuple[float | None, float | None, float 
 def _done(
     function: Callable[..., list[dict[str, Any]]], tasks: Sequence[Any], num_workers: int, folder: Path, name: str, earlier: Rows
 ) -> Iterator[dict[str, Any]]:
-    """Rows of tasks as they are done, each added to a journal; at the end the journal is written anew, sorted, a row a clip."""
+    """Yield rows of tasks as they are done and append them to a journal, which is rewritten at the end, sorted, a row per clip."""
     path, latest = folder / name, dict(earlier)
     with journal(path, latest.values()) as append:
         for rows in in_processes(function, tasks, min(num_workers, len(tasks)), folder):

@@ -13,8 +13,8 @@ class Condition:
 
     condition_id: str  # its name: `c0` to `c12` of ITU-T P.835, or what it does
     description: str  # in words
-    # kinds and parameters, as for `~hf_sqa.degradations.Chain`; empty for `c0`, and for the other P.835 conditions, which are those
-    # of the preset `p835`
+    # kinds and parameters, as for `~hf_sqa.degradations.Chain`; empty for `c0`, and for the other P.835 conditions, whose steps
+    # are in the preset `p835`
     steps: tuple[dict[str, Any], ...] = ()
     # overall, speech signal and background score of the full-band study in microsoft/P.808 (CC BY 4.0), 1 to 5. They are scores of
     # the condition for other speech
@@ -119,14 +119,14 @@ LADDERS = {
 
 
 def ladders(form: str) -> dict[str, tuple[str, ...]]:
-    """The ladders of a form, each without the conditions that the form leaves out; `c0`, the original, is the top of all."""
+    """Return the ladders of a form, without conditions that the form lacks; `c0`, the original, is the top of every ladder."""
     present = {condition.condition_id for condition in FORMS[form]}
     kept = {name: tuple(rung for rung in rungs if rung in present) for name, rungs in LADDERS.items()}
     return {name: rungs for name, rungs in kept.items() if len(rungs) > 1}
 
 
 def place_on_ladder(condition_id: str) -> tuple[str, int] | None:
-    """The ladder of a condition and its step there, 1 the best; the first ladder if it is on several, none for `c0`."""
+    """Return the ladder of a condition and its step there, 1 the best; the first ladder if it is on several; `None` for `c0`."""
     for name, rungs in LADDERS.items():
         if condition_id in rungs[1:]:
             return name, rungs.index(condition_id)

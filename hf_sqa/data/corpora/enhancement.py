@@ -27,8 +27,8 @@ def tmhint_qi(root: Path, parts: Sequence[str]) -> Iterator[Row]:
 
     Paper:  Chen and Tsao, "InQSS: a speech intelligibility and quality assessment model using a multi-task learning network",
             Interspeech 2022.
-    Layout: `TMHINTQI/raw_data.csv`, a row a rating without a listener, names without suffix; recordings in `train/` and `test/`.
-            3QUEST labels (S-, N-, G-MOS), which the training of MTQ-Net needs, are joined from a table of one's own: `join=`.
+    Layout: `TMHINTQI/raw_data.csv`, one row per rating, no listeners, names without suffix; recordings in `train/` and `test/`.
+            3QUEST labels (S-, N-, G-MOS), which the training of MTQ-Net needs, are joined from your own table: `join=`.
     """
     folders = AudioFolders()
     for path, cells, where in read_labels("TMHINT-QI", locate(root, "TMHINT-QI", "raw_data.csv")[:1], TMHINT_COLUMNS):
@@ -61,7 +61,7 @@ def vmc2024(root: Path, parts: Sequence[str]) -> Iterator[Row]:
     Layout: `voicemos2024-track3-<id>.wav` in one folder, and SHEET's answers, a CSV `systems,SIG,BAK,OVR` anywhere below the same
             root. OVR is `mos`; SIG and BAK, the listeners' view of speech and background, are `s_mos` and `n_mos`.
     """
-    # SHEET also has a CSV of single listeners, which names samples otherwise.
+    # SHEET also has a CSV of individual listeners, which uses other names for the samples.
     files, index = locate(root, "VoiceMOS 2024", "*.csv", "answers/*.csv"), index_audio(root)
     file = next((file for file in files if "OVR" in file.read_text(encoding="utf-8-sig").split("\n", 1)[0]), files[0])
     for path, cells, where in read_labels("VoiceMOS 2024, track 3", [file], ("systems", "SIG", "BAK", "OVR")):

@@ -1,4 +1,4 @@
-"""Rated data sets of the Hugging Face Hub, columns found by their usual names; audio stays in its mapped files, undecoded."""
+"""Read rated data sets of the Hugging Face Hub: columns are found by usual names; audio stays undecoded in its mapped files."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,10 +9,10 @@ from hf_sqa.data.schema import SPLITS, Row, import_datasets, undecoded
 def read_hub(
     repo_id: str, split: str | None, revision: str | None, columns: Mapping[str, str], score_names: Sequence[str]
 ) -> tuple[list[Row], dict[str, str]]:
-    """Rows for `hf_sqa.data.schema.examine`, and which column was taken for what.
+    """Return rows for `hf_sqa.data.schema.examine`, and the column taken for each name of the schema.
 
-    `repo_id` may be a local folder, and without a `split`, named as on the Hub, all are read. Rows of embedded audio carry
-    `embedded`: a data set with the one column `audio`, and their row in it.
+    `repo_id` may be a local folder. `split` is named as on the Hub; without it, all splits are read. Rows with embedded audio carry
+    `embedded`: a data set whose only column is `audio`, and the number of their row in it.
     """
     datasets = import_datasets()
     import pyarrow.compute

@@ -47,8 +47,8 @@ def load_corpus(
             (`.csv`, `.tsv`, `.txt`, `.jsonl`, `.xlsx`).
         root (path, *optional*): Folder of the corpus, as unpacked; for a table, the folder its paths are relative to, by default
             its own.
-        columns (`dict`, *optional*): For a table or the Hub: columns by their name in the schema. Another name with a column of
-            numbers becomes a further score.
+        columns (`dict`, *optional*): For a table or the Hub: columns by their name in the schema. Any other name with a column of
+            numbers becomes an additional score.
         scale (`tuple[float, float]`, *optional*): Ends of the scale of `mos`, if not the corpus's own; 1-5 for tables.
         ratings (`str`, *optional*): `"mean"` averages several rows of a recording, which a table may have only if it names the
             listeners or this option is given; `"each"` keeps one row per rating, with `listener_id`. By default `"mean"`.
@@ -86,9 +86,9 @@ def read_corpus(
     folders: AudioFolders | None = None,
     need_scores: bool = True,
 ) -> Examined:
-    """Rows of the schema with their problems, for the options of [`load_corpus`].
+    """Read rows of the schema, with their problems; options are those of [`load_corpus`].
 
-    With `need_scores=False` a table may have recordings alone.
+    With `need_scores=False`, a table may list recordings without scores.
     """
     name, columns = os.fspath(name), columns or {}
     corpus, part = find_corpus(name)
@@ -150,7 +150,7 @@ def read_corpus(
 
 
 def find_corpus(name: str) -> tuple[Corpus | None, str | None]:
-    """The corpus and the part that a name means; `(None, None)` for the Hub and for tables."""
+    """Return the corpus and the part that a name means; `(None, None)` for the Hub and for tables."""
     if name.startswith("hub:") or Path(name).suffix.lower() in SUFFIXES:
         return None, None
     bare, _, part = name.partition("/")

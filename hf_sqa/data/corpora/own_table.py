@@ -1,8 +1,8 @@
-"""One's own listening test: a table with a column of recordings and one of scores, found by their usual names.
+"""Read your own listening test: a table with a column of recordings and one of scores, found by their usual names.
 
-Delimited text, Excel and JSON lines, as `hf_sqa.data.tables` reads them. The tables that SHEET
-(`wav_path,system_id,sample_id,score,listener_id`) and the URGENT 2026 challenge (JSON lines whose scores lie in `metrics`) write
-are read as they are; SHEET's `sample_id` is a sentence that several systems speak, so the file's name identifies a recording.
+The table is delimited text, Excel or JSON lines, as `hf_sqa.data.tables` reads them. Tables of SHEET
+(`wav_path,system_id,sample_id,score,listener_id`) and of the URGENT 2026 challenge (JSON lines with scores in `metrics`) are read
+as they are; SHEET's `sample_id` is a sentence that several systems speak, so the file name identifies a recording.
 """
 
 import os
@@ -14,7 +14,7 @@ from hf_sqa.data import tables
 from hf_sqa.data.schema import SPLITS, TEXT_COLUMNS, Row
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx")
-#: Usual names of each column, the most telling first; upper and lower case are the same, and so are `_`, `-`, `.` and spaces.
+#: Usual names of each column, the most specific first; case does not matter, and `_`, `-`, `.` and spaces are the same.
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "audio": (
         *("audio", "audio_path", "filepath_deg", "deg_wav", "wav_path", "filepath", "file_path", "path", "audio_file", "wav"),
@@ -54,14 +54,14 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
 def read_table(
     path: Path, root: Path | None, columns: Mapping[str, str], score_names: Sequence[str], need_scores: bool = True
 ) -> tuple[list[Row], dict[str, str]]:
-    """Rows for `hf_sqa.data.schema.examine`, and which column was taken for what.
+    """Return rows for `hf_sqa.data.schema.examine`, and the column taken for each name of the schema.
 
-    Relative paths begin in `root`, or in the table's own folder. `columns` names those that the usual names do not find, and scores
-    beyond those of the schema (`score_names`); with `need_scores=False` a table may have none.
+    Relative paths begin in `root`, or in the table's own folder. `columns` names columns without a usual name, and scores beyond
+    those of the schema (`score_names`); with `need_scores=False`, a table may have no scores.
 
     Raises:
-        FileNotFoundError: If the table or the folder is not there.
-        ValueError: If it cannot be read as a table, or has no column of recordings or of scores.
+        FileNotFoundError: If the table or the folder does not exist.
+        ValueError: If the file cannot be read as a table, or has no column of recordings or of scores.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected a table of recordings and scores, but there is no file {str(path)!r}.")
@@ -93,7 +93,7 @@ def _joined(base: Path, name: str) -> str:
 def find_columns(
     header: Sequence[str], named: Mapping[str, str], source: str, score_names: Sequence[str] = (), need_scores: bool = True
 ) -> dict[str, str]:
-    """Column of `header` for each name of the schema: those named, then the first usual name that is there."""
+    """Return the column of `header` for each name of the schema: the one in `named`, else the first usual name that exists."""
     names = {*USUAL_NAMES, *score_names}
     column: str | None
     for name, column in named.items():
@@ -152,7 +152,7 @@ def _understood(records: Iterable[tables.Record], name: str) -> Iterator[tuple[d
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object whose scores may lie in objects of their own."""
+    """Flatten a JSON object, whose scores may be in nested objects."""
     flat: dict[str, Any] = {}
     for name, value in record.items():
         if isinstance(value, dict) and "path" in value and name in ("audio", "reference_audio"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from hf_sqa.data.corpora.corpus import index_audio, locate, published, read_labels
 from hf_sqa.data.schema import Row
 
-#: Splits by the files that list them: of ratings, and of means.
+#: Splits by the names of the files that list ratings, and of those that list means.
 RATING_FILES = {"TRAINSET": "train", "DEVSET": "validation", "VALIDSET": "validation", "TESTSET": "test"}
 MEAN_FILES = {f"{name}_mos_list.txt": split for name, split in (("train", "train"), ("val", "validation"), ("test", "test"))}
 
@@ -30,9 +30,9 @@ def bvcc(root: Path, parts: Sequence[str]) -> Iterator[Row]:
     """VoiceMOS Challenge 2022: BVCC (`main`, English synthesis and conversion) and Blizzard 2019 (`ood`, Mandarin synthesis).
 
     Paper:  Huang et al., "The VoiceMOS Challenge 2022", Interspeech 2022; Cooper and Yamagishi, SSW 2021.
-    Layout: `{main,ood}/DATA/sets/{TRAINSET,DEVSET,TESTSET}` without header, a row a rating; `DATA/wav`. The archives lack audio
-            that the organisers' scripts download. Where only the lists of means (`*_mos_list.txt`) are there, those are read. Names
-            of `ood` have no suffix.
+    Layout: `{main,ood}/DATA/sets/{TRAINSET,DEVSET,TESTSET}` without header, one row per rating; `DATA/wav`. The archives lack audio
+            that the organisers' scripts download. If only the lists of means (`*_mos_list.txt`) exist, those are read. Names of
+            `ood` have no suffix.
     """
     corpus = "VoiceMOS 2022 (BVCC)"
     ratings = [f"DATA/sets/{name}" for name in ("TRAINSET", "DEVSET", "TESTSET")]
@@ -60,7 +60,7 @@ def bvcc(root: Path, parts: Sequence[str]) -> Iterator[Row]:
 
 
 def _listener_id(text: str) -> str:
-    """`{}_30-39_bZPQE7w4Zl3g_Female_Valid_1_No`: the third field; the others describe the listener."""
+    """Return the third field of `{}_30-39_bZPQE7w4Zl3g_Female_Valid_1_No`; the others describe the listener."""
     fields = text.split("_")
     return fields[2] if len(fields) > 2 else text
 
@@ -81,7 +81,7 @@ def somos(root: Path, parts: Sequence[str]) -> Iterator[Row]:
 
     Paper:  Maniati et al., "SOMOS: The Samsung Open MOS Dataset for the Evaluation of Neural Text-to-Speech Synthesis",
             Interspeech 2022.
-    Layout: `training_files/split1/{full,clean}/{TRAINSET,VALIDSET,TESTSET}`, a row a rating; `audios/` once `audios.zip` is
+    Layout: `training_files/split1/{full,clean}/{TRAINSET,VALIDSET,TESTSET}`, one row per rating; `audios/` once `audios.zip` is
             unpacked. `clean` holds a subset of the recordings of `full`, so the bare name means `full`.
     """
     # The readme writes the folder with a leading underscore.
@@ -138,7 +138,7 @@ def vmc2023(root: Path, parts: Sequence[str]) -> Iterator[Row]:
             ASRU 2023.
     Layout: the recordings of a track in one folder, and SHEET's answers, a headerless CSV
             (`VoiceMOS2023Track1-A-AD_test_0026,4.42`) anywhere below the same root. Names tell the track, and within track 1 the
-            task. Of track 3 the clean originals, whose system reads just `TMHINT`, are left out, as SHEET does.
+            task. The clean originals of track 3, whose system is just `TMHINT`, are left out, as in SHEET.
     """
     files, index = locate(root, "VoiceMOS 2023", "*.csv", "answers/*.csv"), index_audio(root)
     found = False

@@ -1,4 +1,4 @@
-"""The table of corpora, generated from their modules so that it cannot fall behind.
+"""The table of corpora, generated from their modules so that it stays up to date.
 
 python -m hf_sqa.data.corpora.table      # rewrites docs/corpora.md
 """
@@ -11,7 +11,7 @@ BEGIN, END = "<!-- corpora:begin -->", "<!-- corpora:end -->"
 
 
 def corpora_table() -> str:
-    """Markdown table with a row a corpus."""
+    """Return a Markdown table with one row per corpus."""
     rows = ["| name | corpus | language | clips | size | licence | where |", "|---|---|---|---:|---|---|---|"]
     for corpus in CORPORA.values():
         parts = " ".join(f"`/{part}`" for part in corpus.clips if part)
@@ -25,7 +25,7 @@ def corpora_table() -> str:
 
 
 def updated(page: str) -> str:
-    """The text of the page with the table brought up to date."""
+    """Return the text of the page with its table updated."""
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n{corpora_table()}\n{END}{after}"
