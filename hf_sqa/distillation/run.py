@@ -115,7 +115,8 @@ def distill(
         overwrite=overwrite,
         callbacks=callbacks,
         announce=announce,
-        trainer_class=functools.partial(DistillationTrainer, **weights),
+        trainer_class=DistillationTrainer,
+        trainer_options={name: weight for name, weight in weights.items() if weight},
     )
     counts = Counter(result.excluded) + Counter(f"recording: {finding.code}" for finding in excluded.values())
     result.excluded = dict(counts)

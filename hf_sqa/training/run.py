@@ -100,6 +100,7 @@ def run_recipe(
     callbacks: Sequence[Any] = (),
     announce: Any = None,
     trainer_class: Any = None,
+    trainer_options: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Train a model by a recipe.
 
@@ -115,6 +116,7 @@ def run_recipe(
         callbacks (*optional*): Callbacks of transformers' Trainer.
         announce (callable, *optional*): Receives lines about progress; if not given, they go to standard error.
         trainer_class (*optional*): Class of the trainer, instead of [`AudioQualityTrainer`].
+        trainer_options (mapping, *optional*): Further options of the trainer; a run with other ones is another run.
 
     Raises:
         TypeError, ValueError: If the recipe, a label or an option cannot be used.
@@ -128,6 +130,8 @@ def run_recipe(
     _check_services(recipe)
     folder = Path(recipe.output_dir)
     definition = _definition(recipe, train_dataset, validation_dataset, model)
+    if trainer_options:
+        definition["trainer"] = dict(trainer_options)
     args = AudioQualityTrainingArguments(output_dir=str(folder / CHECKPOINTS), **recipe.training)
     with contextlib.ExitStack() as held:
         with args.main_process_first(local=False, desc="preparing the folder"):
@@ -152,6 +156,7 @@ def run_recipe(
                 loss=recipe.loss,
                 order=recipe.order,
                 callbacks=[interrupt, Progress(update, announce), *callbacks],
+                **(trainer_options or {}),
             )
             if model.needs_bands:
                 data = trainer.train_dataset

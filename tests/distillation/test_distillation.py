@@ -25,6 +25,7 @@ from hf_sqa.distillation.trainer import DistillationTrainer, TeacherMaps, same_l
 from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.models.nisqa import NISQA
 from hf_sqa.models.wav2vec2_mos import Wav2Vec2ForMOS, Wav2Vec2ForMOSConfig
+from hf_sqa.runs import RunMismatch
 from hf_sqa.training.examples import Draw, RatedSpeech
 from hf_sqa.training.model import build_model
 from hf_sqa.training.recipe import load_recipe
@@ -415,6 +416,14 @@ def test_spectra_are_remembered_and_change_nothing(recipe, quiet, tmp_path, monk
     ours, theirs = (AutoModelForAudioQuality.from_pretrained(one.output_dir).state_dict() for one in (with_memory, without))
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_run_with_other_weights_of_its_losses_is_another_run(recipe, quiet):
+    distill(recipe(loss={"feature_weight": 1.0}, training={"max_steps": 1}), **quiet)
+
+    with pytest.raises(RunMismatch, match=r"holds another run .*feature_weight"):
+        distill(recipe(loss={"feature_weight": 0.5}, training={"max_steps": 1}), **quiet)
 
 
 @pytest.mark.usefixtures("ready")
