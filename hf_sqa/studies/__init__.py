@@ -1,4 +1,4 @@
-"""Studies: a grid of models, seeds and test sets from one file, with its results table and figures."""
+"""Studies: a grid of models, seeds and test sets defined in one file, with a results table and figures."""
 
 from hf_sqa.studies.grid import Event as Event, run_study as run_study
 from hf_sqa.studies.makers import MakeJob as MakeJob

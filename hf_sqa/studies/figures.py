@@ -1,9 +1,9 @@
-"""Figures of studies, each from the rows of the results table alone; titles state the result, points of several seeds are means.
+"""Figures of studies, drawn from the results table alone. Titles state the result; points of several seeds are means.
 
 `by_test_set` and `spread` are Figures 1 and 2 of "Exploring the influence of fine-tuning data on wav2vec 2.0 model for blind speech
 quality prediction", `sweep` is Figure 2 of the MTQ-Net paper, `size` Figure 3 of "Distillation and Pruning for Scalable
-Self-Supervised Representation-Based Speech Quality Assessment". Bars and bands are 95 % bootstrap intervals over test clips, with
-several seeds the mean of their ends.
+Self-Supervised Representation-Based Speech Quality Assessment". Bars and bands are 95 % bootstrap intervals over test clips; with
+several seeds, their ends are averaged.
 """
 
 import inspect
@@ -36,7 +36,7 @@ from hf_sqa.studies.plotting import (
 )
 from hf_sqa.studies.results import clip_weighted_means
 
-#: A model this far from the best in a metric is as good, for the title of `size`.
+#: For the title of `size`, a model within this distance of the best counts as equally good.
 MARGIN = 0.02
 
 
@@ -51,13 +51,13 @@ def draw(
     clip_weighted: bool = False,
     **options: Any,
 ) -> Any:
-    """Draw a figure of the table into a PNG, SVG or PDF; `kind` is one of `KINDS`, further options are those of its function.
+    """Draw a figure of the table into a PNG, SVG or PDF. `kind` is one of `KINDS`; further options are those of its function.
 
-    With `clip_weighted`, [`clip_weighted_means`] stand for the test sets: the form of Figure 3 of the paper on distillation.
+    With `clip_weighted`, [`clip_weighted_means`] replace the test sets, as in Figure 3 of the paper on distillation.
 
     Raises:
         ValueError: If the kind is unknown, or the rows lack what it shows.
-        TypeError: If it has no such option.
+        TypeError: If the kind does not have an option.
     """
     if kind not in KINDS:
         raise ValueError(f"Expected a figure out of {', '.join(KINDS)}, got {kind!r}{did_you_mean(kind, KINDS)}")
@@ -76,11 +76,11 @@ def draw_by_test_set(
     groups: Mapping[str, Sequence[str]] | None = None,
     metrics: Sequence[str] = ("srcc", "lcc", "mse"),
 ) -> Any:
-    """Agreement on every test set: a series for each model, a column for each metric, a row for each group of models."""
+    """Draw agreement on every test set: a series for each model, a column for each metric, a row for each group of models."""
     groups = groups or {"": table.models}
     figure = new_figure(4.3 * len(metrics), 3.1 * len(groups) + 0.9)
     axes = figure.subplots(len(groups), len(metrics), squeeze=False, sharex=True)
-    # A model keeps its colour from group to group.
+    # A model has the same colour in every group.
     numbers = {model: number for number, model in enumerate(dict.fromkeys(name for models in groups.values() for name in models))}
     for row, (group, models) in enumerate(groups.items()):
         table.check(models)
@@ -122,7 +122,7 @@ def draw_spread(
     models: Sequence[str] | None = None,
     metrics: Sequence[str] = ("srcc", "lcc", "mse"),
 ) -> Any:
-    """Box plots over test sets, a box for each model: median, quartiles, whiskers to the ends, a dot for every test set."""
+    """Draw box plots over test sets, one per model: median, quartiles, whiskers to the extremes, a dot for every test set."""
     models = list(models or table.models)
     table.check(models)
     if len(table.test_sets) < 2:
@@ -160,9 +160,9 @@ def draw_spread(
 
 
 def draw_transfer_matrix(table: ResultTable, path: str | Path, metric: str = "srcc", own: Mapping[str, str] | None = None) -> Any:
-    """A heat map with numbers: trained on (rows) against tested on (columns).
+    """Draw a heat map with numbers: training sets (rows) against test sets (columns).
 
-    `own` names the test set that matches a model (framed); by default the test set of the same name.
+    `own` names the test set that matches a model and is framed; by default, the test set of the same name.
     """
     from matplotlib.patches import Rectangle
 
@@ -208,7 +208,7 @@ def draw_transfer_matrix(table: ResultTable, path: str | Path, metric: str = "sr
 def _matched_or_not(
     values: Mapping[tuple[str, str], float], models: Sequence[str], own: Mapping[str, str], metric: str, level: str
 ) -> str:
-    """The title of a matrix: agreement where training and test match, against where not."""
+    """Return the title of a matrix: agreement where training and test sets match, against where they do not."""
     pairs = [(model, test_set) for model, test_set in own.items() if model in models]
     matched = [values[pair] for pair in pairs]
     others = [values[model, other] for model, test_set in pairs for other in dict.fromkeys(own.values()) if other != test_set]
@@ -224,9 +224,9 @@ def draw_sweep(
     variable: str,
     metrics: Sequence[str] = ("lcc", "srcc", "mse"),
 ) -> Any:
-    """Agreement against a variable of `for`, such as the delta of a Huber loss, or the loss itself.
+    """Draw agreement against a variable of `for`, such as the delta of a Huber loss, or the loss itself.
 
-    The lines are the scores of the models if there are several, on one test set; otherwise the test sets.
+    The lines are the scores of the models on one test set if there are several scores, else the test sets.
     """
     column = f"variable_{variable}"
     rows = [row for row in table.rows if row.get(column) is not None]
@@ -272,9 +272,9 @@ def _at(table: ResultTable, test_set: str, metric: str, column: str, value: Any)
 
 
 def draw_size(table: ResultTable, path: str | Path, metric: str = "srcc") -> Any:
-    """Agreement against number of weights and against CPU time: a line for each series, a row of panels for each test set.
+    """Draw agreement against number of weights and CPU time: a line for each series, a row of panels for each test set.
 
-    The title names the smallest model that is within `MARGIN` of the best, each on the test set where it is worst.
+    The title names the smallest model within `MARGIN` of the best, when each is judged by its worst test set.
     """
     columns = {"num_parameters": "weights", "cpu_seconds_per_second": "CPU seconds for a second of audio"}
     figure = new_figure(10.4, 3.4 * len(table.test_sets) + 0.8)
@@ -298,7 +298,7 @@ def draw_size(table: ResultTable, path: str | Path, metric: str = "srcc") -> Any
 
 
 def _smallest(table: ResultTable, metric: str) -> str:
-    """Which is the smallest model near the best, in words; each counts by its worst test set, so that none may fail on one."""
+    """Name the smallest model near the best, in words. Each is judged by its worst test set, so it must not fail on any."""
     on_each = [table.values_on(test_set, metric) for test_set in table.test_sets]
     worst = min if GREATER_IS_BETTER[metric] else max
     everywhere = [model for model in on_each[0] if all(model in values for values in on_each)]

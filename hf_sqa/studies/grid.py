@@ -1,8 +1,8 @@
-"""Runs a study, models x seeds x test sets: resumable cell by cell, shared by any number of processes.
+"""Run a study, models x seeds x test sets: resumable cell by cell, shared by any number of processes.
 
 The output folder holds everything, each part written whole or not at all: `models/<run>/` (the checkpoint of one model and seed),
-`cells/<run>/<test set>/` (its clips and its agreement there), `failures/`, and the tables made from them. A run is claimed by a
-lock in `claims/` that the system releases when the process ends, so several processes, ranks or jobs may work in the same folder.
+`cells/<run>/<test set>/` (its clips and its agreement there), `failures/`, and the tables made from them. A process claims a run by
+a lock in `claims/`, which the system releases when the process ends. So several processes, ranks or jobs can share a folder.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ WAIT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Event:
-    """What a process has just done."""
+    """A finished step of a process."""
 
     kind: str  # `made`, `tested` or `failed`
     run: str  # Name of the run
     message: str  # Details on one line
-    done: int  # Cells of the whole study that are done
-    total: int  # Cells of the whole study
+    done: int  # Finished cells of the whole study
+    total: int  # All cells of the whole study
 
 
 def run_study(
@@ -59,17 +59,17 @@ def run_study(
     num_processes: int = 1,
     progress: Callable[[Event], None] | None = None,
 ) -> StudyReport:
-    """Do what is not done yet, then write the tables and draw the figures.
+    """Do the unfinished cells of a study, then write the tables and draw the figures.
 
-    Ctrl-C or a kill loses only the model being made or the cell being tested; the same call resumes. A run that fails is reported
-    with its reason, does not stop the others, and is tried again by the next call.
+    Ctrl-C or a kill loses only the model being made or the cell being tested; the same call resumes. A failing run is reported with
+    its reason, does not stop the others, and is tried again by the next call.
 
     Args:
         study ([`Study`]): From [`load_study`].
         folder (path): Output folder, created if missing. Several calls, also on machines that share it, may work in it at once.
-        makers (`dict[str, Maker]`, *optional*): Makers of your own, by the name that models call them; functions of a module.
-        shard (`tuple[int, int]`, *optional*): `(i, n)`: only every n-th run beginning with the i-th, counted from 0; for jobs on
-            file systems without locks. Runs that need a run of another shard wait for it. `(0, 1)` does without locks.
+        makers (`dict[str, Maker]`, *optional*): Your own makers, functions of a module, by the name that models use.
+        shard (`tuple[int, int]`, *optional*): `(i, n)`: do only every n-th run, starting with the i-th, counted from 0; for jobs on
+            file systems without locks. Runs that need a run of another shard wait for it. `(0, 1)` works without locks.
         num_processes (`int`, *optional*, defaults to 1): Processes that share the runs.
         progress (callable, *optional*): Called with every [`Event`] of this process.
 
@@ -100,7 +100,7 @@ def run_study(
 
 
 def _work_in_background(worker: _Worker) -> None:
-    """A further process: it claims runs like the first, which alone reports and draws."""
+    """Work in a further process, which claims runs like the first. Only the first process reports and draws."""
     import signal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -121,10 +121,10 @@ class _Worker:
     began: float = field(default_factory=time.time)
 
     def work(self, data: StudyData, runs: list[Run], progress: Callable[[Event], None]) -> None:
-        """Claim and do runs until each is done, by this process or another, or has failed."""
+        """Claim and do runs until each one has failed or is done, here or in another process."""
         if self.study.keep_features:
             os.environ.setdefault(VARIABLE, str((self.output.root / "features").absolute()))
-        if self.num_processes > 1:  # threads that wait for each other's cores take many times as long as few threads
+        if self.num_processes > 1:  # more threads than cores would wait for each other and take many times as long
             import torch
 
             torch.set_num_threads(max(1, torch.get_num_threads() // self.num_processes))
@@ -174,7 +174,7 @@ class _Worker:
         return self.output.is_done(run) or self.output.failed_since(run, self.began) is not None
 
     def _do(self, data: StudyData, run: Run, report: Callable[[str, Run, str], None]) -> None:
-        """Make the model if it is not made, then test it where it is not tested."""
+        """Make the model if it is not made yet, then test it on the remaining test sets."""
         train, validation = data.for_training(run.model, run.seed) if run.seed is not None else (None, None)
         if not self.output.is_made(run):
             made = self._make(run, train, validation)
@@ -224,7 +224,7 @@ class _Worker:
 
     @contextlib.contextmanager
     def _unfinished(self, name: str, target: Path) -> Iterator[Path]:
-        """A folder to work in, then moved to its place in one step; kept after an interruption, removed after a failure."""
+        """Yield a folder to work in, then move it to its place in one step. An interruption keeps it, a failure removes it."""
         folder = self.output.root / "unfinished" / name
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -232,14 +232,14 @@ class _Worker:
         except Exception:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        if target.exists():  # without its last file, after a disk failure
+        if target.exists():  # it lacks its last file, after a disk failure
             shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(folder, target)
 
 
 def _summary(result: SuiteResult) -> str:
-    """The metrics of the first score and level on one line."""
+    """Return the metrics of the first score and level on one line."""
     first = result.rows[0]
     shown = [row for row in result.rows if (row["score"], row["level"]) == (first["score"], first["level"])]
     failed = f", {result.num_failed} clips not scored" if result.num_failed else ""

@@ -1,4 +1,4 @@
-"""The figure that answers whether more labels would help: agreement against the number of labelled clips."""
+"""The figure that shows whether more labels would help: agreement against the number of labelled clips."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,22 @@ from hf_sqa.evaluation.suite import Point
 from hf_sqa.metrics import GREATER_IS_BETTER
 from hf_sqa.studies.plotting import NAMES, ResultTable, colour, marker, metric_label, new_figure, save_figure, style_axis
 
-#: A doubling of the labels that gains less is not worth its cost, in a correlation or in MOS points.
+#: Doubling the labels is not worth its cost if it gains less than this, in a correlation or in MOS points.
 NEGLIGIBLE_GAIN = 0.01
-#: Sizes at the upper end of a learning curve from which its slope is taken.
+#: Number of sizes at the upper end of a learning curve to fit its slope to.
 SLOPE_SIZES = 3
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What a doubling of the labels gains at the upper end of a learning curve."""
+    """The gain from doubling the labels at the upper end of a learning curve."""
 
     gain: float  # change of the metric, positive for better
     # its 95 % interval, by Student's t over the seeds' slopes (with one seed, over its points); NaN if there are too few
     low: float
     high: float
     verdict: str  # `"yes"`, `"hardly"` (the interval lies below `NEGLIGIBLE_GAIN`) or `"open"`
-    sentence: str  # all of it in words
+    sentence: str  # the result in words
 
 
 def draw_learning_curve(
@@ -37,7 +37,7 @@ def draw_learning_curve(
     x: str = "num_train",
     references: Sequence[str] = (),
 ) -> Any:
-    """Agreement against number of labelled clips, a panel for each test set, a line for each series.
+    """Draw agreement against the number of labelled clips: a panel for each test set, a line for each series.
 
     Args:
         x (`str`, *optional*, defaults to `"num_train"`): Column with the number of clips; `variable_n` for `for: {n: ...}`.
@@ -100,7 +100,7 @@ def _draw_curve(axis: Any, points: Sequence[tuple[float, Point]], number: int, n
 
 
 def _title(verdicts: Mapping[tuple[str, str], Growth], metric: str, largest: float) -> str:
-    """The sentence of the only curve, or a line for each of several."""
+    """Return the sentence of a single curve, or a line for each of several."""
     if len(verdicts) == 1:
         return next(iter(verdicts.values())).sentence
     words = {"yes": "more labels would help", "hardly": "more labels would hardly help", "open": "open"}
@@ -112,7 +112,7 @@ def _title(verdicts: Mapping[tuple[str, str], Growth], metric: str, largest: flo
 
 
 def growth(points: Sequence[tuple[float, Mapping[Any, float]]], metric: str) -> Growth:
-    """Would more labels help? Answers from the slope over the logarithm of the number of clips, at the three largest sizes."""
+    """Estimate whether more labels would help, from the slope over the log of the number of clips at the three largest sizes."""
     from scipy.special import stdtrit
     from scipy.stats import linregress
 

@@ -1,6 +1,6 @@
-"""What makes the models of a study: training, distillation, pruning, and learning from a teacher of the same study.
+"""Makers of a study's models: training, distillation, pruning, and learning from a teacher of the same study.
 
-A model of the study file names its maker:
+Each model in the study file names its maker:
 
     teacher: {recipe: mosa_net.yaml, train: all, test_sets: []}      # no maker: `train`
     MPL: {maker: pseudo_labels, needs: [teacher], train: rated}
@@ -28,14 +28,14 @@ PSEUDO_LABELS_FILE = "pseudo_labels.csv"
 
 @dataclass(frozen=True)
 class MakeJob:
-    """The input of a maker, which writes a checkpoint that loads (weights, configuration, feature extractor) into `folder`."""
+    """The input of a maker. The maker writes a loadable checkpoint (weights, configuration, feature extractor) into `folder`."""
 
     folder: Path  # Empty, or as an interrupted attempt at the same job left it. Everything in it at the end is kept
-    model: ModelSpec  # What to make
+    model: ModelSpec  # The model to make
     seed: int  # Seed of everything random
     train: Any  # A `datasets.Dataset` in the schema of [`~hf_sqa.data.load_corpus`], or `None`
     validation: Any  # The same
-    recipe: Any  # The recipe of the model or, without one, of the study: a `dict` or its path
+    recipe: Any  # The recipe of the model or, if it has none, of the study: a `dict` or its path
     needed: Mapping[str, Path | str]  # Checkpoints of the models in `needs`: of the same seed if there is one, else of the first
 
     @property
@@ -43,23 +43,23 @@ class MakeJob:
         return self.model.options
 
     def with_settings(self, settings: Mapping[str, Any]) -> MakeJob:
-        """The same job with further changes to its recipe."""
+        """Return the same job with further changes to its recipe."""
         model = dataclasses.replace(self.model, set={**self.model.set, **settings})
         return dataclasses.replace(self, model=model)
 
     def teacher(self) -> str:
-        """The checkpoint of the first model in `needs`."""
+        """Checkpoint of the first model in `needs`."""
         if not self.needed:
             raise ValueError(f"Expected `needs` of the model {self.model.name!r} to name its teacher, got nothing.")
         return str(next(iter(self.needed.values())))
 
 
-#: Makes a model and returns columns for the results table (`num_train`, `num_validation`, `train_seconds`, ...).
+#: Function that makes a model and returns columns for the results table (`num_train`, `num_validation`, `train_seconds`, ...).
 Maker = Callable[[MakeJob], Mapping[str, Any] | None]
 
 
 def make_by_recipe(job: MakeJob) -> dict[str, Any]:
-    """The maker `train`: runs a recipe of `hf_sqa.training` on the clips of the job."""
+    """Maker `train`: run a recipe of `hf_sqa.training` on the clips of the job."""
     from hf_sqa.training import load_recipe, run_recipe
 
     if job.recipe is None:
@@ -81,7 +81,7 @@ def make_by_recipe(job: MakeJob) -> dict[str, Any]:
 
 
 def _check_encoder(recipe: Mapping[str, Any]) -> None:
-    """Refuse an encoder that is neither here nor on the Hub, and say how to name another."""
+    """Refuse an encoder that exists neither on this machine nor on the Hub, and say how to name another."""
     from hf_sqa.blocks.speech_encoder import load_encoder_config
     from hf_sqa.checkpoints import resolve_checkpoint
 
@@ -98,9 +98,9 @@ def _check_encoder(recipe: Mapping[str, Any]) -> None:
 
 
 def make_with_pseudo_labels(job: MakeJob) -> dict[str, Any]:
-    """The maker `pseudo_labels`: scores the clips of the job with its teacher and trains on both kinds of labels.
+    """Maker `pseudo_labels`: score the clips of the job with its teacher, and train on both kinds of labels.
 
-    The recipe must name the teacher's scores among its own. The table of pseudo-labels stays beside the model.
+    The recipe must list the teacher's scores among its own. The table of pseudo-labels stays beside the model.
     """
     import hf_sqa.pipelines
     from hf_sqa.training.pseudo_label import pseudo_label
@@ -114,16 +114,16 @@ def make_with_pseudo_labels(job: MakeJob) -> dict[str, Any]:
 
 
 def make_with_knowledge(job: MakeJob) -> dict[str, Any]:
-    """The maker `knowledge_transfer`: trains from the trunk of the job's teacher."""
+    """Maker `knowledge_transfer`: train from the trunk of the job's teacher."""
     return make_by_recipe(job.with_settings({"model.knowledge_from": job.teacher()}))
 
 
 def make_by_distillation(job: MakeJob) -> dict[str, Any]:
-    """The maker `distill`: trains a student by a recipe of `hf_sqa.distillation`.
+    """Maker `distill`: train a student by a recipe of `hf_sqa.distillation`.
 
-    The first model in `needs` is the teacher in place of the recipe's first; clips of the job are its rated recordings, of which
-    `labelled.share` says the share. The seed of the job is that of the training; windows and labels are those of the recipe, the
-    same for every seed.
+    The first model in `needs` replaces the recipe's first teacher. The clips of the job are its rated recordings, in the share
+    `labelled.share`. The seed of the job is the seed of training; windows and labels come from the recipe and are the same for
+    every seed.
     """
     from hf_sqa.distillation import distill, load_distillation
     from hf_sqa.training.recipe import read_content
@@ -139,10 +139,10 @@ def make_by_distillation(job: MakeJob) -> dict[str, Any]:
 
 
 def make_by_pruning(job: MakeJob) -> dict[str, Any]:
-    """The maker `prune`: makes a checkpoint smaller; the seed of the job is that of the repair.
+    """Maker `prune`: make a checkpoint smaller. The seed of the job is the seed of the repair.
 
-    `options` of the model are those of [`~hf_sqa.pruning.PruningOptions`], `checkpoint` (if not given, the first model in
-    `needs`, or the default model), and `calibration` and `num_windows` of [`~hf_sqa.pruning.load_calibration`].
+    The model's `options` are those of [`~hf_sqa.pruning.PruningOptions`], `checkpoint` (if not given, the first model in `needs`,
+    or the default model), and `calibration` and `num_windows` of [`~hf_sqa.pruning.load_calibration`].
     """
     from hf_sqa.checkpoints import load_checkpoint
     from hf_sqa.pruning import PruningOptions, load_calibration, prune
@@ -158,7 +158,7 @@ def make_by_pruning(job: MakeJob) -> dict[str, Any]:
     result = prune(model, speech, PruningOptions(**options, seed=job.seed), folder=job.folder / "steps")
     save_model(result.model, job.folder)
     (job.folder / REPORT).write_text(json.dumps(result.report(), indent=1), encoding="utf-8")
-    shutil.rmtree(job.folder / "steps", ignore_errors=True)  # there is none if nothing could be removed
+    shutil.rmtree(job.folder / "steps", ignore_errors=True)  # the folder does not exist if nothing could be removed
     last = result.steps[-1].after_repair if result.steps else {}
     return {
         "num_train": len(speech.repair),
@@ -178,7 +178,7 @@ MAKERS: dict[str, Maker] = {
 
 
 def find_maker(name: str, makers: Mapping[str, Maker] | None = None) -> Maker:
-    """The maker of that name, out of those passed to [`run_study`] and `MAKERS`."""
+    """Find a maker by name among those passed to [`run_study`] and `MAKERS`."""
     known = {**MAKERS, **(makers or {})}
     if name not in known:
         raise ValueError(

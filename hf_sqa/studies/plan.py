@@ -1,6 +1,6 @@
-"""The runs of a study, their names, and where each lies in the output folder.
+"""The runs of a study, their names, and their places in the output folder.
 
-Names of runs and cells carry a digest of what defines them: what changed in the study file is done again, the rest is kept.
+Names of runs and cells contain a digest of their definition: what changed in the study file is done again, the rest is kept.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ class Run:
 
 
 def plan_runs(study: Study, data: StudyData) -> list[Run]:
-    """All runs of a study: needed models before the models that need them, and all models of one seed before the next seed, so that
-    an interrupted study can compare all its models. Reads the labels of the corpora."""
+    """Return all runs of a study: needed models before the models that need them, and all models of a seed before the next seed, so
+    that an interrupted study can compare all its models. Reads the labels of the corpora."""
     runs: dict[tuple[str, int | None], Run] = {}
     evaluation = asdict(study.evaluation)
     for model in models_in_order(study):
@@ -50,7 +50,7 @@ def plan_runs(study: Study, data: StudyData) -> list[Run]:
 
 
 def _definition(study: Study, data: StudyData, model: ModelSpec, seed: int | None, needs: Mapping[str, Run]) -> dict[str, Any]:
-    """What makes a run what it is; any change gives it another name."""
+    """Return what defines a run; any change to it changes the run's name."""
     unnamed = dict.fromkeys(("name", "series", "test_sets", "seeds"))
     defined: dict[str, Any] = {"model": {**asdict(model), **unnamed}}
     if model.checkpoint is not None:
@@ -71,13 +71,13 @@ def _definition(study: Study, data: StudyData, model: ModelSpec, seed: int | Non
 
 
 def _starting_weights(model: Any) -> str | None:
-    """Digest of the local checkpoint that the section `model` of a recipe starts from, if there is one."""
+    """Return the digest of the local checkpoint that the section `model` of a recipe starts from, if there is one."""
     checkpoint = model.get("checkpoint") if isinstance(model, dict) else None
     return _weights_digest(str(checkpoint)) if checkpoint else None
 
 
 def _weights_digest(checkpoint: str) -> str | None:
-    """Digest of the weights of a local folder, which may be trained again under the same name."""
+    """Return the digest of the weights of a local folder, because a new model may be trained under the same name."""
     file = Path(checkpoint) / "model.safetensors"
     if not file.is_file():
         return None
@@ -110,11 +110,11 @@ class StudyFolder:
         return self.is_made(run) and all(self.is_tested(run, test_set) for test_set in run.cells)
 
     def num_tested(self, runs: list[Run]) -> int:
-        """Cells that are done."""
+        """Return the number of finished cells."""
         return sum(self.is_tested(run, test_set) for run in runs for test_set in run.cells)
 
     def failed_since(self, run: Run, began: float) -> str | None:
-        """Why a run failed, if that was after a point in time."""
+        """Return why a run failed, if it failed after `began`."""
         with contextlib.suppress(OSError, ValueError):
             failure = json.loads(self._failure(run).read_text(encoding="utf-8"))
             if failure["time"] >= began:
@@ -122,7 +122,7 @@ class StudyFolder:
         return None
 
     def note_failure(self, run: Run, error: Exception) -> str:
-        """Write down why a run failed; returns the reason on one line."""
+        """Record why a run failed, and return the reason on one line."""
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         trace = "".join(traceback.format_exception(error))
         self._failure(run).parent.mkdir(parents=True, exist_ok=True)

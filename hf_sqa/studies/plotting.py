@@ -1,4 +1,4 @@
-"""What the figures of studies share: the results table as they read it, colours, markers, labels, saving."""
+"""Shared parts of the figures of studies: reading the results table, colours, markers, labels, saving."""
 
 import math
 import textwrap
@@ -11,7 +11,7 @@ import numpy as np
 from hf_sqa.evaluation.suite import Point
 from hf_sqa.metrics import GREATER_IS_BETTER
 
-#: The colours of Okabe and Ito, which the colour-blind can tell apart, and some more.
+#: The colours of Okabe and Ito, which colour-blind readers can tell apart, and some more.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F", "#5D3A9B")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 NAMES = {"srcc": "SRCC", "lcc": "LCC", "ktau": "Kendall's tau", "mse": "MSE", "rmse": "RMSE", "mae": "MAE"}
@@ -51,17 +51,17 @@ class ResultTable:
         return Point.of(self._rows.get((model, test_set, metric), []))
 
     def points(self, metric: str, models: Sequence[str] | None = None) -> list[Point]:
-        """Points of some models, or of all, on every test set."""
+        """Return the points of some models, or of all, on every test set."""
         found = (self.point(model, name, metric) for model in models or self.models for name in self.test_sets)
         return [point for point in found if point is not None]
 
     def values_on(self, test_set: str, metric: str, models: Sequence[str] | None = None) -> dict[str, float]:
-        """Values of some models, or of all, on one test set; models without one are left out."""
+        """Return the values of some models, or of all, on one test set; models without a value are left out."""
         points = {model: self.point(model, test_set, metric) for model in models or self.models}
         return {model: point.value for model, point in points.items() if point is not None}
 
     def column(self, model: str, name: str) -> Any:
-        """What all rows of a model have in a column."""
+        """Return the value that all rows of a model have in a column."""
         return next((rows[0].get(name) for key, rows in self._rows.items() if key[0] == model), None)
 
     def number(self, model: str, name: str) -> float | None:
@@ -75,13 +75,13 @@ class ResultTable:
 
 
 def best_of(values: Mapping[Any, float], metric: str) -> Any:
-    """Key of the best value of a metric."""
+    """Return the key of the best value of a metric."""
     choose: Callable[..., Any] = max if GREATER_IS_BETTER[metric] else min
     return choose(values, key=lambda name: values[name])
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure, in inches, drawn without a display."""
+    """Return an empty figure of a size in inches, drawn without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -91,7 +91,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def draw_point(axis: Any, x: float, point: Point, number: int, filled: bool = True) -> None:
-    """A marker with its interval, in the colour of a series."""
+    """Draw a marker with its interval in the colour of a series."""
     if not math.isnan(point.low):
         axis.plot([x, x], [point.low, point.high], "-", color=colour(number), linewidth=1.0, alpha=0.55)
     face = colour(number) if filled else "white"
@@ -99,7 +99,7 @@ def draw_point(axis: Any, x: float, point: Point, number: int, filled: bool = Tr
 
 
 def draw_line(axis: Any, points: Iterable[tuple[float, Point]], number: int, label: str, connected: bool = True) -> None:
-    """Points with their intervals in the colour of a series, and its entry in the legend."""
+    """Draw points with their intervals in the colour of a series, and add its entry to the legend."""
     points = list(points)
     for x, point in points:
         draw_point(axis, x, point, number)
@@ -116,12 +116,12 @@ def marker(number: int) -> str:
 
 
 def metric_label(metric: str, level: str | None = None) -> str:
-    """A metric with its unit and, where a level is given, what it is taken over."""
+    """Return the label of a metric with its unit and, if a level is given, the units it is computed over."""
     return NAMES[metric] + UNITS.get(metric, "") + (f", {LEVEL_NAMES[level]}" if level else "")
 
 
 def rotation(names: Sequence[str]) -> int:
-    """Degrees by which tick labels must be turned to fit."""
+    """Return the rotation, in degrees, that makes tick labels fit."""
     longest = max((len(name) for name in names), default=0)
     return 0 if longest * len(names) < 40 else 45 if len(names) <= 8 else 90
 
@@ -133,12 +133,12 @@ def style_axis(axis: Any) -> None:
 
 
 def legend_beside(axis: Any, title: str | None = None) -> None:
-    """The legend to the right of an axis."""
+    """Place the legend to the right of an axis."""
     axis.legend(title=title or None, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
 
 
 def save_figure(figure: Any, path: str | Path, title: str) -> Any:
-    """Save a figure under a title, wrapped to its width; the file's ending gives the format."""
+    """Save a figure with a title, wrapped to its width. The suffix of the file gives the format."""
     width = round(TITLE_CHARACTERS_PER_INCH * figure.get_figwidth())
     wrapped = "\n".join(line for part in title.split("\n") for line in textwrap.wrap(part, width) or [""])
     figure.suptitle(wrapped, fontsize=11, x=0.01, ha="left", parse_math=False)

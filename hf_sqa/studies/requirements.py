@@ -1,4 +1,4 @@
-"""What a study needs before it can run: corpora with their sizes and licences, encoders, and hours of a GPU as an estimate."""
+"""Requirements of a study: corpora with their sizes and licences, encoders, and an estimate of GPU hours."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ class NeededCorpus:
     """A corpus of a study."""
 
     name: str  # its name in the study
-    source: str  # what it is: a corpus by name, `hub:<repository>`, or a table
-    clips: int | None  # rated clips: of a table those that are there, of a corpus as published
-    size: str  # as far as known; empty otherwise
+    source: str  # the name of a corpus, `hub:<repository>`, or a table
+    clips: int | None  # number of rated clips: for a table, those in it; for a corpus, as published
+    size: str  # its size if known, else empty
     licence: str
     place: str  # where the study looks for it, or where to get it
-    is_here: bool | None  # whether that is there; `None` for the Hub, which is not asked
+    is_here: bool | None  # whether `place` exists; `None` for the Hub, which is not queried
     is_used: bool  # whether a model or a test set of the study uses it; others can be added to `test_sets`
 
     def __str__(self) -> str:
@@ -28,7 +28,7 @@ class NeededCorpus:
 
 
 def needed_corpora(study: Study) -> list[NeededCorpus]:
-    """The corpora of a study, those in use first."""
+    """Return the corpora of a study, those in use first."""
     used = {corpus for name in _used_sets(study) for corpus in study.sets[name].corpora}
     return sorted((_described(study, name, name in used) for name in study.corpora), key=lambda corpus: not corpus.is_used)
 
@@ -68,10 +68,10 @@ def _described(study: Study, name: str, is_used: bool) -> NeededCorpus:
 
 
 def encoder_lines(study: Study) -> list[str]:
-    """A line for every encoder that the recipes of a study name, and whether it is on this machine.
+    """Return a line for every encoder that the recipes of a study name, saying whether it is on this machine.
 
     Raises:
-        ValueError: If one is here and is not a known encoder, or lacks the layers that the recipe names; or a folder is not there.
+        ValueError: If an encoder on this machine is of an unknown kind or lacks the recipe's layers, or a folder does not exist.
     """
     from hf_sqa.training.dry_run import look_at_encoder
 
@@ -84,7 +84,7 @@ def encoder_lines(study: Study) -> list[str]:
 
 
 def gpu_hours(study: Study) -> float | None:
-    """Hours of a GPU that a study takes, from the published sizes of its corpora; `None` without `gpu_cost`."""
+    """Estimate the GPU hours of a study from the published sizes of its corpora; `None` without `gpu_cost`."""
     cost = study.gpu_cost
     if cost is None:
         return None
@@ -102,7 +102,7 @@ def gpu_hours(study: Study) -> float | None:
 
 
 def num_train_clips(model: ModelSpec, available: int) -> int:
-    """Clips that a model trains on, as far as its description tells without the data."""
+    """Return the number of clips that a model trains on, as far as its description tells without the data."""
     from hf_sqa.data.splits import TRAINING_SETS
 
     if model.training_set is not None:

@@ -20,25 +20,25 @@ from hf_sqa.studies.study_data import StudyData
 from hf_sqa.studies.study_file import Study
 
 RESULTS, RESULTS_TEXT = "results.parquet", "results.csv"
-#: Columns of the results that makers must not fill.
+#: Results columns that makers must not fill.
 RESERVED_COLUMNS = frozenset(
     {"study", "model", "series", "seed", "test_set", "score", "level", "metric", "value", "low", "high", "num_clips", "num_failed"}
     | {"num_unrated", "num_units", "unit", "overlap", "overlap_clips", "overlap_sources", "overlap_talkers", "model_id", "weights"}
     | {"preprocessing", "num_parameters", "cpu_seconds_per_second"}
 )
-#: Length of a reason on the screen; `failures/` has all of it.
+#: Most characters of a reason on the screen; `failures/` has the full text.
 REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What a study's folder holds after a call."""
+    """The content of a study's folder after a call."""
 
     folder: Path  # The output folder
     num_cells: int  # Cells of the study
     num_done: int  # Cells whose results are in the table
     failures: dict[str, str]  # Why runs failed, by run
-    stale: list[str]  # Runs in the folder that the study no longer has, or defines otherwise; they are not in the table
+    stale: list[str]  # Runs in the folder that the study no longer has or now defines differently; they are not in the table
     figures: list[Path]  # Figures drawn, and tables in the layout of a paper
     remarks: list[str]  # Figures that could not be drawn and tables that could not be made, and why
 
@@ -46,9 +46,9 @@ class StudyReport:
 def collect_results(
     study: Study, folder: str | os.PathLike[str], *, began: float = 0.0, data: StudyData | None = None
 ) -> StudyReport:
-    """Write `results.parquet` and `results.csv` from the cells that are done, and draw the figures; nothing is scored.
+    """Write `results.parquet` and `results.csv` from the finished cells, and draw the figures. Nothing is scored.
 
-    The tables are written under a lock: the last of several processes includes the results of all.
+    The tables are written under a lock, so the last of several processes includes the results of all.
     """
     output = StudyFolder(Path(folder))
     runs = plan_runs(study, data or StudyData(study))
@@ -58,7 +58,7 @@ def collect_results(
         rows = [row for run in runs for row in _rows_of(study, run, output)]
         if rows:
             _write_results(rows, output.root)
-    # Without a point in time to begin at, every failure counts that no later call has made good.
+    # If `began` is not given, every failure counts that no later call has fixed.
     failures = {run.name: output.failed_since(run, began) for run in runs if not output.is_done(run)}
     drawn, remarks = _draw(study, rows, output.root) if rows else ([], [])
     there = {path.name for kind in ("cells", "models") for path in (output.root / kind).glob("*")}
@@ -74,7 +74,7 @@ def collect_results(
 
 
 def read_results(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Rows of a results table, from a study's folder or its `.parquet` or `.csv` file; missing numbers are NaN or None."""
+    """Read a results table from a study's folder or its `.parquet` or `.csv` file. Missing numbers are NaN or None."""
     path = Path(source)
     path = path / RESULTS if path.is_dir() else path
     if not path.is_file():
@@ -91,7 +91,7 @@ def read_results(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def read_clips(
     study: Study, folder: str | os.PathLike[str], model: str, test_set: str, seed: int | None = None
 ) -> list[dict[str, Any]]:
-    """Clips of one cell with labels and predictions, as in [`~hf_sqa.evaluation.suite.SuiteResult`].
+    """Read the clips of one cell with labels and predictions, as in [`~hf_sqa.evaluation.suite.SuiteResult`].
 
     Raises:
         ValueError: If the study has no such cell.
@@ -113,7 +113,7 @@ def compare_cells(
     names: tuple[str, str] = ("A", "B"),
     **kwargs: Any,
 ) -> Comparison:
-    """Paired comparison of two models from the clips of their cells; see [`~hf_sqa.metrics.compare_models`].
+    """Compare two models, paired by clip, from the clips of their cells; see [`~hf_sqa.metrics.compare_models`].
 
     Raises:
         ValueError: If they were not tested on the same clips.
@@ -153,7 +153,7 @@ def _write_results(rows: list[dict[str, Any]], root: Path) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     kinds = {name: {isinstance(row[name], str) for row in rows if row.get(name) is not None} for name in columns}
     full = [
-        # A variable that is a number in one model and a word in another is text: a Parquet column has one type.
+        # A variable that is a number in one model and a word in another becomes text, because a Parquet column has one type.
         {name: str(row[name]) if len(kinds[name]) > 1 and row.get(name) is not None else row.get(name) for name in columns}
         for row in rows
     ]
@@ -180,7 +180,7 @@ def _draw(study: Study, rows: list[dict[str, Any]], root: Path) -> tuple[list[Pa
 
 
 def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    """Rows as a Parquet file."""
+    """Write rows as a Parquet file."""
     import pyarrow
     import pyarrow.parquet
 
@@ -195,10 +195,10 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
 
 def clip_weighted_means(rows: Iterable[Mapping[str, Any]], test_sets: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Mean of every metric over test sets, each weighted by its clips; as Figure 3 of the paper on distillation shows LCC.
+    """Average every metric over test sets, weighted by their clips, as Figure 3 of the paper on distillation does for LCC.
 
-    A row for each model, seed, score, level and metric that is there on all of these test sets, with weights and CPU time averaged
-    alike, and without an interval.
+    Returns a row for each model, seed, score, level and metric that all of these test sets have. Number of weights and CPU time are
+    averaged in the same way; there is no interval.
     """
     kept = [dict(row) for row in rows if test_sets is None or row["test_set"] in test_sets]
     wanted = {row["test_set"] for row in kept}

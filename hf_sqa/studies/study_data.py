@@ -1,4 +1,4 @@
-"""The clips of a study: its sets, the draws of its models, and what a model has seen of a test set in training."""
+"""The clips of a study: its sets, the draws of its models, and the overlap of training and test sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hf_sqa.training.rows import load_rows, select_rows
 
 
 class StudyData:
-    """The sets of a study; a corpus is read, and a set selected, when first needed, once in a process."""
+    """The sets of a study. A corpus is read, and a set selected, when first needed, once per process."""
 
     def __init__(self, study: Study):
         self._study = study
@@ -29,7 +29,7 @@ class StudyData:
         self._files = _FileDigests()
 
     def select(self, name: str) -> Any:
-        """The clips of a set, a `datasets.Dataset`."""
+        """Return the clips of a set, a `datasets.Dataset`."""
         if name not in self._sets:
             self._sets[name] = self._selected(name)
         return self._sets[name]
@@ -43,7 +43,7 @@ class StudyData:
         return select_rows(dataset, {entry.rated: {"min": -np.inf}}, place) if entry.rated else dataset
 
     def for_training(self, model: ModelSpec, seed: int) -> tuple[Any, Any]:
-        """Training and validation clips of a model and seed, `None` for those it does not name."""
+        """Return training and validation clips of a model and seed, `None` for those that the model does not name."""
         from hf_sqa.data.splits import nested_subsets, stratified_split, training_set
 
         if model.train is None:
@@ -64,11 +64,11 @@ class StudyData:
         return train.select(split.train), train.select(split.validation)
 
     def seen(self, model: ModelSpec, seed: int | None) -> list[Any] | None:
-        """All data sets that a model has seen in training and validation, those of the models it needs included.
+        """Return all data sets that a model has seen in training and validation, including those of the models it needs.
 
         Returns:
-            `list[datasets.Dataset]`: `None` where it is not known: a checkpoint without `trained_on`, or a maker with data of its
-            own and without it.
+            `list[datasets.Dataset]`: `None` if unknown: for a checkpoint, or a maker that brings its own data, without
+            `trained_on`.
         """
         if model.checkpoint is None and seed is not None:
             datasets = [dataset for dataset in self.for_training(model, seed) if dataset is not None]
@@ -88,7 +88,7 @@ class StudyData:
         return datasets
 
     def _own_rows(self, model: ModelSpec) -> list[Any] | None:
-        """Rows that the recipe of a model names itself; `None` for a recipe that names none, as one of distillation."""
+        """Return the rows that the recipe of a model names itself; `None` for a recipe that names none, such as distillation."""
         recipe = self._study.training_recipe(model)
         if recipe is None or not recipe.data.train:
             return None
@@ -96,13 +96,13 @@ class StudyData:
         return [train] if validation is None else [train, validation]
 
     def digest(self, name: str) -> str:
-        """Digest of the clips of a set: recordings by file name, and their labels; not their folder."""
+        """Return a digest of the clips of a set: file names and labels, not their folder."""
         if name not in self._digests:
             self._digests[name] = _dataset_digest(self.select(name))
         return self._digests[name]
 
     def overlap(self, trained_on: Sequence[Any], test: Any) -> dict[str, Any]:
-        """How many clips of a test set were trained on; see [`find_overlap`]."""
+        """Count the clips of a test set that were trained on; see [`find_overlap`]."""
         return find_overlap(trained_on, test, self._files)
 
     def _corpus(self, name: str) -> Any:
@@ -145,10 +145,10 @@ def _parts(dataset: Any, name: str, spec: PartsSpec) -> list[str | None]:
 
 
 def find_overlap(trained_on: Sequence[Any], test: Any, files: _FileDigests | None = None) -> dict[str, Any]:
-    """How much of a test set a model has seen in training or validation.
+    """Measure how much of a test set a model has seen in training or validation.
 
-    Clips are the same if they have the same file (path or bytes), or the same corpus, utterance and labels; sources and talkers if
-    they have the same name within the same corpus.
+    Clips are the same if they have the same file (path or bytes), or the same corpus, utterance and labels. Sources and talkers are
+    the same if they have the same name within the same corpus.
 
     Args:
         trained_on (sequence of `datasets.Dataset`): Clips seen, validation included.
@@ -176,14 +176,14 @@ def find_overlap(trained_on: Sequence[Any], test: Any, files: _FileDigests | Non
 
 
 class _FileDigests:
-    """Descriptions of data sets, each made once, and SHA-256 of files, each read once; only files of equal length are compared."""
+    """Descriptions of data sets, each made once, and SHA-256 of files, each read once. Only files of equal length are compared."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
         self._described: dict[str, list[dict[str, Any]]] = {}
 
     def described(self, dataset: Any) -> list[dict[str, Any]]:
-        """A row for each clip; a data set of the same fingerprint holds the same clips."""
+        """Return a row for each clip. Data sets with the same fingerprint hold the same clips."""
         if dataset._fingerprint not in self._described:
             self._described[dataset._fingerprint] = list(_described(dataset))
         return self._described[dataset._fingerprint]
@@ -199,7 +199,7 @@ class _FileDigests:
 
 
 def _described(dataset: Any) -> Iterator[dict[str, Any]]:
-    """What identifies each clip, its source and its talker; None where unknown."""
+    """Yield what identifies each clip, its source and its talker; None if unknown."""
     texts, scores = ("corpus", "utterance_id", "source_id", "talker_id"), ("mos", "s_mos", "g_mos", "pesq")
     table = dataset.select_columns([name for name in (*texts, *scores) if name in dataset.column_names])[:]
     columns = {name: table[name] for name in texts if name in table}

@@ -1,4 +1,4 @@
-"""The file of a study: its keys, and all checks that need no data."""
+"""The study file: its keys, and all checks that need no data."""
 
 import itertools
 import math
@@ -18,37 +18,37 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 PARTS = ("train", "validation", "test")
 #: Makers that train by a recipe of `hf_sqa.training`.
 RECIPE_MAKERS = ("train", "pseudo_labels", "knowledge_transfer")
-#: What the rows, columns and sections of a table may be.
+#: Possible axes for the rows, columns and sections of a table.
 TABLE_AXES = ("model", "test_set", "score", "metric")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A column of the grid."""
+    """A model of the study, one column of the grid."""
 
     name: str  # Letters, digits, `.`, `_`, `+` and `-`. In the file it may hold `{variable}`, see `for`
     checkpoint: str | None = None  # An existing model, `default` or a folder or a Hub id; it is not trained and has no seed
-    # How it is made otherwise: `train` (a recipe of `hf_sqa.training`), `distill`, `prune`, `pseudo_labels`, `knowledge_transfer`,
-    # or a name given to [`run_study`]
+    # How to make it if it is no checkpoint: `train` (a recipe of `hf_sqa.training`), `distill`, `prune`, `pseudo_labels`,
+    # `knowledge_transfer`, or a name given to [`run_study`]
     maker: str = "train"
     train: str | None = None  # Set to train on; the recipe's own data if not given
     validation: str | float | None = None  # Set to validate on, or a share of `train` to hold out, with similar scores
-    validation_group: str | None = None  # Column whose groups a held-out share keeps whole
-    # One of the ten sets of the wav2vec 2.0 study, drawn anew for each seed from the clips of `train`, which are its corpora; it
-    # brings its own validation clips
+    validation_group: str | None = None  # Column whose groups stay whole when a share is held out
+    # One of the ten sets of the wav2vec 2.0 study, with its validation clips, drawn anew for each seed from the clips of `train`,
+    # which must be the corpora of that study
     training_set: str | None = None
     # Train on this many clips of `train`, drawn anew for each seed; smaller draws are part of larger ones. A held-out share is
     # taken from these
     clips: int | None = None
-    recipe: Any = None  # In place of the study's
+    recipe: Any = None  # Its recipe, instead of the study's
     set: Mapping[str, Any] = field(default_factory=dict)  # Changes to the recipe by dotted key: `{"training.learning_rate": 0.001}`
     options: Mapping[str, Any] = field(default_factory=dict)  # Options of the maker; `train` has none
     needs: Sequence[str] = ()  # Models whose checkpoints it is made from; they are made first
-    # Sets that it was trained on besides `train`, to mark overlap: those of a `checkpoint`, or of a maker that brings its own data
+    # Sets that it was trained on besides `train`, to mark overlap; for a `checkpoint`, or a maker that brings its own data
     trained_on: Sequence[str] | None = None
     series: str | None = None  # Group in the figures
-    seeds: Sequence[int] | None = None  # In place of the study's
-    test_sets: Sequence[str] | None = None  # In place of the study's; empty for a model that only others need
+    seeds: Sequence[int] | None = None  # Its seeds, instead of the study's
+    test_sets: Sequence[str] | None = None  # Its test sets, instead of the study's; empty for a model that only other models need
     variables: Mapping[str, Any] = field(default_factory=dict)  # Its values of `for`; columns `variable_<name>` of the results
 
     def __post_init__(self) -> None:
@@ -71,23 +71,23 @@ class ModelSpec:
 class SetSpec:
     """A set of clips."""
 
-    corpus: str | Sequence[str]  # Name of the corpus, or of several whose clips are taken together
-    where: Mapping[str, Any] = field(default_factory=dict)  # Values that a column must have, one or a list, by column
+    corpus: str | Sequence[str]  # Name of a corpus, or of several whose clips are pooled
+    where: Mapping[str, Any] = field(default_factory=dict)  # By column, the value or list of values that a clip must have
     rated: str | None = None  # Keep only clips with this label
 
     @property
     def corpora(self) -> tuple[str, ...]:
-        """Names of its corpora."""
+        """Names of the set's corpora."""
         return (self.corpus,) if isinstance(self.corpus, str) else tuple(self.corpus)
 
 
 @dataclass(frozen=True)
 class PartsSpec:
-    """How to divide a corpus into parts with similar scores; its clips get a column `part`."""
+    """How to divide a corpus into parts with similar scores. Its clips get a column `part`."""
 
     shares: Mapping[str, float]  # Shares of `train`, `validation` and `test`, two or all three; they add up to 1
     group: str = "source_id"  # Column whose groups stay whole
-    within: str = "corpus"  # Column within whose values every share is taken
+    within: str = "corpus"  # Column; each of its values is divided by the shares separately
 
     def __post_init__(self) -> None:
         total = sum(self.shares.values())
@@ -100,17 +100,17 @@ class TableSpec:
     """A table in the layout of a paper; see [`hf_sqa.studies.tables.paper_table`].
 
     `rows`, `columns` and `sections` each take one of the four axes `model`, `test_set`, `score` and `metric`, with its values in
-    order: a list, or what to call each, `{model: {MPL: [MTQ-Net, MPL]}}`; several words fill several cells. A name may hold the
-    value of another axis: `MOS-SSL-{score}`. What no one takes is set by `only`, or is the first there is.
+    order: a list, or a mapping to their names, `{model: {MPL: [MTQ-Net, MPL]}}`; several words fill several cells. A name may
+    contain the value of another axis: `MOS-SSL-{score}`. `only` sets the value of an unused axis, which is otherwise its first.
     """
 
     file: str  # Name of the files, without suffix
     rows: Mapping[str, Any]
     columns: Mapping[str, Any]
-    title: str = ""  # What stands above
-    heads: Sequence[str] = ("",)  # Heads of the words of a row
+    title: str = ""  # Title above the table
+    heads: Sequence[str] = ("",)  # Column heads above the words of each row
     sections: Mapping[str, Any] | None = None  # Parts of the table, one below the other
-    only: Mapping[str, str] = field(default_factory=dict)  # Values of the axes left
+    only: Mapping[str, str] = field(default_factory=dict)  # Values of the unused axes
 
     def __post_init__(self) -> None:
         given = [axis for part in (self.rows, self.columns, self.sections or {}, self.only) for axis in part]
@@ -124,12 +124,12 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class GpuCost:
-    """What a study takes on a GPU; an estimate."""
+    """Estimated cost of a study on a GPU."""
 
     epochs: float  # Passes over the training clips until training stops
-    train_seconds: float  # GPU time for a clip in one pass of training
-    test_seconds: float  # GPU time to score a clip
-    source: str  # Where the numbers come from
+    train_seconds: float  # GPU seconds per clip and training pass
+    test_seconds: float  # GPU seconds to score a clip
+    source: str  # Source of the numbers
 
 
 @dataclass(frozen=True)
@@ -138,26 +138,26 @@ class Study:
 
     name: str  # Name of the study
     models: tuple[ModelSpec, ...]  # Columns of the grid
-    test_sets: tuple[str, ...]  # Names out of `sets`
+    test_sets: tuple[str, ...]  # Names of `sets`
     about: str = ""  # The question, in words
     cites: Mapping[str, Any] = field(default_factory=dict)  # The sentence that each number comes from
-    # Rated speech by name, `{table: mine.csv}`, `{corpus: nisqa/TEST_FOR, root: ...}` or `{hub: <repo>}`, with any other option of
-    # [`~hf_sqa.data.load_corpus`]. Relative paths start in the current folder
+    # Rated speech by name: `{table: mine.csv}`, `{corpus: nisqa/TEST_FOR, root: ...}` or `{hub: <repo>}`, with any further option
+    # of [`~hf_sqa.data.load_corpus`]. Paths are relative to the current folder
     corpora: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     parts: Mapping[str, PartsSpec] = field(default_factory=dict)  # How to divide a corpus, by corpus
-    sets: Mapping[str, SetSpec] = field(default_factory=dict)  # What to train or test on, by name
-    recipe: Any = None  # A recipe of `hf_sqa.training`, or its path: what the models have in common
-    seeds: tuple[int, ...] = (0,)  # Every trained model is made once for each
+    sets: Mapping[str, SetSpec] = field(default_factory=dict)  # Sets to train or test on, by name
+    recipe: Any = None  # A recipe of `hf_sqa.training`, or its path, that the models share
+    seeds: tuple[int, ...] = (0,)  # Every trained model is made once per seed
     evaluation: SuiteOptions = field(default_factory=SuiteOptions)  # How the models are evaluated
     figures: tuple[Mapping[str, Any], ...] = ()  # `{kind: ..., file: ...}` and options of [`hf_sqa.studies.figures.draw`]
     tables: tuple[TableSpec, ...] = ()  # Tables in the layout of a paper, written as Markdown, LaTeX and CSV
-    # Whether features of frozen encoders are computed once and kept in the output folder, in `features/`, unless
-    # `HF_SQA_FEATURE_CACHE` names another
+    # Whether features of frozen encoders are computed once and kept, in `features/` of the output folder or in the folder that
+    # `HF_SQA_FEATURE_CACHE` names
     keep_features: bool = False
-    gpu_cost: GpuCost | None = None  # What a GPU takes, for the estimate of `--dry-run`
+    gpu_cost: GpuCost | None = None  # Cost on a GPU, for the estimate of `--dry-run`
 
     def model(self, name: str) -> ModelSpec:
-        """The model of that name."""
+        """Return a model by name."""
         return next(model for model in self.models if model.name == name)
 
     def test_sets_of(self, model: ModelSpec) -> tuple[str, ...]:
@@ -169,16 +169,16 @@ class Study:
         return self.seeds if model.seeds is None else tuple(model.seeds)
 
     def seed_of(self, name: str, seed: int | None) -> int | None:
-        """The seed of a needed model: the same, if it is made with that, else its first."""
+        """Return the seed of a needed model: the same seed if it is made with that, else its first."""
         seeds = self.seeds_of(self.model(name))
         return seed if seed in seeds else seeds[0]
 
     def recipe_of(self, model: ModelSpec) -> Any:
-        """The recipe of a model as it is named, its own or the study's, without the changes in `set`."""
+        """Return the recipe of a model as given, its own or the study's, without the changes in `set`."""
         return self.recipe if model.recipe is None else model.recipe
 
     def training_recipe(self, model: ModelSpec) -> Recipe | None:
-        """The recipe by which a model is trained, changes included; `None` if it is made in another way, or by none."""
+        """Return the recipe that trains a model, changes included; `None` if it is made in another way or has no recipe."""
         recipe = self.recipe_of(model)
         if model.checkpoint is not None or model.maker not in RECIPE_MAKERS or recipe is None:
             return None
@@ -188,10 +188,10 @@ class Study:
 def load_study(
     source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = (), variant: str | None = None
 ) -> Study:
-    """Read a study and check all that can be checked without its data.
+    """Read a study and check everything that can be checked without its data.
 
-    A file may have `variants`, each with sections that take the place of the file's own, and `options` whose values replace
-    `{option}` anywhere in it.
+    A file may have `variants`, each with sections that replace the file's own, and `options` whose values replace `{option}`
+    anywhere in it.
 
     Args:
         source (path or `dict`): The file, its content, or the name of a study of the package, such as `"mtq_losses"`.
@@ -223,7 +223,7 @@ def load_study(
 
 
 def _chosen(file: Mapping[str, Any], variant: str | None) -> dict[str, Any]:
-    """The content of a file with the sections of one of its variants, which is part of the study's name unless it is the first."""
+    """Return the file's content with the sections of a variant. The variant is part of the study's name unless it is the first."""
     content = dict(file)
     variants = content.pop("variants", None) or {}
     if variant is not None and variant not in variants:
@@ -240,7 +240,7 @@ def _chosen(file: Mapping[str, Any], variant: str | None) -> dict[str, Any]:
 
 
 def _models(name: str, entry: dict[str, Any]) -> list[ModelSpec]:
-    """One model, or one for every combination of the values in `for` (or for each of a list of combinations)."""
+    """Return one model, or one for every combination of the values in `for` (or for each of a list of combinations)."""
     combinations = entry.pop("for", None) or [{}]
     if isinstance(combinations, dict):
         values = [value if isinstance(value, list) else [value] for value in combinations.values()]
@@ -256,7 +256,7 @@ def _models(name: str, entry: dict[str, Any]) -> list[ModelSpec]:
 
 
 def _filled(value: Any, variables: Mapping[str, Any]) -> Any:
-    """`{variable}` replaced; a text that is nothing else becomes the value itself, so that a number stays a number."""
+    """Replace every `{variable}`. A text that is only a variable becomes the value itself, so that a number stays a number."""
     if isinstance(value, dict):
         return {_filled(key, variables): _filled(item, variables) for key, item in value.items()}
     if isinstance(value, list):
@@ -308,7 +308,7 @@ def _check(study: Study) -> None:
 
 
 def models_in_order(study: Study) -> list[ModelSpec]:
-    """Models, each after those it needs."""
+    """Return the models, each after those it needs."""
     ordered: dict[str, ModelSpec] = {}
 
     def visit(model: ModelSpec, path: tuple[str, ...]) -> None:
@@ -324,7 +324,7 @@ def models_in_order(study: Study) -> list[ModelSpec]:
 
 
 def study_as_yaml(study: Study) -> str:
-    """A study as text that [`load_study`] reads, with its models written out."""
+    """Return a study as text that [`load_study`] reads, with its models written out."""
     models = {model.name: {**written(model)} for model in study.models}
     for entry in models.values():
         entry.pop("name")

@@ -1,7 +1,7 @@
 """Tables of a study in the layout of a paper, from the rows of the results table alone: Markdown, LaTeX and CSV.
 
-A table has rows, columns and, one below the other, sections; each is an axis of the results: models, test sets, scores or metrics.
-Cells are means over seeds with their standard deviation; the best of a column and section is bold, overlap is marked.
+A table has rows, columns and sections, one below the other; each is an axis of the results: models, test sets, scores or metrics.
+Cells are means over seeds with their standard deviation. The best of a column and section is bold; overlap is marked.
 """
 
 import csv
@@ -31,7 +31,7 @@ LATEX_SIGNS = {
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a section: its words, and for every column the point there (None where nothing is done) and whether it is best."""
+    """A row of a section: its words, and for every column the point (None if there is no result) and whether it is the best."""
 
     words: list[str]
     points: list[Point | None]
@@ -40,22 +40,22 @@ class Line:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table with its numbers, to be written in several forms."""
+    """A table with its numbers, to be written in several formats."""
 
-    title: str  # what stands above
+    title: str  # title above the table
     head: list[str]  # heads of the words and of the columns
     sections: dict[str, list[Line]]  # rows by section; one section without a name if the table is not divided
 
     @property
     def legend(self) -> str:
-        """What the signs in the cells mean."""
+        """Explanation of the signs in the cells."""
         points = [point for lines in self.sections.values() for line in lines for point in line.points if point]
         seeds = max((len(point.seeds) for point in points), default=1)
         notes = [f"mean ± standard deviation of {seeds} seeds"] if seeds > 1 else []
         return "; ".join([*notes, *legend(points)])
 
     def to_markdown(self) -> str:
-        """The table in Markdown, with its title above and the legend below."""
+        """Return the table in Markdown, with its title above and the legend below."""
         lines = [f"**{self.title}**", ""] if self.title else []
         lines += [_markdown_row(self.head), "|" + "---|" * len(self.head)]
         for section, rows in self.sections.items():
@@ -65,7 +65,7 @@ class PaperTable:
         return "\n".join([*lines, *(["", self.legend] if self.legend else [])]) + "\n"
 
     def to_latex(self) -> str:
-        """The table as a LaTeX `table` for the package booktabs."""
+        """Return the table as a LaTeX `table` for the package booktabs."""
         num_words = len(self.head) - len(next(iter(self.sections.values()))[0].points)
         lines = [r"\begin{table}", r"\centering"]
         lines += [rf"\caption{{{_latex(self.title)}}}"] if self.title else []
@@ -84,7 +84,7 @@ class PaperTable:
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
     def to_csv(self) -> str:
-        """The numbers of the table, unrounded: mean, standard deviation over seeds and overlap of every cell."""
+        """Return the unrounded numbers of the table as CSV: mean, standard deviation over seeds and overlap of every cell."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         first = next(iter(self.sections.values()))[0]
@@ -101,10 +101,10 @@ class PaperTable:
 
 
 def paper_table(rows: Iterable[Mapping[str, Any]], spec: TableSpec) -> PaperTable:
-    """The table that a study asks for, from the rows of a results table that are about clips.
+    """Make a table that a study asks for, from the rows of a results table that are about clips.
 
     Raises:
-        ValueError: If the results have nothing of what the table shows.
+        ValueError: If the results contain nothing that the table shows.
     """
     rows = [dict(row) for row in rows if row["level"] == "utt"]
     there = {axis: list(dict.fromkeys(str(row[axis]) for row in rows)) for axis in TABLE_AXES}
@@ -125,7 +125,7 @@ def paper_table(rows: Iterable[Mapping[str, Any]], spec: TableSpec) -> PaperTabl
     for section, title in section_words.items():
         chosen = {column: fixed | {section_axis: section, column_axis: column} for column in column_words}
         grid = {name: [point_at(cell | {row_axis: name}) for cell in chosen.values()] for name in row_words}
-        # Bold compares models, so there is none where the models are the columns.
+        # Bold compares models within a column, so nothing is bold if the models are the columns.
         metrics = [cell["metric"] if row_axis == "model" else "" for cell in chosen.values()]
         best = [_best(points, metric) for points, metric in zip(zip(*grid.values(), strict=True), metrics, strict=True)]
         sections[" ".join(title)] = [
@@ -142,7 +142,7 @@ def paper_table(rows: Iterable[Mapping[str, Any]], spec: TableSpec) -> PaperTabl
 
 
 def write_tables(rows: Iterable[Mapping[str, Any]], specs: Sequence[TableSpec], folder: Path) -> tuple[list[Path], list[str]]:
-    """Write every table as `.md`, `.tex` and `.csv`; gives the files, and why some tables could not be made."""
+    """Write every table as `.md`, `.tex` and `.csv`. Return the files, and why some tables could not be made."""
     rows, written, remarks = list(rows), [], []
     for spec in specs:
         try:
@@ -157,14 +157,14 @@ def write_tables(rows: Iterable[Mapping[str, Any]], specs: Sequence[TableSpec], 
 
 
 def _axis(part: Mapping[str, Any]) -> tuple[str, dict[str, list[str]]]:
-    """The axis of rows, columns or sections, and the words for each of its values."""
+    """Return the axis of rows, columns or sections, and the words for each of its values."""
     axis, values = next(iter(part.items()))
     named = values if isinstance(values, Mapping) else {name: NAMES.get(name, name) for name in values}
     return axis, {str(name): [words] if isinstance(words, str) else list(words) for name, words in named.items()}
 
 
 def _best(points: Sequence[Point | None], metric: str) -> float | None:
-    """The best value, rounded; `None` where there is nothing to compare."""
+    """Return the best value, rounded; `None` if there is nothing to compare."""
     values = dict(enumerate(point.value for point in points if point))
     if len(values) < 2 or metric not in GREATER_IS_BETTER:
         return None
