@@ -1,10 +1,10 @@
-"""Speech made worse in known ways: one function a kind, NumPy in and out, chance from a generator; chains of them as data.
+"""Degrade speech in known ways: one function per kind, NumPy in and out, randomness from a generator; chains of them as data.
 
 A kind takes `(waveform, sampling_rate, ...)` and returns float32 samples of the same length, aligned with the input. [`Chain`]
-draws kinds and their parameters from what a preset or a YAML file says, and its record replays the draw.
+draws kinds and their parameters as a preset or a YAML file specifies, and its record replays the draw.
 """
 
-# A module that is imported here registers its kinds; `KINDS` lists them in this order, which is that of the sound's way.
+# A module that is imported here registers its kinds; `KINDS` lists them in this order, that of the signal path.
 # isort: off
 from hf_sqa.degradations.kind import KINDS as KINDS
 from hf_sqa.degradations.level import gain as gain, level_dbfs as level_dbfs, set_level as set_level

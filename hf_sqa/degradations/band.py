@@ -5,13 +5,13 @@ import scipy.fft
 
 from hf_sqa.degradations.kind import check_range, degradation
 
-#: Reflected samples at both ends while filtering, so that the end of a recording does not leak into its beginning.
+#: Length of the reflected ends while filtering, so that the end of a recording does not leak into its beginning.
 PADDING_SECONDS = 0.1
 
 
 @degradation()
 def low_pass(waveform: np.ndarray, sampling_rate: int, *, cutoff_hz: float, order: int = 8) -> np.ndarray:
-    """Remove what lies above a frequency.
+    """Remove frequencies above a cut-off.
 
     The magnitude is that of a Butterworth filter, `1 / sqrt(1 + (f / cutoff)^(2 order))`: 3.01 dB down at the cut-off, then 6.02 dB
     per octave and order. The phase is zero: nothing is delayed.
@@ -22,7 +22,7 @@ def low_pass(waveform: np.ndarray, sampling_rate: int, *, cutoff_hz: float, orde
 
 @degradation()
 def high_pass(waveform: np.ndarray, sampling_rate: int, *, cutoff_hz: float, order: int = 8) -> np.ndarray:
-    """Remove what lies below a frequency; the mirror image of [`low_pass`]."""
+    """Remove frequencies below a cut-off; the mirror image of [`low_pass`]."""
     _check_cutoff("cutoff_hz", cutoff_hz, sampling_rate, order)
     return _filtered(waveform, sampling_rate, cutoff_hz, None, order)
 

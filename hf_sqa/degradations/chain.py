@@ -4,8 +4,8 @@ A chain is a list of steps, in YAML or as Python dicts:
 
     - kind: white_noise            # a name from `hf_sqa.degradations.KINDS`
       probability: 0.3             # 1 if not given
-      snr_db: [0, 40]              # two numbers: drawn evenly between them
-      speech_level: active         # anything else: as it is
+      snr_db: [0, 40]              # two numbers: drawn uniformly between them
+      speech_level: active         # any other value: used as it is
     - one_of:                      # exactly one branch, drawn by its weight over the sum of the weights
         - {weight: 2, name: mobile, steps: [{kind: amr_nb, bitrate_kbps: {one_of: [4.75, 12.2]}}]}
         - {weight: 1, steps: []}
@@ -46,15 +46,15 @@ class Chain:
     """Degradations one after another, drawn at random.
 
     Args:
-        steps (list of `dict`): Steps, see above.
+        steps (list of `dict`): Steps, in the form that `hf_sqa.degradations.chain` describes.
         name (`str`, *optional*, defaults to `"chain"`): Its name in records.
         description (`str`, *optional*): What it is for.
         noises ([`RecordingFolder`] or list of waveforms, *optional*): For the kinds `recorded_noise` and `background_noise`.
         talkers ([`RecordingFolder`] or list of waveforms, *optional*): For the kind `babble`.
 
     Raises:
-        TypeError: If a step has an unknown key, kind or parameter; the message suggests the nearest.
-        ValueError: If a probability, a weight or a distribution cannot be one.
+        TypeError: If a step has an unknown key, kind or parameter; the message suggests the nearest known one.
+        ValueError: If a probability, a weight or a distribution is invalid.
 
     Example:
 
@@ -104,7 +104,7 @@ class Chain:
         return cls(content["steps"], name=name, description=description, **sources)
 
     def __call__(self, waveform: np.ndarray, sampling_rate: int, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draw and apply.
+        """Draw degradations and apply them.
 
         Args:
             waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, floating point, nominally in `[-1, 1]`.
@@ -129,7 +129,7 @@ class Chain:
 
     @staticmethod
     def replay(record: Mapping[str, Any], waveform: np.ndarray, sampling_rate: int, **sources: Recordings | None) -> np.ndarray:
-        """Repeat what a record says; the result is the same, sample by sample.
+        """Apply the steps of a record again; the result is the same, sample by sample.
 
         Args:
             record (`dict`): From a call; it may have been stored as JSON in between.
@@ -153,10 +153,10 @@ class Chain:
         return degraded
 
     def select(self, branch: str) -> Chain:
-        """The same chain, with one branch of a `one_of` always taken.
+        """Return the same chain, with one branch of a `one_of` always taken.
 
         Args:
-            branch (`str`): Its name.
+            branch (`str`): Name of the branch.
         """
         alternatives = (other for step in _nested(self.steps) for other in step.get("one_of", ()))
         names = list(dict.fromkeys(other["name"] for other in alternatives if other["name"] is not None))
@@ -168,7 +168,7 @@ class Chain:
         return chosen
 
     def check_requirements(self) -> None:
-        """Raise now what a missing library, or missing noise, would raise at the first recording that needs it.
+        """Raise now the error that a missing library, or missing noise, would raise at the first recording that needs it.
 
         Raises:
             CodecUnavailableError, ModuleNotFoundError: If a library is missing; the message names the package.
@@ -184,7 +184,7 @@ class Chain:
 
 
 def presets() -> list[str]:
-    """Names of the chains in the package."""
+    """Return the names of the chains in the package."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
@@ -241,7 +241,7 @@ def _checked_parameters(kind: str, given: Mapping[str, Any], where: str) -> dict
 
 
 def _checked_value(value: Any, where: str) -> Any:
-    """A distribution in its long form, checked, or any other value as it is."""
+    """Check a distribution and return it in its long form; return any other value as it is."""
     if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value)):
         value = {"uniform": list(value)}
     if not isinstance(value, Mapping):
@@ -326,7 +326,7 @@ def _nested(steps: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
 
 
 def _with_branch(steps: Sequence[Mapping[str, Any]], branch: str) -> list[dict[str, Any]]:
-    """The steps; where a branch has this name, without the other branches."""
+    """Return the steps; a `one_of` with a branch of this name keeps only this branch."""
     chosen: list[dict[str, Any]] = []
     for step in map(dict, steps):
         if "steps" in step:

@@ -12,7 +12,7 @@ def clip_level(waveform: np.ndarray, sampling_rate: int, *, level: float, record
     """Clip samples beyond a level.
 
     Args:
-        level (`float`): Largest magnitude that passes, in full scales: above 0, to 1.
+        level (`float`): Largest magnitude that passes, as a fraction of full scale: above 0, up to 1.
         record (`dict`, *optional*): Receives `clipped_share`, the share of samples cut off, 0 to 1.
     """
     note(record, clipped_share=round(float((np.abs(waveform) > level).mean()), 6))

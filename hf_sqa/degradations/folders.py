@@ -1,4 +1,4 @@
-"""Degrading files: each by a draw of its own, on all cores, with a manifest; a run that was killed goes on where it stopped."""
+"""Degrade files, each with a random draw of its own, on all cores, with a manifest; a killed run resumes where it stopped."""
 
 import hashlib
 import json
@@ -26,11 +26,11 @@ from hf_sqa.runs import (
     write_whole,
 )
 
-#: What is written as it is read. Everything else becomes WAV, with `.wav` added to its name, so that `a.mp3` and `a.wav` both fit.
+#: Formats that outputs keep. Other files become WAV, with `.wav` added to the name, so that `a.mp3` and `a.wav` do not collide.
 WRITTEN_SUFFIXES = (".wav", ".flac")
-#: Peak of a file whose degraded samples go beyond full scale: 16-bit files hold no more, and the manifest has the gain.
+#: Peak in dBFS of an output that would exceed full scale: 16-bit files hold no more, and the manifest has the gain.
 PEAK_ROOM_DB = -0.1
-#: Files in the hands of each worker at a time.
+#: Files queued for each worker at a time.
 QUEUE_PER_WORKER = 4
 
 
@@ -38,10 +38,10 @@ QUEUE_PER_WORKER = 4
 class Job:
     """One file to degrade."""
 
-    name: str  # its name in the manifest, relative to the folder; chance depends on it and on the seed, on nothing else
+    name: str  # its name in the manifest, relative to the folder; random choices depend only on it and on the seed
     source: str  # the recording
     target: str  # the file to write, `.wav` or `.flac`
-    output: str  # its name in the manifest
+    output: str  # name of the target in the manifest
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def definition(self) -> dict[str, Any]:
-        """Chain, seed, rate and the names of the noise recordings: what decides on the outputs, ready for JSON."""
+        """Chain, seed, rate and names of the noise recordings: all that determines the outputs, ready for JSON."""
         sources = [
             source.names if isinstance(source, RecordingFolder) else source is not None
             for source in (self.chain.noises, self.chain.talkers)
@@ -63,32 +63,32 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """Twelve digits that differ where the definition does."""
+        """Twelve digits that change with the definition."""
         return digest_of(list(self.definition.values()), 12)
 
 
 def degrade_files(
     jobs: Sequence[Job], run: Run, *, manifest: str | Path | None, num_workers: int = 1, overwrite: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Degrade files and yield a row for each, in the order in which they are done.
+    """Degrade files and yield a row for each as it is done.
 
     A row has `input`, `output`, `status` (`"ok"`, `"failed"`, `"abstained"`), `code` and `reason` where it is not ok,
-    `sampling_rate`, `num_samples`, `gain_db` (0 unless the file had to be turned down to fit full scale), `degradations` (the
-    record of the chain), `seed` (of this file) and `run`. Rows go to the manifest as they come; when all are done it is written
-    anew in the order of the jobs. Outputs appear whole or not at all. Files that are in the manifest of the same run, and exist,
-    are not done again, so a run that was killed ends with the very files and manifest that it would have had; failed files are
-    tried again.
+    `sampling_rate`, `num_samples`, `gain_db` (0 unless the file had to be attenuated to fit full scale), `degradations` (the
+    record of the chain), `seed` (of this file) and `run`. Rows are appended to the manifest as they come; at the end it is
+    rewritten in the order of the jobs. Outputs appear whole or not at all. Files that exist and are in the manifest of the same run
+    are not degraded again, so a killed run, resumed, ends with the same files and manifest as an uninterrupted one; failed files
+    are tried again.
 
     Args:
         jobs (list of [`Job`]): The files.
         run ([`Run`]): Chain, seed and rate.
-        manifest (`str` or `Path`): JSON lines; `None` for none, and then nothing is skipped.
-        num_workers (`int`, *optional*, defaults to `1`): Processes. They change nothing in the results.
-        overwrite (`bool`, *optional*, defaults to `False`): Begin anew even if the manifest is that of another run.
+        manifest (`str` or `Path`): File of JSON lines; with `None`, none is written and no job is skipped.
+        num_workers (`int`, *optional*, defaults to `1`): Number of processes; results do not depend on it.
+        overwrite (`bool`, *optional*, defaults to `False`): Start over, even if the manifest belongs to another run.
 
     Raises:
-        RunMismatch: If the manifest is that of another run.
-        ValueError: If it is no manifest, or if two jobs write the same file.
+        RunMismatch: If the manifest belongs to another run.
+        ValueError: If the file is not a manifest, or if two jobs write the same file.
         Locked: If another process is writing the manifest.
         CodecUnavailableError, ModuleNotFoundError: If the chain needs a library that is not installed.
     """
@@ -121,7 +121,7 @@ def degrade_files(
 
 
 def _check_run(path: Path, earlier: Sequence[dict[str, Any]], run: Run) -> None:
-    """Refuse the manifest of another run; beside it lies what defines its run, to say what differs."""
+    """Refuse the manifest of another run; a file beside it has the definition of its run, to say what differs."""
     definition = path.with_name(f".{path.name}-run")
     others = {row["run"] for row in earlier} - {run.digest}
     if not others:
@@ -134,7 +134,7 @@ def _check_run(path: Path, earlier: Sequence[dict[str, Any]], run: Run) -> None:
 
 
 def degrade_file(job: Job, run: Run) -> dict[str, Any]:
-    """Degrade one file and write it. Never raises for what is wrong with the recording: the row says so."""
+    """Degrade one file and write it. What is wrong with the recording is never raised: the row says so."""
     seed = seed_of(run.seed, job.name)
     row: dict[str, Any] = {"input": job.name, "output": None, "status": "ok", "code": None, "reason": None}
     row |= {"sampling_rate": None, "num_samples": None, "gain_db": None, "degradations": None, "seed": seed, "run": run.digest}
@@ -153,12 +153,12 @@ def degrade_file(job: Job, run: Run) -> dict[str, Any]:
 
 
 def seed_of(seed: int, name: str) -> int:
-    """Seed of one file, below 2^48, from the seed of the run and the name of the file: neither order nor company matters."""
+    """Return the seed of one file, below 2^48, from the run's seed and the file's name: neither order nor other files matter."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big")
 
 
 def write_recording(path: Path, waveform: np.ndarray, sampling_rate: int) -> float:
-    """Write a 16-bit file, whole or not at all, and return the gain in dB that brought it within full scale, 0 if it was."""
+    """Write a 16-bit file, whole or not at all, and return the gain in dB that brought it within full scale, or 0."""
     peak = float(np.abs(waveform).max())
     gain_db = 0.0
     if peak > 32767 / 32768:

@@ -1,4 +1,4 @@
-"""What every kind of degradation promises, kept by one decorator: `(waveform, sampling_rate, ...)` in, a waveform like it out.
+"""What all kinds of degradation promise, enforced by one decorator: `(waveform, sampling_rate, ...)` in, a waveform like it out.
 
 Parameters that many kinds have are described here once, in `SHARED_PARAMETERS`.
 """
@@ -12,15 +12,15 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., np.ndarray])
-#: Takes the parameters of a step as it is written in a chain, and raises if they need a library that is not installed.
+#: Takes the parameters of a step as written in a chain, and raises if they need a library that is not installed.
 Requirement = Callable[[Mapping[str, Any]], object]
 
 #: Every kind by name, in the order in which the modules are imported.
 KINDS: dict[str, Callable[..., np.ndarray]] = {}
-#: What to call before a kind that needs an optional library.
+#: By kind, what to call before a kind that needs an optional library.
 REQUIREMENTS: dict[str, Requirement] = {}
-#: What parameters mean in every kind that has them, or has them with that default, and does not say otherwise; added to its
-#: docstring.
+#: Descriptions of parameters, added to the docstring of every kind that has the parameter (with that default, if one is given) and
+#: does not describe it itself.
 SHARED_PARAMETERS = {
     "waveform": "`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.",
     "sampling_rate": "`int`): Its rate in Hz.",
@@ -39,16 +39,16 @@ SHARED_PARAMETERS = {
 
 
 def degradation(*, requires: Requirement | None = None, **ranges: tuple[float, float]) -> Callable[[Function], Function]:
-    """Register a function as a kind of degradation, check its input, and hold it to what all kinds promise.
+    """Register a function as a kind of degradation, check its input, and enforce what all kinds promise.
 
     The function takes a waveform of shape `(num_samples,)`, nominally in `[-1, 1]`, and its sampling rate in Hz, and returns
     float32 samples of the same shape: as long, aligned with the input, finite, and never clipped unless clipping is what it does.
-    A kind with chance in it takes a `numpy.random.Generator` named `rng`, and nothing else makes two calls differ. `record`, a
-    dict, receives what was drawn or found on the way, ready for JSON.
+    A random kind takes a `numpy.random.Generator` named `rng`, and nothing else makes two calls differ. `record`, a dict, receives
+    what was drawn or measured, ready for JSON.
 
     Args:
-        requires (*optional*): Raises an error that names the package if an optional library is missing; a chain asks before its
-            first recording.
+        requires (*optional*): Function that raises an error naming the package if an optional library is missing; a chain calls it
+            before its first recording.
         **ranges (`tuple[float, float]`): Lowest and highest value of a parameter, by its name.
 
     Raises:
@@ -86,7 +86,7 @@ def degradation(*, requires: Requirement | None = None, **ranges: tuple[float, f
 
 
 def _documented(function: Callable[..., Any]) -> str:
-    """The docstring of a kind with the parameters that it shares with others, in the order of its signature."""
+    """Complete the docstring of a kind with the parameters it shares with others, in the order of its signature."""
     documentation = inspect.getdoc(function) or ""
     if "\nArgs:\n" not in documentation:
         description, raises, errors = documentation.partition("\n\nRaises:")

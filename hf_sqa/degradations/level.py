@@ -13,7 +13,7 @@ Measure = Literal["whole_file", "active", "peak"]
 
 
 def level_dbfs(waveform: np.ndarray, sampling_rate: int, measure: Measure = "whole_file") -> float:
-    """Level of a waveform in dB below full scale; a sine that just reaches full scale has -3.01 dBFS, and a peak of 0 dBFS.
+    """Return the level of a waveform in dB relative to full scale; a full-scale sine has -3.01 dBFS, and a peak of 0 dBFS.
 
     Args:
         waveform (`np.ndarray` of shape `(num_samples,)`): Samples.
@@ -29,7 +29,7 @@ def level_dbfs(waveform: np.ndarray, sampling_rate: int, measure: Measure = "who
         frame = max(1, round(FRAME_SECONDS * sampling_rate))
         whole = waveform[: len(waveform) // frame * frame].reshape(-1, frame)
         if len(whole):
-            # P.56 thresholds end at -100 dBFS: a quiet recording is measured at a usual level, then put back.
+            # P.56 thresholds end at -100 dBFS: the recording is measured at a usual level, and the result shifted back.
             offset_db = level_dbfs(waveform, sampling_rate)
             if not np.isfinite(offset_db):
                 return -np.inf
@@ -60,10 +60,10 @@ def set_level(
     measure: Measure = "active",
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Bring a recording to a level. Listening tests level speech to -26 dB below overload, active (ITU-T P.800, P.56).
+    """Bring a recording to a level. Listening tests use an active speech level 26 dB below overload (ITU-T P.800, P.56).
 
     Args:
-        target_dbfs (`float`): Level wanted, in dB below full scale, -120 to 20. Nothing is clipped.
+        target_dbfs (`float`): Target level in dB relative to full scale, -120 to 20. Nothing is clipped.
         measure (`str`, *optional*, defaults to `"active"`): `"active"`, `"whole_file"` or `"peak"`, see [`level_dbfs`].
         record (`dict`, *optional*): Receives `gain_db`.
 

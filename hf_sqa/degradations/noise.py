@@ -1,7 +1,7 @@
 """Noise: added at a signal-to-noise ratio (white, pink, hum, babble, fluctuating, recorded), or multiplied by the speech (MNRU).
 
 The ratio is that of ITU-T P.835 tests and of the DNS challenges: speech over noise power, the speech measured over the whole file,
-or while it is active (ITU-T P.56). Silence, of speech or noise, is refused (`ValueError`): no gain reaches a ratio to it.
+or while it is active (ITU-T P.56). Silent speech or noise is refused (`ValueError`): no gain reaches a ratio to silence.
 """
 
 import functools
@@ -46,7 +46,7 @@ class RecordingFolder:
             )
 
     def load(self, name: str, sampling_rate: int) -> np.ndarray:
-        """Samples of one recording, mono float32. The last 16 stay in memory."""
+        """Return the samples of one recording, mono float32. The last 16 recordings stay in memory."""
         return _loaded(self.folder / name, sampling_rate)
 
 
@@ -107,8 +107,8 @@ def white_noise(
     """Add white Gaussian noise.
 
     Args:
-        noise_bandwidth_hz (`float`, *optional*): The ratio is that of noise white up to this frequency, of which only what lies
-            below half the sampling rate is added: at 16 kHz, noise white to 24 kHz is 4.77 dB softer. Default: half the rate.
+        noise_bandwidth_hz (`float`, *optional*): `snr_db` counts noise that is white up to this frequency, but only its part below
+            half the sampling rate is added: at 16 kHz, noise white to 24 kHz is 4.77 dB softer. Default: half the rate.
     """
     noise = rng.standard_normal(len(waveform), dtype=np.float32)
     beyond_db = bandwidth_offset_db(sampling_rate, noise_bandwidth_hz)
@@ -116,7 +116,7 @@ def white_noise(
 
 
 def bandwidth_offset_db(sampling_rate: int, noise_bandwidth_hz: float | None) -> float:
-    """Power that white noise loses when everything above half the sampling rate is left out, in dB, 0 or more."""
+    """Return the power that white noise loses when everything above half the sampling rate is left out, in dB, 0 or more."""
     if noise_bandwidth_hz is None:
         return 0.0
     if noise_bandwidth_hz < sampling_rate / 2:
@@ -182,14 +182,14 @@ def babble(
     speech_level: SpeechLevel = "whole_file",
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Add babble: several voices at once, equally loud, each from a random place.
+    """Add babble: several voices at once, equally loud, each starting at a random place.
 
     Args:
         snr_db (`float`): Speech power over babble power, in dB, -60 to 120.
         num_talkers (`int`, *optional*, defaults to `8`): Voices, 1 to 64.
         talkers ([`RecordingFolder`] or list of waveforms at `sampling_rate`, *optional*): Other people's speech, drawn from with
-            replacement. Without it the voices are made of the recording itself: from random places, played 0.7 to 1.4 times as
-            fast, every other one backwards, so that no word can be understood.
+            replacement. Without them, the voices are made from the recording itself: from random places, played 0.7 to 1.4 times
+            as fast, every other one backwards, so that no word can be understood.
         record (`dict`, *optional*): Receives `noise`: the names or numbers of the talkers drawn, or `"the recording itself"`.
     """
     noise = np.zeros(len(waveform), np.float32)
@@ -220,7 +220,7 @@ def _drawn(recordings: Recordings, sampling_rate: int, rng: np.random.Generator)
 
 
 def _excerpt(recording: np.ndarray, num_samples: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """A stretch from a random place, and its first sample; a recording that is too short is repeated."""
+    """Draw an excerpt from a random place, and return it with its first sample; a recording that is too short is repeated."""
     start = int(rng.integers(len(recording) - num_samples + 1 if len(recording) >= num_samples else len(recording)))
     repeated = np.concatenate([recording[start:], *[recording] * (num_samples // len(recording) + 1)])
     return repeated[:num_samples], start
@@ -239,7 +239,7 @@ def fluctuating_noise(
 ) -> np.ndarray:
     """Add synthetic non-stationary noise: two coloured noises, tilted by 0 to -9 dB per octave, that rise and fall independently.
 
-    A substitute for recorded noise. Levels follow smooth random curves with about one turn a second.
+    A substitute for recorded noise. Levels follow smooth random curves with about one turn per second.
 
     Args:
         snr_db (`float`): Speech power over noise power, in dB, -60 to 120, both averaged over the recording.
@@ -269,10 +269,10 @@ def recorded_noise(
     speech_level: SpeechLevel = "whole_file",
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Add a stretch of recorded noise, from a random place of a random recording; short recordings are repeated.
+    """Add an excerpt of recorded noise, from a random place in a random recording; short recordings are repeated.
 
     Args:
-        snr_db (`float`): Speech power over the power of the stretch of noise, in dB, -60 to 120.
+        snr_db (`float`): Speech power over the power of the excerpt, in dB, -60 to 120.
         noises ([`RecordingFolder`] or list of waveforms at `sampling_rate`): The noise to draw from.
         record (`dict`, *optional*): Receives `noise`, the name or number of the recording, and `noise_start_seconds`.
     """
@@ -299,7 +299,7 @@ def background_noise(
 
     Args:
         noises ([`RecordingFolder`] or list of waveforms at `sampling_rate`, *optional*): The noise to draw from.
-        record (`dict`, *optional*): Receives `noise`: which it was.
+        record (`dict`, *optional*): Receives `noise`: which noise was added.
     """
     if noises is not None:
         return recorded_noise(
@@ -321,7 +321,7 @@ def mnru(
 
     Args:
         q_db (`float`): Power of the speech over that of the modulated noise, Q, in dB, -60 to 120.
-        noise_bandwidth_hz (`float`, *optional*): Q is that of noise white up to this frequency, of which only what lies below half
+        noise_bandwidth_hz (`float`, *optional*): Q counts noise that is white up to this frequency, but only its part below half
             the sampling rate is added: at 16 kHz, noise white to 24 kHz is 4.77 dB softer. Default: half the rate.
     """
     factor = 10 ** (-(q_db + bandwidth_offset_db(sampling_rate, noise_bandwidth_hz)) / 20)

@@ -44,7 +44,7 @@ def wiener_filter(
 
     Args:
         waveform (`np.ndarray` of shape `(num_samples,)`): Noisy speech, nominally in `[-1, 1]`. Silence stays silent.
-        smoothing (`float`, *optional*, defaults to `0.9`): Weight of the frame before in the estimate, 0 to 0.999; 0.98 is usual.
+        smoothing (`float`, *optional*, defaults to `0.9`): Weight of the previous frame in the estimate, 0 to 0.999; 0.98 is usual.
         floor_db (`float`, *optional*, defaults to `-25.0`): Gain below which no part of the spectrum is reduced, in dB, -80 to 0.
         aggressiveness (`float`, *optional*, defaults to `2.0`): Factor on the noise estimate, 0.1 to 20; above 1, speech goes too.
     """
@@ -64,7 +64,7 @@ def wiener_filter(
 def _with_noise_estimate(
     waveform: np.ndarray, sampling_rate: int, pause_share: float
 ) -> tuple[ShortTimeSpectrum, np.ndarray, np.ndarray, np.ndarray]:
-    """Transform, spectra and powers `(num_frames, num_bins)`, and the mean power of the softest frames `(num_bins,)`."""
+    """Return transform, spectra and powers `(num_frames, num_bins)`, and the mean power of the softest frames `(num_bins,)`."""
     check_range("pause_share", pause_share, 0.01, 1)
     window = frame_size(sampling_rate, FRAME_MS)
     transform = ShortTimeSpectrum(len(waveform), window, window // 2)

@@ -1,7 +1,7 @@
-"""Gaps: chopping, packet loss, and the concealment by which a receiver fills what is lost.
+"""Gaps: chopping, packet loss, and the concealment with which a receiver fills what is lost.
 
-Losses follow a two-state Markov chain (Gilbert), given by its share and its mean burst. Concealment is pitch waveform substitution
-as in ITU-T G.711 Appendix I; the speech coders Opus, AMR and Speex conceal by their own decoders, see `hf_sqa.degradations.codec`.
+Losses follow a two-state Markov chain (Gilbert), given by the share of losses and their mean burst. Concealment is pitch waveform
+substitution as in ITU-T G.711 Appendix I; Opus, AMR and Speex conceal in their own decoders, see `hf_sqa.degradations.codec`.
 """
 
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from hf_sqa.degradations.kind import check_range, degradation, note
 Concealment = Literal["pitch", "repeat", "zeros"]
 CONCEALMENTS = ("pitch", "repeat", "zeros")
 
-#: ITU-T G.711 Appendix I: pitch is sought from 66 to 200 Hz in 20 ms; substitution is full for 10 ms, then fades out until 60 ms.
+#: ITU-T G.711 Appendix I: pitch is searched from 66 to 200 Hz in 20 ms; substitution is full for 10 ms, then fades out until 60 ms.
 MIN_PITCH_MS, MAX_PITCH_MS, CORRELATION_MS = 5.0, 15.0, 20.0
 FULL_MS, SILENT_MS = 10.0, 60.0
 
@@ -30,13 +30,13 @@ def chop(
     mode: Literal["zeros", "previous"] = "zeros",
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Replace stretches of equal length, one at a random place in every `1 / chops_per_second` seconds, as TCD-VoIP does.
+    """Replace stretches of equal length, one at a random place in every `1 / chops_per_second` seconds, as in TCD-VoIP.
 
     Args:
-        chops_per_second (`float`): How many stretches a second, 0.1 to 50; TCD-VoIP has 1 to 6.
+        chops_per_second (`float`): Number of stretches per second, 0.1 to 50; TCD-VoIP has 1 to 6.
         chop_ms (`float`): Length of a stretch in ms, 1 to 1000, at most the interval between two; TCD-VoIP has 20 to 40.
-        mode (`str`, *optional*, defaults to `"zeros"`): What is heard instead: `"zeros"`, silence, or `"previous"`, the stretch
-            before once more.
+        mode (`str`, *optional*, defaults to `"zeros"`): What is heard instead: `"zeros"`, silence, or `"previous"`, a repetition of
+            the stretch before.
         record (`dict`, *optional*): Receives `starts_seconds`, where the stretches begin.
     """
     check_choice("mode", mode, ("zeros", "previous"))
@@ -62,15 +62,15 @@ def draw_losses(
     Args:
         num_packets (`int`): Number of packets.
         loss_share (`float`): Expected share of lost packets, 0 to below 1.
-        mean_burst_packets (`float`, *optional*): Expected number of packets lost in a row, 1 or more. If not given, losses fall
-            independently of one another: `1 / (1 - loss_share)`. Below it they would have to avoid each other.
+        mean_burst_packets (`float`, *optional*): Expected number of packets lost in a row, 1 or more. If not given, losses are
+            independent, which gives `1 / (1 - loss_share)`; in shorter bursts, they would have to avoid each other.
         rng (`np.random.Generator`): Source of randomness.
 
     Returns:
         `np.ndarray` of shape `(num_packets,)`: `True` where a packet is lost.
 
     Raises:
-        ValueError: If so many packets cannot be lost in bursts so short.
+        ValueError: If the bursts are too short to lose that share of packets.
     """
     check_range("loss_share", loss_share, 0, 0.99)
     mean_burst_packets = 1 / (1 - loss_share) if mean_burst_packets is None else mean_burst_packets
@@ -108,8 +108,8 @@ def packet_loss(
         loss_share (`float`): Expected share of lost packets, 0 to 0.99.
         mean_burst_packets (`float`, *optional*): Expected number of packets lost in a row, 1 or more; independent losses if not
             given, see [`draw_losses`].
-        concealment (`str`, *optional*, defaults to `"pitch"`): `"pitch"` (ITU-T G.711 Appendix I: the last pitch periods go on,
-            silent after 60 ms), `"repeat"` (the last packet again) or `"zeros"`.
+        concealment (`str`, *optional*, defaults to `"pitch"`): `"pitch"` (ITU-T G.711 Appendix I: the last pitch periods are
+            repeated, silent after 60 ms), `"repeat"` (the last packet is repeated) or `"zeros"`.
         record (`dict`, *optional*): Receives `lost_packets`, their numbers from 0.
     """
     packet = max(1, round(packet_ms * sampling_rate / 1000))
@@ -131,14 +131,14 @@ def jitter(
     concealment: Concealment = "pitch",
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Lose packets that arrive later than the buffer of the receiver waits.
+    """Lose packets that arrive later than the buffer of the receiver waits for them.
 
-    The delay of a packet is normally distributed around the mean of the connection, and much like that of the packet before
-    (correlation 0.9), so that losses come in bursts.
+    The delay of a packet is normally distributed around the mean of the connection, and correlated with that of the previous
+    packet (0.9), so that losses come in bursts.
 
     Args:
         jitter_ms (`float`): Standard deviation of the delay in ms, 0 to 10000.
-        buffer_ms (`float`, *optional*, defaults to `200.0`): How much later than the mean a packet may come, in ms, 0 to 10000.
+        buffer_ms (`float`, *optional*, defaults to `200.0`): How much later than the mean a packet may arrive, in ms, 0 to 10000.
         concealment (`str`, *optional*, defaults to `"pitch"`): As for [`packet_loss`].
         record (`dict`, *optional*): Receives `lost_packets`, their numbers from 0.
     """
@@ -157,9 +157,9 @@ def jitter(
 def conceal(
     waveform: np.ndarray, sampling_rate: int, lost: np.ndarray, packet: int, concealment: Concealment = "pitch"
 ) -> np.ndarray:
-    """Fill packets of so many samples, where `lost` of shape `(num_packets,)` is true, from what a receiver has played before.
+    """Fill lost packets of `packet` samples, where `lost` of shape `(num_packets,)` is true, from what was played before.
 
-    `"pitch"` also changes the last quarter of a pitch period before a gap and the first 4 to 10 ms after it, where it fades over.
+    `"pitch"` also changes the last quarter of a pitch period before a gap and the first 4 to 10 ms after it, to cross-fade.
     """
     check_choice("concealment", concealment, CONCEALMENTS)
     played = waveform.copy()
@@ -177,7 +177,7 @@ def conceal(
 
 
 def _substitute(played: np.ndarray, start: int, stop: int, following: int, sampling_rate: int) -> None:
-    """Fill `played[start:stop]` from the pitch periods before it, and fade over on both sides. `following` is the next gap."""
+    """Fill `played[start:stop]` from the pitch periods before it, and cross-fade on both sides. `following` is the next gap."""
     per_ms = sampling_rate / 1000
     longest = round(MAX_PITCH_MS * per_ms)
     past = played[max(start - 3 * longest - longest // 4 - round(CORRELATION_MS * per_ms), 0) : start]
@@ -193,7 +193,7 @@ def _substitute(played: np.ndarray, start: int, stop: int, following: int, sampl
     position = np.arange(length)
     rising = np.linspace(0, 1, quarter, endpoint=False, dtype=np.float32)
 
-    # The first 10 ms repeat one period, the next two, then three: one period for long would sound like a beep.
+    # The first 10 ms repeat one period, the next two, then three: repeating one for long would beep.
     synthetic = np.zeros(length, np.float32)
     for periods in range(1, num_periods + 1):
         cycle = past[-periods * period :].copy()
@@ -218,7 +218,7 @@ def _substitute(played: np.ndarray, start: int, stop: int, following: int, sampl
 
 
 def _pitch_period(past: np.ndarray, per_ms: float) -> int:
-    """Lag in samples, 5 to 15 ms, at which the last 20 ms look most like what came before; 0 if too little came before."""
+    """Return the lag in samples, 5 to 15 ms, at which the last 20 ms correlate best with earlier ones; 0 if these are too few."""
     shortest, longest, window = round(MIN_PITCH_MS * per_ms), round(MAX_PITCH_MS * per_ms), round(CORRELATION_MS * per_ms)
     if len(past) < window + shortest + shortest // 4:
         return 0

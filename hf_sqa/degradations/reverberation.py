@@ -30,14 +30,14 @@ def reverberation(
     Args:
         t60_seconds (`float`): Time in which the tail decays by 60 dB, 0.05 to 10 s.
         direct_to_reverberant_db (`float`, *optional*, defaults to `0.0`): Energy of the direct sound over that of the tail, in dB,
-            -40 to 60; less means further from the talker.
+            -40 to 60; a lower value means farther from the talker.
         predelay_ms (`float`, *optional*, defaults to `5.0`): Time between the direct sound and the tail, 0 to 100 ms.
     """
     num_samples = min(round(t60_seconds * sampling_rate), len(waveform))
     decay = np.exp(-np.log(1000) * np.arange(num_samples, dtype=np.float32) / (t60_seconds * sampling_rate))
     tail = rng.standard_normal(num_samples, dtype=np.float32) * decay
     predelay = max(1, round(predelay_ms * sampling_rate / 1000))
-    # The energy is that of the whole tail, so that a recording shorter than it is not made drier or wetter.
+    # The energy is that of the whole tail, so that a recording shorter than the tail does not become drier or wetter.
     energy = sampling_rate * t60_seconds / (2 * np.log(1000))
     tail *= np.float32(10 ** (-direct_to_reverberant_db / 20) / np.sqrt(energy))
     response = np.concatenate([np.ones(1, np.float32), np.zeros(predelay - 1, np.float32), tail])
@@ -61,15 +61,15 @@ def room(
     distance_m: float = 1.5,
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Put talker and microphone into a shoebox room, by image sources (pyroomacoustics).
+    """Put talker and microphone into a shoebox room, simulated by image sources (pyroomacoustics).
 
-    Both stand at random places, 1.2 to 1.8 m above the floor. The time of flight is taken out and the direct sound brought back to
-    the level it had. Reflections beyond order 60 are left out, which shortens the tail of a reverberant room.
+    Both stand at random places, 1.2 to 1.8 m above the floor. The time of flight is removed, and the direct sound keeps the input's
+    level. Reflections beyond order 60 are left out, which shortens the tail of a reverberant room.
 
     Args:
-        t60_seconds (`float`): Time in which sound decays by 60 dB after Sabine, 0.1 to 3 s.
+        t60_seconds (`float`): Time in which sound decays by 60 dB according to Sabine, 0.1 to 3 s.
         room_m (three `float`, *optional*, defaults to `(6.0, 5.0, 2.7)`): Length, width and height of the room, 2 to 50 m.
-        distance_m (`float`, *optional*, defaults to `1.5`): From talker to microphone, over the floor; less than the smaller of
+        distance_m (`float`, *optional*, defaults to `1.5`): Horizontal distance from talker to microphone; at most the smaller of
             length and width minus 1 m.
         record (`dict`, *optional*): Receives `talker_m` and `microphone_m`, the places, and `image_order`.
 
@@ -102,7 +102,7 @@ def room(
 
 
 def _places(size: list[float], distance_m: float, rng: np.random.Generator) -> tuple[list[float], list[float]]:
-    """Two places `distance_m` apart over the floor, half a metre or more from the walls."""
+    """Draw two places a horizontal `distance_m` apart, half a metre or more from the walls."""
     while True:
         angle = rng.uniform(0, 2 * np.pi)
         step = distance_m * np.array([np.cos(angle), np.sin(angle)])

@@ -16,14 +16,14 @@ class ShortTimeSpectrum:
         self._taper = np.sqrt(hann * 2 * hop / window).astype(np.float32)
 
     def analyse(self, waveform: np.ndarray) -> np.ndarray:
-        """Spectra of shape `(num_frames, window / 2 + 1)`, complex64."""
+        """Return spectra of shape `(num_frames, window / 2 + 1)`, complex64."""
         padded = np.zeros(self.num_frames * self.hop + self.window, np.float32)
         padded[self.window : self.window + self.num_samples] = waveform
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.window)[self.hop :: self.hop][: self.num_frames]
         return scipy.fft.rfft(frames * self._taper, axis=1)
 
     def synthesise(self, spectra: np.ndarray) -> np.ndarray:
-        """Waveform of shape `(num_samples,)` whose spectra are nearest to these in the mean square."""
+        """Return the waveform of shape `(num_samples,)` whose spectra are nearest to `spectra` in the mean square."""
         frames = scipy.fft.irfft(spectra, self.window, axis=1) * self._taper
         overlap = self.window // self.hop
         blocks = frames.reshape(self.num_frames, overlap, self.hop)
@@ -35,5 +35,5 @@ class ShortTimeSpectrum:
 
 
 def frame_size(sampling_rate: int, milliseconds: float, divisor: int = 4) -> int:
-    """Samples in about so many milliseconds: a multiple of `divisor` that suits the fast Fourier transform."""
+    """Return the number of samples in about `milliseconds`: a multiple of `divisor` that suits the fast Fourier transform."""
     return divisor * int(scipy.fft.next_fast_len(max(1, round(sampling_rate * milliseconds / 1000 / divisor))))

@@ -1,5 +1,5 @@
-"""What vocoders leave behind: speech rebuilt from a mel spectrum without phase, by linear prediction from pulses and noise, or from
-pitch, envelope and aperiodicity; and phases that have lost their order."""
+"""Artefacts of vocoders: speech rebuilt from a mel spectrum without phase, by linear prediction from pulses and noise, or from
+pitch, envelope and aperiodicity; and randomised phases."""
 
 import functools
 import itertools
@@ -59,7 +59,7 @@ def phase_noise(waveform: np.ndarray, sampling_rate: int, *, spread_rad: float, 
 
     Args:
         waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`. Silence stays silent.
-        spread_rad (`float`): Largest shift in radians, 0 (nothing) to pi (nothing left of the phases).
+        spread_rad (`float`): Largest shift in radians, 0 (no change) to pi (the phases are random).
     """
     window = frame_size(sampling_rate, FRAME_MS / 2)
     transform = ShortTimeSpectrum(len(waveform), window, window // 2)
@@ -69,11 +69,11 @@ def phase_noise(waveform: np.ndarray, sampling_rate: int, *, spread_rad: float, 
 
 
 EXCITATIONS = ("mixed", "binary", "noise")
-#: Pitch is sought in this range.
+#: Range in which pitch is searched.
 MIN_PITCH_HZ, MAX_PITCH_HZ = 60, 400
 #: A band, or a frame, whose normalised autocorrelation at the pitch lag is above this is voiced.
 VOICED = 0.5
-#: Edges of the bands whose voicing is decided apart, as in MELP (MIL-STD-3005) and above.
+#: Edges of the bands whose voicing is decided separately: those of MELP (MIL-STD-3005), and one above.
 BAND_EDGES_HZ = (0, 500, 1000, 2000, 3000, 4000, 8000)
 
 
@@ -96,10 +96,10 @@ def lpc_vocoder(
         waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`. Silence stays silent.
         rng (`np.random.Generator`): Source of randomness: the noise.
         order (`int`, *optional*, defaults to `10`): Coefficients of the filter, 4 to 40.
-        frame_ms (`float`, *optional*, defaults to `22.5`): Distance of two filters in ms, 5 to 60.
-        excitation (`str`, *optional*, defaults to `"mixed"`): `"mixed"`: in each band pulses or noise; `"binary"`: in the whole
-            frame; `"noise"`.
-        codec_rate (`int`, *optional*, defaults to `8000`): Rate at which it works, in Hz, 8000 or 16000.
+        frame_ms (`float`, *optional*, defaults to `22.5`): Time between two filters in ms, 5 to 60.
+        excitation (`str`, *optional*, defaults to `"mixed"`): `"mixed"`: pulses or noise in each band; `"binary"`: pulses or noise
+            in the whole frame; `"noise"`: noise only.
+        codec_rate (`int`, *optional*, defaults to `8000`): Rate of the vocoder in Hz, 8000 or 16000.
     """
     check_choice("excitation", excitation, EXCITATIONS)
     check_choice("codec_rate", codec_rate, (8000, 16000))
@@ -123,7 +123,7 @@ def lpc_vocoder(
         pulses, voiced = np.zeros(hop), strength > VOICED and excitation != "noise"
         while voiced and next_pulse < first + hop:
             if next_pulse >= first:
-                pulses[next_pulse - first] = lag**0.5  # of the power of the noise
+                pulses[next_pulse - first] = lag**0.5  # of the same power as the noise
             next_pulse += lag
         next_pulse = max(next_pulse, first + hop)
         driving = pulses if voiced else noise[first : first + hop]
@@ -133,7 +133,7 @@ def lpc_vocoder(
                 part = signal[first : first + 2 * lead + hop]
                 source = pulses if _correlation(part, lag) > VOICED else noise[first : first + hop]
                 driving += scipy.signal.sosfilt(band, source)
-        middle = lead + first + 3 * hop // 4  # not the half: the filter rings on
+        middle = lead + first + 3 * hop // 4  # not the middle: the filter keeps ringing
         piece = padded[middle - hop : middle - hop + span] * window
         products = np.correlate(piece, piece, "full")[span - 1 : span + int(order)]
         if products[0] <= 1e-12:
@@ -149,7 +149,7 @@ def lpc_vocoder(
 
 
 def _pitch_lag(samples: np.ndarray, rate: int) -> tuple[int, float]:
-    """Lag in samples at which speech is most like itself, and how much."""
+    """Return the lag in samples at which speech correlates best with itself, and this correlation."""
     size = 2 ** int(np.ceil(np.log2(2 * len(samples))))
     products = np.fft.irfft(np.abs(np.fft.rfft(samples - samples.mean(), size)) ** 2)[: rate // MIN_PITCH_HZ + 1]
     shortest = rate // MAX_PITCH_HZ
@@ -164,7 +164,7 @@ def _correlation(samples: np.ndarray, lag: int) -> float:
 
 def _check_pyworld(parameters: Mapping[str, Any]) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of pkg_resources, which it imports
+        warnings.simplefilter("ignore", UserWarning)  # from pkg_resources, which pyworld imports
         return import_extra("pyworld", "The kind 'world_vocoder'", "vocoders", error=ModuleNotFoundError)
 
 
@@ -178,15 +178,15 @@ def world_vocoder(
     pitch_factor: float = 1.0,
     aperiodicity_share: float = 1.0,
 ) -> np.ndarray:
-    """Take speech apart into pitch, spectral envelope and aperiodicity, and put it together again, by WORLD (Morise et al., 2016).
+    """Analyse speech into pitch, spectral envelope and aperiodicity, and resynthesise it, by WORLD (Morise et al., 2016).
 
     Args:
-        sampling_rate (`int`): Its rate in Hz. WORLD works at it; 8000 and below are resampled to 16000 and back.
-        frame_ms (`float`, *optional*, defaults to `5.0`): Distance of two frames in ms, 1 to 40; longer is blurred.
+        sampling_rate (`int`): Its rate in Hz, at which WORLD works; rates below 16000 are resampled to 16000 and back.
+        frame_ms (`float`, *optional*, defaults to `5.0`): Time between two frames in ms, 1 to 40; longer ones sound blurred.
         num_coefficients (`int`, *optional*): Mel-cepstral coefficients that the envelope is coded in, 8 to 80; not coded if not
             given. Fewer sound muffled.
-        pitch_factor (`float`, *optional*, defaults to `1.0`): What the pitch is multiplied by, 0.5 to 2.
-        aperiodicity_share (`float`, *optional*, defaults to `1.0`): What the aperiodicity is multiplied by, 0 to 1; less buzzes.
+        pitch_factor (`float`, *optional*, defaults to `1.0`): Factor on the pitch, 0.5 to 2.
+        aperiodicity_share (`float`, *optional*, defaults to `1.0`): Factor on the aperiodicity, 0 to 1; lower values buzz.
 
     Raises:
         ModuleNotFoundError: If the package `pyworld` is not installed.
@@ -196,7 +196,7 @@ def world_vocoder(
     world = _check_pyworld({})
     rate = max(int(sampling_rate), 16_000)
     speech = resample(waveform, sampling_rate, rate).astype(np.float64)
-    # What is shorter than a few pitch periods cannot be analysed, so silence is added after it.
+    # Speech shorter than a few pitch periods cannot be analysed, so silence is added after it.
     padded = np.pad(speech, (0, max(0, rate // 10 - len(speech))))
     pitch, times = world.dio(padded, rate, frame_period=float(frame_ms))
     pitch = world.stonemask(padded, pitch, times, rate)
@@ -218,17 +218,17 @@ def _as_loud(waveform: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _mel_bank(num_mel_bins: int, num_bins: int, sampling_rate: int) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
-    """Triangular mel filters (HTK scale) of shape `(num_mel_bins, num_bins)`, each of sum 1, and their way back."""
+    """Triangular mel filters (HTK scale) of shape `(num_mel_bins, num_bins)`, each of sum 1, and the map back."""
     edges_mel = np.linspace(0, 2595 * np.log10(1 + sampling_rate / 2 / 700), num_mel_bins + 2)
     edges_hz = 700 * (10 ** (edges_mel / 2595) - 1)
     hertz = np.linspace(0, sampling_rate / 2, num_bins)[:, None]
     rising = (hertz - edges_hz[:-2]) / (edges_hz[1:-1] - edges_hz[:-2])
     falling = (edges_hz[2:] - hertz) / (edges_hz[2:] - edges_hz[1:-1])
     triangles = np.maximum(np.minimum(rising, falling), 0)
-    # A band narrower than the distance of two bins may hold none: it takes the nearest.
+    # A band narrower than the distance between two bins may contain none: it takes the nearest.
     for band in np.flatnonzero(triangles.sum(axis=0) == 0):
         triangles[np.abs(hertz[:, 0] - edges_hz[band + 1]).argmin(), band] = 1
     forth = (triangles / triangles.sum(axis=0)).T
     back = triangles / np.maximum(triangles.sum(axis=1, keepdims=True), 1e-9)
-    # Sparse, not only because they are: products of dense matrices round differently with the number of threads.
+    # Sparse not only to be fast: products of dense matrices round differently with the number of threads.
     return scipy.sparse.csr_array(forth.astype(np.float32)), scipy.sparse.csr_array(back.astype(np.float32))

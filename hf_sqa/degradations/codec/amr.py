@@ -15,13 +15,13 @@ from hf_sqa.degradations.kind import degradation
 NARROWBAND_KBPS = (4.75, 5.15, 5.9, 6.7, 7.4, 7.95, 10.2, 12.2)
 WIDEBAND_KBPS = (6.6, 8.85, 12.65, 14.25, 15.85, 18.25, 19.85, 23.05, 23.85)
 NARROWBAND_RATE, WIDEBAND_RATE = 8000, 16000
-#: Look-ahead and filters of coder and decoder together, in samples; found by cross-correlation with the input.
+#: Delay of coder and decoder together (look-ahead and filters), in samples; measured by cross-correlation with the input.
 NARROWBAND_DELAY, WIDEBAND_DELAY = 40, 95
 NO_DATA = bytes([15 << 3 | 4])  # frame type 15 of the storage format, RFC 4867: the decoder conceals
 MAX_FRAME_BYTES = 64
 
 
-#: Makes, ends and runs a coder or decoder.
+#: Functions that create, destroy and run a coder or decoder.
 Functions = tuple[Callable[[], int], Callable[[int], None], Callable[..., int]]
 
 
@@ -47,7 +47,7 @@ def _wideband() -> tuple[Functions, Functions]:
 def _coder(
     functions: tuple[Functions, Functions], mode: int, frame: int, delay: int, lost: Losses, record: dict[str, Any] | None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Codes samples at the rate of the codec, in frames of so many."""
+    """Return a function that codes samples at the rate of the codec, in frames of `frame` samples."""
     (begin_coder, end_coder, encode), (begin_decoder, end_decoder, decode) = functions
 
     def code_all(samples: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Codecs for which the program ffmpeg is needed: Codec 2 and AAC.
+"""Codecs that need the program ffmpeg: Codec 2 and AAC.
 
-libcodec2 itself draws phases from a state of the whole process: a second call would give other samples.
+libcodec2 is not called directly: it draws phases from a process-wide state, so a second call would give other samples.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 AAC_DELAY = 1024
 CODEC2_RATE = 8000
 CODEC2_MODES = {3.2: "3200", 2.4: "2400", 1.6: "1600", 1.4: "1400", 1.3: "1300", 1.2: "1200", 0.7: "700C"}
-#: Samples by which the decoder of Codec 2 is late, but for 700C; found by cross-correlation of envelopes.
+#: Delay of the decoder of Codec 2 in samples, in all modes but 700C and in 700C; measured by cross-correlation of envelopes.
 CODEC2_DELAY, CODEC2_DELAY_700C = 160, 240
 
 
@@ -33,7 +33,7 @@ def through_ffmpeg(
     container: str,
     delay: int = 0,
 ) -> np.ndarray:
-    """Code a waveform with ffmpeg at the rate of a codec, through pipes, and decode it; as long as before."""
+    """Code and decode a waveform with ffmpeg, through pipes, at the rate of a codec; the length stays the same."""
 
     def code(samples: np.ndarray) -> np.ndarray:
         padded = np.concatenate([to_int16(samples, record), np.zeros(delay + 4096, np.int16)]).astype("<i2")
@@ -46,7 +46,7 @@ def through_ffmpeg(
 
 
 def run_ffmpeg(codec: str, options: Sequence[str], data: bytes = b"") -> bytes:
-    """What ffmpeg writes to its output; `codec` is what errors name."""
+    """Run ffmpeg and return what it writes to its output; errors name `codec`."""
     command = [find_ffmpeg(codec), "-hide_banner", "-loglevel", "error", "-nostdin", "-threads", "1", *options]
     result = subprocess.run(command, input=data, capture_output=True)
     if result.returncode or not result.stdout:
@@ -66,7 +66,7 @@ def codec2(
 
     Raises:
         CodecUnavailableError: If ffmpeg is not installed.
-        RuntimeError: If it was built without libcodec2.
+        RuntimeError: If ffmpeg was built without libcodec2.
     """
     check_choice("bitrate_kbps", bitrate_kbps, tuple(CODEC2_MODES))
     options = ["-c:a", "libcodec2", "-mode", CODEC2_MODES[bitrate_kbps], "-f", "codec2"]
@@ -78,10 +78,10 @@ def codec2(
 def aac(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record: dict[str, Any] | None = None) -> np.ndarray:
     """Code with AAC-LC (ISO/IEC 14496-3), by ffmpeg.
 
-    Rates that AAC does not have are resampled to the next higher one that it has, and back.
+    Rates that AAC does not support are resampled to the next higher one that it supports, and back.
 
     Args:
-        bitrate_kbps (`float`): Bit rate aimed at, in kb/s, 8 to 160.
+        bitrate_kbps (`float`): Target bit rate in kb/s, 8 to 160.
 
     Raises:
         CodecUnavailableError: If ffmpeg is not installed.

@@ -9,7 +9,7 @@ from hf_sqa.audio import resample
 from hf_sqa.degradations.kind import check_range, note
 from hf_sqa.degradations.packet_loss import draw_losses
 
-#: Draws which frames are lost, for a number of frames.
+#: Draws which of a number of frames are lost.
 Losses = Callable[[int], np.ndarray]
 
 
@@ -39,9 +39,9 @@ def from_int16(samples: np.ndarray) -> np.ndarray:
 def coded_in_frames(
     samples: np.ndarray, frame: int, delay: int, lost: Losses, code: Callable[[np.ndarray, bool], np.ndarray]
 ) -> np.ndarray:
-    """Run a coder of frames of so many samples over a whole recording, and take out the delay of coder and decoder, in samples.
+    """Code a whole recording in frames of `frame` samples, and remove the `delay` of coder and decoder, in samples.
 
-    `code` takes a frame, in the coder's own type, and whether it is lost on the way, and returns the frame as decoded.
+    `code` takes a frame, in the coder's own type, and whether it is lost in transmission, and returns the decoded frame.
     """
     num_frames = -(-(len(samples) + delay) // frame)
     padded = np.zeros(num_frames * frame, samples.dtype)
@@ -54,7 +54,7 @@ def coded_in_frames(
 def frame_losses(
     loss_share: float, mean_burst_packets: float | None, rng: np.random.Generator | None, record: dict[str, Any] | None
 ) -> Losses:
-    """Losses for a frame coder, drawn when the number of frames is known and noted as `lost_packets`."""
+    """Return a function that draws the losses of a frame coder for a number of frames, and notes them as `lost_packets`."""
     if loss_share == 0:
         return lambda num_frames: np.zeros(num_frames, bool)
     if rng is None:

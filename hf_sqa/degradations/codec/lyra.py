@@ -27,14 +27,14 @@ def lyra(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float = 6, n
     Args:
         bitrate_kbps (`float`, *optional*, defaults to `6`): 3.2, 6 or 9.2 kb/s.
         networks (`str`, *optional*): Folder of the coder's three networks, `soundstream_encoder.tflite`, `quantizer.tflite` and
-            `lyragan.tflite` of https://github.com/google/lyra (Apache-2.0); by default what the environment variable `HF_SQA_LYRA`
-            names.
+            `lyragan.tflite` of https://github.com/google/lyra (Apache-2.0); by default the one that the environment variable
+            `HF_SQA_LYRA` names.
 
     Raises:
         CodecUnavailableError: If the networks or the package `ai-edge-litert` are missing.
     """
     check_choice("bitrate_kbps", bitrate_kbps, tuple(NUM_QUANTIZERS))
-    # New ones for every recording: what resetting their variables leaves is heard for 300 ms.
+    # New networks for every recording: what is left after resetting their variables is audible for 300 ms.
     folder = _find_folder(networks)
     encoder, quantizer, generator = (_interpreter_class()(str(folder / f"{name}.tflite"), num_threads=1) for name in NETWORKS)
     for network in (encoder, quantizer, generator):

@@ -18,7 +18,7 @@ BANDWIDTHS = {"narrowband": 1101, "wideband": 1103, "fullband": 1105}
 # opus_defines.h
 SET_BITRATE, SET_BANDWIDTH, SET_COMPLEXITY, SET_INBAND_FEC, SET_PACKET_LOSS_PERC = 4002, 4008, 4010, 4012, 4014
 GET_LOOKAHEAD = 4027
-#: What the complexity of the decoder turns on from libopus 1.5.
+#: Complexities of the decoder that turn these on, from libopus 1.5.
 NEURAL_CONCEALMENT, ENHANCEMENTS = 5, {"lace": 6, "nolace": 7}
 LEAST_NEURAL_BYTES = 100_000
 FRAME_SECONDS = 0.02
@@ -49,28 +49,28 @@ def opus(
     library: Literal["libopus", "libsndfile"] | None = None,
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Code with Opus, in frames of 20 ms; unless told, the encoder chooses the bandwidth by the bit rate.
+    """Code with Opus, in frames of 20 ms; by default, the encoder chooses the bandwidth from the bit rate.
 
     Other rates than 8, 12, 16, 24 and 48 kHz are resampled to the next higher one of these, and back.
 
     Args:
-        bitrate_kbps (`float`): Bit rate aimed at, in kb/s, 6 to 256.
-        application (`str`, *optional*, defaults to `"voip"`): `"voip"` or `"audio"`; libsndfile knows `"audio"` only and takes it.
-        complexity (`int`, *optional*, defaults to `5`): Effort of libopus, 0 to 10; libsndfile always takes 10.
+        bitrate_kbps (`float`): Target bit rate in kb/s, 6 to 256.
+        application (`str`, *optional*, defaults to `"voip"`): `"voip"` or `"audio"`; libsndfile always uses `"audio"`.
+        complexity (`int`, *optional*, defaults to `5`): Effort of libopus, 0 to 10; libsndfile always uses 10.
         loss_share (`float`, *optional*, defaults to `0.0`): Expected share of lost frames, concealed by libopus, 0 to 0.99.
         bandwidth (`str`, *optional*): `"narrowband"` (4 kHz), `"wideband"` (8 kHz) or `"fullband"` (20 kHz).
         enhancement (`str`, *optional*): `"lace"` or `"nolace"`: the decoder's neural post-filter, which works on wideband speech
             coded at low rates (Buethe et al., 2023), in libopus 1.5 and later.
         neural_concealment (`bool`, *optional*, defaults to `False`): Conceal losses by a neural network, in libopus 1.5 and later.
-        redundancy (`bool`, *optional*, defaults to `False`): Every packet carries its predecessor at a lower rate, which replaces
-            the lost one.
+        redundancy (`bool`, *optional*, defaults to `False`): Every packet also carries its predecessor at a lower rate, to replace
+            it if it is lost.
         library (`str`, *optional*): `"libopus"` or `"libsndfile"`; their results differ. By default libopus where it is installed,
             else libsndfile unless losses are asked for.
         record (`dict`, *optional*): Receives `library`, and `lost_packets` where there are losses.
 
     Raises:
-        CodecUnavailableError: If libopus is asked for, or needed for losses, and not installed; or if it has no neural networks
-            where they are asked for. The environment variable `HF_SQA_LIBOPUS` names the file of another one.
+        CodecUnavailableError: If libopus is asked for, or needed for losses, and not installed; or if neural networks are asked for
+            and it has none. The environment variable `HF_SQA_LIBOPUS` can name the file of another libopus.
     """
     check_choice("application", application, tuple(APPLICATIONS))
     check_choice("library", library, (None, "libopus", "libsndfile"))
@@ -89,7 +89,7 @@ def opus(
         library = "libopus" if beyond or _has_libopus() else "libsndfile"
     note(record, library=library)
     if library == "libsndfile":
-        # libsndfile maps its compression level to 6 ... 256 kb/s a channel: 6 + 250 (1 - level).
+        # libsndfile maps its compression level to 6 ... 256 kb/s per channel: 6 + 250 (1 - level).
         options = {"format": "OGG", "subtype": "OPUS", "compression_level": 1 - (bitrate_kbps - 6) / 250}
         return coded_at(waveform, sampling_rate, codec_rate, lambda samples: through_sound_file(samples, codec_rate, options))
     coder = _libopus()
@@ -97,7 +97,7 @@ def opus(
     settings = {SET_BITRATE: round(bitrate_kbps * 1000), SET_COMPLEXITY: int(complexity)}
     if bandwidth is not None:
         settings[SET_BANDWIDTH] = BANDWIDTHS[bandwidth]
-    if redundancy:  # the encoder spends on it what the losses it expects are worth
+    if redundancy:  # the encoder spends bits on it according to the losses it expects
         settings |= {SET_INBAND_FEC: 1, SET_PACKET_LOSS_PERC: max(5, min(100, round(100 * loss_share)))}
     effort = ENHANCEMENTS[enhancement] if enhancement else NEURAL_CONCEALMENT if neural_concealment else 0
     parameters = (coder, codec_rate, APPLICATIONS[application], settings, effort, redundancy, lost)
@@ -118,7 +118,7 @@ def _libopus() -> ctypes.CDLL:
 
 
 def _check_neural(library: ctypes.CDLL, neural: bool) -> None:
-    """Refuse a libopus without networks where they are asked for; with them, a decoder's state is 141 kB instead of 18."""
+    """Refuse a libopus without neural networks if they are asked for; with them, a decoder's state is 141 kB instead of 18."""
     if neural and library.opus_decoder_get_size(1) < LEAST_NEURAL_BYTES:
         version = library.opus_get_version_string().decode()
         raise CodecUnavailableError(

@@ -1,4 +1,4 @@
-"""Codecs of the operating system, found when first needed; what is missing is named with the package that brings it."""
+"""Find codecs of the operating system when they are first needed; an error names the package of a missing one."""
 
 import ctypes
 import ctypes.util
@@ -13,7 +13,7 @@ class CodecUnavailableError(RuntimeError):
 
 @functools.lru_cache(maxsize=32)
 def load_library(name: str, version: int, codec: str, debian_package: str, brew_package: str) -> ctypes.CDLL:
-    """Open a shared library: the file that the environment variable `HF_SQA_LIB<NAME>` names, or the one installed.
+    """Open a shared library: the file that the environment variable `HF_SQA_LIB<NAME>` names, or the installed one.
 
     Raises:
         CodecUnavailableError: If it is not installed.
@@ -35,7 +35,7 @@ def load_library(name: str, version: int, codec: str, debian_package: str, brew_
 
 
 def find_ffmpeg(codec: str) -> str:
-    """Path of the program ffmpeg."""
+    """Return the path of the program ffmpeg."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise CodecUnavailableError(

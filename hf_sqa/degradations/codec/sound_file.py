@@ -25,7 +25,7 @@ PADDING_SECONDS = 0.1  # so that a codec which drops its last block drops silenc
 
 
 def through_sound_file(samples: np.ndarray, sampling_rate: int, options: dict[str, Any]) -> np.ndarray:
-    """Write samples, float32 or int16, to a file in memory and read it back as float32; as long as before."""
+    """Write samples, float32 or int16, to a file in memory and read it back as float32; the length stays the same."""
     file = io.BytesIO()
     padded = np.concatenate([samples, np.zeros(round(PADDING_SECONDS * sampling_rate), samples.dtype)])
     soundfile.write(file, padded, sampling_rate, **options)
@@ -96,11 +96,11 @@ def adpcm(
     codec_rate_hz: int = 8000,
     record: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Code with a differential code of few bits a sample.
+    """Code with adaptive differential PCM, with few bits per sample.
 
     Args:
-        variant (`str`, *optional*, defaults to `"ima"`): `"ima"` or `"ms"`, 4 bits a sample, or `"nms_16"`, 2 bits at 8 kHz.
-        codec_rate_hz (`int`, *optional*, defaults to `8000`): Rate at which it is coded, 8000 to 48000 Hz; others are resampled.
+        variant (`str`, *optional*, defaults to `"ima"`): `"ima"` or `"ms"`, 4 bits per sample, or `"nms_16"`, 2 bits at 8 kHz.
+        codec_rate_hz (`int`, *optional*, defaults to `8000`): Rate of the codec, 8000 to 48000 Hz; other rates are resampled.
     """
     check_choice("variant", variant, tuple(ADPCM))
     if variant == "nms_16" and codec_rate_hz != 8000:
@@ -116,7 +116,7 @@ def mp3(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record
     Other rates than 8, 11.025, 12, 16, 22.05, 24, 32, 44.1 and 48 kHz are resampled to the next higher one of these, and back.
 
     Args:
-        bitrate_kbps (`float`): Bit rate in kb/s, brought to the nearest that the format has: 8 to 64 below 16 kHz, 8 to 160 below
+        bitrate_kbps (`float`): Bit rate in kb/s, rounded to the nearest that the format has: 8 to 64 below 16 kHz, 8 to 160 below
             32 kHz, 32 to 320 from there on.
     """
     codec_rate = next((rate for rate in MP3_RATES if rate >= sampling_rate), MP3_RATES[-1])

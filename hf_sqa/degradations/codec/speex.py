@@ -50,10 +50,10 @@ def speex(
     """Code with Speex at 16 or 8 kHz, in frames of 20 ms; other rates are resampled.
 
     Args:
-        bitrate_kbps (`float`): Highest bit rate allowed, in kb/s: 4 to 42.2 wideband, 2.15 to 24.6 narrowband. Speex takes the best
+        bitrate_kbps (`float`): Highest bit rate allowed, in kb/s: 4 to 42.2 wideband, 2.15 to 24.6 narrowband. Speex uses the best
             of its modes within it.
         wideband (`bool`, *optional*, defaults to `True`): 16 kHz rather than 8 kHz.
-        record (`dict`, *optional*): Receives `mode_kbps`, the bit rate of the mode taken, `clipped_samples`, and `lost_packets`
+        record (`dict`, *optional*): Receives `mode_kbps`, the bit rate of the mode used, `clipped_samples`, and `lost_packets`
             where there are losses.
 
     Raises:
