@@ -1,4 +1,4 @@
-"""How good does this speech sound? Speech quality models the Hugging Face way.
+"""How good does this speech sound? Speech quality models as Hugging Face models, pipeline and command line.
 
 Importing `hf_sqa` registers every family with transformers' Auto classes, and the task `audio-quality` with `pipeline`, as soon as
 transformers is imported too.
@@ -26,8 +26,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name != "lite" and not name.startswith("_"):  # `from hf_sqa import lite` asks here first
-        import hf_sqa.registration as names  # the names above, families, and the parts of the package that it imports
+    if name != "lite" and not name.startswith("_"):  # `from hf_sqa import lite` looks here first
+        import hf_sqa.registration as names  # has the names above, families, and the submodules that it imports
 
         if hasattr(names, name) and (name in __all__ or name[:1].isupper()):
             return getattr(names, name)

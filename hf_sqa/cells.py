@@ -1,4 +1,4 @@
-"""Values on their way out: into JSON, which has no NaN; into CSV, which spreadsheets take for formulas; onto a terminal."""
+"""Makes values safe for output: for JSON, which has no NaN; for CSV, in which spreadsheets run formulas; for a terminal."""
 
 import json
 import math
@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: A cell of a CSV that begins so is computed by spreadsheets, unless it is a number.
+#: First characters of a CSV cell that spreadsheets run as a formula, unless it is a number.
 FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def finite(value: Any) -> Any:
-    """A row, or any other value, with `None` for every number in it that is NaN or infinite, which JSON does not have."""
+    """Replace every number in a row, or any other value, that is NaN or infinite by `None`, because JSON has neither."""
     if isinstance(value, Mapping):
         return {name: finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -22,14 +22,14 @@ def finite(value: Any) -> Any:
 def file_row(
     name: str, score_names: Sequence[str], result: Mapping[str, Any], asked: Mapping[str, bool] | None = None
 ) -> dict[str, Any]:
-    """The row of one file, the same from the command line and the service.
+    """Make the row of one file, the same for the command line and the service.
 
     Args:
         name (`str`): Name of the file.
         score_names (sequence of `str`): Scores of the model.
-        result (mapping): What the pipeline returned with `on_error="row"` and `return_details=True`; of a recording that never came
-            to it, `status`, `code` and `reason`.
-        asked (mapping, *optional*): What else was asked of the pipeline: `return_segments`, `return_timeline`.
+        result (mapping): Result of the pipeline with `on_error="row"` and `return_details=True`; for a recording that did not
+            reach it, `status`, `code` and `reason`.
+        asked (mapping, *optional*): Further options of the pipeline: `return_segments`, `return_timeline`.
     """
     asked = asked or {}
     row = {
@@ -50,9 +50,9 @@ def file_row(
 
 
 def csv_cell(value: Any, as_text: bool = True) -> Any:
-    """A value as a cell of CSV: nothing for `None` and NaN, texts of a list joined by `;`, JSON for what is nested.
+    """Convert a value to a CSV cell: empty for `None` and NaN, a list of texts joined by `;`, JSON for nested values.
 
-    With `as_text`, an apostrophe precedes what spreadsheets would compute.
+    With `as_text`, an apostrophe is put before text that spreadsheets would run as a formula.
     """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
@@ -66,12 +66,12 @@ def csv_cell(value: Any, as_text: bool = True) -> Any:
 
 
 def visible(text: str) -> str:
-    """Text for a terminal: what moves the cursor, rings the bell or hides something is shown as an escape."""
+    """Make text safe for a terminal: characters that move the cursor, ring the bell or hide text are shown as escapes."""
     return "".join(sign if sign.isprintable() or sign in "\n\t" else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def clock(seconds: float) -> str:
-    """A time in a recording for people: `12.5 s`, `3:07` or `1:02:03`."""
+    """Format a time in a recording for people: `12.5 s`, `3:07` or `1:02:03`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     hours, rest = divmod(int(seconds), 3600)

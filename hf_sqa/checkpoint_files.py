@@ -1,6 +1,6 @@
-"""What may be copied out of a checkpoint's folder, into a repository, a Space or another folder: one list, and no links outside.
+"""Decides which files of a checkpoint may be copied to a repository, a Space or another folder; none through links outside.
 
-A folder may come from a stranger, or hold what a training left in it. What is copied out of it is often published next.
+A folder may come from a stranger, or hold leftovers of a training. What is copied out of it is often published next.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CARD_FILE, RECIPE_FILE, RESULT_FILES = "README.md", "recipe.yaml", ("evaluation.json", "report.json")
-#: What tells of a training, and may name folders of this machine.
+#: Records of a training; they may name folders of this machine.
 RECORDS = (RECIPE_FILE, *RESULT_FILES, "training_result.json")
-#: Files of a folder that are copied; all others stay, and are listed.
+#: Files of a folder that are copied; all others are left behind, and listed.
 COPIED = (
     "config.json",
     "preprocessor_config.json",
@@ -27,16 +27,16 @@ COPIED = (
     "LICENSE*",
     "NOTICE*",
 )
-#: ONNX graphs: as an export writes it, and where optimum and transformers.js look in a repository, in float32 and in 8 bits.
+#: ONNX graphs: the file of an export, and the paths where optimum and transformers.js look in a repository, float32 and 8 bits.
 GRAPH_FILE, HUB_GRAPHS = "model.onnx", ("onnx/model.onnx", "onnx/model_quantized.onnx")
 #: Weights in formats that can run code when they are opened.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.h5", "*.keras", "*.tar", "*.npy", "*.npz")
-#: Pickles that training leaves beside a checkpoint; scoring does not need them, so they stay and are no reason to refuse.
+#: Pickles that training leaves beside a checkpoint; scoring does not need them, so they are not copied and cause no error.
 TRAINING_LEFTOVERS = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "scaler.*")
 
 
 def checkpoint_files(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Names of the files to copy, and those that stay with the reason.
+    """Return the names of the files to copy, and those of the files left behind, each with the reason.
 
     Raises:
         ValueError: If weights are pickled, there are none in safetensors, or a file to copy is a link that leaves the folder.
@@ -72,12 +72,12 @@ def checkpoint_files(folder: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def graph_files(folder: Path) -> list[str]:
-    """Names of the ONNX graphs in a folder, the exact ones first."""
+    """Return the names of the ONNX graphs in a folder, float32 ones first."""
     return [name for name in (GRAPH_FILE, *HUB_GRAPHS) if (folder / name).is_file()]
 
 
 def copy_checkpoint(folder: Path, target: Path, without: Sequence[str] = ()) -> dict[str, str]:
-    """Copy a checkpoint into a new folder; returns what stayed, with the reason.
+    """Copy a checkpoint into a new folder; return the files left behind, each with the reason.
 
     Raises:
         ValueError: As [`checkpoint_files`].
@@ -93,16 +93,16 @@ def copy_checkpoint(folder: Path, target: Path, without: Sequence[str] = ()) -> 
 
 
 def refuse_links_outside(folder: Path, names: Sequence[str] = COPIED) -> None:
-    """Refuse links among some files that lead out of their folder, and what is no file at all, such as a pipe or a device.
+    """Refuse files that are links out of their folder, or that are no regular files, such as pipes and devices.
 
-    In the cache of huggingface_hub, where files of a snapshot are links to blobs of their repository, these are inside.
+    In the cache of huggingface_hub, files of a snapshot are links to blobs of their repository; these count as inside.
     """
     real = folder.resolve()
     inside = [real] + ([real.parents[1] / "blobs"] if real.parent.name == "snapshots" else [])
     for path in sorted([*folder.iterdir(), *(folder / name for name in graph_files(folder))]):
         if not (is_one_of(path.name, names) or str(path.relative_to(folder)) in names) or path.is_dir():
             continue
-        target = Path(os.path.realpath(path))  # of links that go in circles, Path.resolve makes an error
+        target = Path(os.path.realpath(path))  # Path.resolve raises an error for circular links
         if not any(target.is_relative_to(place) for place in inside):
             raise ValueError(
                 f"Expected the files of a checkpoint in {str(folder)!r}, got {path.name}, a link to {str(target)!r} outside of it: "
@@ -113,5 +113,5 @@ def refuse_links_outside(folder: Path, names: Sequence[str] = COPIED) -> None:
 
 
 def is_one_of(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name matches one of some patterns."""
+    """Whether a name matches one of the patterns."""
     return any(Path(name).match(pattern) for pattern in patterns)

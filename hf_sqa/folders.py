@@ -1,7 +1,7 @@
-"""Recordings in folders, and the file that a name in a table means: every search of the package goes through here.
+"""Finds recordings in folders, and the files that names in a table refer to; every search of the package uses this module.
 
-Linked folders are entered and loops of links are not gone round; each real file comes once, by its own name where that is among
-what is searched, else by that of the first link to it.
+Searches follow links to folders, but not in loops. Each real file is found once: under its own name if that is in the searched
+folder, else under that of the first link to it.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-#: What folders and tars are searched for. Formats that cannot be read are in it too: such a file becomes a row with its reason.
+#: Suffixes that are searched for in folders and tars. Some formats cannot be read: such a file becomes a row with the reason.
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"}
     | {".voc", ".sph", ".nist", ".m4a", ".aac", ".mp4", ".wma", ".amr", ".awb", ".webm", ".spx"}
 )
-#: Suffixes that label files leave out, in the order in which they are tried.
+#: Suffixes that label files may leave out, in the order in which they are tried.
 LEFT_OUT_SUFFIXES = (".wav", ".flac", ".WAV", ".mp3", ".ogg", ".opus")
-#: How the files begin that macOS writes beside every other on a foreign disk, as `._name`.
+#: First bytes of the files `._name` that macOS writes beside every file on a foreign disk.
 APPLE_DOUBLE = b"\x00\x05\x16\x07"
-#: Spellings of one name that are tried at most.
+#: Largest number of spellings that are tried for a name.
 MAX_SPELLINGS = 64
 
-#: A file's path, its real path, and whether a link leads to it.
+#: Path of a file, its real path, and whether the path leads through a link.
 Found = tuple[str, str, bool]
 
 
 def find_recordings(
     folder: str | os.PathLike[str], suffixes: Collection[str] = AUDIO_SUFFIXES, unlisted: list[OSError] | None = None
 ) -> list[str]:
-    """Recordings in a folder and below it, each real file once, in the order of the parts of their paths.
+    """Return the recordings in a folder and below it, each real file once, sorted by the parts of their paths.
 
-    A link to nothing is among them, so that whoever reads it learns of it. Pipes, devices and the `._` files of macOS are not.
+    Broken links are included, so that reading them reports the fault. Pipes, devices and the `._` files of macOS are not.
 
     Args:
         folder (`str` or `Path`): Where to search.
-        suffixes (collection of `str`): Ends of names, in lower case.
-        unlisted (`list`, *optional*): Takes the error of every folder that cannot be listed; the first is raised if not given.
+        suffixes (collection of `str`): Suffixes of names, in lower case.
+        unlisted (`list`, *optional*): Collects the error of every folder that cannot be listed; if not given, the first is raised.
 
     Raises:
         OSError: If a folder cannot be listed.
@@ -52,14 +52,14 @@ def find_recordings(
 
 
 def expand_pattern(pattern: str) -> list[str]:
-    """Files that match a glob, each real file once, sorted. `**` stands for any number of folders, linked ones among them.
+    """Return the files that match a glob, each real file once, sorted. `**` stands for any number of folders, also linked ones.
 
     Raises:
         OSError: If a folder that `**` reaches cannot be listed.
     """
     parts = Path(pattern).parts
     if "**" in parts:
-        # Python's own `**` goes round every loop of links until the name is too long for the system.
+        # Python's own `**` follows every loop of links until the name is too long for the system.
         start = parts.index("**")
         folders = glob.glob(os.path.join(*parts[:start], "")) if start else [""]  # noqa: PTH207  # Path.glob takes no absolute one
         files = [(path, Path(path.removeprefix(folder)).parts) for folder in folders for path, _, _ in _files(folder, None)]
@@ -71,9 +71,9 @@ def expand_pattern(pattern: str) -> list[str]:
 
 
 def find_named(path: str, is_file: Callable[[str], bool] = os.path.isfile) -> str | None:
-    """The file that a name of a table or manifest means, as people and programs write names; `None` if there is none.
+    """Find the file that a name in a table or manifest refers to, in the usual variants of spelling; `None` if none exists.
 
-    Tried are the path as it stands, `\\` as `/`, accented letters in one piece or in two (as macOS writes them), and each of
+    It tries the path unchanged, with `\\` as `/`, with accented letters composed or decomposed (as macOS writes them), and each of
     these with one of `LEFT_OUT_SUFFIXES`.
     """
     if is_file(path):
@@ -91,13 +91,13 @@ def find_named(path: str, is_file: Callable[[str], bool] = os.path.isfile) -> st
 
 
 class AudioFolders:
-    """Finds many named files, listing each folder once: a hundred thousand calls of `stat` would take far longer."""
+    """Finds many named files and lists each folder only once: a hundred thousand calls of `stat` would take far longer."""
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
 
     def find(self, path: str) -> str | None:
-        """The file that a name means, as [`find_named`] finds it."""
+        """Find the file that a name refers to, as [`find_named`] does."""
         return find_named(path, self._is_there)
 
     def _is_there(self, path: str) -> bool:
@@ -105,7 +105,7 @@ class AudioFolders:
         return name in self.names(folder)
 
     def names(self, folder: str) -> frozenset[str]:
-        """What a folder holds; nothing, if there is no such folder."""
+        """Return the names in a folder; empty if it does not exist."""
         if folder not in self._names:
             try:
                 with os.scandir(folder or ".") as entries:
@@ -116,7 +116,7 @@ class AudioFolders:
 
 
 def _files(folder: str | os.PathLike[str], unlisted: list[OSError] | None) -> Iterator[Found]:
-    """Every regular file, and every link to one or to nothing, below a folder; links to folders are followed last."""
+    """Yield every regular file below a folder, every link to one, and every broken link; links to folders are followed last."""
     root = os.path.realpath(folder or os.curdir)
     entered = {str(parent) for parent in Path(root).parents}
     path = os.fspath(folder)
@@ -152,7 +152,7 @@ def _files(folder: str | os.PathLike[str], unlisted: list[OSError] | None) -> It
 
 
 def _each_once(found: Sequence[Found]) -> list[str]:
-    """One path for each real file: the one that no link leads to, else the first."""
+    """Return one path for each real file: the one without links, else the first."""
     chosen: dict[str, tuple[bool, str]] = {}
     for path, real, linked in found:
         chosen[real] = min((linked, path), chosen.get(real, (linked, path)))
@@ -160,7 +160,7 @@ def _each_once(found: Sequence[Found]) -> list[str]:
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of a path match those of a glob; what is hidden matches only what begins with a dot."""
+    """Whether the parts of a path match those of a glob; hidden names match only patterns that begin with a dot."""
     if not pattern or not parts:
         return not pattern and not parts
     if pattern[0] != "**":
@@ -172,7 +172,7 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _is_companion(path: str) -> bool:
-    """Whether it is a file that macOS wrote beside a recording, which has the recording's own suffix."""
+    """Whether macOS wrote this file beside a recording; it has the same suffix as the recording."""
     if not os.path.basename(path).startswith("._"):
         return False
     try:

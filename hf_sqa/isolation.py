@@ -1,8 +1,8 @@
-"""Applies a function in separate processes: an item at which it hangs, or kills its process, costs that item and no other.
+"""Applies a function in separate processes: if it hangs on an item, or kills its process, only that item is lost.
 
-For decoders, which are libraries in C. The processes have one thread, and end with the process that started them. Where this one
-has one thread too they are copies of it, which share what it has loaded and are there at once; otherwise they are started afresh,
-and import neither torch nor transformers unless the function does.
+It is made for decoders, which are libraries in C. The processes have one thread, and end with the process that started them. If
+this process has one thread too, they are forks, which share what it has loaded and start at once; otherwise they are fresh
+processes, and import neither torch nor transformers unless the function does.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from typing import Any, NoReturn, Self, TypeVar
 Item = TypeVar("Item")
 
 DEFAULT_TIMEOUT_SECONDS = 300.0
-#: Items given to one worker ahead of the one it is at.
+#: Items that one worker holds at a time.
 AHEAD_PER_WORKER = 2
-#: Finished and waiting items in all: what bounds the memory.
+#: Further finished and waiting items over all workers; this bounds the memory.
 AHEAD_IN_ALL = 4
 STARTING_SECONDS = 120.0
 TRIES = 2
-#: Threads that do not hinder a copy of their process: that of pyarrow's allocator, which provides for copies.
+#: Threads that do not prevent forking: that of pyarrow's allocator, which handles forks.
 HARMLESS_THREADS = frozenset({"jemalloc_bg_thd"})
 
 
 @dataclass(frozen=True)
 class Lost:
-    """Stands for the result of an item that has none."""
+    """Replaces the result of an item that has none."""
 
     code: str  # `"timed_out"` or `"decoder_died"`
     message: str  # What happened, and what to do
@@ -47,16 +47,16 @@ class Lost:
 
 @dataclass(frozen=True)
 class Unusable:
-    """What a function returns where it can do nothing with any item: `map` raises it as a `RuntimeError`."""
+    """Returned by a function that cannot handle any item: `map` raises it as a `RuntimeError`."""
 
     message: str  # What happened, and what to do
 
 
 def may_fork() -> bool:
-    """Whether a copy of this process can work: it has no threads but its own, and a copy of threads alone may lack locks and pools.
+    """Whether a fork of this process can work: it must have one thread only, as a fork may lack the locks and pools of others.
 
-    Asked of the system, as most threads are those of libraries in C, which Python does not know. Other systems than Linux do not
-    say; on macOS its own libraries forbid copies.
+    The operating system is asked, because Python does not know the threads of libraries in C. Only Linux answers; on macOS the
+    system's own libraries forbid forks.
     """
     try:
         names = [(thread / "comm").read_text(encoding="utf-8").strip() for thread in Path("/proc/self/task").iterdir()]
@@ -66,12 +66,12 @@ def may_fork() -> bool:
 
 
 class Isolated:
-    """Applies a function to items, in order, ahead of whoever takes the results.
+    """Applies a function to items, in order, ahead of the consumer of the results.
 
     Args:
-        function (callable): A function of a module, or a `functools.partial` of one; takes an item. If it returns a callable, the
-            time limit ends there, and what the callable returns is the result.
-        num_workers (`int`): Processes; 0 computes in this process, without a time limit. Windows allows 0 only.
+        function (callable): A function of a module, or a `functools.partial` of one, called with an item. If it returns a callable,
+            the time limit ends there, and the result is what the callable returns.
+        num_workers (`int`): Number of processes; 0 computes in this process, without a time limit. Windows allows only 0.
         timeout_seconds (`float`, *optional*, defaults to 300): Time limit for one item.
 
     Use as a context manager: leaving it ends the workers.
@@ -103,9 +103,9 @@ class Isolated:
         """Yield every item in order with the function's result, or with [`Lost`].
 
         Args:
-            items (iterable): Taken as workers become free.
-            argument (callable, *optional*): Takes an item and returns the function's argument. `None` means that there is nothing
-                to do: the result is `None`. An argument that cannot be pickled is handled in this process.
+            items (iterable): Items, taken as workers become free.
+            argument (callable, *optional*): Returns the function's argument for an item; if that is `None`, the function is not
+                called and the result is `None`. An argument that cannot be pickled is handled in this process.
         """
         if not self._num_workers:
             for item in items:
@@ -116,7 +116,7 @@ class Isolated:
         order: deque[_Job] = deque()
         exhausted, num_done = False, 0
         while True:
-            # Further ahead with every result: of few long recordings, none is taken that another process could begin.
+            # Grows with every result, so that a few long recordings are not queued while another process could begin them.
             ahead = self._num_workers * AHEAD_PER_WORKER + min(AHEAD_IN_ALL, num_done)
             while not exhausted and len(order) < ahead:
                 try:
@@ -142,7 +142,7 @@ class Isolated:
             return job
         try:
             job.message = pickle.dumps(argument, pickle.HIGHEST_PROTOCOL)
-        except Exception:  # whatever a class raises that does not travel: a decoder, an open file
+        except Exception:  # whatever a class raises that cannot be pickled, such as a decoder or an open file
             job.finish(_applied(self._function, argument))
         else:
             self._queued.append(job)
@@ -215,11 +215,11 @@ class _Job:
 
 
 class _Begun:
-    """What a worker sends when a function has returned a callable: from now on there is no time limit."""
+    """Sent by a worker when its function has returned a callable; the time limit ends here."""
 
 
 class _Worker:
-    """A worker process, as its parent sees it."""
+    """A worker process, from the side of its parent."""
 
     def __init__(self, function: Callable[[Any], Any], timeout_seconds: float):
         self._timeout_seconds = timeout_seconds
@@ -233,7 +233,7 @@ class _Worker:
             self.connection, theirs = Pipe()
             self.process = _started_afresh(theirs)
             theirs.close()
-            with contextlib.suppress(OSError):  # it died: the next look at its connection will tell
+            with contextlib.suppress(OSError):  # it died: reading its connection will show that
                 self.connection.send_bytes(message)
         self.jobs: deque[_Job] = deque()
         self.started = False
@@ -272,14 +272,14 @@ class _Worker:
 
 
 class _Copy:
-    """A copy of this process that serves a connection, with what is used of `subprocess.Popen`."""
+    """A fork of this process that serves a connection, with the methods of `subprocess.Popen` that are used here."""
 
     def __init__(self, connection: Connection, function: Callable[[Any], Any]):
-        # A signal that comes in between is for the handlers of the copy, not for those that it has from here.
+        # A signal during the fork must reach the fork's own handlers, not those inherited from this process.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of copies beside any thread, from Python 3.12 on
+                warnings.simplefilter("ignore", DeprecationWarning)  # since Python 3.12 for forks beside any thread
                 self.pid = os.fork()
             if self.pid == 0:
                 _serve_as_copy(connection, function, before)
@@ -296,7 +296,7 @@ class _Copy:
         while not self._has_ended:
             try:
                 self._has_ended = os.waitpid(self.pid, 0 if timeout is None else os.WNOHANG)[0] == self.pid
-            except ChildProcessError:  # this process was told to forget its children
+            except ChildProcessError:  # this process ignores SIGCHLD
                 self._has_ended = True
             if not self._has_ended:
                 if time.monotonic() > until:
@@ -305,13 +305,13 @@ class _Copy:
 
 
 def _serve_as_copy(connection: Connection, function: Callable[[Any], Any], signals: Iterable[int]) -> NoReturn:
-    """Serve with nothing of the first process but its memory, and end."""
+    """Serve with nothing of the parent process but its memory, then exit."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
-        gc.freeze()  # to look for garbage in what is shared would copy it
-        # No locks, sockets and pipes: others wait for their end. Their numbers stay taken, as objects here may close them.
+        gc.freeze()  # a garbage collection would copy the shared memory
+        # Close locks, sockets and pipes, whose end others wait for. Their numbers stay taken, because objects here may close them.
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
             if descriptor not in (1, 2, nothing, connection.fileno()):
@@ -325,7 +325,7 @@ def _serve_as_copy(connection: Connection, function: Callable[[Any], Any], signa
 
 
 def _started_afresh(connection: Connection) -> subprocess.Popen[bytes]:
-    """A new process that serves a connection. The first message that it takes is the function."""
+    """Start a fresh process that serves a connection. Its first message must be the function."""
     code = (
         "import sys; from multiprocessing.connection import Connection; from hf_sqa.isolation import serve; "
         "connection = Connection(int(sys.argv[1])); serve(connection, connection.recv())"
@@ -340,7 +340,7 @@ def _started_afresh(connection: Connection) -> subprocess.Popen[bytes]:
 
 
 def serve(connection: Connection, function: Callable[[Any], Any]) -> None:
-    """The main loop of a worker: answer every message of a connection until it closes."""
+    """Main loop of a worker: answer every message of a connection until it closes."""
     import queue
     import threading
 
@@ -348,7 +348,7 @@ def serve(connection: Connection, function: Callable[[Any], Any]) -> None:
     received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def receive() -> None:
-        # Always taken at once: two processes that both wait to be read would wait for ever.
+        # Messages are always read at once: two processes that both wait to be read would wait forever.
         try:
             while True:
                 received.put(connection.recv_bytes())
@@ -364,7 +364,7 @@ def serve(connection: Connection, function: Callable[[Any], Any]) -> None:
                 connection.send(_Begun())
                 result = result()
             connection.send(result)
-    except OSError:  # nobody waits for us any more
+    except OSError:  # nobody reads the results any more
         os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Options as data: YAML or a mapping becomes a dataclass, and a mistake is named with its file, its key and the nearest known word.
+"""Converts YAML or a mapping to a dataclass; an error names the file, the key and the nearest known word.
 
 content = apply_overrides(load_yaml("mine.yaml"), ["training.seed=1", "data.train.0.root=/data"])
 recipe = read_options(Recipe, content, "the recipe 'mine.yaml'")
@@ -20,7 +20,7 @@ from hf_sqa.choices import did_you_mean
 
 Options = TypeVar("Options")
 
-#: What users call the types of values.
+#: Names of types in messages.
 TYPE_NAMES = {
     str: "text",
     int: "a whole number",
@@ -33,17 +33,17 @@ TYPE_NAMES = {
 
 
 def read_options(cls: type[Options], content: Any, source: str = "the options", section: str = "") -> Options:
-    """Make a dataclass of a mapping, and check every key and type.
+    """Make a dataclass from a mapping, and check every key and type.
 
     Fields may be `str`, `int`, `float`, `bool`, `Any`, `Literal`, other dataclasses, lists, tuples and mappings of these, and
-    unions. A whole number is accepted as a `float`, a path as a `str`, and one text or mapping as a list of one. A field that is
+    unions. An integer is accepted as a `float`, a path as a `str`, and a single text or mapping as a list with one element. A field
     given as `None` keeps its default.
 
     Args:
         cls (`type`): The dataclass.
-        content (`Mapping`): A value by field.
-        source (`str`): What it was read from, as errors name it: `"the recipe 'mine.yaml'"`.
-        section (`str`): Dotted key of the place in the source, as errors name it; empty for the whole.
+        content (`Mapping`): Values by field name.
+        source (`str`): Name of the source in errors: `"the recipe 'mine.yaml'"`.
+        section (`str`): Dotted key of the section in the source, for errors; empty for the whole.
 
     Raises:
         TypeError: If a key is unknown; the message suggests the nearest.
@@ -65,12 +65,12 @@ def read_options(cls: type[Options], content: Any, source: str = "the options", 
         raise ValueError(f"Expected {', '.join(missing)} in {place}, got {', '.join(values) or 'nothing'}.")
     try:
         return cls(**values)
-    except ValueError as error:  # of its own checks, which do not know where they are
+    except ValueError as error:  # from the dataclass's own checks, which do not know the place
         raise ValueError(f"In {place}: {error}") from None
 
 
 def _converted(hint: Any, value: Any, source: str, key: str) -> Any:
-    """The value as its type hint says, or an error that names its key."""
+    """Convert a value to its type hint, or raise an error that names its key."""
     if hint is Any:
         return value
     if isinstance(value, os.PathLike):
@@ -109,7 +109,7 @@ def _named(hint: Any) -> str:
 
 
 def written(options: Any) -> Any:
-    """A dataclass as it would be written in a file: without the values left at their defaults, sections included."""
+    """Convert a dataclass to the content of a file, without values and sections that equal their defaults."""
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         content = {}
         for field in dataclasses.fields(options):
@@ -127,12 +127,12 @@ def written(options: Any) -> Any:
 # ---- YAML
 
 
-#: Values that a file may stand for; a list of aliases of lists of aliases reaches any number in ten lines.
+#: Largest number of values in a file with its aliases written out; nested aliases reach any number in ten lines.
 MAX_VALUES = 1_000_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only. `1e-4` is a number, dates stay text, and a key that stands twice is an error."""
+    """Loads plain values only. `1e-4` is a number, dates stay text, and a repeated key is an error."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -156,11 +156,11 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(
 
 
 def parse_yaml(text: str, source: str = "the text") -> Any:
-    """The value of a YAML text of plain values, in which `1e-4` is a number.
+    """Parse a YAML text of plain values, in which `1e-4` is a number.
 
     Raises:
-        ValueError: If it is not YAML, holds a tag such as `!!python/object`, a key stands twice, it is nested too deeply, or its
-            aliases stand for each other or for more values than anybody writes.
+        ValueError: If it is not YAML, holds a tag such as `!!python/object`, repeats a key, is nested too deeply, or its aliases
+            refer to each other or stand for an unreasonable number of values.
     """
     try:
         content = yaml.load(text, _Loader)  # a subclass of SafeLoader
@@ -176,7 +176,7 @@ def parse_yaml(text: str, source: str = "the text") -> Any:
 
 
 def _num_values(value: Any, known: dict[int, int]) -> int:
-    """How many values there are when every alias is written out."""
+    """Return the number of values when every alias is written out."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
@@ -185,7 +185,7 @@ def _num_values(value: Any, known: dict[int, int]) -> int:
 
 
 def load_yaml(path: str | os.PathLike[str], what: str = "options") -> dict[str, Any]:
-    """The mapping in a YAML file; `what` is what errors call it."""
+    """Load the mapping in a YAML file; errors call the file `what`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a YAML file of a {what}, but there is no file {str(path)!r}.")
@@ -199,7 +199,7 @@ def load_yaml(path: str | os.PathLike[str], what: str = "options") -> dict[str, 
 
 
 def dump_yaml(content: Any) -> str:
-    """Plain values as YAML, keys in their order, without a line end."""
+    """Convert plain values to YAML, with keys in their order and without a final newline."""
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=130)).rstrip()
 
 
@@ -207,15 +207,15 @@ def dump_yaml(content: Any) -> str:
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `content` with changes made.
+    """Return a copy of `content` with overrides applied.
 
     Args:
         content (`Mapping`): Sections and values.
         overrides (iterable of `str`): `dotted.key=value` with the value in YAML: `training.learning_rate=1e-4`,
-            `data.train.0.root=/data/NISQA`, `model.lora=null`; `+=` adds to a list. Missing sections are made.
+            `data.train.0.root=/data/NISQA`, `model.lora=null`; `+=` adds to a list. Missing sections are created.
 
     Raises:
-        ValueError: If an override is no such text, or its key leads through something that is no section.
+        ValueError: If an override has another form, or its key leads through something that is not a section.
     """
     changed = copy.deepcopy(dict(content))
     for override in overrides:
@@ -227,7 +227,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
 
 
 def with_values(content: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `content` with values set by dotted key, see [`set_dotted`]."""
+    """Return a copy of `content` with values set by dotted key; see [`set_dotted`]."""
     changed = copy.deepcopy(dict(content))
     for key, value in values.items():
         set_dotted(changed, key, value)
@@ -235,7 +235,7 @@ def with_values(content: Mapping[str, Any], values: Mapping[str, Any]) -> dict[s
 
 
 def set_dotted(content: dict[str, Any], key: str, value: Any, *, add: bool = False) -> None:
-    """Set one value in place by its dotted key, or add it to the list there; missing sections are made."""
+    """Set a value in place by its dotted key, or add it to the list there; missing sections are created."""
     names = key.split(".")
     if not all(names):
         raise ValueError(f"Expected a dotted key, such as training.seed, got {key!r}.")
@@ -264,7 +264,7 @@ def set_dotted(content: dict[str, Any], key: str, value: Any, *, add: bool = Fal
 
 
 def refuse_unknown(given: Iterable[Any], known: Iterable[str], place: str) -> None:
-    """Raise a `TypeError` for the first key that is not known, with the nearest that is."""
+    """Raise a `TypeError` for the first unknown key, with the nearest known one."""
     known = list(known)
     for name in given:
         if name not in known:

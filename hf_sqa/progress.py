@@ -1,4 +1,4 @@
-"""How far a piece of work is, on standard error: a bar on a terminal, gone when all is done; elsewhere a line a minute."""
+"""Shows progress on standard error: a bar on a terminal, removed at the end; elsewhere one line per minute."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-#: Between two lines of a log.
+#: Time between two lines of a log.
 LOG_SECONDS = 60.0
-#: Between two drawings of a bar.
+#: Time between two updates of a bar.
 DRAWN_SECONDS = 0.1
 
 
@@ -18,18 +18,18 @@ DRAWN_SECONDS = 0.1
 def bar(
     description: str = "", *, unit: str = "", tell: Callable[[str], object] | None = None, shown: bool = True
 ) -> Iterator[Callable[..., None]]:
-    """Give the function that tells of progress: `update(done, total, description)`. Nothing is shown before its first call.
+    """Yield a function that reports progress: `update(done, total, description)`. Nothing is shown before its first call.
 
     Args:
-        description (`str`, *optional*): What is done, as far as a call gives no other.
-        unit (`str`, *optional*): What is counted, in the plural: `"clips"`.
-        tell (callable, *optional*): Takes the lines where there is no terminal; they go to standard error if not given.
-        shown (`bool`, *optional*, defaults to `True`): `False` shows nothing: of several processes, one tells.
+        description (`str`, *optional*): Description of the work, for calls that give none.
+        unit (`str`, *optional*): Name of the counted things, in the plural: `"clips"`.
+        tell (callable, *optional*): Called with each line if there is no terminal; if not given, lines go to standard error.
+        shown (`bool`, *optional*, defaults to `True`): Whether to show anything; of several processes, only one should.
     """
     if not shown:
         yield lambda *told: None
         return
-    try:  # the code of a repository runs where it is not installed
+    try:  # the code of a repository also runs where rich is not installed
         import rich.console
         import rich.progress as parts
     except ImportError:
@@ -39,7 +39,7 @@ def bar(
         return
     described = (parts.TextColumn(unit), parts.TextColumn("{task.description}"), parts.TimeRemainingColumn())
     columns = (parts.BarColumn(), parts.MofNCompleteColumn(), *described)
-    # Drawn when something is told, by no thread: beside one, this process could not be copied for every core.
+    # Drawn in `update`, not by a thread, which would prevent this process from being forked for every core.
     with parts.Progress(*columns, console=rich.console.Console(stderr=True), transient=True, auto_refresh=False) as progress:
         task, drawn = progress.add_task(description, total=None, visible=False), float("-inf")
 
@@ -53,7 +53,7 @@ def bar(
 
 
 def tracked(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
-    """The items, with a bar of that title."""
+    """Yield the items, with a progress bar."""
     with bar(title) as update:
         update(0, total)
         for done, item in enumerate(items, start=1):
@@ -62,7 +62,7 @@ def tracked(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
 
 
 def clock(seconds: float) -> str:
-    """A time to wait, as short as one says it: `"40 s"`, `"12 min"`, `"3 h 05 min"`."""
+    """Format a waiting time in short: `"40 s"`, `"12 min"`, `"3 h 05 min"`."""
     whole = round(seconds)
     if whole < 100:
         return f"{whole} s"
@@ -70,7 +70,7 @@ def clock(seconds: float) -> str:
 
 
 class _Log:
-    """Lines with count, rate and time left. What was done before the first call has no part in the rate."""
+    """Lines with count, rate and time left. Work before the first call does not count for the rate."""
 
     def __init__(self, description: str, unit: str, tell: Callable[[str], object]):
         self._description, self._unit, self._tell = description, unit, tell

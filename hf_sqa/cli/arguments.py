@@ -1,4 +1,4 @@
-"""What is typed: the options that several commands have, and texts in the form that functions take."""
+"""Options that several commands share, and conversion of texts to the arguments of functions."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ BaseModel = Annotated[str | None, typer.Option("--base", help="Hub id of the mod
 
 
 def settings_of(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
-    """Settings out of a command's `locals()`: each field that is a parameter of the command takes its value."""
+    """Make settings from a command's `locals()`: each field that is a parameter of the command takes its value."""
     return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})  # type: ignore[arg-type]
 
 
 def named_columns(texts: Sequence[str] | None) -> dict[str, str]:
-    """What the option `--column name=column` says, given once or more: columns of a table by their names in the schema."""
+    """Parse `--column name=column`, which may be repeated: columns of a table by their names in the schema."""
     columns = {}
     for text in texts or ():
         name, _, column = text.partition("=")
@@ -67,7 +67,7 @@ def named_columns(texts: Sequence[str] | None) -> dict[str, str]:
 
 
 def columns_and_group(texts: Sequence[str] | None, group: str | None) -> tuple[dict[str, str], str | None]:
-    """What `--column` and `--group` say: the columns by their names in the schema, and which of these names holds the groups."""
+    """Parse `--column` and `--group`: columns by their names in the schema, and the name among these that holds the groups."""
     from hf_sqa.finetune.plan import schema_column
 
     columns = named_columns(texts)
@@ -75,11 +75,11 @@ def columns_and_group(texts: Sequence[str] | None, group: str | None) -> tuple[d
         return columns, None
     if known := schema_column(group):
         return columns, known
-    return columns | {"talker_id": group}, "talker_id"  # a column of any other name takes the place of the talkers
+    return columns | {"talker_id": group}, "talker_id"  # a column with any other name is read as the talkers
 
 
 def rated_clips(table: str, root: Path | None, **loading: Any) -> Any:
-    """Rated clips, see [`hf_sqa.data.load_corpus`]; what it warns of, reports say in their own words."""
+    """Load rated clips with [`hf_sqa.data.load_corpus`], without its warnings, because reports cover them."""
     import warnings
 
     from hf_sqa.data import load_corpus
@@ -90,17 +90,17 @@ def rated_clips(table: str, root: Path | None, **loading: Any) -> Any:
 
 
 def name_of_original(model: str) -> str:
-    """What a model made of this one says that it was made from."""
+    """The name of this model that a model derived from it states as its base."""
     return "distill-mos-v7" if model == "default" else Path(model).name if Path(model).is_dir() else model
 
 
 def words_of(text: str | None) -> list[str]:
-    """Words with commas between."""
+    """Split a text at commas."""
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def parse_part(text: str, option: str = "--shards") -> tuple[int, int]:
-    """`"3/8"` to `(3, 8)`."""
+    """Convert `"3/8"` to `(3, 8)`."""
     first, slash, second = text.partition("/")
     if not slash or not first.isdecimal() or not second.isdecimal() or not int(first) < int(second):
         raise ValueError(f"Expected {option} as i/n with i from 0 to n - 1, such as 0/8, got {text!r}.")
@@ -108,7 +108,7 @@ def parse_part(text: str, option: str = "--shards") -> tuple[int, int]:
 
 
 def parse_channel(text: str) -> str | int:
-    """`"mean"`, or the number of a channel; anything else ends the command."""
+    """Return `"mean"` or the number of a channel; anything else ends the command."""
     if text == "mean":
         return text
     if not text.isdecimal():
@@ -117,5 +117,5 @@ def parse_channel(text: str) -> str | int:
 
 
 def num_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

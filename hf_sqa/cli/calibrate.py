@@ -1,4 +1,4 @@
-"""`hf-sqa calibrate`: how sure the scores of a model are, from rated clips of one's own."""
+"""`hf-sqa calibrate`: measures how certain the scores of a model are, from your own rated clips."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def calibrate(
     scale: Scale = None,
     device: Device = None,
 ) -> None:
-    """Give a model intervals: how far its scores lie from the ratings of your clips, by level.
+    """Calibrate intervals for a model: how far its scores lie from the ratings of your clips, by level.
 
-    Needs 20 rated clips that the model was not trained on, better 100 of several talkers. Writes a copy of the model with the
-    calibration, and prints the coverage on clips that were left out. Then `hf-sqa score --interval 0.9 --model <folder>`.
+    Needs at least 20 rated clips that the model was not trained on; 100 clips of several talkers are better. Writes a copy of the
+    model with the calibration, and prints the coverage on held-out clips. Then use `hf-sqa score --interval 0.9 --model <folder>`.
     To move scores onto the scale of your test, see `hf-sqa finetune --calibrate`.
 
     Examples:

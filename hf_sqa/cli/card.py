@@ -1,4 +1,4 @@
-"""`hf-sqa card`: make or refresh the card of a checkpoint."""
+"""`hf-sqa card`: makes or updates the card of a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def card(
 ) -> None:
     """Make the card (README.md) of a checkpoint from its configuration, recipe and results, or update it.
 
-    Text outside the marked parts and the metadata are kept. Exit code 1: the card lacks something that a push requires; standard
-    error says what.
+    Text outside the marked parts and existing metadata are kept. Exit code 1: the card lacks something that a push requires;
+    standard error says what.
 
     Examples:
 

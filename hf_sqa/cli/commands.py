@@ -75,10 +75,10 @@ app.add_typer(export.app, name="export")
 
 def main() -> None:
     """Entry point of the console script."""
-    warnings.formatwarning = lambda message, *_, **__: f"hf-sqa: {message}\n"  # for users, not for those who read the code
+    warnings.formatwarning = lambda message, *_, **__: f"hf-sqa: {message}\n"  # users need no line of code
     try:
         app()
-    except ImportError as error:  # a package that is broken, such as a torchaudio that does not fit torch
+    except ImportError as error:  # a broken package, such as a torchaudio that does not match torch
         sys.stderr.write(f"hf-sqa: {error}\n")
         sys.exit(2)
     except BrokenPipeError:  # `hf-sqa score ... | head`
@@ -93,5 +93,5 @@ def main() -> None:
 
 
 def _silence_stdout() -> None:
-    """Python writes what is left to standard output when it ends, and would complain again."""
+    """Discard what Python would write to standard output at its end, where the same error would occur again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`hf-sqa compare`: which of several systems is better."""
+"""`hf-sqa compare`: finds out which of several systems is better."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hf_sqa.cli.stopping import EXIT_FAILED, check_plot, faults_end_it, quiet, s
 from hf_sqa.cli.tables import colour, interval_of, make_console, row_writer, show_table
 from hf_sqa.progress import bar
 
-#: Pairs printed at most; of more, those that are neighbours by their means.
+#: Largest number of pairs printed; if there are more, only systems with neighbouring means are paired.
 NUM_PAIRS = 15
 NUM_NAMED = 5
-#: What [`hf_sqa.scoring.comparison.compare`] takes under the same names.
+#: Options that are passed to [`hf_sqa.scoring.comparison.compare`] under the same names.
 HOW = (
     *("model", "systems", "pair_by", "cluster", "paired", "score", "confidence_level", "num_draws"),
     *("mode", "device", "num_workers"),
@@ -80,11 +80,11 @@ def compare(
 ) -> None:
     """Which system is better? Compares mean scores sentence by sentence where file names match, and says how sure that is.
 
-    Intervals come from draws of whole sentences, or of `--cluster`. Of several pairs the significance is adjusted (Holm). Systems
-    whose difference is not shown share a group. Recordings without a score are counted and named.
+    Intervals come from a bootstrap over whole sentences, or over `--cluster`. With several pairs, significance is adjusted (Holm).
+    Systems that are not shown to differ share a group. Recordings without a score are counted and named.
 
-    Exit code 0: compared. 1: `--fail-if-worse` or `--fail-unless-better` says so; without these, recordings could not be scored.
-    2: nothing could be compared, or too few recordings for what was to be decided.
+    Exit code 0: compared. 1: a check of `--fail-if-worse` or `--fail-unless-better` failed; without these, some recordings could
+    not be scored. 2: nothing could be compared, or there are too few recordings for the check.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`hf-sqa convert`: an authors' checkpoint becomes a folder that `from_pretrained` loads."""
+"""`hf-sqa convert`: converts an authors' checkpoint into a folder that `from_pretrained` loads."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def convert(
 ) -> None:
     """Convert an authors' checkpoint into a folder that `from_pretrained`, the pipeline and `hf-sqa score --model` load.
 
-    Reports the model, verifies it by scoring a sample before and after saving, and refuses a tensor that does not match, by name.
-    Foreign pickles are read without running their code.
+    Describes the model, checks it by scoring a sample before and after saving, and names any tensor that does not match, which
+    stops the conversion. Pickles are read without running code in them.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`hf-sqa corpus`: the rated corpora that can be loaded, whether a download is complete, and the one that is built here."""
+"""`hf-sqa corpus`: lists the rated corpora that can be loaded, checks a download, and builds the bench corpus."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = typer.Typer(help="Rated corpora: which there are, and whether a download i
 
 @app.command("list")
 def list_corpora() -> None:
-    """Show the corpora that can be loaded by name: language, size, licence, where to get them."""
+    """List the corpora that can be loaded by name: language, size, licence, where to get them."""
     from hf_sqa.data.corpora import CORPORA
 
     rows = []
@@ -43,10 +43,10 @@ def check(
     scale: Scale = None,
     column: Column = None,
 ) -> None:
-    """Check a download: what is there, counts, missing files, rates, scores outside their scale, duplicates.
+    """Check a download: contents, counts, missing files, sampling rates, scores outside their scale, duplicates.
 
-    Reads labels and audio headers. Exit code 1: there are faults, each kind with its first few files. Exit code 2: nothing could be
-    checked.
+    Reads labels and audio headers. Exit code 1: faults were found; the first few files of each kind are listed. Exit code 2:
+    nothing could be checked.
     """
     from hf_sqa.data.corpora import check_corpus
 
@@ -87,10 +87,9 @@ def build(
 ) -> None:
     """Build the bench corpus: recorded speech, simulated conditions, human scores of the conditions.
 
-    The folder gets the clips, `bench.csv` with a row for each, `conditions.csv` and `ladders.csv` (conditions in order,
-    from the original to the worst). The same command resumes a stopped run; Ctrl-C keeps what is done. Exit code 1: some clips
-    could not be made or measured. Exit code 2: nothing could be done, for example because packages are missing, which are then
-    named.
+    Writes the clips, `bench.csv` with a row for each, `conditions.csv`, and `ladders.csv` (conditions in order, from the
+    original to the worst). The same command resumes a stopped run; Ctrl-C keeps finished clips. Exit code 1: some clips could not
+    be made or measured. Exit code 2: nothing could be done, for example because of missing packages, which are then named.
 
     Examples:
 
@@ -141,7 +140,7 @@ def _fetched(form: str, folder: Path) -> Path:
 
 
 def _check_labels(labels: list[str]) -> None:
-    """Before the clips are made, not after."""
+    """Check the names of labels before the clips are made, not after."""
     from hf_sqa.data.bench.build import LABELS
 
     for label in labels:
@@ -153,7 +152,7 @@ def _check_labels(labels: list[str]) -> None:
 
 
 def _done(rows: Iterator[dict[str, Any]], total: int, what: str) -> list[dict[str, Any]]:
-    """All rows, or those done before Ctrl-C."""
+    """Return all rows, or those done before Ctrl-C."""
     done: list[dict[str, Any]] = []
     with contextlib.suppress(KeyboardInterrupt):
         for row in tracked(rows, what, total):

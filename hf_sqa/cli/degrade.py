@@ -1,4 +1,4 @@
-"""`hf-sqa degrade`: speech made worse in known ways, file by file, with a manifest of what was done."""
+"""`hf-sqa degrade`: degrades speech in known ways, file by file, and writes a manifest of what was done."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ NOISES = {
     "background": "background_noise",
     "recorded": "recorded_noise",
 }
-#: Codecs whose decoder conceals lost frames; behind the others, `packet_loss` does.
+#: Codecs whose decoder conceals lost frames; after other codecs the step `packet_loss` does.
 CONCEALING_CODECS = ("opus", "amr_nb", "amr_wb", "speex")
-#: By default a process gets at least so many files: fewer are done sooner than a process has started.
+#: Fewest files per process by default: fewer would be done before another process has started.
 FILES_PER_WORKER = 16
 
 
@@ -75,9 +75,9 @@ def degrade(
 ) -> None:
     """Degrade speech: noise, rooms, codecs, losses and more, each recorded and repeatable.
 
-    Options act in the order of this list. Outputs are mono, 16 bits, as long as their inputs and aligned with them. A folder gets
-    a manifest; started again, a run goes on where it stopped. A recording that cannot be degraded is a row with its reason, and the
-    exit code is 1. Exit code 2: nothing could be done. Ctrl-C keeps what is done.
+    Options are applied in the order of this list. Outputs are mono, 16 bits, as long as their inputs and aligned with them. For a
+    folder, a manifest is written, and the same command resumes a stopped run. A recording that cannot be degraded is a row with
+    the reason, and the exit code is 1. Exit code 2: nothing could be done. Ctrl-C keeps finished files.
 
     Examples:
 
@@ -166,7 +166,7 @@ def _codec_steps(codec: str | None, bitrate: float | None, loss_share: float | N
 
 
 def _parsed_step(text: str) -> dict[str, Any]:
-    """`"echo delay_ms=150 attenuation_db=6..20"` as a step of a chain."""
+    """Parse a text such as `"echo delay_ms=150 attenuation_db=6..20"` as a step of a chain."""
     from hf_sqa.options import parse_yaml
 
     kind, *assignments = text.split() or [""]
@@ -186,7 +186,7 @@ def _parsed_step(text: str) -> dict[str, Any]:
 
 
 def _jobs(source: str, target: Path, found: Sequence[tuple[str, Any]], manifest: Path | None) -> tuple[list[Any], Path | None]:
-    """What to read and write, and where the manifest goes."""
+    """Return the files to read and write, and the path of the manifest."""
     from hf_sqa.audio import AudioError
     from hf_sqa.degradations.folders import WRITTEN_SUFFIXES, Job
 
@@ -222,7 +222,7 @@ def _written_name(name: str) -> str:
 
 
 def _degraded(jobs: Sequence[Any], run: Any, manifest: Path | None, num_workers: int, overwrite: bool) -> list[dict[str, Any]]:
-    """Rows of all jobs, or of those done before Ctrl-C."""
+    """Return the rows of all jobs, or of those done before Ctrl-C."""
     from hf_sqa.degradations import degrade_files
 
     rows: list[dict[str, Any]] = []
@@ -234,7 +234,7 @@ def _degraded(jobs: Sequence[Any], run: Any, manifest: Path | None, num_workers:
 
 
 def _described(row: dict[str, Any]) -> str:
-    """What was done to one file, in a line."""
+    """Describe in one line what was done to a file."""
     steps = row["degradations"]["steps"]
     actions = [" ".join([step["kind"], *(f"{name}={value}" for name, value in step["parameters"].items())]) for step in steps]
     clipped = sum(step["notes"].get("clipped_samples", 0) for step in steps)

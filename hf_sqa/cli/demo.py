@@ -1,4 +1,4 @@
-"""`hf-sqa demo`: a web page that scores recordings, served on this machine or written into a folder, as a Space."""
+"""`hf-sqa demo`: a web page that scores recordings, served on this machine or written into a folder as a Space."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def demo(
 ) -> None:
     """Open a web page to score, compare and batch recordings: drop files, or record.
 
-    It is served on this machine only, until Ctrl-C (exit code 130). Exit code 2: it could not be opened.
+    The page is served on this machine only, until Ctrl-C (exit code 130). Exit code 2: it could not be opened.
 
     Examples:
 
@@ -77,7 +77,7 @@ def _write(folder: Path, models: list[str]) -> None:
 
 
 def _built(models: list[str], device: str | None) -> Any:
-    """The page, with all models loaded, so that a wrong name fails now and not for the first visitor."""
+    """Build the page with all models loaded, so that a wrong name fails now and not for the first visitor."""
     quiet()
     from hf_sqa.demo.scorers import Scorers
 

@@ -1,4 +1,4 @@
-"""`hf-sqa distill`: train a small model to judge as a large one does, on speech that nobody rated."""
+"""`hf-sqa distill`: trains a small model to score like a large one, on speech that nobody rated."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def distill(
     overwrite: Overwrite = False,
     list_recipes: Annotated[bool, list_option("recipes", "distill")] = False,
 ) -> None:
-    """Distil a student from one teacher or several, by a recipe.
+    """Distil a student from one or several teachers, following a recipe.
 
-    Windows of degraded speech are made and labelled once, and kept in `labels.folder`. A command that was stopped goes on where it
-    was, in labelling and in training. Recordings without speech are counted, named and left out. The output folder holds the
-    student, the recipe and the result.
+    Windows of degraded speech are made and labelled once, and kept in `labels.folder`. The same command resumes a stopped run, in
+    labelling and in training. Recordings without speech are counted, named and left out. The output folder holds the student, the
+    recipe and the result.
 
     Examples:
 

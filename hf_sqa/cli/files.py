@@ -1,4 +1,4 @@
-"""From what is typed to recordings: files, folders, globs, `@lists`, standard input."""
+"""Finds the recordings that arguments name: files, folders, globs, `@lists`, standard input."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hf_sqa.audio import AudioError
 
 
 def find_recordings(arguments: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """Yield `(name, audio)` for every recording meant, in order, each name once.
+    """Yield `(name, audio)` for every recording that the arguments name, in order, each name once.
 
     Args:
-        arguments (`Iterable[str]`): Files, URLs, folders (searched in depth), globs, `@file` for a list with a name a line (`#`
-            begins a comment), `-` for audio on standard input, `@-` for a list on standard input.
+        arguments (`Iterable[str]`): Files, URLs, folders (searched in depth), globs, `@file` for a list with one name per line
+            (`#` begins a comment), `-` for audio on standard input, `@-` for a list on standard input.
 
     `audio` is a path, a URL, bytes, or an `AudioError` for an argument that holds no recording.
     """

@@ -1,4 +1,4 @@
-"""`hf-sqa filter`: select recordings of a scored corpus."""
+"""`hf-sqa filter`: selects recordings of a scored corpus."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def filter_corpus(
 ) -> None:
     """Select recordings by their scores, and print what was removed and why. Nothing is deleted.
 
-    Writes the rows of a manifest or table as they are, with the scores added; for other sources, rows of scores. Recordings without
-    a score never pass.
+    For a manifest or table, writes its own rows with the scores added; for other sources, rows of scores. Recordings without a
+    score never pass.
 
     Example: `hf-sqa filter out/ --min-mos 3.5 --without-warning clipped --write kept.jsonl`
     """

@@ -1,4 +1,4 @@
-"""`hf-sqa finetune`: fine-tune a model on your own rated clips, and say whether it is better."""
+"""`hf-sqa finetune`: fine-tunes a model on your own rated clips, and says whether it is better."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def finetune(
 ) -> None:
     """Fine-tune a model on rated clips, and say whether it is better than before.
 
-    Splits without leaks, trains, and compares before and after on held-out clips, with 95 % intervals and a paired test. The folder
-    gets the checkpoint, `report.json`, `predictions.csv` and a card. The exit code is 0 also where the report recommends to keep
-    the original, and 2 where nothing could be done. Ctrl-C loses nothing: `--resume` goes on.
+    Splits the clips without leaks, trains, and compares before and after on held-out clips, with 95 % intervals and a paired test.
+    Writes the checkpoint, `report.json`, `predictions.csv` and a card into the folder. The exit code is 0 even if the report
+    recommends keeping the original, and 2 if nothing could be done. Ctrl-C loses nothing: `--resume` continues the run.
 
     Examples:
 
@@ -108,7 +108,7 @@ def finetune(
 
 
 def _write_card(folder: Path, report: dict[str, Any], table: str) -> None:
-    """The card: the numbers of the report, what is known of the data, and for the rest what the original's card would say."""
+    """Write the card: the numbers of the report, what is known about the data, and otherwise what the original's card says."""
     from hf_sqa.hub.card import write_card
 
     data = report["data"]
@@ -133,7 +133,7 @@ def _write_card(folder: Path, report: dict[str, Any], table: str) -> None:
 
 
 def _print(report: dict[str, Any], folder: Path) -> None:
-    """Before and after, and what follows."""
+    """Print the scores before and after, and the recommendation."""
     console = make_console()
     titles = {"before": "before", "calibrated": "before, calibrated", "after": "after"}
     for score, compared in report["scores"].items():

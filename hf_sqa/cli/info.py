@@ -1,4 +1,4 @@
-"""`hf-sqa info`: the first command to run; checks the installation."""
+"""`hf-sqa info`: checks the installation; the first command to run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, quiet, stop
 
-#: Score of the built-in sample in float32 with the models that can be the default, and how far machines may differ.
+#: Score of the built-in sample in float32 with each model that can be the default, and how much machines may differ.
 SAMPLE_SCORES, SAMPLE_TOLERANCE = {"distill-mos-v7": 2.843, "distilled-sqa-m": 2.345}, 0.01
 
 

@@ -1,4 +1,4 @@
-"""`hf-sqa listen`: quality while the sound is still coming, from standard input."""
+"""`hf-sqa listen`: shows the quality of sound from standard input while it is arriving."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import typer
 from hf_sqa.cells import clock
 from hf_sqa.cli.stopping import faults_end_it, quiet, say, stop
 
-#: Samples in a portion that is read: a tenth of a second.
+#: Length of the blocks that are read.
 PORTION_SECONDS = 0.1
-#: Signs of the line that moves, from 1 to 5, and how many of the last points it shows.
+#: Characters of the moving line, from score 1 to 5, and the number of points that it shows.
 BLOCKS, SHOWN = "▁▂▃▄▅▆▇█", 60
-#: Kinds of samples by their names in FFmpeg, and the WAV codes (format, bits) that are read.
+#: Sample formats by their names in FFmpeg, and the WAV codes (format, bits) that can be read.
 FORMATS = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4"}
 WAV_FORMATS = {(1, 16): "s16le", (1, 32): "s32le", (3, 32): "f32le"}
 WAV_EXTENSIBLE = 0xFFFE
-#: Sizes of the samples from here on, and 0, are not known: FFmpeg and SoX write such into a pipe.
+#: Stated sizes of the samples from this one on, and 0, mean unknown: FFmpeg and SoX write them into a pipe.
 UNKNOWN_SIZE = 0x7FFF0000
-#: How files begin that are no raw samples.
+#: First bytes of files that do not hold raw samples.
 OTHER_KINDS = {
     b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"RF64": "RF64", b"RIFX": "RIFX", b"FORM": "AIFF", b".snd": "AU",
     b"caff": "CAF", b"riff": "Wave64", b"\x1a\x45\xdf\xa3": "WebM", b"#!AMR": "AMR",
@@ -47,10 +47,10 @@ def listen(
     hop_seconds: Annotated[float, typer.Option(help="Seconds from one score to the next.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each score.")] = False,
 ) -> None:
-    """Show the quality of sound while it comes in: a moving line on a terminal, a line for each score in a pipe.
+    """Show the quality of sound while it arrives: a moving line on a terminal, one line per score in a pipe.
 
-    The scores are those of `hf-sqa score --timeline` for the same sound, a second or two after it was heard. With the default model
-    and the students, the first come after eight seconds, when the level of the curve is known.
+    The scores are those of `hf-sqa score --timeline` for the same sound, one or two seconds later. With the default model and the
+    students, the first scores come after eight seconds, when the level of the curve is known.
 
     Examples:
 
@@ -90,7 +90,7 @@ def listen(
 
 
 def _opened(stream: BinaryIO, sampling_rate: int, channels: int, sample_format: str) -> tuple[bytes, int | None, int, int, str]:
-    """The first bytes of the samples, the size of all if it is known, their rate, channels and format: of a WAV by its header."""
+    """Return the first bytes, the size of all samples if known, their rate, channels and format; from the header of a WAV."""
     head = stream.read(12)
     if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
         begins = [kind for start, kind in OTHER_KINDS.items() if head.startswith(start)] + ["MP4"] * (head[4:8] == b"ftyp")
@@ -120,7 +120,7 @@ def _opened(stream: BinaryIO, sampling_rate: int, channels: int, sample_format: 
 def _portions(
     stream: BinaryIO, head: bytes, left: int | None, sampling_rate: int, channels: int, sample_format: str
 ) -> Iterator[Any]:
-    """Samples as they come, `left` bytes of them at most."""
+    """Yield samples as they arrive, at most `left` bytes of them."""
     import numpy as np
 
     kind = np.dtype(FORMATS[sample_format])
@@ -152,7 +152,7 @@ def _print_plain(point: dict[str, Any]) -> None:
 
 
 class _Line:
-    """The last points as blocks, the last score and the mean, on one line that is drawn anew."""
+    """One line that is redrawn: the last points as blocks, the last score and the mean."""
 
     def __init__(self) -> None:
         self._points: list[float | None] = []

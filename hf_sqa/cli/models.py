@@ -1,4 +1,4 @@
-"""`hf-sqa models`: lists models for `--model`."""
+"""`hf-sqa models`: lists the models that `--model` accepts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def models(
     hub: Annotated[bool, typer.Option("--hub/--no-hub", help="Ask the Hub, too, for models tagged `audio-quality`.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
-    """List models: shipped in PyPI packages, in the cache, on the Hub; and what `hf-sqa convert` can read.
+    """List models: in PyPI packages, in the cache, on the Hub; and what `hf-sqa convert` can read.
 
-    If the Hub cannot be reached, a line on standard error says so; the other models are listed.
+    If the Hub cannot be reached, standard error says so, and the other models are listed.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`hf-sqa prune`: a smaller dense model out of a large one."""
+"""`hf-sqa prune`: makes a smaller dense model from a large one."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def prune(
     bf16: Annotated[bool, typer.Option("--bf16", help="Repair in bfloat16: twice as fast on processors that have it.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn at random.")] = 0,
 ) -> None:
-    """Prune a model step by step, repairing it after each, and report what it lost.
+    """Prune a model step by step, repair it after each step, and report what it lost.
 
-    Convolution channels, hidden units, attention heads and layers are removed, first those that change the scores of the
-    calibration speech least. The result is a dense model that loads like any other. A command that was cut short goes on after the
-    last step in the folder.
+    Removes convolution channels, hidden units, attention heads and layers, starting with those that change the scores of the
+    calibration speech least. The result is a dense model that loads like any other. The same command resumes a stopped run after
+    the last step in the folder.
 
     Example: `hf-sqa prune --model default --target 0.3 --calibration calls/ --output pruned`
     """

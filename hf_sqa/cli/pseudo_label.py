@@ -1,4 +1,4 @@
-"""`hf-sqa pseudo-label`: a teacher's scores of a corpus, a table or a folder, stored with the teacher's identity."""
+"""`hf-sqa pseudo-label`: stores a teacher's scores of a corpus, a table or a folder, with the teacher's identity."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def pseudo_label(
     """Label recordings with a teacher's scores, for `data.pseudo_labels` of a training recipe.
 
     The table has a row for every recording: the scores, the name of the teacher, and digests of its weights and preprocessing. A
-    recording that cannot be scored is a row with a reason, and the exit code is 1. Started again, an interrupted run goes on where
-    it was; recordings that changed or failed are scored again; another teacher is refused. Exit code 2: nothing could be done.
+    recording that cannot be scored is a row with the reason, and the exit code is 1. The same command resumes an interrupted run;
+    it scores changed and failed recordings again, and refuses another teacher. Exit code 2: nothing could be done.
 
     Examples:
 
@@ -79,7 +79,7 @@ def pseudo_label(
 
 
 def _rows(source: list[str], root: Path | None, columns: list[str]) -> list[Any]:
-    """Recordings to label, with their names as far as known."""
+    """Return the recordings to label, with their names if known."""
     from hf_sqa.data.corpora import CORPORA
     from hf_sqa.data.corpora.own_table import SUFFIXES
 

@@ -38,9 +38,9 @@ def push(
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a repository that holds another kind of model.")] = False,
     message: Annotated[str | None, typer.Option("--message", "-m", help="Title of the commit.")] = None,
 ) -> None:
-    """Publish a checkpoint on the Hub: weights, configuration, feature extractor, card and a sample with its scores in one commit.
+    """Publish a checkpoint on the Hub: weights, configuration, feature extractor, card and a scored sample, in one commit.
 
-    Before anything is sent, the checkpoint is loaded and scores the sample, and anything that must not be published stops the push:
+    Before anything is sent, the checkpoint is loaded and scores the sample. Anything that must not be published stops the push:
     pickles, paths of this machine, tokens, a card without a licence, an adapter whose base others cannot find. If the push is
     interrupted, the repository is unchanged or complete; push again. Exit code 2: nothing was published.
 

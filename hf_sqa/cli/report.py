@@ -1,4 +1,4 @@
-"""`hf-sqa report`: what a scored corpus is like, and whether it got worse."""
+"""`hf-sqa report`: reports on a scored corpus, and whether it got worse."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def report(
 ) -> None:
     """Report on a scored corpus: distribution, groups, what a threshold keeps, failures, worst and best recordings.
 
-    Prints the main tables and writes an HTML page. Works while a run is in progress, on the shards that are finished.
+    Prints the main tables and writes an HTML page. During a run, it covers the finished shards.
 
-    With `--compare`, exit code 1 if this run is worse: the 95 % interval of the paired difference lies below `-tolerance`, overall
-    or in a group (intervals of groups are widened by their number), or recordings lost their score or are missing.
+    With `--compare`, the exit code is 1 if this run is worse: the 95 % interval of the paired difference lies below `-tolerance`,
+    overall or in a group (corrected for the number of groups), or recordings lost their score or are missing.
     """
     need_extra("`hf-sqa report`", "corpus", "pyarrow")
     from hf_sqa.scoring.report import compare_runs, make_report

@@ -1,4 +1,4 @@
-"""`hf-sqa score`: a table of scores for files, folders, lists and streams, or a corpus of any size into a folder."""
+"""`hf-sqa score`: scores files, folders, lists and streams into a table, or a corpus of any size into a folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hf_sqa.cli.arguments import BatchSize, Channel, Device, Model, parse_channe
 from hf_sqa.cli.stopping import faults_end_it, is_given, refuse, stop
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-#: What names or holds many recordings, and is none itself.
+#: Suffixes of files that name or hold many recordings.
 LISTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".parquet", ".tar", ".tgz")
 BACKENDS = ("torch", "onnx")
 FILES_ONLY = ("sort", "batch_size", "segments", "plot", "backend")
-#: What a graph alone cannot do.
+#: Options that need torch, not only a graph.
 TORCH_ONLY = ("mode", "dtype", "device", "batch_size", "num_workers", "num_processes", "plot")
 CORPUS_ONLY = (
     *("keep", "audio_column", "key_column", "root", "split", "suffix", "output_format", "max_seconds", "timeout_seconds"),
@@ -163,13 +163,13 @@ def score(
 ) -> None:
     """Score recordings, without a reference, on the five-point scale.
 
-    Prints a table, worst first; `--output` writes a file too. A recording that cannot be scored is a row with its reason; the
-    others are scored, and the exit code is 1. Exit code 2: nothing could be done. Ctrl-C keeps what is done.
+    Prints a table, worst first; `--output` also writes a file. A recording that cannot be scored is a row with the reason; the
+    others are scored, and the exit code is 1. Exit code 2: nothing could be done. Ctrl-C keeps finished rows.
 
-    With a folder as `--output`, one corpus of any size: a folder, glob, manifest (NeMo, Lhotse, URGENT, any JSON lines), `.csv`,
-    `.xlsx`, `.parquet`, WebDataset `.tar`, saved data set, `hub:<repository>`, or any of them behind a URL. After a kill the same
-    command resumes. Every row has a score or a reason, and the exit code is 0 when there are no more; see `hf-sqa report`.
-    Under `torchrun` and `accelerate launch -m hf_sqa` every process takes the shards of its rank.
+    With a folder as `--output`, scores one corpus of any size: a folder, glob, manifest (NeMo, Lhotse, URGENT, any JSON lines),
+    `.csv`, `.xlsx`, `.parquet`, WebDataset `.tar`, saved data set, `hub:<repository>`, or any of these at a URL. The same command
+    resumes a killed run. The exit code is 0 when every row has a score or a reason; see `hf-sqa report`. Under `torchrun` and
+    `accelerate launch -m hf_sqa`, every process scores the shards of its rank.
 
     Examples:
 
@@ -197,7 +197,7 @@ def score(
             stop("--backend onnx needs a folder with a graph as --model; `hf-sqa export onnx <folder>` writes one.")
     if dtype not in DTYPES:
         stop(f"Expected --dtype to be one of {', '.join(DTYPES)}, got {dtype!r}.")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads, of no use here: beside them no process can be copied
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads are useless here, and prevent forking
     from hf_sqa.scoring.scorer import Settings
 
     settings = settings_of(Settings, {**locals(), "channel": parse_channel(channel)})

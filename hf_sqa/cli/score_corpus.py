@@ -1,4 +1,4 @@
-"""`hf-sqa score <corpus> --output <folder>`: a bar on a terminal, a line a minute in a log, one sentence at the end."""
+"""`hf-sqa score <corpus> --output <folder>`: a bar on a terminal, one line per minute in a log, one sentence at the end."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def score_corpus(
 ) -> int:
     """Score a corpus into a folder, and return the exit code; `**more` are options of [`hf_sqa.scoring.run.score_corpus`].
 
-    0: every row was scored or has its reason. 1: rows are left. 2: it could not begin or go on. 130: interrupted by Ctrl-C, or told
-    to end by SIGTERM, as Slurm does; what is finished is kept.
+    0: every row has a score or a reason. 1: rows are left. 2: the run could not begin or continue. 130: interrupted by Ctrl-C, or
+    by SIGTERM, which Slurm sends; finished rows are kept.
     """
     need_extra("Scoring a corpus into a folder", "corpus", "pyarrow")
     from hf_sqa.scoring import open_source, run
@@ -63,7 +63,7 @@ def score_corpus(
                 progress = score_with_ray(source, output, settings, num_actors=actors, num_gpus=gpus, **more)
             else:
                 if num_ranks > 1:
-                    # Each rank takes every n-th of the shards of this part: rank r of part i of n takes i + n * r.
+                    # Each rank takes every num_ranks-th shard of this part: rank r of part i of n starts at shard i + n * r.
                     part = (part[0] + part[1] * rank, part[1] * num_ranks)
                     settings = replace(settings, device=settings.device or _device_of_rank())
                 with bar("reading the list", unit="rows", tell=tell) as update:
@@ -86,7 +86,7 @@ def score_corpus(
 
 
 def summary(progress: Progress, output: Path) -> str:
-    """One sentence on what a run did."""
+    """Describe in one sentence what a run did."""
     earlier = f"{progress.kept:,} rows were there already" if progress.kept else ""
     if not progress.rows:
         return f"Nothing to do: {earlier or 'the source is empty'}."
@@ -104,7 +104,7 @@ def _show(update: Callable[..., None], progress: Progress) -> None:
 
 
 def _rank() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun or accelerate started. A cluster that sets `WORLD_SIZE` alone is neither."""
+    """Return rank and number of processes under torchrun or accelerate; a cluster that only sets `WORLD_SIZE` does not count."""
     if "LOCAL_RANK" not in os.environ:
         return 0, 1
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -120,7 +120,7 @@ def _device_of_rank() -> str:
 
 @contextlib.contextmanager
 def _ending_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does."""
+    """Make SIGTERM end a run as Ctrl-C does."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

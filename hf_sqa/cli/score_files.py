@@ -1,4 +1,4 @@
-"""`hf-sqa score <files>`: from names to rows, a table and a plot."""
+"""`hf-sqa score <files>`: scores named files into rows, a table and a plot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hf_sqa.scoring.items import Refusal
 from hf_sqa.scoring.processes import scored
 from hf_sqa.scoring.scorer import Settings, load_pipeline
 
-#: What is added to a row where a timeline was asked for by name: a fault can be a false one.
+#: Keys of a row that are written only if the user asked for a timeline, because faults can be false alarms.
 COURSE = ("timeline", "faults")
 
 
@@ -37,7 +37,7 @@ def score_files(
     plot: Path | None,
     backend: str = "torch",
 ) -> None:
-    """Score, print and write; see `hf-sqa score --help`."""
+    """Score recordings, print and write the results; see `hf-sqa score --help`."""
     if sort not in SORTS:
         stop(f"Expected --sort to be one of {', '.join(SORTS)}, got {sort!r}.")
     recordings = list(find_recordings(names))
@@ -51,7 +51,7 @@ def score_files(
     writer = row_writer(Path(output), sys.stdout) if output is not None else None
     rows: list[dict[str, Any]] = []
     interrupted, unwritten = False, None
-    # Where a head gives it for little, nobody is told a mean alone.
+    # If a head for local quality makes it cheap, always show more than a mean.
     with_timeline = settings.timeline or plot is not None or scorer.local_is_cheap
     asked = {"return_segments": with_segments, "return_timeline": with_timeline}
     how: dict[str, Any] = {"channel": settings.channel, **asked}
@@ -95,7 +95,7 @@ def score_files(
 
 
 def _load(settings: Settings) -> tuple[Any, list[str]]:
-    """The pipeline, and the names of its scores in a row."""
+    """Return the pipeline, and the names of its scores in a row."""
     quiet()
     scorer = load_pipeline(settings)
     config = scorer.model.config
@@ -103,7 +103,7 @@ def _load(settings: Settings) -> tuple[Any, list[str]]:
 
 
 def _load_graph(settings: Settings) -> tuple[Any, list[str]]:
-    """The same without torch, for a folder with a graph."""
+    """Do the same without torch, for a folder with a graph."""
     from hf_sqa.lite import LitePipeline
 
     num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
@@ -115,7 +115,7 @@ def _load_graph(settings: Settings) -> tuple[Any, list[str]]:
 def _rows(
     recordings: list[tuple[str, Any]], results: Any, score_names: Sequence[str], asked: dict[str, bool]
 ) -> Generator[dict[str, Any], None, None]:
-    """Yield a row a recording, in order; `results` are those of the recordings that were found."""
+    """Yield one row per recording, in order; `results` holds the results of the recordings that were found."""
     with contextlib.closing(results), bar() as update:
         started, audio_seconds, failed = time.monotonic(), 0.0, 0
         for done, (name, audio) in enumerate(recordings, 1):

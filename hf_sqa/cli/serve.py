@@ -1,4 +1,4 @@
-"""`hf-sqa serve`: scores over HTTP."""
+"""`hf-sqa serve`: serves scores over HTTP."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def serve(
 ) -> None:
     """Serve scores over HTTP: `/score`, `/score/batch`, `/timeline`, `/health`, `/metrics`, and their description at `/docs`.
 
-    It serves until Ctrl-C. A recording that cannot be scored is answered with its reason and a status code that fits. It asks
-    nobody who they are: serve on this machine only, or behind a proxy that does. Exit code 2: it could not be started.
+    Serves until Ctrl-C. The answer for a recording that cannot be scored has the reason and a suitable status code. The service has
+    no authentication: serve on this machine only, or behind a proxy that has. Exit code 2: it could not be started.
 
     Examples:
 
@@ -53,7 +53,7 @@ def serve(
     if allow_host and not allow_urls:
         stop("--allow-host needs --allow-urls.")
     if workers == 1:
-        quiet()  # loads torch, for which a process that only watches over workers has no use
+        quiet()  # loads torch, which a process that only supervises workers does not need
     from hf_sqa.scoring import Settings
     from hf_sqa.serve.app import run
     from hf_sqa.serve.service import Limits

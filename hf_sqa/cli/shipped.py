@@ -1,4 +1,4 @@
-"""`--list` of `train`, `distill` and `study`: what comes with the package, and can be named."""
+"""The option `--list` of `train`, `distill` and `study`: shows the files in the package that can be given by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def list_option(kind: Kind, command: str) -> Any:
-    """An option `--list` that prints the files of a kind that a command takes, and ends the command."""
+    """Make an option `--list` that prints the files of a kind that a command takes, and ends the command."""
 
     def print_list(asked: bool) -> None:
         if asked:

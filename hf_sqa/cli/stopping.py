@@ -1,4 +1,4 @@
-"""What commands say on standard error, and how one ends that cannot do what was asked: a line there, and an exit code."""
+"""How commands write to standard error, and how they end with an error: one line there, and an exit code."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from hf_sqa.cells import visible
 from hf_sqa.extras import needs_extra
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-#: What the entry point tells of: a pipe that nobody reads any more, and a full disk.
+#: Errors that the entry point reports: a closed pipe, and a full disk.
 TOLD_LATER = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT)
-#: Lines of [`say_first`].
+#: Number of lines that [`say_first`] writes.
 NUM_SHOWN = 5
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def stop(message: object, code: int = EXIT_USAGE) -> NoReturn:
-    """Say what is wrong and what to do, and exit."""
+    """Say what is wrong and what to do, then exit."""
     say(message)
     raise typer.Exit(code)
 
 
 def say(message: object) -> None:
-    """Write a line to standard error; what is not printable in it is escaped."""
+    """Write a line to standard error, with characters that are not printable escaped."""
     typer.echo(f"hf-sqa: {visible(str(message))}", err=True)
 
 
@@ -54,11 +54,11 @@ def quiet() -> None:
 
 @contextmanager
 def faults_end_it(interrupted: str = "Interrupted.", *also: type[Exception]) -> Iterator[None]:
-    """What a command cannot use or do becomes a line and the exit code 2, and Ctrl-C a line and 130. It decorates commands too.
+    """Turn errors into one line and exit code 2, and Ctrl-C into one line and 130. It is also a decorator for commands.
 
     Args:
-        interrupted (`str`, *optional*): What is said after Ctrl-C.
-        *also: Other errors that are the user's to mend, where a command can meet them.
+        interrupted (`str`, *optional*): Message after Ctrl-C.
+        *also: Further types of errors that users can fix themselves.
     """
     from safetensors import SafetensorError
 
@@ -86,13 +86,13 @@ def need_extra(what: str, extra: str, *packages: str) -> None:
 
 
 def is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option was typed, and is not its default."""
+    """Whether the user typed an option, so that its value is not the default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
 
 
 def refuse(context: typer.Context, names: Iterable[str], why: str) -> None:
-    """Exit if one of these options was typed."""
+    """Exit if the user typed one of these options."""
     for name in names:
         if is_given(context, name):
             option = next(parameter for parameter in context.command.params if parameter.name == name)
@@ -101,7 +101,7 @@ def refuse(context: typer.Context, names: Iterable[str], why: str) -> None:
 
 @contextmanager
 def ends_of_training(after_interrupt: str) -> Iterator[None]:
-    """[`faults_end_it`] for a training, which ends with 1 if it cannot go on, and is one of several processes at times."""
+    """[`faults_end_it`] for training, which exits with 1 if it cannot continue, and may be one of several processes."""
     from huggingface_hub.errors import StrictDataclassError
 
     from hf_sqa.training.run import Interrupted, TrainingError
@@ -115,17 +115,17 @@ def ends_of_training(after_interrupt: str) -> Iterator[None]:
         except TrainingError as error:
             stop(error, EXIT_FAILED)
         except (ValueError, StrictDataclassError) as error:
-            if not is_first_process():  # all processes find the same mistake in a recipe
+            if not is_first_process():  # all processes find the same error in a recipe
                 raise typer.Exit(EXIT_USAGE) from None
             stop(error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error)
 
 
 def is_first_process() -> bool:
-    """Whether this is the first, or the only one, of the processes that train together."""
+    """Whether this is the first, or only, process of a training."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def check_plot(plot: Path) -> None:
-    """Stop where a plot cannot be written by its name."""
+    """Stop if the name of a plot has a wrong suffix or a missing folder."""
     if plot.suffix.lower() not in PLOT_SUFFIXES or not plot.parent.is_dir():
         stop(f"Expected --plot to end in {', '.join(PLOT_SUFFIXES)} and to lie in a folder that exists, got {str(plot)!r}.")

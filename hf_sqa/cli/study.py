@@ -1,4 +1,4 @@
-"""`hf-sqa study`: models x seeds x test sets from one file, resumable, shared by processes."""
+"""`hf-sqa study`: runs models x seeds x test sets from one file; resumable, shared by processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_sqa.cli.shipped import list_option
 from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, need_extra, quiet, stop
 from hf_sqa.progress import bar
 
-#: Set by torchrun and accelerate. Their processes share a study here, not a training: each trains alone.
+#: Variables that torchrun and accelerate set. Here their processes share a study, not a training: each trains alone.
 LAUNCHER_VARIABLES = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK"),
@@ -41,11 +41,11 @@ def study(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it needs, what is done and what is left, and stop.")] = False,
     list_studies: Annotated[bool, list_option("studies", "study")] = False,
 ) -> None:
-    """Run a study: train what it asks for, test everything, write one table and the figures.
+    """Run a study: train the models it asks for, test all of them, write one table and the figures.
 
-    The same command resumes: what is done is never done again, what was changed in the file is. Several processes may share the
-    folder; under `torchrun` or `accelerate launch` every process takes its part. The folder gets `results.parquet`,
-    `results.csv`, `results.md` and the figures, `models/` and `cells/` with the predictions for each clip.
+    The same command resumes a study: finished runs are kept, runs that changed in the file are done again. Several processes may
+    share the folder; under `torchrun` or `accelerate launch` every process takes its part. Writes `results.parquet`,
+    `results.csv`, `results.md`, the figures, `models/`, and `cells/` with the predictions for each clip.
 
     Exit code 1: some runs failed, each with its reason. Exit code 2: nothing could be done. Ctrl-C loses only the run in progress.
 
@@ -80,7 +80,7 @@ def study(
 
 
 def _leave_the_launcher() -> int:
-    """Which process of a launcher this is, 0 without one; each gets a GPU of its own if there are any."""
+    """Return the number of this process under a launcher, 0 without one; give each process its own GPU if there are any."""
     rank, local = int(os.environ.get("RANK", 0)), os.environ.get("LOCAL_RANK")
     if local is not None:
         visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]

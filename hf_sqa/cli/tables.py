@@ -1,4 +1,4 @@
-"""Rows of scores to a terminal and to files."""
+"""Writes rows of scores to a terminal and to files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from hf_sqa.row_tables import RowWriter
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 SORTS = ("worst", "best", "name", "input")
-#: Recordings named at the end of a table.
+#: Number of recordings named at the end of a table.
 NUM_WORST = 3
-#: Faults named in a remark, and lines of a timeline under a recording.
+#: Largest number of faults named in a remark, and of timeline rows below a recording.
 MOST_FAULTS, MOST_LINES = 3, 60
-#: From this score up, on the five-point scale: the colour of a cell or a bar.
+#: Colour of a cell or a bar from this score upwards, on the five-point scale.
 COLOURS = ((4.0, "green"), (3.0, "yellow"), (2.0, "dark_orange"), (-math.inf, "red"))
 
 
 def row_writer(path: Path, standard_output: IO[str]) -> RowWriter:
-    """What writes rows to `.csv`, `.jsonl` or `.parquet`; for `-` JSON lines to standard output."""
+    """Return a writer of rows to `.csv`, `.jsonl` or `.parquet`; for `-`, JSON lines to standard output."""
     if str(path) == "-":
         return RowWriter(path, ".jsonl", standard_output)
     if path.suffix.lower() not in SUFFIXES:
@@ -31,7 +31,7 @@ def row_writer(path: Path, standard_output: IO[str]) -> RowWriter:
 
 
 def sort_rows(rows: Sequence[dict[str, Any]], score: str, sort: str) -> list[dict[str, Any]]:
-    """Order rows by `"worst"` or `"best"` first of one score, by `"name"`, or as they came (`"input"`); unscored last."""
+    """Sort rows by a score, `"worst"` or `"best"` first with unscored rows last, by `"name"`, or not at all (`"input"`)."""
     if sort == "input":
         return list(rows)
     if sort == "name":
@@ -41,7 +41,7 @@ def sort_rows(rows: Sequence[dict[str, Any]], score: str, sort: str) -> list[dic
 
 
 def print_table(rows: Sequence[dict[str, Any]], score_names: Sequence[str], console: Any) -> None:
-    """Print one line a recording: scores coloured by the five-point scale, duration, rate, and what was found."""
+    """Print one line per recording: scores coloured by the five-point scale, duration, rate, and findings."""
     from rich.text import Text
 
     worst = ["worst"] if any("worst" in row for row in rows) else []
@@ -66,7 +66,7 @@ def _score(value: float) -> Any:
 
 
 def mean_and_worst(rows: Sequence[dict[str, Any]], score: str) -> str:
-    """One line on several recordings: their mean with its interval, how many have no score, and which are the worst."""
+    """Summarise recordings in one line: their mean with its interval, how many have no score, and which are the worst."""
     from hf_sqa.metrics import compare_systems
     from hf_sqa.metrics.bootstrap import MIN_UNITS
 
@@ -91,7 +91,7 @@ def _worst(row: dict[str, Any]) -> Any:
 
 
 def _faults(row: dict[str, Any], score: str) -> list[str]:
-    """The deepest faults of a recording in words, in order of time."""
+    """Describe the most severe faults of a recording in words, in order of time."""
     faults = row.get("faults") or []
     named = sorted(sorted(faults, key=lambda fault: fault[score])[:MOST_FAULTS], key=lambda fault: fault["start"])
     words = [f"fault ({fault['kind']}) from {clock(fault['start'])} to {clock(fault['end'])}" for fault in named]
@@ -99,7 +99,7 @@ def _faults(row: dict[str, Any], score: str) -> list[str]:
 
 
 def _course(timeline: Sequence[dict[str, Any]], score_names: Sequence[str]) -> list[dict[str, Any]]:
-    """A timeline in at most `MOST_LINES` stretches, each with the mean of its points; every point where they are few."""
+    """Average a timeline into at most `MOST_LINES` stretches; a short one keeps every point."""
     size = max(1, math.ceil(len(timeline) / MOST_LINES))
     pieces = [timeline[first : first + size] for first in range(0, len(timeline), size)]
     return [
@@ -110,17 +110,17 @@ def _course(timeline: Sequence[dict[str, Any]], score_names: Sequence[str]) -> l
 
 
 def colour(score: float) -> str:
-    """Colour of a score on the five-point scale."""
+    """Return the colour of a score on the five-point scale."""
     return next(name for lowest, name in COLOURS if score >= lowest)
 
 
 def interval_of(estimate: Any, form: str = ".2f") -> str:
-    """The ends of an estimate's interval in brackets; nothing where it has none."""
+    """Format the ends of an estimate's interval in brackets; empty if it has none."""
     return "" if math.isnan(estimate.low) else f"[{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def make_console() -> Any:
-    """A console that wraps lines on a terminal only: a pipe or a file has no edge."""
+    """Make a console that wraps lines only on a terminal, because a pipe or a file has no width."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -130,7 +130,7 @@ def make_console() -> Any:
 
 
 def show_table(console: Any, head: Sequence[str], rows: Iterable[Sequence[Any]], left: Collection[str] = ()) -> None:
-    """Print rows of texts under a head; the columns `left`, or the first, are flush left and may wrap, the others flush right."""
+    """Print rows below a header; the columns in `left`, or the first, are left-aligned and may wrap, the others right-aligned."""
     from rich.table import Table
     from rich.text import Text
 
@@ -144,7 +144,7 @@ def show_table(console: Any, head: Sequence[str], rows: Iterable[Sequence[Any]],
 
 
 def print_training(result: Any, judges: str, unit: str) -> None:
-    """Print what a training came to, a [`~hf_sqa.training.TrainingResult`]: metrics by some judges, counts, what was left out."""
+    """Print a [`~hf_sqa.training.TrainingResult`]: metrics against `judges`, counts in `unit`, and what was left out."""
     console = make_console()
     metrics = {name.removeprefix("eval_"): value for name, value in result.metrics.items()}
     chosen = [name for name in metrics if name.rsplit("_", 1)[-1] in ("srcc", "lcc", "rmse", "loss")]
@@ -159,7 +159,7 @@ def print_training(result: Any, judges: str, unit: str) -> None:
 
 
 def print_agreement(rows: Sequence[dict[str, Any]]) -> None:
-    """Print agreement with listeners: a line for each test set, score and level, with the metrics and their intervals.
+    """Print agreement with listeners: one row for each test set, score and level, with the metrics and their intervals.
 
     Args:
         rows (sequence of `dict`): Rows of [`~hf_sqa.evaluation.suite.SuiteResult`].

@@ -1,4 +1,4 @@
-"""`hf-sqa train`: train or fine-tune a model by a recipe."""
+"""`hf-sqa train`: trains or fine-tunes a model from a recipe."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def train(
     overwrite: Overwrite = False,
     list_recipes: Annotated[bool, list_option("recipes", "train")] = False,
 ) -> None:
-    """Train or fine-tune a model by a recipe.
+    """Train or fine-tune a model from a recipe.
 
-    The output folder holds the best weights with all that is needed to load them, the recipe and its result. Ctrl-C saves a
-    checkpoint and exits with 130; the same command goes on from the newest complete one. The test sets of the recipe's section
-    `evaluation` are scored at the end: `results.md` in the output folder is the table, `results.csv` has all numbers. Several
+    The output folder holds the best weights with everything needed to load them, the recipe and the result. Ctrl-C saves a
+    checkpoint and exits with 130; the same command resumes from the newest complete one. At the end, the test sets of the recipe's
+    section `evaluation` are scored: `results.md` in the output folder has the table, `results.csv` all numbers. For several
     processes: `torchrun --nproc_per_node 2 -m hf_sqa train w2v-ger`.
 
     Examples:
