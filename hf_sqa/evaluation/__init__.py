@@ -1,4 +1,4 @@
-"""How well a model agrees with listeners."""
+"""Evaluation: how well a model agrees with listeners."""
 
 from hf_sqa.evaluation.suite import (
     SuiteOptions as SuiteOptions,

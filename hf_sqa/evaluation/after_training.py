@@ -1,4 +1,4 @@
-"""The section `evaluation` of a recipe: evaluates a trained model on the test sets that the recipe names."""
+"""The section `evaluation` of a recipe: evaluate a trained model on the test sets that the recipe names."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hf_sqa.training.recipe import Recipe, Source, load_recipe
 from hf_sqa.training.rows import load_source
 from hf_sqa.training.run import TrainingResult, run_recipe
 
-#: What is written into the folder of the trained model: a row for each test set, score, level and metric; the table to read.
+#: Files written into the folder of the trained model: a row for each test set, score, level and metric; a table for readers.
 ROWS, TABLE = "results.csv", "results.md"
-#: Columns that are not text, though text may look like numbers.
+#: Numeric columns; text in other columns may look like numbers.
 NUMBERS = {
     **dict.fromkeys(("value", "low", "high"), float),
     **dict.fromkeys(("num_clips", "num_failed", "num_unrated", "num_units"), int),
@@ -33,23 +33,23 @@ def run_and_evaluate(
 ) -> tuple[TrainingResult, list[dict[str, Any]]]:
     """Train by a recipe, and evaluate the result on the test sets of its section `evaluation`.
 
-    The test sets are loaded before the training begins, so that a missing corpus is reported at once and not days later. Rows of
+    The test sets are loaded before training begins, so that a missing corpus is reported at once and not days later. Rows of
     agreement with all metrics are written to `results.csv`, and a table to `results.md`, in the folder of the trained model. The
-    same command resumes: a test set whose rows are there, for these weights and this source, is not scored again.
+    same command resumes: a test set that already has rows for these weights and this source is not scored again.
 
     Args:
         recipe ([`~hf_sqa.training.recipe.Recipe`], path or `dict`): The recipe.
-        progress (callable, *optional*): Takes the name of a test set and gives a context, whose value is called with the clips
-            done and all clips.
-        evaluates (`bool`, *optional*, defaults to `True`): Whether this process evaluates; of several that train, only one does.
+        progress (callable, *optional*): Takes the name of a test set and returns a context manager, whose value is called with
+            the number of clips done and their total.
+        evaluates (`bool`, *optional*, defaults to `True`): Whether this process evaluates. If several train, only one does.
         **options: Options of [`~hf_sqa.training.run.run_recipe`].
 
     Returns:
         `(TrainingResult, list[dict])`: The result of the training, and the rows of agreement.
 
     Raises:
-        FileNotFoundError, ValueError: If a test set cannot be loaded, or has no label of a score of the model.
-        KeyboardInterrupt: After Ctrl-C; the test sets that are done are written.
+        FileNotFoundError, ValueError: If a test set cannot be loaded, or has no label for any score of the model.
+        KeyboardInterrupt: After Ctrl-C; finished test sets are written.
     """
     recipe = load_recipe(recipe)
     test_sets = _loaded(recipe) if evaluates else {}
@@ -68,7 +68,7 @@ def _loaded(recipe: Recipe) -> dict[str, tuple[Source, Any]]:
 
 
 def _named(recipe: Recipe) -> dict[str, Source]:
-    """Sources by a name of their own: the corpus, and a number where a corpus is named twice."""
+    """Return the sources by unique name: the corpus, with a number if a corpus is named twice."""
     names: dict[str, Source] = {}
     for source in recipe.evaluation:
         plain = Path(source.name).stem if source.table is not None else source.name
@@ -116,7 +116,7 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:
-    """Rows written before; none where there is no such file. A number that is empty there is NaN."""
+    """Read the rows written before; none if the file does not exist. An empty number becomes NaN."""
     import pandas
 
     if not (folder / ROWS).is_file():

@@ -1,7 +1,7 @@
 """`evaluate.evaluator("audio-quality")`: a pipeline, a rated data set, one call. Importing this module registers the task.
 
-The base class of evaluate 0.4 refers to `transformers.TFPreTrainedModel`, gone since transformers 5, and its bootstrap calls the
-metric once per draw and key and has no systems; these methods are replaced. Needs `pip install 'hf-sqa[train]'`.
+The base class of evaluate 0.4 refers to `transformers.TFPreTrainedModel`, which transformers 5 removed. Its bootstrap calls the
+metric once per draw and key, and knows no systems. Those methods are replaced here. Needs `pip install 'hf-sqa[train]'`.
 """
 
 import math
@@ -61,25 +61,25 @@ class AudioQualityEvaluator(Evaluator):
         ci95_column: str | None = None,
         mapping: str | None = None,
     ) -> dict[str, Any]:
-        """Evaluate.
+        """Evaluate a pipeline on rated recordings.
 
         Args:
             model_or_pipeline (`str`, model or pipeline, *optional*): Checkpoint, model of ours, audio-quality pipeline, or any
-                callable that takes a column of recordings and returns a dict of scores for each; the default checkpoint otherwise.
+                callable that takes a column of recordings and returns a dict of scores for each. Defaults to the default checkpoint.
             data (`str` or `datasets.Dataset`): Rated recordings; a string is loaded from the Hub.
             subset (`str`, *optional*): Configuration to load.
             split (`str`, *optional*): Split to load; the test split if not given.
             metric (`EvaluationModule`, *optional*): Another metric of predictions and references; agreement with listeners if not
-                given. Intervals and system, condition, interval columns are for agreement only.
+                given. The bootstrap and the columns of systems, conditions and intervals are for agreement only.
             feature_extractor (feature extractor, *optional*): For a model given as an object; the model's own if not given.
             strategy (`str`, *optional*, defaults to `"simple"`): `"simple"`, or `"bootstrap"` for intervals of
-                [`hf_sqa.metrics.bootstrap_agreement`], clustered by system where `system_column` is given.
+                [`hf_sqa.metrics.bootstrap_agreement`], clustered by system if `system_column` is given.
             confidence_level (`float`, *optional*, defaults to 0.95): Confidence level of the intervals.
             n_resamples (`int`, *optional*, defaults to 9999): Bootstrap draws.
             device (`int`, *optional*): Device of the pipeline made here; -1 is the CPU. A GPU is used if there is one.
             random_state (`int`, *optional*): Seed of the draws.
             input_column (`str`, *optional*, defaults to `"audio"`): Recordings. hf_sqa decodes an `Audio` column, not datasets.
-            label_column (`str`, *optional*, defaults to `"mos"`): Labels of listeners; None or NaN is unrated.
+            label_column (`str`, *optional*, defaults to `"mos"`): Listeners' labels; None or NaN means unrated.
             score (`str`, *optional*): Name of the predicted score; that of `label_column` if not given.
             system_column (`str`, *optional*): Systems; adds the `sys_` keys.
             condition_column (`str`, *optional*): Conditions; adds the `con_` keys.
@@ -87,10 +87,10 @@ class AudioQualityEvaluator(Evaluator):
             mapping (`str`, *optional*): `"first"` or `"third"`; adds RMSE after mapping.
 
         Returns:
-            `dict`: The keys of [`hf_sqa.metrics.agreement`], with `strategy="bootstrap"` correlations and errors as dicts of
-            `score`, `confidence_interval` and `standard_error`. Counts, mapped errors and Kendall's tau, whose draws compare
+            `dict`: The keys of [`hf_sqa.metrics.agreement`]. With `strategy="bootstrap"`, correlations and errors are dicts of
+            `score`, `confidence_interval` and `standard_error`; counts, mapped errors and Kendall's tau, whose draws would compare
             all pairs of clips, stay numbers. Then `total_time_in_seconds`, `samples_per_second` and `latency_in_seconds`.
-            Recordings that cannot be scored do not stop the evaluation: they are counted in `num_failed`.
+            Recordings that cannot be scored do not stop the evaluation; `num_failed` counts them.
 
         Raises:
             ValueError: If a column, the score or the strategy does not exist.
@@ -116,7 +116,7 @@ class AudioQualityEvaluator(Evaluator):
     def prepare_data(
         self, data: Dataset, input_column: str, label_column: str, columns: Mapping[str, str | None] | None = None
     ) -> tuple[dict[str, Any], DatasetColumn]:
-        """Metric inputs by name, and the recordings, read one by one."""
+        """Return the metric inputs by name, and the recordings, which are read one by one."""
         named = {name: column for name, column in (columns or {}).items() if column is not None}
         self.check_required_columns(data, {"input_column": input_column, "label_column": label_column, **named})
         inputs = {"references": list(data[label_column])} | {name: list(data[column]) for name, column in named.items()}
@@ -127,7 +127,7 @@ class AudioQualityEvaluator(Evaluator):
     def prepare_pipeline(
         self, model_or_pipeline: Any, tokenizer: Any = None, feature_extractor: Any = None, device: int | None = None
     ) -> Any:
-        """The pipeline given, or one made of a model or checkpoint."""
+        """Return the given pipeline, or make one from a model or checkpoint."""
         if model_or_pipeline is not None and not isinstance(model_or_pipeline, (str, transformers.PreTrainedModel)):
             task = getattr(model_or_pipeline, "task", self.task)
             if task != self.task:
@@ -150,7 +150,7 @@ class AudioQualityEvaluator(Evaluator):
         return rows, self._compute_time_perf(start, perf_counter(), len(rows)) if rows else {}
 
     def predictions_processor(self, rows: list[dict[str, Any]], score: str) -> dict[str, list[float]]:
-        """The score of that name of every row; NaN where there is none."""
+        """Return the named score of every row; NaN if it is missing."""
         if rows and score not in rows[0]:
             names = [name for name in rows[0] if name not in ("status", "code", "reason")]
             raise ValueError(f"Expected a model that predicts {score!r}, got one for {', '.join(names)}; choose with `score=`.")

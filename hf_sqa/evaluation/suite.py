@@ -1,6 +1,6 @@
-"""Evaluates a model on rated test sets: a row for each clip, agreement with listeners with intervals, and CPU time.
+"""Evaluate a model on rated test sets: a row for each clip, agreement with listeners with intervals, and CPU time.
 
-`hf-sqa evaluate` prints it, the cells of a study keep it, and model cards quote it.
+`hf-sqa evaluate` prints the result, the cells of a study keep it, and model cards quote it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from hf_sqa.metrics import METRICS, bootstrap_agreement
 from hf_sqa.metrics.agreement import rated_and_scored
 
 LEVEL_COLUMNS = {"sys": "system_id", "con": "condition_id"}
-#: Columns whose clips are drawn together for the intervals; the first that a test set has.
+#: Columns by which clips are drawn together for the intervals; the first that a test set has is used.
 CLUSTER_COLUMNS = ("system_id", "condition_id", "source_id", "talker_id")
 CLIP_COLUMNS = ("utterance_id", "system_id", "condition_id", "talker_id", "source_id", "corpus", "language")
 DEFAULT_METRICS = ("lcc", "srcc", "mse", "rmse")
-#: The most serious first.
+#: Marks and meanings of overlap, most serious first.
 OVERLAP_MARKS = {
     "clips": ("†", "some of these recordings were trained on"),
     "sources": ("‡", "trained on other versions of the same originals"),
@@ -33,28 +33,28 @@ OVERLAP_MARKS = {
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """One model on one test set."""
+    """The result of one model on one test set."""
 
-    test_set: str  # Its name
+    test_set: str  # Name of the test set
     # A row for each clip: `audio` (its path), `utterance_id`, `system_id`, ..., for each score `label_<score>` and
-    # `predicted_<score>` (NaN where there is none), `status`, `code` and `reason` (why it was not scored), `warnings`, `seconds`
+    # `predicted_<score>` (NaN if missing), `status`, `code` and `reason` (why it was not scored), `warnings`, `seconds`
     clips: list[dict[str, Any]]
     # A row for each score, level and metric: `test_set`, `score`, `level`, `metric`, `value`, `low`, `high`, `num_clips`,
     # `num_failed`, `num_unrated`, `num_units` and `unit` (what was drawn for the interval)
     rows: list[dict[str, Any]]
     identity: dict[str, Any]  # Identity of the model, see [`~hf_sqa.pipelines.model_identity`]
     num_parameters: int  # Number of weights of the model
-    # CPU time of this process inside the model for a second of audio, decoding left out; NaN where nothing was scored
+    # CPU time of this process inside the model per second of audio, without decoding; NaN if nothing was scored
     cpu_seconds_per_second: float
     complete: bool = True  # Whether all clips were scored; an interrupted run has only some
 
     @property
     def num_failed(self) -> int:
-        """Clips without a score, whether rated or not."""
+        """Number of clips without a score, rated or not."""
         return sum(clip["status"] != "ok" for clip in self.clips)
 
     def value(self, metric: str, score: str | None = None) -> float:
-        """One number of `rows`, such as `value("utt_srcc")`; of the first score unless one is named."""
+        """Return one number of `rows`, such as `value("utt_srcc")`, for the first score unless another is named."""
         level, _, name = metric.partition("_")
         for row in self.rows:
             if (row["level"], row["metric"]) == (level, name) and score in (None, row["score"]):
@@ -69,9 +69,9 @@ class SuiteOptions:
     # Scores to compare; a dict maps a predicted score to a label of another name: `{"mos": "g_mos"}`. By default the scores that
     # model and test set share
     scores: Sequence[str] | Mapping[str, str] | None = None
-    metrics: Sequence[str] = DEFAULT_METRICS  # Out of `lcc`, `srcc`, `ktau`, `mse`, `rmse`, `mae`, at every level
-    # Column whose clips are drawn together for the intervals of the level `utt`; `"none"` for single clips. By default the first of
-    # system, condition, source and talker that the test set has
+    metrics: Sequence[str] = DEFAULT_METRICS  # Any of `lcc`, `srcc`, `ktau`, `mse`, `rmse`, `mae`, at every level
+    # Column by which clips are drawn together for the intervals of the level `utt`; `"none"` for single clips. By default the first
+    # of system, condition, source and talker that the test set has
     cluster: str | None = None
     num_draws: int = 10_000  # Bootstrap draws
 
@@ -93,7 +93,7 @@ class Point:
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]]) -> Point | None:
-        """What the rows of all seeds say; `None` where nothing is defined."""
+        """Summarise the rows of all seeds; `None` if no value is defined."""
         value, low, high = (
             float(np.nanmean(ends)) if np.isfinite(ends := np.array([row[name] for row in rows], np.float64)).any() else math.nan
             for name in ("value", "low", "high")
@@ -110,16 +110,16 @@ class Point:
 
     @property
     def mark(self) -> str:
-        """The sign of the overlap, a space before it."""
+        """The mark of the overlap after a space; empty without overlap."""
         return f" {OVERLAP_MARKS[self.overlap][0]}" if self.overlap else ""
 
     def text(self, form: str = "{:.3f}", of_one_seed: str = "") -> str:
-        """The value and its deviation over seeds, in place of which something else may stand where there is one seed."""
+        """Return the value and its deviation over seeds; with one seed, the value and `of_one_seed`."""
         return form.format(self.value) + (of_one_seed if self.deviation is None else f" ± {self.deviation:.3f}")
 
 
 def legend(points: Iterable[Point | None]) -> list[str]:
-    """What the signs of overlap mean, in the order in which they occur."""
+    """Return the meanings of the overlap marks, in the order in which they occur."""
     kinds = dict.fromkeys(point.overlap for point in points if point and point.overlap)
     return [" ".join(OVERLAP_MARKS[kind]) for kind in kinds]
 
@@ -138,7 +138,7 @@ def evaluate_checkpoint(
     device: Any = None,
     progress: Progress | None = None,
 ) -> SuiteResult:
-    """Score a rated data set and compare with its listeners.
+    """Score a rated data set and compare the scores with its listeners.
 
     ```python
     >>> from hf_sqa.data import load_corpus
@@ -147,26 +147,26 @@ def evaluate_checkpoint(
     0.91
     ```
 
-    Clips that cannot be scored are rows with a reason and are counted. After Ctrl-C the result covers the clips done, and
-    `complete` is false.
+    Clips that cannot be scored become rows with a reason, and are counted. After Ctrl-C the result covers the clips scored so far,
+    and `complete` is false.
 
     Args:
-        model: An audio-quality pipeline, `"default"`, a folder, a Hub id.
-        dataset (`datasets.Dataset`): In the schema of [`~hf_sqa.data.load_corpus`], audio undecoded.
-        test_set (`str`, *optional*, defaults to `"test"`): Its name.
+        model: An audio-quality pipeline, `"default"`, a folder, or a Hub id.
+        dataset (`datasets.Dataset`): Rated clips in the schema of [`~hf_sqa.data.load_corpus`], audio undecoded.
+        test_set (`str`, *optional*, defaults to `"test"`): Name of the test set.
         options ([`SuiteOptions`], *optional*): Scores, metrics and intervals.
         batch_size, num_workers: As for the pipeline; they never change a score.
         device (*optional*): Device of a model given by name.
-        progress (callable, *optional*): Called with clips done and all clips.
+        progress (callable, *optional*): Called with the number of clips done and their total.
 
     Raises:
-        ValueError: If the data set has no row, or model and test set share no score.
+        ValueError: If the data set has no rows, or model and test set share no score.
     """
     options = options or SuiteOptions()
     scorer = load_scorer(model, device)
     if not len(dataset):
         raise ValueError(f"Expected rated clips in the test set {test_set!r}, got none.")
-    columns = dataset[:]  # at once: datasets copies the description of all columns for each one that is asked for by name
+    columns = dataset[:]  # all at once: datasets copies the description of all columns for each column read by name
     features = dataset.features
     numbers = [name for name in dataset.column_names if features[name].dtype == "float64"]
     ratings = {name: np.array(columns[name], dtype=np.float64) for name in numbers}
@@ -208,7 +208,7 @@ def evaluate_checkpoint(
 
 
 def load_scorer(model: Any, device: Any = None) -> Any:
-    """An audio-quality pipeline: the one given, or one of a checkpoint by name or folder."""
+    """Return the given audio-quality pipeline, or load one from a checkpoint by name or folder."""
     if getattr(model, "task", None) == "audio-quality":
         return model
     import hf_sqa.pipelines
@@ -219,9 +219,9 @@ def load_scorer(model: Any, device: Any = None) -> Any:
 def agreement_rows(
     clips: Sequence[Mapping[str, Any]], scores: Sequence[str], *, test_set: str, options: SuiteOptions | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of agreement with intervals from rows of clips, as in [`SuiteResult`]; nothing is scored again.
+    """Compute rows of agreement with intervals from rows of clips, as in [`SuiteResult`]; nothing is scored again.
 
-    There is always the level `utt`; `sys` and `con` need at least two systems or conditions, and fewer than clips.
+    The level `utt` is always present. `sys` and `con` need at least two systems or conditions, and fewer of them than clips.
     """
     options = options or SuiteOptions()
     rows = []
@@ -260,16 +260,16 @@ def markdown_table(
     score: str | None = None,
     columns: str = "metric",
 ) -> str:
-    """A Markdown table of rows of agreement, with the marks of overlap and their legend.
+    """Return a Markdown table of rows of agreement, with the marks of overlap and their legend.
 
     Args:
         rows (iterable of `dict`): Rows of [`SuiteResult`], or of a study with `model`, `seed` and `overlap`; seeds are averaged.
         metrics (sequence of `str`, *optional*): Metrics with their level.
-        score (`str`, *optional*): Which score; the first by default.
+        score (`str`, *optional*): Score to show; the first by default.
         columns (`str`, *optional*, defaults to `"metric"`): `"metric"`: a line for each model and test set, a column for each
             metric, with intervals. `"test_set"`: a line for each model, a column for each test set, for the first metric.
 
-    Values of several seeds are mean and standard deviation; those of a single run have their interval.
+    With several seeds, values are mean and standard deviation; with a single run, they have their interval.
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -317,7 +317,7 @@ def _scores_to_compare(wanted: Any, predicted: Sequence[str], ratings: Mapping[s
 
 
 def _scored(scorer: Any, audio: list[Any], batch_size: int, num_workers: int) -> Iterable[tuple[dict[str, Any], float]]:
-    """Results in order with all details, each with its share of the CPU time inside the model."""
+    """Yield results in order with all details, each with its share of the CPU time inside the model."""
     items = scorer.preprocessed((audio[index] for index in range(len(audio))), num_workers, scorer._preprocess_params)
     while batch := list(itertools.islice(items, batch_size)):
         began = time.process_time()

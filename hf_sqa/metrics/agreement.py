@@ -1,11 +1,11 @@
-"""Agreement of predicted scores with listeners, the way the field reports it.
+"""Agreement of predicted scores with listeners, as the field reports it.
 
 Correlations and errors at utterance, system and condition level, and the errors of ITU-T P.1401 after a monotonic mapping.
 Equation numbers are those of P.1401 as cited in NISQA (Mittag, Naderi, Chehadi, Möller, Interspeech 2021); NumPy and SciPy only.
 
-What differs from NISQA's evaluation: a mapping never falls, also of first order (NISQA fits a free line, so a model that is wrong
-throughout gets a small mapped error); the third order is solved exactly instead of on a grid of constraints; a mapping of condition
-means is applied to these means, not to the files before averaging.
+Differences from NISQA's evaluation: a mapping never falls, not even of first order (NISQA fits a free line, which gives a small
+mapped error to a model that ranks the wrong way round); the third order is solved exactly, not on a grid of constraints; a mapping
+of condition means is applied to these means, not to the files before averaging.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -17,15 +17,15 @@ from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 from scipy.stats import kendalltau, rankdata
 
-#: Degrees of freedom `d` that a mapping takes from the error, as NISQA and the ConferencingSpeech 2022 challenge count them.
+#: Degrees of freedom `d` of a mapping, as NISQA and the ConferencingSpeech 2022 challenge count them.
 DEGREES_OF_FREEDOM = {None: 0, "first": 1, "third": 4}
 MAPPING_ORDERS = {"first": 1, "third": 3}
 #: Whether a larger value is better, by metric name without its level.
 GREATER_IS_BETTER = {"lcc": True, "srcc": True, "ktau": True, "mse": False, "rmse": False, "mae": False}
 
-#: Spread below this share of the largest value is rounding, not variation.
+#: Spread below this share of the largest value counts as rounding, not variation.
 ROUNDING = 1e-12
-#: Group means are rounded: equal means of different ratings would otherwise differ in the last bit and break a tie.
+#: Decimals of group means. Unrounded, equal means of different ratings could differ in the last bit and break a tie.
 MEAN_DECIMALS = 10
 #: Places of the double root in `_third_order`; more of them lower a mapped error by less than 1e-6.
 NUM_ROOTS = 1001
@@ -40,9 +40,9 @@ def agreement(
     ci95: ArrayLike | None = None,
     mapping: str | None = None,
 ) -> dict[str, float]:
-    """Agreement of the predictions of one score with its labels, as a flat dict.
+    """Measure the agreement of one score's predictions with its labels, as a flat dict.
 
-    At system and condition level predictions and labels are averaged first and compared second, over the clips that have both.
+    At system and condition level, predictions and labels are averaged first and compared second, over the clips that have both.
 
     ```python
     >>> agreement([1.0, 2.0, 4.0], [1.5, 2.0, 4.5])["utt_srcc"]
@@ -57,7 +57,7 @@ def agreement(
         conditions (sequence of length `num_clips`, *optional*): Condition of every clip; adds the `con_` keys.
         ci95 (array of shape `(num_clips,)`, *optional*): Half-width of the 95 % interval of every label, MOS points; adds the
             `rmse_star` keys and needs `mapping`. A group's interval is that of a mean of independent labels, `sqrt(sum(ci95²)) /
-            n`; where the corpus states intervals per condition, average the clips of each condition and call this on the averages.
+            n`. If the corpus gives intervals per condition, average the clips of each condition and call this on the averages.
         mapping (`str`, *optional*): `"first"` or `"third"`: order of the monotonic fit of predictions to labels; adds the
             `rmse_mapped` keys. Every level is fitted on its own.
 
@@ -66,7 +66,7 @@ def agreement(
         `rmse`, `mae`, `rmse_mapped`, `rmse_star`. Errors are in MOS points (`mse` in squared points). NaN means undefined, never
         zero: a correlation of a constant or of fewer than two points, an error without points, a mapped error with no more points
         than the mapping has degrees of freedom. Then the counts: `num_scored` clips compared, `num_failed` rated clips without a
-        prediction, `num_unrated` clips without a label, and where asked for `num_systems`, `num_without_system`, `num_conditions`,
+        prediction, `num_unrated` clips without a label, and if requested `num_systems`, `num_without_system`, `num_conditions`,
         `num_without_condition`, `num_without_ci95`, `mapping_order`.
 
     Raises:
@@ -107,7 +107,7 @@ def agreement(
 def lcc(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Linear (Pearson) correlation, -1 to 1; NaN if either side is constant or fewer than two points are given.
 
-    Like every metric here it takes two arrays of shape `(num_points,)` without NaN.
+    Like every metric here, it takes two arrays of shape `(num_points,)` without NaN.
     """
     predictions, labels = _points(predictions, labels)
     if _is_constant(predictions) or _is_constant(labels):
@@ -150,10 +150,10 @@ def rmse_star(predictions: ArrayLike, labels: ArrayLike, ci95: ArrayLike, *, deg
     `sqrt(sum(max(|error| - ci95, 0)²) / (N - d))`, in label units.
 
     Args:
-        predictions (array of shape `(num_points,)`): Predicted scores, mapped where a mapping is used.
+        predictions (array of shape `(num_points,)`): Predicted scores, mapped if a mapping is used.
         labels (array of shape `(num_points,)`): Labels.
         ci95 (array of shape `(num_points,)` or `float`): Half-width of the labels' 95 % intervals.
-        degrees_of_freedom (`int`, *optional*, defaults to 0): `d`, used by the mapping: 0 without one, 1 for first, 4 for third
+        degrees_of_freedom (`int`, *optional*, defaults to 0): `d` of the mapping: 0 without one, 1 for first, 4 for third
             order.
 
     Returns:
@@ -176,15 +176,15 @@ METRICS: dict[str, Callable[..., float]] = {metric.__name__: metric for metric i
 
 
 def fit_mapping(predictions: ArrayLike, labels: ArrayLike, order: str) -> Polynomial:
-    """The non-decreasing polynomial that maps predictions closest to labels, by least squares.
+    """Fit the non-decreasing polynomial that maps predictions closest to labels, by least squares.
 
     It removes offset, slope and curvature between the scale of a model and that of a listening test (ITU-T P.1401).
 
     Args:
         predictions (array of shape `(num_points,)`): Predicted scores.
         labels (array of shape `(num_points,)`): Labels.
-        order (`str`): `"first"`: a line of slope zero or more; `"third"`: a cubic that falls nowhere in the range of the
-            predictions.
+        order (`str`): `"first"`: a line of slope zero or more; `"third"`: a cubic that never falls within the range of
+            the predictions.
 
     Returns:
         `numpy.polynomial.Polynomial`: Call it on predictions; `.convert().coef` are the coefficients of 1, x, x², x³. Constant if
@@ -212,11 +212,11 @@ def fit_mapping(predictions: ArrayLike, labels: ArrayLike, order: str) -> Polyno
 
 
 def _third_order(position: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Least squares over the cubics that rise on [0, 1]; coefficients of 1, t, t², t³.
+    """Fit a cubic that rises on [0, 1] by least squares; return the coefficients of 1, t, t², t³.
 
-    A quadratic is non-negative on [0, 1] exactly if it is a non-negative mix of `(t - r)²`, `r` in [0, 1], and `t (1 - t)`: these
-    are the extreme rays of that cone. Integrated they are the columns of a non-negative least squares problem, of which a
-    triangular factor of the data keeps three rows.
+    A quadratic is non-negative on [0, 1] if and only if it is a non-negative combination of `(t - r)²`, `r` in [0, 1], and
+    `t (1 - t)`, the extreme rays of that cone. Their integrals are the columns of a non-negative least squares problem, which a
+    triangular factor of the data reduces to three rows.
     """
     roots = np.linspace(0.0, 1.0, NUM_ROOTS)
     squares = np.stack([roots**2, -roots, np.full_like(roots, 1 / 3)])
@@ -234,7 +234,7 @@ def _third_order(position: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def rated_and_scored(predictions: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
-    """The clips with a label and a prediction.
+    """Select the clips with a label and a prediction.
 
     Returns:
         `(predictions, labels, kept, counts)`: Both without NaN, the mask of shape `(num_clips,)` that chose them, and the counts
@@ -275,7 +275,7 @@ def group_codes(groups: Sequence[Hashable], num_clips: int, name: str) -> tuple[
 
 
 def unit_codes(codes: np.ndarray) -> np.ndarray:
-    """Numbers of units from 0: clips of one group are one, and a clip without a group (-1) is one by itself."""
+    """Number the units from 0: the clips of a group form one unit, and a clip without a group (-1) is its own unit."""
     alone = codes < 0
     codes = np.where(alone, codes.max(initial=-1) + np.cumsum(alone), codes)
     return np.unique(codes, return_inverse=True)[1]
@@ -296,7 +296,7 @@ def _at_level(
 
 
 def group_means(values: np.ndarray, codes: np.ndarray, num_groups: int) -> np.ndarray:
-    """Mean of every group that has a clip."""
+    """Return the mean of every group that has a clip."""
     sums, sizes = _group_sums(values, codes, num_groups)
     return np.round(sums / sizes, MEAN_DECIMALS)
 

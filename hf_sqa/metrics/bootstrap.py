@@ -1,10 +1,10 @@
-"""Draws of whole units with replacement, and the bias-corrected and accelerated (BCa) interval that follows from them.
+"""Draws of whole units with replacement, and their bias-corrected and accelerated (BCa) interval.
 
 Efron, "Better bootstrap confidence intervals", JASA 1987; units drawn whole: Davison and Hinkley, "Bootstrap Methods and their
 Application", 1997, section 3.8; tails of Student's t, without which few units give too short an interval: Hesterberg, "What
 Teachers Should Know About the Bootstrap", The American Statistician 2015. NumPy and SciPy only.
 
-A draw is a vector of counts, how often each unit was drawn, and a statistic is computed from counts of many draws at once.
+A draw is a vector of counts, how often each unit was drawn. A statistic is computed from the counts of many draws at once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from hf_sqa.metrics.agreement import ROUNDING
 
-#: Counts held at a time; they fit into the cache of a core.
+#: Counts processed at a time; they fit into the cache of a core.
 COUNTS_AT_A_TIME = 60_000
 #: The acceleration is estimated from at most this many groups.
 JACKKNIFE_GROUPS = 1000
-#: Smallest denominator of a BCa correction, which the bias of few units can make negative; the end is then the last draw.
+#: Smallest denominator of a BCa correction. The bias of few units can make it negative; the end is then the last draw.
 MIN_STRETCH = 1e-3
 #: Deviations beyond which no probability is distinguished from 0.
 FARTHEST_TAIL = 35.0
@@ -35,19 +35,19 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 class Interval:
     """A metric with its bootstrap interval.
 
-    Simulated 95 % intervals of normal scores cover the truth in 95 to 98 % (LCC, SRCC) and 92 % (RMSE) for 15 units, 95 and 94 %
-    for 100, 95 and 95 % for 300. Over few clusters of several clips they are somewhat too narrow: 88 to 96 % for 6 and 91 to 92 %
-    for 13 clusters, see `docs/metrics.md`.
+    In simulations with normal scores, 95 % intervals cover the truth in 95 to 98 % (LCC, SRCC) and 92 % (RMSE) of cases for 15
+    units, 95 and 94 % for 100, 95 and 95 % for 300. With few clusters of several clips they are slightly too narrow: 88 to 96 % for
+    6 and 91 to 92 % for 13 clusters, see `docs/metrics.md`.
     """
 
     value: float  # The metric on the clips given
-    low: float  # Lower end; NaN where the metric is undefined or fewer than five units were given
+    low: float  # Lower end; NaN if the metric is undefined or fewer than five units were given
     high: float  # Upper end
-    standard_error: float  # Standard deviation of the draws; NaN with fewer than two
+    standard_error: float  # Standard deviation of the draws; NaN for fewer than two
     confidence_level: float  # Share of listening tests in which such an interval covers the truth
     num_units: int  # Number of units drawn: clips, clusters, systems or conditions
     num_draws: int  # Number of draws
-    num_undefined: int  # Draws in which the metric is undefined, left out of the interval
+    num_undefined: int  # Number of draws left out of the interval, because the metric is undefined in them
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -70,10 +70,10 @@ def spreads(
     num_units: Sequence[int] | None = None,
     counts_at_a_time: int = COUNTS_AT_A_TIME,
 ) -> list[Spread]:
-    """The spread of every value of a statistic, all from the same draws of whole units.
+    """Compute the spread of every value of a statistic, all from the same draws of whole units.
 
-    The statistic takes counts `(num_points, num_draws)` and gives `(num_values, num_draws)`. `codes` numbers the unit of every
-    point, `values` are the statistic of the points as they are, `num_units` the units behind each value if not all of them.
+    The statistic takes counts `(num_points, num_draws)` and returns `(num_values, num_draws)`. `codes` is the number of every
+    point's unit, `values` the statistic of the original points, `num_units` the number of units behind each value if not all.
     """
     of_all = int(codes.max(initial=-1)) + 1
     draws, left_out = np.full((len(values), num_draws), np.nan), np.zeros((len(values), 0))
@@ -89,7 +89,7 @@ def spreads(
 
 
 def _counts_of_draws(num_units: int, num_draws: int, rng: np.random.Generator, at_a_time: int) -> Iterator[np.ndarray]:
-    """How often each unit was drawn, `(num_units, draws at a time)`."""
+    """Yield how often each unit was drawn, `(num_units, draws at a time)`."""
     for start in range(0, num_draws, at_a_time):
         width = min(at_a_time, num_draws - start)
         drawn = rng.integers(num_units, size=(num_units, width), dtype=np.int32).astype(np.intp)
@@ -99,7 +99,7 @@ def _counts_of_draws(num_units: int, num_draws: int, rng: np.random.Generator, a
 
 
 class Spread:
-    """A value, its draws and its jackknife, from which interval and p-value follow (Efron 1987)."""
+    """A value with its draws and its jackknife, which give interval and p-value (Efron 1987)."""
 
     def __init__(self, value: float, draws: np.ndarray, left_out: np.ndarray, num_units: int):
         self.value = value
@@ -118,7 +118,7 @@ class Spread:
         ends = np.full(2, np.nan)
         if len(self.draws) and not np.isnan(self.value) and self.num_units >= MIN_UNITS:
             tails = np.array([(1 - confidence_level) / 2, (1 + confidence_level) / 2])
-            # n units vary by sqrt((n - 1) / n) too little when drawn from themselves.
+            # Resampling n units understates their spread by a factor of sqrt((n - 1) / n).
             tails = self.bias + stdtrit(self.num_units - 1, tails) * np.sqrt(self.num_units / (self.num_units - 1))
             tails /= np.maximum(1 - self.acceleration * tails, MIN_STRETCH)
             ends = np.quantile(self.draws, ndtr(self.bias + tails), method="weibull")
@@ -135,10 +135,10 @@ class Spread:
         )
 
     def p_value(self, *, of_a_mean: bool = False) -> float:
-        """The confidence level at which the interval just touches zero, subtracted from 1.
+        """Return 1 minus the confidence level at which the interval just touches zero.
 
-        Where zero lies beyond every draw, it is no less than so many draws can show. Draws of a mean are normal (`of_a_mean`), and
-        it is then taken from their deviation, which makes it that of Student's test.
+        If zero lies beyond every draw, the p-value is the smallest that the number of draws can show. For a mean (`of_a_mean`),
+        whose draws are normal, it then follows from their standard deviation instead, as in Student's test.
         """
         if not len(self.draws) or np.isnan(self.value):
             return float("nan")
@@ -150,7 +150,7 @@ class Spread:
         return float(2 * stdtr(self.num_units - 1, -abs(tail) * np.sqrt((self.num_units - 1) / self.num_units)))
 
     def _share_below(self, value: float) -> float:
-        """Share of draws below a value, ties counted by half, never quite 0 or 1."""
+        """Return the share of draws below a value, ties counted half, never exactly 0 or 1."""
         tolerance = ROUNDING * max(abs(value), 1.0)
         below = float((self.draws < value - tolerance).sum())
         tied = float((np.abs(self.draws - value) <= tolerance).sum())

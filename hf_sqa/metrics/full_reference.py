@@ -3,11 +3,10 @@
 PESQ is ITU-T P.862.1 (narrowband) and P.862.2 (wideband) by the package `pesq`; STOI is Taal, Hendriks, Heusdens, Jensen, "An
 Algorithm for Intelligibility Prediction of Time-Frequency Weighted Noisy Speech", IEEE TASLP 2011, by the package `pystoi`. The
 speech distortion index is that of Chen, Benesty, Huang, Doclo, "New Insights Into the Noise Reduction Wiener Filter", IEEE TASLP
-2006, to which MOSA-Net and MTQ-Net refer. They do not say how they computed it; what we compute is stated in
-[`speech_distortion_index`].
+2006, which MOSA-Net and MTQ-Net cite. They do not say how they computed it; [`speech_distortion_index`] says what we compute.
 
-What cannot be measured is NaN with a reason, never a substitute: `pystoi` returns 1e-5 for too little speech, and `pesq` overwrites
-memory where a recording holds more than 50 utterances.
+What cannot be measured is NaN with a reason, never a substitute value: `pystoi` would return 1e-5 for too little speech, and `pesq`
+would overwrite memory if a recording holds more than 50 utterances.
 """
 
 import itertools
@@ -27,9 +26,9 @@ LABELS = ("pesq", "stoi", "sdi", "snr_db")
 PESQ_BANDS = ("wb", "nb")
 #: The reference code of P.862 has room for 50 utterances. An utterance lasts 0.2 s or more, and so does the pause after it.
 MAX_PESQ_SECONDS = 20.0
-#: Longest piece of a longer recording; 8 to 12 s are usual in listening tests.
+#: Longest piece that a longer recording is cut into; 8 to 12 s are usual in listening tests.
 PESQ_PIECE_SECONDS = 12.0
-#: Refused by P.862.
+#: P.862 refuses shorter recordings.
 MIN_PESQ_SECONDS = 0.25
 #: What `pystoi` returns, with a warning, for fewer than 30 frames (0.4 s) of speech.
 STOI_OF_TOO_LITTLE = 1e-5
@@ -38,13 +37,13 @@ ONE_STEP = 1 / 32768  # of 16-bit samples
 
 @dataclass(frozen=True)
 class FullReferenceScores:
-    """Labels of one pair of recordings."""
+    """Full-reference labels of one pair of recordings."""
 
     scores: dict[str, float]  # Label to value; NaN where it could not be measured
     reasons: dict[str, str]  # Label to reason, for the labels that are NaN
-    # How much later the degraded recording starts than its reference; negative if earlier. NaN if it could not be estimated
+    # Delay of the degraded recording relative to its reference; negative if it starts earlier, NaN if it could not be estimated
     delay_seconds: float
-    compared_seconds: float  # Length of the stretch that both have after alignment, on which labels were measured
+    compared_seconds: float  # Length of the common part after alignment, on which labels were measured
 
 
 def full_reference_scores(
@@ -58,9 +57,9 @@ def full_reference_scores(
 ) -> FullReferenceScores:
     """Align a degraded recording with its clean original and measure it.
 
-    One constant delay is estimated and removed; then both are cut to their common part, so either may be longer. PESQ of more than
-    20 s, which its reference code cannot hold, is the mean over equal pieces of 12 s at most; pieces without speech do not count.
-    The function has no state and can be pickled, for a pool of processes.
+    One constant delay is estimated and removed. Then both are cut to their common part, so either may be longer. The reference code
+    of PESQ cannot hold more than 20 s; for longer recordings, PESQ is the mean over equal pieces of at most 12 s, without pieces
+    that contain no speech. The function has no state and can be pickled, for a pool of processes.
 
     Args:
         degraded (`np.ndarray` of shape `(num_samples,)`): The degraded recording, floating point.
@@ -69,7 +68,7 @@ def full_reference_scores(
             rates are resampled.
         labels (sequence of `str`, *optional*, defaults to `("pesq", "stoi", "sdi")`): Any of `"pesq"` (MOS-LQO, 1.04 to 4.64
             wideband, 1.02 to 4.55 narrowband), `"stoi"` (at most 1, about 0 for unrelated signals), `"sdi"` (0 to 4, see
-            [`speech_distortion_index`]) and `"snr_db"` (reference over difference, dB, levels as they are).
+            [`speech_distortion_index`]) and `"snr_db"` (reference over difference, dB, levels unchanged).
         pesq_band (`str`, *optional*, defaults to `"wb"`): `"wb"` or `"nb"`.
         max_delay_seconds (`float`, *optional*, defaults to 1.0): Longest delay considered, in either direction; 0 switches
             alignment off.
@@ -128,12 +127,12 @@ def full_reference_scores(
 
 
 def speech_distortion_index(degraded: np.ndarray, reference: np.ndarray) -> float:
-    """`sum((degraded - reference)²) / sum(reference²)`, after bringing `degraded` to the power of `reference`.
+    """Compute `sum((degraded - reference)²) / sum(reference²)`, after scaling `degraded` to the power of `reference`.
 
-    The index of Chen et al. (2006) compares the clean signal before and after a noise reduction filter. In a finished recording the
-    filtered speech cannot be separated from the residual noise, so here the whole recording takes the place of the filtered speech:
-    noise counts as distortion. With equal power the index is `2 (1 - r)`, `r` being the correlation of the two around zero: 0 for
-    the original at any volume, 0.59 for noise at an SNR of 0 dB, 2 for unrelated signals, 4 for an inverted one.
+    The index of Chen et al. (2006) compares the clean signal before and after a noise reduction filter. In a finished recording,
+    filtered speech and residual noise cannot be separated, so here the whole recording replaces the filtered speech, and noise
+    counts as distortion. With equal power the index is `2 (1 - r)`, where `r` is the uncentred correlation of the two: 0 for the
+    original at any volume, 0.59 for noise at an SNR of 0 dB, 2 for unrelated signals, 4 for an inverted one.
 
     Args:
         degraded (`np.ndarray` of shape `(num_samples,)`): The degraded recording, aligned with `reference` to the sample.
@@ -158,7 +157,7 @@ def speech_distortion_index(degraded: np.ndarray, reference: np.ndarray) -> floa
 
 
 def estimate_delay(degraded: np.ndarray, reference: np.ndarray, max_delay_samples: int) -> int:
-    """Samples by which `degraded` is later than `reference`, at the largest magnitude of their cross-correlation.
+    """Estimate by how many samples `degraded` lags `reference`, from the largest magnitude of their cross-correlation.
 
     Args:
         degraded (`np.ndarray` of shape `(num_samples,)`): May be inverted, and of another length.
@@ -166,7 +165,8 @@ def estimate_delay(degraded: np.ndarray, reference: np.ndarray, max_delay_sample
         max_delay_samples (`int`): Longest delay considered, in either direction.
 
     Returns:
-        `int`: Negative if `degraded` is earlier. One constant delay: drift and jumps, as of packet loss concealment, remain.
+        `int`: One constant delay, negative if `degraded` is earlier. Drift and jumps, such as those of packet loss concealment,
+        remain.
     """
     products = np.abs(correlate(degraded, reference, method="fft"))
     zero = len(reference) - 1
@@ -175,7 +175,7 @@ def estimate_delay(degraded: np.ndarray, reference: np.ndarray, max_delay_sample
 
 
 def _pesq(package: ModuleType, degraded: np.ndarray, reference: np.ndarray, sampling_rate: int, band: str) -> float:
-    """PESQ of a recording, or the mean over its pieces where it is longer than PESQ can judge."""
+    """Return the PESQ of a recording, or the mean over its pieces if it is longer than PESQ can judge."""
     if len(reference) / sampling_rate <= MAX_PESQ_SECONDS:
         return _pesq_of_piece(package, degraded, reference, sampling_rate, band)
     num_pieces = math.ceil(len(reference) / sampling_rate / PESQ_PIECE_SECONDS)
@@ -188,7 +188,7 @@ def _pesq(package: ModuleType, degraded: np.ndarray, reference: np.ndarray, samp
             continue
         try:
             values.append(_pesq_of_piece(package, *piece, sampling_rate, band))
-        except _NotMeasurableError as error:  # such as a piece without speech
+        except _NotMeasurableError as error:  # a piece without speech, for example
             reason = str(error)
     if not values:
         raise _NotMeasurableError(f"none of {num_pieces} pieces could be judged; the last: {reason}")

@@ -1,7 +1,7 @@
 """Uncertainty: bootstrap intervals of agreement metrics, and whether one model is better than another. NumPy and SciPy only.
 
-A draw is a vector of counts, how often each clip was drawn, and every metric is computed from counts: ranks of a draw are
-cumulative counts in an order sorted once. So nothing is sorted per draw, and hundreds of draws are computed at once.
+A draw is a vector of counts, how often each clip was drawn, and every metric is computed from counts. The ranks of a draw are
+cumulative counts in an order that is sorted once, so nothing is sorted per draw, and hundreds of draws are computed at once.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from hf_sqa.metrics.agreement import GREATER_IS_BETTER, METRICS, ROUNDING, group
 from hf_sqa.metrics.bootstrap import COUNTS_AT_A_TIME, MIN_UNITS, Interval, check_options, spreads
 
 LEVELS = {"utt": "clips", "sys": "systems", "con": "conditions"}
-#: Counts held at a time for Kendall's tau, which computes the signs of all pairs each time.
+#: Counts processed at a time for Kendall's tau, which computes the signs of all pairs each time.
 COUNTS_AT_A_TIME_OF_PAIRS = 2_000_000
 SIGN_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same clips."""
+    """Comparison of two models on the same clips."""
 
     metric: str  # The metric with its level, `utt_srcc`
     value_a: float  # The metric of the first model
     value_b: float  # The metric of the second
     difference: Interval  # `value_a - value_b` with its interval
-    # Two-sided p-value of the difference. Below `1 - confidence_level` exactly if the interval excludes zero. NaN where the
+    # Two-sided p-value of the difference. It is below `1 - confidence_level` exactly if the interval excludes zero, and NaN if the
     # difference is undefined
     p_value: float
     better: str | None  # Name of the better model; None if no difference is significant
@@ -52,25 +52,25 @@ def bootstrap_agreement(
     confidence_level: float = 0.95,
     rng: np.random.Generator | int | None = None,
 ) -> dict[str, Interval]:
-    """Bootstrap intervals of agreement metrics.
+    """Compute bootstrap intervals of agreement metrics.
 
     Clips of one system or talker resemble each other, and an interval that ignores this is too short. Utterance-level metrics
     therefore draw whole clusters: `clusters` if given, else `systems`, else single clips. System- and condition-level metrics draw
-    systems and conditions; their means stay as they are.
+    whole systems and conditions, whose means do not change.
 
-    Ten thousand draws of 5,000 clips take about 2 s of one core for LCC and SRCC together. Kendall's tau compares all pairs: about
-    12 s there, and four times as long for twice the clips.
+    Ten thousand draws of 5,000 clips take about 2 s of one core for LCC and SRCC together. Kendall's tau compares all pairs: it
+    takes about 12 s for the same clips, and four times as long for twice as many.
 
     Args:
         predictions (array of shape `(num_clips,)`): Predicted scores; NaN where a clip could not be scored.
         labels (array of shape `(num_clips,)`): Mean opinion scores; NaN where unrated. Such clips are left out.
-        metrics (sequence of `str`, *optional*, defaults to `("utt_lcc", "utt_srcc", "utt_rmse")`): Level `utt`, `sys` or `con`, and
-            `lcc`, `srcc`, `ktau`, `mse`, `rmse` or `mae`.
+        metrics (sequence of `str`, *optional*, defaults to `("utt_lcc", "utt_srcc", "utt_rmse")`): A level (`utt`, `sys` or `con`)
+            and a metric (`lcc`, `srcc`, `ktau`, `mse`, `rmse` or `mae`).
         systems (sequence of length `num_clips`, *optional*): System of every clip, for `sys_` metrics and as clusters.
         conditions (sequence of length `num_clips`, *optional*): Condition of every clip, for `con_` metrics.
-        clusters (sequence of length `num_clips`, *optional*): What clips have in common: talker, source file, listener panel. A
-            clip without a cluster is a cluster of its own.
-        num_draws (`int`, *optional*, defaults to 10000): Draws.
+        clusters (sequence of length `num_clips`, *optional*): Cluster of every clip: talker, source file, listener panel. A clip
+            without a cluster is its own cluster.
+        num_draws (`int`, *optional*, defaults to 10000): Number of draws.
         confidence_level (`float`, *optional*, defaults to 0.95): Share of intervals that cover the truth.
         rng (`np.random.Generator` or `int`, *optional*): Generator or seed; the same seed gives the same interval.
 
@@ -106,17 +106,17 @@ def compare_models(
     confidence_level: float = 0.95,
     rng: np.random.Generator | int | None = None,
 ) -> Comparison:
-    """Does the first model agree better with listeners than the second, on the same clips?
+    """Test whether the first model agrees better with listeners than the second, on the same clips.
 
-    Both are evaluated on the same draws, so effects of a clip on both cancel: the interval of the difference is far shorter than
-    the two intervals suggest. For the units drawn, the options and the errors see [`bootstrap_agreement`].
+    Both are evaluated on the same draws, so a clip's effects on both cancel: the interval of the difference is far shorter than the
+    two intervals suggest. For the units drawn, the options and the errors, see [`bootstrap_agreement`].
 
     Args:
         predictions_a (array of shape `(num_clips,)`): Scores of the first model; NaN where it failed.
         predictions_b (array of shape `(num_clips,)`): Scores of the second.
         labels (array of shape `(num_clips,)`): Mean opinion scores; NaN where unrated.
-        metric (`str`, *optional*, defaults to `"utt_srcc"`): What to compare, with its level. Several comparisons of one pair find
-            a difference by chance more often than the p-value says.
+        metric (`str`, *optional*, defaults to `"utt_srcc"`): Metric to compare, with its level. Several comparisons of one pair
+            find a difference by chance more often than the p-value says.
         names (`tuple[str, str]`, *optional*, defaults to `("A", "B")`): Names of the models.
 
     Returns:
@@ -147,14 +147,14 @@ def compare_models(
 
 
 class _Sample:
-    """Points of a prediction and a label, measured under any counts of them.
+    """Points of a prediction and a label, measured for any counts of the points.
 
     `measure` takes metric names and counts of shape `(num_points, num_draws)` and returns `(num_metrics, num_draws)`.
     """
 
     def __init__(self, predictions: np.ndarray, labels: np.ndarray):
         error = predictions - labels
-        # Centred: a variance from raw sums would cancel.
+        # Centre the values, because a variance from raw sums would suffer from cancellation.
         first = predictions - predictions.mean() if len(labels) else predictions
         second = labels - labels.mean() if len(labels) else labels
         self._moments = np.stack([np.ones_like(first), first, second, first**2, second**2, first * second, error**2, np.abs(error)])
@@ -218,13 +218,13 @@ class _Ranking:
         self.group[self._order] = np.cumsum(starts) - 1
 
     def sizes(self, counts: np.ndarray) -> np.ndarray:
-        """How many points of every group were drawn, `(num_groups, num_draws)`."""
+        """Return how many points of every group were drawn, `(num_groups, num_draws)`."""
         ordered = counts[self._order]
         return ordered if len(self._starts) == len(ordered) else np.add.reduceat(ordered, self._starts, axis=0)
 
 
 def _centred_ranks(sizes: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Average rank of every group less the mean rank, `(num_groups, num_draws)`."""
+    """Return the average rank of every group minus the mean rank, `(num_groups, num_draws)`."""
     ranks = np.cumsum(sizes, axis=0)
     ranks -= sizes / 2
     ranks -= total / 2
@@ -252,7 +252,7 @@ def _units_of(
     conditions: Sequence[Hashable] | None,
     clusters: Sequence[Hashable] | None,
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """The points of a level, and the number of the unit with which each is drawn."""
+    """Return the points of a level, and the number of the unit that each is drawn with."""
     if level == "utt":
         groups, name = (clusters, "clusters") if clusters is not None else (systems, "systems")
         if groups is None:

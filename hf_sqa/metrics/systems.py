@@ -1,9 +1,9 @@
-"""Which of several systems is better, from scores of their clips: means, differences with intervals, groups that differ.
+"""Compare several systems by the scores of their clips: means, differences with intervals, groups that differ.
 
-Clips of one sentence are compared with each other where every system has it, since the sentence then cancels. All intervals come
-from the same draws of whole units (sentences, talkers), [`hf_sqa.metrics.bootstrap`]. P-values of several pairs are adjusted after
+Two systems that share enough sentences are compared sentence by sentence, which cancels the sentence's effect. All intervals come
+from the same draws of whole units (sentences, talkers), [`hf_sqa.metrics.bootstrap`]. P-values of several pairs are adjusted as in
 Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 1979. Groups follow the idea of
-ITU-T P.1401, which counts together what is not statistically different from the best. NumPy and SciPy only.
+ITU-T P.1401, which puts systems that do not differ statistically from the best into one group. NumPy and SciPy only.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from scipy.stats import mannwhitneyu
 from hf_sqa.metrics.agreement import group_codes, unit_codes
 from hf_sqa.metrics.bootstrap import MIN_UNITS, Interval, Spread, check_options, spreads
 
-#: Two systems are compared sentence by sentence where this share of the clips of the smaller one has a partner.
+#: Two systems are compared sentence by sentence if at least this share of the smaller one's clips has a partner.
 PAIRED_SHARE = 0.5
-#: Draws times units at most: of a million clips, a thousand draws are as good as ten thousand of few.
+#: Limit of draws times units: with a million clips, a thousand draws are as good as ten thousand with few clips.
 MOST_COUNTS = 1_000_000_000
 FEWEST_DRAWS = 1000
 
@@ -32,9 +32,9 @@ FEWEST_DRAWS = 1000
 class SystemMean:
     """A system and its mean score."""
 
-    name: str  # The system
-    num_clips: int  # Its clips that have a score
-    num_failed: int  # Its clips that have none
+    name: str  # Name of the system
+    num_clips: int  # Number of its clips with a score
+    num_failed: int  # Number of its clips without a score
     mean: Interval  # Mean of the scores, with the interval in which the mean of all such clips may lie
 
 
@@ -42,35 +42,35 @@ class SystemMean:
 class PairDifference:
     """One system compared with another."""
 
-    first: str  # The systems
+    first: str  # Names of the two systems
     second: str
     is_paired: bool  # Whether they are compared sentence by sentence
-    num_pairs: int  # Sentences that both have; without pairs, clips of both
-    num_alone: tuple[int, int]  # With pairs, scored clips of each that have no partner and are left out
-    difference: Interval  # Mean of the second less that of the first; no ends from fewer than five units
-    # Probability that the second has the higher mean: 0.975 where the 95 % interval just touches zero from above. It says how sure
-    # the sign of the difference is, not how large it is
+    num_pairs: int  # Number of sentences that both have; if not paired, number of clips of both
+    num_alone: tuple[int, int]  # If paired, numbers of scored clips of each that are left out for lack of a partner
+    difference: Interval  # Mean of the second minus that of the first; no interval from fewer than five units
+    # Probability that the second has the higher mean: 0.975 if the 95 % interval just touches zero from above. It says how certain
+    # the sign of the difference is, not how large the difference is
     probability: float
-    # Share of pairs (without pairs, of all combinations) in which the second is higher; ties count half
+    # Share of pairs (if not paired, of all combinations) in which the second is higher; ties count half
     share_won: float
-    p_value: float  # Two-sided p-value of the difference; NaN where there is no interval
+    p_value: float  # Two-sided p-value of the difference; NaN if there is no interval
     adjusted_p_value: float  # The same, adjusted for the number of pairs that were compared
-    better: str | None  # The system that is shown to be better: by the adjusted p-value
+    better: str | None  # The system shown to be better by the adjusted p-value; None if neither is
 
 
 @dataclass(frozen=True)
 class SystemComparison:
-    """Everything that scores say about systems."""
+    """The result of comparing systems by scores."""
 
-    systems: list[SystemMean]  # In the order in which they first occur
-    pairs: list[PairDifference]  # Every two of them that have scores
-    # Best group first, by means. A group begins with the best system that is left, and ends before the first that is shown to
-    # differ from that one. Empty where nothing could be tested
+    systems: list[SystemMean]  # In order of first occurrence
+    pairs: list[PairDifference]  # Every pair of systems with scores
+    # Best group first, by means. A group starts with the best remaining system, and ends before the first system that is shown to
+    # differ from it. Empty if nothing could be tested
     groups: list[list[str]]
     verdict: str  # The result in words
 
     def pair(self, first: str, second: str) -> PairDifference:
-        """The comparison of two systems, whichever comes first.
+        """Return the comparison of two systems, in whichever order they were compared.
 
         Raises:
             KeyError: If they were not compared.
@@ -83,7 +83,7 @@ class SystemComparison:
 
 @dataclass(frozen=True)
 class _Clips:
-    """Scored clips: `(num_clips,)` arrays of scores, numbers of systems, of sentences (-1: none) and of units."""
+    """Scored clips: `(num_clips,)` arrays of scores and of the numbers of system, sentence (-1: none) and unit."""
 
     scores: np.ndarray
     systems: np.ndarray
@@ -112,26 +112,26 @@ def compare_systems(
     'new'
     ```
 
-    Intervals say how much another draw of sentences (or talkers) would change a mean. They do not know the errors of the model that
-    gave the scores, which may favour one kind of system.
+    Intervals say how much another draw of sentences (or talkers) would change a mean. They do not include errors of the scoring
+    model, which may favour one kind of system.
 
     Args:
-        scores (array of shape `(num_clips,)`): Score of every clip; NaN where there is none.
+        scores (array of shape `(num_clips,)`): Score of every clip; NaN if missing.
         systems (sequence of length `num_clips`): System of every clip.
-        items (sequence of length `num_clips`, *optional*): What tells which clips belong together: sentence, source file. `None`
-            for a clip without partners. Several clips of one system and item are averaged.
-        clusters (sequence of length `num_clips`, *optional*): What clips have in common, such as the talker; drawn whole. By
-            default the items, else single clips.
-        paired (`bool`, *optional*): Whether to compare sentence by sentence; if not given, where at least half of the clips of
-            the smaller system have a partner.
-        score_name (`str`, *optional*, defaults to `"score"`): What the verdict calls the score.
+        items (sequence of length `num_clips`, *optional*): Item that links the clips to compare: sentence, source file. `None` for
+            a clip without partners. Several clips of one system and item are averaged.
+        clusters (sequence of length `num_clips`, *optional*): Cluster of every clip, such as its talker; drawn whole. By default
+            the items, else single clips.
+        paired (`bool`, *optional*): Whether to compare sentence by sentence. By default, if at least half of the smaller system's
+            clips have a partner.
+        score_name (`str`, *optional*, defaults to `"score"`): Name of the score in the verdict.
         confidence_level (`float`, *optional*, defaults to 0.95): Confidence level of every interval; groups differ at 1 minus it.
-        num_draws (`int`, *optional*, defaults to 10000): Draws; fewer for more than a hundred thousand units.
+        num_draws (`int`, *optional*, defaults to 10000): Number of draws; fewer for more than a hundred thousand units.
         rng (`np.random.Generator` or `int`, *optional*, defaults to 0): Generator or seed.
 
     Raises:
-        ValueError: If lengths differ, a number is out of range, two systems must be paired and share no item, or the clips of one
-            item lie in several clusters.
+        ValueError: If lengths differ, a number is out of range, two systems to be paired share no item, or the clips of one item
+            are in several clusters.
     """
     check_options(num_draws, confidence_level)
     values = np.asarray(scores, np.float64)
@@ -143,7 +143,7 @@ def compare_systems(
     names = [str(label) for label in labels]
     of_item = group_codes(items, len(values), "items")[0] if items is not None else np.full(len(values), -1)
     scored = np.isfinite(values)
-    # A clip is drawn with its cluster, with its item, or by itself.
+    # A clip is drawn with its cluster, else with its item, else alone.
     units = unit_codes(of_item if clusters is None else group_codes(clusters, len(values), "clusters")[0])
     clips = _Clips(values[scored], of_system[scored], of_item[scored], units[scored])
     counts = np.bincount(clips.systems, minlength=len(names))
@@ -163,7 +163,7 @@ def compare_systems(
 
 
 class _Pair:
-    """Two systems, and what is summed to compare them: by unit, sums of differences and numbers of items."""
+    """Two systems and the sums that compare them: by unit, sums of differences and numbers of items."""
 
     def __init__(self, clips: _Clips, first: int, second: int, names: tuple[str, str], paired: bool | None):
         self.first, self.second = first, second
@@ -196,14 +196,14 @@ class _Pair:
 
 
 def _means_by_item(clips: _Clips, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The items of these clips, rising, with the mean score and the unit of each."""
+    """Return the items of these clips in ascending order, with the mean score and the unit of each."""
     rows = rows[clips.items[rows] >= 0]
     items, first, place = np.unique(clips.items[rows], return_index=True, return_inverse=True)
     return items, np.bincount(place, clips.scores[rows]) / np.bincount(place), clips.units[rows[first]]
 
 
 def _spreads(clips: _Clips, num_systems: int, pairs: Sequence[_Pair], num_draws: int, rng: np.random.Generator) -> list[Spread]:
-    """Values and draws of the mean of every system, then of the difference of every pair, all from the same draws."""
+    """Return the spread of every system's mean, then of every pair's difference, all from the same draws."""
     num_units = int(clips.units.max(initial=-1)) + 1
     units, rows, sums = [clips.units], [clips.systems], [clips.scores]
     paired = [pair for pair in pairs if pair.is_paired]
@@ -261,7 +261,7 @@ def _differences(
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """P-values of several tests, adjusted so that one false finding among all is as rare as in a single test. NaN is no test."""
+    """Adjust p-values of several tests so that one false finding among all is as rare as in a single test. NaN is no test."""
     adjusted = np.full(len(p_values), np.nan)
     order = [index for index in np.argsort(p_values, kind="stable").tolist() if not np.isnan(p_values[index])]
     highest = 0.0
@@ -306,7 +306,7 @@ def _verdict(means: Sequence[SystemMean], pairs: Sequence[PairDifference], group
 
 
 def pair_in_words(pair: PairDifference, means: Mapping[str, Any], score_name: str = "score") -> str:
-    """One comparison as a sentence."""
+    """Describe one comparison in a sentence."""
     first, second = means[pair.first].mean.value, means[pair.second].mean.value
     units = pair.difference.num_units
     counted = f"{pair.num_pairs:,} {'pairs' if pair.is_paired else 'clips without pairs'}"
@@ -327,7 +327,7 @@ def pair_in_words(pair: PairDifference, means: Mapping[str, Any], score_name: st
 
 
 def in_per_cent(probability: float) -> str:
-    """A probability as people read it: `97 %`, `99.8 %`, never quite 0 or 100."""
+    """Format a probability for readers: `97 %`, `99.8 %`, never exactly 0 or 100."""
     if np.isnan(probability):
         return "unknown"
     if probability > 0.9995:

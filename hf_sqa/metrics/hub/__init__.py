@@ -1,1 +1,1 @@
-"""The metrics as folders that `evaluate.load` takes."""
+"""The metrics as folders for `evaluate.load`."""

@@ -4,7 +4,7 @@ from hf_sqa.metrics import agreement
 
 
 def table(predictions: str, references: str, systems: str) -> list[list[str]]:
-    """Rows of metric and value for pasted columns, a number (or a system's name) a line."""
+    """Return rows of metric and value for pasted columns with one number (or system name) per line."""
     columns = [[float(line) for line in text.split()] for text in (predictions, references)]
     named = systems.split() or None
     result = agreement(columns[0], columns[1], systems=named)

@@ -1,4 +1,4 @@
-"""[`hf_sqa.metrics.agreement`] as a metric of the library `evaluate`: `evaluate.load("<this folder>")`, or import the class."""
+"""[`hf_sqa.metrics.agreement`] as a metric for the library `evaluate`: `evaluate.load("<this folder>")`, or import the class."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -40,7 +40,7 @@ _CITATION = """\
 
 
 class SpeechQualityAgreement(evaluate.Metric):
-    """Agreement with listeners; see [`hf_sqa.metrics.agreement`] for keys, units and edges."""
+    """Agreement with listeners; see [`hf_sqa.metrics.agreement`] for keys, units and edge cases."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
