@@ -65,7 +65,7 @@ class AudioQualityEvaluator(Evaluator):
 
         Args:
             model_or_pipeline (`str`, model or pipeline, *optional*): Checkpoint, model of ours, audio-quality pipeline, or any
-                callable that takes a column of recordings and returns a dict of scores for each. Defaults to the default checkpoint.
+                callable that takes a column of recordings and returns a dict of scores for each; else the default checkpoint.
             data (`str` or `datasets.Dataset`): Rated recordings; a string is loaded from the Hub.
             subset (`str`, *optional*): Configuration to load.
             split (`str`, *optional*): Split to load; the test split if not given.

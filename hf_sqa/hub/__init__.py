@@ -1,1 +1,1 @@
-"""What a model looks like from outside: tables, cards, publishing."""
+"""Everything about publishing models: tables, cards, the Hub."""

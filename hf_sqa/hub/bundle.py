@@ -28,23 +28,23 @@ import hf_sqa.models  # registers the families
 from hf_sqa.auto import families
 
 PACKAGE = "hf_sqa"
-#: Module and class by task. The Hub's page of a model shows how to use it as the second one.
+#: Module and class by task. The model page on the Hub shows how to use the second task.
 PIPELINES = {
     "audio-quality": ("hf_sqa.pipelines.audio_quality", "AudioQualityPipeline"),
     "audio-classification": ("hf_sqa.pipelines.audio_classification", "QualityAsClassification"),
 }
-#: Packages that the user of a bundle has installed; `numpy` and others come with them.
+#: Packages that a bundle requires; `numpy` and others are installed with them.
 NEEDED = ("torch", "transformers", "soundfile", "soxr")
 ALLOWED_IMPORTS = {*NEEDED, "numpy", "huggingface_hub", "safetensors", "packaging", "filelock", *sys.stdlib_module_names}
 HEADER = "# Copied from hf_sqa {version}, {module}; Apache-2.0. Change it there: every push overwrites this file.\n"
 
 
 class BundleError(ValueError):
-    """A module cannot be bundled: it imports a package that the user may not have, or in a way that cannot be flattened."""
+    """A module cannot be bundled: it imports a package that the user may lack, or imports in a way that cannot be flattened."""
 
 
 def bundled_sources(model_type: str) -> dict[str, str]:
-    """Source of every module a family needs, by file name, importing each other as siblings.
+    """Return the source of every module that a family needs, by file name; the modules import each other as siblings.
 
     Raises:
         BundleError: If a module imports a package other than torch, transformers, soundfile, soxr and their dependencies.
@@ -63,10 +63,10 @@ def bundled_sources(model_type: str) -> dict[str, str]:
 
 
 def add_code(folder: str | Path) -> list[str]:
-    """Write the code of a checkpoint's family beside its weights and refer to it in `config.json`; returns the files written.
+    """Write the code of a checkpoint's family beside its weights, refer to it in `config.json`, and return the files written.
 
     Raises:
-        BundleError: If the folder is an adapter, whose code is that of its base, or the code cannot be bundled.
+        BundleError: If the folder holds an adapter, which uses the code of its base, or the code cannot be bundled.
     """
     folder = Path(folder)
     if (folder / "adapter_config.json").is_file() or not (folder / "config.json").is_file():
@@ -96,9 +96,9 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def scores_without_hf_sqa(recording: str | Path, *folders: str | Path) -> list[dict[str, float]]:
-    """Unrounded scores of a recording by a process that sees only torch, transformers, soundfile and soxr, not hf_sqa.
+    """Return unrounded scores of a recording from a process that sees only torch, transformers, soundfile and soxr, not hf_sqa.
 
-    The process loads the checkpoints in the folders, which hold their code, one after the other.
+    The process loads the checkpoints in the folders, which contain their code, one after the other.
 
     Raises:
         BundleError: If bundled code does not work there; the message ends with the reason.
@@ -117,13 +117,13 @@ def scores_without_hf_sqa(recording: str | Path, *folders: str | Path) -> list[d
 
 
 def visible_modules() -> set[str]:
-    """Importable names of what the user of a bundle has."""
+    """Return the importable names that a user of a bundle has."""
     files = (file for distribution in needed_distributions() for file in distribution.files or ())
     return {file.parts[0].split(".")[0] for file in files if file.suffix in {".py", ".so"}}
 
 
 def needed_distributions() -> Iterator[importlib.metadata.Distribution]:
-    """`NEEDED` and all that it requires, extras left out, as far as it is installed."""
+    """Yield the packages of `NEEDED` and their requirements without extras, as far as installed."""
     waiting, seen = list(NEEDED), set()
     while waiting:
         package = canonicalize_name(waiting.pop())
@@ -137,7 +137,7 @@ def needed_distributions() -> Iterator[importlib.metadata.Distribution]:
             yield distribution
 
 
-#: Run by [`scores_without_hf_sqa`]: finders that see nothing but the standard library and what is allowed.
+#: Code that [`scores_without_hf_sqa`] runs; its finders see only the standard library and allowed packages.
 STRANGER = """
 import json, sys
 from importlib.machinery import PathFinder
@@ -166,7 +166,7 @@ for folder in sys.argv[3:]:
 
 
 def _own_classes(model_type: str) -> dict[str, type]:
-    """A family's own classes, by the Auto class that loads them."""
+    """Return a family's own classes, by the Auto class that loads them."""
     config_class, model_class = families()[model_type]
     extractor_class = FEATURE_EXTRACTOR_MAPPING[config_class]
     classes = {"AutoConfig": config_class, "AutoModel": model_class, "AutoFeatureExtractor": extractor_class}
@@ -174,7 +174,7 @@ def _own_classes(model_type: str) -> dict[str, type]:
 
 
 def _reference(module: str, name: str) -> str:
-    """A class of a module as transformers looks it up among the siblings."""
+    """Return the reference by which transformers finds a module's class among the siblings."""
     return f"{_flat_name(module)}.{name}"
 
 
@@ -191,7 +191,7 @@ def _path(module: str) -> Path:
 
 
 def _flattened(module: str) -> tuple[str, list[str]]:
-    """Source of a module with its imports from hf_sqa turned into those of siblings, and these siblings."""
+    """Return the source of a module with its imports from hf_sqa turned into sibling imports, and those siblings."""
     source = _path(module).read_text(encoding="utf-8")
     lines, siblings = source.splitlines(keepends=True), []
     for node in sorted(_imports(ast.parse(source)), key=lambda node: -node.lineno):
@@ -219,7 +219,7 @@ def _flattened(module: str) -> tuple[str, list[str]]:
 
 
 def _imports(tree: ast.Module) -> list[ast.Import | ast.ImportFrom]:
-    """Every import that must succeed: not one inside `try`, which transformers does not ask for either."""
+    """Return every import that must succeed. Imports inside `try` are left out, because transformers does not check them either."""
     attempts = [statement for node in ast.walk(tree) if isinstance(node, ast.Try) for statement in node.body]
     optional = {id(node) for statement in attempts for node in ast.walk(statement) if isinstance(node, ast.Import)}
     return [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) and id(node) not in optional]
@@ -236,7 +236,7 @@ def _check_import(module: str, imported: str) -> None:
 
 
 def _home(module: str, name: str) -> str:
-    """The module that defines a name: itself, or for a package the one its `__init__` imports it from."""
+    """Return the module that defines a name: the module itself, or the one that a package's `__init__` imports it from."""
     path = _path(module)
     if path.name != "__init__.py":
         return module

@@ -1,4 +1,4 @@
-"""Model cards: made from a checkpoint's configuration, recipe and results; what people wrote by hand is kept."""
+"""Model cards, made from a checkpoint's configuration, recipe and results. Handwritten text is kept."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from hf_sqa.runs import write_whole
 SAMPLE_FILE = "sample.flac"
 TEMPLATE = Path(__file__).with_name("card_template.md")
 TAGS = ("audio-quality", "speech-quality-assessment", "mean-opinion-score")
-#: The limit that every card states; a push looks for it.
+#: Caveat that every card must state; a push checks for it.
 RELATIVE_SENTENCE = "Scores compare systems rated in one test; they are not absolute."
 OUT_OF_DOMAIN_WORDS = "Out of domain"
-#: Sections of the template, by the name of their marker, with their heading.
+#: Headings of the template's sections, by the name of their marker.
 SECTIONS = {
     marker: heading
     for heading, marker in re.findall(r"^## (.+)\n\n<!-- hf-sqa:(\w+) -->", TEMPLATE.read_text(encoding="utf-8"), re.MULTILINE)
@@ -33,19 +33,19 @@ BEGIN, END = "<!-- hf-sqa:{} -->", "<!-- /hf-sqa:{} -->"
 
 
 def make_card(folder: str | Path, facts: CardFacts | None = None, **options: Any) -> ModelCard:
-    """Make the card of a checkpoint, or bring an existing one up to date.
+    """Make the card of a checkpoint, or update an existing one.
 
-    An existing `README.md` keeps what was written by hand: all text outside the marked parts (`<!-- hf-sqa:use -->`), parts whose
+    An existing `README.md` keeps its handwritten parts: all text outside the marked parts (`<!-- hf-sqa:use -->`), parts whose
     markers were removed, and every key of its metadata that is not given here.
 
     Args:
         folder (`str` or `Path`): The checkpoint, or a LoRA adapter.
         facts ([`CardFacts`], *optional*): What the card states.
-        **options: The fields of [`CardFacts`], in place of `facts`: `make_card(folder, license="mit")`.
+        **options: The fields of [`CardFacts`], instead of `facts`: `make_card(folder, license="mit")`.
 
     Raises:
         FileNotFoundError: If the folder holds no checkpoint.
-        ValueError: If it is not one of a family of `hf_sqa`, a result is malformed, or a file is a link out of the folder.
+        ValueError: If the checkpoint is not of a family of `hf_sqa`, a result is malformed, or a file is a link out of the folder.
         TypeError: If an option is not a field of [`CardFacts`], or a key of a result is unknown.
     """
     folder = Path(folder)
@@ -62,7 +62,7 @@ def make_card(folder: str | Path, facts: CardFacts | None = None, **options: Any
     card = ModelCard.from_template(data, template_path=str(TEMPLATE), title=as_text(name), **filled)
     if old is None:
         return card
-    # Where nothing new is known, the existing section is worth more.
+    # Keep an existing section if there is nothing new to state in it.
     known = {
         "summary": given.summary,
         "training": facts.training_data or facts.recipe,
@@ -75,19 +75,19 @@ def make_card(folder: str | Path, facts: CardFacts | None = None, **options: Any
 
 
 def write_card(folder: str | Path, facts: CardFacts | None = None, **options: Any) -> Path:
-    """Write [`make_card`] into the folder, whole or not at all; returns the path of the card."""
+    """Write the card of [`make_card`] into the folder, whole or not at all, and return its path."""
     path = Path(folder) / CARD_FILE
     write_whole(path, tidy(make_card(folder, facts, **options)))
     return path
 
 
 def tidy(card: ModelCard) -> str:
-    """Text of a card with single blank lines and a line end."""
+    """Return the text of a card with single blank lines and a final newline."""
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
 
 
 def missing_from_card(card: ModelCard | str) -> list[str]:
-    """What a card lacks to be published; nothing if it is complete."""
+    """Return what a card lacks to be published; an empty list if it is complete."""
     card = card if isinstance(card, ModelCard) else ModelCard(card)
     data, text = card.data.to_dict(), " ".join(card.text.split())
     lacking = []
@@ -114,7 +114,7 @@ def missing_from_card(card: ModelCard | str) -> list[str]:
 
 
 def _existing(folder: Path) -> ModelCard | None:
-    """The card in the folder, unless it is a form that another library filled in: that says nothing."""
+    """Return the card in the folder, unless another library generated it from a blank form that says nothing."""
     path = folder / CARD_FILE
     if not path.is_file():
         return None
@@ -130,7 +130,7 @@ def _existing(folder: Path) -> ModelCard | None:
 
 
 def _metadata(facts: CardFacts, adapter: Mapping[str, Any] | None, old_data: Mapping[str, Any], model_name: str) -> ModelCardData:
-    """Metadata of the card; keys of an existing card that nothing here states stay."""
+    """Return the metadata of the card. Keys of an existing card stay if nothing here replaces them."""
     base = facts.base_model
     evaluations: Any = facts.results
     described: dict[str, Any] = {
@@ -158,12 +158,12 @@ def _metadata(facts: CardFacts, adapter: Mapping[str, Any] | None, old_data: Map
 
 
 def _together(found: Sequence[str], old: Any) -> list[str] | None:
-    """What was found and what an existing card says, each once."""
+    """Merge what was found with what an existing card says, without duplicates."""
     return [*dict.fromkeys([*found, *as_list(old)])] or None
 
 
 def _widget(sample_scores: Mapping[str, float] | None) -> list[dict[str, Any]] | None:
-    """The sample that travels with the checkpoint, as an example on its page: to be heard, with its scores."""
+    """Return the checkpoint's sample as an audio example with scores for its page on the Hub."""
     if not sample_scores:
         return None
     output = [{"label": name, "score": round(value, 3)} for name, value in sample_scores.items()]
@@ -171,7 +171,7 @@ def _widget(sample_scores: Mapping[str, float] | None) -> list[dict[str, Any]] |
 
 
 def _eval_results(evaluations: Sequence[Evaluation]) -> list[EvalResult]:
-    """Entries of the model index; undefined values are left out."""
+    """Return entries of the model index; undefined values are left out."""
     return [
         EvalResult(
             task_type="audio-classification",
@@ -196,7 +196,7 @@ def _slug(name: str) -> str:
 
 
 def _merged(old: str, new: str, kept: set[str]) -> str:
-    """The old text with its marked parts renewed; sections that it lacks are added."""
+    """Return the old text with its marked parts renewed and missing sections added."""
     for name in ["summary", *SECTIONS]:
         begin, end = BEGIN.format(name), END.format(name)
         fresh = new[new.index(begin) : new.index(end) + len(end)]

@@ -1,4 +1,4 @@
-"""What a model card states: given by the caller, or read from the files beside a checkpoint."""
+"""The facts of a model card, given by the caller or read from the files beside a checkpoint."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ LEVELS = {"utt": "recordings", "sys": "systems", "con": "conditions"}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One number of a card's evaluation."""
+    """One number in the evaluation section of a card."""
 
     dataset: str  # Name of the test set
     metric: str  # Key of `hf_sqa.metrics`, level included: `"utt_srcc"`
     value: float  # The metric; NaN if undefined
     low: float | None = None  # Lower end of its 95 % interval
     high: float | None = None  # Upper end
-    num_clips: int | None = None  # Recordings that were rated and scored
-    score: str = "mos"  # Which of the model's scores
+    num_clips: int | None = None  # Number of recordings that were rated and scored
+    score: str = "mos"  # Name of the model's score
     split: str | None = None  # Split of the test set
-    dataset_id: str | None = None  # The test set on the Hub
-    before: float | None = None  # The same metric of the model that this one was made from
-    overlaps_training: bool = False  # The test set shares recordings or talkers with the training
+    dataset_id: str | None = None  # Id of the test set on the Hub
+    before: float | None = None  # The same metric for the model that this one was made from
+    overlaps_training: bool = False  # Whether the test set shares recordings or talkers with the training data
 
     @classmethod
     def of(cls, given: Evaluation | Mapping[str, Any]) -> Evaluation:
-        """The result itself, or one from a mapping with its names.
+        """Return the given result, or make one from a mapping with its field names.
 
         Raises:
             TypeError: If a name is unknown.
@@ -65,7 +65,7 @@ class Evaluation:
 
     @property
     def metric_type(self) -> str:
-        """The metric as the Hub calls it."""
+        """Name of the metric on the Hub."""
         return METRIC_TITLES[self.metric.partition("_")[2]][0]
 
     @property
@@ -84,39 +84,39 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card states beyond the configuration of the checkpoint; everything is optional."""
+    """The facts that a card states beyond the configuration of the checkpoint. All are optional."""
 
     # Agreement with listeners; if not given, the list `evaluation` of `evaluation.json` or `report.json` in the folder
     results: Sequence[Evaluation | Mapping[str, Any]] | None = None
     # The training recipe, or its file; `recipe.yaml` in the folder if not given. Paths in it are shortened to their last part
     recipe: Mapping[str, Any] | str | Path | None = None
-    # Licence of the weights, as the Hub spells it: `"mit"`, `"cc-by-nc-sa-4.0"`, `"other"`. Without one the card says so, and a
-    # push refuses it
+    # Licence of the weights, as the Hub spells it: `"mit"`, `"cc-by-nc-sa-4.0"`, `"other"`. If it is missing, the card says so, and
+    # a push refuses the card
     license: str | None = None
-    license_name: str | None = None  # Name of the licence `"other"`
-    license_link: str | None = None  # Where it can be read
-    languages: Sequence[str] | None = None  # Codes of the languages trained on
+    license_name: str | None = None  # Name of the licence if `license` is `"other"`
+    license_link: str | None = None  # Address or file with the licence text
+    languages: Sequence[str] | None = None  # Codes of the training languages
     training_data: str | None = None  # Markdown; a list made from the recipe if not given
     base_model: str | None = None  # Hub id or short name of the model it was fine-tuned from
-    # `seconds`, `device`, `energy_kwh` of the training and `scoring_seconds` of one core for a second of audio, as far as known;
-    # read from `training_result.json` or `report.json` in the folder if not given
+    # `seconds`, `device`, `energy_kwh` of the training and `scoring_seconds` on one core per second of audio, as far as known; read
+    # from `training_result.json` or `report.json` in the folder if not given
     training_cost: Mapping[str, Any] | None = None
-    repo_id: str | None = None  # Where it will be published; names the model in the code example
+    repo_id: str | None = None  # Repository to publish to; names the model in the code example
     title: str | None = None  # Heading; the checkpoint's name if not given
     summary: str | None = None  # First paragraph; a description of the family if not given
     sample_scores: Mapping[str, float] | None = None  # Scores of the built-in sample, which a push puts beside the weights
-    identity: Mapping[str, Any] | None = None  # Of `hf_sqa.pipelines.model_identity`; if not given the model is loaded for it
-    use: str | None = None  # Markdown in place of the code example
-    with_code: bool = False  # Whether the code lies beside the weights
+    identity: Mapping[str, Any] | None = None  # From `hf_sqa.pipelines.model_identity`; if not given, the model is loaded for it
+    use: str | None = None  # Markdown that replaces the code example
+    with_code: bool = False  # Whether the code is stored beside the weights
     code_licence: str | None = None  # Licence of the code; that of `hf_sqa`, Apache-2.0, if not given
     licence_note: str | None = None  # A remark on the licence of the weights
     evaluation_note: str | None = None  # Text of the evaluation section if there are no results
-    known_failures: Sequence[str] = ()  # Where the scores were found to be wrong, for the section of the limits
-    citation: str | None = None  # Whom to cite; the paper of the family if not given
-    score_meanings: Mapping[str, str] | None = None  # Meanings of scores, where not the usual
+    known_failures: Sequence[str] = ()  # Cases in which the scores were found to be wrong, for the section on limits
+    citation: str | None = None  # Work to cite; the paper of the family if not given
+    score_meanings: Mapping[str, str] | None = None  # Meanings of scores that differ from the usual ones
 
     def read_from(self, folder: Path, adapter: Mapping[str, Any] | None, metadata: Mapping[str, Any]) -> CardFacts:
-        """The same facts with those not given read from the folder, its adapter's configuration and an earlier card's metadata."""
+        """Return the facts, with missing ones read from the folder, its adapter's configuration and an earlier card's metadata."""
         recipe = read_recipe(folder, self.recipe)
         found = _first_with("evaluation", folder, RESULT_FILES).get("evaluation", [])
         cost = _first_with("seconds", folder, COST_FILES)
@@ -135,15 +135,15 @@ class CardFacts:
         )
 
 
-#: Metadata of a card that names a base which is no repository of the Hub, such as a short name.
+#: Metadata key for a base that is not a repository on the Hub, such as a short name.
 BASE_KEY = "hf_sqa_base_model"
 
 
 def read_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Configuration of a checkpoint (for an adapter that of its base, as far as known), and of the adapter if it is one.
+    """Read the configuration of a checkpoint (for an adapter, that of its base if known), and of the adapter if it is one.
 
     Raises:
-        FileNotFoundError: If there is neither.
+        FileNotFoundError: If the folder holds neither.
         ValueError: If a file is not JSON, or the family is unknown.
     """
     adapter_file, config_file = folder / "adapter_config.json", folder / "config.json"
@@ -165,7 +165,7 @@ def read_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
 
 def read_recipe(folder: Path, recipe: Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
-    """The recipe as data: the one given, the one in the folder, or none."""
+    """Return the recipe as data: the given one, the one in the folder, or an empty one."""
     if isinstance(recipe, Mapping):
         return dict(recipe)
     path = Path(recipe) if recipe else folder / RECIPE_FILE
@@ -175,7 +175,7 @@ def read_recipe(folder: Path, recipe: Mapping[str, Any] | str | Path | None) -> 
 
 
 def public_name(name: Any) -> Any:
-    """A Hub id or short name unchanged; the last part of a path."""
+    """Return a Hub id or short name unchanged, and only the last part of a path."""
     if not isinstance(name, str):
         return name
     looks_local = name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1 or Path(name).exists()
@@ -187,7 +187,7 @@ def is_hub_id(name: Any) -> bool:
 
 
 def training_sets(recipe: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Name and entry of every training set of a recipe."""
+    """Return name and entry of every training set of a recipe."""
     data = recipe.get("data")
     entries = data.get("train") if isinstance(data, Mapping) else None
     sets = []
@@ -199,17 +199,17 @@ def training_sets(recipe: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def hub_sets(recipe: Any) -> list[str]:
-    """Ids of the training sets that came from the Hub."""
+    """Return the ids of the training sets that came from the Hub."""
     return [name for name, entry in training_sets(recipe) if entry.get("hub") and is_hub_id(name)]
 
 
 def as_list(value: Any) -> list[str]:
-    """Words of a text separated by spaces, or the list itself."""
+    """Return a list unchanged, or a text split at spaces."""
     return [] if value is None else value.split() if isinstance(value, str) else list(value)
 
 
 def _config_of_base(base: str | None) -> dict[str, Any]:
-    """Configuration of an adapter's base, if it can be read without the network."""
+    """Return the configuration of an adapter's base, if it can be read without the network."""
     try:
         return AutoConfig.from_pretrained(resolve_checkpoint(base)).to_dict() if base else {}
     except (OSError, ValueError):
@@ -217,7 +217,7 @@ def _config_of_base(base: str | None) -> dict[str, Any]:
 
 
 def _first_with(key: str, folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """The content of the first of some files in a folder that has a key; empty if there is none."""
+    """Return the content of the first of the named files that has a key; empty if none has it."""
     contents = (read_json(folder / name) for name in names if (folder / name).is_file())
     return next((content for content in contents if key in content), {})
 

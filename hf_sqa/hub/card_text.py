@@ -1,4 +1,4 @@
-"""What the template of a model card is filled with, beside the facts themselves."""
+"""Texts that fill the template of a model card, besides the facts themselves."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hf_sqa.hub.card_facts import CardFacts, as_list, is_hub_id, public_name, tr
 from hf_sqa.hub.model_table import provenance
 
 PURPOSE = "Predicts how listeners would rate a recording of speech, without a reference."
-#: Where a licence may be read: a page, or a file beside the card.
+#: Pattern of a link to a licence: a page, or a file beside the card.
 LINK = re.compile(r"https?://[^\s()<>]+|[\w.-]+")
-#: By so much the measured coverage may fall short before the card says that the interval does not hold.
+#: If the measured coverage falls short by more than this, the card says that the interval does not hold.
 COVERAGE_TOLERANCE = 0.03
 SCORE_MEANINGS = {
     "mos": "overall quality, higher is better",
@@ -36,7 +36,7 @@ SCORE_MEANINGS = {
 
 
 def fillings(facts: CardFacts, config: Mapping[str, Any], adapter: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
-    """The variables and functions of `card_template.md`; the facts are those that were read from the folder."""
+    """Return the variables and functions of `card_template.md`, from facts completed by [`CardFacts.read_from`]."""
     if facts.repo_id:
         imports, recording = "from huggingface_hub import hf_hub_download\n", f'hf_hub_download("{facts.repo_id}", "sample.flac")'
     else:
@@ -72,18 +72,18 @@ def fillings(facts: CardFacts, config: Mapping[str, Any], adapter: Mapping[str, 
 
 
 def as_text(value: Any) -> str:
-    """What files and people name, as text of one line: no markup, HTML or cell of a table begins in it."""
+    """Escape a value from files or users as one line of text that cannot begin markup, HTML or a table cell."""
     line = visible(" ".join(str(value).split()))
     return re.sub(r"[\\`|\[\]]", r"\\\g<0>", line).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def as_code(value: Any) -> str:
-    """The same between backticks."""
+    """Escape a value like [`as_text`], for use between backticks."""
     return "`" + visible(" ".join(str(value).split())).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _scale_rows(config: Mapping[str, Any], meanings: Mapping[str, str] | None) -> list[tuple[str, str]]:
-    """Rows of the table of scores: name, and scale with meaning."""
+    """Return rows of the table of scores: name, and scale with meaning."""
     if not config:
         return [("those of the base model", "that of the base model")]
     real = families()[config["model_type"]][0](**{key: value for key, value in config.items() if not key.startswith("_")})
@@ -114,7 +114,7 @@ def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def _training_rows(recipe: Any) -> list[tuple[str, str, str]]:
-    """What the training sets are called, their languages and licence; empty where not known."""
+    """Return names, languages and licences of the training sets; empty if unknown."""
     from hf_sqa.data.corpora import CORPORA
 
     rows = []
@@ -135,7 +135,7 @@ def _training_settings(recipe: Any) -> str:
 
 
 def _too_short_for(calibration: Mapping[str, Any]) -> str:
-    """The sets on which the interval was measured not to hold."""
+    """Return the sets on which the measured coverage of the interval is too low."""
     measured = calibration.get("measured", ())
     short = [as_text(each["set"]) for each in measured if each["coverage"] < each["asked"] - COVERAGE_TOLERANCE]
     return ", ".join(dict.fromkeys(short))

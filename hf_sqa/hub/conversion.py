@@ -1,4 +1,4 @@
-"""Converts an authors' checkpoint to a folder that `from_pretrained` loads: checked, and written whole or not at all."""
+"""Convert authors' checkpoints to folders that `from_pretrained` loads: checked, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hf_sqa.auto import AutoModelForAudioQuality, converters
 from hf_sqa.choices import did_you_mean
 from hf_sqa.runs import whole_folder
 
-#: Of a score before and after saving, in label units.
+#: Largest difference of a score before and after saving, in label units.
 TOLERANCE = 1e-5
 
 
 @dataclass
 class Conversion:
-    """A conversion: its folder, the class and number of parameters of the model, and the scores of the built-in sample."""
+    """The result of a conversion: folder, class and number of parameters of the model, and scores of the built-in sample."""
 
     folder: Path
     model: str
@@ -34,7 +34,7 @@ class Conversion:
 
 
 def readable_checkpoints() -> dict[str, tuple[str, ...]]:
-    """Families that have a converter, each with what it reads."""
+    """Return the families that have a converter, with what each converter reads."""
     return {family: converter.reads for family, converter in converters().items()}
 
 
@@ -50,7 +50,7 @@ def convert_checkpoint(
 
     Args:
         family (`str`): One of [`readable_checkpoints`].
-        checkpoint (`str` or `Path`, *optional*): The authors' file, or a name the converter knows; its default if not given.
+        checkpoint (`str` or `Path`, *optional*): The authors' file, or a name that the converter knows; its default if not given.
         folder (`str` or `Path`): Output folder; must be new or empty.
         encoder (`str` or `Path`, *optional*): Folder or Hub id of the speech encoder, for checkpoints that hold only a head.
         encoder_config (`str` or `Path`, *optional*): JSON file that describes the encoder, if the tensors do not.
@@ -69,7 +69,7 @@ def convert_checkpoint(
     arguments = _arguments(family, convert, checkpoint, {"encoder": encoder, "encoder_config": encoder_config})
     try:
         model = convert(**arguments).eval()
-    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:  # what a converter makes of strange content
+    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:  # errors of converters on unexpected content
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"Expected a checkpoint that the converter of {family!r} reads (`hf-sqa convert --list`), got "
@@ -89,7 +89,7 @@ def convert_checkpoint(
         model.save_pretrained(unfinished)
         extractor.save_pretrained(unfinished)
         after = _sample_scores(AutoModelForAudioQuality.from_pretrained(unfinished).eval(), extractor)
-        # Not equal to the bit: rounding depends on where weights lie in memory.
+        # Scores are not bit-identical, because rounding depends on where weights lie in memory.
         if any(abs(after[name] - score) > TOLERANCE for name, score in before.items()):
             raise ValueError(f"The saved model scores the built-in sample {after}, the converted one {before}: report this.")
     num_weights = sum(parameter.numel() for parameter in model.parameters())
@@ -97,7 +97,7 @@ def convert_checkpoint(
 
 
 def _arguments(family: str, convert: Callable[..., Any], checkpoint: str | Path | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Arguments for a family's `convert`; an option that it does not have is refused, not ignored."""
+    """Return the arguments for a family's `convert`. An option that it does not have is refused, not ignored."""
     parameters = inspect.signature(convert).parameters
     given = {option: value for option, value in options.items() if value is not None}
     if unknown := given.keys() - parameters:

@@ -1,6 +1,6 @@
-"""`handler.py` of a repository, which Inference Endpoints run: recordings in, rows of scores out, no value of them NaN.
+"""`handler.py` of a repository, for Inference Endpoints: recordings in, rows of scores without NaN out.
 
-It scores with hf_sqa where that is installed, else with the code beside the weights. This file is copied as it is.
+It scores with hf_sqa if that is installed, else with the code beside the weights. This file is copied unchanged.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class EndpointHandler:
         """Score one recording or several.
 
         Args:
-            data (`dict`): `inputs`, the bytes of a recording or these in base64, or a list of such; and `parameters`, *optional*,
-                of which the options of the pipeline in `OPTIONS` are taken.
+            data (`dict`): `inputs`: the bytes of a recording, plain or in base64, or a list of them; and `parameters`, *optional*:
+                pipeline options out of `OPTIONS`.
 
         Returns:
             `dict`, or a list of them: Rows as the pipeline gives them with `on_error="row"` and `return_details=True`.
@@ -54,7 +54,7 @@ class EndpointHandler:
 
 
 def _bytes(recording: Any) -> bytes:
-    """A recording's bytes. Never a path or an address: a request shall not read what lies beside the service."""
+    """Return the bytes of a recording. Paths and addresses are refused: a request must not read files of the service."""
     if isinstance(recording, str):
         try:
             return base64.b64decode(recording, validate=True)

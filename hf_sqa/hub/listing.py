@@ -1,4 +1,4 @@
-"""Lists models: inside PyPI packages, convertible from authors' files, in the cache, on the Hub."""
+"""List models: inside PyPI packages, convertible from authors' files, in the cache, on the Hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hf_sqa.wheels import Wheel
 
 @dataclass(frozen=True)
 class ListedModel:
-    """A model for `--model`."""
+    """A model that `--model` takes."""
 
     name: str
     where: str  # `shipped`, `cached` or `hub`
@@ -30,7 +30,7 @@ class ListedModel:
 
 
 def shipped_models() -> Iterator[ListedModel]:
-    """Models inside this and other PyPI packages; the others' are converted on first use."""
+    """Yield models inside this and other PyPI packages; those of other packages are converted on first use."""
     there = PUBLISHED.is_here
     yield ListedModel(DEFAULT_MODEL, "shipped", "mos", "mit", f"the default; {_at_hand(there, WHEEL)}")
     for name, folder in students().items():
@@ -45,7 +45,7 @@ def _at_hand(is_here: bool, wheel: Wheel) -> str:
 
 
 def cached_models() -> Iterator[ListedModel]:
-    """Checkpoints of our families, and adapters of them, in the Hugging Face cache."""
+    """Yield checkpoints of our families, and their adapters, in the Hugging Face cache."""
     try:
         repositories = sorted(scan_cache_dir().repos, key=lambda repo: repo.repo_id)
     except CacheNotFound:
@@ -65,10 +65,10 @@ def cached_models() -> Iterator[ListedModel]:
 
 
 def hub_models() -> Iterator[ListedModel]:
-    """Models on the Hub with our tag, most downloaded first.
+    """Yield models on the Hub with our tag, most downloaded first.
 
     Raises:
-        OSError: If the Hub cannot be asked.
+        OSError: If the Hub cannot be reached.
     """
     try:
         found = list(HfApi().list_models(filter=TAGS[0], sort="downloads", limit=100, full=True))

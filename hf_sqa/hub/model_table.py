@@ -17,7 +17,7 @@ HEADER_FIELDS = ("Paper", "Code", "Weights", "Differs", "Shapes")
 
 
 def provenance(model_class: type) -> dict[str, str]:
-    """Fields of the header of a family's modeling file: `Title` and those of `HEADER_FIELDS` that it has."""
+    """Return header fields of a family's modeling file: `Title` and those of `HEADER_FIELDS` that it has."""
     lines = (inspect.getdoc(inspect.getmodule(model_class)) or "").splitlines()
     found = {"Title": lines[0] if lines else ""}
     field = None
@@ -33,7 +33,7 @@ def provenance(model_class: type) -> dict[str, str]:
 
 
 def model_table() -> str:
-    """Markdown table with a row for each family."""
+    """Return a Markdown table with a row for each family."""
     rows = ["| model | scores | what it is | paper | weights |", "|---|---|---|---|---|"]
     for model_type, (config_class, model_class) in families().items():
         header = provenance(model_class)
@@ -46,7 +46,7 @@ def model_table() -> str:
 
 
 def updated(page: str) -> str:
-    """The text of the page with the table brought up to date."""
+    """Return the text of the page with the table updated."""
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n{model_table()}\n{END}{after}"

@@ -1,4 +1,4 @@
-"""Publishing a checkpoint: everything is checked before a byte leaves, then one commit holds all of it."""
+"""Publish a checkpoint: everything is checked before anything is sent, and one commit holds all of it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from hf_sqa.hub.staging import PARITY_FILE, Publication, PublishError, on_one_li
 
 __all__ = ["Publication", "PublishError", "publish", "publish_model"]
 
-#: HTTP libraries of the Hub's client, whose errors share no base class.
+#: HTTP libraries that the Hub client may use; their errors have no common base class.
 HTTP_CLIENTS = {"httpx", "httpx2", "httpcore2"}
-#: Our files in a repository; a new push removes those that it does not replace.
+#: Files in a repository that are ours; a new push removes those that it does not replace.
 OURS = (*COPIED, *HUB_GRAPHS, *TRAINING_LEFTOVERS, SAMPLE_FILE, PARITY_FILE, "*.py")
 
 
@@ -60,18 +60,18 @@ def publish(
     others can find an adapter's base. If the push is interrupted, the repository is unchanged or complete; push again.
 
     Args:
-        folder (`str` or `Path`): The checkpoint's folder, or another name of it, see
+        folder (`str` or `Path`): The checkpoint's folder, or another name for it, see
             [`~hf_sqa.checkpoints.load_checkpoint`]; it is not changed.
         repo_id (`str`): `owner/name`.
         private (`bool`, *optional*): Visibility of a new repository.
-        revision (`str`, *optional*): Branch to commit to, made from `main` if it is new; `main` if not given.
+        revision (`str`, *optional*): Branch to commit to, created from `main` if it is new; `main` if not given.
         create_pr (`bool`, *optional*, defaults to `False`): Open a pull request instead.
-        with_code (`bool`, *optional*): Whether to add the code, so that the model works where hf_sqa is not installed, given
-            `trust_remote_code=True`. If not given, it is added to whole checkpoints, not to adapters and graphs.
-        with_handler (`bool`, *optional*, defaults to `False`): Add `handler.py`, which Inference Endpoints run.
+        with_code (`bool`, *optional*): Whether to add the code, so that the model works without hf_sqa, with
+            `trust_remote_code=True`. By default it is added to whole checkpoints, not to adapters and graphs.
+        with_handler (`bool`, *optional*, defaults to `False`): Add `handler.py` for Inference Endpoints.
         dry_run (`bool`, *optional*, defaults to `False`): Check everything and list what would be published; send nothing.
         replace (`bool`, *optional*, defaults to `False`): Overwrite a repository that holds a model of another library.
-        base_model (`str`, *optional*): Hub id of an adapter's base, where the adapter was trained from a folder.
+        base_model (`str`, *optional*): Hub id of an adapter's base, if the adapter was trained from a folder.
         message (`str`, *optional*): Title of the commit.
         token (`str`, *optional*): Taken from `hf auth login` or `HF_TOKEN` if not given.
         announce (callable, *optional*): Called with a line for every step.
@@ -126,7 +126,7 @@ def publish(
 
 
 def publish_model(model: Any, repo_id: str, *, feature_extractor: Any = None, **options: Any) -> Publication:
-    """[`publish`] for a model in memory, with its feature extractor; see there for the options."""
+    """Publish a model in memory with its feature extractor; see [`publish`] for the options."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / repo_id.rsplit("/", 1)[-1]
         model.save_pretrained(folder)
@@ -135,8 +135,8 @@ def publish_model(model: Any, repo_id: str, *, feature_extractor: Any = None, **
 
 
 def _repository(api: HfApi, repo_id: str, create_pr: bool, replace: bool) -> ModelInfo | None:
-    """The repository, if it exists and may take the model."""
-    api.whoami()  # only here does the Hub distinguish a wrong token from a missing repository
+    """Return the repository if it exists; refuse one that must not take the model."""
+    api.whoami()  # only this call distinguishes a wrong token from a missing repository
     try:
         info = api.model_info(repo_id)
     except RepositoryNotFoundError:
@@ -161,13 +161,13 @@ def _refuse_pickles(names: Sequence[str], repo_id: str) -> None:
 
 
 def _stale(there: Sequence[str], coming: Sequence[str]) -> list[str]:
-    """Files of an earlier push that this one does not bring: other shards, code, the adapter's format."""
+    """Return files of an earlier push that this one does not replace: other shards, code, the adapter's format."""
     return [name for name in there if name not in coming and is_one_of(name, OURS) and ("/" not in name or name in HUB_GRAPHS)]
 
 
 @contextmanager
 def explained(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """Turn errors of the Hub's client into a [`PublishError`] that says what to do."""
+    """Turn errors of the Hub client into a [`PublishError`] that says what to do."""
     login = "log in with `hf auth login`, or set HF_TOKEN to a token with the right to write"
     try:
         try:

@@ -1,4 +1,4 @@
-"""Data sets with scores; every score column stores which model gave it."""
+"""Data sets with scores. Every score column stores the identity of its model."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ IDENTITY_PREFIX = "hf_sqa:"
 def add_scores(dataset: Any, scorer: Any, *, name: str | None = None, audio_column: str = "audio", batch_size: int = 1) -> Any:
     """Score a data set's recordings and add the scores as columns.
 
-    Adds `<score>__<name>` (float, missing where a recording could not be scored), `status__<name>` and `reason__<name>`. The
-    identity of the model is stored in the metadata of the score columns ([`score_identities`] reads it); `push_to_hub`,
-    `save_to_disk` and Parquet files keep it, and the card of a pushed data set shows it.
+    Adds `<score>__<name>` (float, missing if a recording could not be scored), `status__<name>` and `reason__<name>`. The metadata
+    of the score columns store the identity of the model ([`score_identities`] reads it); `push_to_hub`, `save_to_disk` and Parquet
+    files keep it, and the card of a pushed data set shows it.
 
     Args:
         dataset (`datasets.Dataset`): Its audio is neither decoded nor changed.
-        scorer ([`AudioQualityPipeline`]): As `hf_sqa.pipeline(...)` gives it.
+        scorer ([`AudioQualityPipeline`]): The scoring pipeline, from `hf_sqa.pipeline(...)`.
         name (`str`, *optional*): Name of the model in the column names; the last part of its id if not given.
         audio_column (`str`, *optional*, defaults to `"audio"`): Column of the recordings.
-        batch_size (`int`, *optional*, defaults to 1): Recordings handed to the model together.
+        batch_size (`int`, *optional*, defaults to 1): Number of recordings scored together.
 
     Returns:
-        `datasets.Dataset`: With the columns added, in the same order.
+        `datasets.Dataset`: The data set with the added columns, rows in the same order.
 
     Raises:
         ValueError: If there is no such column, or a new column exists already.
@@ -51,11 +51,11 @@ def add_scores(dataset: Any, scorer: Any, *, name: str | None = None, audio_colu
 
 
 def name_scores(dataset: Any, identities: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Store in columns' metadata which model gave their values, for scores from elsewhere.
+    """Store in the metadata of columns which model gave their values, for scores from elsewhere.
 
     Args:
         dataset (`datasets.Dataset`): A data set with the columns.
-        identities (`dict`): Column to identity, as `scorer.identity()` gives it.
+        identities (`dict`): Identity by column, as `scorer.identity()` returns it.
     """
     features = dataset.features.copy()
     for column, identity in identities.items():
@@ -70,7 +70,7 @@ def name_scores(dataset: Any, identities: Mapping[str, Mapping[str, Any]]) -> An
 
 
 def score_identities(dataset: Any) -> dict[str, dict[str, Any]]:
-    """Identity of the model behind every score column of a data set; columns of unknown origin are left out."""
+    """Return the identity of the model behind every score column of a data set; columns of unknown origin are left out."""
     found = {}
     for column, feature in dataset.features.items():
         identity = getattr(feature, "id", None)

@@ -32,11 +32,11 @@ from hf_sqa.pipelines import AudioQualityPipeline
 
 PARITY_FILE = "parity.json"
 HANDLER_FILE = "handler.py"
-#: MOS points between the bundled code and our own: rounding depends on where weights lie in memory.
+#: Largest difference, in MOS points, of bundled code from our own; rounding depends on where weights lie in memory.
 CODE_TOLERANCE = 1e-5
-#: The same between weights and a graph, which may compute in 8 bits.
+#: Largest difference of a graph, which may compute in 8 bits, from the weights.
 GRAPH_TOLERANCE = 0.1
-#: In the configuration of a checkpoint without its code.
+#: Note in the configuration of a checkpoint without its code.
 PACKAGE_NEEDED = "pip install hf-sqa; then `import hf_sqa` makes this model known to transformers"
 TEXT_SUFFIXES = {".json", ".yaml", ".yml", ".md", ".txt", ".csv", ""}
 ROOTS = (
@@ -50,22 +50,22 @@ TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 
 
 class PublishError(ValueError):
-    """The checkpoint must not be published as it is, or the Hub refused it; the message says what to do."""
+    """A check failed, or the Hub refused the checkpoint; the message says what to do."""
 
 
 @dataclass
 class Publication:
-    """What a push did or, after a dry run, would do."""
+    """The result of a push or, after a dry run, what a push would do."""
 
     repo_id: str  # The repository
     files: dict[str, int]  # Size of every published file in bytes, by its name in the repository
-    left_out: dict[str, str]  # Files of the folder that are not published, with the reason
+    left_out: dict[str, str]  # Unpublished files of the folder, with the reason
     sample_scores: dict[str, float]  # Scores of the built-in sample
     card: str  # The card as published
     removed: list[str] = field(default_factory=list)  # Files of an earlier push that this one deletes from the repository
     commit: str | None = None  # The commit; `None` after a dry run
     url: str | None = None  # Address of the repository or the pull request
-    changed: bool = False  # `False` if the repository held all of it already
+    changed: bool = False  # `False` if the repository already held everything
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def staged(
     with_handler: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> Iterator[tuple[Path, Publication]]:
-    """A temporary folder with exactly what would be published, checked; see [`~hf_sqa.hub.publish.publish`]."""
+    """Yield a temporary, checked folder with exactly what would be published; see [`~hf_sqa.hub.publish.publish`]."""
     folder = Path(folder) if isinstance(folder, Path) else local_folder(folder)
     config, adapter = read_configs(folder)
     try:
@@ -134,9 +134,9 @@ def staged(
 
 
 def _fill(stage: Path, folder: Path, published: list[str]) -> None:
-    """Copy what is published; links stand for weights and graphs, which may be large and are only read.
+    """Copy what is published. Weights and graphs, which may be large and are only read, become links.
 
-    A graph `model.onnx` goes where others look for it, by its precision.
+    A graph `model.onnx` gets the name by which other tools find it, which depends on its precision.
     """
     for file in published:
         if not file.endswith((".safetensors", ".onnx")):
@@ -157,7 +157,7 @@ def _files_of(stage: Path) -> list[Path]:
 
 
 def _prepare_configs(stage: Path, base_model: str | None, with_code: bool) -> None:
-    """Remove what is only meaningful on this machine, and code of an earlier push, from the configurations."""
+    """Remove entries that only make sense on this machine, and code of an earlier push, from the configurations."""
     for file in ("config.json", "preprocessor_config.json"):
         if (stage / file).is_file():
             text = (stage / file).read_text(encoding="utf-8")
@@ -180,7 +180,7 @@ def _prepare_configs(stage: Path, base_model: str | None, with_code: bool) -> No
 
 
 def _check_base(base: Any) -> None:
-    """Refuse an adapter whose base nobody else could find."""
+    """Refuse an adapter if nobody else could find its base."""
     advice = "name it with `--base owner/name` (or `base_model=`)"
     if not isinstance(base, str) or not base:
         raise PublishError(f"The adapter does not say which model it belongs to; {advice}.")
@@ -198,7 +198,7 @@ def _check_base(base: Any) -> None:
 
 
 def _scorer(stage: Path, graph: str | None = None) -> AudioQualityPipeline:
-    """The pipeline with the checkpoint to publish, every weight of which must come from the files; or on one of its graphs."""
+    """Return a pipeline with the checkpoint to publish, whose weights must all come from the files, or with one of its graphs."""
     try:
         if graph is None:
             loaded = load_checkpoint(stage, dtype="float32")
@@ -237,17 +237,17 @@ def _add_code(stage: Path, scores: Mapping[str, float]) -> None:
 
 
 def _refuse_other_scores(bundled: Mapping[str, float], scores: Mapping[str, float]) -> None:
-    """The code that travels may round otherwise; it may not score otherwise."""
+    """Refuse bundled code whose scores differ by more than rounding."""
     if bundled.keys() != scores.keys() or not all(abs(bundled[name] - score) <= CODE_TOLERANCE for name, score in scores.items()):
         raise PublishError(f"The code beside the weights scores the sample {bundled}, hf_sqa {dict(scores)}: report this.")
 
 
 def _shorten_paths(path: Path) -> None:
-    """Shorten every path to its last part: folders of this machine mean nothing elsewhere."""
+    """Shorten every path to its last part, because folders of this machine mean nothing elsewhere."""
     text = path.read_text(encoding="utf-8")
     shortened = LOCAL_PATH.sub(lambda match: re.split(r"[/\\]", match.group().rstrip("/\\"))[-1], text)
     if shortened != text:
-        parse_yaml(shortened, path.name)  # JSON is YAML: still well-formed
+        parse_yaml(shortened, path.name)  # check that it is still well-formed; JSON is YAML too
         path.write_text(shortened, encoding="utf-8")
 
 
@@ -268,5 +268,5 @@ def _refuse_traces(stage: Path, folder: Path) -> None:
 
 
 def on_one_line(error: Any) -> str:
-    """An error on one line, with tokens masked."""
+    """Return an error on one line, with tokens masked."""
     return TOKEN.sub("hf_***", " ".join(str(error).split()))[:400]
