@@ -12,7 +12,7 @@ ROUNDING_SECONDS = 0.1
 
 
 class AudioQualityCollator:
-    """Makes batches.
+    """Collates examples into batches.
 
     A recording that could not be read keeps its place in the batch, with the waveform of another and NaN labels: it adds neither
     loss nor gradient, and batches have the same size in all processes.

@@ -19,7 +19,7 @@ FULL_SCALE = 32767
 PAUSE_SECONDS, PAUSE_DBFS = (0.1, 0.9), (-85.0, -65.0)
 #: A recording whose level moves less than this between its 10th and 95th percentile of 10 ms frames is a tone or steady noise.
 MIN_LEVEL_RANGE_DB = 8.0
-#: Unusable recordings drawn before all are read to find the usable ones.
+#: Number of unusable recordings drawn before all are read to find the usable ones.
 MAX_DRAWS = 200
 
 
@@ -124,7 +124,7 @@ class SpeechPool:
         """
         usable = {name: clips for name, clips in self._talkers.get(split, {}).items() if clips}
         for attempt in range(MAX_DRAWS + 1):
-            if attempt == MAX_DRAWS:  # nearly everything is unusable: look at all of it
+            if attempt == MAX_DRAWS:  # nearly all recordings are unusable: read them all
                 usable = {
                     name: kept for name, clips in usable.items() if (kept := [c for c in clips if self._waveform(c) is not None])
                 }

@@ -1,4 +1,4 @@
-"""Splits and subsets of rated corpora: the same score distribution in both parts, no talker in two, seeded, with a report.
+"""Splits and subsets of rated corpora: the same score distribution in both parts, no talker in both, seeded, with a report.
 
 The ten training sets are those of Table 1 of "Exploring the influence of fine-tuning data on wav2vec 2.0 model for blind speech
 quality prediction" (Becerra, Ragano, Hines). It asks for "an 80-20 percent ratio and maintaining a similar MOS distribution"; the

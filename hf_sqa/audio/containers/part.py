@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-#: A program that counts wrongly is off by a frame or by the header's own 44 bytes; a file that was cut off lacks more.
+#: A program that counts wrongly is off by a frame or by the header's 44 bytes; a file that was cut off lacks more.
 SLOPPY_BYTES = 44
 #: Programs that write to a pipe cannot know the size, and state zero or a size near 2 or 4 GiB ...
 NEAR_BYTES = 1 << 16

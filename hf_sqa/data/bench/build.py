@@ -139,8 +139,7 @@ def build_clips(plan: BenchPlan, *, num_workers: int = 1) -> Iterator[dict[str, 
     ends with the same files as an uninterrupted one. Random choices depend only on voice, phrase and condition.
 
     A row is as in the manifest: `audio`, `status` (`"ok"` or `"failed"`), `reason`, `num_samples`, `gain_db` (0 unless it was
-    attenuated to fit full scale), `sha256` (of the 16-bit little-endian samples, whatever the container),
-    `degradations`, `digest`.
+    attenuated to fit full scale), `sha256` (of the 16-bit little-endian samples, whatever the container), `degradations`, `digest`.
     FFTs round differently from one processor to the next, which may move a sample by one step of 16 bits, and then the hash.
 
     Args:
@@ -149,7 +148,7 @@ def build_clips(plan: BenchPlan, *, num_workers: int = 1) -> Iterator[dict[str, 
 
     Raises:
         Locked: If another process is building or labelling in the folder.
-        ValueError: If `manifest.jsonl` in the folder is not such a manifest.
+        ValueError: If `manifest.jsonl` in the folder is some other file.
     """
     with locked(plan.folder / LOCK):
         done = _finished(plan.folder / MANIFEST)

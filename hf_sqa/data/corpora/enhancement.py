@@ -1,4 +1,4 @@
-"""Rated noisy speech, and what enhancement made of it."""
+"""Rated noisy and enhanced speech."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

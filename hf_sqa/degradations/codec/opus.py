@@ -1,4 +1,4 @@
-"""Opus (RFC 6716): by libopus with its own loss concealment, or by the libsndfile that soundfile brings, without losses."""
+"""Opus (RFC 6716): by libopus with its own loss concealment, or by the libsndfile that comes with soundfile, without losses."""
 
 import ctypes
 from collections.abc import Mapping
