@@ -1,12 +1,12 @@
-"""Any speech encoder of transformers as the front of a quality model: built, cut to a layer, loaded, masked, mixed.
+"""Any speech encoder of transformers as the front end of a quality model: built, cut to a layer, loaded, masked, mixed.
 
 Encoders: wav2vec 2.0 and XLS-R, HuBERT, WavLM, data2vec-audio, UniSpeech and UniSpeech-SAT, wav2vec 2.0 Conformer take waveforms
           (`input_values`), and so does Whisper here, which computes its log-mel spectra itself (`whisper_encoder.py`); w2v-BERT 2.0
           takes such spectra (`input_features`). DistilledSQA, a quality model of this package, serves as an encoder too where no
           other weights are at hand: its features are what its own pooling sees.
-Layers:   layer `n` is the output of the `n`-th transformer block, `hidden_states[n]` of transformers 5; layer 0 is what the first
-          block gets. It is taken before the final layer norm that some encoders apply to the output of the last block. No layer
-          (`None`) is the encoder's own output, after that norm.
+Layers:   layer `n` is the output of the `n`-th transformer block, `hidden_states[n]` of transformers 5; layer 0 is the input of
+          the first block. Layers come before the final layer norm that some encoders apply to the output of the last block. No
+          layer (`None`) means the encoder's own output, after that norm.
 Shapes:   B batch, T samples or spectra, F frames, D hidden size
 """
 
@@ -46,18 +46,18 @@ ENCODER_TYPES = (
     "wav2vec2-bert",
     "whisper",
 )
-#: Quality models that serve as encoders, by `encode`; they have no layers to choose from.
+#: Quality models that serve as encoders by their `encode`; they have no layers to choose from.
 QUALITY_MODEL_TYPES = ("distilled_sqa",)
-#: Encoders that a mask shields from padding, given layer-norm features. data2vec-audio smears padding through a stack of
+#: Encoders that a mask shields from padding, if their features have layer norm. data2vec-audio smears padding through a stack of
 #: positional convolutions and Conformer through unmasked depthwise convolutions.
 MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert", "whisper", *QUALITY_MODEL_TYPES)
-#: Encoders that always normalise the output of their last block; others do with `do_stable_layer_norm`.
+#: Encoders that always normalise the output of their last block; others do so with `do_stable_layer_norm`.
 NORMED_TYPES = ("wav2vec2-conformer", "whisper")
-#: Samples in a spectrum, their distance, and the spectra in one frame, of w2v-BERT 2.0's feature extractor (16 kHz).
+#: Samples in a spectrum, samples between spectra, and spectra in a frame, of w2v-BERT 2.0's feature extractor (16 kHz).
 SPECTRUM_SAMPLES, SPECTRUM_HOP_SAMPLES, SPECTRA_PER_FRAME = 400, 160, 2
-#: Samples between frames of Whisper, each begun one: a convolution joins two spectra.
+#: Samples per frame of Whisper, whose convolution joins two spectra; an incomplete frame counts as a frame.
 WHISPER_FRAME_SAMPLES = 320
-#: Encoder options of fine-tuning for scores: no frames are masked. The vector that would replace them is then not built.
+#: Encoder options for fine-tuning on scores: no frames are masked. The vector that would replace them is then not built.
 FINE_TUNING_OPTIONS = {"apply_spec_augment": False, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 #: wav2vec 2.0 base to be fine-tuned, with the dropouts of fairseq's pre-training configuration. Sizes are transformers' defaults.
 WAV2VEC2_BASE = {
@@ -65,7 +65,7 @@ WAV2VEC2_BASE = {
     **{"feat_proj_dropout": 0.1, "layerdrop": 0.05},
     **FINE_TUNING_OPTIONS,
 }
-#: Sizes of an encoder for tests; and such a wav2vec 2.0, with layer norm and without dropout.
+#: Sizes of an encoder for tests; and a wav2vec 2.0 of these sizes, with layer norm and without dropout.
 TINY_SIZES = {
     **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24},
     **{"conv_dim": [8] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2},
@@ -80,9 +80,9 @@ HEAD_TENSORS = re.compile(
     r"^(lm_head|quantizer|project_q|project_hid|dropout_features|final_proj|label_embs_concat|speaker_proj|label_embeddings_concat"
     r"|layer_norm_for_extract|classifier|projector|layer_weights|tdnn|feature_extractor\.(weight|bias)$|objective|decoder|proj_out)\b"
 )
-#: Tensors of a Whisper's encoder saved by itself, and their place behind the spectra.
+#: Names of tensors in a Whisper encoder that was saved by itself, and their names here.
 WHISPER_ENCODER_NAMES = {r"^(conv1|conv2|embed_positions|layers|layer_norm)\.": r"encoder.\1."}
-#: transformers' own configurations have no limits.
+#: Bounds on options of the encoder: transformers' own configurations have none.
 ENCODER_BOUNDS = {
     **dict.fromkeys(("hidden_size", "intermediate_size", "conv_dim", "vocab_size", "feature_projection_input_dim"), SIZE),
     **dict.fromkeys(("d_model", "encoder_ffn_dim", "num_mel_bins"), SIZE),
@@ -94,7 +94,7 @@ ENCODER_BOUNDS = {
 
 
 def check_encoder_config(encoder_config: PreTrainedConfig, *, with_quality_models: bool = False) -> None:
-    """Refuse an encoder that is not one of `ENCODER_TYPES`, nor, for those who take them, of `QUALITY_MODEL_TYPES`."""
+    """Refuse an encoder that is not in `ENCODER_TYPES`, nor, if `with_quality_models`, in `QUALITY_MODEL_TYPES`."""
     model_type = getattr(encoder_config, "model_type", None)
     if getattr(encoder_config, "hidden_size", None) is None:
         raise ValueError(
@@ -134,7 +134,7 @@ def check_layer(encoder_config: PreTrainedConfig, layer: int | None, option: str
 
 
 def check_encoder_options(encoder_config: PreTrainedConfig, options: dict[str, Any]) -> None:
-    """Refuse options by names that the encoder does not have: transformers would keep them and take no notice."""
+    """Refuse options that the encoder does not have: transformers would keep and ignore them."""
     for name in options:
         if not hasattr(encoder_config, name):
             raise ValueError(
@@ -144,7 +144,7 @@ def check_encoder_options(encoder_config: PreTrainedConfig, options: dict[str, A
 
 
 def check_layerdrop(encoder_config: PreTrainedConfig) -> None:
-    """Refuse an encoder that skips blocks while training, for models that read single layers."""
+    """Refuse an encoder that skips blocks in training, for models that read individual layers."""
     option = layerdrop_option(encoder_config)
     if layerdrop := getattr(encoder_config, option, 0.0):
         raise ValueError(
@@ -154,7 +154,7 @@ def check_layerdrop(encoder_config: PreTrainedConfig) -> None:
 
 
 def truncated(encoder_config: PreTrainedConfig, layer: int | None) -> PreTrainedConfig:
-    """Copy of a configuration with no more blocks than `layer` needs; the original stays as it is."""
+    """Return a copy of a configuration with no more blocks than `layer` needs; the original stays as it is."""
     config = copy.deepcopy(encoder_config)
     if layer is not None:
         config.num_hidden_layers = layer
@@ -164,7 +164,7 @@ def truncated(encoder_config: PreTrainedConfig, layer: int | None) -> PreTrained
 
 
 def build_encoder(encoder_config: PreTrainedConfig, layer: int | None = None) -> PreTrainedModel:
-    """Build an encoder, randomly initialised, that ends at a layer; blocks behind it are not built."""
+    """Build an encoder, randomly initialised, that ends at a layer; later blocks are not built."""
     check_encoder_config(encoder_config, with_quality_models=True)
     check_layer(encoder_config, layer)
     config = truncated(encoder_config, layer)
@@ -176,16 +176,16 @@ def build_encoder(encoder_config: PreTrainedConfig, layer: int | None = None) ->
 def load_encoder_config(
     name_or_path: str, options: dict[str, Any] | None = None, *, local_files_only: bool = False
 ) -> PreTrainedConfig:
-    """Configuration of a pre-trained encoder, with some values changed; it keeps no trace of where it was read from.
+    """Load the configuration of a pre-trained encoder, with some values changed; it does not say where it was read from.
 
     Args:
-        name_or_path (`str`): Hub id, or folder with `config.json`; checkpoints for CTC or pre-training are as good as bare ones.
-        options (`dict[str, Any]`, *optional*): Values to change, for example `{"layerdrop": 0.0}`, whatever the encoder calls it.
+        name_or_path (`str`): Hub id, or folder with `config.json`; checkpoints for CTC or pre-training serve as well as bare ones.
+        options (`dict[str, Any]`, *optional*): Values to change; `{"layerdrop": 0.0}` works whatever the encoder calls this option.
             Those of `FINE_TUNING_OPTIONS` are left out for a quality model, which never masks frames.
         local_files_only (`bool`, *optional*, defaults to `False`): Whether to look on this machine only.
 
     Raises:
-        ValueError: If the encoder is none of `ENCODER_TYPES`, or has no option of a name in `options`.
+        ValueError: If the encoder is not in `ENCODER_TYPES`, or does not have one of the `options`.
     """
     config = AutoConfig.from_pretrained(name_or_path, local_files_only=local_files_only)
     check_encoder_config(config, with_quality_models=True)
@@ -204,19 +204,19 @@ def load_encoder_config(
 def load_encoder(
     name_or_path: str, encoder_config: PreTrainedConfig, layer: int | None = None, sampling_rate: int | None = None, **options: Any
 ) -> PreTrainedModel:
-    """Load a pre-trained encoder up to a layer; of a safetensors file only the tensors needed are read.
+    """Load a pre-trained encoder up to a layer; only the needed tensors of a safetensors file are read.
 
     Args:
-        name_or_path (`str`): Hub id or folder of a bare encoder, or of one with a head for CTC, pre-training or classification; of
-            a Whisper with or without its decoder.
-        encoder_config (`PreTrainedConfig`): Of the whole encoder, from `load_encoder_config`.
-        layer (`int`, *optional*): Layer to end at; the encoder's own output if not given.
-        sampling_rate (`int`, *optional*): Rate in Hz that the encoder's feature extractor, if it comes with one, must ask for.
+        name_or_path (`str`): Hub id or folder of an encoder, bare or with a head for CTC, pre-training or classification; of a
+            Whisper, with or without its decoder.
+        encoder_config (`PreTrainedConfig`): Configuration of the whole encoder, from `load_encoder_config`.
+        layer (`int`, *optional*): Last layer to load; the encoder's own output if not given.
+        sampling_rate (`int`, *optional*): Rate in Hz that the encoder's feature extractor, if it has one, must ask for.
         **options: Options of `from_pretrained`.
 
     Raises:
-        ValueError: If it is for another rate, or the checkpoint lacks a tensor of the encoder, has one of another shape, or one
-            that neither the encoder, nor a layer left out, nor a head accounts for; the message names it.
+        ValueError: If the encoder is for another rate, or if the checkpoint lacks a tensor, has one of another shape, or one that
+            belongs neither to the encoder, nor to a layer left out, nor to a head; the message names it.
     """
     check_encoder_config(encoder_config, with_quality_models=True)
     check_layer(encoder_config, layer)
@@ -228,7 +228,7 @@ def load_encoder(
         )
     loader: Any = AutoModel
     if computes_spectra(encoder_config):
-        # A bare encoder's file has no prefix, and many of the Hub are in half precision: training begins in single precision.
+        # A bare encoder's file has no prefix, and many on the Hub are in half precision, while training begins in single precision.
         loader = _whisper_class()
         options = {"key_mapping": WHISPER_ENCODER_NAMES, "dtype": torch.float32} | options
     with _without_load_report():
@@ -263,33 +263,33 @@ def takes_spectra(encoder_config: PreTrainedConfig) -> bool:
 
 
 def computes_spectra(encoder_config: PreTrainedConfig) -> bool:
-    """Whether the encoder takes waveforms and computes the log-mel spectra that its blocks see by itself: Whisper."""
+    """Whether the encoder takes waveforms and itself computes the log-mel spectra for its blocks: Whisper."""
     return encoder_config.model_type == "whisper"
 
 
 def has_convolutions(encoder_config: PreTrainedConfig) -> bool:
-    """Whether convolutions of the encoder take the waveform, as in wav2vec 2.0."""
+    """Whether the encoder reads the waveform by convolutions, as wav2vec 2.0 does."""
     return not (takes_spectra(encoder_config) or computes_spectra(encoder_config) or is_quality_model(encoder_config))
 
 
 def front_modules(encoder_config: PreTrainedConfig) -> tuple[str, ...]:
-    """Patterns of the modules before an encoder's blocks, as names in a model that has it as `encoder`."""
+    """Return patterns for the modules before an encoder's blocks, by their names in a model that has it as `encoder`."""
     fronts = {"wav2vec2-bert": ("encoder.feature_projection",), "whisper": ("encoder.encoder.conv?",)}
     return fronts.get(encoder_config.model_type, ("encoder.*feature_extractor", "encoder.*feature_projection"))
 
 
 def layerdrop_option(encoder_config: PreTrainedConfig) -> str:
-    """Name of the option that skips blocks at random while training."""
+    """Return the name of the option that skips blocks at random in training."""
     return "encoder_layerdrop" if computes_spectra(encoder_config) else "layerdrop"
 
 
 def in_precision_of(encoder: PreTrainedModel, inputs: torch.Tensor) -> torch.Tensor:
-    """Inputs in the precision of the encoder's weights; in single precision where it computes logarithms of six decades first."""
+    """Return inputs in the precision of the encoder's weights, or in float32 if it begins with logarithms over six decades."""
     return inputs.float() if computes_spectra(encoder.config) else inputs.to(encoder.dtype)
 
 
 def pads_safely(encoder_config: PreTrainedConfig) -> bool:
-    """Whether features of a recording, given its mask, are the same alone and padded in a batch.
+    """Whether a recording's features, given its mask, are the same alone and padded in a batch.
 
     Group norm (wav2vec 2.0 base) averages over time before any mask is seen.
     """
@@ -304,8 +304,8 @@ def output_size(encoder_config: PreTrainedConfig) -> int:
 
 
 def min_num_samples(encoder_config: PreTrainedConfig) -> int:
-    """Samples at 16 kHz that one frame takes; shorter audio gives none. 400 (25 ms) for wav2vec 2.0, 1 for a quality model or
-    Whisper, which pads by itself.
+    """Return the samples at 16 kHz that one frame needs; shorter audio gives no frame. 400 (25 ms) for wav2vec 2.0, 1 for a quality
+    model or Whisper, which pad by themselves.
     """
     if is_quality_model(encoder_config) or computes_spectra(encoder_config):
         return 1
@@ -318,27 +318,27 @@ def min_num_samples(encoder_config: PreTrainedConfig) -> int:
 
 
 def frame_mask(encoder: PreTrainedModel, attention_mask: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """Which frames of the encoder's output see no padding: `(B, F)` from `attention_mask` `(B, T)` over its inputs."""
+    """Return which frames of the encoder's output see no padding: `(B, F)` from `attention_mask` `(B, T)` over its inputs."""
     num_real_frames = num_frames_of(encoder, attention_mask.sum(dim=1))  # (B,)
     return torch.arange(num_frames, device=attention_mask.device)[None] < num_real_frames[:, None]
 
 
 def scale_feature_gradient(encoder: PreTrainedModel, factor: float) -> None:
-    """Multiply the gradient that reaches the convolutions in front of an encoder; what it computes stays the same.
+    """Multiply the gradient that reaches an encoder's convolutions by a factor; the encoder's output stays the same.
 
-    fairseq's `feature_grad_mult`. A factor of 0 freezes the convolutions, see `freeze_idle_parameters`.
+    This is fairseq's `feature_grad_mult`. A factor of 0 freezes the convolutions, see `freeze_idle_parameters`.
     """
     if factor not in (0, 1):
         encoder.feature_extractor.register_forward_hook(partial(_scale_gradient_of_output, factor=factor))
 
 
 def freeze_idle_parameters(encoder: PreTrainedModel, feature_grad_mult: float = 1.0) -> None:
-    """Take parameters out of training that no gradient can reach: distributed training stops at them, weight decay shrinks them.
+    """Freeze parameters that no gradient can reach: distributed training would stop at them, and weight decay would shrink them.
 
-    These are the convolutions in front with a `feature_grad_mult` of 0, the vector that replaces masked frames if training masks
-    none, the positional convolution of wav2vec 2.0 Conformer, which transformers builds and does not use, the positions of Whisper,
-    which are sines, and the pooling of a quality model. `from_pretrained` makes all parameters trainable again: call this after
-    building and after loading.
+    These are the convolutions with a `feature_grad_mult` of 0; the vector that replaces masked frames, if training masks none; the
+    positional convolution of wav2vec 2.0 Conformer, which transformers builds and does not use; the positions of Whisper, which
+    are sines; and the pooling of a quality model. `from_pretrained` makes all parameters trainable again: call this after building
+    and after loading.
     """
     config = encoder.config
     if is_quality_model(config):
@@ -357,7 +357,7 @@ def freeze_idle_parameters(encoder: PreTrainedModel, feature_grad_mult: float = 
 
 
 class FreezesEncoder:
-    """For families with an `encoder` and the option `freeze_encoder`: what is frozen stays frozen, which loading would undo."""
+    """Base of families with an `encoder` and the option `freeze_encoder`: frozen parts stay frozen, also after loading."""
 
     config: Any
     supports_gradient_checkpointing = True
@@ -365,7 +365,7 @@ class FreezesEncoder:
 
     @property
     def min_samples(self) -> int:
-        """Samples, or spectra, that one frame of the encoder takes."""
+        """Samples, or spectra, that one frame of the encoder needs."""
         encoder_config = self.config.encoder_config
         return 1 if takes_spectra(encoder_config) else min_num_samples(encoder_config)
 
@@ -373,19 +373,19 @@ class FreezesEncoder:
     def from_encoder(
         cls, name_or_path: str, config: Any = None, *, encoder_options: dict[str, Any] | None = None, **options: Any
     ) -> Any:
-        """Start from a pre-trained encoder, with everything behind it new: what fine-tuning on rated speech begins with.
+        """Return a model on a pre-trained encoder, with all other layers new: the starting point of fine-tuning on rated speech.
 
         Args:
-            name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-base"`; checkpoints for CTC or pre-training are
-                as good as bare ones. Only the layers needed are read from a safetensors file.
-            config (*optional*): Configuration to take all but the encoder from; the family's defaults if not given.
+            name_or_path (`str`): Hub id or folder, for example `"facebook/wav2vec2-base"`; checkpoints for CTC or pre-training
+                serve as well as bare ones. Only the needed layers are read from a safetensors file.
+            config (*optional*): Configuration of all but the encoder; the family's defaults if not given.
             encoder_options (`dict[str, Any]`, *optional*): Values of the encoder's configuration to change, for example dropouts.
                 Frames are not masked in training unless asked for here.
             **options: Options of the configuration if none is given, for example `layer=5` or `id2label={0: "mos", 1: "loudness"}`.
 
         Raises:
-            ValueError: If a tensor of the encoder is missing or one cannot be placed (both named), if its feature extractor asks
-                for another sampling rate, if an option cannot be used, or if both `config` and options are given.
+            ValueError: If a tensor of the encoder is missing or one is unknown (the message names it), if its feature extractor
+                asks for another sampling rate, if an option cannot be used, or if both `config` and options are given.
         """
         if config is not None and options:
             raise ValueError(f"Expected `config` or options, got both: {', '.join(options)}; set them in the configuration.")
@@ -402,17 +402,17 @@ class FreezesEncoder:
 
     @classmethod
     def around_encoder(cls, config: Any, load: Callable[[], PreTrainedModel]) -> Any:
-        """A new model of a configuration around the encoder that is loaded."""
+        """Return a new model with this configuration around the encoder that `load` returns."""
         return cls(config, load())  # type: ignore[call-arg]
 
     @staticmethod
     def reads_layers(options: dict[str, Any]) -> bool:
-        """Whether a model of these options reads the output of single layers, none of which may be skipped in training."""
+        """Whether a model with these options reads the output of individual layers, which training must then not skip."""
         return False
 
     @staticmethod
     def last_layer(config: Any) -> int | None:
-        """The last layer that the model reads; the encoder's own output if not given."""
+        """Return the last layer that the model reads; `None` for the encoder's own output."""
         return None
 
     @classmethod
@@ -423,14 +423,14 @@ class FreezesEncoder:
         return loaded
 
     def freeze(self) -> None:
-        """Freeze what of the encoder no gradient reaches, and all of it where the configuration says so."""
+        """Freeze the parts of the encoder that no gradient reaches, and all of it if the configuration says so."""
         if (encoder := getattr(self, "encoder", None)) is not None:
             freeze_idle_parameters(encoder, getattr(self.config, "feature_grad_mult", 1.0))
             if self.config.freeze_encoder:
                 encoder.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Any:
-        """Set training mode; a frozen encoder stays in evaluation, its features are constants."""
+        """Set training mode; a frozen encoder stays in evaluation mode, so its features are constant."""
         super().train(mode)  # type: ignore[misc]
         if self.config.freeze_encoder and (encoder := getattr(self, "encoder", None)) is not None:
             encoder.eval()
@@ -438,7 +438,7 @@ class FreezesEncoder:
 
 
 def last_hidden_state(encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Output `(B, F, D)` of any encoder built or loaded here."""
+    """Return the output `(B, F, D)` of any encoder built or loaded here."""
     if is_quality_model(encoder.config):
         return encoder.encode(inputs, attention_mask)
     outputs = encoder(**{encoder.main_input_name: inputs}, attention_mask=attention_mask, return_dict=True)
@@ -446,14 +446,14 @@ def last_hidden_state(encoder: PreTrainedModel, inputs: torch.Tensor, attention_
 
 
 def num_frames_of(encoder: PreTrainedModel, lengths: torch.Tensor) -> torch.Tensor:
-    """Frames `(B,)` that an encoder makes of rows of `lengths` samples (or spectra)."""
+    """Return the number of frames `(B,)` that an encoder makes of rows of `lengths` samples (or spectra)."""
     if is_quality_model(encoder.config):
         return num_frames_of_samples(encoder.config, lengths)
     return encoder._get_feat_extract_output_lengths(lengths)
 
 
 def num_frames_of_samples(encoder_config: PreTrainedConfig, num_samples: Any) -> Any:
-    """The same where there is no encoder but its configuration, of so many samples (`int` or integer tensor).
+    """Return the number of frames for a number of samples (`int` or integer tensor), from the encoder's configuration alone.
 
     Raises:
         ValueError: If the encoder takes spectra or ends in an adapter: its frames cannot be computed from samples here.
@@ -463,10 +463,10 @@ def num_frames_of_samples(encoder_config: PreTrainedConfig, num_samples: Any) ->
             f"Expected `ssl_attention_mask` beside the `ssl_features` of a {encoder_config.model_type} encoder in a padded batch, "
             "got none: how many frames it makes of a recording is not known here. Pass 1 on frames, 0 on padding."
         )
-    if is_quality_model(encoder_config):  # one for every step of its grid that is begun
+    if is_quality_model(encoder_config):  # one frame per step of its grid, complete or not
         return -(-num_samples * encoder_config.num_frames // encoder_config.window_samples)
     if computes_spectra(encoder_config):
-        return (num_samples + WHISPER_FRAME_SAMPLES - 1) // WHISPER_FRAME_SAMPLES  # ONNX divides towards zero
+        return (num_samples + WHISPER_FRAME_SAMPLES - 1) // WHISPER_FRAME_SAMPLES  # ONNX rounds division towards zero
     for kernel, stride in zip(encoder_config.conv_kernel, encoder_config.conv_stride, strict=True):
         num_samples = (num_samples - kernel) // stride + 1
     return num_samples
@@ -475,9 +475,9 @@ def num_frames_of_samples(encoder_config: PreTrainedConfig, num_samples: Any) ->
 def all_layers(
     encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
 ) -> tuple[torch.Tensor, ...]:
-    """Layers 0 to the last one built, each of shape `(B, F, D)`; none is behind a final layer norm.
+    """Return layers 0 to the last one built, each of shape `(B, F, D)`, all before any final layer norm.
 
-    Layers skipped while training (`layerdrop`) would be lacking: encoders used this way are built with `layerdrop=0`.
+    Layers skipped in training (`layerdrop`) would be missing, so encoders used this way are built with `layerdrop=0`.
     """
     outputs = encoder(
         **{encoder.main_input_name: inputs}, attention_mask=attention_mask, output_hidden_states=True, return_dict=True, **kwargs
@@ -488,7 +488,7 @@ def all_layers(
 class AdaptableWavLMAttention(WavLMAttention):
     """WavLM's attention, calling its projections as modules.
 
-    transformers hands their weights to `F.multi_head_attention_forward`, so LoRA around `q_proj` would train nothing, in silence.
+    transformers hands their weights to `F.multi_head_attention_forward`, so LoRA around `q_proj` would silently train nothing.
     """
 
     def torch_multi_head_self_attention(
@@ -507,14 +507,14 @@ class AdaptableWavLMAttention(WavLMAttention):
 
 
 def _whisper_class() -> Any:
-    from hf_sqa.blocks.whisper_encoder import WhisperOnWaveforms  # a tenth of a second that only Whisper is worth
+    from hf_sqa.blocks.whisper_encoder import WhisperOnWaveforms  # its import takes a tenth of a second, for Whisper only
 
     return WhisperOnWaveforms
 
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Hold back transformers' table of tensors left out or missing: every one of them is accounted for here."""
+    """Suppress transformers' table of missing and unused tensors: all of them are accounted for here."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -524,7 +524,7 @@ def _without_load_report() -> Iterator[None]:
 
 
 def _prepared(encoder: PreTrainedModel, layer: int | None) -> PreTrainedModel:
-    """An encoder that ends at the layer wanted and that adapters can be attached to."""
+    """Return the encoder, cut to the wanted layer and ready for adapters."""
     for module in encoder.modules():
         if type(module) is WavLMAttention:
             module.__class__ = AdaptableWavLMAttention
@@ -540,7 +540,7 @@ def _scale_gradient_of_output(_module: nn.Module, _inputs: Any, output: torch.Te
 
 
 def _may_be_left_out(name: str, num_layers_built: int, layer: int | None) -> bool:
-    """Whether a tensor of a checkpoint, by its name within the encoder, is rightly not loaded."""
+    """Whether a tensor of a checkpoint, by its name within the encoder, may be left out of the model."""
     if block := re.match(r"(?:encoder\.)?layers\.(\d+)\.", name):
         return layer is not None and int(block[1]) >= num_layers_built
     # The vector that replaces masked frames is built only if training masks any.

@@ -31,7 +31,7 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("table", self.formula())
 
     def formula(self) -> torch.Tensor:
-        """Table of shape `(1, num_frames, hidden_size)`, computed in float32 on the CPU."""
+        """Return the table of shape `(1, num_frames, hidden_size)`, computed in float32 on the CPU."""
         position = torch.arange(self.num_frames, dtype=torch.float32, device="cpu")[:, None]
         even = torch.arange(0, self.hidden_size, 2, dtype=torch.float32, device="cpu")
         angle = position * torch.exp(even * (-math.log(2 * self.num_frames) / self.hidden_size))
@@ -40,7 +40,7 @@ class SinusoidalPositions(nn.Module):
         return table[None]
 
     def reset_parameters(self) -> None:
-        """Fill the table again, through transformers' flag-honouring initialiser."""
+        """Fill the table again by transformers' initialiser, which leaves loaded tensors alone."""
         init.copy_(self.table, self.formula())
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -49,9 +49,9 @@ class SinusoidalPositions(nn.Module):
 
 @dataclass
 class LayerTrace:
-    """What the layers of a transformer give on their way to the scores, as far as it is kept."""
+    """Record of what the layers of a transformer compute on the way to the scores, as far as it is kept."""
 
-    explicit: bool = False  # Compute attention weights one by one instead of by the fused attention
+    explicit: bool = False  # Compute attention weights explicitly instead of using the fused attention
     hidden_states: list[torch.Tensor] | None = None  # Takes what goes into the first layer, and the output of each
     attentions: list[torch.Tensor] | None = None  # Takes the weights of each layer
 
@@ -68,7 +68,7 @@ class LayerTrace:
             self.attentions.append(weights)
 
     def outputs(self) -> dict[str, tuple[torch.Tensor, ...] | None]:
-        """As fields of an `AudioQualityOutput`."""
+        """Return the record as fields of an `AudioQualityOutput`."""
         kept = {"hidden_states": self.hidden_states, "attentions": self.attentions}
         return {name: None if tensors is None else tuple(tensors) for name, tensors in kept.items()}
 
@@ -76,7 +76,7 @@ class LayerTrace:
 def run_layers(
     layers: Iterable[nn.Module], hidden_states: torch.Tensor, frame_mask: torch.Tensor | None, trace: LayerTrace
 ) -> torch.Tensor:
-    """Frames `(B, F, D)` through all [`EncoderLayer`]s; `frame_mask` `(B, F)` is `True` on real ones."""
+    """Run frames `(B, F, D)` through all [`EncoderLayer`]s; `frame_mask` `(B, F)` is `True` on real frames."""
     trace.keep(hidden_states)
     for layer in layers:
         hidden_states, weights = layer(hidden_states, frame_mask, trace.explicit)
@@ -85,7 +85,7 @@ def run_layers(
 
 
 class EncoderAttention(nn.Module):
-    """Multi-head self-attention; nothing looks at masked frames."""
+    """Multi-head self-attention; no frame attends to masked frames."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float = 0.0, head_size: int | None = None):
         super().__init__()
@@ -100,8 +100,8 @@ class EncoderAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None, keep_weights: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Frames `(B, F, D)`, real where `frame_mask` `(B, F)` is `True`, to frames of that shape; and the weights `(B, H, F, F)`,
-        computed one by one, if kept.
+        """Map frames `(B, F, D)`, real where `frame_mask` `(B, F)` is `True`, to frames of that shape; also return the
+        attention weights `(B, H, F, F)` if `keep_weights`.
         """
         batch_size, num_frames, _ = hidden_states.shape
 
@@ -121,7 +121,7 @@ class EncoderAttention(nn.Module):
 
 
 class EncoderLayer(GradientCheckpointingLayer):
-    """Post-norm transformer layer with a ReLU feed-forward; `forward` takes and returns what that of [`EncoderAttention`] does."""
+    """Post-norm transformer layer with a ReLU feed-forward; its `forward` is called like that of [`EncoderAttention`]."""
 
     def __init__(
         self, hidden_size: int, num_heads: int, intermediate_size: int, dropout: float = 0.0, head_size: int | None = None
@@ -144,7 +144,7 @@ class EncoderLayer(GradientCheckpointingLayer):
 
 
 class AttentionPooling(nn.Module):
-    """Weights frames by a small network, sums them, and maps the sum to scores (NISQA's `PoolAttFF`)."""
+    """Pooling that weights frames by a small network, sums them, and maps the sum to scores (NISQA's `PoolAttFF`)."""
 
     def __init__(self, hidden_size: int, intermediate_size: int, num_labels: int):
         super().__init__()
@@ -153,7 +153,7 @@ class AttentionPooling(nn.Module):
         self.score_head = nn.Linear(hidden_size, num_labels)
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Frames `(B, F, D)`, real where `frame_mask` `(B, F)` is `True`, to scores `(B, L)`."""
+        """Map frames `(B, F, D)`, real where `frame_mask` `(B, F)` is `True`, to scores `(B, L)`."""
         weights = self.attention_score(F.relu(self.attention_hidden(hidden_states)))  # (B, F, 1)
         if frame_mask is not None:
             weights = weights.masked_fill(~frame_mask[..., None], float("-inf"))
@@ -164,7 +164,7 @@ class AttentionPooling(nn.Module):
 class SQATransformer(nn.Module):
     """Frames of any front end to raw scores: batch norms, projection, positions, encoder, attention pooling.
 
-    The configuration of a DistilledSQA may have heads and widths of their own for every layer, and a width for the pooling.
+    The configuration of a DistilledSQA may set heads and widths layer by layer, and a width of the pooling.
     """
 
     def __init__(self, config: Any, input_size: int, normalize_features: bool = True):
@@ -187,13 +187,13 @@ class SQATransformer(nn.Module):
         self.pooling = AttentionPooling(hidden_size, pooling_size, config.num_labels)
 
     def forward(self, features: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
-        """Exactly `num_frames` frames `(B, F, C)` to raw scores `(B, L)`, before any sigmoid."""
+        """Map exactly `num_frames` frames `(B, F, C)` to raw scores `(B, L)`, before any sigmoid."""
         return self.pooling(self.encode(features, trace))
 
     def encode(self, features: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
-        """Frames `(B, F, C)` to encoded, normalised frames `(B, F, D)`."""
-        # A graph keeps its norms apart: features of one scale survive 8 bits, and the weights behind them do.
-        # What an adapter adds to the projection would be lost in its weight.
+        """Map frames `(B, F, C)` to encoded, normalised frames `(B, F, D)`."""
+        # A graph keeps its norms separate: features on one scale, and the weights after them, survive quantisation to 8 bits.
+        # A layer with an adapter keeps them separate too: folding reads its weight, which lacks what the adapter adds.
         if self.training or is_torchdynamo_exporting() or not is_plain(self.projection):
             if self.feature_norm is not None:
                 features = batch_norm_over_channels(self.feature_norm, features)
@@ -207,7 +207,7 @@ class SQATransformer(nn.Module):
         return batch_norm_over_channels(self.pooling_norm, hidden_states)
 
     def norms_as_affine(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and shift, `(C,)` each, of the batch norms before the projection in evaluation."""
+        """Return scale and shift, `(C,)` each, of the batch norms before the projection, in evaluation."""
         scale, shift = batch_norm_as_affine(self.projection_norm)
         if self.feature_norm is not None:
             first_scale, first_shift = batch_norm_as_affine(self.feature_norm)
@@ -216,15 +216,15 @@ class SQATransformer(nn.Module):
 
 
 def batch_norm_as_affine(norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and shift, each of shape `(num_features,)`, that a batch norm applies in evaluation."""
+    """Return scale and shift, each of shape `(num_features,)`, that a batch norm applies in evaluation."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
     return scale, norm.bias - norm.running_mean * scale  # type: ignore[operator]
 
 
 def batch_norm_over_channels(norm: nn.BatchNorm1d, frames: torch.Tensor) -> torch.Tensor:
-    """Normalise frames `(B, F, C)` over batch and time; in evaluation, and if frozen, as the affine map it then is.
+    """Normalise frames `(B, F, C)` over batch and time; a norm that is in evaluation or frozen is applied as an affine map.
 
-    A frozen norm must not go on counting: adapters such as LoRA save no statistics, so the scores would not survive saving.
+    A frozen norm must not update its statistics: adapters such as LoRA do not save them, so scores would not survive saving.
     """
     if norm.training and norm.weight.requires_grad:
         return norm(frames.transpose(1, 2)).transpose(1, 2)
@@ -233,13 +233,13 @@ def batch_norm_over_channels(norm: nn.BatchNorm1d, frames: torch.Tensor) -> torc
 
 
 def find_transformer(model: Any) -> SQATransformer | None:
-    """The transformer over frames, of the families that have one."""
+    """Return the transformer over frames of a model; `None` for families without a transformer."""
     return next((module for module in model.modules() if isinstance(module, SQATransformer)), None)
 
 
 @contextmanager
 def watched_frames(model: Any) -> Iterator[list[torch.Tensor]]:
-    """Collect, call by call, input (after its projection) and output of a model's transformer, `(B, F, D)` each, if it has one."""
+    """Collect input (after its projection) and output of a model's transformer, if any, call by call, `(B, F, D)` each."""
     seen: list[torch.Tensor] = []
     transformer = find_transformer(model)
     modules = [] if transformer is None else [transformer.positions, transformer.pooling]

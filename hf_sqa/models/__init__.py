@@ -1,4 +1,4 @@
-"""The families. A line here makes one exist; every shared test covers it from then on."""
+"""The families. A line here adds a family; every shared test covers it from then on."""
 
 import hf_sqa.torchaudio_loads  # noqa: F401
 from hf_sqa.models.distilled_sqa import DistilledSQA as DistilledSQA, DistilledSQAConfig as DistilledSQAConfig

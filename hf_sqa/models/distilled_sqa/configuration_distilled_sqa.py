@@ -10,7 +10,7 @@ from hf_sqa.blocks.bounds import COUNT, SAMPLES, SHARE, SIZE, check_hop, check_m
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.runs import digest_of
 
-#: The convolutions and the transformer of students, by size; all but the largest share a form.
+#: Convolutions and transformer of the students, by size; all but the largest have the same form.
 STUDENTS: dict[str, dict[str, Any]] = {
     size: {"hop_samples": 122_880, "conv_final_channels": 128, "normalize_bands": True}
     | {"num_mel_bins": mel_bins, "num_conv_layers": len(channels), "conv_layer_channels": channels}
@@ -32,7 +32,7 @@ class DistilledSQAConfig(AudioQualityConfig):
 
     Args:
         window_samples (`int`, *optional*, defaults to `122880`): Samples the network sees at once, 7.68 s; shorter recordings are
-            filled up with zeros, longer ones are scored window by window.
+            padded with zeros, longer ones are scored window by window.
         hop_samples (`int`, *optional*, defaults to `16000`): Largest distance between the starts of windows.
         fft_size (`int`, *optional*, defaults to `320`): Samples in one spectrum, 20 ms.
         fft_hop_samples (`int`, *optional*, defaults to `160`): Distance between spectra, 10 ms.
@@ -49,15 +49,15 @@ class DistilledSQAConfig(AudioQualityConfig):
         intermediate_size (`int`, *optional*, defaults to `400`): Width of feed-forward and pooling.
         num_mel_bins (`int`, *optional*, defaults to `0`): Bands on the mel scale whose compressed magnitude the convolutions see; 0
             for the complex spectrum of the published model.
-        normalize_bands (`bool`, *optional*, defaults to `False`): Whether the convolutions see every mel band with the mean and the
-            deviation of [`DistilledSQA.measure_bands`] taken out.
+        normalize_bands (`bool`, *optional*, defaults to `False`): Whether every mel band is normalised, before the convolutions, by
+            the mean and the deviation that [`DistilledSQA.measure_bands`] measures.
         conv_layer_channels (`list[int]`, *optional*): Channels of every convolution; replaces `conv_initial_channels` and
             `conv_final_channels`.
-        conv_time_strides (`list[int]`, *optional*): Step of every convolution in time; 1, in the last 2, if not given.
-        conv_frequency_strides (`list[int]`, *optional*): Step of every convolution in frequency; in the first 1, then 2, if not
+        conv_time_strides (`list[int]`, *optional*): Stride of every convolution in time; 1, and 2 in the last, if not given.
+        conv_frequency_strides (`list[int]`, *optional*): Stride of every convolution in frequency; 1 in the first, then 2, if not
             given.
-        separable_convs (`bool`, *optional*, defaults to `False`): Whether every convolution but the first is a filter for each
-            channel, followed by a mix of channels.
+        separable_convs (`bool`, *optional*, defaults to `False`): Whether every convolution but the first filters each channel
+            separately and then mixes channels.
         head_size (`int`, *optional*): Width of an attention head; `hidden_size / num_attention_heads` if not given.
         layer_num_heads (`list[int]`, *optional*): Attention heads of every layer; replaces `num_attention_heads`.
         layer_intermediate_sizes (`list[int]`, *optional*): Width of every feed-forward; replaces `intermediate_size` there.
@@ -114,7 +114,7 @@ class DistilledSQAConfig(AudioQualityConfig):
 
     @classmethod
     def student(cls, size: str, **kwargs: Any) -> Self:
-        """A member of the ladder of students, made for CPU time: mel bands, larger steps in time, windows without overlap.
+        """Return the configuration of a student, fast on a CPU: mel bands, larger strides in time, windows without overlap.
 
         Args:
             size (`str`): `"xxs"` (10 thousand weights), `"xs"` (56 thousand), `"s"` (280 thousand), `"m"` (0.95 million) or `"l"`,
@@ -127,7 +127,7 @@ class DistilledSQAConfig(AudioQualityConfig):
 
     @property
     def graph_metadata(self) -> dict[str, str]:
-        """What an ONNX graph notes: all that it was made for, or is scored by, as a digest and, for `hf_sqa.lite`, as JSON."""
+        """Metadata of an ONNX graph: all options that shape it or its scoring, as a digest and, for `hf_sqa.lite`, as JSON."""
         form = {name: getattr(self, name) for name in sorted({*self.bounds, "hop_samples", "normalize_bands", "separable_convs"})}
         options = json.dumps({**form, "id2label": self.id2label})
         return {"hf_sqa_form": digest_of([form, self.score_names]), "hf_sqa_options": options}
@@ -142,7 +142,7 @@ class DistilledSQAConfig(AudioQualityConfig):
 
     @property
     def conv_strides(self) -> list[tuple[int, int]]:
-        """Step in time and in frequency of every convolution."""
+        """Stride in time and in frequency of every convolution."""
         last = self.num_conv_layers - 1
         in_time = self.conv_time_strides or [2 if layer == last else 1 for layer in range(self.num_conv_layers)]
         in_frequency = self.conv_frequency_strides or [1 if layer == 0 else 2 for layer in range(self.num_conv_layers)]
@@ -150,7 +150,7 @@ class DistilledSQAConfig(AudioQualityConfig):
 
     @property
     def conv_num_bins(self) -> int:
-        """Frequency bins left after the last convolution; below 1 if there are more layers than the spectrum can feed."""
+        """Frequency bins left after the last convolution; below 1 if the spectrum is too small for so many layers."""
         bins = self.num_mel_bins or self.fft_size // 2 + 1
         for _, stride in self.conv_strides:
             bins = (bins - 3) // stride + 1

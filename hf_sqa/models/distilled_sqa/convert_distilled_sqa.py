@@ -1,4 +1,4 @@
-"""Distill-MOS weights from the wheel of the `distillmos` package to a folder that `from_pretrained` loads.
+"""Convert the Distill-MOS weights in the wheel of the `distillmos` package to a folder that `from_pretrained` loads.
 
 Reads the weight file only; none of the package's code is imported.
 """
@@ -15,7 +15,7 @@ from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQA
 from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
 from hf_sqa.wheels import Wheel
 
-#: What `convert` takes, for `hf-sqa convert --list`.
+#: What `convert` accepts, for `hf-sqa convert --list`.
 READS = (
     "published: Distill-MOS v7 from the PyPI package distillmos",
     "*.pt: a file written by the original code, of the same architecture",
@@ -31,9 +31,9 @@ WHEEL = Wheel(
 WEIGHTS_FILE = "distillmos/weights/distill_mos_v7.pt"
 WEIGHTS_SHA256 = "b18b3ac60227267cfb91e5d00ce22cc7b73716fd92f269484da1446e27031a40"
 CHECKPOINT_NAME = "distill-mos-v7"
-#: Loads without a name, too.
+#: It also loads without a name.
 PUBLISHED = PublishedCheckpoint(CHECKPOINT_NAME, "published", WHEEL, (WEIGHTS_FILE,))
-#: How sure its scores are, `score_intervals` of the configuration; written by `benchmarks/interval_coverage.py`.
+#: Calibration of its scores, `score_intervals` of the configuration; written by `benchmarks/interval_coverage.py`.
 INTERVALS = Path(__file__).with_name("distill-mos-v7-intervals.json")
 
 
@@ -44,8 +44,8 @@ def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
         checkpoint (`str` or `Path`, *optional*): File written by the original code; the published one if not given.
 
     Raises:
-        FileNotFoundError: If there is no such file, or none is given and the published one is neither here nor can be fetched.
-        ValueError: If it holds other things than weights, which are not run; or a tensor is missing, unknown or of another shape;
+        FileNotFoundError: If there is no such file, or the published file can be neither found nor fetched.
+        ValueError: If it holds anything but weights, which is never run; or if a tensor is missing, unknown or of another shape;
             the message names it.
     """
     path = Path(checkpoint) if checkpoint else WHEEL.file(WEIGHTS_FILE)
@@ -61,7 +61,7 @@ def convert(checkpoint: str | Path | None = None) -> DistilledSQA:
 
 
 def convert_state_dict(original: dict[str, torch.Tensor], model: DistilledSQA) -> dict[str, torch.Tensor]:
-    """Tensors of the original under our names and in our layout; see [`converted_tensors`]."""
+    """Return the tensors of the original under our names and in our layout; see [`converted_tensors`]."""
     bins = model.config.conv_num_bins
 
     def laid_out(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -20,13 +20,13 @@ from torch import nn
 from hf_sqa.blocks.local_quality import HOP_SECONDS
 from hf_sqa.blocks.local_steps import StepCut, StepScorer
 
-#: A step is so long; frames of a shorter step are averaged.
+#: Length of a step; frames of a shorter step are averaged.
 STEP_SECONDS = 0.08
 HIDDEN_SIZE = 32
 
 
 class LocalHead(nn.Module):
-    """Steps of the trunk to a score and a weight each; the score of a stretch is the weighted mean over its steps."""
+    """Head that gives a score and a weight to each step of the trunk; a stretch's score is the weighted mean over its steps."""
 
     center: torch.Tensor
     scale: torch.Tensor
@@ -41,14 +41,14 @@ class LocalHead(nn.Module):
         self.output = nn.Linear(HIDDEN_SIZE, 2)
 
     def forward(self, steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Steps `(..., C)` from [`steps_of`] to scores from 1 to 5 and weights above 0, each of shape `(...)`."""
+        """Map steps `(..., C)` from [`steps_of`] to scores from 1 to 5 and weights above 0, each of shape `(...)`."""
         hidden = nn.functional.relu(self.hidden((steps - self.center) / self.scale))
         scores, weights = self.output(hidden).unbind(-1)
         return 1 + 4 * torch.sigmoid(scores), torch.sigmoid(weights) + 1e-3
 
 
 class FrameScorer(StepScorer):
-    """Local quality by a head on the trunk of a [`DistilledSQA`], to which it was fitted; see [`StepScorer`]."""
+    """Local quality by a head that was fitted to the trunk of a [`DistilledSQA`]; see [`StepScorer`]."""
 
     def __init__(self, model: Any, head: LocalHead, hop_seconds: float = HOP_SECONDS, has_level: bool = True):
         config = model.config
@@ -73,7 +73,7 @@ class FrameScorer(StepScorer):
 
     @torch.inference_mode()
     def window_steps(self, samples: np.ndarray) -> np.ndarray:
-        """Steps of the frames that the score of the window is made of; where none were given, they give that score too."""
+        """Score the steps of a window from the frames behind its score; if there are none yet, compute them and that score."""
         if self._frames is None:
             frames = self._model.window_frames(torch.from_numpy(samples)[None].to(self._model.device))
             self._frames = frames[0]
@@ -86,12 +86,12 @@ class FrameScorer(StepScorer):
         return float(self._model.score_windows(torch.from_numpy(samples)[None].to(self._model.device))[0, 0])
 
     def _scored(self, frames: torch.Tensor) -> np.ndarray:
-        """Scores and weights of the steps of frames `(F, C)`."""
+        """Return scores and weights of the steps in frames `(F, C)`."""
         return torch.stack(self._head(steps_of(frames, self._frames_per_step).float()), dim=1).cpu().numpy()
 
 
 class LocalGraph(nn.Module):
-    """What a [`FrameScorer`] computes of a stretch, for ONNX; how stretches are cut, and which peak divides them, is not in it."""
+    """What a [`FrameScorer`] computes for a stretch, for ONNX; cutting into stretches and choosing the peak are not part of it."""
 
     def __init__(self, model: Any, scorer: FrameScorer):
         super().__init__()
@@ -99,19 +99,19 @@ class LocalGraph(nn.Module):
         self._frames_per_step = scorer._frames_per_step
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
-        """Samples of whole steps `(1, T)`, divided by their peak, to scores and weights of the steps `(2, S)`."""
+        """Map samples of whole steps `(1, T)`, divided by their peak, to scores and weights of the steps `(2, S)`."""
         frames = self.trunk(self.spectrum(input_values))[0]
-        steps = frames.reshape(-1, self._frames_per_step, frames.shape[1]).mean(dim=1)  # `steps_of`, without a length of its own
+        steps = frames.reshape(-1, self._frames_per_step, frames.shape[1]).mean(dim=1)  # as `steps_of`, but for any length
         return torch.stack(self.head(steps.float()))
 
 
 def steps_of(frames: torch.Tensor, per_step: int) -> torch.Tensor:
-    """Frames of the trunk `(F, C)` averaged to steps of 80 ms, `(S, C)`."""
+    """Average frames of the trunk `(F, C)` to steps of 80 ms, `(S, C)`."""
     return frames[: len(frames) // per_step * per_step].unflatten(0, (-1, per_step)).mean(dim=1)
 
 
 def load_head(config: Any, device: torch.device | str = "cpu") -> LocalHead | None:
-    """The head that was fitted to a checkpoint; `None` if there is none, as for every model that was trained further."""
+    """Return the head that was fitted to a checkpoint; `None` if there is none, as for every model that was trained further."""
     path = head_file(config.checkpoint_name) if config.checkpoint_name and config.score_names == ["mos"] else None
     if path is None or not path.is_file():
         return None
@@ -121,7 +121,7 @@ def load_head(config: Any, device: torch.device | str = "cpu") -> LocalHead | No
 
 @cache
 def _head_of(path: Path, device: torch.device) -> LocalHead:
-    """A head, made once in a process: every recording gets a scorer of its own."""
+    """Load a head, once per process, because every recording has a scorer of its own."""
     tensors = load_file(path)
     head = LocalHead(len(tensors["center"]))
     head.load_state_dict(tensors)
@@ -130,7 +130,7 @@ def _head_of(path: Path, device: torch.device) -> LocalHead:
 
 @cache
 def head_file(checkpoint_name: str) -> Path | None:
-    """Where the head of a checkpoint lies in the package; `None` in bundled code, which has no package."""
+    """Return the file of a checkpoint's head in the package; `None` in bundled code, which has no package."""
     try:
         return Path(str(files("hf_sqa"))) / "assets" / "local" / f"{Path(checkpoint_name).name}.safetensors"
     except ModuleNotFoundError:
@@ -138,5 +138,5 @@ def head_file(checkpoint_name: str) -> Path | None:
 
 
 def frames_per_step(config: Any) -> int:
-    """Frames of the trunk in 80 ms."""
+    """Return the number of frames of the trunk in 80 ms."""
     return max(1, round(STEP_SECONDS * config.sampling_rate * config.num_frames / config.window_samples))

@@ -4,10 +4,10 @@ Paper:    Stahl & Gamper, "Distillation and Pruning for Scalable Self-Supervised
           ICASSP 2025, arXiv:2502.05356
 Code:     https://github.com/microsoft/Distill-MOS, distillmos/sqa.py (MIT)
 Weights:  Distill-MOS v7, inside the PyPI package `distillmos`, MIT
-Differs:  one window at a time instead of all stacked; spectra are laid out time first, so that a stretch of time is one piece of
-          memory; batch norms are folded in evaluation; frames of pure padding are computed once; a processor that scores convolves
-          by Winograd's algorithm; a mode `fast` shares convolutions between overlapping windows. Mode `published` gives the
-          original's scores to rounding.
+Differs:  one window at a time instead of all stacked; spectra are laid out time first, so that a stretch of time is contiguous in
+          memory; batch norms are folded in evaluation; frames of pure padding are computed once; scoring on a processor uses
+          Winograd's algorithm for convolutions; a mode `fast` shares convolutions between overlapping windows. Mode `published`
+          gives the original's scores up to rounding.
 Shapes:   B batch, T samples, W windows, S spectra, K bins, C channels, F frames, D hidden size, L labels
 """
 
@@ -36,14 +36,14 @@ from hf_sqa.models.distilled_sqa.pruning_distilled_sqa import DistilledLayout
 from hf_sqa.models.distilled_sqa.trunk_distilled_sqa import CompressedSpectrum, ConvTrunk, MelSpectrum, SharedFrames
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
 
-#: Least deviation of a band, for bands that never change, such as those above the bandwidth of all recordings.
+#: Smallest deviation of a band, for bands that never change, such as those above the bandwidth of all recordings.
 LEAST_BAND_DEVIATION = 1e-3
-#: Largest difference of a score with bfloat16 convolutions from that in float32, by checkpoint: 64 windows, docs/distillation.md.
+#: Largest difference between scores with bfloat16 and float32 convolutions, by checkpoint: 64 windows, docs/distillation.md.
 BFLOAT16_ERRORS = {"distill-mos-v7": 0.0098}
-#: Windows that go through the network together. A processor's caches hold one; an accelerator wants many.
+#: Windows that go through the network together. A processor's caches hold one window; an accelerator needs many.
 WINDOWS_PER_CALL = {"cpu": 1}
 WINDOWS_PER_CALL_ELSEWHERE = 32
-#: Where frames are kept meanwhile, in this thread: see [`DistilledSQA.keep_frames`].
+#: Where this thread keeps frames while it scores recordings: see [`DistilledSQA.keep_frames`].
 KEPT_FRAMES: ContextVar[dict[int, Any] | None] = ContextVar("KEPT_FRAMES", default=None)
 
 
@@ -51,9 +51,9 @@ class DistilledSQA(AudioQualityPreTrainedModel):
     """Distill-MOS and its smaller relatives: speech quality from one network of a few million weights or less.
 
     Modes:
-        `published`: window starts of the original, equally spaced over the recording. Its scores to rounding.
+        `published`: the original's window starts, equally spaced over the recording. Gives its scores up to rounding.
         `fast`: starts a quarter of a window apart and rounded to the grid of the convolutions (20 ms), so that overlapping windows
-            share them. Up to 20 ms at the end of a recording are not seen. In forms other than the published, nothing is shared.
+            share them. Up to 20 ms at the end of a recording are ignored. Only networks of the published form share convolutions.
     """
 
     config: DistilledSQAConfig
@@ -62,7 +62,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
     modes = ("published", "fast")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    # In bfloat16 throughout the error is 0.03 MOS, with the transformer in float32 0.006.
+    # The error is 0.03 MOS in bfloat16 throughout, and 0.006 with the transformer in float32.
     _keep_in_fp32_modules_strict = ["transformer", "spectrum"]
 
     def __init__(self, config: DistilledSQAConfig):
@@ -94,7 +94,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         return BFLOAT16_ERRORS.get(self.config.checkpoint_name or "")
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
-        """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]; by the experiments in docs/finetune.md."""
+        """See [`AudioQualityPreTrainedModel.fine_tuning_defaults`]; chosen by the experiments in docs/finetune.md."""
         norms = ("feature_norm", "projection_norm", "projection", "pooling_norm")
         names = [*norms, *(f"layers.{layer}" for layer in range(max(self.config.num_hidden_layers - 2, 0)))]
         return FineTuningDefaults(("trunk", *(f"transformer.{name}" for name in names)), learning_rate=3e-4, epochs=6)
@@ -104,7 +104,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     @property
     def needs_bands(self) -> bool:
-        """Whether mean and deviation of the mel bands are still to be measured by [`measure_bands`]."""
+        """Whether [`measure_bands`] has yet to measure mean and deviation of the mel bands."""
         spectrum = self.spectrum
         if not (isinstance(spectrum, MelSpectrum) and spectrum.normalize_bands):
             return False
@@ -112,7 +112,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     @torch.no_grad()
     def measure_bands(self, windows: Iterable[np.ndarray]) -> None:
-        """Measure mean and deviation of every mel band on windows, so that training begins with all bands on one scale.
+        """Measure mean and deviation of every mel band on windows, so that training begins with all bands on the same scale.
 
         Raises:
             ValueError: If the configuration has no `normalize_bands`, or there are no windows.
@@ -132,12 +132,12 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         self.spectrum.band_deviation.copy_((square - mean.square()).clamp(min=LEAST_BAND_DEVIATION**2).sqrt())
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
-        """Windows `(W, window_samples)`; the graph neither cuts recordings into windows nor averages their scores."""
+        """Return windows `(W, window_samples)`; the graph neither cuts recordings into windows nor averages their scores."""
         windows = 0.1 * torch.randn(2, self.config.window_samples, generator=torch.Generator().manual_seed(0))
         return {"input_values": (windows, (0,))}
 
     def onnx_spectrum(self) -> tuple[np.ndarray, dict[str, str]]:
-        """The Hann window, and the metadata that [`OnnxDistilledSQA`] compares."""
+        """Return the Hann window, and the metadata that [`OnnxDistilledSQA`] compares."""
         return self.spectrum.hann, self.config.graph_metadata
 
     def local_graph(self) -> tuple[nn.Module, dict[str, int]] | None:
@@ -162,7 +162,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
             output_attentions (`bool`, *optional*): Whether to return the weights of every layer of the transformer, `(W, H, F, F)`.
             output_hidden_states (`bool`, *optional*): Whether to return what goes into the transformer and the output of each of
-                its layers, `(W, F, D)`. The W windows of all rows lie one behind the other; there is one a row if T is a window.
+                its layers, `(W, F, D)`. The W windows of all rows follow one another; there is one per row if T is one window.
 
         Returns:
             [`AudioQualityOutput`], with `logits` of shape `(B, L)` in label units: the mean over the windows of each row.
@@ -178,10 +178,10 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits, **trace.outputs())
 
     def encode(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """What the pooling sees of recordings `(B, T)`, `(B, F, D)`, for a model that has this one as its speech encoder.
+        """Return the pooling's input `(B, F, D)` for recordings `(B, T)`, for a model that has this one as its speech encoder.
 
-        There is a frame for every `window_samples // num_frames` samples begun. Windows lie one behind the other, the last is
-        filled up with zeros; frames of padding are 0. The arguments are those of `forward`.
+        There is a frame for every `window_samples // num_frames` samples, the last ones included. Windows do not overlap, the last
+        is padded with zeros; frames of padding are 0. The arguments are those of `forward`.
         """
         waveforms = cut_rows(input_values, self.row_lengths(input_values, attention_mask))
         window_samples, num_frames = self.config.window_samples, self.config.num_frames
@@ -200,7 +200,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
     def _score_rows(self, waveforms: Sequence[torch.Tensor], trace: LayerTrace) -> torch.Tensor:
-        """Score waveforms `(T,)`: means over their windows, `(B, L)`; in one call where layers are kept or gradients wanted."""
+        """Return the mean scores over the windows of waveforms `(T,)`, `(B, L)`; in one call if layers or gradients are wanted."""
         starts = [self.window_starts(len(waveform)).tolist() for waveform in waveforms]
         windows = [
             waveform[start : start + self.config.window_samples]
@@ -213,29 +213,29 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         return torch.stack([part.mean(dim=0) for part in scores.split([len(starts_of_row) for starts_of_row in starts])])
 
     def score_windows(self, windows: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
-        """Score windows `(W, T)`, each on its own: `(W, L)`, in label units; short ones count as followed by zeros."""
+        """Score windows `(W, T)`, each on its own: `(W, L)`, in label units; short ones are padded with zeros."""
         return self.score_frames(self.window_frames(windows), trace)
 
     def window_frames(self, windows: torch.Tensor) -> torch.Tensor:
-        """Trunk output `(W, F, K * C)` of windows `(W, T)` as [`score_windows`] hears them."""
+        """Return the trunk output `(W, F, K * C)` of windows `(W, T)`, normalised as [`score_windows`] does."""
         windows = windows.float()
         peak = windows.abs().amax(dim=1, keepdim=True)
-        # The exporter takes so small an addition for none, and a graph would divide digital silence by 0.
+        # The exporter drops so small an addition, and the graph would divide digital silence by 0.
         peak = peak.clamp(min=1e-8) if is_torchdynamo_exporting() else peak + 1e-8
         return self._frames(windows / peak)
 
     def score_frames(self, frames: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
-        """Scores `(W, L)`, in label units, of windows whose frames are given."""
+        """Return scores `(W, L)`, in label units, of windows from their frames."""
         raw = self.transformer(frames.to(self.transformer.projection.weight.dtype), trace or self.layer_trace()).float()
         return self.in_score_range(raw)
 
     def _frames(self, windows: torch.Tensor) -> torch.Tensor:
-        """Trunk output `(W, F, K * C)` of normalised windows `(W, T)`.
+        """Return the trunk output `(W, F, K * C)` of normalised windows `(W, T)`.
 
-        Silence gives the same frame everywhere but at the edges, so of the zeros that fill up a short window only as many are
+        Silence gives the same frame everywhere except at the edges, so only as many of the zeros that pad a short window are
         computed as the edges need.
         """
-        # Not from the configuration, whose computed sizes torch.compile cannot follow.
+        # Not from the configuration, whose computed properties torch.compile cannot follow.
         num_frames, reach, hop = self.transformer.positions.num_frames, self.trunk.reach, self.spectrum.hop_samples
         step = self.trunk.spectra_per_frame
         num_spectra_with_signal = -(-(windows.shape[1] + self.spectrum.margin) // hop)
@@ -253,13 +253,13 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         return WINDOWS_PER_CALL.get(self.device.type, WINDOWS_PER_CALL_ELSEWHERE)
 
     def window_starts(self, num_samples: int, mode: str = "published", hop_seconds: float | None = None) -> np.ndarray:
-        """First sample of every window of a recording, ascending, the first 0.
+        """Return the first sample of every window of a recording, ascending from 0.
 
         Args:
             num_samples (`int`): Length of the recording.
             mode (`str`, *optional*, defaults to `"published"`): One of `modes`.
-            hop_seconds (`float`, *optional*): Largest distance between starts; `hop_samples` of the configuration if not given, in
-                mode `fast` a quarter of a window if that is more.
+            hop_seconds (`float`, *optional*): Largest distance between starts; if not given, `hop_samples` of the configuration,
+                and in mode `fast` at least a quarter of a window.
         """
         hop_samples = self.config.hop_samples if hop_seconds is None else hop_seconds * self.config.sampling_rate
         if mode == "fast" and hop_seconds is None:
@@ -274,7 +274,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
     def local_scorer(
         self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS, sampling_rate: int | None = None
     ) -> LocalScorer:
-        """See [`AudioQualityPreTrainedModel.local_scorer`]: by a head, where one was fitted to this checkpoint."""
+        """See [`AudioQualityPreTrainedModel.local_scorer`]: uses the head that was fitted to this checkpoint, if there is one."""
         head = load_head(self.config, self.device)
         if head is None:
             return super().local_scorer(feature_extractor, hop_seconds)
@@ -303,7 +303,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         return results
 
     def _score_published(self, recordings: Sequence[Recording], all_starts: list[np.ndarray]) -> Iterator[torch.Tensor]:
-        """Score the windows of all recordings in order, several at a time where the device gains from it."""
+        """Score the windows of all recordings in order, several at a time if that is faster on the device."""
         windows = (
             (torch.from_numpy(window), None if number else id(recording))
             for recording, starts in zip(recordings, all_starts, strict=True)
@@ -313,7 +313,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             yield self._score_waiting(waiting)
 
     def _score_waiting(self, waiting: list[tuple[torch.Tensor, int | None]]) -> torch.Tensor:
-        """Score windows, each with the `id` of its recording if it is the first one of it."""
+        """Score windows, each with the `id` of its recording if it is the recording's first window."""
         longest = max(len(window) for window, _ in waiting)
         windows = torch.stack([F.pad(window, (0, longest - len(window))) for window, _ in waiting]).to(self.device)
         kept = KEPT_FRAMES.get()
@@ -325,7 +325,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     @contextmanager
     def keep_frames(self) -> Iterator[dict[int, Any]]:
-        """See [`AudioQualityPreTrainedModel.keep_frames`]: the trunk's frames of the first window, if a head reads them."""
+        """See [`AudioQualityPreTrainedModel.keep_frames`]: keeps the trunk's frames of the first window if a head reads them."""
         kept: dict[int, Any] = {}
         if load_head(self.config, self.device) is None:
             yield kept

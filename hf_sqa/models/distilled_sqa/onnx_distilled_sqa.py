@@ -1,4 +1,4 @@
-"""DistilledSQA whose network is an ONNX graph; how recordings are checked, cut and averaged is the same code."""
+"""DistilledSQA whose network is an ONNX graph; the same code checks, cuts and averages recordings."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from hf_sqa.models.distilled_sqa.modeling_distilled_sqa import DistilledSQA
 
 
 class OnnxDistilledSQA(DistilledSQA):
-    """A graph by `hf-sqa export onnx` in the place of the layers, run by onnxruntime on the CPU with as many threads as torch has.
+    """DistilledSQA with a graph of `hf-sqa export onnx` instead of layers, run by onnxruntime on the CPU with torch's thread count.
 
-    Only for scoring: it has no weights to train. The bytes of the graph, `model.onnx`, are a buffer, so that the identity of a
-    score names them.
+    It only scores, and has no weights to train. The bytes of the graph, `model.onnx`, are a buffer, so that the identity of a
+    score covers them.
     """
 
     modes = ("published",)
@@ -45,7 +45,7 @@ class OnnxDistilledSQA(DistilledSQA):
 
         Raises:
             OSError: If there is no such graph, onnxruntime is not installed, or it cannot run the graph.
-            ValueError: If the graph was exported with another configuration than the one beside it.
+            ValueError: If the graph was exported with a configuration other than the one beside it.
         """
         import_extra("onnxruntime", f"{str(folder)!r} is an ONNX graph, which", "onnx", error=OSError)
         file = Path(folder) / graph
@@ -79,7 +79,7 @@ class OnnxDistilledSQA(DistilledSQA):
         return torch.float32
 
     def has_weights(self, digest: str) -> bool:
-        """True: the calibration beside a graph is that of the model it was exported from."""
+        """Return `True`: the calibration beside a graph is that of the model it was exported from."""
         return True
 
     def score_windows(self, windows: torch.Tensor, trace: LayerTrace | None = None) -> torch.Tensor:
@@ -95,21 +95,21 @@ class OnnxDistilledSQA(DistilledSQA):
 
     @contextmanager
     def keep_frames(self) -> Iterator[dict[int, Any]]:
-        """Nothing: frames do not come out of the graph."""
+        """Keep nothing: the graph does not return frames."""
         yield {}
 
     @property
     def bfloat16_error(self) -> None:
-        """Unknown: the precision of a graph is fixed."""
+        """Unknown, because the precision of a graph is fixed."""
 
     def local_scorer(
         self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS, sampling_rate: int | None = None
     ) -> LocalScorer:
-        """By pieces: what the graph computes on the way does not come out of it."""
+        """Return a scorer by pieces, because the graph does not return what it computes on the way."""
         return AudioQualityPreTrainedModel.local_scorer(self, feature_extractor, hop_seconds)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_session": None}  # a session cannot go to another process
+        return {**self.__dict__, "_session": None}  # a session cannot be sent to another process
 
 
 def _session(graph: bytes) -> Any:
@@ -117,5 +117,5 @@ def _session(graph: bytes) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # errors are raised too
+    options.log_severity_level = 4  # errors are raised anyway
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

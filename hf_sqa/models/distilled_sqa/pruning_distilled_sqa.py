@@ -1,4 +1,4 @@
-"""What pruning can take out of a DistilledSQA."""
+"""The units that pruning can remove from a DistilledSQA."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -82,7 +82,7 @@ class DistilledLayout(PruningLayout):
         return values.flatten(2).transpose(1, 2) if name.startswith("trunk.") else super().by_unit(name, values)
 
     def mean(self, name: str, activation: torch.Tensor) -> torch.Tensor:
-        """See [`PruningLayout.mean`]; a number for each column of a head, and for each bin and channel of the last convolution."""
+        """See [`PruningLayout.mean`]; a value for each column of a head, and for each bin and channel of the last convolution."""
         if name == f"trunk.{len(self.model.trunk.layers) - 1}":
             return activation.mean(dim=(0, 2)).T.flatten()  # (B, C, F, K) to bin first
         if name.startswith("trunk."):

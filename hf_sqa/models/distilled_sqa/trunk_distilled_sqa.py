@@ -18,8 +18,8 @@ from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQA
 
 #: Lower edge of the lowest mel band in Hz, and the power added to every band, about 90 dB below speech at full scale.
 LOWEST_MEL_HZ, MEL_FLOOR = 50.0, 1e-6
-#: Windows whose peaks differ by at most this factor, 2 dB, are divided by the same peak in mode `fast`. The error of the mode,
-#: mostly from starts on a grid, hardly grows by it, and where the peak often changes most convolutions are saved.
+#: In mode `fast`, windows whose peaks differ by at most this factor, 2 dB, are divided by the same peak. This hardly adds to the
+#: mode's error, most of which comes from starts on a grid, and where the peak often changes it saves most convolutions.
 PEAK_TOLERANCE = 1.26
 #: Spectra that go through all layers of the published form together on a processor: their 64 channels fit its caches.
 SPECTRA_PER_CALL = 192
@@ -31,7 +31,7 @@ class CompressedSpectrum(nn.Module):
     def __init__(self, config: DistilledSQAConfig):
         super().__init__()
         self.fft_size, self.hop_samples, self.compression = config.fft_size, config.fft_hop_samples, config.compression
-        # A NumPy attribute: from_pretrained leaves non-persistent buffers and tensors uninitialised. Torch's own window: NumPy's
+        # A NumPy attribute: from_pretrained leaves non-persistent buffers and tensors uninitialised. The window is torch's: NumPy's
         # differs in the last bit, which the compression of near-empty bins turns into 1e-4 MOS.
         self._hann = torch.hann_window(self.fft_size, dtype=torch.float32, device="cpu").numpy()
 
@@ -46,10 +46,10 @@ class CompressedSpectrum(nn.Module):
         return (self.fft_size - self.hop_samples) // 2
 
     def forward(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
-        """Waveforms `(B, T)` in float32 to spectra `(B, 2, S, K)`, in channels-last memory.
+        """Map waveforms `(B, T)` in float32 to spectra `(B, 2, S, K)`, in channels-last memory.
 
-        `reflect` says whether the waveform begins, and whether it ends, at the edge of a window and is mirrored there; elsewhere it
-        brings its margin along.
+        `reflect` says whether the waveform begins and whether it ends at the edge of a window, where it is mirrored; elsewhere it
+        must include its margin.
         """
         spectrum = self.complex_spectrum(waveform, reflect)
         parts = spectrum.square()
@@ -59,7 +59,7 @@ class CompressedSpectrum(nn.Module):
         return spectrum.permute(0, 3, 1, 2)
 
     def complex_spectrum(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
-        """Spectra before compression, real and imaginary part last: `(B, S, K, 2)`."""
+        """Return the spectra before compression, real and imaginary part last: `(B, S, K, 2)`."""
         pad = [self.margin if side else 0 for side in reflect]
         if any(pad):
             waveform = F.pad(waveform, pad, mode="reflect")
@@ -70,7 +70,7 @@ class CompressedSpectrum(nn.Module):
         return torch.view_as_real(torch.fft.rfft(frames * window))
 
     def _spectrum_by_convolution(self, waveform: torch.Tensor) -> torch.Tensor:
-        """The same by a fixed convolution, for ONNX, where cutting frames would take a table larger than a small student."""
+        """Return the same by a fixed convolution, for ONNX, where cutting frames would need a table larger than a small student."""
         sample, bin_ = np.arange(self.fft_size), np.arange(self.fft_size // 2 + 1)
         angle = 2 * np.pi / self.fft_size * (bin_[:, None] * sample % self.fft_size)  # (K, T')
         filters = np.concatenate([np.cos(angle), -np.sin(angle)]) * self._hann.astype(np.float64)
@@ -108,9 +108,9 @@ class MelSpectrum(CompressedSpectrum):
         return bands[:, None]
 
     def bands(self, waveform: torch.Tensor, reflect: tuple[bool, bool] = (True, True)) -> torch.Tensor:
-        """Bands on the scale they come in, `(B, S, K)`."""
+        """Return the bands before normalisation, `(B, S, K)`."""
         parts = self.complex_spectrum(waveform, reflect).square()
-        power = parts[..., 0] + parts[..., 1]  # (B, S, K'); torch's own sum of two takes seven times as long
+        power = parts[..., 0] + parts[..., 1]  # torch's own sum over two takes seven times as long
         with torch.autocast(power.device.type, enabled=False):
             bands = power @ torch.from_numpy(self._bands).to(power.device)
         # The published compression clips magnitudes at 1e-12; here near silence is silence, and the gradient is finite.
@@ -118,7 +118,7 @@ class MelSpectrum(CompressedSpectrum):
 
 
 class ConvTrunk(nn.Module):
-    """Strided convolutions over the spectrum. Time is padded with zeros by one step a layer, frequency is not."""
+    """Strided convolutions over the spectrum. Every layer pads time with one zero on either side, and does not pad frequency."""
 
     def __init__(self, config: DistilledSQAConfig):
         super().__init__()
@@ -134,7 +134,7 @@ class ConvTrunk(nn.Module):
             )
             for i, stride in enumerate(config.conv_strides)
         )
-        #: By number of the layer, the convolution that mixes the channels of a separable one.
+        #: By the layer's number, the convolution that mixes the channels of a separable convolution.
         self.mixes = nn.ModuleDict(
             {str(i): nn.Conv2d(channels[i], channels[i + 1], 1) for i in range(len(separate)) if separate[i]}
         )
@@ -144,7 +144,7 @@ class ConvTrunk(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Spectra to either side that one output frame depends on."""
+        """Spectra on either side that one output frame depends on."""
         reach, step = 0, 1
         for stride, _ in self.strides:
             reach, step = reach + step, step * stride
@@ -152,18 +152,18 @@ class ConvTrunk(nn.Module):
 
     @property
     def can_share(self) -> bool:
-        """Whether windows may share convolutions: in the published form, where the last layer alone has a step in time."""
+        """Whether windows may share convolutions: only in the published form, where the last layer alone has a stride in time."""
         return not self.mixes and [stride for stride, _ in self.strides] == [1] * (len(self.layers) - 1) + [2]
 
     def row_filters(self) -> list[torch.Tensor | None]:
-        """For every layer, what computes it faster while scoring on a processor; see `hf_sqa.blocks.winograd`."""
+        """Return, for every layer, the filters for faster scoring on a processor; see `hf_sqa.blocks.winograd`."""
         return [row_filters(layer) for layer in self.layers]
 
     def forward(self, spectra: torch.Tensor, pad: tuple[bool, bool] = (True, True)) -> torch.Tensor:
-        """Compressed spectra `(B, 2, S, K)` to frames `(B, F, K * C)`.
+        """Map compressed spectra `(B, 2, S, K)` to frames `(B, F, K * C)`.
 
-        `pad` says whether the stretch begins, and whether it ends, at the edge of a window, where every layer pads zeros; elsewhere
-        only frames with all their context are computed.
+        `pad` says whether the stretch begins and whether it ends at the edge of a window, where every layer pads zeros; elsewhere
+        only frames with complete context are computed.
         """
         filters = self.row_filters() if self.can_share else []
         if any(filter_ is not None for filter_ in filters):
@@ -173,12 +173,12 @@ class ConvTrunk(nn.Module):
             hidden_states = self.convolve(layer, hidden_states, pad)
             if str(index) in self.mixes:
                 hidden_states = self.mixes[str(index)](hidden_states)
-            # One channel in leaves the layout open; channels last, the layers after it take half the time on a CPU.
+            # With one input channel the layout is ambiguous; with channels last, the following layers take half the time on a CPU.
             hidden_states = self.activation(hidden_states.contiguous(memory_format=torch.channels_last))
         return self.flatten(hidden_states)
 
     def convolve(self, layer: nn.Conv2d, hidden_states: torch.Tensor, pad: tuple[bool, bool]) -> torch.Tensor:
-        """One convolution, with zeros in time on the sides asked for."""
+        """Run one convolution, with zeros in time on the given sides."""
         symmetric = pad[0] == pad[1] and is_plain(layer)
         if not symmetric:
             hidden_states = F.pad(hidden_states, (0, 0, int(pad[0]), int(pad[1])))
@@ -187,21 +187,21 @@ class ConvTrunk(nn.Module):
         return F.conv2d(hidden_states, layer.weight, layer.bias, layer.stride, (int(symmetric and pad[0]), 0), groups=layer.groups)
 
     def activation(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Leaky ReLU, in place where no gradient needs the input."""
+        """Apply a leaky ReLU, in place if no gradient needs the input."""
         return F.leaky_relu(hidden_states, self.slope, inplace=not torch.is_grad_enabled())
 
     @staticmethod
     def flatten(hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(B, C, F, K)` to float32 `(B, F, K * C)`; a view of channels-last memory."""
+        """Reshape `(B, C, F, K)` to float32 `(B, F, K * C)`; a view of channels-last memory."""
         return hidden_states.permute(0, 2, 3, 1).flatten(2).float()
 
 
 class TrunkStream:
-    """Runs a trunk that [`ConvTrunk.can_share`] along a stretch of audio without recomputing: every layer keeps its last inputs.
+    """Run of a trunk that [`ConvTrunk.can_share`] along a stretch of audio, where every layer keeps its last inputs for the next.
 
-    Unless the stretch begins or ends at the edge of a window, only frames with all their context come out, the same that every
-    window in the middle of which they lie would see. `filters` come from `trunk.row_filters()`; at the edge of a window, where one
-    may begin (`begins_window`), every layer pads zeros.
+    Except at the edge of a window, only frames with complete context come out, which are the same for every window that contains
+    this context. `filters` come from `trunk.row_filters()`. With `begins_window` the stretch begins at the edge of a window, where
+    every layer pads zeros.
     """
 
     def __init__(self, trunk: ConvTrunk, filters: list[torch.Tensor | None], begins_window: bool = False):
@@ -210,9 +210,9 @@ class TrunkStream:
         self._memory = Memory()
 
     def extend(self, spectra: torch.Tensor, ends_window: bool = False) -> torch.Tensor:
-        """Take the next spectra `(B, 2, S, K)`, return the frames they complete, `(B, F, K * C)`.
+        """Take the next spectra `(B, 2, S, K)`; return the frames that they complete, `(B, F, K * C)`.
 
-        The first call needs at least `2 * reach + 1` spectra, the others an even number; none may follow one that ends a window.
+        The first call needs at least `2 * reach + 1` spectra, later ones an even number; no call may follow one that ends a window.
         """
         pieces = spectra.tensor_split(-(-spectra.shape[2] // SPECTRA_PER_CALL), dim=2)
         return torch.cat([self._extend(piece, ends_window and piece is pieces[-1]) for piece in pieces], dim=1)
@@ -230,7 +230,7 @@ class TrunkStream:
             self._carried[index] = hidden_states[:, :, -unused:].clone(memory_format=torch.channels_last)
             below = zeros if ends_window else None
             if filters is not None and num_rows + ends_window - 2 >= TILE_ROWS:
-                memory = self._memory, f"results {index % 2}"  # of the layer before it, too, but not of the next
+                memory = self._memory, f"results {index % 2}"  # shared with every second layer, so that none overwrites its input
                 results = conv_along_rows(hidden_states, filters, layer.bias, layer.stride[1], above, below, *memory)
             else:
                 parts = [part for part in (above, hidden_states, below) if part is not None]
@@ -242,9 +242,9 @@ class TrunkStream:
 class SharedFrames:
     """Frames of overlapping windows on the grid of the trunk, each convolution done once (mode `fast`).
 
-    Two windows share a frame if it lies well inside both and both are divided by the same peak: that of the first of them, as long
-    as the peaks of those after it differ from it by a factor of at most `PEAK_TOLERANCE`. The frames at the edges of a window see
-    zeros and mirrored samples, so they are redone for each window.
+    Two windows share a frame if it lies well inside both and both are divided by the same peak. That is the peak of the first of
+    them, as long as the peaks of the later windows differ from it by a factor of at most `PEAK_TOLERANCE`. The frames at the edges
+    of a window see zeros and mirrored samples, so they are computed for each window.
     """
 
     def __init__(self, model: Any):
@@ -265,7 +265,7 @@ class SharedFrames:
         return self._num_inner > 0 and self._trunk.can_share
 
     def frames(self, window: torch.Tensor, start: int) -> torch.Tensor:
-        """Trunk output `(1, F, K * C)` of the window `(1, T)` that starts at sample `start`, a multiple of two hops."""
+        """Return the trunk output `(1, F, K * C)` of the window `(1, T)` that starts at sample `start`, a multiple of two hops."""
         peak = float(window.abs().max())
         is_near = self._peak / PEAK_TOLERANCE <= peak <= self._peak * PEAK_TOLERANCE
         step = (start - self._start) // self._hop  # spectra

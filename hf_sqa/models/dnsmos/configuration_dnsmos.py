@@ -5,7 +5,7 @@ from huggingface_hub.dataclasses import strict
 from hf_sqa.blocks.bounds import COUNT, SAMPLES, SIZE, check_hop
 from hf_sqa.configuration import AudioQualityConfig
 
-#: Scores of the published networks; the last comes from a network of its own.
+#: Scores of the published networks; the last comes from a separate network.
 P808_SCORE = "p808_mos"
 PUBLISHED_SCORES = ("sig", "bak", "ovrl", P808_SCORE)
 #: From raw outputs to scores, coefficients of 1, x, x², ...; `DNSMOS.get_polyfit_val` of the package speechmos.
@@ -30,26 +30,26 @@ class DNSMOSConfig(AudioQualityConfig):
 
     Args:
         window_samples (`int`, *optional*, defaults to `144160`): Samples that the networks see at once, 9.01 s. A shorter recording
-            is appended to itself, and the result again, until it is as long.
+            is doubled, by appending it to itself, until it is at least as long.
         hop_samples (`int`, *optional*, defaults to `16000`): Distance between the starts of windows.
-        skip_windows (`bool`, *optional*, defaults to `False`): Whether windows are left out as in the published code: those whose
-            length a slip of rounding makes one sample too short (with the published sizes windows 7 to 23 and 119 to 122, counted
-            from 0), and what follows the last whole second. `True` in converted weights. If not, every window counts, and one more
-            reaches to the end of the recording.
-        fft_size (`int`, *optional*, defaults to `320`): Samples in one spectrum, 20 ms; one more in those for the P.808 score.
+        skip_windows (`bool`, *optional*, defaults to `False`): Whether to leave out windows as the published code does: those that
+            a rounding error makes one sample too short (with the published sizes windows 7 to 23 and 119 to 122, counted from 0),
+            and what follows the last whole second. `True` in converted weights. Otherwise every window counts, and one more reaches
+            to the end of the recording.
+        fft_size (`int`, *optional*, defaults to `320`): Samples in one spectrum, 20 ms; the P.808 score uses one more.
         fft_hop_samples (`int`, *optional*, defaults to `160`): Distance between spectra, 10 ms.
         conv_channels (`list[int]`, *optional*, defaults to `(128, 64, 64, 32, 32, 32, 64)`): Channels of every convolution.
-        conv_pools (`list[int]`, *optional*, defaults to `(4, 5, 6)`): Convolutions, counted from 1, that a pooling by halves
-            follows.
+        conv_pools (`list[int]`, *optional*, defaults to `(4, 5, 6)`): Convolutions, counted from 1, that are followed by a pooling
+            by halves.
         dense_sizes (`list[int]`, *optional*, defaults to `(128, 64)`): Widths of the layers between convolutions and scores.
         num_mel_bins (`int`, *optional*, defaults to `120`): Mel bands that the network of the P.808 score sees.
         p808_conv_channels (`list[int]`, *optional*, defaults to `(32, 32, 32, 32, 64)`): As `conv_channels`, in that network.
         p808_conv_pools (`list[int]`, *optional*, defaults to `(1, 2, 4)`): As `conv_pools`, in that network.
         p808_dense_sizes (`list[int]`, *optional*, defaults to `(64, 64)`): As `dense_sizes`, in that network.
         score_polynomials (`dict[str, list[float]]`, *optional*): By score name, coefficients of 1, x, x², ... of a polynomial that
-            turns the network's output for a window into its score. Scores without one are the outputs.
+            turns the network's output for a window into its score. Scores without a polynomial are the outputs themselves.
         id2label (`dict[int, str]`, *optional*): Score names in column order; sig, bak, ovrl and p808_mos if not given. The score
-            called p808_mos, which has to be the last, comes from a network of its own, on mel bands.
+            called p808_mos must be the last; it comes from a separate network, on mel bands.
         **kwargs: Options of [`AudioQualityConfig`].
     """
 

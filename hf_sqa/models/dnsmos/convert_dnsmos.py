@@ -1,4 +1,4 @@
-"""DNSMOS weights from the wheel of the `speechmos` package to a model.
+"""Convert DNSMOS weights from the wheel of the `speechmos` package to a model.
 
 Reads the ONNX files only: their tensors, by name. None of the package's code is imported, and no graph is run.
 """
@@ -18,7 +18,7 @@ from hf_sqa.models.dnsmos.modeling_dnsmos import DNSMOS
 from hf_sqa.models.dnsmos.onnx_initializers import read_initializers
 from hf_sqa.wheels import Wheel
 
-#: What `convert` takes, for `hf-sqa convert --list`.
+#: What `convert` accepts, for `hf-sqa convert --list`.
 READS = (
     "dnsmos: SIG, BAK, OVRL and the P.808 score, from the PyPI package speechmos",
     "dnsmos-personalized: the variant that counts other talkers as noise, from the same package",
@@ -36,12 +36,12 @@ P835_FILES = {
     "dnsmos": "speechmos/dnsmos_models/sig_bak_ovr.onnx",
     "dnsmos-personalized": "speechmos/pdnsmos_models/sig_bak_ovr.onnx",
 }
-#: The same for both variants.
+#: Network of the P.808 score, the same for both variants.
 P808_FILE = "speechmos/dnsmos_models/model_v8.onnx"
 PUBLISHED = tuple(
     PublishedCheckpoint(variant, variant, WHEEL, (file, P808_FILE), PUBLISHED_SCORES) for variant, file in P835_FILES.items()
 )
-#: Names of the tensors that each of our modules is made of, in the graphs of the networks.
+#: Names that our modules have in the graphs of the networks.
 P835_CONVS = ("conv2d", *(f"conv2d_{number}" for number in range(1, 7)))
 P808_CONVS = tuple(f"conv2d_{number}" for number in range(5, 10))
 P835_DENSE = tuple(f"mos_estimator_logpow/{name}" for name in ("dense", "dense_1", "dense_3"))
@@ -49,7 +49,7 @@ P808_DENSE = tuple(f"mos_estimator_small_1/{name}" for name in ("dense_3", "dens
 
 
 def convert(checkpoint: str | Path = "dnsmos") -> DNSMOS:
-    """Build the model from the published networks; they are fetched when they are needed for the first time.
+    """Build the model from the published networks, which are fetched when they are first needed.
 
     Args:
         checkpoint (`str`, *optional*, defaults to `"dnsmos"`): The variant, `"dnsmos"` or `"dnsmos-personalized"`.
@@ -69,7 +69,7 @@ def convert(checkpoint: str | Path = "dnsmos") -> DNSMOS:
 
 
 def convert_initializers(p835: dict[str, np.ndarray], p808: dict[str, np.ndarray], model: DNSMOS) -> dict[str, torch.Tensor]:
-    """Tensors of the two graphs under our names; see [`converted_tensors`]."""
+    """Return the tensors of the two graphs under our names; see [`converted_tensors`]."""
     expected = dict(model.named_parameters())
     converted: dict[str, torch.Tensor] = {}
     filters = {"spectrum.real": "time2freq/stft-real/kernel:0", "spectrum.imaginary": "time2freq/stft-imag/kernel:0"}
@@ -77,7 +77,7 @@ def convert_initializers(p835: dict[str, np.ndarray], p808: dict[str, np.ndarray
         (p835, filters | _names("network.", P835_CONVS, P835_DENSE)),
         (p808, _names("p808_network.", P808_CONVS, P808_DENSE)),
     ):
-        # Numbers that the graphs compute with, such as the least power, have no dimensions.
+        # Constants of the graphs, such as the least power, have no dimensions.
         tensors = {name: torch.from_numpy(tensor.copy()) for name, tensor in graph.items() if tensor.ndim}
         ours = {name: expected[name] for name in sources}
         converted |= converted_tensors(tensors, ours, sources.__getitem__, "a published network of DNSMOS", _laid_out)
@@ -91,7 +91,7 @@ def _laid_out(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _names(prefix: str, convs: tuple[str, ...], dense: tuple[str, ...]) -> dict[str, str]:
-    """Names in a graph, by our names."""
+    """Return the names in a graph, by our names."""
     names: dict[str, str] = {}
     for index, source in enumerate(convs):
         names |= {f"{prefix}convs.{index}.weight": f"{source}/kernel:0", f"{prefix}convs.{index}.bias": f"{source}/bias:0"}

@@ -5,9 +5,9 @@ Paper:    Reddy et al., "DNSMOS P.835: A Non-Intrusive Perceptual Objective Spee
           Metric to Evaluate Noise Suppressors", ICASSP 2021, arXiv:2010.15258
 Code:     https://pypi.org/project/speechmos/0.0.1.1, speechmos/dnsmos.py (MIT)
 Weights:  two variants, default and personalised, inside the PyPI package `speechmos` (MIT)
-Differs:  overlapping windows share spectra and convolutions; zero samples are refused, which the original appends to themselves for
-          ever; windows that it skips by a slip of rounding count where `skip_windows=False` or in mode `whole`. Converted weights
-          have `skip_windows=True` and give the original's scores to rounding.
+Differs:  overlapping windows share spectra and convolutions; recordings without samples are refused, which the original repeats
+          for ever; windows that it skips by a rounding error count with `skip_windows=False` or in mode `whole`. Converted weights
+          have `skip_windows=True` and give the original's scores up to rounding.
 Shapes:   B batch, T samples, W windows, S spectra, K bands, L labels
 """
 
@@ -37,8 +37,8 @@ class DNSMOS(AudioQualityPreTrainedModel):
     """DNSMOS P.835 and P.808: one network on log-power spectra with trained filters, one on mel bands.
 
     Modes:
-        `published`: the windows of the original where the configuration has `skip_windows=True`, as converted weights do; its
-            scores to rounding.
+        `published`: the original's windows if the configuration has `skip_windows=True`, as converted weights do, which gives its
+            scores up to rounding.
         `whole`: every window, and one that reaches to the end of the recording, whatever the configuration says.
     """
 
@@ -73,7 +73,7 @@ class DNSMOS(AudioQualityPreTrainedModel):
         return FineTuningDefaults((*spectrum, "*network.convs") if device == "cpu" else spectrum, learning_rate=3e-4)
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
-        """Windows `(W, window_samples)`; the graph neither cuts recordings into windows nor averages their scores."""
+        """Return windows `(W, window_samples)`; the graph neither cuts recordings into windows nor averages their scores."""
         windows = 0.1 * torch.randn(2, self.config.window_samples, generator=torch.Generator().manual_seed(0))
         return {"input_values": (windows, (0,))}
 
@@ -113,13 +113,13 @@ class DNSMOS(AudioQualityPreTrainedModel):
         if self.config.num_p835_scores:
             scores.append(self.network(self.spectrum(windows)))
         if self.config.has_p808_score:
-            hop = self.config.fft_hop_samples  # this network does not see the last of the window
+            hop = self.config.fft_hop_samples  # this network does not see the last hop of the window
             power = self.mel_power.of_spans(F.pad(windows[:, :-hop], (0, hop)))
             scores.append(self.p808_network(relative_levels(power)))
         return self._scores(torch.cat(scores, dim=1))
 
     def _score_row(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Score one waveform `(T,)`: its windows, `(W, L)`."""
+        """Return the scores `(W, L)` of the windows of one waveform `(T,)`."""
         starts, repeats = self.window_starts(len(waveform))
         if torch.is_grad_enabled():
             waveform = waveform.repeat(repeats)
@@ -131,10 +131,10 @@ class DNSMOS(AudioQualityPreTrainedModel):
         )
 
     def _score_repeated(self, waveform: torch.Tensor, starts: np.ndarray) -> torch.Tensor:
-        """Score the windows of a waveform `(T,)`, shorter than one, that is appended to itself; what comes again is not redone."""
+        """Score the windows of a waveform `(T,)` that is shorter than one and thus repeated; repeated windows are scored once."""
         length, grid = len(waveform), 2 * self.config.fft_hop_samples
         _, first, places = np.unique(starts % length, return_index=True, return_inverse=True)
-        order = np.sort(first)  # windows that begin at another place of the waveform
+        order = np.sort(first)  # windows that begin at different places of the waveform
         end = int(starts[order[-1]]) + self.config.window_samples
         stretch = waveform.repeat(-(-end // length))[:end]
         period = length // self.config.fft_hop_samples if length % grid == 0 else None
@@ -142,7 +142,7 @@ class DNSMOS(AudioQualityPreTrainedModel):
         return scores[np.searchsorted(order, first)[places]]
 
     def _stretches(self, starts: np.ndarray) -> Iterator[tuple[slice, int, int]]:
-        """Windows that are scored together, as a slice of all, with the first and one past the last sample of their stretch."""
+        """Yield windows to score together, as a slice of all, and the first and one past the last sample of their stretch."""
         first = 0
         for index in range(1, len(starts) + 1):
             is_last = index == len(starts)
@@ -176,7 +176,7 @@ class DNSMOS(AudioQualityPreTrainedModel):
         return self._scores(torch.cat(scores, dim=1))
 
     def _scores(self, raw: torch.Tensor) -> torch.Tensor:
-        """Scores in label units of raw outputs `(W, L)`."""
+        """Return scores in label units from raw outputs `(W, L)`."""
         polynomials = self.config.score_polynomials or {}
         columns = []
         for name, column in zip(self.config.score_names, raw.unbind(dim=1), strict=True):
@@ -190,8 +190,8 @@ class DNSMOS(AudioQualityPreTrainedModel):
         return torch.stack(columns, dim=1)
 
     def window_starts(self, num_samples: int, mode: str = "published") -> tuple[np.ndarray, int]:
-        """First sample of every window of a recording, ascending, the first 0; and how often the recording is appended to itself
-        for that, a power of two.
+        """Return the first sample of every window of a recording, ascending from 0; and how many times as long the recording
+        becomes by being appended to itself for that, a power of two.
         """
         if num_samples < 1:
             raise ValueError("Expected at least one sample in every recording, got one without any.")
@@ -201,7 +201,7 @@ class DNSMOS(AudioQualityPreTrainedModel):
             repeats *= 2
         total = repeats * num_samples
         if self.config.skip_windows and mode == "published":
-            # In the units of the original, hops and not samples, where 9.01 more than a whole number can be too little.
+            # In the original's units, hops instead of samples, in which 9.01 added to a whole number can be too little.
             length_in_hops = length / hop
             count = int(total // hop - length_in_hops) + 1
             starts = [index * hop for index in range(count) if int((index + length_in_hops) * hop) - index * hop >= length]

@@ -17,7 +17,7 @@ from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 from hf_sqa.blocks.winograd import conv3x3, is_plain_scoring
 from hf_sqa.models.dnsmos.configuration_dnsmos import DNSMOSConfig
 
-#: Least power of a band, in the two kinds of spectra.
+#: Smallest power of a band, in the two kinds of spectra.
 LEAST_POWER, LEAST_MEL_POWER = 1e-12, 1e-10
 #: What lies further below the loudest mel band of a window is raised to that level; the levels are then scaled to [-1, 1].
 DYNAMIC_RANGE_DB = 80.0
@@ -36,13 +36,13 @@ class LearnedSpectrum(nn.Module):
         self.imaginary = nn.Parameter(torch.empty(config.fft_size // 2 + 1, config.fft_size))
 
     def reset_parameters(self) -> None:
-        """Begin with the Fourier transform under a Hann window."""
+        """Start from the Fourier transform under a Hann window."""
         cosine, sine = fourier_filters(self.fft_size)
         init.copy_(self.real, torch.from_numpy(cosine.T.copy()))
         init.copy_(self.imaginary, torch.from_numpy(sine.T.copy()))
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Spectra `(W, S, K)` of waveforms `(W, T)` in float32; the first begins at the first sample."""
+        """Return the spectra `(W, S, K)` of waveforms `(W, T)` in float32; the first begins at the first sample."""
         half = waveforms[:, : waveforms.shape[1] // self.hop_samples * self.hop_samples].unflatten(1, (-1, self.hop_samples))
         frames = torch.cat([half[:, :-1], half[:, 1:]], dim=-1)
         with torch.autocast(waveforms.device.type, enabled=False):
@@ -64,12 +64,12 @@ class MelPower(nn.Module):
         self.register_buffer("bands", torch.empty(self.size // 2 + 1, self.num_mel_bins))
 
     def reset_parameters(self) -> None:
-        """Fill both tables, through transformers' flag-honouring initialiser."""
+        """Fill both tables by transformers' initialiser, which leaves loaded tensors alone."""
         init.copy_(self.filters, torch.from_numpy(np.concatenate(fourier_filters(self.size), axis=1)))
         init.copy_(self.bands, torch.from_numpy(mel_filters(self.size, self.num_mel_bins, self.sampling_rate)))
 
     def of_spans(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Power `(W, S, K)` around every hop of waveforms `(W, T)` but the last; beyond both ends are zeros."""
+        """Return the power `(W, S, K)` around every hop of waveforms `(W, T)` but the last; zeros continue both ends."""
         margin = self.size // 2
         num_spectra = waveforms.shape[1] // self.hop_samples - 1
         padded = F.pad(waveforms, (margin, margin))
@@ -77,24 +77,24 @@ class MelPower(nn.Module):
         return self.of_frames(padded[:, :length].unfold(1, self.size, self.hop_samples))
 
     def of_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """Power `(..., K)` of frames `(..., fft_size + 1)`."""
+        """Return the power `(..., K)` of frames `(..., fft_size + 1)`."""
         with torch.autocast(frames.device.type, enabled=False):
             real, imaginary = (frames @ self.filters.float()).chunk(2, dim=-1)
             return (real.square() + imaginary.square()) @ self.bands.float()
 
 
 def relative_levels(power: torch.Tensor) -> torch.Tensor:
-    """Levels of windows `(W, S, K)`, relative to the loudest band of each window: 1 there, at least -1."""
+    """Return the levels of windows `(W, S, K)` relative to the loudest band of each window: 1 there, at least -1."""
     levels = 10 * power.clamp(min=LEAST_MEL_POWER).log10()
     levels = levels - levels.amax(dim=(1, 2), keepdim=True)
     return levels.clamp(min=-DYNAMIC_RANGE_DB) / (DYNAMIC_RANGE_DB / 2) + 1
 
 
 class ConvStack(nn.Module):
-    """Convolutions of 3 by 3 with zeros around, pooling by halves after some, the largest value of each channel, dense layers.
+    """Padded 3×3 convolutions, some followed by a pooling by halves, then the largest value of each channel, and dense layers.
 
-    The layers before the first pooling, most of the work, are the front: what they compute more than `edge` spectra from the edges
-    of a window does not depend on where the window begins, so windows that overlap share it.
+    The layers before the first pooling, which are most of the work, are the front: further than `edge` spectra from the edges of a
+    window, their output does not depend on where the window begins, so overlapping windows share it.
     """
 
     def __init__(self, channels: Sequence[int], pools: Sequence[int], dense_sizes: Sequence[int], num_scores: int):
@@ -109,11 +109,11 @@ class ConvStack(nn.Module):
         self.edge = pools[0] + pools[0] % 2  # spectra; even, because poolings join pairs
 
     def forward(self, spectra: torch.Tensor) -> torch.Tensor:
-        """Raw scores `(W, scores)`, in float32, of the spectra of windows `(W, S, K)`."""
+        """Return the raw scores `(W, scores)`, in float32, for the spectra of windows `(W, S, K)`."""
         return self.back(self.front(spectra, (True, True)))
 
     def shared(self, spectra: torch.Tensor, starts: Sequence[int], num_spectra: int, period: int | None = None) -> torch.Tensor:
-        """As `forward`, of windows of `num_spectra` spectra that lie in one stretch `(1, S, K)`, which begins and ends with one.
+        """Do as `forward` for windows of `num_spectra` spectra in one stretch `(1, S, K)`, which begins and ends with a window.
 
         They begin at `starts`, ascending and at most a window apart; after `period` spectra, if given, the stretch repeats itself.
         All these numbers are even.
@@ -133,10 +133,10 @@ class ConvStack(nn.Module):
         return self.back(torch.cat([left, middle, right], dim=2))
 
     def front(self, spectra: torch.Tensor, is_edge: tuple[bool, bool]) -> torch.Tensor:
-        """The layers up to the first pooling, a bounded number of spectra `(W, S, K)` at a time where no gradient is wanted.
+        """Run the layers up to the first pooling on spectra `(W, S, K)`, without gradients on a bounded number of them at a time.
 
-        `is_edge` says whether they begin, and whether they end, at the edge of a window, where every layer sees zeros; elsewhere
-        the zeros are wrong, and what they reach, `edge` spectra, does not come out.
+        `is_edge` says whether they begin and whether they end at the edge of a window, where every layer sees zeros. Elsewhere
+        zeros would be wrong, and the `edge` spectra that they affect are left out.
         """
         total = spectra.shape[1]
         first, end = 0 if is_edge[0] else self.edge, total if is_edge[1] else total - self.edge
@@ -159,7 +159,7 @@ class ConvStack(nn.Module):
         return _halve(hidden_states)
 
     def back(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The layers after the first pooling: raw scores `(W, scores)` of `(W, C, S, K)`."""
+        """Run the layers after the first pooling: raw scores `(W, scores)` of `(W, C, S, K)`."""
         for number, conv in enumerate(self.convs[self.pools[0] :], start=self.pools[0] + 1):
             hidden_states = _relu(conv3x3(conv, hidden_states))
             if number in self.pools:
@@ -171,12 +171,12 @@ class ConvStack(nn.Module):
 
 
 def _relu(hidden_states: torch.Tensor) -> torch.Tensor:
-    """In place where no gradient needs the input."""
+    """Apply a ReLU, in place if no gradient needs the input."""
     return F.relu(hidden_states, inplace=not torch.is_grad_enabled() and not torch.compiler.is_compiling())
 
 
 def _halve(hidden_states: torch.Tensor) -> torch.Tensor:
-    """The larger of two, in both directions: `(W, C, S, K)` to `(W, C, S // 2, K // 2)`."""
+    """Take the larger of two values in both directions: `(W, C, S, K)` to `(W, C, S // 2, K // 2)`."""
     if not is_plain_scoring(hidden_states):
         return F.max_pool2d(hidden_states, 2)
     # In this layout the pooling takes ten times as long.
@@ -196,7 +196,7 @@ def fourier_filters(size: int) -> tuple[np.ndarray, np.ndarray]:
 def mel_filters(size: int, num_mel_bins: int, sampling_rate: int) -> np.ndarray:
     """Triangular filters on Slaney's scale up to half the rate, each of unit area: `(size // 2 + 1, num_mel_bins)`, float32.
 
-    Not by transformers' `mel_filter_bank`, whose highest bin lies at half the rate: with an odd `size` it lies below.
+    transformers' `mel_filter_bank` puts the highest bin at half the rate, but with an odd `size` that bin is lower.
     """
     bins = np.arange(size // 2 + 1) * sampling_rate / size
     edges = mel_to_hertz(

@@ -1,4 +1,4 @@
-"""The tensors of an ONNX file, read without a package for it: of the format only what weights need.
+"""Read the tensors of an ONNX file without a package for it: only the part of the format that weights need.
 
 An ONNX file is a message of protocol buffers: fields, each with a number and a value that is a whole number, 4 or 8 bytes, or a
 stretch of bytes, often a message again. Nothing in it is run.
@@ -20,10 +20,10 @@ NUMBER = re.compile(rb"[\x80-\xff]{0,9}[\x00-\x7f]")
 
 
 def read_initializers(path: str | Path) -> dict[str, np.ndarray]:
-    """Tensors of numbers in float32 in the graph of an ONNX file, by name; others are left out.
+    """Return the float32 tensors in the graph of an ONNX file, by name; others are left out.
 
     Raises:
-        ValueError: If it is no ONNX file, or a damaged one.
+        ValueError: If it is not an ONNX file, or is damaged.
     """
     try:
         tensors: dict[str, np.ndarray] = {}
@@ -41,7 +41,7 @@ def read_initializers(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _tensor(content: bytes) -> tuple[str, np.ndarray | None]:
-    """Name and values of a tensor; no values if they are not in float32."""
+    """Return name and values of a tensor; no values if they are not in float32."""
     dims: list[int] = []
     name, data_type, values = "", 0, b""
     for field, value in _fields(content):
@@ -59,7 +59,7 @@ def _tensor(content: bytes) -> tuple[str, np.ndarray | None]:
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of every field of a message."""
+    """Yield number and value of every field of a message."""
     position = 0
     while position < len(content):
         key, position = _number(content, position)
@@ -81,7 +81,7 @@ def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _number(content: bytes, position: int) -> tuple[int, int]:
-    """A whole number, seven bits in a byte, the last of which is below 128, and the position after it."""
+    """Return a whole number and the position after it; it has seven bits in a byte, and its last byte is below 128."""
     digits = NUMBER.match(content, position)
     if digits is None:
         raise ValueError("a number that is cut short, or has more than 64 bits")

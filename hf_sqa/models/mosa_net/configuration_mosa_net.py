@@ -65,12 +65,12 @@ class MOSANetConfig(AudioQualityConfig):
         encoder_input (`str`, *optional*, defaults to `"peak"`): What the encoder sees: the waveform divided by its peak (`"peak"`),
             as it is (`"raw"`), or with zero mean and unit variance (`"standardized"`).
         freeze_encoder (`bool`, *optional*, defaults to `True`): Whether the encoder stays as it is while training.
-        precomputed_features (`bool`, *optional*, defaults to `False`): Whether the model has no encoder and is given its features;
-            `encoder_config` then tells their width and rate.
-        standardize_ssl_features (`bool`, *optional*, defaults to `False`): Whether every channel of the encoder's features has its
-            mean and deviation in training speech, by [`MOSANet.measure_bands`], taken out: Whisper's differ widely between channels
+        precomputed_features (`bool`, *optional*, defaults to `False`): Whether the model has no encoder and takes its features as
+            input; `encoder_config` then says their width and rate.
+        standardize_ssl_features (`bool`, *optional*, defaults to `False`): Whether every channel of the encoder's features is
+            normalised by its mean and deviation in training speech ([`MOSANet.measure_bands`]): Whisper's channels differ widely
             and lie far from 0.
-        fft_size (`int`, *optional*, defaults to `512`): Samples in one spectrum; half of it plus one is the number of filters too.
+        fft_size (`int`, *optional*, defaults to `512`): Samples in one spectrum; half of it plus one is also the number of filters.
         hop_samples (`int`, *optional*, defaults to `256`): Distance between spectra, and between outputs of the filter bank.
         sinc_kernel_size (`int`, *optional*, defaults to `251`): Samples in one band-pass filter.
         sinc_edges (`str`, *optional*, defaults to `"python3"`): Rule for the edges of the bands: `"python3"` reaches 8000 Hz,
@@ -83,9 +83,9 @@ class MOSANetConfig(AudioQualityConfig):
         dropout (`float`, *optional*, defaults to `0.3`): Dropout on these frames while training.
         score_activations (`list[str]`, *optional*): `"linear"` or `"sigmoid"` for each score; `"sigmoid"` for STOI and `"linear"`
             for the others if not given.
-        score_scales (`list[float]`, *optional*): What the activation is multiplied by to give label units, for each score; 1 if not
-            given. The loss sees errors divided by it.
-        frame_loss_weight (`float`, *optional*, defaults to `1.0`): Weight of the frames' loss beside the recording's.
+        score_scales (`list[float]`, *optional*): Factor from the activation to label units, for each score; 1 if not given. The
+            loss divides errors by it.
+        frame_loss_weight (`float`, *optional*, defaults to `1.0`): Weight of the frames' loss relative to the recording's.
         attention_penalty_weight (`float`, *optional*, defaults to `1e-4`): Weight of the attention's penalty while training.
         score_min (`float`, *optional*, defaults to `-0.5`): Lowest score of any kind: that of PESQ (P.862 raw scale). STOI lies in
             0 to 1, SDI from 0 up, 0 being no distortion. Nothing is clipped or mapped to the range.
@@ -138,12 +138,12 @@ class MOSANetConfig(AudioQualityConfig):
         self.score_scales = self.score_scales or [1.0] * len(self.score_names)
 
     def default_id2label(self) -> dict[int, str]:
-        """Score names of a configuration that does not name any: those of the published model."""
+        """Return the score names of a configuration that names none: those of the published model."""
         return {0: "pesq", 1: "stoi", 2: "sdi"}
 
     @classmethod
     def voicemos(cls, **kwargs: Any) -> Self:
-        """Configuration of the authors' entry to the VoiceMOS challenge 2022: one MOS, 5 times a sigmoid."""
+        """Return the configuration of the authors' entry to the VoiceMOS challenge 2022: one MOS, 5 times a sigmoid."""
         return cls(
             **{
                 "id2label": {0: "mos"},
@@ -160,10 +160,10 @@ class MOSANetConfig(AudioQualityConfig):
 
     @classmethod
     def plus(cls, **kwargs: Any) -> Self:
-        """Configuration of MOSA-Net+ (Zezario et al., arXiv:2309.12766) as its first published code has it.
+        """Return the configuration of MOSA-Net+ (Zezario et al., arXiv:2309.12766) as in its first published code.
 
-        Whisper medium's features stand in the place of HuBERT's, and there are two sigmoids, for quality and intelligibility as
-        TMHINT-QI rates them. The authors' trunk sees the features of 30 s always, here those of the recording. Their later code has
+        Whisper medium's features replace HuBERT's, and there are two sigmoids, for quality and intelligibility as rated in
+        TMHINT-QI. The authors' trunk always sees the features of 30 s, ours those of the recording. Their later code has
         another trunk (trained filters, batch norm) and Whisper large-v3; its weights do not fit here.
         """
         return cls(

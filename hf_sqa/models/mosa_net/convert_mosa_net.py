@@ -1,7 +1,7 @@
-"""MOSA-Net weights from the authors' Keras files to a model that `save_pretrained` writes.
+"""Convert MOSA-Net weights from the authors' Keras files to a model that `save_pretrained` writes.
 
-Keras is not needed and never run: a file's model description holds Python 2 byte code, only its tensors are read. The files hold no
-encoder and no filter bank: the filters are built from the rule `sinc_edges`, the encoder comes from elsewhere or stays out.
+Keras is not needed and never run: a file's model description holds Python 2 byte code, so only its tensors are read. Files hold
+no encoder and no filter bank: the rule `sinc_edges` gives the filters, and the encoder comes from elsewhere or is left out.
 """
 
 import re
@@ -16,12 +16,12 @@ from hf_sqa.extras import import_extra
 from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
 from hf_sqa.models.mosa_net.modeling_mosa_net import MOSANet
 
-#: What `convert` takes, for `hf-sqa convert --list`.
+#: What `convert` accepts, for `hf-sqa convert --list`.
 READS = (
     "*.h5: Keras file of MOSA-Net for PESQ, STOI and SDI, or for VoiceMOS, with --encoder facebook/hubert-large-ll60k or whichever",
     "  encoder made its features",
 )
-#: Layers of the file to score names, in column order, by the name of the frame score's layer.
+#: By score name, in column order, the file's attention layer and the layer of its frame score.
 OBJECTIVE_HEADS = {"pesq": ("Attention", "Frame_score"), "stoi": ("Attention2", "Frame_stoi"), "sdi": ("Attention3", "Frame_sdi")}
 VOICEMOS_HEADS = {"mos": ("Attention", "Frame_score")}
 #: Gates of an LSTM; both sides order them input, forget, cell, output.
@@ -51,7 +51,7 @@ def convert(
     Raises:
         ImportError: If h5py is not installed.
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no HDF5 file, or a tensor is missing, unknown or of another shape; the message names it.
+        ValueError: If the file is not an HDF5 file, or a tensor is missing, unknown or of another shape; the message names it.
     """
     original = read_keras_file(checkpoint)
     voicemos = not any(name.startswith(("Attention2/", "Attention3/", "Frame_stoi/", "Frame_sdi/")) for name in original)
@@ -68,12 +68,12 @@ def convert(
 
 
 def read_keras_file(checkpoint: str | Path) -> dict[str, np.ndarray]:
-    """Every tensor of a Keras `.h5` file, in the order of the layers, as `"layer/weight"` without Keras's suffix `:0`.
+    """Return every tensor of a Keras `.h5` file, in the order of layers, as `"layer/weight"` without Keras's suffix `:0`.
 
     Raises:
         ImportError: If h5py is not installed.
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no HDF5 file of a Keras model, or lacks a tensor that it announces.
+        ValueError: If the file is not an HDF5 file of a Keras model, or lacks a tensor that it announces.
     """
     h5py = import_extra("h5py", "Converting Keras weights, which are HDF5,", "keras")
     path = Path(checkpoint)
@@ -86,7 +86,7 @@ def read_keras_file(checkpoint: str | Path) -> dict[str, np.ndarray]:
             return _tensors_of(file, path)
     except (FileNotFoundError, ValueError):
         raise
-    except Exception as error:  # what h5py makes of damaged files and of attributes of other types has no common class
+    except Exception as error:  # h5py's errors on damaged files and attributes of other types have no common class
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"Cannot read {path} as Keras weights ({type(error).__name__}: {reason}); get the file anew.") from error
 
@@ -114,7 +114,7 @@ def _tensors_of(file: Any, path: Path) -> dict[str, np.ndarray]:
 
 
 def _tensor(found: Any, name: str, file: Any) -> np.ndarray:
-    """The numbers of a data set, unless they lie in another file, are none, or are more than any layer has."""
+    """Return the numbers of a data set; refuse one in another file, without numbers, or larger than any layer."""
     if found.file.filename != file.filename or getattr(found, "external", None):
         raise ValueError(
             f"Expected the tensor {name!r} in the checkpoint itself, got one that lies in another file: it is not read."
@@ -128,7 +128,7 @@ def _tensor(found: Any, name: str, file: Any) -> np.ndarray:
 
 
 def convert_tensors(original: dict[str, np.ndarray], model: MOSANet) -> dict[str, torch.Tensor]:
-    """Tensors of the original under the names of trunk and heads; see [`converted_tensors`]."""
+    """Return the tensors of the original under the names of trunk and heads; see [`converted_tensors`]."""
     expected = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array, np.float32)) for name, array in original.items()}
     sources = _sources(original, model)
@@ -148,7 +148,7 @@ def convert_tensors(original: dict[str, np.ndarray], model: MOSANet) -> dict[str
 
 
 def _sources(original: dict[str, np.ndarray], model: MOSANet) -> dict[str, str]:
-    """Names in the file, by our names."""
+    """Return the names in the file, by our names."""
     layers = _numbered_layers(original, len(model.trunk.convolutions.layers))
     heads = OBJECTIVE_HEADS if model.config.score_names == list(OBJECTIVE_HEADS) else VOICEMOS_HEADS
     linear = {f"trunk.convolutions.layers.{index}": layer for index, layer in enumerate(layers["conv2d"])}
@@ -164,7 +164,7 @@ def _sources(original: dict[str, np.ndarray], model: MOSANet) -> dict[str, str]:
 
 
 def _of_lstm(part: str, tensor: torch.Tensor, is_plain: bool) -> torch.Tensor:
-    """A tensor of an LSTM in our layout. CuDNN keeps the matrices of its gates as raw memory, which Keras shows transposed."""
+    """Return a tensor of an LSTM in our layout. CuDNN keeps the gates' matrices as raw memory, which Keras shows transposed."""
     if is_plain:
         return torch.zeros_like(tensor) if part == "bias_hh_l0" else tensor.T if tensor.dim() == 2 else tensor
     if part.startswith("bias_"):
@@ -174,7 +174,7 @@ def _of_lstm(part: str, tensor: torch.Tensor, is_plain: bool) -> torch.Tensor:
 
 
 def _numbered_layers(original: dict[str, np.ndarray], num_convolutions: int) -> dict[str, list[str]]:
-    """Names of the layers that Keras numbers arbitrarily, by kind, in the order of their creation."""
+    """Return the names of the layers that Keras numbers arbitrarily, by kind, in the order of their creation."""
     kinds: dict[str, list[str]] = {"conv2d": [], "time_distributed": [], "forward": [], "backward": []}
     for name in original:
         layer = name.rsplit("/", 1)[0]
@@ -183,7 +183,7 @@ def _numbered_layers(original: dict[str, np.ndarray], num_convolutions: int) -> 
             layers.append(layer)
     wanted = {"conv2d": num_convolutions, "time_distributed": 2, "forward": 1, "backward": 1}
     for kind, count in wanted.items():
-        # Numbers tell the order of creation, whatever the order in the file.
+        # The numbers give the order of creation, whatever the order in the file.
         kinds[kind].sort(key=lambda layer: int(re.search(r"(\d*)$", layer.split("/")[0])[1] or 0))
         if len(kinds[kind]) != count:
             raise ValueError(
@@ -198,5 +198,5 @@ def _text(name: bytes | str) -> str:
 
 
 def _short(layer: str, weight: str) -> str:
-    """`conv2d_1` and `conv2d_1/kernel:0` to `conv2d_1/kernel`."""
+    """Join `conv2d_1` and `conv2d_1/kernel:0` to `conv2d_1/kernel`."""
     return f"{layer}/{weight.removeprefix(layer + '/')}".removesuffix(":0")

@@ -49,12 +49,12 @@ class TaskHead(nn.Module):
 
     @torch.no_grad()
     def begin_at(self, score: float) -> None:
-        """Set the bias so that frames of which nothing is known have this score, in label units."""
+        """Set the bias so that frames without any information get this score, in label units."""
         begin = torch.tensor(score / self.scale)
         self.frame_score.bias.fill_(begin.logit(eps=0.01) if self.activation == "sigmoid" else begin)
 
     def penalty(self, attention: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-        """How far attention rows are from orthogonal, `||A A' - I||²` per recording `(B,)`, plus `||W||²` of the weights."""
+        """Return how far attention rows are from orthogonal, `||A A' - I||²` per recording `(B,)`, plus `||W||²` of the weights."""
         products = attention @ attention.transpose(1, 2)
         num_frames = attention.shape[1] if frame_mask is None else frame_mask.sum(dim=1)
         # ||P - I||² = ||P||² - 2 tr P + F, and tr(A A') = ||A||²: no identity matrix per row's length is needed.
@@ -85,7 +85,7 @@ class TaskHeads(nn.ModuleDict):
     def forward(self, frames: Frames, with_penalties: bool = False, keep_weights: bool = False) -> Scores:
         mask = frames.mask
         logits, frame_logits, penalties, attentions = [], [], [], []
-        for head in self.values():  # each on its own, to the last bit: dropping a head leaves the others' scores
+        for head in self.values():  # each head computes alone, to the last bit: dropping one leaves the others' scores
             scores, attention = head(frames, keep_attention=with_penalties or keep_weights)
             if mask is not None:
                 scores = scores.masked_fill(~mask, 0.0)
@@ -102,7 +102,7 @@ class TaskHeads(nn.ModuleDict):
 def utterance_and_frame_loss(
     scores: Scores, frame_mask: torch.Tensor | None, labels: torch.Tensor, config: MOSANetConfig
 ) -> torch.Tensor:
-    """Sum over the scores of the loss of the recording plus the mean loss of its frames against the same label.
+    """Return the sum over scores of the recording's loss plus the mean loss of its frames against the same label.
 
     Equations 1 to 3 of the MTQ-Net paper, with the linear branch of the frame loss as `delta * (|e| - delta / 2)` (its bracket is
     misprinted). Both levels are means over the recordings that are rated for the score; `()`, with a zero gradient if none is.

@@ -91,14 +91,14 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
             labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
             ssl_features (`torch.Tensor` of shape `(B, F3, D)`, *optional*): The encoder's features, computed beforehand.
-            ssl_attention_mask (`torch.Tensor` of shape `(B, F3)`, *optional*): 1 on features, 0 on padding at the end; told from
+            ssl_attention_mask (`torch.Tensor` of shape `(B, F3)`, *optional*): 1 on features, 0 on padding at the end; derived from
                 `attention_mask` if not given.
             output_attentions (`bool`, *optional*): Whether to return the weights of every score's attention, `(B, F, F)`.
-            output_hidden_states (`bool`, *optional*): Whether to return the frames that the heads see, `(B, F, D)`, alone.
+            output_hidden_states (`bool`, *optional*): Whether to return the frames that the heads see, `(B, F, D)`, as only entry.
 
         Returns:
             [`AudioQualityOutput`], with `logits` `(B, L)` and `frame_logits` `(B, F, L)` in label units. The frames of a recording
-            are those of the spectrum (62.5 a second), then the filter bank's (62.5), then the encoder's (50), then NaN.
+            are those of the spectrum (62.5 per second), then the filter bank's (62.5), then the encoder's (50), then NaN.
 
         Raises:
             ValueError: If a recording is too short for one frame, shapes do not fit, or a model without encoder gets no features.
@@ -110,7 +110,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
             ssl_lengths = None if lengths is None else num_frames_of(self.encoder, lengths)
         else:
             if computes_spectra(self.config.encoder_config) and ssl_attention_mask is None:
-                # Whisper itself gives the frames of 30 s for every recording.
+                # Whisper itself always gives the frames of 30 s.
                 ssl_features = ssl_features[:, : num_frames_of_samples(self.config.encoder_config, input_values.shape[1])]
             ssl_lengths = self._ssl_lengths(ssl_features, input_values, lengths, ssl_attention_mask)
             if ssl_lengths is not None and lengths is None:
@@ -133,7 +133,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
         ssl_features: torch.Tensor,
         lengths: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     ) -> Scores:
-        """Score the three features themselves, as the authors' files hold them; see [`MOSATrunk.join`] for their shapes."""
+        """Score the three kinds of features directly, as the authors' files hold them; see [`MOSATrunk.join`] for their shapes."""
         return self.score_heads(self.trunk.join(power_spectrum, filter_bank, ssl_features, lengths))
 
     @staticmethod
@@ -142,7 +142,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
 
     @classmethod
     def around_encoder(cls, config: MOSANetConfig, load: Callable[[], PreTrainedModel]) -> Any:
-        model = cls(config)  # first, so that one seed gives one trunk whatever encoder is loaded
+        model = cls(config)  # built first, so that a seed gives the same trunk whatever encoder is loaded
         if model.scores_waveforms:
             model.encoder = load()
             model.freeze()
@@ -150,7 +150,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
 
     @property
     def pads_safely(self) -> bool:
-        """Whether padding leaves scores as they are: true unless the encoder averages over time before any mask is seen."""
+        """Whether padding leaves scores unchanged: true unless the encoder averages over time before any mask is seen."""
         return self.config.precomputed_features or pads_safely(self.config.encoder_config)
 
     @property
@@ -159,7 +159,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
 
     @property
     def needs_bands(self) -> bool:
-        """Whether mean and deviation of the encoder's channels are still to be measured by [`measure_bands`]."""
+        """Whether [`measure_bands`] has yet to measure mean and deviation of the encoder's channels."""
         trunk = self.trunk
         return trunk.standardize_ssl_features and not bool(trunk.ssl_mean.any() or (trunk.ssl_deviation != 1).any())
 
@@ -196,11 +196,11 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
 
     @property
     def min_samples(self) -> int:
-        """Samples of the shortest waveform that gives a frame of every feature."""
+        """Length in samples of the shortest waveform that gives a frame of every feature."""
         return max(self.trunk.min_samples, super().min_samples)
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
-        """Example inputs of the ONNX graph; short ones, since tracing walks through the recurrence frame by frame."""
+        """Return example inputs of the ONNX graph; short ones, because tracing walks through the recurrence frame by frame."""
         generator = torch.Generator().manual_seed(0)
         waveforms = 0.1 * torch.randn(2, self.config.sampling_rate // 16, generator=generator)
         inputs: dict[str, tuple[torch.Tensor, tuple[int, ...]]] = {"input_values": (waveforms, (0, 1))}
@@ -210,7 +210,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
         return inputs
 
     def _lengths(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-        """Samples of each row, or `None` if no row has padding."""
+        """Return the number of samples in each row, or `None` if no row has padding."""
         lengths = self.row_lengths(input_values, attention_mask)
         if lengths is None or torch.compiler.is_exporting():
             return lengths
@@ -240,7 +240,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
         lengths: torch.Tensor | None,
         ssl_attention_mask: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Frames of each row of precomputed features, or `None` if no row of anything has padding."""
+        """Return the number of frames in each row of precomputed features, or `None` if neither they nor waveforms have padding."""
         expected = (input_values.shape[0], output_size(self.config.encoder_config))
         if ssl_features.dim() != 3 or (ssl_features.shape[0], ssl_features.shape[2]) != expected:
             raise ValueError(
@@ -264,7 +264,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
 
 
 def standardize(waveform: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Zero mean and unit variance per row of `(B, T)`, as `Wav2Vec2FeatureExtractor(do_normalize=True)` does; padding becomes 0."""
+    """Bring rows of `(B, T)` to mean 0 and variance 1 like `Wav2Vec2FeatureExtractor(do_normalize=True)`; padding becomes 0."""
     waveform = waveform.float()
     real = torch.ones_like(waveform) if mask is None else mask.float()
     count = real.sum(dim=1, keepdim=True)

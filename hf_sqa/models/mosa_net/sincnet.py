@@ -8,12 +8,12 @@ Differs:  the filters are constants here. In the original they are variables tha
 
 import numpy as np
 
-#: Python 2 divides the integers of the mel formula to 11, Python 3 to 11.43: the highest band starts 296 Hz lower.
+#: In the mel formula, Python 2 divides integers to 11, Python 3 to 11.43: with Python 2 the highest band starts 296 Hz lower.
 SINC_EDGES = ("python2", "python3")
 
 
 def sinc_band_edges(num_filters: int, sampling_rate: int, edges: str) -> tuple[np.ndarray, np.ndarray]:
-    """Lower edges and widths of the bands before the least of both are added: `(num_filters,)`, shares of the sampling rate."""
+    """Return lower edges and widths of the bands before a minimum is added: `(num_filters,)`, shares of the sampling rate."""
     nyquist = sampling_rate / 2
     highest_mel = 2595 * np.log10(1 + (nyquist // 700 if edges == "python2" else nyquist / 700))
     centers_hz = 700 * (10 ** (np.linspace(80, highest_mel, num_filters) / 2595) - 1)
@@ -24,9 +24,9 @@ def sinc_band_edges(num_filters: int, sampling_rate: int, edges: str) -> tuple[n
 
 
 def sinc_filters(num_filters: int, kernel_size: int, sampling_rate: int, edges: str) -> np.ndarray:
-    """Impulse responses `(num_filters, kernel_size)` of the bands, in float32, to be correlated with the waveform (no flip).
+    """Return impulse responses `(num_filters, kernel_size)` of the bands, in float32, to be correlated with the waveform (no flip).
 
-    Each is the difference of two low passes, its largest value 1, under a Hamming window.
+    Each is the difference of two low-pass filters, scaled to a largest value of 1, under a Hamming window.
     """
     lower, width = sinc_band_edges(num_filters, sampling_rate, edges)
     least = np.float32(50 / sampling_rate)
@@ -39,9 +39,9 @@ def sinc_filters(num_filters: int, kernel_size: int, sampling_rate: int, edges: 
 
 
 def _low_pass(cutoff: np.ndarray, kernel_size: int, sampling_rate: int) -> np.ndarray:
-    """`2 f sinc(2 f n)` of cutoffs given as shares of the sampling rate.
+    """Return `2 f sinc(2 f n)` for cutoffs f given as shares of the sampling rate.
 
-    A narrow band is a small difference of large numbers, so rounding shows in scores (3e-4 of a frame's): everything is in float32,
+    A narrow band is a small difference of large numbers, so rounding affects scores (a frame's by 3e-4): everything is in float32,
     in the order that TensorFlow leaves after folding constants, `f * ((2 pi * rate) * time)`, with its sine.
     """
     times = np.arange(1, kernel_size // 2 + 1, dtype=np.float32) / np.float32(sampling_rate)
@@ -51,12 +51,12 @@ def _low_pass(cutoff: np.ndarray, kernel_size: int, sampling_rate: int) -> np.nd
 
 
 def _float32_sine(angle: np.ndarray) -> np.ndarray:
-    """Sine of positive angles as TensorFlow 1's kernels round it: the single-precision polynomials of the Cephes library."""
+    """Return the sine of positive angles as TensorFlow 1's kernels round it: by Cephes' single-precision polynomials."""
     one = np.float32
     octant = (angle * one(4 / np.pi)).astype(np.int32)
     octant += octant & 1
     turns = octant.astype(np.float32)
-    # pi / 4 in three parts, of which the first two are exact when multiplied
+    # pi / 4 in three parts; products with the first two are exact
     rest = angle - turns * one(0.78515625) - turns * one(2.4187564849853515625e-4) - turns * one(3.77489497744594108e-8)
     square = rest * rest
     cosine = (one(2.443315711809948e-5) * square - one(1.388731625493765e-3)) * square + one(4.166664568298827e-2)

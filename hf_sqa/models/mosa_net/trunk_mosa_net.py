@@ -3,7 +3,7 @@
 Paper:    Zezario et al., "Deep Learning-Based Non-Intrusive Multi-Objective Speech Assessment Model With Cross-Domain Features",
           IEEE/ACM TASLP 31, 2023, arXiv:2111.02363
 Code:     https://github.com/dhimasryan/MOSA-Net-Cross-Domain, MOSA-Net_Cross_Domain.py, SincNet.py, Generate_PS_Feature.py
-Differs:  any batch, where the original takes one recording at a time: every row is computed as if it were alone, with its own
+Differs:  batches, where the original takes one recording at a time: every row is computed as if it were alone, with its own
           length in the padding of the spectra, of every convolution and of the recurrence, in the attention and in the mean.
           The attention's scalar bias is left out: it adds the same number to every logit of a softmax and changes no score.
 Shapes:   B batch, T samples, F frames, K frequency bins (and filters), C channels, D hidden size, L labels
@@ -20,8 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from hf_sqa.blocks.precision import run_both_ways
 from hf_sqa.models.mosa_net.sincnet import sinc_filters
 
-#: Recordings that go through the convolutions together, each without padding. A processor's caches hold one; an accelerator wants
-#: all of them, padded.
+#: Recordings that go through the convolutions together, each without padding. A processor's caches hold one; an accelerator
+#: needs all of them, padded.
 ROWS_PER_CALL = {"cpu": 1}
 #: Convolutions in a block; the last of them keeps every third frequency bin.
 CONVS_PER_BLOCK = 3
@@ -38,11 +38,11 @@ class MagnitudeSpectrum(nn.Module):
         self._window = np.hamming(fft_size).astype(np.float32)
 
     def num_frames(self, num_samples: Any) -> Any:
-        """Spectra of so many samples: `1 + num_samples // hop_samples`."""
+        """Return the number of spectra for a number of samples: `1 + num_samples // hop_samples`."""
         return 1 + num_samples // self.hop_samples
 
     def forward(self, waveform: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """Waveforms `(B, T)` in float32 with `lengths` `(B,)` to frames `(B, F, K)`; those beyond a row's own are padding."""
+        """Map waveforms `(B, T)` in float32 with `lengths` `(B,)` to frames `(B, F, K)`; those beyond a row's end are padding."""
         margin = self.fft_size // 2
         if lengths is None:
             padded = F.pad(waveform, (margin, margin), mode="reflect")
@@ -56,7 +56,7 @@ class MagnitudeSpectrum(nn.Module):
 
 
 class SincFilterBank(nn.Module):
-    """Waveform through fixed band-pass filters, one value per filter and hop, padded as TensorFlow pads `"same"`: the LFB."""
+    """Fixed band-pass filters on a waveform, one value per filter and hop, padded as TensorFlow pads `"same"`: the LFB."""
 
     def __init__(self, num_filters: int, kernel_size: int, hop_samples: int, sampling_rate: int, edges: str):
         super().__init__()
@@ -64,11 +64,11 @@ class SincFilterBank(nn.Module):
         self._filters = sinc_filters(num_filters, kernel_size, sampling_rate, edges)  # NumPy, for the same reason as above
 
     def num_frames(self, num_samples: Any) -> Any:
-        """Frames of so many samples: `num_samples / hop_samples`, rounded up."""
+        """Return the number of frames for a number of samples: `num_samples / hop_samples`, rounded up."""
         return (num_samples + self.hop_samples - 1) // self.hop_samples
 
     def forward(self, waveform: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """Waveforms `(B, T)` in float32 with `lengths` `(B,)` to frames `(B, F, K)`; those beyond a row's own are padding."""
+        """Map waveforms `(B, T)` in float32 with `lengths` `(B,)` to frames `(B, F, K)`; those beyond a row's end are padding."""
         num_samples = waveform.shape[1]
         num_frames = self.num_frames(num_samples)
         spanned = (num_frames - 1) * self.hop_samples + self.kernel_size
@@ -99,7 +99,7 @@ class ConvStack(GradientCheckpointingLayer):
         self.frame_size = channels[-1] * num_bins_after(num_bins, len(channels))
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """Spectra `(B, F, K)` to frames `(B, F, K' * C)`, bins first; with `lengths` the last one of every row must be padding."""
+        """Map spectra `(B, F, K)` to frames `(B, F, K' * C)`, bins first; with `lengths`, every row must end in a padded frame."""
         batch_size = frames.shape[0]
         if not torch.compiler.is_exporting() and batch_size > ROWS_PER_CALL.get(frames.device.type, batch_size):
             row_lengths = [frames.shape[1]] * batch_size if lengths is None else lengths.tolist()
@@ -110,7 +110,7 @@ class ConvStack(GradientCheckpointingLayer):
     def _one_call(self, frames: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         hidden_states = _end_rows(frames[:, None], lengths)  # (B, 1, F, K)
         for index, layer in enumerate(self.layers):
-            if index % CONVS_PER_BLOCK == CONVS_PER_BLOCK - 1:  # the one with steps
+            if index % CONVS_PER_BLOCK == CONVS_PER_BLOCK - 1:  # the convolution with a stride
                 num_bins = hidden_states.shape[3]
                 total = max((-(-num_bins // FREQUENCY_STRIDE) - 1) * FREQUENCY_STRIDE + 3 - num_bins, 0)
                 hidden_states = F.pad(hidden_states, (total // 2, total - total // 2))  # TensorFlow pads the odd bin on the right
@@ -121,14 +121,14 @@ class ConvStack(GradientCheckpointingLayer):
 class Frames(NamedTuple):
     """Frames of a padded batch."""
 
-    hidden_states: torch.Tensor  # (B, F, D): features; those of padding mean nothing
+    hidden_states: torch.Tensor  # (B, F, D): features; those of padding are meaningless
     mask: torch.Tensor | None  # (B, F): `True` on real frames; `None` if all are real
 
 
 class MOSATrunk(nn.Module):
-    """Spectrum, filter bank and self-supervised features to one sequence of frames.
+    """Trunk from spectrum, filter bank and self-supervised features to one sequence of frames.
 
-    The three are laid one behind the other in time, not aligned: the spectrum and the filter bank go through the convolutions
+    The three follow one another in time and are not aligned: the spectrum and the filter bank go through the convolutions
     as one image, the self-supervised features through a linear layer, and one recurrence runs over all of them.
     """
 
@@ -163,9 +163,9 @@ class MOSATrunk(nn.Module):
         lengths: torch.Tensor | None = None,
         ssl_lengths: torch.Tensor | None = None,
     ) -> Frames:
-        """Waveforms `(B, T)` in float32, scaled as the spectrum should see them, and features `(B, F, D)` to frames.
+        """Map waveforms `(B, T)` in float32, scaled as the spectrum should see them, and features `(B, F, D)` to frames.
 
-        `lengths` and `ssl_lengths`, `(B,)` each, go together: samples and features of each row; all of them if not given.
+        `lengths` and `ssl_lengths`, `(B,)` each, are each row's real samples and features: give both, or neither if all are real.
         """
         spectrum, filter_bank = self.spectrum(waveform, lengths), self.filter_bank(waveform, lengths)
         if lengths is None:
@@ -180,9 +180,9 @@ class MOSATrunk(nn.Module):
         ssl_features: torch.Tensor,
         lengths: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     ) -> Frames:
-        """Magnitudes `(B, F1, K)`, filter outputs `(B, F2, K)` and features `(B, F3, D)` to `F1 + F2 + F3` frames, in this order.
+        """Join magnitudes `(B, F1, K)`, filter outputs `(B, F2, K)` and features `(B, F3, D)` to `F1 + F2 + F3` frames, in order.
 
-        `lengths`, `(B,)` each, are the real frames of the three, all if not given; padding comes last.
+        `lengths`, `(B,)` each, are the numbers of real frames of the three, all if not given; padding comes last.
         """
         spectrum_lengths, filter_bank_lengths, ssl_lengths = lengths or (None, None, None)
         image = lay_end_to_end(spectrum, filter_bank, spectrum_lengths)  # (B, F1 + F2, K)
@@ -204,7 +204,7 @@ class MOSATrunk(nn.Module):
         if self.standardize_ssl_features:
             ssl_features = (ssl_features - self.ssl_mean) / self.ssl_deviation
         if self.smooth_ssl_features:
-            # Mean of a frame and the next; the last one of a row has no next.
+            # Mean of a frame and the next; the last frame of a row has no next.
             following = torch.cat([ssl_features[:, 1:], ssl_features[:, -1:]], dim=1)
             if lengths is not None:
                 position = torch.arange(ssl_features.shape[1], device=ssl_features.device)
@@ -215,7 +215,7 @@ class MOSATrunk(nn.Module):
 
 
 def num_bins_after(num_bins: int, num_blocks: int) -> int:
-    """Frequency bins left after so many blocks of convolutions."""
+    """Return the number of frequency bins left after a number of blocks of convolutions."""
     for _ in range(num_blocks):
         num_bins = -(-num_bins // FREQUENCY_STRIDE)
     return num_bins
@@ -231,7 +231,7 @@ def peak_normalize(waveform: torch.Tensor, lengths: torch.Tensor | None = None) 
 
 
 def lay_end_to_end(first: torch.Tensor, second: torch.Tensor, first_lengths: torch.Tensor | None) -> torch.Tensor:
-    """`first` `(B, F1, D)`, behind each row's `first_lengths` real frames all of `second` `(B, F2, D)`, then padding."""
+    """Join each row's `first_lengths` real frames of `first` `(B, F1, D)`, all of `second` `(B, F2, D)`, and padding."""
     both = torch.cat([first, second], dim=1)
     if first_lengths is None:
         return both
@@ -242,7 +242,7 @@ def lay_end_to_end(first: torch.Tensor, second: torch.Tensor, first_lengths: tor
 
 
 def _end_rows(image: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """Zero the frame behind each row's last in `(B, C, F, K)`: all that a kernel of three frames sees beyond the end."""
+    """Zero the frame after each row's last in `(B, C, F, K)`: all that a kernel of three frames sees beyond the end."""
     if lengths is not None:
         image[torch.arange(image.shape[0], device=image.device), :, lengths] = 0.0
     return image

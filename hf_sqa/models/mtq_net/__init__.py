@@ -1,4 +1,4 @@
-"""MTQ-Net: S-MOS, N-MOS and G-MOS, learned beside pseudo-labels. No weights are published, hence there is no converter."""
+"""MTQ-Net: S-MOS, N-MOS and G-MOS, learned together with pseudo-labels. No weights are published, so there is no converter."""
 
 from transformers import Wav2Vec2FeatureExtractor
 

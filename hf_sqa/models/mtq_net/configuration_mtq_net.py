@@ -14,7 +14,7 @@ TARGET_SCORES = ("s_mos", "n_mos", "g_mos")
 #: What the teacher, MOSA-Net, predicts: pseudo-labels of the auxiliary tasks.
 AUXILIARY_SCORES = ("pesq", "stoi", "sdi")
 
-#: `microsoft/wavlm-large`, without SpecAugment and layer drop, of which the paper says nothing.
+#: `microsoft/wavlm-large`, without SpecAugment and layer drop, which the paper does not mention.
 WAVLM_LARGE = HUBERT_LARGE | {"model_type": "wavlm", "conv_bias": False}
 
 
@@ -22,7 +22,7 @@ WAVLM_LARGE = HUBERT_LARGE | {"model_type": "wavlm", "conv_bias": False}
 class MTQNetConfig(MOSANetConfig):
     r"""Configuration of [`MTQNet`]; the defaults are those of the paper's best system, "FT-WavLM, MPL, Huber".
 
-    The paper does not print the alpha of its frame loss, the output of its heads, nor what the encoder sees: these are MOSA-Net's.
+    The paper does not print the alpha of its frame loss, the output of its heads, or what the encoder sees: these are MOSA-Net's.
 
     Args:
         id2label (`dict[int, str]`, *optional*): Score names in column order, targets first; S-MOS, N-MOS and G-MOS followed by
@@ -59,7 +59,7 @@ class MTQNetConfig(MOSANetConfig):
             self.auxiliary_score_names = [name for name in self.score_names if name in AUXILIARY_SCORES]
 
     def default_id2label(self) -> dict[int, str]:
-        """Score names of a configuration that does not name any: the three targets, then the auxiliary scores."""
+        """Return the score names of a configuration that names none: the three targets, then the auxiliary scores."""
         auxiliary = AUXILIARY_SCORES if self.auxiliary_score_names is None else self.auxiliary_score_names
         return dict(enumerate((*TARGET_SCORES, *auxiliary)))
 
@@ -69,7 +69,7 @@ class MTQNetConfig(MOSANetConfig):
         return [name for name in self.score_names if name not in self.auxiliary_score_names]
 
     def without_auxiliary_scores(self) -> Self:
-        """Copy of this configuration for inference: the targets only."""
+        """Return a copy of this configuration for inference: the targets only."""
         targets = self.target_score_names
         config = copy.deepcopy(self)
         config.id2label = dict(enumerate(targets))

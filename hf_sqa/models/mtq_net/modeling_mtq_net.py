@@ -4,8 +4,8 @@ Paper:    Zezario et al., "Multi-Task Pseudo-Label Learning for Non-Intrusive Sp
           arXiv:2308.09262
 Code:     none published; the layers are MOSA-Net's (`hf_sqa.models.mosa_net`)
 Weights:  none published; train it from scratch or from a MOSA-Net
-Differs:  the paper does not state what `MTQNetConfig` says it does not; the filter bank is fixed, as in MOSA-Net's code, though the
-          paper calls it learnable.
+Differs:  `MTQNetConfig` lists what the paper does not state; the filter bank is fixed, as in MOSA-Net's code, though the paper
+          calls it learnable.
 Shapes:   B batch, T samples, F frames, F3 self-supervised frames, D feature size, L labels
 """
 
@@ -31,15 +31,15 @@ TEACHER_FAMILY = "mosa_net"
 class MTQNet(MOSANet):
     """MTQ-Net: S-MOS, N-MOS and G-MOS of a recording alone.
 
-    While training it has three more heads, for PESQ, STOI and SDI: columns of `logits` and `labels` like the others, labelled with
-    a MOSANet's scores. `drop_auxiliary_heads` takes them away, `save_for_inference` saves without them.
+    In training it has three more heads, for PESQ, STOI and SDI: columns of `logits` and `labels` like the others, labelled with
+    a MOSANet's scores. `drop_auxiliary_heads` removes them, `save_for_inference` saves without them.
     """
 
     config: MTQNetConfig
     config_class = MTQNetConfig
 
     def drop_auxiliary_heads(self) -> MTQNet:
-        """Take the auxiliary heads, and their names in the configuration, away; the targets keep their scores and columns.
+        """Remove the auxiliary heads and their names in the configuration; the targets keep their scores and columns.
 
         Returns:
             `MTQNet`: This model, changed in place.
@@ -83,7 +83,7 @@ class MTQNet(MOSANet):
             from the teacher, random, from `encoder`) and `"left_out"` (names of the teacher's that this model has no place for).
 
         Raises:
-            ValueError: If the source is no MOSANet, or an option gives the trunk another shape than the teacher's.
+            ValueError: If the source is not a MOSANet, or an option gives the trunk another shape than the teacher's.
         """
         teacher = (
             name_or_path
@@ -116,7 +116,7 @@ class MTQNet(MOSANet):
 
 @torch.no_grad()
 def _take_over(teacher: AudioQualityPreTrainedModel, model: MTQNet, info: dict[str, list[str]]) -> None:
-    """Copy what both models have, module by module, and note what became of every tensor."""
+    """Copy what both models have, module by module, and record what became of every tensor."""
     available = teacher.state_dict()
     same_encoder = not info["encoder"] and _architecture(teacher) == _architecture(model)
     for name, tensor in model.state_dict().items():
@@ -137,6 +137,6 @@ def _take_over(teacher: AudioQualityPreTrainedModel, model: MTQNet, info: dict[s
 
 
 def _architecture(model: AudioQualityPreTrainedModel) -> dict[str, Any]:
-    """The encoder's configuration without what says nothing about its layers."""
+    """Return the encoder's configuration without the entries that say nothing about its layers."""
     values = model.config.encoder_config.to_dict()
     return {name: value for name, value in values.items() if name not in ("dtype", "_name_or_path", "transformers_version")}

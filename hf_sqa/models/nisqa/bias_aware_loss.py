@@ -1,4 +1,4 @@
-"""A loss that allows every corpus a scale of its own, because listeners of different tests use the scale differently.
+"""A loss that allows every corpus its own scale, because listeners of different tests use the scale differently.
 
 Paper:    Mittag et al., "Bias-Aware Loss for Training Image and Speech Quality Prediction Models from Multiple Datasets",
           QoMEX 2021, arXiv:2104.10217
@@ -18,7 +18,7 @@ from hf_sqa.blocks.losses import rated_targets
 
 
 class BiasAwareLoss(nn.Module):
-    """Squared error between labels and predictions that were mapped, corpus by corpus, by a straight line.
+    """Squared error between labels and predictions that a straight line for each corpus has mapped.
 
     Call it on every batch, and `update` after every epoch with the predictions made during it. Before the first effective update
     the line is the identity and the loss is the plain squared error. Validation uses predictions as they are. The lines are part of
@@ -28,7 +28,7 @@ class BiasAwareLoss(nn.Module):
         corpora (`Sequence[str]`): Names of all corpora in training.
         num_labels (`int`, *optional*, defaults to `1`): Scores that the model predicts, each with lines of its own.
         anchor_corpus (`str`, *optional*): Corpus whose line stays the identity, so that predictions stay on its scale.
-        min_correlation (`float`, *optional*, defaults to `0.7`): Lines are fitted from the epoch on in which the correlation
+        min_correlation (`float`, *optional*, defaults to `0.7`): Lines are fitted from the first epoch on in which the correlation
             between all predictions and labels exceeds this: lines through bad predictions would only flatten them.
 
     Raises:
@@ -55,9 +55,9 @@ class BiasAwareLoss(nn.Module):
         self.register_buffer("is_fitting", torch.zeros(num_labels, dtype=torch.bool))
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, corpora: Sequence[str]) -> torch.Tensor:
-        """Predicted and rated scores `(B, L)`, NaN where not rated, and the corpus of every row, to the loss `()`.
+        """Return the loss `()` of predicted against rated scores `(B, L)`, NaN where not rated, with the corpus of every row.
 
-        It is the sum over the scores of the mean squared error over the rows rated.
+        It is the sum over scores of the mean squared error over the rated rows.
         """
         rows = self._rows(logits, labels, corpora)
         mapped = self.offset[rows].to(logits.dtype) + self.slope[rows].to(logits.dtype) * logits
@@ -76,7 +76,7 @@ class BiasAwareLoss(nn.Module):
         for score in range(logits.shape[1]):
             predicted, rated = predictions[:, score], targets[:, score]
             known = ~torch.isnan(rated)
-            # A correlation that is not defined (NaN) exceeds nothing.
+            # An undefined correlation (NaN) exceeds nothing.
             self.is_fitting[score] |= _correlation(predicted[known], rated[known]) > self.min_correlation
             if not self.is_fitting[score]:
                 continue
@@ -92,7 +92,7 @@ class BiasAwareLoss(nn.Module):
                 self.offset[index, score] = rated[of_corpus].mean() - slope * predicted[of_corpus].mean()
 
     def _rows(self, logits: torch.Tensor, labels: torch.Tensor, corpora: Sequence[str]) -> torch.Tensor:
-        """Index of every row's corpus, after checking what came."""
+        """Return the index of every row's corpus, after checking the arguments."""
         expected = (len(corpora), self.offset.shape[1])
         if tuple(logits.shape) != expected or tuple(labels.shape) != expected:
             raise ValueError(

@@ -39,7 +39,7 @@ class NISQAConfig(AudioQualityConfig):
         segment_feature_size (`int`, *optional*): Width of a linear layer after the convolutions (`None`: no such layer), or of all
             four layers of `"dff"`.
         segment_dropout (`float`, *optional*, defaults to `0.2`): Dropout in the segment encoder while training.
-        time_encoder (`str`, *optional*, defaults to `"self_att"`): `"self_att"` (transformer) or `"lstm"` (one layer, both ways).
+        time_encoder (`str`, *optional*, defaults to `"self_att"`): `"self_att"` (transformer) or `"lstm"` (a bidirectional layer).
         hidden_size (`int`, *optional*, defaults to `64`): Width of the transformer, or of each direction of the LSTM.
         num_hidden_layers (`int`, *optional*, defaults to `2`): Depth of the transformer.
         num_attention_heads (`int`, *optional*, defaults to `1`): Attention heads of the transformer.

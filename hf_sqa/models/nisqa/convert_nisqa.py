@@ -1,4 +1,4 @@
-"""NISQA weights, as the authors and the organisers of ConferencingSpeech 2022 published them, to a model.
+"""Convert NISQA weights, as the authors and the organisers of ConferencingSpeech 2022 published them, to a model.
 
 The files are pickles, two of them with pandas objects beside the tensors. They are read by an unpickler that builds tensors and
 plain containers only: objects of known libraries become inert stand-ins, and a file that names anything else is refused. Nothing
@@ -29,7 +29,7 @@ READS = (
     "a baseline of ConferencingSpeech 2022: nq_base1, nq_base2 as published (*.tar)",
 )
 
-#: What the published weights are called, by the SHA-256 of their files.
+#: Names of the published weights, by the SHA-256 of their files.
 CHECKPOINT_NAMES = {
     "7ec4cf937514dd3f8860b21e66fabd8ca87a168572675ef8d979c4c4ad2e805c": "nisqa-v2",
     "16b2632bea0a481b1bba485587a8da2265f2c7797b525712ae0c072986ee783c": "nisqa-v2-mos-only",
@@ -38,7 +38,7 @@ CHECKPOINT_NAMES = {
     "3c6045cd5da5db78e02e31e25423db19875e0f02e1d20aed44bb3913a30e89e5": "nq-base2",
 }
 
-#: Our options by those of the original: of spectra, of segments, of the parts of the network; and of self-attention over time.
+#: Original names of our options: for spectra, segments and the parts of the network; and for self-attention over time.
 OPTIONS = {
     **{"sampling_rate": "ms_sr", "fft_size": "ms_n_fft", "hop_seconds": "ms_hop_length", "window_seconds": "ms_win_length"},
     **{"num_mel_bins": "ms_n_mels", "max_frequency_hz": "ms_fmax"},
@@ -79,7 +79,7 @@ def convert(checkpoint: str | Path) -> NISQA:
 
 
 def config_from_args(args: dict[str, Any], tensors: dict[str, torch.Tensor], checkpoint_name: str | None = None) -> NISQAConfig:
-    """Architecture of a checkpoint, from the original's options and the names of its tensors."""
+    """Return the architecture of a checkpoint, from the original's options and the names of its tensors."""
 
     def option(name: str) -> Any:
         if name not in args:
@@ -123,13 +123,13 @@ def config_from_args(args: dict[str, Any], tensors: dict[str, torch.Tensor], che
 
 
 def convert_state_dict(original: dict[str, torch.Tensor], model: NISQA) -> dict[str, torch.Tensor]:
-    """Tensors of the original under our names; see [`converted_tensors`]."""
+    """Return the tensors of the original under our names; see [`converted_tensors`]."""
     what = "the NISQA that its options describe"
     return converted_tensors(original, model.state_dict(), lambda name: original_name(name, model.config), what, split_in_proj)
 
 
 def original_name(name: str, config: NISQAConfig) -> str:
-    """Name in the original of the tensor that gives one of ours."""
+    """Return the original name of one of our tensors."""
     part, rest = name.split(".", 1)
     if part == "segment_encoder":
         return "cnn.model." + _original_segment_encoder_name(rest, config)

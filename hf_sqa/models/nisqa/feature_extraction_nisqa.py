@@ -3,7 +3,7 @@
 Paper:    Mittag et al., "NISQA: A Deep CNN-Self-Attention Model for Multidimensional Speech Quality Prediction with Crowdsourced
           Datasets", Interspeech 2021, arXiv:2104.09494
 Code:     https://github.com/gabrielmittag/NISQA, nisqa/NISQA_lib.py (MIT), which calls librosa
-Differs:  computed from blocks of samples as they come, so that a recording of hours need not be held; transforms in single
+Differs:  computed from blocks of samples as they come, so that memory need not hold a recording of hours; transforms in single
           precision; a window of 20 ms is transformed at its own place instead of inside 4096 samples of mostly zeros; no limit of
           1300 segments. Equal to librosa's spectrum within 0.01 dB.
 Shapes:   B batch, T samples, W frames, K mel bins
@@ -28,12 +28,12 @@ FRAMES_PER_TRANSFORM = 64
 
 
 class NISQAFeatureExtractor(SequenceFeatureExtractor):
-    r"""Turns recordings into log-mel spectra in dB.
+    r"""Feature extractor from recordings to log-mel spectra in dB.
 
     Args:
         feature_size (`int`, *optional*, defaults to `48`): Mel bands.
-        sampling_rate (`int`, *optional*, defaults to `48000`): Rate in Hz. With `native_rate` it is only what the stock pipeline
-            `audio-classification` resamples to, that of the corpus NISQA was trained on.
+        sampling_rate (`int`, *optional*, defaults to `48000`): Rate in Hz. With `native_rate` only the stock pipeline
+            `audio-classification` resamples to it; it is the rate of the corpus that NISQA was trained on.
         native_rate (`bool`, *optional*, defaults to `True`): Whether to take every recording at its own rate, which then has to be
             given; otherwise any other than `sampling_rate` is refused.
         padding_value (`float`, *optional*, defaults to `0.0`): What padding is filled with; the model does not look at it.
@@ -41,7 +41,7 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
         hop_seconds (`float`, *optional*, defaults to `0.01`): Distance between frames.
         window_seconds (`float`, *optional*, defaults to `0.02`): Length of the Hann window.
         max_frequency_hz (`float`, *optional*, defaults to `20000.0`): Upper edge of the highest band.
-        min_amplitude (`float`, *optional*, defaults to `1e-4`): Amplitudes below it count as it, -80 dB.
+        min_amplitude (`float`, *optional*, defaults to `1e-4`): Smaller amplitudes are raised to it, -80 dB.
         dynamic_range_db (`float`, *optional*, defaults to `80.0`): What lies further below the loudest band of the recording is
             raised to that level.
         segment_frames (`int`, *optional*, defaults to `15`): Frames the model needs; a shorter recording is refused.
@@ -77,7 +77,7 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
 
     @classmethod
     def from_config(cls, config: NISQAConfig) -> NISQAFeatureExtractor:
-        """The extractor that fits a model."""
+        """Return the extractor that fits a model."""
         shared = ("fft_size", "hop_seconds", "window_seconds", "max_frequency_hz", "segment_frames")
         options: dict[str, Any] = {name: getattr(config, name) for name in shared}
         if config.sampling_rate is not None:
@@ -90,7 +90,7 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
         sampling_rate: int | Sequence[int] | None = None,
         **options: Any,
     ) -> BatchFeature:
-        """Log-mel spectra of one recording or several.
+        """Compute log-mel spectra of one recording or several.
 
         Args:
             raw_speech (`np.ndarray` or a sequence of them): Mono waveforms, each of shape `(T,)`, nominally in `[-1, 1]`. The level
@@ -116,7 +116,7 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
         return self.pad(BatchFeature({"input_features": spectra}), **options)
 
     def log_mel(self, blocks: Iterable[np.ndarray], sampling_rate: int | None) -> np.ndarray:
-        """Log-mel spectrum of one recording that comes in blocks.
+        """Compute the log-mel spectrum of one recording that comes in blocks.
 
         Args:
             blocks (`Iterable[np.ndarray]`): Consecutive pieces of the waveform, each of shape `(T,)`, of any length.
@@ -140,7 +140,7 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
                 frames = np.lib.stride_tricks.sliding_window_view(rest, window)[::hop]
                 for first in range(0, num_frames, FRAMES_PER_TRANSFORM):
                     windowed = torch.from_numpy(frames[first : first + FRAMES_PER_TRANSFORM] * hann)
-                    # torch's transform takes two thirds of the time of SciPy's; NumPy's magnitude a tenth of that of torch.
+                    # torch's transform takes two thirds of the time of SciPy's; NumPy's magnitude takes a tenth of torch's.
                     spectrum = torch.fft.rfft(windowed, n=self.fft_size).numpy()
                     spectra.append(np.abs(spectrum[:, : len(filters)]) @ filters)
                 rest = rest[num_frames * hop :]
@@ -181,7 +181,7 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
 
 @lru_cache(maxsize=16)
 def mel_filters(sampling_rate: int, fft_size: int, num_mel_bins: int, max_frequency_hz: float) -> np.ndarray:
-    """Triangular filters on Slaney's scale, each of unit area, as librosa makes them by default.
+    """Return triangular filters on Slaney's scale, each of unit area, as librosa makes them by default.
 
     Returns:
         `np.ndarray` of shape `(bins, num_mel_bins)`, float32; the spectrum's bins up to the last one that any filter uses.
@@ -204,7 +204,7 @@ def mel_filters(sampling_rate: int, fft_size: int, num_mel_bins: int, max_freque
 def _mirrored_at_the_ends(blocks: Iterable[np.ndarray], left: int, right: int) -> Iterator[tuple[np.ndarray, int]]:
     """Yield the blocks as float32 with `left` mirrored samples before the first sample and `right` after the last.
 
-    Beside each block comes how many of its samples are the recording's own. A recording too short to be mirrored comes as it is.
+    Each block comes with the number of its samples that are the recording's own. A recording too short to be mirrored is unchanged.
     """
     head: list[np.ndarray] = []  # kept back until there is enough of it to mirror
     num_head, tail = 0, None
@@ -227,7 +227,7 @@ def _mirrored_at_the_ends(blocks: Iterable[np.ndarray], left: int, right: int) -
 
 
 def _as_waveforms(raw_speech: Any) -> list[np.ndarray]:
-    """One waveform or several, as a list of arrays of shape `(T,)`."""
+    """Return one waveform or several as a list of arrays of shape `(T,)`."""
     several = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
     several = several or (isinstance(raw_speech, np.ndarray) and raw_speech.ndim > 1)
     waveforms = [np.asarray(waveform, np.float32) for waveform in (raw_speech if several else [raw_speech])]

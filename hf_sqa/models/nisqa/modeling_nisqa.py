@@ -7,8 +7,8 @@ Code:     https://github.com/gabrielmittag/NISQA, nisqa/NISQA_lib.py (MIT)
 Weights:  NISQA v2, v2 MOS only and v1 TTS in its repository (CC BY-NC-SA 4.0, not for commercial use); two baselines in
           https://github.com/ConferencingSpeech/ConferencingSpeech2022 (Apache-2.0 repository)
 Differs:  segments are cut from the spectrum inside the model; no limit of 1300 segments; the LSTM's two directions are two modules,
-          so that a long recording can be run through either piece by piece; batch norms are folded in evaluation. Scores of the
-          original to rounding.
+          so that a long recording can be run through either piece by piece; batch norms are folded in evaluation. Gives the
+          original's scores up to rounding.
 Shapes:   B batch, W frames, K mel bins, N segments of a recording, S segments of a batch, F frames in a segment, C features of a
           segment, D hidden size, H heads, L labels
 """
@@ -34,7 +34,7 @@ from hf_sqa.models.nisqa.configuration_nisqa import NISQAConfig
 from hf_sqa.models.nisqa.feature_extraction_nisqa import NISQAFeatureExtractor
 from hf_sqa.outputs import AudioQualityOutput, RecordingScores
 
-#: Segments that go through the segment encoder together while scoring; they bound its memory to a few MB on a processor.
+#: Segments that go through the segment encoder together while scoring; they limit its memory to a few MB on a processor.
 SEGMENTS_PER_CALL = {"cpu": 32}
 SEGMENTS_PER_CALL_ELSEWHERE = 4096
 #: Steps of the LSTM that run together while scoring.
@@ -46,7 +46,7 @@ Kernel = tuple[torch.Tensor, torch.Tensor]
 
 
 class ConvLayer(nn.Module):
-    """Convolution of 3 mel bins by some frames, and batch norm."""
+    """Convolution over 3 mel bins and some frames, and batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_frames: int = 3, pad_frames: int = 1):
         super().__init__()
@@ -54,7 +54,7 @@ class ConvLayer(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def kernel(self) -> Kernel | None:
-        """Weight and bias that do the work of both; `None` while the batch norm learns, or if the convolution must be called."""
+        """Return weight and bias for both together; `None` while the batch norm learns, or if the convolution must be called."""
         if self.norm.training or not is_plain(self.conv):
             return None
         scale, shift = batch_norm_as_affine(self.norm)  # type: ignore[arg-type]
@@ -68,9 +68,9 @@ class ConvLayer(nn.Module):
 
 
 class FirstConvLayer(ConvLayer):
-    """The same from a single channel to channels that are last in memory, where all that follows is faster.
+    """The same for one input channel, with channels last in the memory of its output, which makes all that follows faster.
 
-    With a kernel it is a product of matrices, on a processor several times as fast as a convolution of one channel.
+    With a kernel it is a product of matrices, which on a processor is several times as fast as a convolution of one channel.
     """
 
     def forward(self, segments: torch.Tensor, kernel: Kernel | None) -> torch.Tensor:
@@ -90,7 +90,7 @@ class ConvSegmentEncoder(nn.Module):
         super().__init__()
         self.pool_sizes = config.conv_pool_sizes if config.segment_encoder == "adapt" else None
         first, second, third = config.conv_channels
-        # The last convolution of "adapt" spans all frames that are left, and none remains.
+        # The last convolution of "adapt" spans all frames that are left, so a single frame remains.
         last = (config.conv_pool_sizes[-1][1], 0) if self.pool_sizes else (3, 1)
         self.layers = nn.ModuleList(
             [
@@ -110,7 +110,7 @@ class ConvSegmentEncoder(nn.Module):
             self.output_size = config.segment_feature_size
 
     def forward(self, pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Pieces of segments, each `(S, K, F)`, to their features, each `(S, C)`, one by one."""
+        """Map pieces of segments, each `(S, K, F)`, to their features, each `(S, C)`, one by one."""
         kernels = [layer.kernel() for layer in self.layers]
         for segments in pieces:
             yield self._encode(segments, kernels)
@@ -148,7 +148,7 @@ class DenseSegmentEncoder(nn.Module):
         self.dropout = nn.Dropout(config.segment_dropout)
 
     def forward(self, pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Pieces of segments, each `(S, K, F)`, to their features, each `(S, C)`, one by one."""
+        """Map pieces of segments, each `(S, K, F)`, to their features, each `(S, C)`, one by one."""
         for segments in pieces:
             features = self.input_norm(segments[:, None]).flatten(1)  # (S, K * F)
             for index, layer in enumerate(self.layers):
@@ -171,13 +171,13 @@ class SelfAttentionEncoder(nn.Module):
         )
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
-        """Features of segments `(S, C)` to what `forward` takes, `(S, D)`; smaller, and it concerns every segment alone."""
+        """Map features of segments `(S, C)` to what `forward` takes, `(S, D)`, which is smaller; every segment alone."""
         return self.input_norm(self.input_projection(features))
 
     def forward(
         self, hidden_states: torch.Tensor, segment_mask: torch.Tensor | None = None, trace: LayerTrace | None = None
     ) -> torch.Tensor:
-        """Projected segments `(B, N, D)` to hidden states of the same shape; `segment_mask` `(B, N)` is `True` on real ones."""
+        """Map projected segments `(B, N, D)` to hidden states of that shape; `segment_mask` `(B, N)` is `True` on real segments."""
         return run_layers(self.layers, hidden_states, segment_mask, trace or LayerTrace())
 
 
@@ -191,13 +191,13 @@ class LSTMEncoder(nn.Module):
         self.backward_lstm = nn.LSTM(input_size, config.hidden_size, batch_first=True)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
-        """Nothing: the LSTM takes the features of segments `(S, C)` as they are."""
+        """Return the features of segments `(S, C)` unchanged, as the LSTM takes them."""
         return features
 
     def forward(
         self, features: torch.Tensor, segment_mask: torch.Tensor | None = None, trace: LayerTrace | None = None
     ) -> torch.Tensor:
-        """Features `(B, N, C)` to hidden states `(B, N, 2 * D)`; padding after the last real segment is never looked at."""
+        """Map features `(B, N, C)` to hidden states `(B, N, 2 * D)`; padding after the last real segment is never read."""
         if segment_mask is not None and torch.compiler.is_compiling() and torch.compiler.is_exporting():
             raise NotImplementedError(
                 "Expected an export of NISQA with an LSTM without `attention_mask`, got one with it: exporters fix the number of "
@@ -212,7 +212,7 @@ class LSTMEncoder(nn.Module):
         return hidden_states
 
     def last_and_mean(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Last state of each direction and mean over time, each `(B, 2 * D)`, in memory that does not grow with time."""
+        """Return the last state of each direction and the mean over time, each `(B, 2 * D)`, in constant memory."""
         last, mean = [], []
         for lstm, ordered in ((self.forward_lstm, features), (self.backward_lstm, features.flip(1))):
             state, total = None, 0.0
@@ -225,7 +225,7 @@ class LSTMEncoder(nn.Module):
 
 
 class StepPooling(nn.Module):
-    """The last state of each direction of the LSTM (`"last_step_bi"`) or the mean over the real segments (`"avg"`) to a score."""
+    """A score from the last state of each LSTM direction (`"last_step_bi"`) or from the mean over the real segments (`"avg"`)."""
 
     def __init__(self, hidden_size: int, kind: str):
         super().__init__()
@@ -248,7 +248,7 @@ class NISQA(AudioQualityPreTrainedModel):
     """NISQA v2 and its relatives: overall quality, and with the five-dimension model what is wrong with it.
 
     A recording of any length is scored as a whole. Time and memory grow with its length, except that the time of the transformer's
-    attention grows with the square (its matrix of an hour would have 8 billion weights and is never held): ten seconds take 0.04 s
+    attention grows with the square (its matrix for an hour would have 8 billion weights and is never held): ten seconds take 0.04 s
     of a processor core, an hour about 70 s, 50 of them in the attention.
     """
 
@@ -291,11 +291,11 @@ class NISQA(AudioQualityPreTrainedModel):
         return FineTuningDefaults(("segment_encoder",))
 
     def make_feature_extractor(self) -> NISQAFeatureExtractor:
-        """Feature extractor with the settings this checkpoint needs, ready to be saved beside it."""
+        """Return a feature extractor with the settings that this checkpoint needs, ready to be saved beside it."""
         return NISQAFeatureExtractor.from_config(self.config)
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
-        """Example input of the ONNX graph, log-mel spectra in dB, with the axes that may have any size."""
+        """Return an example input of the ONNX graph, log-mel spectra in dB, with the axes that may have any size."""
         spectra = torch.randn(
             2, 4 * self.config.segment_frames, self.config.num_mel_bins, generator=torch.Generator().manual_seed(0)
         )
@@ -339,7 +339,7 @@ class NISQA(AudioQualityPreTrainedModel):
         return AudioQualityOutput(loss=self.compute_loss(logits, labels), logits=logits, **trace.outputs())
 
     def cut_segments(self, input_features: torch.Tensor) -> torch.Tensor:
-        """Overlapping segments `(B, N, K, F)` of spectra `(B, W, K)`; those of the original, every `segment_hop_frames`."""
+        """Cut spectra `(B, W, K)` into overlapping segments `(B, N, K, F)`, as in the original, every `segment_hop_frames`."""
         config = self.config
         if input_features.dim() != 3 or input_features.shape[2] != config.num_mel_bins:
             raise ValueError(
@@ -350,7 +350,7 @@ class NISQA(AudioQualityPreTrainedModel):
         return input_features.unfold(1, config.segment_frames, config.segment_hop_frames)
 
     def _segment_mask(self, attention_mask: torch.Tensor, num_segments: int) -> torch.Tensor:
-        """`True` on segments that hold no padding, `(B, N)`."""
+        """Return a mask `(B, N)` that is `True` on segments without padding."""
         num_frames = attention_mask.sum(dim=1)
         if not torch.compiler.is_compiling():
             self._check_num_frames(int(num_frames.min()))
@@ -365,7 +365,7 @@ class NISQA(AudioQualityPreTrainedModel):
             )
 
     def _encode_segments(self, segments: torch.Tensor, segment_mask: torch.Tensor | None) -> torch.Tensor:
-        """Projected features `(B, N, D)` of segments `(B, N, K, F)`. Padding does not go through the batch norms; it gives 0."""
+        """Return projected features `(B, N, D)` of segments `(B, N, K, F)`. Padding skips the batch norms and gives 0."""
         if segment_mask is None or torch.compiler.is_compiling():
             return self._encode(segments.flatten(0, 1)).unflatten(0, segments.shape[:2])
         encoded = self._encode(segments[segment_mask])
@@ -373,7 +373,7 @@ class NISQA(AudioQualityPreTrainedModel):
         return features.masked_scatter(segment_mask[..., None], encoded)
 
     def _encode(self, segments: torch.Tensor) -> torch.Tensor:
-        """Projected features `(S, D)` of segments `(S, K, F)`; a bounded number at a time where no gradient is wanted."""
+        """Return projected features `(S, D)` of segments `(S, K, F)`; without gradients, a bounded number at a time."""
         dtype, time_dtype = _dtype(self.segment_encoder), _dtype(self.time_encoder)
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             pieces = [segments]
@@ -385,7 +385,7 @@ class NISQA(AudioQualityPreTrainedModel):
     def _score_recordings(
         self, recordings: Sequence[Recording], feature_extractor: Any, mode: str, hop_seconds: float | None
     ) -> list[RecordingScores]:
-        results = []  # of an hour of audio the spectrum is kept (69 MB), and what segments give, projected (23 MB for NISQA v2)
+        results = []  # an hour of audio keeps 69 MB of spectrum and, for NISQA v2, 23 MB of projected segments
         for recording in recordings:
             spectrum = feature_extractor.log_mel(recording.blocks(), recording.sampling_rate)
             scores = self.score_spectrum(torch.from_numpy(spectrum).to(self.device)).cpu().numpy()
@@ -403,7 +403,7 @@ class NISQA(AudioQualityPreTrainedModel):
 
 
 def adaptive_max_pool(hidden: torch.Tensor, output_size: Sequence[int]) -> torch.Tensor:
-    """`F.adaptive_max_pool2d` out of operations that every runtime has and that are fast with channels last.
+    """`F.adaptive_max_pool2d`, built from operations that every runtime has and that are fast with channels last.
 
     Args:
         hidden (`torch.Tensor` of shape `(S, C, K, F)`): What to pool.

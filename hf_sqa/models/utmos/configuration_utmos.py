@@ -20,10 +20,10 @@ class UTMOSConfig(AudioQualityConfig):
             base if not given.
         num_domains (`int`, *optional*, defaults to `3`): Domains with an embedding; 1 where only one was published.
         domain_size (`int`, *optional*, defaults to `128`): Width of a domain's embedding.
-        domain_id (`int`, *optional*, defaults to `0`): Domain that scores are for.
+        domain_id (`int`, *optional*, defaults to `0`): Domain for which to score.
         num_judges (`int`, *optional*, defaults to `3000`): Listeners with an embedding; 1 where only one was published.
         judge_size (`int`, *optional*, defaults to `128`): Width of a listener's embedding.
-        judge_id (`int`, *optional*, defaults to `288`): Listener that scores are for; 288 is the mean listener of the original.
+        judge_id (`int`, *optional*, defaults to `288`): Listener for whom to score; 288 is the mean listener of the original.
         lstm_hidden_size (`int`, *optional*, defaults to `512`): Width of each direction of the LSTM.
         projection_size (`int`, *optional*, defaults to `2048`): Width of the layer between LSTM and scores.
         dropout (`float`, *optional*, defaults to `0.3`): Dropout before the scores while training.

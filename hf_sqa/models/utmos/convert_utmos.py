@@ -1,4 +1,4 @@
-"""Weights of UTMOS, as SpeechMOS and its authors published them, to a model.
+"""Convert UTMOS weights, as published by SpeechMOS and by the authors, to a model.
 
 Nothing of fairseq, Lightning or omegaconf is imported, and nothing in a checkpoint is executed.
 """
@@ -17,12 +17,12 @@ from hf_sqa.blocks.speech_encoder import WAV2VEC2_BASE, check_encoder_options
 from hf_sqa.models.utmos.configuration_utmos import UTMOSConfig
 from hf_sqa.models.utmos.modeling_utmos import UTMOS
 
-#: What `convert` takes, for `hf-sqa convert --list`.
+#: What `convert` accepts, for `hf-sqa convert --list`.
 READS = (
     "utmos22_strong_step7459_v1.pt: UTMOS22's strong learner as published by SpeechMOS (MIT)",
     "*.ckpt: a checkpoint of the authors' code, without phoneme encoder",
 )
-#: Heads of wav2vec 2.0 base, on which the strong learner is built. No tensor tells.
+#: Attention heads of wav2vec 2.0 base, on which the strong learner is built. No tensor shows their number.
 NUM_HEADS = 12
 #: Domain and listener for which the authors' Space scores, in the original's tables.
 DOMAIN_ID, JUDGE_ID = 0, 288
@@ -35,7 +35,7 @@ LIGHTNING_NAMES = {
     "output_layers.1.net.0.": "projection.0.",
     "output_layers.1.net.3.": "projection.2.",
 }
-#: From our names behind the encoder to those in SpeechMOS's file.
+#: From our names of the layers after the encoder to those in SpeechMOS's file.
 HEAD_NAMES = {
     "domain_embedding.weight": "domain_emb",
     "judge_embedding.weight": "judge_emb",
@@ -55,7 +55,7 @@ def convert(checkpoint: str | Path, encoder_config: dict[str, Any] | None = None
 
     Args:
         checkpoint (`str` or `Path`): The file.
-        encoder_config (`dict`, *optional*): Values of the encoder's configuration that win over those of wav2vec 2.0 base.
+        encoder_config (`dict`, *optional*): Values of the encoder's configuration that override those of wav2vec 2.0 base.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -75,7 +75,7 @@ def convert(checkpoint: str | Path, encoder_config: dict[str, Any] | None = None
 
 
 def convert_state_dict(original: dict[str, torch.Tensor], model: UTMOS) -> dict[str, torch.Tensor]:
-    """Tensors of SpeechMOS's names under ours; see [`converted_tensors`]."""
+    """Return the tensors with SpeechMOS's names under our names; see [`converted_tensors`]."""
     grouped = model.config.encoder_config.feat_extract_norm == "group"
 
     def source_of(name: str) -> str:
@@ -87,7 +87,7 @@ def convert_state_dict(original: dict[str, torch.Tensor], model: UTMOS) -> dict[
 
 
 def _tensors(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-    """Tensors by SpeechMOS's names, and the domain and listener to score for."""
+    """Return the tensors by SpeechMOS's names, and the domain and listener to score for."""
     state = tensors_of(content, path, "state_dict")
     if state is content:
         return state, {"domain_id": 0, "judge_id": 0}
@@ -101,7 +101,7 @@ def _tensors(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], dict[st
 
 
 def _sizes(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
-    """Sizes behind the encoder, by the shapes of tensors."""
+    """Return the sizes of the layers after the encoder, from the shapes of tensors."""
 
     def size(name: str, dim: int) -> int:
         if name not in tensors or tensors[name].dim() != 2:

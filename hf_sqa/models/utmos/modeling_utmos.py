@@ -7,7 +7,7 @@ Weights:  `utmos22_strong_step7459_v1.pt`, release v1.0.0 of SpeechMOS, or the L
           SpeechMOS says; the terms of their training data, BVCC, are not addressed); converted from the file
 Differs:  a recording's score does not depend on padding or on its batch, both of which move the original's: an encoder with group
           norm sees every length by itself, the LSTM stops at the last frame, and so does the mean. Losses skip missing labels and
-          are in label units. For a recording alone, the original's scores to rounding.
+          are in label units. A recording alone gets the original's scores up to rounding.
 Shapes:   B batch, T samples, F frames, D hidden size, L labels
 """
 
@@ -50,7 +50,7 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
     _keep_in_fp32_modules_strict = ["domain_embedding", "judge_embedding", "lstm", "lstm_projection", "score_head"]
 
     def __init__(self, config: UTMOSConfig, encoder: PreTrainedModel | None = None):
-        """With an encoder from `load_encoder`, which has weights; a random one if not given."""
+        """Build the model around an encoder from `load_encoder`, which has weights; a random encoder if not given."""
         super().__init__(config)
         self.encoder = build_encoder(config.encoder_config, None) if encoder is None else encoder
         self.domain_embedding = nn.Embedding(config.num_domains, config.domain_size)
@@ -138,9 +138,9 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
     def _encode(
         self, inputs: torch.Tensor, attention_mask: torch.Tensor | None, options: dict[str, Any]
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None, tuple[torch.Tensor, ...] | None]:
-        """Features `(B, F, D)`, layers and attention weights, the latter two if asked for.
+        """Return features `(B, F, D)`, and layers and attention weights if asked for.
 
-        Group norm averages over time before any mask is seen, so an encoder that has it sees rows of one length at a time.
+        Group norm averages over time before any mask is seen, so an encoder with group norm gets rows of one length at a time.
         """
         if attention_mask is None or pads_safely(self.config.encoder_config):
             outputs = self.encoder(inputs, attention_mask=attention_mask, **options)
@@ -152,7 +152,7 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=inputs.device)
 
         def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-            """Frames `(b, F, D)`, or attention weights `(b, H, F, F)`, of all groups, in the order of the rows."""
+            """Return frames `(b, F, D)`, or attention weights `(b, H, F, F)`, of all groups in the order of the rows."""
             missing = [max(part.shape[-2] for part in parts) - part.shape[-2] for part in parts]
             padded = [F.pad(part, (0, size * (part.dim() == 4), 0, size)) for part, size in zip(parts, missing, strict=True)]
             return torch.cat(padded)[back]
@@ -168,7 +168,7 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
     def _with_embeddings(
         self, features: torch.Tensor, domain_ids: torch.Tensor | None, judge_ids: torch.Tensor | None
     ) -> torch.Tensor:
-        """Features with the domain's and then the listener's embedding at every frame."""
+        """Append the domain's and then the listener's embedding to the features of every frame."""
         parts = [features]
         for given, embedding, default in (
             (domain_ids, self.domain_embedding, self.config.domain_id),
@@ -181,7 +181,7 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
     def _loss(
         self, logits: torch.Tensor, frame_logits: torch.Tensor, frame_mask: torch.Tensor | None, labels: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """Mean over the recordings of the loss of their frames, and the ranking loss of their scores."""
+        """Return the mean over recordings of their frames' loss, plus the weighted ranking loss of their scores."""
         if labels is None:
             return None
         check_label_shape(logits, labels)

@@ -1,7 +1,7 @@
 """SSL-MOS: wav2vec 2.0, or any other speech encoder of transformers, fine-tuned for opinion scores.
 
-Registered with `Wav2Vec2FeatureExtractor`, which suits every encoder but w2v-BERT 2.0. Its own defaults suit none:
-`model.make_feature_extractor()` makes the one a model needs.
+The family is registered with `Wav2Vec2FeatureExtractor`, which suits every encoder but w2v-BERT 2.0. The extractor's own defaults
+suit none: `model.make_feature_extractor()` makes the extractor that a model needs.
 """
 
 from transformers import Wav2Vec2FeatureExtractor

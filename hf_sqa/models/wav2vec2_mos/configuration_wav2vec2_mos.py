@@ -33,10 +33,10 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
         encoder_config (`dict` or `PreTrainedConfig`, *optional*): Speech encoder of transformers: wav2vec 2.0 or XLS-R, HuBERT,
             WavLM, data2vec-audio, UniSpeech, Conformer, w2v-BERT 2.0, Whisper; or DistilledSQA. wav2vec 2.0 base if not given.
         layer (`int`, *optional*): Transformer block whose output is used, counted from 1 and before any final layer norm; 0 is the
-            input of the first block. Blocks behind it are neither built nor loaded. The encoder's own output if not given.
+            input of the first block. Later blocks are neither built nor loaded. The encoder's own output if not given.
         mix_layers (`bool`, *optional*, defaults to `False`): Whether to average layer 0 up to `layer` (up to the last if not
             given) with learned weights.
-        pooling (`str`, *optional*, defaults to `"mean"`): How frames count: all the same (`"mean"`), as a small network says
+        pooling (`str`, *optional*, defaults to `"mean"`): How frames count: all equally (`"mean"`), weighted by a small network
             (`"attention"`), or only the last ones (`"last"`).
         num_last_frames (`int`, *optional*, defaults to `1`): Frames that `"last"` averages.
         attention_size (`int`, *optional*, defaults to `128`): Width of the network of `"attention"`.
@@ -47,11 +47,11 @@ class Wav2Vec2ForMOSConfig(AudioQualityConfig):
         feature_grad_mult (`float`, *optional*): Factor on the gradient that reaches the encoder's convolutions, 0 freezes them. If
             not given 0.1 for an encoder with group norm (wav2vec 2.0 base), 1 for others, as in fairseq.
         freeze_encoder (`bool`, *optional*, defaults to `False`): Whether the encoder stays as it is while training.
-        mask_padding (`bool`, *optional*, defaults to `True`): Whether padding told by `attention_mask` is kept out of attention and
-            pooling. SSL-MOS lets it in; its converted weights have `False`, and `attention_mask` is then ignored.
-        do_normalize (`bool`, *optional*): Whether waveforms are brought to zero mean and unit variance by the feature extractor. If
-            not given, as in the encoder's pre-training: not for group norm, nor for Whisper and DistilledSQA. Converted
-            SSL-MOS weights have `False` always.
+        mask_padding (`bool`, *optional*, defaults to `True`): Whether to keep padding, marked by `attention_mask`, out of attention
+            and pooling. SSL-MOS does not: its converted weights have `False`, and `attention_mask` is then ignored.
+        do_normalize (`bool`, *optional*): Whether the feature extractor brings waveforms to zero mean and unit variance. If not
+            given, as in the encoder's pre-training: not with group norm, nor for Whisper and DistilledSQA. Converted SSL-MOS
+            weights always have `False`.
         score_loss (`str`, *optional*, defaults to `"l1"`): As in the authors' code; `"mse"` or `"huber"` otherwise.
         **kwargs: Options of [`AudioQualityConfig`].
     """

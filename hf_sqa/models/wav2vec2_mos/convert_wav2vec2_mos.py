@@ -1,4 +1,4 @@
-"""SSL-MOS and fairseq checkpoints (wav2vec 2.0, HuBERT; small and large) to a `Wav2Vec2ForMOS`.
+"""Convert SSL-MOS and fairseq checkpoints (wav2vec 2.0, HuBERT; small and large) to a `Wav2Vec2ForMOS`.
 
 Nothing of fairseq or omegaconf is imported, and nothing in a checkpoint is executed: an unpickler that builds tensors and plain
 containers turns the objects of a training configuration into inert records, and refuses everything else.
@@ -18,14 +18,14 @@ from hf_sqa.blocks.speech_encoder import check_encoder_options
 from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig
 from hf_sqa.models.wav2vec2_mos.modeling_wav2vec2_mos import Wav2Vec2ForMOS
 
-#: What `convert` takes.
+#: What `convert` accepts.
 READS = (
     "SSL-MOS checkpoints (ckpt_w2vsmall and what its authors' code trains)",
     "fairseq checkpoints of wav2vec 2.0 and HuBERT, to be fine-tuned",
 )
 #: Encoders of fairseq that are converted.
 MODEL_TYPES = ("wav2vec2", "hubert")
-#: Options of fairseq's model configuration, and ours.
+#: Options of fairseq's model configuration, and our names for them.
 FAIRSEQ_OPTIONS = {
     "encoder_attention_heads": "num_attention_heads",
     "layer_norm_first": "do_stable_layer_norm",
@@ -48,10 +48,10 @@ def convert(
 
     Args:
         checkpoint (`str` or `Path`): File written by the original code.
-        encoder_config (`dict` or `PreTrainedConfig`, *optional*): What the tensors do not tell: a dict of single values, which win
-            over inferred ones, or a whole configuration. Needed for sizes that were never published, for example
+        encoder_config (`dict` or `PreTrainedConfig`, *optional*): What the tensors do not show: a dict of single values, which
+            override inferred ones, or a whole configuration. Needed for sizes that were never published, for example
             `{"num_attention_heads": 4}`.
-        **options: Options of [`Wav2Vec2ForMOSConfig`], which win over those of the published model.
+        **options: Options of [`Wav2Vec2ForMOSConfig`], which override those of the published model.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -63,7 +63,7 @@ def convert(
     tensors = {}
     for name, tensor in tensors_of(content, path, "model").items():
         name = name.removeprefix("module.")
-        if not name.startswith("w2v_encoder.proj."):  # the letters of a model fine-tuned for recognition
+        if not name.startswith("w2v_encoder.proj."):  # output letters of a model fine-tuned for recognition
             tensors[name.removeprefix("ssl_model.").removeprefix("w2v_encoder.w2v_model.")] = tensor
     fine_tuned = "output_layer.weight" in tensors
     fairseq = {} if fine_tuned else fairseq_options(content)
@@ -97,7 +97,7 @@ def convert(
 
 
 def convert_state_dict(original: dict[str, torch.Tensor], model: Wav2Vec2ForMOS) -> dict[str, torch.Tensor]:
-    """Tensors of the original, by fairseq's names within the encoder, under our names; see [`converted_tensors`]."""
+    """Return the tensors of the original, named as in fairseq within the encoder, under our names; see [`converted_tensors`]."""
     has_head = any(name.startswith("output_layer.") for name in original)
     expected = {
         name: tensor
@@ -115,11 +115,11 @@ def convert_state_dict(original: dict[str, torch.Tensor], model: Wav2Vec2ForMOS)
 
 
 def fairseq_options(content: dict[str, Any]) -> dict[str, Any]:
-    """What a fairseq checkpoint's own configuration says of encoder, `feature_grad_mult` and `do_normalize`, by our names."""
+    """Return what a fairseq checkpoint's configuration says about encoder, `feature_grad_mult` and `do_normalize`, by our names."""
     cfg, args = _plain(content.get("cfg")), _plain(content.get("args"))
     model = (cfg or {}).get("model") or args or {}
     task = (cfg or {}).get("task") or args or {}
-    # Anything else, an enumeration for example, was an object and left its value behind.
+    # Anything else, an enumeration for example, was an object that is not built.
     values = {name: value for name, value in model.items() if isinstance(value, (bool, int, float, str))}
     options = {ours: values[theirs] for theirs, ours in FAIRSEQ_OPTIONS.items() if theirs in values}
     if "feature_grad_mult" in values:
@@ -130,7 +130,7 @@ def fairseq_options(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Dicts and values of a configuration that was unpickled into inert records."""
+    """Return the dicts and values of a configuration that was unpickled into inert records."""
     if isinstance(value, InertRecord):
         content = value.__dict__
         if "_content" in content:  # omegaconf's containers
@@ -142,7 +142,7 @@ def _plain(value: Any) -> Any:
 
 
 def _original_name(name: str, grouped: bool) -> str:
-    """Name in the original of the tensor that gives one of ours."""
+    """Return the original name of one of our tensors."""
     if name.startswith("score_head."):
         return name.replace("score_head.", "output_layer.")
     return fairseq_name(name.removeprefix("encoder."), grouped)

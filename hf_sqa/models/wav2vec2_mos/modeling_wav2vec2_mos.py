@@ -89,7 +89,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
     _keep_in_fp32_modules_strict = ["layer_mix", "pooling", "score_head", "log_variance_head"]
 
     def __init__(self, config: Wav2Vec2ForMOSConfig, encoder: PreTrainedModel | None = None):
-        """With an encoder from `load_encoder`, which has weights; a random one if not given."""
+        """Build the model around an encoder from `load_encoder`, which has weights; a random encoder if not given."""
         super().__init__(config)
         hidden_size = output_size(config.encoder_config)
         self.encoder = build_encoder(config.encoder_config, self.last_layer(config)) if encoder is None else encoder
@@ -143,7 +143,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
             labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
             input_features (`torch.Tensor` of shape `(B, T, 160)`, *optional*): Instead of `input_values` for w2v-BERT 2.0.
             output_attentions (`bool`, *optional*): Whether to return attention weights; needs `attn_implementation="eager"`.
-            output_hidden_states (`bool`, *optional*): Whether to return all layers built, none behind a final layer norm.
+            output_hidden_states (`bool`, *optional*): Whether to return all layers built, all before any final layer norm.
 
         Returns:
             [`Wav2Vec2ForMOSOutput`], with `logits` of shape `(B, L)` in label units, in float32.
@@ -219,7 +219,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
 
     @property
     def pads_safely(self) -> bool:  # type: ignore[override]
-        """Whether a score is the same alone and padded in a batch: only for encoders that allow it, with `mask_padding`."""
+        """Whether a score is the same alone and padded in a batch: only with `mask_padding`, and for encoders that allow it."""
         return self.config.mask_padding and pads_safely(self.config.encoder_config)
 
     def fine_tuning_defaults(self, device: str) -> FineTuningDefaults:
@@ -233,7 +233,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         return EncoderLayout(self, "layer", may_drop_layers=not self.config.mix_layers)
 
     def make_feature_extractor(self) -> Any:
-        """Feature extractor with the settings this checkpoint needs; a `SeamlessM4TFeatureExtractor` for w2v-BERT 2.0."""
+        """Return a feature extractor with the settings this checkpoint needs; a `SeamlessM4TFeatureExtractor` for w2v-BERT 2.0."""
         shared = {"sampling_rate": self.config.sampling_rate, "return_attention_mask": self.config.mask_padding}
         if not takes_spectra(self.config.encoder_config):
             return Wav2Vec2FeatureExtractor(do_normalize=self.config.do_normalize, **shared)
@@ -249,7 +249,7 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
 
 
 def _gaussian_loss(logits: torch.Tensor, log_variances: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
-    """Mean negative log-likelihood of the rated labels under a normal distribution, without its constant."""
+    """Return the mean negative log-likelihood of the rated labels under a normal distribution, without its constant."""
     if labels is None:
         return None
     targets, rated = rated_targets(logits, labels)

@@ -25,16 +25,16 @@ class XLSRSQAConfig(AudioQualityConfig):
     r"""Configuration of [`XLSRSQA`]; the defaults are those of the published head on MFCC features.
 
     Args:
-        encoder_config (`dict` or `PreTrainedConfig`, *optional*): The speech encoder: XLS-R, or another that takes waveforms and
-            whose padding a mask shields. `None` for MFCC features. Its blocks above the last of `layers` are not built.
+        encoder_config (`dict` or `PreTrainedConfig`, *optional*): The speech encoder: XLS-R, or another that takes waveforms and is
+            shielded from padding by a mask. `None` for MFCC features. Its blocks above the last of `layers` are not built.
         layers (`tuple[int]`, *optional*): Encoder blocks after which features are taken, ascending, counted from 1, before
             any final norm. One layer feeds the head as it is, more are mixed into one. Only with an encoder.
-        freeze_encoder (`bool`, *optional*, defaults to `False`): Whether the encoder stays as it is while training, as the paper's.
+        freeze_encoder (`bool`, *optional*, defaults to `False`): Whether the encoder is not trained, as in the paper.
         num_mfcc (`int`, *optional*, defaults to `40`): Cepstral coefficients, without an encoder.
         num_mel_bins (`int`, *optional*, defaults to `128`): Mel bands between 0 Hz and half the sampling rate.
         fft_size (`int`, *optional*, defaults to `400`): Samples in one spectrum, 25 ms.
         fft_hop_samples (`int`, *optional*, defaults to `200`): Distance between spectra, 12.5 ms.
-        top_db (`float`, *optional*, defaults to `80.0`): Bands this far below the loudest one of the recording are raised, in dB.
+        top_db (`float`, *optional*, defaults to `80.0`): Bands more than this many dB below the loudest are raised to that level.
         num_frames (`int`, *optional*, defaults to `384`): Frames the head sees: the middle of longer recordings; shorter ones are
             filled up with zero frames. 7.68 s of an encoder's frames, 4.8 s of MFCC frames.
         hidden_size (`int`, *optional*, defaults to `32`): Width of the head.
@@ -73,14 +73,14 @@ class XLSRSQAConfig(AudioQualityConfig):
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> Self:
-        """A configuration for tests: a head that sees 0.48 s, on both layers of a tiny encoder; about 9,000 weights."""
+        """Return a configuration for tests: a head that sees 0.48 s, on both layers of a tiny encoder; about 9,000 weights."""
         layers = kwargs.pop("layers", (1, 2))
         encoder_config = TINY_ENCODER | {"num_hidden_layers": layers[-1], "conv_bias": True}
         return cls.tiny_mfcc(**{"encoder_config": encoder_config, "layers": layers} | kwargs)
 
     @classmethod
     def tiny_mfcc(cls, **kwargs: Any) -> Self:
-        """A configuration for tests without an encoder: a head that sees 0.3 s; about 3,000 weights."""
+        """Return a configuration for tests without an encoder: a head that sees 0.3 s; about 3,000 weights."""
         return cls(
             **{"num_frames": 24, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
             | kwargs

@@ -1,4 +1,4 @@
-"""XLS-R-SQA heads from the wheel of the `xls-r-sqa` package, on XLS-R or on MFCC features, to a folder that loads.
+"""Convert XLS-R-SQA heads from the wheel of the `xls-r-sqa` package, on XLS-R or on MFCC features, to a folder that loads.
 
 Reads the weight files only; none of the package's code is imported.
 """
@@ -26,7 +26,7 @@ from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
 from hf_sqa.models.xlsr_sqa.modeling_xlsr_sqa import XLSRSQA
 from hf_sqa.wheels import Wheel
 
-#: What `convert` takes, for `hf-sqa convert --list`.
+#: What `convert` accepts, for `hf-sqa convert --list`.
 READS = (
     "sqa-v2/mfcc_{full,subset}: published heads on MFCC (PyPI package xls-r-sqa; versions sqa-v2 and sqa); complete models",
     "sqa-v2/300m_{lay5,lay21,fusion}_{full,subset}: the same on XLS-R 300M, with --encoder facebook/wav2vec2-xls-r-300m",
@@ -42,14 +42,14 @@ WHEEL = Wheel(
     weights=r"xls_r_sqa/models/.*\.pt",
     short_name="xls-r-sqa-v2-mfcc-subset",
 )
-#: `sqa-v2` is the step of training with the least validation loss, `sqa` the last one, published by mistake.
+#: `sqa-v2` is the training step with the least validation loss, `sqa` the last step, published by mistake.
 VERSIONS = ("sqa-v2", "sqa")
 #: Encoder size and the layers its heads read.
 ENCODERS = {"300m": (5, 21), "1b": (10, 41), "2b": (10, 41)}
 #: Training data. The authors test `subset` on NISQA and IU Bloomington as corpora it has not seen.
 DATA = ("full", "subset")
 DEFAULT_HEAD = "sqa-v2/mfcc_subset"
-#: The heads were trained on an encoder at rest: no layer is skipped, no frame masked.
+#: The heads were trained on an encoder in evaluation mode: no layer is skipped, no frame masked.
 FIXED_ENCODER = {"layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 
 
@@ -60,7 +60,7 @@ def _file_in_wheel(name: str) -> str:
     return f"xls_r_sqa/models/{version}/{folder}/model_{head}.pt"
 
 
-#: Heads that need no encoder, and so load by a short name.
+#: Heads that need no encoder, so they load by a short name.
 PUBLISHED = tuple(
     PublishedCheckpoint(f"xls-r-{version}-mfcc-{data}", head, WHEEL, (_file_in_wheel(head),))
     for version in reversed(VERSIONS)
@@ -70,7 +70,7 @@ PUBLISHED = tuple(
 
 
 def list_heads() -> list[str]:
-    """Names of the 40 published heads, as `"sqa-v2/300m_lay5_full"`."""
+    """Return the names of the 40 published heads, such as `"sqa-v2/300m_lay5_full"`."""
     inputs = ["mfcc"]
     for encoder, layers in ENCODERS.items():
         inputs += [f"{encoder}_{name}" for name in (*(f"lay{layer}" for layer in layers), "fusion")]
@@ -78,7 +78,7 @@ def list_heads() -> list[str]:
 
 
 def layers_of(name: str) -> tuple[int, ...] | None:
-    """Encoder layers that a head with a published name reads; `None` for MFCC."""
+    """Return the encoder layers that a head with a published name reads; `None` for MFCC."""
     encoder, _, rest = name.split("/")[-1].partition("_")
     if encoder == "mfcc":
         return None
@@ -86,7 +86,7 @@ def layers_of(name: str) -> tuple[int, ...] | None:
 
 
 def published_head(name: str) -> Path:
-    """Path of the weight file of a published head; fetched with all others when the first is needed."""
+    """Return the path of a published head's weight file; all heads are fetched when the first is needed."""
     return WHEEL.file(_file_in_wheel(_full_name(name)))
 
 
@@ -99,10 +99,10 @@ def convert(head: str | Path | None = None, encoder: str | Path | None = None, *
         encoder (`str` or `Path`, *optional*): Folder or Hub id of the XLS-R that the head was trained on, whole
             (`facebook/wav2vec2-xls-r-300m`) or truncated (`kul-speech-lab/wav2vec2-xls-r-300m-lay5`). Only the blocks up to the
             last layer used are read. Its dropout stays; its layer drop and masking are switched off.
-        layers (`Sequence[int]`, *optional*): Layers that the head reads, if the name of its file does not tell.
+        layers (`Sequence[int]`, *optional*): Layers that the head reads, if the name of its file does not say.
 
     Raises:
-        OSError: If the head or the encoder is not there.
+        OSError: If the head or the encoder cannot be found.
         ValueError: If the head is unknown, an encoder is missing or superfluous, too shallow or of another size, or a tensor is
             missing, unknown or of another shape; the message names it.
     """
@@ -147,7 +147,7 @@ def convert(head: str | Path | None = None, encoder: str | Path | None = None, *
 
 
 def convert_head(original: dict[str, torch.Tensor], model: XLSRSQA) -> dict[str, torch.Tensor]:
-    """Tensors of a published head under the names of a model, its encoder left out; see [`converted_tensors`]."""
+    """Return the tensors of a published head under the names of a model without its encoder; see [`converted_tensors`]."""
     expected = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
     return converted_tensors(original, expected, _published_name, f"an XLS-R-SQA head {_kind(model.config)}", split_in_proj)
 

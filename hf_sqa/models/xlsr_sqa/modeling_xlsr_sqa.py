@@ -6,7 +6,7 @@ Weights:  40 heads in the PyPI package `xls-r-sqa` (MIT), 17 MB; XLS-R itself fr
 Differs:  recordings of different length can share a batch, each scored as if alone; the floor of the MFCC's mel bands (`top_db`)
           follows each recording, the original's the loudest of the batch; encoder blocks above the last one used are not kept (the
           original keeps one more, since its final norm touched the last); batch norms are folded in evaluation.
-          Batches of one give the original's scores to rounding.
+          Batches of one give the original's scores up to rounding.
 Shapes:   B batch, T samples, F frames, N frames the head sees, M mel bands, C feature channels, L labels
 """
 
@@ -51,29 +51,29 @@ class MFCC(nn.Module):
         self._hann = np.hanning(config.fft_size + 1)[:-1].astype(np.float32)
         rate = config.sampling_rate
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # at the bottom some bands are narrower than a bin, and their power is the floor
+            warnings.simplefilter("ignore")  # the lowest bands are narrower than a bin, and their power is the floor
             mel_bands = mel_filter_bank(config.fft_size // 2 + 1, config.num_mel_bins, 0.0, rate / 2, rate)
         self._mel_bands = mel_bands.astype(np.float32)
         self._cosines = _orthonormal_cosines(config.num_mel_bins, config.num_mfcc).astype(np.float32)
 
     @property
     def margin(self) -> int:
-        """Samples that a spectrum reaches to either side of its centre."""
+        """Samples that a spectrum reaches on either side of its centre."""
         return self.fft_size // 2
 
     def num_frames(self, num_samples: Count) -> Count:
-        """Frames that so many samples give: one every hop, the first centred on the first sample."""
+        """Return the number of frames for a number of samples: one every hop, the first centred on the first sample."""
         return num_samples // self.hop_samples + 1
 
     def forward(self, waveform: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Waveforms `(B, T)` in float32, of `lengths` `(B,)` of more than half an `fft_size` each, to frames `(B, F, C)`."""
+        """Map waveforms `(B, T)` in float32, of `lengths` `(B,)` of more than half an `fft_size` each, to frames `(B, F, C)`."""
         mel_db = self.mel_db(waveform, lengths)  # (B, F, M)
         real = torch.arange(mel_db.shape[1], device=mel_db.device) < self.num_frames(lengths)[:, None]
         loudest_db = mel_db.masked_fill(~real[..., None], -torch.inf).amax(dim=(1, 2), keepdim=True)
         return self.cepstrum(mel_db, loudest_db)
 
     def mel_db(self, waveform: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Power in mel bands, in dB and not below -100 dB, `(B, F, M)`; every row is mirrored at its own two ends."""
+        """Return the power in mel bands, in dB and not below -100 dB, `(B, F, M)`; every row is mirrored at its own two ends."""
         position = torch.arange(waveform.shape[1] + 2 * self.margin, device=waveform.device)[None] - self.margin
         last = lengths[:, None] - 1
         mirrored = last - (last - position.abs()).abs()  # beyond the end this walks back from it, or out of the row: clamped
@@ -84,7 +84,7 @@ class MFCC(nn.Module):
         return 10 * torch.log10((power @ self._constant(self._mel_bands, waveform)).clamp(min=1e-10))
 
     def cepstrum(self, mel_db: torch.Tensor, loudest_db: torch.Tensor) -> torch.Tensor:
-        """Coefficients `(B, F, C)` of mel bands `(B, F, M)`, raised to `top_db` below the recording's loudest band."""
+        """Return coefficients `(B, F, C)` of mel bands `(B, F, M)`, raised to `top_db` below the recording's loudest band."""
         return torch.maximum(mel_db, loudest_db - self.top_db) @ self._constant(self._cosines, mel_db)
 
     @staticmethod
@@ -93,7 +93,7 @@ class MFCC(nn.Module):
 
 
 class LayerFusion(nn.Module):
-    """Features of several layers to one: a batch norm for each, then a learned mix with a bias."""
+    """Fusion of several layers' features to one: a batch norm for each, then a learned mix with a bias."""
 
     def __init__(self, num_layers: int, feature_size: int):
         super().__init__()
@@ -101,7 +101,7 @@ class LayerFusion(nn.Module):
         self.mix = nn.Linear(num_layers, 1)
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """One tensor `(B, N, C)` for every layer, to one `(B, N, C)`."""
+        """Map a tensor `(B, N, C)` for every layer to one tensor `(B, N, C)`."""
         normalised = [batch_norm_over_channels(norm, layer) for norm, layer in zip(self.norms, features, strict=True)]
         return self.mix(torch.stack(normalised, dim=-1)).squeeze(-1)
 
@@ -159,7 +159,7 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
         return super().pruning_layout() if self.config.encoder_config is None else EncoderLayout(self, "layers")
 
     def make_feature_extractor(self) -> Wav2Vec2FeatureExtractor:
-        """Feature extractor of this checkpoint: zero mean and unit variance for XLS-R, the waveform itself for MFCC and Whisper."""
+        """Return this checkpoint's feature extractor: zero mean and unit variance for XLS-R, as is for MFCC and Whisper."""
         encoder = self.config.encoder_config
         return Wav2Vec2FeatureExtractor(
             sampling_rate=self.config.sampling_rate,
@@ -203,7 +203,7 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
     def features(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, lengths: torch.Tensor
     ) -> list[torch.Tensor]:
-        """All frames of the MFCC, or of every encoder layer of `layers`: `(B, F, C)` each."""
+        """Return all frames of the MFCC, or of every encoder layer in `layers`: `(B, F, C)` each."""
         if self.config.encoder_config is None:
             with torch.autocast(input_values.device.type, enabled=False):
                 return [self.mfcc(input_values.float(), lengths)]
@@ -213,7 +213,7 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
         return encoder_layers(self.encoder, input_values, attention_mask, self.config.layers)
 
     def score_features(self, features: Sequence[torch.Tensor], trace: LayerTrace | None = None) -> torch.Tensor:
-        """Scores `(B, L)` in label units from one `(B, N, C)` for every layer, N exactly `num_frames`."""
+        """Return scores `(B, L)` in label units from a tensor `(B, N, C)` for every layer, with N exactly `num_frames`."""
         trace = trace or self.layer_trace()
         features = [layer.to(self.transformer.projection.weight.dtype) for layer in features]
         raw = self.transformer(self.fusion(features) if len(features) > 1 else features[0], trace).float()
@@ -253,7 +253,7 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
         return super()._score_recordings(recordings, feature_extractor, mode, hop_seconds)
 
     def _score_mfcc(self, recording: Recording) -> RecordingScores:
-        """Score a recording of any length, holding mel bands of its middle only; the segment is what the head saw."""
+        """Score a recording of any length while holding only the mel bands of its middle; the segment is what the head saw."""
         hop, num_frames = self.mfcc.hop_samples, self.mfcc.num_frames(recording.num_samples)
         first_kept = max(0, (num_frames - self.config.num_frames) // 2)
         end_kept = min(num_frames, first_kept + self.config.num_frames)
@@ -276,7 +276,7 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
 
 
 def centre_frames(features: torch.Tensor, frame_lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """The middle of every row of `(B, F, C)`, or all its real frames followed by zero frames: `(B, num_frames, C)`."""
+    """Return the middle of every row of `(B, F, C)`, or its real frames followed by zero frames: `(B, num_frames, C)`."""
     start = ((frame_lengths - num_frames) // 2).clamp(min=0)
     index = start[:, None] + torch.arange(num_frames, device=features.device)  # (B, N)
     real = index < frame_lengths[:, None]
@@ -285,7 +285,7 @@ def centre_frames(features: torch.Tensor, frame_lengths: torch.Tensor, num_frame
 
 
 def _orthonormal_cosines(num_bands: int, num_coefficients: int) -> np.ndarray:
-    """The first coefficients of a DCT-II with orthonormal columns, `(num_bands, num_coefficients)`."""
+    """Return the first coefficients of a DCT-II with orthonormal columns, `(num_bands, num_coefficients)`."""
     angle = np.pi / num_bands * (np.arange(num_bands)[:, None] + 0.5) * np.arange(num_coefficients)
     cosines = np.cos(angle) * np.sqrt(2 / num_bands)
     cosines[:, 0] /= np.sqrt(2)
