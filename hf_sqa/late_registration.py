@@ -1,4 +1,4 @@
-"""Import `hf_sqa.registration` as soon as transformers is imported, so that `import hf_sqa` alone loads neither that nor torch.
+"""Registration as soon as transformers is imported, so that `import hf_sqa` alone loads neither transformers nor torch.
 
 Before transformers is imported, nobody can use what is registered. `hf_sqa.lite`, `hf_sqa.audio`, `hf_sqa.metrics` and the help
 of the command never import transformers.

@@ -54,7 +54,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
     config_class = AudioQualityConfig
     main_input_name = "input_values"
     input_modalities = "audio"
-    # Otherwise the Trainer assumes that `num_items_in_batch` normalises the loss, and multiplies it by the world size.
+    # Otherwise the Trainer assumes a loss normalised by `num_items_in_batch`, and multiplies it by the world size.
     accepts_loss_kwargs = False
     pads_safely: ClassVar[bool] = True
     modes: ClassVar[tuple[str, ...]] = ("published",)

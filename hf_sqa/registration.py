@@ -1,4 +1,4 @@
-"""What `import hf_sqa` does: register families and task with transformers, give publishing to the models, offer all names."""
+"""What `import hf_sqa` does: register families and task with transformers, give publishing to the models, offer names."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Speech encoders of fairseq (wav2vec 2.0, HuBERT; small and large): their architecture, as tensors show it, and tensor names."""
+"""Speech encoders of fairseq (wav2vec 2.0, HuBERT; small and large): their architecture from their tensors, and tensor names."""
 
 from __future__ import annotations
 

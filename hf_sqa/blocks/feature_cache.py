@@ -33,7 +33,7 @@ _digests: WeakKeyDictionary[PreTrainedModel, tuple[tuple[int, ...], str]] = Weak
 
 
 class FeatureFolder:
-    """A folder of features with a largest number of bytes; it is created when the first features are kept.
+    """A folder that holds at most `max_bytes` of features; it is created when the first features are kept.
 
     Several processes may share it; each counts the bytes present when it began and those that it adds. `num_read` and
     `num_computed` count the recordings whose features were found and those whose features were computed.

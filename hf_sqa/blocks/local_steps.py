@@ -54,7 +54,7 @@ class StepCut:
 
 
 class CurveLevel:
-    """Shift of the curve to the model's own scores: scores of short steps are too high or too low for a whole talker.
+    """Shift of the curve to the model's own scores: how far scores of short steps lie off depends on the talker.
 
     The mean of a window's points should be the model's score of the window. The difference is uncertain; its variance, the doubt,
     grows with the variance of the points, because the score of a window with a fault in it is not the mean of its parts. The curve

@@ -84,7 +84,7 @@ def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, margin: float = 0.1
     recordings are rated; 0 with a zero gradient if there are none.
     """
     targets, rated = rated_targets(logits, labels)
-    errors = logits - targets  # (B, L): the difference of two is the error of their difference
+    errors = logits - targets  # (B, L): the difference of two errors is the error of the difference
     first, second = torch.triu_indices(len(errors), len(errors), offset=1, device=errors.device)
     pairs = rated[first] & rated[second]
     excess = F.relu((errors[first] - errors[second]).abs() - margin)

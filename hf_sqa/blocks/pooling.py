@@ -11,7 +11,7 @@ POOLINGS = ("mean", "attention", "last")
 
 
 class MeanPooling(nn.Module):
-    """Every real frame counts the same."""
+    """Pooling in which all real frames count equally."""
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Map frames `(B, F, D)` to weights `(B, F)` in float32: 0 where `frame_mask` is `False`, with a sum of 1 in every row."""
@@ -20,7 +20,7 @@ class MeanPooling(nn.Module):
 
 
 class LastPooling(nn.Module):
-    """Only the last real frames count, all equally; in a recording with fewer frames, all of them."""
+    """Pooling in which only the last real frames count, all equally; in a recording with fewer frames, all of them."""
 
     def __init__(self, num_frames: int):
         super().__init__()
@@ -35,7 +35,7 @@ class LastPooling(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """A small network says how much a frame counts: softmax over time of `w · tanh(W h + b)`."""
+    """Pooling with weights from a small network: softmax over time of `w · tanh(W h + b)`."""
 
     def __init__(self, hidden_size: int, attention_size: int):
         super().__init__()
@@ -59,7 +59,7 @@ def build_pooling(kind: str, hidden_size: int, *, num_frames: int = 1, attention
 
 
 def pool(frames: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Average frames `(B, F, ...)` over time with weights `(B, F)`: `(B, ...)`."""
+    """Average frames `(B, F, ...)` over time with weights `(B, F)` to `(B, ...)`."""
     return (frames * weights.reshape(*weights.shape, *[1] * (frames.dim() - 2))).sum(dim=1)
 
 

@@ -162,7 +162,7 @@ class AttentionPooling(nn.Module):
 
 
 class SQATransformer(nn.Module):
-    """Frames of any front end to raw scores: batch norms, projection, positions, encoder, attention pooling.
+    """Transformer from frames of any front end to raw scores: batch norms, projection, positions, encoder, attention pooling.
 
     The configuration of a DistilledSQA may set heads and widths layer by layer, and a width of the pooling.
     """

@@ -27,7 +27,7 @@ SPECTRA_PER_CALL_ELSEWHERE = 8192
 
 
 class LearnedSpectrum(nn.Module):
-    """Decadic logarithm of the power of `fft_size` samples in bands whose filters were trained."""
+    """Base-10 logarithm of the power of `fft_size` samples in bands with trained filters."""
 
     def __init__(self, config: DNSMOSConfig):
         super().__init__()

@@ -45,7 +45,7 @@ def _tensor(content: bytes) -> tuple[str, np.ndarray | None]:
     dims: list[int] = []
     name, data_type, values = "", 0, b""
     for field, value in _fields(content):
-        if field == DIMS:  # one by one, or packed
+        if field == DIMS:  # single values, or packed
             dims += [value] if isinstance(value, int) else [_value(digits) for digits in NUMBER.finditer(value)]
         elif field == DATA_TYPE and isinstance(value, int):
             data_type = value

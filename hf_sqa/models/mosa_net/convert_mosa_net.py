@@ -28,7 +28,7 @@ VOICEMOS_HEADS = {"mos": ("Attention", "Frame_score")}
 NUM_GATES = 4
 #: Tensors of an LSTM, ours and those of the file.
 LSTM_PARTS = {"weight_ih_l0": "kernel", "weight_hh_l0": "recurrent_kernel", "bias_ih_l0": "bias", "bias_hh_l0": "bias"}
-#: Larger than any layer, and smaller than what a few bytes of HDF5 can announce.
+#: A limit above the size of any layer, and below what a few bytes of HDF5 can announce.
 MAX_TENSOR_BYTES = 1 << 30
 
 

@@ -15,7 +15,7 @@ from hf_sqa.models.mosa_net.trunk_mosa_net import Frames
 
 
 class TaskHead(nn.Module):
-    """Frames to one score: multiplicative self-attention, a linear layer per frame, the mean over frames."""
+    """Head from frames to one score: multiplicative self-attention, a linear layer per frame, the mean over frames."""
 
     def __init__(self, hidden_size: int, activation: str, scale: float):
         super().__init__()
@@ -85,7 +85,7 @@ class TaskHeads(nn.ModuleDict):
     def forward(self, frames: Frames, with_penalties: bool = False, keep_weights: bool = False) -> Scores:
         mask = frames.mask
         logits, frame_logits, penalties, attentions = [], [], [], []
-        for head in self.values():  # each head computes alone, to the last bit: dropping one leaves the others' scores
+        for head in self.values():  # each head computes alone, to the last bit: dropping one does not change others
             scores, attention = head(frames, keep_attention=with_penalties or keep_weights)
             if mask is not None:
                 scores = scores.masked_fill(~mask, 0.0)

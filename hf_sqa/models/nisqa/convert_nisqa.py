@@ -23,7 +23,7 @@ from hf_sqa.blocks.foreign_checkpoint import (
 from hf_sqa.models.nisqa.configuration_nisqa import DIMENSIONS, NISQAConfig
 from hf_sqa.models.nisqa.modeling_nisqa import NISQA
 
-#: What `convert` reads, a line each.
+#: What `convert` accepts, one line each.
 READS = (
     "a file of NISQA: nisqa.tar, nisqa_mos_only.tar, nisqa_tts.tar (CC BY-NC-SA 4.0), or one trained with its code",
     "a baseline of ConferencingSpeech 2022: nq_base1, nq_base2 as published (*.tar)",

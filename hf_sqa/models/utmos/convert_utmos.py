@@ -44,7 +44,7 @@ HEAD_NAMES = {
     "score_head.weight": "projection.2.weight",
     "score_head.bias": "projection.2.bias",
 }
-#: Replaces masked frames in pre-training.
+#: Vector that replaces masked frames in pre-training.
 UNUSED = {"wav2vec2.mask_emb"}
 
 

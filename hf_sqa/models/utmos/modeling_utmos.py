@@ -5,8 +5,8 @@ Paper:    Saeki et al., "UTMOS: UTokyo-SaruLab System for VoiceMOS Challenge 202
 Code:     https://github.com/sarulab-speech/UTMOS22, strong/ (MIT); for scoring https://github.com/tarepan/SpeechMOS (MIT)
 Weights:  `utmos22_strong_step7459_v1.pt`, release v1.0.0 of SpeechMOS, or the Lightning checkpoint of the authors' Space (MIT as
           SpeechMOS says; the terms of their training data, BVCC, are not addressed); converted from the file
-Differs:  a recording's score does not depend on padding or on its batch, both of which move the original's: an encoder with group
-          norm sees every length by itself, the LSTM stops at the last frame, and so does the mean. Losses skip missing labels and
+Differs:  a recording's score does not depend on padding or on its batch, both of which change the original's: an encoder with group
+          norm sees rows of one length at a time, and LSTM and mean stop at the last frame. Losses skip missing labels and
           are in label units. A recording alone gets the original's scores up to rounding.
 Shapes:   B batch, T samples, F frames, D hidden size, L labels
 """
