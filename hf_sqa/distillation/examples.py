@@ -165,7 +165,7 @@ class CachedWindows(WindowExamples):
         return f"{path.name}, window {place}"
 
     def waveform(self, row: int) -> np.ndarray:
-        """Samples of a window."""
+        """Return the samples of a window."""
         path, place = self._places[row]
         reader = self._reader(path)
         length = int(reader.get_slice("num_samples")[place : place + 1][0])

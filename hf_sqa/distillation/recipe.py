@@ -15,7 +15,7 @@ DEFAULT_WINDOW_SECONDS = 7.68
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """A teacher."""
+    """Options of a teacher."""
 
     checkpoint: str = "default"  # `default`, a folder or a Hub id
     # precision in which it scores. The same weights in another precision count as another teacher, because the labels differ
@@ -38,7 +38,7 @@ class TeacherOptions:
 
 @dataclass(frozen=True)
 class SpeechOptions:
-    """Unlabelled speech."""
+    """The unlabelled speech."""
 
     bench: str | None = None  # folder of the bench corpus's unpacked Debian packages; `installed` for those installed here
     folder: str | None = None  # folder of recordings, with a subfolder per talker; together with `bench`, only for training
@@ -55,7 +55,7 @@ class SpeechOptions:
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """Windows and the teachers' labels."""
+    """The windows and the teachers' labels."""
 
     folder: str | None = None  # folder that keeps windows and labels. Without it, they are made anew in every epoch
     num_windows: int | None = None  # windows of all splits together, in whole shards of 64; those in the folder if not given
@@ -81,7 +81,7 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class LabelledOptions:
-    """Rated recordings among the windows."""
+    """The rated recordings mixed in among the windows."""
 
     # as in `data.train` of a training recipe; the validation and test rows of a corpus are left out
     sources: list[Source] = field(default_factory=list)

@@ -64,7 +64,7 @@ class SuiteResult:
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """How test sets are evaluated."""
+    """Options of an evaluation on test sets."""
 
     # Scores to compare; a dict maps a predicted score to a label of another name: `{"mos": "g_mos"}`. By default the scores that
     # model and test set share

@@ -13,7 +13,7 @@ PATIENCE = 3
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """How to fine-tune."""
+    """Options of fine-tuning."""
 
     group: str | None = None  # column of the schema whose values stay together; found in the table if not given
     calibrate: str | None = None  # `"first"` or `"third"`: fit a mapping of that order instead of training

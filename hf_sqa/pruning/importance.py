@@ -20,7 +20,7 @@ LEAST = {"channels": 4, "units": 4, "heads": 1, "layers": 1}
 
 @dataclass(frozen=True)
 class PruningOptions:
-    """How to prune."""
+    """Options of pruning."""
 
     target: float  # share of the weights to keep, above 0 and below 1
     # least linear correlation with the unpruned model, after repair. Below it, pruning stops with the model of the previous step

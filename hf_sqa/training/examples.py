@@ -259,7 +259,7 @@ class EpochBatches(torch.utils.data.Sampler):
             yield mine or [Draw(int(rows[0]), epoch, is_filler=True)]
 
     def global_batches(self, epoch: int) -> list[np.ndarray]:
-        """Rows of all processes, batch by batch."""
+        """Return the rows of all processes, batch by batch."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(self.num_rows) if self.shuffle else np.arange(self.num_rows)
         size = self.batch_size * self.num_processes

@@ -34,8 +34,8 @@ MAX_VERSIONS = 4
 
 
 def order_loss(scores: torch.Tensor, groups: torch.Tensor, ranks: torch.Tensor, means: torch.Tensor, margin: float) -> torch.Tensor:
-    """Loss over pairs of different rank within a group: `max(0, margin - difference)`, or, if both means are known, the smooth L1
-    distance between the difference of the scores and that of the means.
+    """Compute a loss over pairs of different rank within a group: `max(0, margin - difference)`, or, if both means are known, the
+    smooth L1 distance between the difference of the scores and that of the means.
 
     Args:
         scores (`torch.Tensor` of shape `(N,)`): Scores of the versions, in label units.

@@ -41,7 +41,7 @@ Row = dict[str, Any]
 class PseudoLabels:
     """A table of pseudo-labels."""
 
-    path: Path  # where it is
+    path: Path  # path of the table
     score_names: list[str]  # the teacher's scores
     teacher: dict[str, str | None]  # `teacher_id`, `teacher_revision`, `teacher_weights` and `teacher_preprocessing`
     # one row per recording: `audio` (relative to the table's folder, a URL, or `None`), `utterance_id`, `corpus`, the scores (NaN

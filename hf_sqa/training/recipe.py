@@ -59,7 +59,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Model:
-    """What to train: a checkpoint, or a new model of a family."""
+    """The model to train: a checkpoint, or a new model of a family."""
 
     checkpoint: str | None = None  # the checkpoint to start from: `default`, a folder or a Hub id
     family: str | None = None  # family of a new model, or the family that the checkpoint is expected to have
