@@ -41,17 +41,25 @@ APART = {
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Tests of a file run in one process, which makes once what they share; those of `APART` come last, wherever there is room."""
+    """Tests of a file run in one process, which makes once what they share; those of `APART` come first, wherever there is room.
+
+    Files with few tests come last, so that all processes end at about the same time.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     apart = {Path("tests", folder, f"{name}.py").as_posix() for folder, names in APART.items() for name in names}
     absent = [name for name in apart if not (config.rootpath / name).is_file()]
     assert not absent, f"APART names files that are not there: {absent}"
 
-    class Scheduling(LoadScopeScheduling):  # it begins with the scope of the most tests
+    class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
             return nodeid if file in apart else file
+
+        def _assign_work_unit(self, node):
+            if slow := next((scope for scope in self.workqueue if "::" in scope), None):
+                self.workqueue.move_to_end(slow, last=False)
+            super()._assign_work_unit(node)  # the first; files are sorted by the number of their tests
 
     return Scheduling(config, log)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PATIENCE, wait_until
+from tests.processes import PATIENCE, heed_interrupts, wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux says how many threads a process has")
 
@@ -106,7 +106,8 @@ def work(item):
 with Isolated(work, 2) as isolated:
     list(isolated.map(range(8)))
 """
-    process = subprocess.Popen([sys.executable, "-c", BEGIN + code, str(tmp_path)], start_new_session=True, stderr=subprocess.PIPE)
+    command = [sys.executable, "-c", BEGIN + code, str(tmp_path)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, preexec_fn=heed_interrupts)
     wait_until(lambda: len(list(tmp_path.iterdir())) == 2, process)
     copies = [path.name for path in tmp_path.iterdir()]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,21 +61,24 @@ def faults_end_it(interrupted: str = "Interrupted.", *also: type[Exception]) -> 
         interrupted (`str`, *optional*): Message after Ctrl-C.
         *also: Further types of errors that users can fix themselves.
     """
-    from safetensors import SafetensorError
-
     from hf_sqa.runs import Locked
 
-    errors: tuple[type[Exception], ...] = (OSError, ImportError, TypeError, ValueError, SafetensorError, Locked, *also)
     try:
         yield
     except KeyboardInterrupt:
         stop(interrupted, EXIT_INTERRUPTED)
     except typer.Exit:  # a `RuntimeError`
         raise
-    except errors as error:
+    except (OSError, ImportError, TypeError, ValueError, Locked, *_safetensors_error(), *also) as error:
         if isinstance(error, OSError) and error.errno in TOLD_LATER:
             raise
         stop(error)
+
+
+def _safetensors_error() -> tuple[type[Exception], ...]:
+    """Return the error of safetensors where it was imported: scoring a graph needs no such package."""
+    safetensors = sys.modules.get("safetensors")
+    return () if safetensors is None else (safetensors.SafetensorError,)
 
 
 def need_extra(what: str, extra: str, *packages: str) -> None:

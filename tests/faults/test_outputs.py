@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,10 +116,8 @@ def test_a_parent_that_is_removed_while_converting_is_one_message(tiny_folder, t
         shutil.rmtree(tmp_path / "parent", ignore_errors=True)
         return scored(model, extractor)
 
-    converter = conversion.converters()["distilled_sqa"]
-    monkeypatch.setattr(
-        conversion, "_converter", lambda family: type(converter)(lambda checkpoint=None: converted, converter.reads)
-    )
+    converter = replace(conversion.converters()["distilled_sqa"], convert=lambda checkpoint=None: converted)
+    monkeypatch.setattr(conversion, "converters", lambda: {"distilled_sqa": converter})
     monkeypatch.setattr(conversion, "_sample_scores", removing)
     (tmp_path / "parent").mkdir()
 
@@ -138,10 +137,8 @@ def test_a_rounding_is_no_reason_to_refuse_a_conversion_and_another_score_is(mov
         calls.append(model)
         return {name: score + moved * (len(calls) > 1) for name, score in scored(model, extractor).items()}
 
-    converter = conversion.converters()["distilled_sqa"]
-    monkeypatch.setattr(
-        conversion, "_converter", lambda family: type(converter)(lambda checkpoint=None: converted, converter.reads)
-    )
+    converter = replace(conversion.converters()["distilled_sqa"], convert=lambda checkpoint=None: converted)
+    monkeypatch.setattr(conversion, "converters", lambda: {"distilled_sqa": converter})
     monkeypatch.setattr(conversion, "_sample_scores", rounded_otherwise)
 
     if written:

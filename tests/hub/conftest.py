@@ -19,10 +19,13 @@ ALICE, BOB = "hf_" + "a" * 34, "hf_" + "b" * 34
 
 #: What the fixture `hub` does in this process, for another one.
 AT_THE_HUB = """
+import importlib, sys
 from huggingface_hub import constants, hf_api
 constants.HF_HUB_OFFLINE = False
 constants.ENDPOINT = hf_api.api.endpoint = {address!r}
 constants.HUGGINGFACE_CO_URL_TEMPLATE = {address!r} + "/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+if "datasets.config" in sys.modules:
+    importlib.reload(sys.modules["datasets.config"])
 """
 
 
