@@ -344,7 +344,7 @@ def _extractor(place: str, options: dict[str, Any], model: Any) -> Any:
     if None not in rates and rates[0] != rates[1]:
         raise ValueError(
             f"Expected the feature extractor of {place!r} to work at the rate of the model, {rates[1]} Hz, got {rates[0]!r}; save "
-            "it anew by `model.make_feature_extractor().save_pretrained(...)`."
+            "it again with `model.make_feature_extractor().save_pretrained(...)`."
         )
     return extractor
 

@@ -81,7 +81,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         try:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except SafetensorError as error:
-            raise OSError(f"The weights in {name!r} are damaged ({error}): get the file anew.") from None
+            raise OSError(f"The weights in {name!r} are damaged ({error}): get the file again.") from None
         except OSError as error:
             if (Path(name) / "adapter_config.json").is_file() and not any(Path(name).glob("model*.safetensors")):
                 raise OSError(
@@ -402,7 +402,7 @@ def _refuse_integer_weights(name: str, model: PreTrainedModel, options: Mapping[
         for key in weights.keys():  # noqa: SIM118  # not a dict
             kind = weights.get_slice(key).get_dtype()
             if not kind.startswith(("F", "BF")) and key in dict(model.named_parameters()):
-                raise ValueError(f"Expected floating-point weights in {name!r}, got {kind} for {key}: get the file anew.")
+                raise ValueError(f"Expected floating-point weights in {name!r}, got {kind} for {key}: get the file again.")
 
 
 def _refuse_unknown_options(config: Any) -> None:

@@ -12,7 +12,7 @@ def refuse_partial_weights(
     missing: Iterable[str] = (),
     unexpected: Iterable[str] = (),
     mismatched: Iterable[tuple[str, Any, Any]] = (),
-    remedy: str = "get the files anew, or save the model again with `save_pretrained`. To train new layers, pass "
+    remedy: str = "get the files again, or save the model again with `save_pretrained`. To train new layers, pass "
     "`ignore_mismatched_sizes=True`",
 ) -> None:
     """Refuse a file of weights that does not fit the model exactly; `remedy` says what to do then."""

@@ -34,7 +34,7 @@ Root = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Recordings handed to the model together; never changes a score.")]
 Decoders = Annotated[int, typer.Option(min=0, help="Processes that decode and resample.")]
 AllCores = Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default. Never changes a result.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin anew in place of what another run has written.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again, and replace what another run has written.")]
 Changes = Annotated[
     list[str] | None,
     typer.Argument(
@@ -42,10 +42,10 @@ Changes = Annotated[
         metavar="[KEY=VALUE]...",
     ),
 ]
-Resume = Annotated[bool, typer.Option(help="Go on with a run that was interrupted.")]
+Resume = Annotated[bool, typer.Option(help="Continue a run that was interrupted.")]
 License = Annotated[str | None, typer.Option(help="Licence of the weights: `mit`, `cc-by-nc-sa-4.0`, `other`, ...")]
-LicenseName = Annotated[str | None, typer.Option(help="What the licence `other` is called.")]
-LicenseLink = Annotated[str | None, typer.Option(help="Where it can be read.")]
+LicenseName = Annotated[str | None, typer.Option(help="Name of the licence `other`.")]
+LicenseLink = Annotated[str | None, typer.Option(help="Link to the text of the licence `other`.")]
 Languages = Annotated[list[str] | None, typer.Option("--language", help="Language trained on, as a code; may be repeated.")]
 BaseModel = Annotated[str | None, typer.Option("--base", help="Hub id of the model that it was made from, if that was a folder.")]
 

@@ -18,13 +18,15 @@ def card(
         Path | None,
         typer.Option(help="JSON with the list `evaluation`.", show_default="evaluation.json or report.json of the folder"),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="What it was trained by.", show_default="recipe.yaml of the folder")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe that it was trained with.", show_default="recipe.yaml of the folder")
+    ] = None,
     license: License = None,
     license_name: LicenseName = None,
     license_link: LicenseLink = None,
     languages: Languages = None,
     base_model: BaseModel = None,
-    repo_id: Annotated[str | None, typer.Option(help="Where it will be: `owner/name`.")] = None,
+    repo_id: Annotated[str | None, typer.Option(help="Hub id that it will have: `owner/name`.")] = None,
     print_: Annotated[bool, typer.Option("--print", help="Print the card instead of writing it.")] = False,
 ) -> None:
     """Make the card (README.md) of a checkpoint from its configuration, recipe and results, or update it.

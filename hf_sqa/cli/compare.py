@@ -39,14 +39,14 @@ def compare(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="As in `hf-sqa score`; again for more, which then are compared. By default scores that are there are taken."
+            help="As in `hf-sqa score`; may be repeated to compare models. By default, scores that the inputs have are used."
         ),
     ] = None,
-    systems: Annotated[str | None, typer.Option(help="Column that says which system a recording is of.")] = None,
+    systems: Annotated[str | None, typer.Option(help="Column with the system of each recording.")] = None,
     pair_by: Annotated[
         list[str] | None,
         typer.Option(
-            help="Column of what clips of different systems share (again for more), or a regular expression whose groups find it "
+            help="Column of what clips of different systems share (may be repeated), or a regular expression whose groups find it "
             "in file names; by default `sentence`, `sentence_id` or `source_id`, else the name of the file within its folder."
         ),
     ] = None,

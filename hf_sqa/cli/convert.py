@@ -21,7 +21,7 @@ def convert(
     encoder_config: Annotated[
         Path | None, typer.Option(help="JSON file that describes the encoder, where the checkpoint's tensors do not tell.")
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List what can be read, and stop.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List what can be read, and exit.")] = False,
 ) -> None:
     """Convert an authors' checkpoint into a folder that `from_pretrained`, the pipeline and `hf-sqa score --model` load.
 

@@ -14,7 +14,7 @@ from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, need_extra, say_firs
 from hf_sqa.cli.tables import make_console, show_table
 from hf_sqa.progress import bar, tracked
 
-app = typer.Typer(help="Rated corpora: which there are, and whether a download is whole.", no_args_is_help=True)
+app = typer.Typer(help="Rated corpora: list them, check a download, build one.", no_args_is_help=True)
 
 
 @app.command("list")

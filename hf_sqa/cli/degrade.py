@@ -57,7 +57,7 @@ def degrade(
     step: Annotated[
         list[str] | None,
         typer.Option(
-            help="Any other kind, after the options above; again for more: `echo delay_ms=150 attenuation_db=6..20`. "
+            help="Any other kind, after the options above; may be repeated: `echo delay_ms=150 attenuation_db=6..20`. "
             "`low..high` draws a number, `a|b` one of several, `probability=0.5` leaves it out at times."
         ),
     ] = None,

@@ -19,7 +19,7 @@ AGREEMENT = "agreement.json"
 
 
 def distill(
-    recipe: Annotated[str, typer.Argument(help="A recipe: its name, such as `distilled_sqa-s` see `--list`; or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe: its name, such as `distilled_sqa-s` (see `--list`), or a YAML file.")],
     changes: Changes = None,
     labels_only: Annotated[bool, typer.Option("--labels-only", help="Make and label windows; train nothing.")] = False,
     test: Annotated[

@@ -24,7 +24,7 @@ def evaluate(
     score: Annotated[
         list[str] | None, typer.Option(help="A score; `mos=g_mos` if the label has another name; may be repeated.")
     ] = None,
-    metrics: Annotated[str, typer.Option(help="Out of lcc, srcc, ktau, mse, rmse, mae, separated by commas.")] = "lcc,srcc,rmse",
+    metrics: Annotated[str, typer.Option(help="Metrics, separated by commas: lcc, srcc, ktau, mse, rmse, mae.")] = "lcc,srcc,rmse",
     cluster: Annotated[
         str | None,
         typer.Option(

@@ -15,13 +15,13 @@ def filter_corpus(
     output: Annotated[Path, typer.Argument(help="Output folder of `hf-sqa score <corpus> --output <folder>/`.")],
     min_mos: Annotated[float | None, typer.Option(help="Lowest `mos` that passes.")] = None,
     minimum: Annotated[
-        list[str] | None, typer.Option("--min", help="Lowest of another score, `noisiness=3`; again for more.")
+        list[str] | None, typer.Option("--min", help="Lowest of another score, `noisiness=3`; may be repeated.")
     ] = None,
-    maximum: Annotated[list[str] | None, typer.Option("--max", help="Highest of a score, `mos=4.5`; again for more.")] = None,
+    maximum: Annotated[list[str] | None, typer.Option("--max", help="Highest of a score, `mos=4.5`; may be repeated.")] = None,
     min_seconds: Annotated[float | None, typer.Option(help="Shortest recording that passes.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Longest recording that passes.")] = None,
     without_warning: Annotated[
-        list[str] | None, typer.Option(help="Warning that no recording may have, `clipped`; again for more.")
+        list[str] | None, typer.Option(help="Warning that no recording may have, `clipped`; may be repeated.")
     ] = None,
     write: Annotated[Path | None, typer.Option(help="Write the rows that pass: `.jsonl`, `.csv`, `.tsv` or `.parquet`.")] = None,
     annotate: Annotated[Path | None, typer.Option(help="Write every row, with `kept` and `gone_because`.")] = None,

@@ -38,11 +38,13 @@ def finetune(
         typer.Option(help="Do not train: fit a mapping of the scores, of `first` or `third` order (from 20 clips on)."),
     ] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train a low-rank adapter instead of the weights.")] = False,
-    epochs: Annotated[float | None, typer.Option(help="Most passes over the clips; training stops early by itself.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Maximum number of passes over the clips; training may stop earlier.")
+    ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Highest learning rate; the default of the family if not given.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips per step.")] = 8,
     freeze: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,7 +64,7 @@ def finetune(
     drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Leave out recordings that are missing.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of parts, order, cuts and draws.")] = 0,
     device: Device = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
 ) -> None:
     """Fine-tune a model on rated clips, and say whether it is better than before.
 

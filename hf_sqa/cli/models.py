@@ -13,7 +13,9 @@ from hf_sqa.cli.tables import make_console, show_table
 
 @faults_end_it()
 def models(
-    hub: Annotated[bool, typer.Option("--hub/--no-hub", help="Ask the Hub, too, for models tagged `audio-quality`.")] = True,
+    hub: Annotated[
+        bool, typer.Option("--hub/--no-hub", help="Also list models of the Hub that are tagged `audio-quality`.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """List models: in PyPI packages, in the cache, on the Hub; and what `hf-sqa convert` can read.

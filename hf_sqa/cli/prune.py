@@ -16,17 +16,19 @@ def prune(
     calibration: Annotated[
         str, typer.Option(help="Speech to measure and repair on: a folder, a table, or the windows of `hf-sqa distill`.")
     ],
-    output: Annotated[Path, typer.Option(help="Where the pruned model and the report go.")],
+    output: Annotated[Path, typer.Option(help="Folder for the pruned model and the report.")],
     target: Annotated[float, typer.Option(help="Share of the weights to keep.")],
     model: Model = "default",
     min_agreement: Annotated[
         float | None, typer.Option(help="Correlation with the unpruned model below which pruning stops.")
     ] = None,
-    criterion: Annotated[str, typer.Option(help="What a unit is worth: `gradient` (times activation) or `energy`.")] = "gradient",
+    criterion: Annotated[
+        str, typer.Option(help="How the importance of a unit is measured: `gradient` (times activation) or `energy`.")
+    ] = "gradient",
     kinds: Annotated[str, typer.Option(help="What can be removed, separated by commas.")] = "channels,units,heads,layers",
-    num_steps: Annotated[int, typer.Option(help="Steps to the target.")] = 4,
-    repair_steps: Annotated[int, typer.Option(help="Optimiser steps of the repair after each.")] = 100,
-    batch_size: Annotated[int, typer.Option(help="Windows in an optimiser step.")] = 8,
+    num_steps: Annotated[int, typer.Option(help="Number of pruning steps to the target.")] = 4,
+    repair_steps: Annotated[int, typer.Option(help="Optimiser steps of repair after each pruning step.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Windows per optimiser step.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of the repair.")] = 5e-5,
     num_windows: Annotated[int, typer.Option(help="Calibration windows; a quarter of them measures agreement only.")] = 400,
     label_weight: Annotated[
@@ -35,7 +37,7 @@ def prune(
     ] = 0.0,
     device: Device = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Repair in bfloat16: twice as fast on processors that have it.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of what is drawn at random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
     """Prune a model step by step, repair it after each step, and report what it lost.
 

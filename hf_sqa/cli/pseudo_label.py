@@ -25,7 +25,7 @@ def pseudo_label(
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: `.csv`, `.jsonl` or `.parquet`.")],
     root: Root = None,
     column: Column = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many recordings.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use this many recordings only, the first ones.")] = None,
     batch_size: BatchSize = 1,
     num_workers: Decoders = 0,
     device: Device = None,

@@ -15,7 +15,7 @@ from hf_sqa.cli.stopping import faults_end_it, quiet
 @faults_end_it("Interrupted: the repository is unchanged or complete; push again to be sure.")
 def push(
     folder: Annotated[Path, typer.Argument(help="The checkpoint, or a LoRA adapter.")],
-    repo_id: Annotated[str, typer.Argument(help="Where to: `owner/name`.")],
+    repo_id: Annotated[str, typer.Argument(help="Hub id to push to: `owner/name`.")],
     private: Annotated[bool | None, typer.Option("--private/--public", help="Visibility of a new repository.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch; made from `main` if it is new.", show_default="main")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,

@@ -24,11 +24,11 @@ def report(
     ] = None,
     score: Annotated[str | None, typer.Option(help="Score to report on; the model's first by default.")] = None,
     group_by: Annotated[
-        list[str] | None, typer.Option(help="Column to group by; again for more; all kept columns by default.")
+        list[str] | None, typer.Option(help="Column to group by; may be repeated; all kept columns by default.")
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0.0, help="With `--compare`: a loss up to this many points is accepted.")] = 0.0,
     page: Annotated[Path | None, typer.Option(help="HTML page to write; `report.html` in the folder by default.")] = None,
-    as_json: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file too.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this JSON file.")] = None,
 ) -> None:
     """Report on a scored corpus: distribution, groups, what a threshold keeps, failures, worst and best recordings.
 

@@ -31,7 +31,7 @@ def _corpus(*names: str, help: str, **more: Any) -> Any:
 Audio = Annotated[
     list[str],
     typer.Argument(
-        help="Files, URLs, folders (searched in depth), globs, `@list.txt` (a name a line), `-` (audio on standard input), "
+        help="Files, URLs, folders (searched in depth), globs, `@list.txt` (one name per line), `-` (audio on standard input), "
         "`@-` (names on standard input)."
     ),
 ]
@@ -84,7 +84,7 @@ NumProcesses = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Processes that decode and score, on a CPU, each with the model and one thread. By default a process a core for small "
+        help="Processes that decode and score, on a CPU, each with the model and one thread. By default one per core for small "
         "models (DNSMOS, NISQA, students) where there is work for some seconds; 1 leaves the other cores alone.",
     ),
 ]
@@ -100,7 +100,7 @@ Timeline = Annotated[
 Plot = Annotated[
     Path | None, typer.Option(help="Draw one recording's waveform with its quality over time into this PNG, PDF or SVG.")
 ]
-Keep = Annotated[list[str] | None, _corpus(help="Column of the corpus to keep; again for more, `all` for every column.")]
+Keep = Annotated[list[str] | None, _corpus(help="Column of the corpus to keep; may be repeated; `all` for every column.")]
 AudioColumn = Annotated[str | None, _corpus(help="Column of recordings, if its name is not a usual one.")]
 KeyColumn = Annotated[str | None, _corpus(help="Column of keys, if its name is not a usual one.")]
 Root = Annotated[str | None, _corpus(help="Folder that relative paths begin in; the manifest's own by default.")]
@@ -110,7 +110,7 @@ Format = Annotated[
     list[str] | None,
     _corpus(
         "--format",
-        help="Write this too when all is scored: `jsonl`, `csv`, `parquet`, `datasets`, or `manifest` with columns added.",
+        help="Also write this once everything is scored: `jsonl`, `csv`, `parquet`, `datasets`, or `manifest` with columns added.",
     ),
 ]
 MaxSeconds = Annotated[float | None, _corpus(help="Skip longer recordings.")]

@@ -15,12 +15,14 @@ def serve(
     model: Model = "default",
     host: Annotated[
         str,
-        typer.Option(help="Address to serve on; `0.0.0.0` lets other machines in. Put a proxy before it that asks who they are."),
+        typer.Option(
+            help="Address to serve on; `0.0.0.0` lets other machines in. Put a proxy that authenticates clients in front of it."
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with the model.")] = 1,
     decoders: Annotated[
-        int, typer.Option(min=1, help="Processes that decode, for each worker. One at which a decoder dies is replaced.")
+        int, typer.Option(min=1, help="Processes that decode, per worker. A process that a recording kills is replaced.")
     ] = 1,
     device: Device = None,
     dtype: Annotated[str, typer.Option(help="`float32`, `bfloat16` or `float16`.")] = "float32",
@@ -28,14 +30,14 @@ def serve(
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Largest request.")] = 100.0,
     max_seconds: Annotated[float, typer.Option(min=0.25, help="Longest recording.")] = 600.0,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds from the end of an upload to its answer.")] = 120.0,
-    max_files: Annotated[int, typer.Option(min=1, help="Recordings of one batch.")] = 64,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Recordings that wait; the next are refused with 503.")] = 256,
+    max_files: Annotated[int, typer.Option(min=1, help="Maximum number of recordings in a batch.")] = 64,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Recordings that may wait; further ones are refused with 503.")] = 256,
     allow_urls: Annotated[
         bool, typer.Option("--allow-urls", help="Read recordings from URLs that requests name; public addresses only.")
     ] = False,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="With --allow-urls: a host with a private address that may be read too; again for more."),
+        typer.Option(help="With --allow-urls: a host with a private address that may be read too; may be repeated."),
     ] = None,
 ) -> None:
     """Serve scores over HTTP: `/score`, `/score/batch`, `/timeline`, `/health`, `/metrics`, and their description at `/docs`.

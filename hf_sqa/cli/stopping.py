@@ -69,8 +69,9 @@ def faults_end_it(interrupted: str = "Interrupted.", *also: type[Exception]) -> 
         stop(interrupted, EXIT_INTERRUPTED)
     except typer.Exit:  # a `RuntimeError`
         raise
-    except (OSError, ImportError, TypeError, ValueError, Locked, *_safetensors_error(), *also) as error:
-        if isinstance(error, OSError) and error.errno in TOLD_LATER:
+    except Exception as error:
+        known = (OSError, ImportError, TypeError, ValueError, Locked, *_safetensors_error(), *also)
+        if not isinstance(error, known) or (isinstance(error, OSError) and error.errno in TOLD_LATER):
             raise
         stop(error)
 

@@ -38,7 +38,9 @@ def study(
     shard: Annotated[
         str | None, typer.Option(help="`i/n`: only every n-th run from the i-th (0 to n - 1); for job arrays.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it needs, what is done and what is left, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what the study needs, what is done and what is left, and exit.")
+    ] = False,
     list_studies: Annotated[bool, list_option("studies", "study")] = False,
 ) -> None:
     """Run a study: train the models it asks for, test all of them, write one table and the figures.

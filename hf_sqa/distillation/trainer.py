@@ -79,7 +79,7 @@ class DistillationTrainer(AudioQualityTrainer):
         if frames is None:
             raise ValueError(
                 "Expected frames among the labels for `loss.frame_weight`, got none: windows are labelled on the fly, or were "
-                "labelled without them. Give `labels.num_windows` to label anew, or set it to 0."
+                "labelled without them. Give `labels.num_windows` to label again, or set it to 0."
             )
         transformer = find_transformer(self.quality_model)
         if transformer is None:

@@ -91,7 +91,7 @@ def _recommendation(
             return "use", f"Use the calibrated model: its scores lie closer to your listeners ({about_error}); ranks stay."
         if error.value_a >= error.value_b:
             return "keep", f"Keep the original: calibration brought its scores no closer to your listeners ({about_error})."
-        return "keep", f"Keep the original: no gain is shown ({about_error}). More rated clips would tell."
+        return "keep", f"Keep the original: no gain is shown ({about_error}). More rated clips may show one."
     if rank.better == "before" or error.better == "before":
         return "keep", f"Keep the original: the fine-tuned model agrees less with your listeners ({about_rank}; {about_error})."
     if rank.better == "after":
@@ -114,7 +114,7 @@ def _recommendation(
         )
     return "keep", (
         f"Keep the original: the gain is not significant ({about_rank}; {about_error}). The difference may be chance; more rated "
-        "clips, of more groups, would tell."
+        "clips, of more groups, would show it."
     )
 
 

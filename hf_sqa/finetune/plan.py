@@ -70,7 +70,7 @@ def choose_groups(data: Any, asked: str | None) -> tuple[str | None, str]:
         if len(names) < 2:
             raise ValueError(
                 f"Expected two groups or more in {asked}, got one ({names[0]!r}): nothing could be held out. Group by another "
-                "column, rate clips of another one, or leave `--group` out to split clip by clip, which tells nothing of new ones."
+                "column, rate clips of another one, or split clip by clip without `--group`, which says nothing about new groups."
             )
         return asked, f"Clips are kept together by {asked}: {len(names)} groups."
     for column in GROUP_COLUMNS:
@@ -166,7 +166,7 @@ def check_labels(labels: np.ndarray) -> np.ndarray:
     rated = np.flatnonzero(~np.isnan(labels))
     if len(rated) < MIN_CLIPS:
         raise ValueError(
-            f"Expected {MIN_CLIPS} rated clips or more, got {len(rated)}: from fewer nothing can be learned and nothing shown. "
+            f"Expected {MIN_CLIPS} rated clips or more, got {len(rated)}: fewer are too few to train on or to test with. "
             "Rate more; from 20 on `--calibrate first` is worth a try, from about 100 on fine-tuning."
         )
     if np.ptp(labels[rated]) == 0:

@@ -60,7 +60,7 @@ class RatedClips:
             raise ValueError(
                 f"Expected {at_least} rated and readable {name} or more, got {len(kept)} of {len(audio)}"
                 + (f"; left out: {causes}" if excluded else "")
-                + ". From fewer nothing can be learned and nothing shown: rate more, or mend the files."
+                + ". Fewer are too few to train on or to test with: rate more, or mend the files."
             )
         chosen = data.select(kept)
         groups = None if group is None else list(chosen[group])

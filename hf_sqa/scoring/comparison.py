@@ -283,7 +283,7 @@ def _read(
             option, value = next(iter(asked.items()))
             raise ValueError(
                 f"Expected no `{option}` for {path!r}, which is scored already, got {value!r}: leave it out to compare these "
-                "scores, or name the recordings to score them anew."
+                "scores, or name the recordings to score them again."
             )
         if not found:
             raise ValueError(f"Expected recordings in {path!r}, got none.")
@@ -326,7 +326,7 @@ def _scored_run(path: str, score: str | None) -> tuple[list[tuple[Item, float | 
     columns = list(run["columns"].values())
     shards = ShardFolder(path, run)
     if "rows" not in run or len(shards.indices()) < math.ceil(run["rows"] / run["rows_per_shard"]):
-        raise ValueError(f"Expected a finished run in {path!r}; call the same `hf-sqa score` again, which goes on with it.")
+        raise ValueError(f"Expected a finished run in {path!r}; run the same `hf-sqa score` again to finish it.")
     score = score or next(iter(run["columns"]))
     column = columns_of(run, [score])[score]
     kept = {name: kept_name(name, columns) for name in run["kept_columns"]}

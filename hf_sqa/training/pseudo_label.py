@@ -335,7 +335,7 @@ def _known_rows(path: Path, teacher: Mapping[str, Any], names: Sequence[str]) ->
             raise ValueError(
                 f"Expected the teacher that gave the {len(rows):,} rows of {str(path)!r}, {_described(was, names_then)}, got "
                 f"{_described(teacher, names)}. Scores of two teachers do not belong in one table: choose another `output`, or "
-                "begin it anew with `overwrite=True` (`--overwrite`)."
+                "start it again with `overwrite=True` (`--overwrite`)."
             )
         known |= {_key(row): row for row in rows}
     return known

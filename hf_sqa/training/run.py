@@ -430,7 +430,7 @@ def _not_resumable(error: Exception, checkpoint: Path | None, trainer: Any) -> T
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return TrainingError(
         f"Training cannot go on from {str(checkpoint)!r} ({reason}). Delete that folder, and start the same command again: it goes "
-        "on from the checkpoint before, or begins anew."
+        "on from the checkpoint before, or starts from the beginning."
     )
 
 

@@ -88,7 +88,7 @@ def read_keras_file(checkpoint: str | Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # h5py's errors on damaged files and attributes of other types have no common class
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"Cannot read {path} as Keras weights ({type(error).__name__}: {reason}); get the file anew.") from error
+        raise ValueError(f"Cannot read {path} as Keras weights ({type(error).__name__}: {reason}); get the file again.") from error
 
 
 def _tensors_of(file: Any, path: Path) -> dict[str, np.ndarray]:
