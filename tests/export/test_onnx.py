@@ -129,8 +129,8 @@ def test_an_unknown_backend_is_refused(tiny_folder):
 def test_a_folder_without_a_graph_is_refused_with_the_command_that_makes_one(tiny_folder):
     with pytest.raises(OSError, match=r"Expected an ONNX graph .*model.onnx', got none; `hf-sqa export onnx"):
         hf_sqa.pipeline(str(tiny_folder), backend="onnx")
-    with pytest.raises(OSError, match=r"repository with an ONNX graph, got 'alice/mos', which cannot be had"):
-        hf_sqa.pipeline("alice/mos", backend="onnx")
+    with pytest.raises(OSError, match=r"repository with an ONNX graph, got 'alice/without-a-graph', which cannot be had"):
+        hf_sqa.pipeline("alice/without-a-graph", backend="onnx")
 
 
 def test_a_graph_of_another_family_is_refused(tmp_path):
