@@ -85,8 +85,8 @@ def check_coverage(calibration: Mapping[str, Any], coverage: float) -> None:
     low, high = calibration["coverages"][0], calibration["coverages"][-1]
     if not low <= coverage <= high:
         raise ValueError(
-            f"Expected `interval` from {low:g} to {high:g}, got {coverage:g}: the {calibration['num_clips']} clips of the "
-            "calibration do not tell more."
+            f"Expected `interval` from {low:g} to {high:g}, got {coverage:g}: the calibration's {calibration['num_clips']} "
+            "clips are too few for other intervals."
         )
 
 

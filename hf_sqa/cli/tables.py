@@ -73,13 +73,14 @@ def mean_and_worst(rows: Sequence[dict[str, Any]], score: str) -> str:
     scored = [row for row in rows if row["status"] == "ok"]
     without = f", {len(rows) - len(scored)} without a score" if len(scored) < len(rows) else ""
     if not scored:
-        return f"Mean {score}: none; {len(rows)} recordings, all without a score."
+        return f"No mean {score}: no recording has a score, of {len(rows):,}."
     mean = compare_systems([row[score] for row in scored], ["all"] * len(scored)).systems[0].mean
-    interval = f"too few recordings for an interval, {MIN_UNITS} are needed"
+    interval = f"too few for an interval, which takes {MIN_UNITS}"
     if not math.isnan(mean.low):
         interval = f"{100 * mean.confidence_level:g} % interval {mean.low:.2f} to {mean.high:.2f}"
     worst = ", ".join(f"{visible(row['file'])} ({row[score]:.2f})" for row in sort_rows(scored, score, "worst")[:NUM_WORST])
-    return f"Mean {score} {mean.value:.2f}, {interval}, of {len(scored):,} recordings{without}. Worst: {worst}."
+    number = "1 recording" if len(scored) == 1 else f"{len(scored):,} recordings"
+    return f"Mean {score} {mean.value:.2f} over {number} ({interval}){without}. Worst: {worst}."
 
 
 def _worst(row: dict[str, Any]) -> Any:

@@ -202,7 +202,7 @@ def test_an_interval_is_that_of_the_pipeline_and_refused_without_a_calibration(g
     assert row == pytest.approx(hf_sqa.pipeline(str(tmp_path), backend="onnx")(recording, interval=0.8, on_error="row"), abs=1e-4)
     assert list(row)[:3] == lite.columns(0.8) == ["mos", "mos_low", "mos_high"]
     assert row["mos_low"] < row["mos"] < row["mos_high"]
-    with pytest.raises(ValueError, match="the 60 clips of the calibration do not tell more"):
+    with pytest.raises(ValueError, match="the calibration's 60 clips are too few for other intervals"):
         lite.columns(0.999)
 
 

@@ -174,7 +174,7 @@ def test_an_interval_that_cannot_be_had_is_refused_with_the_way_to_one(client, c
     for answer in (uncalibrated, batch, too_sure, no_share):
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
     assert "hf-sqa calibrate" in uncalibrated.json()["reason"] and "hf-sqa calibrate" in batch.json()["reason"]
-    assert "60 clips of the calibration do not tell more" in too_sure.json()["reason"]
+    assert "the calibration's 60 clips are too few for other intervals" in too_sure.json()["reason"]
 
 
 def test_a_batch_of_too_many_is_refused(client, clip):
