@@ -19,11 +19,11 @@ from torch import nn
 from transformers import PreTrainedModel, initialization as init
 from transformers.utils import can_return_tuple
 
+from hf_sqa.blocks.encoder_mixin import FreezesEncoder
 from hf_sqa.blocks.feature_cache import encoder_features
 from hf_sqa.blocks.pooling import mark_padding
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
-    FreezesEncoder,
     build_encoder,
     computes_spectra,
     in_precision_of,

@@ -23,12 +23,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedModel, initialization as init
 from transformers.utils import can_return_tuple
 
+from hf_sqa.blocks.encoder_mixin import FreezesEncoder
 from hf_sqa.blocks.layers import start_as_torch
 from hf_sqa.blocks.losses import check_label_shape, frame_losses, ranking_loss
 from hf_sqa.blocks.pooling import mark_padding
 from hf_sqa.blocks.precision import run_lstm
 from hf_sqa.blocks.speech_encoder import (
-    FreezesEncoder,
     build_encoder,
     front_modules,
     num_frames_of,

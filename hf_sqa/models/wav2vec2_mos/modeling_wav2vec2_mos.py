@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, SeamlessM4TFeatureExtractor, Wav2Vec2F
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
+from hf_sqa.blocks.encoder_mixin import FreezesEncoder
 from hf_sqa.blocks.feature_cache import encoder_features, encoder_layers
 from hf_sqa.blocks.layers import start_as_torch
 from hf_sqa.blocks.losses import rated_targets
@@ -30,7 +31,6 @@ from hf_sqa.blocks.pooling import build_pooling, mark_padding, pool
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
     SPECTRA_PER_FRAME,
-    FreezesEncoder,
     build_encoder,
     frame_mask,
     front_modules,

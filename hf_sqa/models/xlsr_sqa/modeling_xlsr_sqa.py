@@ -22,10 +22,10 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
+from hf_sqa.blocks.encoder_mixin import FreezesEncoder
 from hf_sqa.blocks.feature_cache import encoder_features, encoder_layers
 from hf_sqa.blocks.pruning_layout import EncoderLayout
 from hf_sqa.blocks.speech_encoder import (
-    FreezesEncoder,
     build_encoder,
     has_convolutions,
     in_precision_of,
