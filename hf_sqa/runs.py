@@ -30,6 +30,8 @@ from filelock import FileLock, Timeout
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+#: A killed process may leave a child that holds its lock until the child has begun to run.
+LET_GO_SECONDS = 1.0
 #: Characters of a value in a message about another run.
 SHOWN_CHARACTERS = 80
 
@@ -114,18 +116,20 @@ def move_into(finished: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool | float = False, refusal: str | None = None) -> Iterator[None]:
+def locked(path: Path, *, wait: bool | float | None = None, refusal: str | None = None) -> Iterator[None]:
     """Hold a lock. The operating system releases it when the process ends, however it ends; the empty file stays.
 
     Args:
         path (`Path`): The lock file, such as `folder / ".lock"`; its folder is created.
-        wait (`bool` or `float`, *optional*, defaults to `False`): Whether to wait until the lock is free, or for how many seconds.
+        wait (`bool` or `float`, *optional*): Whether to wait until the lock is free, or for how many seconds; `LET_GO_SECONDS` if
+            not given.
 
     Raises:
         Locked: If another process, or another call in this process, holds it.
         OSError: If the file cannot be created, or the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    wait = LET_GO_SECONDS if wait is None else wait
     lock = FileLock(path, timeout=(-1 if wait else 0) if isinstance(wait, bool) else wait)
     try:
         lock.acquire()
@@ -147,7 +151,7 @@ def claim(path: Path) -> Iterator[bool]:
     """Hold the lock of a job if it is free, and yield whether it was. A job whose process died is free again; see [`locked`]."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(path))
+            stack.enter_context(locked(path, wait=False))
             is_ours = True
         except Locked:
             is_ours = False

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -23,6 +24,7 @@ from hf_sqa.runs import (
     whole_folder,
     write_whole,
 )
+from tests.processes import PATIENCE
 
 
 def test_readers_see_the_old_content_until_the_new_is_whole(tmp_path):
@@ -131,6 +133,17 @@ def test_a_lock_is_held_by_one_process_and_released_when_it_is_killed(tmp_path):
         assert not is_ours
     with claim(path) as is_ours:
         assert is_ours
+
+
+def test_a_lock_that_is_let_go_in_a_moment_is_waited_for(tmp_path, monkeypatch):
+    """The child of a killed process may hold its lock until it runs, which takes a moment on a busy machine."""
+    monkeypatch.setattr("hf_sqa.runs.LET_GO_SECONDS", PATIENCE)
+    path = tmp_path / "out" / ".lock"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        threading.Timer(0.2, holder.kill).start()
+        with locked(path):
+            assert holder.wait() != 0
 
 
 def test_an_error_inside_a_claim_is_passed_on(tmp_path):

@@ -123,7 +123,7 @@ def hold_output(output: Path, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
         raise cannot_write(output, error) from error
     with contextlib.ExitStack() as held:
         # Parts wait for each other here, only as long as it takes to lock a part.
-        with locked(output / ".lock", wait=part != (0, 1) and LOCK_SECONDS):
+        with locked(output / ".lock", wait=None if part == (0, 1) else LOCK_SECONDS):
             if part == (0, 1):
                 for path in output.glob(".lock-*-of-*"):
                     with locked(path):
