@@ -1,5 +1,6 @@
 """Every test runs offline, on one thread, with a cache of its own."""
 
+import ctypes.util
 import gc
 import os
 import shutil
@@ -142,6 +143,22 @@ def speech_like(rng):
         return (0.15 * voice * syllables + 0.005 * rng.standard_normal(len(time))).astype(np.float32)
 
     return make
+
+
+@pytest.fixture
+def no_libraries(monkeypatch):
+    """A machine without shared libraries and without ffmpeg."""
+    from hf_sqa.degradations.codec.shared_library import load_library
+
+    def missing(name, *arguments, **options):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    load_library.cache_clear()
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    yield
+    load_library.cache_clear()
 
 
 @pytest.fixture(scope="session")

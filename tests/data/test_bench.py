@@ -1,7 +1,6 @@
 """The bench corpus on a miniature of its packages; the real one where the packages are found."""
 
 import csv
-import ctypes
 import hashlib
 import json
 import os
@@ -30,7 +29,6 @@ from hf_sqa.data.bench import (
     plan_bench,
 )
 from hf_sqa.degradations import CodecUnavailableError, level_dbfs, opus
-from hf_sqa.degradations.codec.shared_library import load_library
 from tests.processes import command, wait_until
 
 #: A folder of unpacked packages for the tests that need the real recordings.
@@ -212,21 +210,12 @@ def test_only_what_is_missing_or_made_otherwise_is_made_again(packages, tmp_path
     assert (tmp_path / plan.clips[0].name).stat().st_mtime_ns == unchanged and other.stat().st_mtime_ns > changed
 
 
-def test_everything_that_is_missing_is_named_at_once(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("no_libraries")
+def test_everything_that_is_missing_is_named_at_once(tmp_path):
     """Recordings, codecs and ffmpeg: who installs what the first error names must not meet a second."""
-
-    def missing(name, *arguments, **options):
-        raise OSError(f"{name}: cannot open shared object file")
-
-    load_library.cache_clear()
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-
     with pytest.raises(MissingPackagesError) as caught:
         plan_bench(tmp_path / "bench", form="training", packages=tmp_path)
 
-    load_library.cache_clear()
     for package in ("fillets-ng-data-cs", "libopus0", "libopencore-amrnb0", "libvo-amrwbenc0", "apt-get install ffmpeg"):
         assert package in str(caught.value)
 

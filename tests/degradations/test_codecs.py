@@ -1,9 +1,7 @@
 """Codecs: aligned, as long as the input, better with more bits, honest about what is missing."""
 
-import ctypes
 import inspect
 import itertools
-import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ import soundfile
 
 from hf_sqa import degradations
 from hf_sqa.degradations import KINDS, CodecUnavailableError
-from hf_sqa.degradations.codec.shared_library import load_library
 from hf_sqa.degradations.kind import REQUIREMENTS
 
 EXAMPLE = "examples/clean.flac"
@@ -182,21 +179,6 @@ def test_options_that_a_codec_does_not_have_are_refused(kind, parameters, messag
         parameters = parameters | {"rng": np.random.default_rng(0)}
     with pytest.raises(ValueError, match=message):
         code(kind, speech, **parameters)
-
-
-@pytest.fixture
-def no_libraries(monkeypatch):
-    """A machine without shared libraries and without ffmpeg."""
-
-    def missing(name, *arguments, **options):
-        raise OSError(f"{name}: cannot open shared object file")
-
-    load_library.cache_clear()
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    yield
-    load_library.cache_clear()
 
 
 @pytest.mark.parametrize(
