@@ -33,6 +33,8 @@ AHEAD_PER_WORKER = 2
 AHEAD_IN_ALL = 4
 STARTING_SECONDS = 120.0
 TRIES = 2
+#: A thread that was joined is listed until the system has ended it; copies wait this long for that, because a fresh start is slower.
+EXITING_SECONDS = 1.0
 #: Threads that do not prevent forking: that of pyarrow's allocator, which handles forks.
 HARMLESS_THREADS = frozenset({"jemalloc_bg_thd"})
 
@@ -52,17 +54,31 @@ class Unusable:
     message: str  # What happened, and what to do
 
 
-def may_fork() -> bool:
+def may_fork(wait_seconds: float = 0.0) -> bool:
     """Whether a fork of this process can work: it must have one thread only, as a fork may lack the locks and pools of others.
 
     The operating system is asked, because Python does not know the threads of libraries in C. Only Linux answers; on macOS the
     system's own libraries forbid forks.
+
+    Args:
+        wait_seconds (`float`, *optional*, defaults to 0): Time that other threads get to end.
     """
+    until = time.monotonic() + wait_seconds
+    while (num_threads := _num_threads()) not in (1, None) and time.monotonic() < until:
+        time.sleep(0.001)
+    return num_threads == 1
+
+
+def _num_threads() -> int | None:
+    """Number of threads that matter to a fork; `None` if the operating system does not say."""
+    names = []
     try:
-        names = [(thread / "comm").read_text(encoding="utf-8").strip() for thread in Path("/proc/self/task").iterdir()]
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
+                names.append((thread / "comm").read_text(encoding="utf-8").strip())
     except OSError:
-        return False
-    return len([name for name in names if name not in HARMLESS_THREADS]) == 1
+        return None
+    return len([name for name in names if name not in HARMLESS_THREADS])
 
 
 class Isolated:
@@ -150,7 +166,8 @@ class Isolated:
 
     def _hand_out(self) -> None:
         while len(self._workers) < self._num_workers and len(self._queued) > sum(not worker.jobs for worker in self._workers):
-            self._workers.append(_Worker(self._function, self._timeout_seconds))
+            wait_seconds = 0.0 if self._workers else EXITING_SECONDS  # the first has waited for all
+            self._workers.append(_Worker(self._function, self._timeout_seconds, wait_seconds))
         for _ in range(AHEAD_PER_WORKER):
             for worker in self._workers:
                 if self._queued and worker.room:
@@ -221,10 +238,10 @@ class _Begun:
 class _Worker:
     """A worker process, from the side of its parent."""
 
-    def __init__(self, function: Callable[[Any], Any], timeout_seconds: float):
+    def __init__(self, function: Callable[[Any], Any], timeout_seconds: float, wait_seconds: float):
         self._timeout_seconds = timeout_seconds
         self.process: _Copy | subprocess.Popen[bytes]
-        if may_fork():
+        if may_fork(wait_seconds):
             self.connection, theirs = Pipe()
             self.process = _Copy(theirs, function)
             theirs.close()

@@ -76,6 +76,21 @@ print(json.dumps(beside))
     assert found is False
 
 
+def test_threads_that_ended_a_moment_ago_do_not_prevent_copies():
+    """The system lists a thread for a while after `join` has returned."""
+    results, _ = run("""
+def copy():
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+    with Isolated(lambda item: item, 1) as isolated:
+        return [result for _, result in isolated.map([7])]
+print(json.dumps([copy() for _ in range(200)]))
+""")
+
+    assert results == [[7]] * 200
+
+
 def test_copies_hold_no_files_of_the_process_and_not_its_signals(tmp_path):
     found, _ = run(f"""
 signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
