@@ -33,7 +33,7 @@ AHEAD_PER_WORKER = 2
 AHEAD_IN_ALL = 4
 STARTING_SECONDS = 120.0
 TRIES = 2
-#: A thread that was joined is listed until the system has ended it; copies wait this long for that, because a fresh start is slower.
+#: A thread that was joined is listed until the system has ended it; copies wait for that, because a fresh start takes longer.
 EXITING_SECONDS = 1.0
 #: Threads that do not prevent forking: that of pyarrow's allocator, which handles forks.
 HARMLESS_THREADS = frozenset({"jemalloc_bg_thd"})

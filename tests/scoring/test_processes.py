@@ -51,7 +51,7 @@ def corpus(recordings, tmp_path):
 @pytest.fixture
 def afresh(monkeypatch):
     """Processes are started afresh, whether or not this one has threads; for copies of it see `tests/test_isolation.py`."""
-    monkeypatch.setattr(isolation, "may_fork", lambda: False)
+    monkeypatch.setattr(isolation, "may_fork", lambda wait_seconds: False)
     monkeypatch.setattr(processes, "may_fork", lambda: False)
 
 
