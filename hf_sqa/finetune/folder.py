@@ -25,6 +25,7 @@ def check_folder(folder: Path, definition: dict[str, Any], resume: bool) -> None
     """
     state = folder / WORK / STATE
     if (folder / REPORT).exists():
+        clean_up(folder)  # the run may have been killed before it did so
         raise FileExistsError(f"{str(folder)!r} holds a finished run; read its {REPORT}, or choose another folder.")
     if state.exists():
         if not resume:
@@ -45,6 +46,11 @@ def refuse_used(folder: Path) -> None:
 def begin(folder: Path, definition: dict[str, Any]) -> None:
     """Record what defines this run, or compare it with the record, for `--resume`."""
     check_same_run(folder / WORK / STATE, definition, "give it the same, delete the folder, or choose another one")
+
+
+def clean_up(folder: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    shutil.rmtree(folder / WORK, ignore_errors=True)
 
 
 def write_checkpoint(

@@ -7,7 +7,6 @@ a model stays frozen, and its outputs are kept in memory ([`FrontMemory`]).
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from hf_sqa.finetune.folder import (
     WORK,
     begin,
     check_folder,
+    clean_up,
     for_the_card,
     write_checkpoint,
     write_predictions,
@@ -118,7 +118,7 @@ def finetune(
         write_checkpoint(folder, outcome.model, extractor, outcome.mapping, name, (checkpoint, base_name), outcome.adapter)
         write_predictions(folder / PREDICTIONS, trial.judged, trial.judged_parts, outcome.predictions, scores)
         write_whole(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n")
-    shutil.rmtree(folder / WORK, ignore_errors=True)
+    clean_up(folder)
     return report
 
 

@@ -254,6 +254,22 @@ def test_a_calibration_that_was_cut_short_while_it_is_written_goes_on(scored, ti
     assert not (tmp_path / "calibrated" / ".finetune").exists()
 
 
+def test_a_run_that_was_killed_while_it_cleaned_up_is_finished_and_cleaned_up(scored, tiny_folder, tmp_path, monkeypatch):
+    folder, options, data = tmp_path / "calibrated", FinetuneOptions(calibrate="first", device="cpu"), load_corpus(scored)
+
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(finetune_module, "clean_up", killed)
+        finetune(str(tiny_folder), data, folder, options=options)
+    assert (folder / "report.json").exists() and (folder / ".finetune").exists()
+
+    with pytest.raises(FileExistsError, match="holds a finished run"):
+        finetune(str(tiny_folder), data, folder, options=options, resume=True)
+    assert not (folder / ".finetune").exists()
+
+
 def test_a_finished_run_is_not_overwritten(held_out, rated, tiny_folder):
     code, output = run("--model", tiny_folder, "--train", rated, "--output", held_out[0])
 
