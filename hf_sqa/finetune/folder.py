@@ -93,7 +93,7 @@ def write_predictions(
             rows[f"{name}_{what}"] = values[:, index]
     records = [*rows[rows["part"] != ""].to_dict("records"), *judged.excluded]
     table = pandas.DataFrame(records, columns=[*rows.columns, "code", "reason"])
-    with whole_file(path) as unfinished:
+    with whole_file(path, sole_writer=True) as unfinished:
         table.to_csv(unfinished, index=False, float_format="%.6f", lineterminator="\r\n")
 
 

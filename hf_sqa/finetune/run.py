@@ -117,7 +117,7 @@ def finetune(
         name = report["checkpoint_name"]
         write_checkpoint(folder, outcome.model, extractor, outcome.mapping, name, (checkpoint, base_name), outcome.adapter)
         write_predictions(folder / PREDICTIONS, trial.judged, trial.judged_parts, outcome.predictions, scores)
-        write_whole(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n")
+        write_whole(folder / REPORT, json.dumps(report, indent=1, ensure_ascii=False, default=str) + "\n", sole_writer=True)
     clean_up(folder)
     return report
 

@@ -80,7 +80,7 @@ class TrainingResult:
     def save(self) -> None:
         """Write the result into its folder."""
         content = asdict(self) | {"output_dir": None}
-        write_whole(self.output_dir / RESULT, json.dumps(content, indent=1, default=float) + "\n")
+        write_whole(self.output_dir / RESULT, json.dumps(content, indent=1, default=float) + "\n", sole_writer=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> TrainingResult:
@@ -392,6 +392,7 @@ def _save_finished(trainer: Any, recipe: Recipe, result: TrainingResult) -> None
         trainer.processing_class.save_pretrained(unfinished)
         recipe.save(unfinished / RECIPE)
         move_into(unfinished, result.output_dir)
+        unfinished.rmdir()  # before the result, after which nobody would remove it
         result.save()
     except Exception as error:
         if (explained := _explained(error, trainer.args)) is None:

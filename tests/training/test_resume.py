@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from hf_sqa.runs import Locked, RunMismatch, locked
 from hf_sqa.training import Interrupted, TrainingError, find_resumable_checkpoint, run_recipe
 from hf_sqa.training.recipe import Recipe
-from hf_sqa.training.run import what_is_torn
+from hf_sqa.training.run import TrainingResult, what_is_torn
 
 
 class At(TrainerCallback):
@@ -58,6 +58,19 @@ def train(recipe, rows, with_dropout, tmp_path):
         )
 
     return make
+
+
+def test_the_result_is_written_last_so_that_a_kill_leaves_nothing_that_nobody_removes(train, monkeypatch):
+    there, save = [], TrainingResult.save
+
+    def noted(result):
+        there.extend(path.name for path in result.output_dir.iterdir())
+        save(result)
+
+    monkeypatch.setattr(TrainingResult, "save", noted)
+    folder = train("run").output_dir
+
+    assert {*there, "training_result.json"} == {path.name for path in folder.iterdir()}
 
 
 KILLED = """
