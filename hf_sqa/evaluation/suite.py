@@ -201,7 +201,7 @@ def evaluate_checkpoint(
         clips=clips,
         rows=agreement_rows(clips, list(scores), test_set=test_set, options=options),
         identity=scorer.identity(scorer._forward_params.get("mode"), scorer._forward_params.get("hop_seconds")),
-        num_parameters=sum(parameter.numel() for parameter in scorer.model.parameters()),
+        num_parameters=scorer.model.num_parameters(),
         cpu_seconds_per_second=cpu_seconds / audio_seconds if audio_seconds else math.nan,
         complete=complete,
     )

@@ -127,7 +127,7 @@ def choose(layout: PruningLayout, measured: Measured, goal: int, options: Prunin
     Raises:
         ValueError: If the units that must stay have more weights.
     """
-    candidates = _candidates(layout, measured, options, goal / num_parameters(layout.model))
+    candidates = _candidates(layout, measured, options, goal / layout.model.num_parameters())
     smallest = _count(layout, _without(layout, measured, candidates))
     if smallest > goal:
         raise ValueError(
@@ -191,9 +191,4 @@ def _equal_groups(layout: PruningLayout) -> list[str]:
 
 def _count(layout: PruningLayout, keep: dict[str, np.ndarray]) -> int:
     with torch.device("meta"):
-        return num_parameters(type(layout.model)(layout.config_for(keep)))
-
-
-def num_parameters(model: Any) -> int:
-    """Return the number of a model's weights."""
-    return sum(parameter.numel() for parameter in model.parameters())
+        return int(type(layout.model)(layout.config_for(keep)).num_parameters())

@@ -30,9 +30,9 @@ import torch
 
 from hf_sqa.blocks.precision import warn_if_emulated
 from hf_sqa.pruning.calibration import Calibration
-from hf_sqa.pruning.importance import PruningOptions, choose, measure, num_parameters
+from hf_sqa.pruning.importance import PruningOptions, choose, measure
 from hf_sqa.pruning.repair import agreement_with, aims_of, repair, scores_of
-from hf_sqa.runs import write_whole
+from hf_sqa.runs import describe_differences, differences, write_whole
 
 REPORT = "pruning.json"
 
@@ -98,15 +98,13 @@ def prune(
         warn_if_emulated(torch.bfloat16, device)
     model.pruning_layout()  # refuses a model before anything is copied
     unpruned = copy.deepcopy(model).float().eval().to(device)
-    total = num_parameters(unpruned)
+    total = unpruned.num_parameters()
     aims = aims_of(unpruned, calibration.repair)
     reference = scores_of(unpruned, calibration.held_out)
     unpruned.cpu()
-    result = PruningResult(copy.deepcopy(unpruned))
-    journal = _Journal(folder, options, total)
-    for number, step in enumerate(journal.finished):
-        result.steps.append(step)
-        result.model = journal.load(number, unpruned)
+    folder = Path(folder) if folder is not None else None
+    definition = {"options": asdict(options), "unpruned": total}
+    result = _resumed(folder, definition, unpruned)
     stride = max(1, len(calibration.repair) // options.num_measured)
     to_measure = calibration.repair[::stride][: options.num_measured]
     for number in range(len(result.steps), options.num_steps):
@@ -125,8 +123,8 @@ def prune(
         for name, group in layout.groups.items():
             removed[group.kind] += group.size - len(keep[name])
         step = PruningStep(
-            num_parameters=num_parameters(pruned),
-            share=num_parameters(pruned) / total,
+            num_parameters=pruned.num_parameters(),
+            share=pruned.num_parameters() / total,
             removed={kind: count for kind, count in removed.items() if count},
             sizes={name: len(kept) for name, kept in keep.items()},
             before_repair=before,
@@ -141,48 +139,36 @@ def prune(
             break
         result.steps.append(step)
         result.model = pruned
-        journal.keep(number, step, pruned)
+        if folder is not None:
+            save_model(pruned, _step_folder(folder, result))
+            steps = {"steps": [asdict(step) for step in result.steps]}
+            write_whole(folder / REPORT, json.dumps(definition | steps, indent=1))
         if on_step is not None:
             on_step(number, step)
     return result
 
 
-class _Journal:
-    """The steps in a folder: `step-01/` is a loadable model; `pruning.json` records the options and the unpruned size."""
-
-    def __init__(self, folder: str | Path | None, options: PruningOptions, total: int):
-        self._folder = Path(folder) if folder is not None else None
-        definition = {"options": json.loads(json.dumps(asdict(options))), "unpruned": total}
-        self._content: dict[str, Any] = definition | {"steps": []}
-        if self._folder is None or not (self._folder / REPORT).exists():
-            return
-        content = json.loads((self._folder / REPORT).read_text(encoding="utf-8"))
-        if any(content.get(name) != value for name, value in definition.items()):
-            raise ValueError(
-                f"Expected {str(self._folder)!r} to be empty or to hold this pruning, got one with other options or of another "
-                "model; choose another folder, or delete this one."
-            )
-        self._content = content
-
-    @property
-    def finished(self) -> list[PruningStep]:
-        return [PruningStep(**step) for step in self._content["steps"]]
-
-    def _step_folder(self, number: int) -> Path:
-        assert self._folder is not None
-        return self._folder / f"step-{number + 1:02}"
-
-    def load(self, number: int, like: Any) -> Any:
-        model = type(like).from_pretrained(self._step_folder(number)).float().eval()
+def _resumed(folder: Path | None, definition: dict[str, Any], unpruned: Any) -> PruningResult:
+    """Read the steps in a folder: `step-01/` is a loadable model; `pruning.json` has options, unpruned size and steps."""
+    result = PruningResult(copy.deepcopy(unpruned))
+    if folder is None or not (folder / REPORT).exists():
+        return result
+    content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    if found := differences({name: content.get(name) for name in definition}, definition):
+        raise ValueError(
+            f"Expected {str(folder)!r} to be empty or to hold this pruning, got one with other options or of another model "
+            f"({describe_differences(found)}); choose another folder, or delete this one."
+        )
+    result.steps = [PruningStep(**step) for step in content["steps"]]
+    if result.steps:
+        model = type(unpruned).from_pretrained(_step_folder(folder, result)).float().eval()
         # Copy: tensors mapped from a file have another memory alignment, which can select other kernels and change the last bits.
-        return copy.deepcopy(model)
+        result.model = copy.deepcopy(model)
+    return result
 
-    def keep(self, number: int, step: PruningStep, model: Any) -> None:
-        if self._folder is None:
-            return
-        save_model(model, self._step_folder(number))
-        self._content["steps"].append(asdict(step))
-        write_whole(self._folder / REPORT, json.dumps(self._content, indent=1))
+
+def _step_folder(folder: Path, result: PruningResult) -> Path:
+    return folder / f"step-{len(result.steps):02}"
 
 
 def save_model(model: Any, folder: Path) -> None:

@@ -45,7 +45,7 @@ def make_training_loss(loss: LossOptions, corpora: Sequence[str], num_labels: in
     if loss.kind == "gaussian" and loss.variance == "ratings":
         return RatingsGaussian(loss.residual_std)
     if loss.kind == "bias_aware":
-        return BiasAware(sorted(set(corpora)), num_labels, loss.anchor_corpus, loss.min_correlation)
+        return BiasAware(corpora, num_labels, loss.anchor_corpus, loss.min_correlation)
     return None
 
 
@@ -98,52 +98,41 @@ class BiasAware(TrainingLoss):
     """[`BiasAwareLoss`] of NISQA over the epochs of a run. Its lines are fitted to the predictions of the previous epoch."""
 
     def __init__(self, corpora: Sequence[str], num_labels: int, anchor_corpus: str | None, min_correlation: float):
-        self.lines = BiasAwareLoss(corpora, num_labels, anchor_corpus=anchor_corpus, min_correlation=min_correlation)
-        self.num_labels = num_labels
-        self.seen: np.ndarray | None = None
+        self.corpora = list(corpora)  # corpus of every row
+        names = sorted(set(corpora))
+        self.lines = BiasAwareLoss(names, num_labels, anchor_corpus=anchor_corpus, min_correlation=min_correlation)
+        # predictions of the epoch `seen_in`, NaN where there is none yet; the last row takes those of examples that fill a batch
+        self.seen = torch.full((len(self.corpora) + 1, num_labels), torch.nan)
         self.seen_in: int = -1
-        self._recent: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def __call__(self, outputs: Any, labels: torch.Tensor, rows: torch.Tensor, data: Any, epoch: int) -> torch.Tensor:
         logits = outputs["logits"]
         if data is None:
             return score_loss(logits, labels)
-        self.seen_in = epoch
-        self._recent.append((rows.detach(), logits.detach().float()))
+        self.seen, self.seen_in = self.seen.to(logits.device), epoch
+        self.seen[rows] = logits.detach().float()
         self.lines.to(logits.device)
-        corpora = data.corpora
-        names = [corpora[row] if row >= 0 else self.lines.corpora[0] for row in rows.tolist()]
+        names = [self.corpora[row] if row >= 0 else self.lines.corpora[0] for row in rows.tolist()]
         return self.lines(logits, labels, names)
 
     def begin_epoch(self, epoch: int, data: Any, join: Any) -> None:
         if not 0 <= self.seen_in < epoch:  # the first epoch, or a resumed run in the middle of an epoch
             return
-        seen = join(self._seen(len(data.labels)))
+        seen = join(self._predictions())
         device, made = next(self.lines.buffers()).device, ~np.isnan(seen).any(axis=1)
-        corpora = [corpus for corpus, is_made in zip(data.corpora, made, strict=True) if is_made]
+        corpora = [corpus for corpus, is_made in zip(self.corpora, made, strict=True) if is_made]
         self.lines.update(torch.from_numpy(seen[made]).to(device), torch.from_numpy(data.labels[made]), corpora)
-        self.seen, self.seen_in = None, -1
+        self.seen, self.seen_in = torch.full_like(self.seen, torch.nan), -1
 
     def save(self, folder: Path, process_index: int) -> None:
         state = {name: value.cpu().numpy() for name, value in self.lines.state_dict().items()}
-        if self.seen is not None or self._recent:
-            state["seen"] = self._seen(0)
-        np.savez(folder / f"training_loss_{process_index}.npz", seen_in=self.seen_in, **state)
+        np.savez(folder / f"training_loss_{process_index}.npz", seen_in=self.seen_in, seen=self._predictions(), **state)
 
     def load(self, folder: Path, process_index: int) -> None:
         with np.load(folder / f"training_loss_{process_index}.npz") as state:
             self.lines.load_state_dict({name: torch.from_numpy(state[name]) for name in self.lines.state_dict()})
-            self.seen, self.seen_in = state.get("seen"), int(state["seen_in"])
-        self._recent = []
+            seen, self.seen_in = torch.from_numpy(state["seen"]) if "seen" in state else self.seen[:0], int(state["seen_in"])
+        self.seen[: len(seen)] = seen
 
-    def _seen(self, num_rows: int) -> np.ndarray:
-        recent = [(rows.cpu().numpy(), logits.cpu().numpy()) for rows, logits in self._recent]
-        self._recent = []
-        before = np.zeros((0, self.num_labels), np.float32) if self.seen is None else self.seen
-        last = max((int(rows.max()) for rows, _ in recent), default=-1)
-        seen = np.full((max(num_rows, last + 1, len(before)), self.num_labels), np.nan, np.float32)
-        seen[: len(before)] = before
-        for rows, logits in recent:
-            seen[rows[rows >= 0]] = logits[rows >= 0]
-        self.seen = seen
-        return seen
+    def _predictions(self) -> np.ndarray:
+        return self.seen[:-1].cpu().numpy()

@@ -88,7 +88,7 @@ class Rows:
 
 
 def test_bias_aware_lines_are_fitted_to_the_epoch_before():
-    loss = BiasAware(["a", "b"], 1, anchor_corpus="a", min_correlation=0.0)
+    loss = BiasAware(Rows.corpora, 1, anchor_corpus="a", min_correlation=0.0)
     logits = torch.tensor([[1.0], [2.0], [3.0], [1.0], [2.0], [3.0]])  # b is rated a point higher for the same quality
     rows = torch.arange(6)
     before = float(loss({"logits": logits}, torch.from_numpy(Rows.labels), rows, Rows, epoch=0))
@@ -101,14 +101,14 @@ def test_bias_aware_lines_are_fitted_to_the_epoch_before():
 
 
 def test_bias_aware_validation_takes_predictions_as_they_are():
-    loss = BiasAware(["a", "b"], 1, anchor_corpus=None, min_correlation=0.0)
+    loss = BiasAware(Rows.corpora, 1, anchor_corpus=None, min_correlation=0.0)
     loss.lines.offset.fill_(1.0)
 
     assert float(loss({"logits": column(3.0)}, column(3.0), torch.tensor([0]), None, epoch=3)) == 0
 
 
 def test_an_epoch_in_the_middle_of_which_a_run_went_on_is_not_fitted_to():
-    loss = BiasAware(["a", "b"], 1, anchor_corpus=None, min_correlation=0.0)
+    loss = BiasAware(Rows.corpora, 1, anchor_corpus=None, min_correlation=0.0)
     loss({"logits": column(1.0, 2.0)}, column(2.0, 3.0), torch.tensor([0, 1]), Rows, epoch=1)
 
     loss.begin_epoch(1, Rows, lambda seen: seen)
