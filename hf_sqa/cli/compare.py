@@ -32,8 +32,8 @@ def compare(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="One system each: folders of recordings, tables, tables by `hf-sqa score --output`, or folders of finished runs; "
-            "`name=path` names one. Or one table with `--systems`."
+            help="One input per system: a folder of recordings, a table, a table by `hf-sqa score --output`, or the folder of a "
+            "finished run; `name=path` names it. Or one table with `--systems`."
         ),
     ],
     model: Annotated[
@@ -46,12 +46,13 @@ def compare(
     pair_by: Annotated[
         list[str] | None,
         typer.Option(
-            help="Column of what clips of different systems share (may be repeated), or a regular expression whose groups find it "
-            "in file names; by default `sentence`, `sentence_id` or `source_id`, else the name of the file within its folder."
+            help="Column that tells which clips of different systems belong together (may be repeated), or a regular expression "
+            "whose groups tell it from file names; by default `sentence`, `sentence_id` or `source_id`, else the name of the file "
+            "within its folder."
         ),
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option(help="Column, or such a regular expression, of clips to draw together, as those of a talker.")
+        str | None, typer.Option(help="Column or regular expression of what clips to draw together share, such as the talker.")
     ] = None,
     paired: Annotated[
         bool | None, typer.Option("--paired/--unpaired", help="By default paired where half of the files have a partner.")
@@ -60,7 +61,11 @@ def compare(
     confidence_level: Annotated[float, typer.Option("--confidence", help="Confidence level of the intervals.")] = 0.95,
     num_draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws.")] = 10_000,
     fail_if_worse: Annotated[
-        bool, typer.Option("--fail-if-worse", help="Exit code 1 if a system is shown to be worse than the first, or lost files.")
+        bool,
+        typer.Option(
+            "--fail-if-worse",
+            help="Exit code 1 if a system is shown to be worse than the first, or lacks scores that the first has.",
+        ),
     ] = False,
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="With `--fail-if-worse`: a loss up to this many points is accepted.")

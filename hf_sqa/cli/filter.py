@@ -52,9 +52,9 @@ def filter_corpus(
     hours = chosen.kept_seconds / 3600
     all_hours = hours + sum(chosen.gone_seconds.values()) / 3600
     share = f" ({hours / all_hours:.1%})" if all_hours else ""
-    typer.echo(f"Stay: {chosen.kept:,} of {total:,} rows, {hours:.2f} of {all_hours:.2f} hours{share}.")
+    typer.echo(f"Kept:    {chosen.kept:,} of {total:,} rows, {hours:.2f} of {all_hours:.2f} hours{share}.")
     for reason, count in chosen.gone.most_common():
-        typer.echo(f"Go:   {count:,} rows, {chosen.gone_seconds[reason] / 3600:.2f} hours: {reason}")
+        typer.echo(f"Dropped: {count:,} rows, {chosen.gone_seconds[reason] / 3600:.2f} hours: {reason}")
     for path in written:
         typer.echo(f"Written: {path}")
 

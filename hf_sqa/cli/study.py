@@ -26,7 +26,7 @@ MARKDOWN_TABLE = "results.md"
 def study(
     file: Annotated[str, typer.Argument(help="The study: its name, such as `mtq_losses` (see `--list`), or a YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes by dotted key: `seeds=[0]` `corpora.bench.table=bench.csv`.")
+        list[str] | None, typer.Argument(help="Options to change, by dotted key: `seeds=[0]` `corpora.bench.table=bench.csv`.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for checkpoints, predictions, table and figures.")

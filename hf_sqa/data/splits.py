@@ -116,8 +116,8 @@ def stratified_split(
     groups = _groups([_labels(data, column, len(scores)) for column in group_columns])
     if groups.max() < 1:
         raise ValueError(
-            f"Expected two groups or more to split by {', '.join(group_columns)}, got one: all clips hang "
-            "together. Leave out a column."
+            f"Expected two groups or more to split by {', '.join(group_columns)}, got one: these "
+            "columns connect all clips. Leave one out."
         )
     in_validation = _chosen_groups(scores, corpora, groups, validation_share, rng)
     return _split(scores, corpora, np.flatnonzero(in_validation[groups]), groups)

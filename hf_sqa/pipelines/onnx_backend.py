@@ -42,7 +42,7 @@ def load_graph(model: Any, backend: str | None, options: dict[str, Any]) -> dict
             folder = local_folder(model, GRAPH_PARTS, **options)
         except OSError as error:
             raise OSError(
-                f"Expected a folder or repository with an ONNX graph, got {model!r}, which cannot be had: {error}"
+                f"Expected a folder or repository with an ONNX graph, got {model!r}, which is not available: {error}"
             ) from error
     config_file = folder / "config.json"
     family = json.loads(config_file.read_text(encoding="utf-8")).get("model_type") if config_file.is_file() else None

@@ -113,8 +113,8 @@ def writing_whole(path: Path, sole_writer: bool = False) -> Iterator[Path]:
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"{str(path)!r} cannot be written ({error.strerror or error}). What was finished before is whole and kept; make room, or "
-        "correct the permissions, and run the same command again."
+        f"{str(path)!r} cannot be written ({error.strerror or error}). What was finished before is complete and kept; make room, "
+        "or correct the permissions, and run the same command again."
     )
 
 

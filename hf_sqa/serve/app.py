@@ -82,7 +82,7 @@ class Interval(BaseModel):
         ge=0.01,
         le=0.99,
         description="Add the ends of an interval, `mos_low` and `mos_high`, in which the mean rating of listeners lies for this "
-        "share of recordings, such as 0.9; of models that are calibrated. Taken to two decimals.",
+        "share of recordings, such as 0.9; of models that are calibrated. Rounded to two decimals.",
     )
 
 

@@ -223,7 +223,7 @@ def test_the_label_file_of_another_corpus_is_refused(tree):
     root = tree("pstn")
     miniature.text(root / "pstn_train" / "pstn_train.csv", "deg_wav,mos", "./a.wav,3")
 
-    with pytest.raises(ValueError, match=r"label file of PSTN with the columns filename, MOS.*with deg_wav, mos: .* lacks"):
+    with pytest.raises(ValueError, match=r"label file of PSTN with the columns filename, MOS.*with deg_wav, mos; missing: "):
         load_corpus("pstn", root)
 
 

@@ -129,7 +129,7 @@ def test_an_unknown_backend_is_refused(tiny_folder):
 def test_a_folder_without_a_graph_is_refused_with_the_command_that_makes_one(tiny_folder):
     with pytest.raises(OSError, match=r"Expected an ONNX graph .*model.onnx', got none; `hf-sqa export onnx"):
         hf_sqa.pipeline(str(tiny_folder), backend="onnx")
-    with pytest.raises(OSError, match=r"repository with an ONNX graph, got 'alice/without-a-graph', which cannot be had"):
+    with pytest.raises(OSError, match=r"repository with an ONNX graph, got 'alice/without-a-graph', which is not available"):
         hf_sqa.pipeline("alice/without-a-graph", backend="onnx")
 
 

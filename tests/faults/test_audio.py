@@ -312,8 +312,8 @@ NO_RECORDINGS = {
     "something gzipped": (b"\x1f\x8b\x08" + bytes(500), "undecodable", "unpack it first"),
     "what macOS writes beside": (b"\x00\x05\x16\x07\x00\x02" + bytes(4000), "undecodable", "macOS writes beside"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(5000), "undecodable", "libsndfile cannot read it"),
-    "a header alone": (wav(samples=np.zeros(0, np.int16)), "empty", "not one sample follows"),
-    "a header and a chunk": (wav(samples=np.zeros(0, np.int16), after=chunk(b"LIST", bytes(9000))), "empty", "not one sample"),
+    "a header alone": (wav(samples=np.zeros(0, np.int16)), "empty", "no samples follow"),
+    "a header and a chunk": (wav(samples=np.zeros(0, np.int16), after=chunk(b"LIST", bytes(9000))), "empty", "no samples follow"),
     "a rate of 1 Hz": (wav().replace(struct.pack("<I", RATE), struct.pack("<I", 1), 1), "no_sampling_rate", "between 1000"),
 }
 

@@ -266,7 +266,7 @@ class TestFilter:
         assert [row["id"] for row in kept] == expected["key"].tolist()
         assert all(row["audio_filepath"].endswith(".wav") and row[column] >= threshold for row in kept)
         assert kept[0]["text"] == "ein 'Wort' <b>"
-        assert f"Stay: {len(kept)} of 39 rows" in result.stdout
+        assert f"Kept:    {len(kept)} of 39 rows" in result.stdout
         assert f"{37 - len(kept)} rows" in result.stdout and "failed: missing" in result.stdout
 
     def test_annotation_keeps_every_row(self, run, output, frame, column, tmp_path):

@@ -109,7 +109,8 @@ def read_labels(
             if missing := [name for name in columns if name not in header]:
                 raise ValueError(
                     f"Expected the label file of {corpus} with the columns {', '.join(columns)}, got {str(path)!r} with "
-                    f"{', '.join(header[:12]) or 'no header'}: {', '.join(missing)} lacks. Is it the label file of another corpus?"
+                    f"{', '.join(header[:12]) or 'no header'}; missing: {', '.join(missing)}. "
+                    "Is it the label file of another corpus?"
                 )
         for cells, line in records:
             if isinstance(cells, ValueError) or (isinstance(columns, int) and len(cells) < columns):

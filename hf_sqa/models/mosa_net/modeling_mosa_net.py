@@ -258,7 +258,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
         if not torch.compiler.is_exporting() and int(ssl_lengths.max()) > ssl_features.shape[1]:
             raise ValueError(
                 f"Expected `ssl_features` with {int(ssl_lengths.max())} frames for {int(lengths.max())} samples, got "
-                f"{ssl_features.shape[1]}; if they come at another rate, tell their padding by `ssl_attention_mask`."
+                f"{ssl_features.shape[1]}; if they come at another rate, mark their padding by `ssl_attention_mask`."
             )
         return ssl_lengths
 
