@@ -28,10 +28,8 @@ def teacher_agreement(
 ) -> dict[str, Any]:
     """Measure how a student agrees with its teachers on the labelled windows of a split, with intervals over windows.
 
-    Returns:
-        `dict`: `split`, `num_windows`, and for every score name `utt_lcc`, `utt_srcc` and `utt_rmse` as
-        `{"value", "low", "high"}`, the `utt_lcc` of each talker under `talkers`, and that of each kind of degradation with at
-        least `MIN_WINDOWS` windows under `kinds`.
+    For every score, `talkers` and `kinds` hold the `utt_lcc` of each talker, and of each kind of degradation with at least
+    `MIN_WINDOWS` windows.
     """
     data = CachedWindows(cache, teachers, options, model.config, split, num_windows)
     scores = score_windows(model, data)

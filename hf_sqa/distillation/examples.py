@@ -52,13 +52,9 @@ def kinds_of(row: Mapping[str, Any]) -> set[str]:
 class CachedWindows(WindowExamples):
     """Windows of one split of a folder, with teachers' labels, for a student. `options` are in the order of `teachers`.
 
-    Args:
-        num_windows (`int`, *optional*): Windows of all splits together, see [`plan_shards`]; all labelled ones if not given.
-        like ([`WindowExamples`], *optional*): Windows whose alignment of teachers to use.
-        leave_out (sequence of `str`, *optional*): Talkers and kinds of degradation whose windows are left out.
-
-    Attributes:
-        facts (`list[dict]`): What is known about every window: talker, language, degradations.
+    `num_windows` counts windows of all splits together, see [`plan_shards`]; all labelled ones if not given. Teachers are aligned
+    as for the windows `like`, if given. Windows of talkers and kinds of degradation in `leave_out` are left out. `facts` is what is
+    known about every window: talker, language, degradations.
 
     Raises:
         ValueError: If there are no windows, or no labels of a teacher; the message names the teachers with labels.

@@ -103,10 +103,8 @@ def label_windows(
 ) -> Iterator[dict[str, Any]]:
     """Make and label the missing windows, and yield `split`, `index`, and numbers of windows for each shard.
 
-    Args:
-        num_windows (`int`, or sequence of `(split, index)`): Windows of all splits together, see [`plan_shards`]; or the shards.
-        num_workers (`int`, *optional*, defaults to 0): Processes that make windows ahead of the teachers; they change no window.
-        with_frames (`bool`, *optional*, defaults to `False`): Whether to keep the frames of the first teacher, 150 KB per window.
+    `num_windows` are windows of all splits together, see [`plan_shards`], or the shards as `(split, index)`. `num_workers`
+    processes make windows ahead of the teachers. `with_frames` keeps the frames of the first teacher too, 150 KB per window.
     """
     splits = cache.maker.pool.splits if cache.maker is not None else [split for split in SPLITS if cache.shards(split)]
     plan = plan_shards(splits, num_windows) if isinstance(num_windows, int) else list(num_windows)
@@ -132,15 +130,10 @@ def mapped_scores(scores: np.ndarray, teacher: Any, student: Any, options: Teach
 def combined_labels(
     labels_by_teacher: Sequence[np.ndarray], options: Sequence[TeacherOptions], lines: Sequence[Any] | None = None
 ) -> tuple[np.ndarray, list[Any]]:
-    """Average the labels of several teachers, weighted, over the teachers that gave one.
+    """Average the labels `(W, L)` of several teachers from [`mapped_scores`], weighted, over the teachers that gave one (not NaN).
 
-    Args:
-        labels_by_teacher (sequence of `np.ndarray` of shape `(W, L)`): From [`mapped_scores`], NaN if a teacher gave none.
-        options (sequence of [`TeacherOptions`]): Options of the teachers, in the same order.
-        lines (sequence, *optional*): Slopes and offsets `(2, L)` of an earlier call, to map other windows in the same way.
-
-    Returns:
-        `(labels, lines)`: Labels `(W, L)` in float32, NaN if no teacher gave one; and the line of every teacher, or `None`.
+    Return float32 labels `(W, L)`, NaN if no teacher gave one, and the line of every teacher, slope and offset `(2, L)` or `None`.
+    Given as `lines`, those of an earlier call map other windows in the same way.
     """
     used: list[Any] = []
     mapped = []

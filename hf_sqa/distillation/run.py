@@ -101,13 +101,7 @@ def distill(
     training = {"metric_for_best_model": "utt_lcc"} | recipe.training
     weights = {"feature_weight": recipe.loss.feature_weight, "frame_weight": recipe.loss.frame_weight}
     result = run_recipe(
-        Recipe(
-            recipe.student,
-            loss=recipe.loss.on_scores,
-            order=recipe.order,
-            training=training,
-            output_dir=recipe.output_dir,
-        ),
+        Recipe(recipe.student, loss=recipe.loss.on_scores, order=recipe.order, training=training, output_dir=recipe.output_dir),
         train_dataset=train,
         validation_dataset=validation,
         model=student,

@@ -18,15 +18,7 @@ from hf_sqa.runs import digest_of
 
 
 class Teacher:
-    """A model that labels windows.
-
-    Args:
-        model: A model of any family.
-        feature_extractor: Its feature extractor.
-
-    Attributes:
-        identity (`dict`): See [`~hf_sqa.modeling.model_identity`]. Other weights, precision or extractor mean another teacher.
-    """
+    """A model of any family that labels windows. Other weights, precision or extractor (`identity`) mean another teacher."""
 
     def __init__(self, model: Any, feature_extractor: Any):
         self.model, self.feature_extractor = model.eval(), feature_extractor
@@ -55,14 +47,10 @@ class Teacher:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Score recordings at its sampling rate.
 
-        Args:
-            recordings (sequence of [`~hf_sqa.audio.Recording`]): Recordings.
-            frames (`list`, *optional*): Receives a float16 array `(W', F, 2 D)` for every call of the network: input
-                (after its projection) and output of its [`SQATransformer`] side by side, averaged over pairs of frames.
-
-        Returns:
-            `(scores, features)`: Scores `(W, L)`, NaN if the model refuses a recording or gives no finite score; and pooled
-            features `(W, D)`, or `None` if there are none or their recordings are unclear.
+        Return scores `(W, L)`, NaN if the model refuses a recording or gives no finite score, and pooled features `(W, D)`, or
+        `None` if there are none or their recordings are unclear. `frames` receives a float16 array `(W', F, 2 D)` for every call of
+        the
+        network: input (after its projection) and output of its [`SQATransformer`] side by side, averaged over pairs of frames.
         """
         if frames is not None and find_transformer(self.model) is None:
             raise ValueError(f"Expected a teacher with an SQATransformer for labels of frames, got {type(self.model).__name__}.")

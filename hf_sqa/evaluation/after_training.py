@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -58,25 +59,17 @@ def run_and_evaluate(
 
 
 def _loaded(recipe: Recipe) -> dict[str, tuple[Source, Any]]:
-    try:
-        return {
-            name: (source, load_source(source, key=f"evaluation.{number}"))
-            for number, (name, source) in enumerate(_named(recipe).items())
-        }
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} To train without test sets, add `'evaluation=[]'`.") from error
-
-
-def _named(recipe: Recipe) -> dict[str, Source]:
-    """Return the sources by unique name: the corpus, with a number if a corpus is named twice."""
-    names: dict[str, Source] = {}
-    for source in recipe.evaluation:
+    """Load the test sets, by unique name: the corpus, with a number if a corpus is named twice."""
+    loaded: dict[str, tuple[Source, Any]] = {}
+    for place, source in enumerate(recipe.evaluation):
         plain = Path(source.name).stem if source.table is not None else source.name
-        name, number = plain, 2
-        while name in names:
-            name, number = f"{plain} ({number})", number + 1
-        names[name] = source
-    return names
+        numbered = (f"{plain} ({number})" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([plain], numbered) if name not in loaded)
+        try:
+            loaded[name] = source, load_source(source, key=f"evaluation.{place}")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error} To train without test sets, add `'evaluation=[]'`.") from error
+    return loaded
 
 
 def _evaluate(

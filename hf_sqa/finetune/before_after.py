@@ -27,17 +27,13 @@ def compare_before_after(
 ) -> dict[str, Any]:
     """Compute everything that a report says about one score.
 
-    Args:
-        predictions (`dict`): `"before"` and `"after"`, of shape `(num_clips,)`, NaN if a clip was not scored or not held out;
-            optionally `"calibrated"`, the original with a first-order mapping, which needs no training.
-        labels (`np.ndarray` of shape `(num_clips,)`): Labels, NaN where unrated.
-        groups (sequence of `str`, *optional*): Group of every clip. Whole groups are resampled, because their clips are alike.
-        calibration (`str`, *optional*): Order of the mapping, if `after` is a calibration.
+    Predictions are those `"before"`, `"after"` and, if there are any, `"calibrated"` (the original with a first-order mapping,
+    which needs no training), each `(num_clips,)`, NaN if a clip was not scored or not held out; labels are NaN where unrated.
+    Groups are resampled as a whole, because their clips are alike. `calibration` is the order of the mapping, if `"after"` is one.
 
     Returns:
-        `dict`: `agreement` (by model and metric: `value`, `low`, `high`; no interval from fewer than five units), `comparisons`
-            (after against before, by metric, and after against calibrated), `recommendation` (`"use"` or `"keep"`), `verdict` (in
-            words), `num_clips`, `num_units`, `remarks`.
+        `dict`: `agreement` (by model and metric; no interval from fewer than five units), `comparisons` (after against before, by
+            metric, and after against calibrated), `recommendation` (`"use"` or `"keep"`), `verdict` (in words), ...
     """
     judged = ~np.isnan(labels) & np.all([~np.isnan(values) for values in predictions.values()], axis=0)
     truth = labels[judged]
@@ -73,9 +69,7 @@ def compare_before_after(
 
 
 def _recommendation(
-    against_before: Mapping[str, Comparison],
-    comparisons: Mapping[str, Any],
-    calibration: str | None,
+    against_before: Mapping[str, Comparison], comparisons: Mapping[str, Any], calibration: str | None
 ) -> tuple[str, str]:
     """Return `"use"` or `"keep"`, and why. Ranks decide first, then errors; a calibration does not change ranks."""
     rank, error = against_before["utt_srcc"], against_before["utt_rmse"]

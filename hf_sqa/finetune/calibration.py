@@ -19,12 +19,9 @@ MIN_RISE = 1e-3
 
 
 def fit_score_mapping(predictions: ArrayLike, labels: ArrayLike, order: str = "first") -> list[float]:
-    """Fit the `score_mapping` of one score: `[low, high, c0, c1]` or `[low, high, c0, c1, c2, c3]`.
+    """Fit the `score_mapping` of one score: `[low, high, c0, c1]`, or of `"third"` order `[low, high, c0, c1, c2, c3]`.
 
-    Args:
-        predictions (array of shape `(num_clips,)`): Unmapped scores of the model; NaN where it failed.
-        labels (array of shape `(num_clips,)`): Labels; NaN where unrated. Clips that lack a score or a label are left out.
-        order (`str`, *optional*, defaults to `"first"`): `"first"` or `"third"`.
+    Unmapped scores of the model and labels are `(num_clips,)`. Clips that lack either (NaN) are left out.
 
     Raises:
         ValueError: If there are too few clips, either side is constant, or the scores do not rise with the labels.

@@ -119,8 +119,8 @@ def make_plan(
 ) -> Plan:
     """Plan the parts of a rated table from its labels of one score, `(num_clips,)`, NaN where unrated, and its groups.
 
-    With `num_folds=0` a fifth is held out; without `num_folds`, the numbers of clips and groups decide. `held_out` says that the
-    held-out clips come from another table, so all of these train. The same seed gives the same parts.
+    With `num_folds=0` a fifth is held out; without `num_folds`, the numbers of clips and groups decide. If the held-out clips come
+    from another table (`held_out`), all of these train.
 
     Raises:
         ValueError: If there are fewer than ten rated clips, all labels are equal, or there are fewer groups than folds.

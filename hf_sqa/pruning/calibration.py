@@ -33,15 +33,11 @@ class Calibration:
 
 
 def load_calibration(source: str | Path, model: Any, num_windows: int = NUM_WINDOWS, seed: int = 0) -> Calibration:
-    """Load windows of recordings.
+    """Load windows of recordings for a model to prune; a quarter is held out. The seed is that of the order of the recordings.
 
-    Args:
-        source (`str` or `Path`): A folder of recordings, a table or corpus as for `load_corpus`, or a folder of windows of
-            `hf-sqa distill`. It should sound like what the model will hear, with similar degradations.
-        model: The model to prune.
-        num_windows (`int`, *optional*, defaults to 400): Total number of windows; a quarter is held out. Repair on a few dozen
-            windows makes a model worse on others.
-        seed (`int`, *optional*, defaults to 0): Seed of the order of the recordings.
+    `source` is a folder of recordings, a table or corpus as for `load_corpus`, or a folder of windows of `hf-sqa distill`. It
+    should sound like what the model will hear, with similar degradations. Repair on a few dozen windows makes a model worse on
+    others.
 
     Raises:
         ValueError: If there are fewer than two recordings, or too few windows.

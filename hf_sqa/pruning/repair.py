@@ -61,12 +61,7 @@ def aims_of(model: Any, windows: Sequence[np.ndarray]) -> Aims:
 
 
 def repair(
-    model: Any,
-    windows: Sequence[np.ndarray],
-    aims: Aims,
-    options: PruningOptions,
-    number: int,
-    labels: torch.Tensor | None = None,
+    model: Any, windows: Sequence[np.ndarray], aims: Aims, options: PruningOptions, number: int, labels: torch.Tensor | None = None
 ) -> None:
     """Fine-tune a pruned model on windows, towards the unpruned model's scores and frames. Norms stay in evaluation mode.
 

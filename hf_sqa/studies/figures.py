@@ -117,10 +117,7 @@ def _wins(table: ResultTable, models: Sequence[str], metric: str) -> str:
 
 
 def draw_spread(
-    table: ResultTable,
-    path: str | Path,
-    models: Sequence[str] | None = None,
-    metrics: Sequence[str] = ("srcc", "lcc", "mse"),
+    table: ResultTable, path: str | Path, models: Sequence[str] | None = None, metrics: Sequence[str] = ("srcc", "lcc", "mse")
 ) -> Any:
     """Draw box plots over test sets, one per model: median, quartiles, whiskers to the extremes, a dot for every test set."""
     models = list(models or table.models)
@@ -218,12 +215,7 @@ def _matched_or_not(
     return f"{NAMES[metric]} of {LEVEL_NAMES[level]} with listeners, trained on against tested on"
 
 
-def draw_sweep(
-    table: ResultTable,
-    path: str | Path,
-    variable: str,
-    metrics: Sequence[str] = ("lcc", "srcc", "mse"),
-) -> Any:
+def draw_sweep(table: ResultTable, path: str | Path, variable: str, metrics: Sequence[str] = ("lcc", "srcc", "mse")) -> Any:
     """Draw agreement against a variable of `for`, such as the delta of a Huber loss, or the loss itself.
 
     The lines are the scores of the models on one test set if there are several scores, else the test sets.

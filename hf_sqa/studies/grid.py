@@ -24,13 +24,7 @@ from hf_sqa.evaluation.suite import SuiteResult, evaluate_checkpoint, load_score
 from hf_sqa.runs import claim, write_whole
 from hf_sqa.studies.makers import MakeJob, Maker, find_maker
 from hf_sqa.studies.plan import Run, StudyFolder, plan_runs
-from hf_sqa.studies.results import (
-    REASON_CHARACTERS,
-    RESERVED_COLUMNS,
-    StudyReport,
-    collect_results,
-    write_parquet,
-)
+from hf_sqa.studies.results import REASON_CHARACTERS, RESERVED_COLUMNS, StudyReport, collect_results, write_parquet
 from hf_sqa.studies.study_data import StudyData
 from hf_sqa.studies.study_file import Study, study_as_yaml
 

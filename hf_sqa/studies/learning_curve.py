@@ -31,11 +31,7 @@ class Growth:
 
 
 def draw_learning_curve(
-    table: ResultTable,
-    path: str | Path,
-    metric: str = "srcc",
-    x: str = "num_train",
-    references: Sequence[str] = (),
+    table: ResultTable, path: str | Path, metric: str = "srcc", x: str = "num_train", references: Sequence[str] = ()
 ) -> Any:
     """Draw agreement against the number of labelled clips: a panel for each test set, a line for each series.
 

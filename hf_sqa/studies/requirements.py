@@ -43,28 +43,25 @@ def _described(study: Study, name: str, is_used: bool) -> NeededCorpus:
     from hf_sqa.data.corpora import CORPORA
     from hf_sqa.data.corpora.loading import find_corpus
 
-    entry = study.corpora[name]
-    if "table" in entry:
-        path = Path(str(entry["table"]))
+    source = study.corpora[name]
+    if source.table is not None:
+        path = Path(source.table)
         clips = None
         if path.suffix in (".csv", ".tsv") and path.is_file():
             with path.open("rb") as file:
                 clips = sum(1 for line in file if line.strip()) - 1
         return NeededCorpus(name, "table", clips, "", "", str(path), path.is_file(), is_used)
-    part = None
-    if "hub" in entry:
-        corpus = next((known for known in CORPORA.values() if known.hub_id == entry["hub"]), None)
+    if source.hub is not None:
+        corpus, part = next((known for known in CORPORA.values() if known.hub_id == source.hub), None), None
     else:
-        corpus, part = find_corpus(str(entry["corpus"]))
-    source, root = str(entry.get("corpus") or f"hub:{entry['hub']}"), entry.get("root")
+        corpus, part = find_corpus(source.name)
     if corpus is None:
-        return NeededCorpus(
-            name, source, None, "", "see its page", f"https://huggingface.co/datasets/{entry['hub']}", None, is_used
-        )
+        page = f"https://huggingface.co/datasets/{source.hub}"
+        return NeededCorpus(name, source.name, None, "", "see its page", page, None, is_used)
     clips = sum(sum(corpus.clips[known].values()) for known in corpus.parts(part))
-    is_here = None if root is None else Path(str(root)).exists()
-    place = str(root) if is_here else corpus.source if root is None else f"{root}, get it from {corpus.source}"
-    return NeededCorpus(name, source, clips, corpus.size, corpus.licence, place, is_here, is_used)
+    is_here = None if source.root is None else Path(source.root).exists()
+    place = corpus.source if source.root is None else source.root if is_here else f"{source.root}, get it from {corpus.source}"
+    return NeededCorpus(name, source.name, clips, corpus.size, corpus.licence, place, is_here, is_used)
 
 
 def encoder_lines(study: Study) -> list[str]:

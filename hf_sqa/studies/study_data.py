@@ -15,7 +15,7 @@ from hf_sqa.data.schema import import_datasets
 from hf_sqa.evaluation.suite import OVERLAP_MARKS
 from hf_sqa.runs import digest_of
 from hf_sqa.studies.study_file import PARTS, ModelSpec, PartsSpec, Study
-from hf_sqa.training.rows import load_rows, select_rows
+from hf_sqa.training.rows import load_rows, load_source, select_rows
 
 
 class StudyData:
@@ -64,11 +64,9 @@ class StudyData:
         return train.select(split.train), train.select(split.validation)
 
     def seen(self, model: ModelSpec, seed: int | None) -> list[Any] | None:
-        """Return all data sets that a model has seen in training and validation, including those of the models it needs.
+        """Return all data sets that a model, and the models it needs, have seen in training and validation.
 
-        Returns:
-            `list[datasets.Dataset]`: `None` if unknown: for a checkpoint, or a maker that brings its own data, without
-            `trained_on`.
+        `None` if they are unknown: for a checkpoint, or a maker that brings its own data, without `trained_on`.
         """
         if model.checkpoint is None and seed is not None:
             datasets = [dataset for dataset in self.for_training(model, seed) if dataset is not None]
@@ -107,14 +105,7 @@ class StudyData:
 
     def _corpus(self, name: str) -> Any:
         if name not in self._corpora:
-            from hf_sqa.data import load_corpus
-
-            entry = dict(self._study.corpora[name])
-            source = entry.pop("table", None) or entry.pop("corpus", None) or f"hub:{entry.pop('hub')}"
-            try:
-                dataset = load_corpus(source, **entry)
-            except TypeError as error:
-                raise ValueError(f"Expected options of load_corpus in corpora.{name}, got {', '.join(entry)}: {error}") from None
+            dataset = load_source(self._study.corpora[name])
             if name in self._study.parts:
                 dataset = dataset.add_column("part", _parts(dataset, name, self._study.parts[name]))
             self._corpora[name] = dataset
@@ -149,10 +140,6 @@ def find_overlap(trained_on: Sequence[Any], test: Any, files: _FileDigests | Non
 
     Clips are the same if they have the same file (path or bytes), or the same corpus, utterance and labels. Sources and talkers are
     the same if they have the same name within the same corpus.
-
-    Args:
-        trained_on (sequence of `datasets.Dataset`): Clips seen, validation included.
-        test (`datasets.Dataset`): The test set.
 
     Returns:
         `dict`: `overlap` (the most serious kind, a key of `OVERLAP_MARKS`, or None) and, in clips of the test set, `overlap_clips`,

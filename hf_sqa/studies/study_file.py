@@ -12,7 +12,7 @@ from hf_sqa.choices import did_you_mean
 from hf_sqa.evaluation.suite import SuiteOptions
 from hf_sqa.options import apply_overrides, dump_yaml, load_yaml, read_options, refuse_unknown, with_values, written
 from hf_sqa.shipped import find_file
-from hf_sqa.training.recipe import Recipe, load_recipe
+from hf_sqa.training.recipe import Recipe, Source, load_recipe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 PARTS = ("train", "validation", "test")
@@ -141,9 +141,9 @@ class Study:
     test_sets: tuple[str, ...]  # Names of `sets`
     about: str = ""  # The question, in words
     cites: Mapping[str, Any] = field(default_factory=dict)  # The sentence that each number comes from
-    # Rated speech by name: `{table: mine.csv}`, `{corpus: nisqa/TEST_FOR, root: ...}` or `{hub: <repo>}`, with any further option
-    # of [`~hf_sqa.data.load_corpus`]. Paths are relative to the current folder
-    corpora: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # Rated speech by name, as in a recipe: `{table: mine.csv}`, `{corpus: nisqa/TEST_FOR, root: ...}` or `{hub: <repo>}`. Paths are
+    # relative to the current folder
+    corpora: Mapping[str, Source] = field(default_factory=dict)
     parts: Mapping[str, PartsSpec] = field(default_factory=dict)  # How to divide a corpus, by corpus
     sets: Mapping[str, SetSpec] = field(default_factory=dict)  # Sets to train or test on, by name
     recipe: Any = None  # A recipe of `hf_sqa.training`, or its path, that the models share
@@ -279,9 +279,6 @@ def _check(study: Study) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"Expected a name of its own for every model, got {twice[0]!r} twice; put {{variable}} into the name.")
-    for corpus, entry in study.corpora.items():
-        if sum(key in entry for key in ("corpus", "table", "hub")) != 1:
-            raise ValueError(f"Expected one of corpus, table and hub in corpora.{corpus}, got {', '.join(entry) or 'nothing'}.")
     uses: list[tuple[str, Iterable[str], Any]] = [("corpus of parts", study.parts, study.corpora)]
     uses += [(f"corpus of the set {name!r}", clips.corpora, study.corpora) for name, clips in study.sets.items()]
     for model in study.models:

@@ -100,8 +100,7 @@ def check_names(recipe: Recipe) -> None:
 
 
 def look_at_encoder(recipe: Recipe) -> str | None:
-    """Return a line that says where the encoder of a new model comes from; `None` for a family without an encoder, or a checkpoint
-    that includes its own.
+    """Return a line that says where the encoder of a new model comes from; `None` if it has none, or its checkpoint includes it.
 
     Raises:
         ValueError: If the encoder is on this machine and is of an unknown kind, or lacks the layers that the recipe names.

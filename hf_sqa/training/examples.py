@@ -115,18 +115,11 @@ class Examples(torch.utils.data.Dataset):
 
 
 class RatedSpeech(Examples):
-    """Examples of rated speech.
+    """Examples of rated speech: rows with `audio` and a column per score, as `load_corpus` gives them, NaN where unrated.
 
-    Args:
-        data (`datasets.Dataset` or sequence of `dict`): Rows with `audio` and a column per score, as `load_corpus` gives them.
-        score_names (sequence of `str`): Columns of the labels, in the model's order, NaN where a row has none.
-        sampling_rate (`int`, *optional*): Rate of the model in Hz; recordings keep their own rate if `None`.
-        max_seconds (`float`, *optional*): Longer clips are cut to this at random.
-        window_samples (`int`, *optional*): The same in samples, for families with a fixed window.
-        augmentation ([`Augmentation`], *optional*): Degradations drawn for every example.
-        seed (`int`, *optional*, defaults to `0`): Seed of the cuts and degradations.
-        training (`bool`, *optional*, defaults to `True`): Whether the rows are for training. A score that no row has is an error
-            in training and a warning in validation.
+    Recordings are read at `sampling_rate`, at their own if `None`. Clips longer than `max_seconds`, or than `window_samples`, are
+    cut at random; `seed` is that of cuts and augmentation. A score that no row has is an error in training, a warning in
+    validation.
 
     Raises:
         ValueError: If a score has no column, is text, or is missing in every row.
@@ -216,13 +209,8 @@ class EpochBatches(torch.utils.data.Sampler):
     """Batches of [`Draw`] for one process, `batch_size` rows each. The global batches do not depend on the number of processes.
 
     One process with batches of 8 and two with batches of 4 see the same rows in the same steps. The order of an epoch follows only
-    from the seed and the number of the epoch, so a resumed run continues with the right batch.
-
-    Args:
-        seconds (`np.ndarray` of shape `(num_rows,)`, *optional*): Durations. If given, rows of similar duration share a batch.
-        groups (sequence, *optional*): A value for each row; only rows with the same value share a batch.
-        shuffle (`bool`, *optional*, defaults to `True`): Whether every epoch has its own order.
-        drop_last (`bool`, *optional*, defaults to `False`): Whether to leave out a last batch that is not full.
+    from the seed and the number of the epoch, so a resumed run continues with the right batch. With `seconds`, the durations of all
+    rows, rows of similar duration share a batch; with `groups`, only rows of equal value do.
     """
 
     def __init__(

@@ -117,9 +117,6 @@ def features_of_run(trainer: Any, run_folder: Path, *, augments: bool) -> Iterat
     """Compute the features of a frozen encoder once per clip inside the `with` block, if the trainer's arguments ask for it.
 
     Features kept in the folder of the run are reused when it resumes, and deleted when it ends without an error.
-
-    Raises:
-        ValueError: If the features of a clip would change from epoch to epoch, as with `augments`.
     """
     asked = trainer.args.feature_cache
     if asked is None:

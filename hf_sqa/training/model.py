@@ -124,11 +124,7 @@ def add_adapter(model: Any, options: Lora) -> Any:
         if isinstance(module, torch.nn.Linear) and not any(name == head or name.startswith(f"{head}.") for head in heads)
     )
     config = peft.LoraConfig(
-        r=options.r,
-        lora_alpha=options.alpha,
-        lora_dropout=options.dropout,
-        target_modules=targets,
-        modules_to_save=heads or None,
+        r=options.r, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets, modules_to_save=heads or None
     )
     digest = base_digest(model)
     adapted: Any = peft.get_peft_model(model, config)

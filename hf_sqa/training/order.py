@@ -34,17 +34,10 @@ MAX_VERSIONS = 4
 
 
 def order_loss(scores: torch.Tensor, groups: torch.Tensor, ranks: torch.Tensor, means: torch.Tensor, margin: float) -> torch.Tensor:
-    """Compute a loss over pairs of different rank within a group: `max(0, margin - difference)`, or, if both means are known, the
-    smooth L1 distance between the difference of the scores and that of the means.
+    """Compute the mean loss over pairs of different rank (higher is better) within a group; 0 if there are none.
 
-    Args:
-        scores (`torch.Tensor` of shape `(N,)`): Scores of the versions, in label units.
-        groups, ranks (`torch.Tensor` of shape `(N,)`): Group of each version, and its rank in it; higher is better.
-        means (`torch.Tensor` of shape `(N,)`): Listeners' means, NaN if there is none.
-        margin (`float`): By how much the better version should lead, in label units.
-
-    Returns:
-        `torch.Tensor` of shape `()`: Mean over the pairs; 0 if there are none.
+    It is `max(0, margin - difference)` of the scores, or, if both listeners' means are known (not NaN), the smooth L1 distance
+    between the difference of the scores and that of the means. All tensors are `(N,)`, scores and margin in label units.
     """
     better, worse = torch.nonzero((groups[:, None] == groups[None]) & (ranks[:, None] > ranks[None]), as_tuple=True)
     ahead, wanted = scores[better] - scores[worse], means[better] - means[worse]

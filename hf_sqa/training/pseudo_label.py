@@ -142,15 +142,8 @@ def with_pseudo_labels(data: Any, table: str | os.PathLike[str] | PseudoLabels, 
     """Add the teacher's scores to rated rows as labels, in columns named like the scores. Existing columns are replaced.
 
     Rows are matched to recordings by the location of the audio, else by `corpus` and `utterance_id` if these are unique. A row
-    without a pseudo-label gets NaN, which adds nothing to a loss.
-
-    Args:
-        data: `datasets.Dataset` or a list of dicts.
-        table (path or [`PseudoLabels`]): The teacher's scores.
-        score_names (sequence of `str`, *optional*): Scores to add; all if not given.
-
-    Returns:
-        The same type as `data`. The `info.description` of a data set says how many rows got a label, and from which teacher.
+    without a pseudo-label gets NaN, which adds nothing to a loss. `data`, and what is returned, is a `datasets.Dataset`, whose
+    `info.description` then says how many rows got a label from which teacher, or a list of dicts.
 
     Raises:
         FileNotFoundError, ValueError: As [`read_pseudo_labels`]; if a score is not in the table, or no row gets a label.

@@ -17,10 +17,7 @@ READING = ("columns", "scale", "ratings", "join", "language", "split", "revision
 
 
 def load_rows(recipe: Recipe, notes: list[str] | None = None) -> tuple[Any, Any, Counter[str]]:
-    """Load the rows of a recipe as `(train, validation, excluded)`.
-
-    Rows are in the schema of `hf_sqa.data`; `validation` is `None` if there are none. `excluded` counts rows left out by reason:
-    `filter`, `missing`, `test split`.
+    """Load the rows of a recipe: to train on, to validate on (`None` if there are none), and how many were left out by reason.
 
     Raises:
         FileNotFoundError, ValueError: As [`~hf_sqa.data.load_corpus`], or if no row is left to train on.
@@ -81,13 +78,11 @@ def add_pseudo_labels(train: Any, validation: Any, recipe: Recipe, notes: list[s
 
 
 def load_source(source: Source, excluded: Counter[str] | None = None, key: str = "") -> Any:
-    """Load the rows of one source, filtered and drawn as it says: a `datasets.Dataset` in the schema of `hf_sqa.data`.
-
-    The numbers of rows left out are added to `excluded` by reason: `missing`, `filter`. Errors name `key`, such as `data.train.0`:
-    the place in the recipe to change if the source does not exist.
+    """Load the rows of one source, filtered and drawn as it says, and add to `excluded` how many were left out by reason.
 
     Raises:
-        FileNotFoundError, ValueError: As [`~hf_sqa.data.load_corpus`], or if no row meets the filter.
+        FileNotFoundError, ValueError: As [`~hf_sqa.data.load_corpus`], or if no row meets the filter. If the source does not exist,
+            the message names `key`, its place in the recipe, such as `data.train.0`.
     """
     excluded = Counter() if excluded is None else excluded
     try:

@@ -13,6 +13,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -24,7 +25,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from hf_sqa.degradations import Chain, RecordingFolder
-from hf_sqa.extras import needs_extra
+from hf_sqa.extras import import_extra
 from hf_sqa.progress import bar
 from hf_sqa.runs import RunMismatch, check_same_run, digest_of, locked, move_into, write_whole
 from hf_sqa.training.arguments import AudioQualityTrainingArguments
@@ -320,14 +321,10 @@ def _check_services(recipe: Recipe) -> None:
         )
     asked = recipe.training.get("report_to")
     for name in [asked] if isinstance(asked, str) else asked or []:
-        if name in ("tensorboard", "trackio"):
-            try:
-                __import__(name)
-            except ImportError:
-                how = needs_extra(f"`training.report_to={name}`", "train", "leave it out")
-                if name != "tensorboard":
-                    how = f"`training.report_to={name}` needs the package {name}: `pip install {name}`; or leave it out."
-                raise ImportError(how) from None
+        if name == "tensorboard":
+            import_extra(name, "`training.report_to=tensorboard`", "train", "leave it out")
+        elif name == "trackio" and find_spec(name) is None:
+            raise ImportError("`training.report_to=trackio` needs the package trackio: `pip install trackio`; or leave it out.")
 
 
 def _definition(recipe: Recipe, train: Any, validation: Any, model: Any) -> dict[str, Any]:
@@ -370,12 +367,9 @@ def _augmentation(options: AugmentationOptions | None) -> Any:
 
 def _best_metrics(trainer: Any) -> dict[str, float]:
     best_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
-    best: dict[str, float] = {}
-    for entry in trainer.state.log_history:
-        metrics = {name: value for name, value in entry.items() if name.startswith("eval_")}
-        if metrics and (best_step is None or entry["step"] == best_step):
-            best = metrics
-    return best
+    entries = [entry for entry in trainer.state.log_history if best_step in (None, entry["step"])]
+    evaluations = ({name: value for name, value in entry.items() if name.startswith("eval_")} for entry in reversed(entries))
+    return next(filter(None, evaluations), {})
 
 
 def _save_finished(trainer: Any, recipe: Recipe, result: TrainingResult) -> None:

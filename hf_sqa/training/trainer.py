@@ -21,6 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_sqa.data.collator import AudioQualityCollator
 from hf_sqa.metrics import agreement, fit_mapping, lcc, rmse
+from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.training.arguments import AudioQualityTrainingArguments, greater_is_better
 from hf_sqa.training.callbacks import Interrupt, StopAtNaN, StopWithoutProgress, Waiting
 from hf_sqa.training.examples import Augmentation, EpochBatches, Examples, RatedSpeech
@@ -345,11 +346,7 @@ class AudioQualityTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         model = self.accelerator.unwrap_model(self.model)
-        publish = type(self.quality_model).publish
-        if publish is None:
-            raise RuntimeError(
-                "Expected `import hf_sqa` before `push_to_hub`, which hands publishing to the models; import it first."
-            )
+        publish: Any = AudioQualityPreTrainedModel.publish
         return publish(
             model,
             self.args.hub_model_id,
@@ -374,9 +371,7 @@ class AudioQualityTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Score every row once, whatever the number of processes, and compare the scores with the labels.
 
-        Returns:
-            `EvalLoopOutput`: `predictions` and `label_ids` `(num_rows, num_labels)` in the order of the rows, NaN if a recording
-            could not be read; `metrics` as named by [`validation_metrics`].
+        Predictions and labels are `(num_rows, num_labels)` in the order of the rows, NaN if a recording could not be read.
         """
         data: Any = dataloader.dataset
         unwrapped: Any = self.model
@@ -416,12 +411,9 @@ class AudioQualityTrainer(Trainer):
 
 
 def validation_metrics(predictions: np.ndarray, data: Examples, score_names: list[str]) -> dict[str, float]:
-    """Measure the agreement of predictions `(num_rows, num_labels)` with the labels, for every score.
+    """Measure by [`agreement`] and [`corpus_agreement`] how predictions `(num_rows, num_labels)` agree with the labels.
 
-    Returns:
-        `dict[str, float]`: With one score, the keys of `hf_sqa.metrics.agreement` and [`corpus_agreement`] (`utt_srcc`,
-            `sys_srcc`, ...). With several, the same keys after the name of each score (`noisiness_utt_srcc`), and their mean over
-            the scores under the plain keys.
+    With several scores, the keys follow the name of each score (`noisiness_utt_srcc`), and the plain keys hold the mean over them.
     """
     each = {
         name: agreement(predictions[:, column], data.labels[:, column], systems=data.systems, conditions=data.conditions)
@@ -438,15 +430,10 @@ def validation_metrics(predictions: np.ndarray, data: Examples, score_names: lis
 
 
 def corpus_agreement(predictions: np.ndarray, labels: np.ndarray, corpora: Sequence[str]) -> dict[str, float]:
-    """Compute what NISQA's training watches: correlation and error within each corpus, averaged over the corpora.
+    """Compute what NISQA's training watches from scores `(num_rows,)`, NaN if missing, and the corpus of each row.
 
-    Args:
-        predictions, labels (`np.ndarray` of shape `(num_rows,)`): Scores, NaN if missing.
-        corpora (sequence of `str`): Corpus of each row.
-
-    Returns:
-        `dict[str, float]`: `corpus_lcc`, and `corpus_mapped_rmse`: the error after a first-order mapping per corpus, with one
-        degree of freedom. NaN if no corpus has enough clips.
+    `corpus_lcc` and `corpus_mapped_rmse`, the error after a first-order mapping with one degree of freedom, are computed within
+    each corpus and averaged over the corpora; NaN if no corpus has enough clips.
     """
     values: dict[str, list[float]] = {"corpus_lcc": [], "corpus_mapped_rmse": []}
     for corpus in sorted(set(corpora)):

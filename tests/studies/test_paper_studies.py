@@ -61,7 +61,7 @@ def test_an_option_fills_its_places_and_is_changed_by_its_name():
 
     study = load_study(content, ["folder=there", "seeds=[4]"])
 
-    assert study.corpora["mine"]["table"] == "there/mine.csv"
+    assert study.corpora["mine"].table == "there/mine.csv"
     assert (study.evaluation.num_draws, study.seeds) == (20, (4,))
 
 

@@ -161,7 +161,7 @@ def test_an_unknown_key_of_a_model_is_refused(content):
     [
         (lambda c: c["test_sets"].append("de"), "test set of 'en' to be defined, got 'de'"),
         (lambda c: c["sets"]["en"].update(corpus="corpse"), "did you mean 'corpus'"),
-        (lambda c: c["corpora"]["corpus"].update(hub="x/y"), "one of corpus, table and hub"),
+        (lambda c: c["corpora"]["corpus"].update(hub="x/y"), "one of `corpus`, `table` and `hub`"),
         (lambda c: c["parts"]["corpus"].update(shares={"train": 0.5, "test": 0.4}), "add up to 1"),
         (lambda c: c["models"].update({"a b": {"checkpoint": "default"}}), "names of letters, digits"),
         (lambda c: c["models"].update({"en": {"checkpoint": "default"}}), "a name of its own for every model, got 'en' twice"),
