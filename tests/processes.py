@@ -5,7 +5,9 @@ A busy machine may be twenty times slower than a quiet one, so tests wait for ev
 
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,17 @@ def wait_until(condition, process=None):
     while not condition() and (process is None or process.poll() is None):
         assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain"
         time.sleep(0.01)
+
+
+def free_port():
+    """A port of this machine that nobody listens on, below those that the system hands out to other tests."""
+    while True:
+        with socket.socket() as tried:
+            try:
+                tried.bind(("127.0.0.1", port := random.SystemRandom().randrange(20_000, 32_768)))
+            except OSError:
+                continue
+            return port
 
 
 def heed_interrupts():

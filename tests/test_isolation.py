@@ -54,7 +54,7 @@ def work(item):
         time.sleep(3600)
     return item
 
-with Isolated(work, 2, timeout_seconds=3.0) as isolated:
+with Isolated(work, 2, timeout_seconds=5.0) as isolated:
     found = [result.code if isinstance(result, Lost) else result for _, result in isolated.map(["a", "dies", "b", "hangs", "c"])]
 print(json.dumps(found))
 """)
@@ -79,6 +79,8 @@ print(json.dumps(beside))
 def test_threads_that_ended_a_moment_ago_do_not_prevent_copies():
     """The system lists a thread for a while after `join` has returned."""
     results, _ = run("""
+isolation.EXITING_SECONDS = 300.0
+
 def copy():
     thread = threading.Thread(target=int)
     thread.start()

@@ -150,10 +150,8 @@ def test_a_url_that_gives_no_file_is_unreachable(server, path, cause):
 def test_a_refused_connection_is_unreachable():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-
-    with pytest.raises(AudioError, match="Connection refused") as caught:
-        load_recording(f"http://127.0.0.1:{port}/a.wav")
+        with pytest.raises(AudioError, match="Connection refused") as caught:
+            load_recording(f"http://127.0.0.1:{unused.getsockname()[1]}/a.wav")
 
     assert caught.value.code == "unreachable"
 

@@ -18,8 +18,7 @@ from hf_sqa.runs import locked
 from tests.processes import command, wait_until
 
 RATE = 16_000
-#: Takes long enough to be stopped on its way.
-SLOW = ("--step", "mel_vocoder num_iterations=40", "--snr-db", "10")
+CHAIN = ("--step", "mel_vocoder num_iterations=2", "--snr-db", "10")
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(degrade)
 
@@ -339,34 +338,48 @@ def test_a_manifest_that_is_none_is_refused(clean, tmp_path):
 
 
 @pytest.fixture
-def slow(once, speech_like):
-    """A folder with recordings in `source`, and in `undisturbed` what `SLOW` makes of them."""
+def many(once, speech_like):
+    """A folder with recordings in `source`, and in `undisturbed` what `CHAIN` makes of them."""
 
     def fill(folder):
         (folder / "source").mkdir()
         for number in range(24):
-            soundfile.write(folder / "source" / f"{number:02}.wav", speech_like(2.0), RATE)
-        run(folder / "source", folder / "undisturbed", *SLOW)
+            soundfile.write(folder / "source" / f"{number:02}.wav", speech_like(0.5), RATE)
+        run(folder / "source", folder / "undisturbed", *CHAIN)
 
-    return once("slow-degradations", fill)
+    return once("many-degradations", fill)
+
+
+#: Before a command: once six files are written, of which five are in the manifest, the process sends a signal to itself.
+STOPPED = """
+import os, signal
+from hf_sqa.degradations import folders
+os.setsid()
+in_processes = folders.in_processes
+
+def stopped(*arguments, **options):
+    for number, row in enumerate(in_processes(*arguments, **options)):
+        if number == 5:
+            os.kill(os.getpid(), signal.{sent})
+        yield row
+
+folders.in_processes = stopped
+"""
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(num_workers, slow, nursery, tmp_path):
-    source, target = slow / "source", tmp_path / "killed"
-    arguments = [str(source), str(target), *SLOW, "--num-workers", str(num_workers)]
-    process = nursery.start("import os; os.setsid()\n" + command("degrade", *arguments))
-    wait_until(lambda: len(list(target.glob("*.wav"))) >= 5, process)
-    process.send_signal(signal.SIGKILL)
+def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(num_workers, many, nursery, tmp_path):
+    source, target = many / "source", tmp_path / "killed"
+    arguments = (source, target, *CHAIN, "--num-workers", num_workers)
+    process = nursery.start(STOPPED.format(sent="SIGKILL") + command("degrade", *arguments))
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     wait_until(lambda: not _living(process.pid))  # workers do not outlive the run
-    done = len(list(target.glob("*.wav")))
-    assert 0 < done < 24, "killed too early or too late to show anything"
     for path in target.glob("*.wav"):  # whole, or not there
-        assert soundfile.info(path).frames == 2 * RATE
+        assert soundfile.info(path).frames == RATE // 2
 
-    assert run(source, target, *SLOW).exit_code == 0
-    assert contents(target) == contents(slow / "undisturbed")
+    assert run(source, target, *CHAIN).exit_code == 0
+    assert contents(target) == contents(many / "undisturbed")
 
 
 def _living(group):
@@ -378,17 +391,14 @@ def _living(group):
     return True
 
 
-def test_ctrl_c_keeps_what_is_done_and_is_exit_code_130(slow, nursery, tmp_path):
-    target = tmp_path / "target"
-    process = nursery.start(command("degrade", slow / "source", target, *SLOW, "--num-workers", "1"))
-    manifest = target / "manifest.jsonl"
-    wait_until(lambda: manifest.exists() and manifest.read_text().count("\n") >= 2, process)
-    process.send_signal(signal.SIGINT)
+def test_ctrl_c_keeps_what_is_done_and_is_exit_code_130(many, nursery, tmp_path):
+    arguments = (many / "source", tmp_path / "target", *CHAIN, "--num-workers", 1)
+    process = nursery.start(STOPPED.format(sent="SIGINT") + command("degrade", *arguments))
     _, told = process.communicate()
 
     assert process.returncode == 130, told
     assert "Interrupted" in told
-    assert 2 <= len(rows_of(manifest)) < 24
+    assert len(rows_of(tmp_path / "target" / "manifest.jsonl")) == 5
 
 
 # --- As a function ---------------------------------------------------------------------------------------------------------------

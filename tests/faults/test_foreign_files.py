@@ -180,7 +180,7 @@ YAMLS = {
     "a tag of nobody": "model: !exec {run: rm}\n",
     "aliases of aliases": LAUGHS,
     "itself": "model: &a [*a]\n",
-    "nested deeply": "model: " + "[" * 1500,
+    "nested deeply": "model: " + "[" * 600,
     "a key twice": "model: {family: nisqa}\nmodel: {family: mosa_net}\n",
     "binary": "\x00\x01\x02",
 }

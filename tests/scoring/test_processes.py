@@ -130,9 +130,9 @@ def test_copies_of_a_process_write_the_bytes_of_one(nursery, corpus, tiny_folder
 
 
 def test_the_time_limit_is_that_of_decoding(afresh):
-    with Isolated(partial(decode_then, 3.0), 1, timeout_seconds=2.0) as isolated:
+    with Isolated(partial(decode_then, 6.0), 1, timeout_seconds=5.0) as isolated:
         assert list(isolated.map(["a"])) == [("a", "a")]
-    with Isolated(partial(slow, 60.0), 1, timeout_seconds=2.0) as isolated:
+    with Isolated(partial(slow, 3600.0), 1, timeout_seconds=5.0) as isolated:
         ((_, result),) = isolated.map(["a"])
     assert isinstance(result, Lost) and result.code == "timed_out"
 

@@ -26,7 +26,7 @@ from hf_sqa.scoring import Settings
 from hf_sqa.serve.app import HTTP_STATUS, create_app
 from hf_sqa.serve.service import Limits, Service
 from hf_sqa.serve.urls import RefusedURL, fetch
-from tests.processes import command, heed_interrupts, wait_until
+from tests.processes import PATIENCE, command, free_port, heed_interrupts, wait_until
 
 RATE = 16_000
 LIMITS = Limits(max_bytes=400_000, max_seconds=8.0, timeout_seconds=300.0, max_files=4)
@@ -271,7 +271,7 @@ def test_decoders_that_die_are_replaced_and_no_recording_is_lost(service, client
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows decodes in the process of the service")
 def test_a_decoder_that_hangs_costs_its_recording_and_is_replaced(tiny_scorer, clip):
-    service = Service(Settings(), Limits(timeout_seconds=3.0), scorer=tiny_scorer)
+    service = Service(Settings(), Limits(timeout_seconds=5.0), scorer=tiny_scorer)
     with TestClient(create_app(service)) as client:
         wait_until(lambda: post(client, clip).json()["status"] == "ok")
         (stopped,) = decoder_ids(service)
@@ -411,8 +411,7 @@ def test_the_command_serves_with_several_workers_until_it_is_interrupted(tiny_fo
     import subprocess
     import sys
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     code = "if __name__ == '__main__':\n    " + command("serve", "--model", tiny_folder, "--port", port, "--workers", 2)
     script = tmp_path / "serve.py"
     script.write_text(code)
@@ -423,18 +422,18 @@ def test_the_command_serves_with_several_workers_until_it_is_interrupted(tiny_fo
     address = f"http://127.0.0.1:{port}"
 
     def is_up():
-        try:
-            return httpx.get(f"{address}/health", timeout=60).status_code == 200
-        except httpx.HTTPError:
-            return False
+        with socket.socket() as tried:
+            return tried.connect_ex(("127.0.0.1", port)) == 0
 
     try:
         wait_until(is_up, process)
-        answers = [httpx.post(f"{address}/score", files={"file": ("call.wav", clip)}, timeout=600) for _ in range(3)]
-        metrics = httpx.get(f"{address}/metrics", timeout=60).text
+        with httpx.Client(base_url=address, timeout=PATIENCE) as visitor:  # whose requests wait until a worker takes them
+            assert visitor.get("/health").status_code == 200
+            answers = [visitor.post("/score", files={"file": ("call.wav", clip)}) for _ in range(3)]
+            metrics = visitor.get("/metrics").text
     finally:
         process.send_signal(signal.SIGINT)
-        code = process.wait(timeout=900)
+        code = process.wait(timeout=PATIENCE)
 
     assert [answer.json()["status"] for answer in answers] == ["ok"] * 3
     assert 'hf_sqa_recordings_total{code="",status="ok"} 3.0' in metrics
