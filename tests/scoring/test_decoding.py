@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from fsspec.registry import _registry as loaded_file_systems
 
+from hf_sqa import isolation
 from hf_sqa.audio import load_recording
 from hf_sqa.scoring import remote
 from hf_sqa.scoring.decoding import Decoder, Decoding, load
@@ -168,7 +169,8 @@ def test_a_url_without_its_package_says_which(monkeypatch):
     assert "Install s3fs" in refusal.reason
 
 
-def test_the_workers_do_without_torch(clips):
+def test_workers_that_are_started_afresh_do_without_torch(clips, monkeypatch):
+    monkeypatch.setattr(isolation, "may_fork", lambda wait_seconds: False)
     with Decoder(Decoding(RATE), 1) as decoder:
         list(decoder.decode([item(0, str(clips / "00.wav"))]))
         (process,) = decoder.process_ids
