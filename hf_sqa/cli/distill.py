@@ -89,7 +89,7 @@ def _test(recipe: Any, result: Any) -> None:
     student = load_checkpoint(result.output_dir).model
     teachers = [load_teacher(options) for options in recipe.teachers]
     cache = WindowCache(recipe.labels.folder)
-    agreement = teacher_agreement(student, cache, teachers, recipe.teachers, num_windows=recipe.labels.num_windows)
+    agreement = teacher_agreement(student, cache, teachers, num_windows=recipe.labels.num_windows)
     Path(result.output_dir, AGREEMENT).write_text(json.dumps(agreement, indent=1) + "\n", encoding="utf-8")
     for name in student.config.score_names:
         lcc, rmse = agreement[name]["utt_lcc"], agreement[name]["utt_rmse"]

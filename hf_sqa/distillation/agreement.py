@@ -9,7 +9,6 @@ import torch
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.data.windows import WindowCache
 from hf_sqa.distillation.examples import CachedWindows, kinds_of
-from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
 from hf_sqa.metrics import agreement, bootstrap_agreement
 
@@ -21,7 +20,6 @@ def teacher_agreement(
     model: Any,
     cache: WindowCache,
     teachers: Sequence[Teacher],
-    options: Sequence[TeacherOptions],
     split: str = "test",
     seed: int = 0,
     num_windows: int | None = None,
@@ -31,7 +29,7 @@ def teacher_agreement(
     For every score, `talkers` and `kinds` hold the `utt_lcc` of each talker, and of each kind of degradation with at least
     `MIN_WINDOWS` windows.
     """
-    data = CachedWindows(cache, teachers, options, model.config, split, num_windows)
+    data = CachedWindows(cache, teachers, model.config, split, num_windows)
     scores = score_windows(model, data)
     result: dict[str, Any] = {"num_windows": len(data), "split": split}
     talkers = np.array([row["talker"] for row in data.facts])

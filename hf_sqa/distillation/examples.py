@@ -13,7 +13,6 @@ from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.data.speech import SPLITS
 from hf_sqa.data.windows import WINDOWS_PER_SHARD, WindowCache, WindowMaker, as_waveform
 from hf_sqa.distillation.labels import combined_labels, mapped_scores, plan_shards
-from hf_sqa.distillation.recipe import TeacherOptions
 from hf_sqa.distillation.teacher import Teacher
 from hf_sqa.runs import digest_of
 from hf_sqa.training.examples import Draw, Examples, RatedSpeech, make_example
@@ -50,7 +49,7 @@ def kinds_of(row: Mapping[str, Any]) -> set[str]:
 
 
 class CachedWindows(WindowExamples):
-    """Windows of one split of a folder, with teachers' labels, for a student. `options` are in the order of `teachers`.
+    """Windows of one split of a folder, with teachers' labels, for a student.
 
     `num_windows` counts windows of all splits together, see [`plan_shards`]; all labelled ones if not given. Teachers are aligned
     as for the windows `like`, if given. Windows of talkers and kinds of degradation in `leave_out` are left out. `facts` is what is
@@ -64,7 +63,6 @@ class CachedWindows(WindowExamples):
         self,
         cache: WindowCache,
         teachers: Sequence[Teacher],
-        options: Sequence[TeacherOptions],
         student_config: Any,
         split: str,
         num_windows: int | None = None,
@@ -89,11 +87,11 @@ class CachedWindows(WindowExamples):
                 self.facts += json.loads(file.metadata()["rows"])
             self._places += [(path, place) for place in range(len(self.facts) - len(self._places))]
             features.append(self._tensor(self._labels_folder / path.name, "features"))
-        labels_by_teacher = []
-        for teacher, teacher_options in zip(teachers, options, strict=True):
+        labels_by_teacher, options = [], [teacher.options for teacher in teachers]
+        for teacher in teachers:
             files = [cache.folder / "labels" / teacher.digest / path.name for path in paths]
             scores = np.concatenate([self._tensor(file, "scores") for file in files])
-            labels_by_teacher.append(mapped_scores(scores, teacher.model.config, student_config, teacher_options))
+            labels_by_teacher.append(mapped_scores(scores, teacher.model.config, student_config, teacher.options))
         self.labels, self.lines = combined_labels(labels_by_teacher, options, like.lines if like is not None else None)
         kept = self._kept_rows(leave_out)
         if all(tensor is not None for tensor in features):
@@ -101,7 +99,7 @@ class CachedWindows(WindowExamples):
         self.labels, self.num_windows = self.labels[kept], len(kept)
         self._places, self.facts = [self._places[row] for row in kept], [self.facts[row] for row in kept]
         digests = [teacher.digest for teacher in teachers]
-        self._fingerprint = digest_of((cache.description, digests, list(options), len(paths), split, *sorted(leave_out)))
+        self._fingerprint = digest_of((cache.description, digests, options, len(paths), split, *sorted(leave_out)))
 
     def _kept_rows(self, leave_out: Sequence[str]) -> np.ndarray:
         """Return rows that have a label and no left-out talker or degradation. Count the others by reason."""
@@ -195,7 +193,6 @@ class FreshWindows(WindowExamples):
         self,
         maker: WindowMaker,
         teachers: Sequence[Teacher],
-        options: Sequence[TeacherOptions],
         student_config: Any,
         split: str,
         num_windows: int,
@@ -203,7 +200,8 @@ class FreshWindows(WindowExamples):
     ):
         super().__init__(f"{split} windows", student_config.score_names, maker.pool.sampling_rate)
         self.split, self._maker = split, maker
-        self._teachers, self._options, self._student_config = list(teachers), list(options), student_config
+        self._teachers, self._student_config = list(teachers), student_config
+        options = [teacher.options for teacher in teachers]
         if any(teacher.align == "moments" for teacher in options):
             raise ValueError("Expected `labels.folder` for teachers with `align: moments`: the line is fitted to kept labels.")
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []
@@ -215,7 +213,7 @@ class FreshWindows(WindowExamples):
             if num_excluded := num_windows - len(self):
                 self.excluded["window: no degradation, or no teacher gave a score"] = num_excluded
         digests = [teacher.digest for teacher in teachers]
-        self._fingerprint = digest_of((maker.description, digests, list(options), num_windows, split))
+        self._fingerprint = digest_of((maker.description, digests, options, num_windows, split))
 
     @property
     def lengths(self) -> list[tuple[int, int]]:  # type: ignore[override]
@@ -236,10 +234,10 @@ class FreshWindows(WindowExamples):
         except AudioError:
             return waveform, unlabelled
         labels_by_teacher = [
-            mapped_scores(teacher.label([recording])[0], teacher.model.config, self._student_config, options)
-            for teacher, options in zip(self._teachers, self._options, strict=True)
+            mapped_scores(teacher.label([recording])[0], teacher.model.config, self._student_config, teacher.options)
+            for teacher in self._teachers
         ]
-        return waveform, combined_labels(labels_by_teacher, self._options)[0][0]
+        return waveform, combined_labels(labels_by_teacher, [teacher.options for teacher in self._teachers])[0][0]
 
 
 class MixedSpeech(WindowExamples):

@@ -1,5 +1,6 @@
 """The teachers' labels of windows, shard by shard, and how they are combined for a student; see `hf_sqa.data.windows`."""
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,14 +84,9 @@ def plan_shards(splits: Sequence[str], num_windows: int) -> list[tuple[str, int]
 
     `num_windows` counts the windows of all splits and is rounded up to whole shards. The shares fit wherever the plan stops.
     """
-    order = [split for split in CYCLE if split in splits]
-    counts = dict.fromkeys(SPLITS, 0)
-    plan = []
-    for number in range(-(-num_windows // WINDOWS_PER_SHARD)):
-        split = order[number % len(order)]
-        plan.append((split, counts[split]))
-        counts[split] += 1
-    return plan
+    order = itertools.cycle(split for split in CYCLE if split in splits)
+    indices: dict[str, Iterator[int]] = {split: itertools.count() for split in splits}
+    return [(split, next(indices[split])) for split in itertools.islice(order, -(-num_windows // WINDOWS_PER_SHARD))]
 
 
 def label_windows(

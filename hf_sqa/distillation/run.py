@@ -88,8 +88,8 @@ def distill(
     set_seed(int(recipe.training.get("seed", TrainingArguments.seed)))
     student = build_model(recipe.student, recipe.loss.on_scores, announce=announce)
     teachers = [load_teacher(options) for options in recipe.teachers]
-    for teacher, options in zip(teachers, recipe.teachers, strict=True):
-        check_teacher(teacher.model.config, student.config, options)
+    for teacher in teachers:
+        check_teacher(teacher.model.config, student.config, teacher.options)
     maker = make_windows(recipe, student)
     _check_windows(maker, student)
     train, validation, excluded = _windows(recipe, maker, teachers, student, progress, rated)
@@ -129,12 +129,12 @@ def _windows(
     if labels.folder is None:
         assert labels.num_windows is not None
         num_fixed = max(2 * MIN_VALIDATION_WINDOWS, labels.num_windows // 8)
-        fresh = functools.partial(FreshWindows, maker, teachers, recipe.teachers, student.config)
+        fresh = functools.partial(FreshWindows, maker, teachers, student.config)
         train, validation = fresh("train", labels.num_windows), fresh("validation", num_fixed, fixed=True)
         excluded: Mapping[str, Any] = maker.pool.excluded
     else:
         cache = label(recipe, maker, teachers, progress)
-        kept = functools.partial(CachedWindows, cache, teachers, recipe.teachers, student.config)
+        kept = functools.partial(CachedWindows, cache, teachers, student.config)
         train = kept("train", labels.num_windows, leave_out=labels.leave_out)
         validation = kept("validation", labels.num_windows, like=train)
         excluded = cache.excluded

@@ -20,8 +20,8 @@ from hf_sqa.runs import digest_of
 class Teacher:
     """A model of any family that labels windows. Other weights, precision or extractor (`identity`) mean another teacher."""
 
-    def __init__(self, model: Any, feature_extractor: Any):
-        self.model, self.feature_extractor = model.eval(), feature_extractor
+    def __init__(self, model: Any, feature_extractor: Any, options: TeacherOptions | None = None):
+        self.model, self.feature_extractor, self.options = model.eval(), feature_extractor, options or TeacherOptions()
         self.identity = model_identity(model, feature_extractor, mode=model.modes[0])
 
     @property
@@ -78,7 +78,7 @@ def load_teacher(options: TeacherOptions) -> Teacher:
     loaded = load_checkpoint(options.checkpoint, merge=True, dtype=getattr(torch, options.dtype))
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
     warn_if_emulated(loaded.model.dtype, loaded.model.device)
-    return Teacher(loaded.model, loaded.feature_extractor)
+    return Teacher(loaded.model, loaded.feature_extractor, options)
 
 
 def check_teacher(teacher: Any, student: Any, options: TeacherOptions) -> None:

@@ -35,8 +35,8 @@ def run_and_evaluate(
     """Train by a recipe, and evaluate the result on the test sets of its section `evaluation`.
 
     The test sets are loaded before training begins, so that a missing corpus is reported at once and not days later. Rows of
-    agreement with all metrics are written to `results.csv`, and a table to `results.md`, in the folder of the trained model. The
-    same command resumes: a test set that already has rows for these weights and this source is not scored again.
+    agreement with all metrics are written to `results.csv`, and a table to `results.md`, in the folder of the trained model, and
+    returned. The same command resumes: a test set that already has rows for these weights and this source is not scored again.
 
     Args:
         recipe ([`~hf_sqa.training.recipe.Recipe`], path or `dict`): The recipe.
@@ -44,9 +44,6 @@ def run_and_evaluate(
             the number of clips done and their total.
         evaluates (`bool`, *optional*, defaults to `True`): Whether this process evaluates. If several train, only one does.
         **options: Options of [`~hf_sqa.training.run.run_recipe`].
-
-    Returns:
-        `(TrainingResult, list[dict])`: The result of the training, and the rows of agreement.
 
     Raises:
         FileNotFoundError, ValueError: If a test set cannot be loaded, or has no label for any score of the model.

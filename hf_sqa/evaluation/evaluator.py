@@ -5,7 +5,6 @@ metric once per draw and key, and knows no systems. Those methods are replaced h
 """
 
 import math
-from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
@@ -97,14 +96,18 @@ class AudioQualityEvaluator(Evaluator):
         """
         check_choice("strategy", strategy, STRATEGIES)
         self.check_for_mismatch_in_device_setup(device, model_or_pipeline)
-        data = self.load_data(data=data, subset=subset, split=split)
+        rated: Any = self.load_data(data=data, subset=subset, split=split)
         columns = {"systems": system_column, "conditions": condition_column, "ci95": ci95_column}
-        inputs, recordings = self.prepare_data(data, input_column, label_column, columns)
+        named = {name: column for name, column in columns.items() if column is not None}
+        self.check_required_columns(rated, {"input_column": input_column, "label_column": label_column, **named})
+        inputs: dict[str, Any] = {name: list(rated[column]) for name, column in {"references": label_column, **named}.items()}
+        if isinstance(rated.features[input_column], Audio):
+            rated = rated.cast_column(input_column, Audio(decode=False))
         pipe = self.prepare_pipeline(model_or_pipeline, feature_extractor=feature_extractor, device=device)
         if metric is not None and strategy == "bootstrap":
             raise ValueError("Intervals are drawn for agreement with listeners only; leave `metric` out, or use strategy='simple'.")
 
-        rows, performance = self.call_pipeline(pipe, recordings)
+        rows, performance = self.call_pipeline(pipe, DatasetColumn(rated, input_column))
         inputs |= self.predictions_processor(rows, score or label_column)
         if mapping is not None:
             inputs["mapping"] = mapping
@@ -112,17 +115,6 @@ class AudioQualityEvaluator(Evaluator):
         if strategy == "bootstrap":
             result |= _intervals(result, inputs, confidence_level, n_resamples, random_state)
         return result | performance
-
-    def prepare_data(
-        self, data: Dataset, input_column: str, label_column: str, columns: Mapping[str, str | None] | None = None
-    ) -> tuple[dict[str, Any], DatasetColumn]:
-        """Return the metric inputs by name, and the recordings, which are read one by one."""
-        named = {name: column for name, column in (columns or {}).items() if column is not None}
-        self.check_required_columns(data, {"input_column": input_column, "label_column": label_column, **named})
-        inputs = {"references": list(data[label_column])} | {name: list(data[column]) for name, column in named.items()}
-        if isinstance(data.features[input_column], Audio):
-            data = data.cast_column(input_column, Audio(decode=False))
-        return inputs, DatasetColumn(data, input_column)
 
     def prepare_pipeline(
         self, model_or_pipeline: Any, tokenizer: Any = None, feature_extractor: Any = None, device: int | None = None

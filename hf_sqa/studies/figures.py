@@ -8,6 +8,7 @@ several seeds, their ends are averaged.
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from hf_sqa.studies.plotting import (
     legend_beside,
     marker,
     metric_label,
-    new_figure,
+    panels,
     rotation,
     save_figure,
     style_axis,
@@ -78,8 +79,7 @@ def draw_by_test_set(
 ) -> Any:
     """Draw agreement on every test set: a series for each model, a column for each metric, a row for each group of models."""
     groups = groups or {"": table.models}
-    figure = new_figure(4.3 * len(metrics), 3.1 * len(groups) + 0.9)
-    axes = figure.subplots(len(groups), len(metrics), squeeze=False, sharex=True)
+    figure, axes = panels(len(groups), len(metrics), 4.3 * len(metrics), 3.1 * len(groups) + 0.9, sharex=True)
     # A model has the same colour in every group.
     numbers = {model: number for number, model in enumerate(dict.fromkeys(name for models in groups.values() for name in models))}
     for row, (group, models) in enumerate(groups.items()):
@@ -107,12 +107,9 @@ def draw_by_test_set(
 
 
 def _wins(table: ResultTable, models: Sequence[str], metric: str) -> str:
-    wins: dict[str, int] = {}
-    for test_set in table.test_sets:
-        if values := table.values_on(test_set, metric, models):
-            best = best_of(values, metric)
-            wins[best] = wins.get(best, 0) + 1
-    counts = ", ".join(f"{model} on {count}" for model, count in sorted(wins.items(), key=lambda item: -item[1]))
+    values_on_each = filter(None, (table.values_on(test_set, metric, models) for test_set in table.test_sets))
+    wins = Counter(best_of(values, metric) for values in values_on_each)
+    counts = ", ".join(f"{model} on {count}" for model, count in wins.most_common())
     return f"Best {NAMES[metric]} of {len(table.test_sets)} test sets: {counts}"
 
 
@@ -126,8 +123,8 @@ def draw_spread(
         raise ValueError(f"Expected two test sets or more for box plots, got {', '.join(table.test_sets)}.")
     columns = min(len(metrics), 3 if len(models) < 6 else 2)
     lines = math.ceil(len(metrics) / columns)
-    figure = new_figure(max(3.6, 0.5 * len(models) + 1.4) * columns, 3.7 * lines + 0.4)
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    figure, grid = panels(lines, columns, max(3.6, 0.5 * len(models) + 1.4) * columns, 3.7 * lines + 0.4)
+    axes = grid.ravel()
     for axis in axes[len(metrics) :]:
         axis.set_visible(False)
     grey = {"color": "#555555"}
@@ -167,8 +164,7 @@ def draw_transfer_matrix(table: ResultTable, path: str | Path, metric: str = "sr
     own = own or {model: model for model in models if model in table.test_sets}
     if absent := [name for name in own.values() if name not in table.test_sets]:
         raise ValueError(f"Expected test sets out of {', '.join(table.test_sets)} in `own`, got {absent[0]!r}.")
-    figure = new_figure(max(6.4, 1.15 * len(table.test_sets) + 3.2), 0.62 * len(models) + 2.0)
-    axis = figure.subplots()
+    figure, [[axis]] = panels(1, 1, max(6.4, 1.15 * len(table.test_sets) + 3.2), 0.62 * len(models) + 2.0)
     points = {(model, test_set): table.point(model, test_set, metric) for model in models for test_set in table.test_sets}
     values = {cell: math.nan if point is None else point.value for cell, point in points.items()}
     grid = np.array([[values[model, test_set] for test_set in table.test_sets] for model in models])
@@ -234,8 +230,7 @@ def draw_sweep(table: ResultTable, path: str | Path, variable: str, metrics: Seq
     numeric = all(isinstance(value, (int, float)) for value in values)
     places = {value: float(value) if numeric else float(place) for place, value in enumerate(sorted(values) if numeric else values)}
     gap = 0.012 * (max(places.values()) - min(places.values())) if numeric else 0.12
-    figure = new_figure(4.3 * len(metrics), 3.9)
-    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    figure, [axes] = panels(1, len(metrics), 4.3 * len(metrics), 3.9)
     for axis, metric in zip(axes, metrics, strict=True):
         for number, (label, (drawn, test_set)) in enumerate(lines.items()):
             shift = (number - (len(lines) - 1) / 2) * gap
@@ -269,8 +264,7 @@ def draw_size(table: ResultTable, path: str | Path, metric: str = "srcc") -> Any
     The title names the smallest model within `MARGIN` of the best, when each is judged by its worst test set.
     """
     columns = {"num_parameters": "weights", "cpu_seconds_per_second": "CPU seconds for a second of audio"}
-    figure = new_figure(10.4, 3.4 * len(table.test_sets) + 0.8)
-    axes = figure.subplots(len(table.test_sets), 2, squeeze=False, sharey="row", sharex="col")
+    figure, axes = panels(len(table.test_sets), 2, 10.4, 3.4 * len(table.test_sets) + 0.8, sharey="row", sharex="col")
     series: dict[str, list[str]] = {}
     for model in table.models:
         series.setdefault(str(table.column(model, "series") or model), []).append(model)

@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_sqa.evaluation.suite import Point
 from hf_sqa.metrics import GREATER_IS_BETTER
-from hf_sqa.studies.plotting import NAMES, ResultTable, colour, marker, metric_label, new_figure, save_figure, style_axis
+from hf_sqa.studies.plotting import NAMES, ResultTable, colour, marker, metric_label, panels, save_figure, style_axis
 
 #: Doubling the labels is not worth its cost if it gains less than this, in a correlation or in MOS points.
 NEGLIGIBLE_GAIN = 0.01
@@ -42,8 +42,8 @@ def draw_learning_curve(
     curves = _curves(table, x, references)
     columns = min(len(table.test_sets), 3)
     lines = math.ceil(len(table.test_sets) / columns)
-    figure = new_figure(max(4.4 * columns, 7.0), 3.5 * lines + 1.1)
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    figure, grid = panels(lines, columns, max(4.4 * columns, 7.0), 3.5 * lines + 1.1, sharex=True, sharey=True)
+    axes = grid.ravel()
     verdicts: dict[tuple[str, str], Growth] = {}
     sizes = sorted({table.number(model, x) or 0.0 for members in curves.values() for model in members})
     for place, test_set in enumerate(table.test_sets):

@@ -80,14 +80,12 @@ def best_of(values: Mapping[Any, float], metric: str) -> Any:
     return choose(values, key=lambda name: values[name])
 
 
-def new_figure(width: float, height: float) -> Any:
-    """Return an empty figure of a size in inches, drawn without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def panels(lines: int, columns: int, width: float, height: float, **shared: Any) -> tuple[Any, Any]:
+    """Return a figure of a size in inches, drawn without a display, and its axes, `(lines, columns)`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return figure, figure.subplots(lines, columns, squeeze=False, **shared)
 
 
 def draw_point(axis: Any, x: float, point: Point, number: int, filled: bool = True) -> None:

@@ -136,22 +136,15 @@ class Waiting:
             self.num_windows += sum(len(batch.get("labels", ())) for batch in found[0])
         return found
 
-    @property
-    def share(self) -> float:
-        """Share of the time that training spent waiting, 0 to 1."""
-        return self.seconds / self._elapsed
-
-    @property
-    def windows_per_second(self) -> float:
-        """Windows that arrived per second: the speed of the workers if training waits for them, else that of training."""
-        return self.num_windows / self._elapsed
-
-    @property
-    def _elapsed(self) -> float:
-        return max(time.perf_counter() - self._began, 1e-9) if self._began is not None else float("inf")
-
     def sentence(self, num_workers: int) -> str:
-        """Return rate and share in words, and what to do if training waits for data."""
-        rate = f"{self.windows_per_second:.1f} windows a second, {self.windows_per_second / num_workers:.1f} a worker"
-        remedy = "; a larger `training.dataloader_num_workers` makes it faster" if self.share > 0.1 else ""
-        return f"Data: {rate}; training waited for them {self.share:.0%} of the time{remedy}."
+        """Return in words how many windows arrived per second, which share of the time training waited, and what to do about it.
+
+        The rate is that of the workers if training waits for them, else that of training.
+        """
+        elapsed = max(time.perf_counter() - self._began, 1e-9) if self._began is not None else math.inf
+        rate, share = self.num_windows / elapsed, self.seconds / elapsed
+        remedy = "; a larger `training.dataloader_num_workers` makes it faster" if share > 0.1 else ""
+        return (
+            f"Data: {rate:.1f} windows a second, {rate / num_workers:.1f} a worker; training waited for them {share:.0%} of the "
+            f"time{remedy}."
+        )

@@ -11,6 +11,7 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -205,6 +206,7 @@ class RatedSpeech(Examples):
         return self._data[int(self._rows[row])]["audio"]
 
 
+@dataclass(eq=False)
 class EpochBatches(torch.utils.data.Sampler):
     """Batches of [`Draw`] for one process, `batch_size` rows each. The global batches do not depend on the number of processes.
 
@@ -213,23 +215,20 @@ class EpochBatches(torch.utils.data.Sampler):
     rows, rows of similar duration share a batch; with `groups`, only rows of equal value do.
     """
 
-    def __init__(
-        self,
-        num_rows: int,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        seconds: np.ndarray | None = None,
-        groups: Sequence[Any] | None = None,
-        shuffle: bool = True,
-        process_index: int = 0,
-        num_processes: int = 1,
-        drop_last: bool = False,
-    ):
-        self.num_rows, self.batch_size, self.seed, self.shuffle, self.drop_last = num_rows, batch_size, seed, shuffle, drop_last
-        self.seconds, self.process_index, self.num_processes = seconds, process_index, num_processes
-        self._codes = None if groups is None else np.unique(np.array(list(map(str, groups))), return_inverse=True)[1]
-        self.epoch = 0
+    num_rows: int
+    batch_size: int
+    _: KW_ONLY
+    seed: int = 0
+    seconds: np.ndarray | None = None
+    groups: Sequence[Any] | None = None
+    shuffle: bool = True
+    process_index: int = 0
+    num_processes: int = 1
+    drop_last: bool = False
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self._codes = None if self.groups is None else np.unique(np.array(list(map(str, self.groups))), return_inverse=True)[1]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch."""

@@ -70,19 +70,15 @@ def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def muon_groups(
-    model: nn.Module,
-    learning_rate: float,
-    adam_learning_rate: float,
-    weight_decay: float = 0.0,
-    decayed: Iterable[str] | None = None,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    model: nn.Module, learning_rate: float, adam: dict[str, Any], weight_decay: float = 0.0, decayed: Iterable[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Return parameter groups of a model: matrices and filters for Muon, everything else for AdamW."""
+    """Return parameter groups of a model: matrices and filters for Muon, everything else for AdamW with the options `adam`.
+
+    Only weights named in `decayed`, if it is given, decay.
+    """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed = None if decayed is None else set(decayed)
     muon = {"lr": learning_rate, "momentum": MOMENTUM}
-    adam = {"lr": adam_learning_rate, "betas": betas, "eps": eps}
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, weight in model.named_parameters():
         if not weight.requires_grad:

@@ -13,7 +13,7 @@ import operator
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,16 @@ class PseudoLabels:
     # or the samples, first 16 characters)
     rows: list[Row]
     num_reused: int = 0  # rows of an earlier run that were not scored again
-    reasons: Counter[str] = field(default_factory=Counter)
 
-    def __post_init__(self) -> None:
-        self.reasons.update(str(row["code"]) for row in self.rows if row["status"] != "ok")
+    @property
+    def reasons(self) -> Counter[str]:
+        """Numbers of recordings without a score, by code."""
+        return Counter(str(row["code"]) for row in self.rows if row["status"] != "ok")
 
     @property
     def num_failed(self) -> int:
-        """Number of recordings without a score; `reasons` counts them by code."""
-        return sum(self.reasons.values())
+        """Number of recordings without a score."""
+        return self.reasons.total()
 
 
 def pseudo_label(
@@ -85,9 +86,6 @@ def pseudo_label(
         batch_size, num_workers (`int`, *optional*): Recordings scored together, and processes that decode; they change no score.
         overwrite (`bool`, *optional*, defaults to `False`): Start anew, whatever an earlier run left.
         progress (callable, *optional*): Called after every recording with the numbers of recordings done, failed, and in total.
-
-    Returns:
-        [`PseudoLabels`]: The table as written.
 
     Raises:
         ValueError: If `output` is the table of another teacher or not a table of pseudo-labels, or a recording has neither a path

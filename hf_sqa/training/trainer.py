@@ -108,11 +108,12 @@ class AudioQualityTrainer(Trainer):
         )
         evaluated = self._as_evaluated(eval_dataset) if eval_dataset is not None else None
         extractor = processing_class if processing_class is not None else self.quality_model.make_feature_extractor()
-        if args.chooses_metric and evaluated is not None:
-            args.metric_for_best_model = choose_metric(evaluated)
-            args.greater_is_better = greater_is_better(args.metric_for_best_model)
         if evaluated is not None:
-            _warn_of_undefined_metrics(evaluated, args.metric_for_best_model)
+            first = next(iter(evaluated.values())) if isinstance(evaluated, Mapping) else evaluated
+            if args.chooses_metric:
+                args.metric_for_best_model = choose_metric(first)
+                args.greater_is_better = greater_is_better(args.metric_for_best_model)
+            _warn_of_undefined_metrics(first, args.metric_for_best_model)
         super().__init__(
             model=model,
             args=args,
@@ -283,19 +284,11 @@ class AudioQualityTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """See [`Trainer.create_optimizer`]; [`Muon`] if `args.muon_learning_rate` is given."""
-        if self.args.muon_learning_rate is not None and self.optimizer is None:
-            model = self.model if model is None else model
-            self.optimizer = Muon(
-                muon_groups(
-                    model,
-                    self.args.muon_learning_rate,
-                    self.args.learning_rate,
-                    weight_decay=self.args.weight_decay,
-                    decayed=self.get_decay_parameter_names(model),
-                    betas=(self.args.adam_beta1, self.args.adam_beta2),
-                    eps=self.args.adam_epsilon,
-                )
-            )
+        if (learning_rate := self.args.muon_learning_rate) is not None and self.optimizer is None:
+            args, model = self.args, self.model if model is None else model
+            adam = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+            decayed = self.get_decay_parameter_names(model)
+            self.optimizer = Muon(muon_groups(model, learning_rate, adam, args.weight_decay, decayed))
         return super().create_optimizer(model)
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -444,12 +437,9 @@ def corpus_agreement(predictions: np.ndarray, labels: np.ndarray, corpora: Seque
     return {name: float(np.nanmean(of)) if not np.isnan(of).all() else math.nan for name, of in values.items()}
 
 
-def choose_metric(data: Any) -> str:
+def choose_metric(data: Examples) -> str:
     """Choose the metric for the best checkpoint: over systems if there are enough of them, else over clips."""
-    data = next(iter(data.values())) if isinstance(data, Mapping) else data
-    if _is_constant(data):
-        return "utt_mse"
-    return "sys_srcc" if len(set(data.systems or []) - {None}) >= MIN_SYSTEMS else "utt_srcc"
+    return "utt_mse" if _is_constant(data) else "sys_srcc" if _num_systems(data) >= MIN_SYSTEMS else "utt_srcc"
 
 
 def base_model(model: Any) -> Any:
@@ -474,9 +464,12 @@ def _is_constant(data: Examples) -> bool:
     return max(spread) == 0
 
 
-def _warn_of_undefined_metrics(data: Any, metric: str | None) -> None:
-    data = next(iter(data.values())) if isinstance(data, Mapping) else data
-    num_systems = len(set(data.systems or []) - {None})
+def _num_systems(data: Examples) -> int:
+    return len(set(data.systems or []) - {None})
+
+
+def _warn_of_undefined_metrics(data: Examples, metric: str | None) -> None:
+    num_systems = _num_systems(data)
     if _is_constant(data):
         doubt = f"All labels of the {data.name} are {np.nanmax(data.labels):g}: correlations with them are undefined"
     elif 0 < num_systems < MIN_SYSTEMS:

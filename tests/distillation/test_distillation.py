@@ -20,7 +20,7 @@ from hf_sqa.distillation.examples import CachedWindows, FreshWindows, MixedSpeec
 from hf_sqa.distillation.labels import combined_labels, label_windows, mapped_scores
 from hf_sqa.distillation.recipe import TeacherOptions, load_distillation
 from hf_sqa.distillation.run import distill, dry_run_distillation, label, make_windows
-from hf_sqa.distillation.teacher import check_teacher, load_teacher
+from hf_sqa.distillation.teacher import Teacher, check_teacher, load_teacher
 from hf_sqa.distillation.trainer import DistillationTrainer, TeacherMaps, same_length
 from hf_sqa.models.distilled_sqa import DistilledSQA, DistilledSQAConfig
 from hf_sqa.models.nisqa import NISQA
@@ -121,7 +121,8 @@ def cache(make_maker, make_teacher, tmp_path_factory):
 
 def windows_of(cache, teacher, split="train", **options):
     config = DistilledSQAConfig.tiny()
-    return CachedWindows(cache, [teacher], [TeacherOptions("a", **options)], config, split)
+    aligned = Teacher(teacher.model, teacher.feature_extractor, TeacherOptions("a", **options))
+    return CachedWindows(cache, [aligned], config, split)
 
 
 @pytest.mark.slow
@@ -376,7 +377,7 @@ def test_talkers_that_are_left_out_are_not_trained_on(recipe, quiet, tmp_path):
     student = DistilledSQAConfig(**STUDENT)
 
     def windows(*names):
-        return CachedWindows(WindowCache(tmp_path / "labels"), teachers, loaded.teachers, student, "train", leave_out=names)
+        return CachedWindows(WindowCache(tmp_path / "labels"), teachers, student, "train", leave_out=names)
 
     everyone = windows()
     talker = everyone.facts[0]["talker"]
@@ -396,14 +397,14 @@ def test_a_degradation_that_is_left_out_is_not_trained_on_and_has_an_agreement_o
     teachers = [load_teacher(one) for one in loaded.teachers]
     student = DistilledSQA(DistilledSQAConfig(**STUDENT))
     cache = WindowCache(tmp_path / "labels")
-    everything = CachedWindows(cache, teachers, loaded.teachers, student.config, "train")
+    everything = CachedWindows(cache, teachers, student.config, "train")
     counts = Counter(kind for row in everything.facts for kind in kinds_of(row))
     kind, count = counts.most_common(1)[0]
-    others = CachedWindows(cache, teachers, loaded.teachers, student.config, "train", leave_out=[kind])
+    others = CachedWindows(cache, teachers, student.config, "train", leave_out=[kind])
 
     assert len(others) == len(everything) - count
     assert kind not in set().union(*map(kinds_of, others.facts))
-    found = teacher_agreement(student, cache, teachers, loaded.teachers, "train")["mos"]["kinds"]
+    found = teacher_agreement(student, cache, teachers, "train")["mos"]["kinds"]
     assert set(found) == {name for name, number in counts.items() if number >= 16}
 
 
@@ -511,7 +512,7 @@ def test_rated_speech_has_its_share_and_its_own_labels(cache, speech):
 
 def test_windows_on_the_fly_are_others_in_every_epoch_and_carry_the_teachers_scores(make_maker, make_teacher):
     teacher = make_teacher()
-    fresh = FreshWindows(make_maker(), [teacher], [TeacherOptions("a")], DistilledSQAConfig.tiny(), "train", 4)
+    fresh = FreshWindows(make_maker(), [teacher], DistilledSQAConfig.tiny(), "train", 4)
 
     examples = [fresh[row, epoch] for epoch in (0, 1) for row in range(4)]
 
@@ -558,7 +559,7 @@ def test_features_are_refused_where_there_are_none(cache, make_tiny, tmp_path):
 def test_agreement_with_a_teacher_is_perfect_for_the_teacher_itself(cache):
     cache_, teacher = cache
 
-    found = teacher_agreement(teacher.model, cache_, [teacher], [TeacherOptions("a")], "validation")
+    found = teacher_agreement(teacher.model, cache_, [teacher], "validation")
 
     assert found["mos"]["utt_lcc"]["value"] == pytest.approx(1, abs=1e-5)
     assert found["num_windows"] == len(windows_of(cache_, teacher, "validation"))

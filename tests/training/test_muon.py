@@ -11,6 +11,9 @@ from transformers import TrainerCallback
 from hf_sqa.training import Interrupted, run_recipe
 from hf_sqa.training.muon import Muon, muon_groups, orthogonalised
 
+#: Options of AdamW beside Muon.
+ADAM = {"lr": 0.003, "betas": (0.9, 0.999), "eps": 1e-8}
+
 
 class Small(nn.Module):
     """A layer of each kind that the groups tell apart."""
@@ -25,7 +28,7 @@ class Small(nn.Module):
 
 
 def by_kind(model, **options):
-    groups = muon_groups(model, 0.01, 0.001, **options)
+    groups = muon_groups(model, 0.01, ADAM, **options)
     names = {id(weight): name for name, weight in model.named_parameters()}
     return {
         kind: {names[id(weight)] for group in groups if ("momentum" in group) == (kind == "muon") for weight in group["params"]}
@@ -43,7 +46,7 @@ def test_matrices_and_filters_go_to_muon_and_everything_else_to_adamw():
 def test_frozen_weights_are_left_out_and_biases_do_not_decay():
     model = Small()
     model.matrix.requires_grad_(False)
-    groups = muon_groups(model, 0.01, 0.001, weight_decay=0.1, decayed=["filters.weight"])
+    groups = muon_groups(model, 0.01, ADAM, weight_decay=0.1, decayed=["filters.weight"])
     decays = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
     assert id(model.matrix.weight) not in decays
     assert decays[id(model.filters.weight)] == 0.1
@@ -61,7 +64,7 @@ def test_an_update_has_singular_values_near_one(shape):
 def test_steps_are_those_of_torch():
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (nn.ParameterDict({"matrix": torch.ones(12, 40), "bias": torch.ones(9)}) for _ in range(2))
-    optimizer = Muon(muon_groups(ours, 0.02, 0.003, weight_decay=0.1))
+    optimizer = Muon(muon_groups(ours, 0.02, ADAM, weight_decay=0.1))
     references = [
         torch.optim.Muon([theirs["matrix"]], lr=0.02, weight_decay=0.1),
         torch.optim.AdamW([theirs["bias"]], lr=0.003, weight_decay=0.1),
@@ -81,7 +84,7 @@ def test_filters_are_trained_as_the_matrix_of_their_rows():
     filters, matrix = nn.ParameterDict({"a": torch.zeros(12, 10, 3, 3)}), nn.ParameterDict({"a": torch.zeros(12, 90)})
     filters["a"].grad, matrix["a"].grad = gradient, gradient.flatten(1)
     for one in (filters, matrix):
-        Muon(muon_groups(one, 0.02, 0.003)).step()
+        Muon(muon_groups(one, 0.02, ADAM)).step()
     assert torch.equal(filters["a"].flatten(1), matrix["a"])
 
 

@@ -33,8 +33,6 @@ def test_the_share_and_the_rate_are_those_after_the_first_batches(clock):
     clock(1.0)
 
     assert waiting.num_windows == 36
-    assert waiting.share == pytest.approx(0.3)
-    assert waiting.windows_per_second == pytest.approx(3.6)
     assert waiting.sentence(2) == (
         "Data: 3.6 windows a second, 1.8 a worker; training waited for them 30% of the time; a larger "
         "`training.dataloader_num_workers` makes it faster."
