@@ -110,7 +110,7 @@ def _open_path(path: str | Path) -> AudioStream:
         found = find_named(name)
         if found is None:
             where = f"it is a link to {os.readlink(name)!r}" if os.path.islink(name) else f"looked in {os.getcwd()!r}"
-            raise AudioError(shown, "missing", f"there is no such file ({where}); check the path")
+            raise AudioError(shown, "missing", f"there is no such file or folder ({where}); check the path")
         name = found
     if not os.access(name, os.R_OK):
         raise AudioError(shown, "unreachable", "the file exists but may not be read; check its permissions")

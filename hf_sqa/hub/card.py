@@ -93,7 +93,8 @@ def missing_from_card(card: ModelCard | str) -> list[str]:
     lacking = []
     if not data.get("license"):
         lacking.append(
-            'the licence of the weights: pass `--license mit`, in Python `license="mit"` (or `license:` in the card\'s metadata)'
+            "the licence of the weights: pass the one that their authors state, for example `--license mit` or "
+            '`--license cc-by-nc-sa-4.0`, in Python `license="mit"` (or `license:` in the card\'s metadata)'
         )
     elif data["license"] == "other" and not data.get("license_name"):
         lacking.append("the name of the licence: `license: other` needs `license_name:`")

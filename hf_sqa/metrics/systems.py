@@ -307,23 +307,27 @@ def _verdict(means: Sequence[SystemMean], pairs: Sequence[PairDifference], group
 
 def pair_in_words(pair: PairDifference, means: Mapping[str, Any], score_name: str = "score") -> str:
     """Describe one comparison in a sentence."""
-    first, second = means[pair.first].mean.value, means[pair.second].mean.value
     units = pair.difference.num_units
     counted = f"{pair.num_pairs:,} {'pairs' if pair.is_paired else 'clips without pairs'}"
     if units != pair.num_pairs:
         counted += f", {units} units drawn whole"
     if alone := sum(pair.num_alone):
         counted += f"; {alone:,} clip{'s' * (alone > 1)} without a partner count{'s' * (alone == 1)} in the means only"
-    values = f"mean {score_name} {second:.3f} ({pair.second}) and {first:.3f} ({pair.first})"
+    # Told from the side of the better system; from that of the second where neither is shown to be better.
+    turned = pair.better == pair.first
+    leader, other = (pair.first, pair.second) if turned else (pair.second, pair.first)
+    values = f"mean {score_name} {means[leader].mean.value:.3f} ({leader}) and {means[other].mean.value:.3f} ({other})"
     if np.isnan(pair.p_value):
         which = "" if pair.is_paired else " of the smaller system"
         return f"Nothing can be said: {values}, {counted}; {MIN_UNITS} units{which} are needed for an interval."
-    interval = f"{pair.difference.value:+.3f} [{pair.difference.low:+.3f}, {pair.difference.high:+.3f}]"
-    sure = f"probability {in_per_cent(pair.probability)} that {pair.second} is better"
-    if pair.better is None:
-        return f"No difference is shown: {values}, difference {interval}, {sure}; {counted}."
-    worse = pair.first if pair.better == pair.second else pair.second
-    return f"{pair.better} is better than {worse}: {values}, difference {interval}, {sure}; {counted}."
+    value, low, high = pair.difference.value, pair.difference.low, pair.difference.high
+    probability = pair.probability
+    if turned:
+        value, low, high, probability = -value, -high, -low, 1 - probability
+    interval = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    found = f"{values}, difference {interval}, probability {in_per_cent(probability)} that {leader} is better"
+    verdict = "No difference is shown" if pair.better is None else f"{leader} is better than {other}"
+    return f"{verdict}: {found}; {counted}."
 
 
 def in_per_cent(probability: float) -> str:

@@ -157,7 +157,7 @@ def test_a_refused_connection_is_unreachable():
 
 
 def test_a_missing_path_is_called_missing_and_nothing_tries_to_decode_its_name():
-    with pytest.raises(AudioError, match=r"UklGRg==: there is no such file \(looked in .*check the path \[missing\]"):
+    with pytest.raises(AudioError, match=r"UklGRg==: there is no such file or folder \(looked in .*check the path \[missing\]"):
         load_recording("UklGRg==")
 
 

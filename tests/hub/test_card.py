@@ -249,7 +249,7 @@ def test_a_card_with_broken_metadata_is_refused(checkpoint):
 
 def test_the_command_says_what_is_still_missing(checkpoint):
     incomplete = CliRunner().invoke(app, ["card", str(checkpoint)])
-    assert incomplete.exit_code == 1 and "pass `--license mit`" in incomplete.stderr
+    assert incomplete.exit_code == 1 and "for example `--license mit`" in incomplete.stderr
     complete = CliRunner().invoke(app, ["card", str(checkpoint), "--license", "mit", "--language", "sw"])
     assert complete.exit_code == 0 and ModelCard(text_of(checkpoint)).data.language == ["sw"]
     refused = CliRunner().invoke(app, ["card", str(checkpoint / "gone")])

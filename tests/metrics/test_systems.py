@@ -31,6 +31,15 @@ def test_a_small_difference_is_shown_by_pairs_and_not_without(sentences):
     assert unpaired.verdict.startswith("No difference is shown")
 
 
+def test_a_verdict_is_told_from_the_side_of_the_better_system_whichever_comes_first(sentences):
+    low, high = sentences
+
+    verdict = _two(high, low).verdict
+
+    assert verdict.startswith(f"a is better than b: mean score {np.mean(high):.3f} (a) and {np.mean(low):.3f} (b)")
+    assert f"difference {np.mean(high - low):+.3f} [+" in verdict and "probability over 99.9 % that a is better" in verdict
+
+
 def test_the_p_value_of_pairs_is_that_of_students_test_also_beyond_the_draws(sentences, rng):
     far = sentences[0] + 1 + 0.3 * rng.standard_normal(40)
 
