@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from hf_sqa.studies import plotting
-from hf_sqa.studies.figures import draw
-from hf_sqa.studies.learning_curve import growth
+from hf_sqa.studies.figures import draw, growth
 
 VALUES = {("a", "x"): 0.9, ("a", "y"): 0.5, ("b", "x"): 0.6, ("b", "y"): 0.8, ("c", "x"): 0.7, ("c", "y"): 0.7}
 
