@@ -20,6 +20,8 @@ import torch
 import transformers
 from huggingface_hub import cached_assets_path, snapshot_download
 from huggingface_hub.constants import HF_ASSETS_CACHE
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers.utils import cached_file, is_peft_available
@@ -29,11 +31,12 @@ from transformers.utils.peft_utils import find_adapter_config_file
 import hf_sqa.models  # noqa: F401  # registers the families
 from hf_sqa import __version__
 from hf_sqa.auto import AutoModelForAudioQuality, Converter, PublishedCheckpoint, converters, families
-from hf_sqa.blocks.partial_weights import refuse_partial_weights
+from hf_sqa.blocks.partial_weights import refuse_partial_weights, refuse_weights_not_finite
 from hf_sqa.choices import did_you_mean
 from hf_sqa.configuration import CODE_ENTRIES
 from hf_sqa.extras import needs_extra
 from hf_sqa.modeling import model_identity, weights_digest
+from hf_sqa.models.distilled_sqa import DistilledSQAConfig
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, PUBLISHED, convert
 from hf_sqa.runs import whole_folder
 
@@ -193,9 +196,7 @@ def resolve_checkpoint(model: Any) -> Any:
     if model is not None and not isinstance(model, str | Path):
         return model
     place, options = _located(model, {})
-    if "revision" in options:
-        return snapshot_download(place, revision=options["revision"], allow_patterns=list(CHECKPOINT_FILES))
-    return place
+    return str(local_folder(model)) if "revision" in options else place
 
 
 def local_folder(name: str | os.PathLike[str] | None, files: Sequence[str] = CHECKPOINT_FILES, **hub_options: Any) -> Path:
@@ -235,15 +236,30 @@ def portable_name(model: Any) -> str:
 
 def _located(name: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the folder or Hub id for a name, and the options with the revision in the name."""
-    name = "default" if name is None else os.fspath(name)
-    if Path(name).exists():
+    # No shell expands the `~` of `--model=~/folder` or of a recipe.
+    name = "default" if name is None else os.path.expanduser(os.fspath(name))
+    if Path(name).is_dir():
         return name, options
     if name in short_names():
         return short_names()[name](), options
+    if Path(name).exists():
+        raise OSError(
+            f"Expected the folder of a checkpoint, got the file {name!r}; name the folder it is in. Weights as their authors "
+            "publish them are converted by `hf-sqa convert`."
+        )
     place, revision = split_revision(name)
-    if "/" not in place:  # repositories on the Hub have an owner
+    if not _is_hub_id(place):
         raise OSError(no_such_checkpoint(name))
     return place, options if revision is None else options | {"revision": revision}
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a repository can have this name; on the Hub all have an owner."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
 
 
 def _shown_names() -> str:
@@ -255,8 +271,30 @@ def no_such_checkpoint(name: str) -> str:
     """Message for a name that is neither a folder nor a short name."""
     return (
         f"there is no folder {name!r} here, and no model of that name comes with hf_sqa ({_shown_names()}); a repository on "
-        f"the Hub is named owner/name{did_you_mean(name, short_names())}"
+        f"the Hub is named owner/name{did_you_mean(name.lower(), short_names())}"
     )
+
+
+def family_of(name: str | os.PathLike[str] | None) -> str:
+    """Return the family of a checkpoint, for an adapter that of its base; nothing is downloaded or converted.
+
+    Raises:
+        OSError: If the checkpoint, or the base of an adapter, is not on this machine.
+        ValueError: If its configuration cannot be read.
+    """
+    adapters: list[Any] = []
+    while name not in adapters:
+        if name in (None, "default", DEFAULT_MODEL):
+            return DistilledSQAConfig.model_type
+        for family, converter in converters().items():
+            if name in {published.name for published in converter.published}:
+                return family
+        folder = local_folder(name, local_files_only=True)
+        if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
+            return str(_load_config(str(folder), False, {}).model_type)
+        adapters.append(name)
+        name = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    raise ValueError(f"The adapter {adapters[0]!r} is the base of itself.")
 
 
 def _hub_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -299,6 +337,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def _load_config(place: str, trust_remote_code: bool, options: dict[str, Any]) -> Any:
     """Load the configuration, with one message for any fault in it."""
     file = _cached(place, "config.json", options)
+    if file is None and Path(place).is_dir():
+        raise OSError(f"Expected a checkpoint in {place!r}, with config.json or adapter_config.json, got neither.")
     family = read_json(file).get("model_type") if file is not None else ""
     if not isinstance(family, str):
         raise ValueError(f"Expected the family's name as `model_type` in config.json of {place!r}, got {family!r}.")
@@ -390,6 +430,7 @@ def _load_adapter(
             f"The adapter {place!r} does not fit {base!r}, the base it names ({reason[:300]}): it was trained on another one. Name "
             "the right one as base_model_name_or_path in its adapter_config.json."
         ) from error
+    refuse_weights_not_finite(place, model.state_dict())
     if dtype not in (None, "auto"):
         model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     model.config._name_or_path = place
@@ -433,6 +474,7 @@ def _merged(place: str, model: Any, hub_options: dict[str, Any]) -> Any:
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks for it
         adapted = peft.PeftModel.from_pretrained(model, place, **hub_options)
     with safe_open(str(cached_file(place, "adapter_model.safetensors", **hub_options)), "pt") as file:
         in_file = set(file.keys())
@@ -469,6 +511,7 @@ def explained(model: Any, error: Exception) -> Exception:
     ):
         message = causes[-1]
         error = OSError(message)
+    message = " ".join(message.split())
     if isinstance(error, ValueError) and (
         match := re.search(r"has model type `([^`]+)` but Transformers does not recognize", message)
     ):
@@ -489,10 +532,10 @@ def explained(model: Any, error: Exception) -> Exception:
         )
     name = str(model)
     is_missing = "is not a local folder and is not a valid model identifier" in message
-    is_unreachable = "couldn't connect to" in message
+    is_unreachable = "couldn't connect to" in message or isinstance(error, LocalEntryNotFoundError)
     if not (is_missing or is_unreachable) or Path(name).exists():
         return error
-    hint = did_you_mean(name, short_names(), likeness=0.8 if is_unreachable else 0.6)
+    hint = did_you_mean(name.lower(), short_names(), likeness=0.8 if is_unreachable else 0.6)
     if is_unreachable:
         return OSError(f"there is no folder {name!r} here, it is not in the cache, and the Hub cannot be reached{hint} ({message})")
     return OSError(

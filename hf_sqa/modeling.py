@@ -20,7 +20,7 @@ from hf_sqa.audio import Recording
 from hf_sqa.audio.recording import RESAMPLING_QUALITY
 from hf_sqa.blocks.local_quality import HOP_SECONDS, LocalScorer, PieceScorer
 from hf_sqa.blocks.losses import score_loss
-from hf_sqa.blocks.partial_weights import refuse_partial_weights
+from hf_sqa.blocks.partial_weights import refuse_partial_weights, refuse_weights_not_finite
 from hf_sqa.blocks.score_intervals import check_intervals
 from hf_sqa.blocks.sqa_transformer import LayerTrace
 from hf_sqa.configuration import AudioQualityConfig
@@ -69,8 +69,8 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
 
         Raises:
             OSError: If there are no weights, if they are pickled, which could run a stranger's code, or if the file is damaged.
-            ValueError: If tensors are missing, unknown or of another shape; or if a newer hf_sqa wrote the checkpoint and its
-                configuration has options that this version does not know.
+            ValueError: If tensors are missing, unknown, of another shape or not finite; or if a newer hf_sqa wrote the checkpoint
+                and its configuration has options that this version does not know.
         """
         kwargs.setdefault("use_safetensors", True)
         name = str(pretrained_model_name_or_path)
@@ -94,12 +94,23 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
                     "(pytorch_model.bin), which can run code. Ask for a safetensors version, or convert the authors' file by "
                     "`hf-sqa convert`."
                 ) from None
+            if Path(name).is_dir() and not any(Path(name).glob("model*.safetensors*")):
+                is_graph = any(Path(name).rglob("*.onnx"))
+                raise OSError(
+                    f"Expected weights in model.safetensors of {name!r}, got "
+                    + (
+                        "an ONNX graph, which can only score: name the checkpoint that it was exported from."
+                        if is_graph
+                        else "none."
+                    )
+                ) from None
             raise
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         report, config = model.__dict__.pop("_loading_report"), model.config
         if not may_be_partial:
             refuse_partial_weights(name, report.missing_keys, report.unexpected_keys, report.mismatched_keys)
         _refuse_integer_weights(name, model, kwargs)
+        refuse_weights_not_finite(name, model.state_dict())
         _refuse_unknown_options(config)
         # The Auto classes resolve a revision once and hand the commit down; the identity of a score names it.
         config._commit_hash = getattr(kwargs.get("revision"), "resolved", None) or getattr(config, "_commit_hash", None)

@@ -24,7 +24,7 @@ class RowWriter:
         kind (`str`, *optional*): `.jsonl`, `.csv`, `.tsv` or `.parquet`; the suffix of `path` if not given.
         stream (text file, *optional*): Gets the rows instead of `path`, and stays open.
         in_pieces (`bool`, *optional*, defaults to `False`): Whether rows may be held back until there are many, for a file that
-            only appears when it is whole; Parquet is then written in pieces, with the column types of the first.
+            only appears when it is whole; Parquet is then written in pieces.
         columns (sequence of `str`, *optional*): Columns of CSV and Parquet; those of the first row if not given.
         numbers (collection of `str`, *optional*): Columns that hold numbers in Parquet; all others then hold text.
         as_text (`bool`, *optional*, defaults to `True`): See [`~hf_sqa.cells.csv_cell`].
@@ -48,6 +48,7 @@ class RowWriter:
         self._columns = columns
         self._waiting: list[dict[str, Any]] = []
         self._parquet: Any = None
+        self._schema: Any = None  # Types of the values so far; a column without any value has the type null
         if self._kind == ".parquet":
             import_parquet("Writing Parquet", "write .csv or .jsonl")
             path.open("ab").close()  # fails now if the file cannot be written
@@ -103,21 +104,49 @@ class RowWriter:
 
     def _write_piece(self) -> None:
         import pyarrow
-        import pyarrow.parquet
 
-        schema = self._parquet.schema if self._parquet is not None else None
-        if schema is None and self._numbers is not None:
+        try:
+            table = self._waiting_as_table()
+            schema = table.schema
+            if self._schema is not None:
+                schema = pyarrow.unify_schemas([self._schema, schema], promote_options="permissive")
+            if schema != self._schema:
+                self._begin_parquet(schema)
+            if self._waiting:
+                self._parquet.write_table(_fitted(table, self._parquet.schema))
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"A column holds values of several kinds ({reason}), and a column of Parquet cannot; write .csv or .jsonl."
+            ) from error
+        self._waiting = []
+
+    def _waiting_as_table(self) -> Any:
+        import pyarrow
+
+        if self._numbers is not None:
             types = {True: pyarrow.float64(), False: pyarrow.string()}
             schema = pyarrow.schema([(name, types[name in self._numbers]) for name in self._columns or ()])
-        table = pyarrow.Table.from_pylist(self._waiting, schema)
-        if self._parquet is None:
-            # A column that is empty so far becomes text, and one with only empty lists becomes lists of text.
-            text = {pyarrow.null(): pyarrow.string(), pyarrow.list_(pyarrow.null()): pyarrow.list_(pyarrow.string())}
-            fields = [field.with_type(text.get(field.type, field.type)) for field in table.schema]
-            self._parquet = pyarrow.parquet.ParquetWriter(self._path, pyarrow.schema(fields), compression="zstd")
-        if self._waiting:
-            self._parquet.write_table(table.cast(self._parquet.schema))
-        self._waiting = []
+            return pyarrow.Table.from_pylist(self._waiting, schema)
+        names = self._columns or dict.fromkeys(name for row in self._waiting for name in row)
+        return pyarrow.table({name: pyarrow.array([row.get(name) for row in self._waiting]) for name in names})
+
+    def _begin_parquet(self, schema: Any) -> None:
+        """Begin the file, or begin it again with wider types, as a column that was empty or held integers now holds numbers."""
+        import pyarrow
+        import pyarrow.parquet
+
+        written = None
+        if self._parquet is not None:
+            self._parquet.close()
+            written = pyarrow.parquet.read_table(self._path)
+        # A column that is empty so far becomes text, and one with only empty lists becomes lists of text.
+        text = {pyarrow.null(): pyarrow.string(), pyarrow.list_(pyarrow.null()): pyarrow.list_(pyarrow.string())}
+        fields = [field.with_type(text.get(field.type, field.type)) for field in schema]
+        self._schema = schema
+        self._parquet = pyarrow.parquet.ParquetWriter(self._path, pyarrow.schema(fields), compression="zstd")
+        if written is not None:
+            self._parquet.write_table(_fitted(written, self._parquet.schema))
 
 
 def write_table(path: Path, rows: Iterable[dict[str, Any]], kind: str = "", **options: Any) -> None:
@@ -125,6 +154,17 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], kind: str = "", **op
     with RowWriter(path, kind, in_pieces=True, **options) as writer:
         for row in rows:
             writer.write(row)
+
+
+def _fitted(table: Any, schema: Any) -> Any:
+    """Return a table with the columns and types of a schema; columns that it lacks are empty."""
+    import pyarrow
+
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pyarrow.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pyarrow.table(columns, schema=schema)
 
 
 def import_parquet(what: str, instead: str = "") -> Any:

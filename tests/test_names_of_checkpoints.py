@@ -263,3 +263,34 @@ DOORS = [value for key, value in globals().items() if key.startswith("by_")]
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__.removeprefix("by_"))
 def test_every_kind_of_name_opens_every_door(door, kind, root, clips, expected, tmp_path):
     assert door(KINDS[kind][0].format(root=root), clips, tmp_path) == pytest.approx(expected(kind), abs=1e-5)
+
+
+def test_a_folder_below_home_needs_no_shell(root, clips, expected, monkeypatch):
+    monkeypatch.setenv("HOME", str(root))
+
+    assert scored(load_checkpoint("~/folder").model, clips) == pytest.approx(expected("folder"), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["~/nothing", "{root}/nothing", "./nothing", "alice/tiny/", "a/folder/deep", "nothing"])
+def test_what_is_neither_folder_nor_repository_is_called_so(name, root):
+    with pytest.raises(OSError, match=r"^there is no folder '.*/?(nothing|alice/tiny/|a/folder/deep)' here"):
+        load_checkpoint(name.format(root=root))
+
+
+def test_a_file_is_no_checkpoint(root):
+    with pytest.raises(OSError, match="Expected the folder of a checkpoint, got the file"):
+        load_checkpoint(root / "folder" / "config.json")
+
+
+def test_a_short_name_in_capitals_is_suggested(root):
+    with pytest.raises(OSError, match="did you mean 'distilled-sqa-xs'"):
+        load_checkpoint("Distilled-SQA-XS")
+
+
+@pytest.mark.parametrize("open_it", [load_checkpoint, checkpoints.resolve_checkpoint, checkpoints.local_folder])
+def test_a_revision_that_cannot_be_had_is_one_line(open_it, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    with pytest.raises(OSError, match=r"there is no folder 'alice/tiny@v9' here, .* the Hub cannot be reached") as caught:
+        open_it("alice/tiny@v9")
+    assert "\n" not in str(caught.value)

@@ -31,14 +31,47 @@ def test_rows_come_back_from_every_kind_of_file(tmp_path):
     assert pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist()[0] == ROWS[0]
 
 
-@pytest.mark.parametrize("column, later", [("reason", "silent"), ("warnings", ["short"])])
-def test_a_column_that_is_empty_in_the_first_piece_of_parquet_is_one_of_text(column, later, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "values",
+    [
+        [None, None, "silent"],
+        [[], [], ["short"]],
+        [None, None, 3.5],
+        [None, None, None, None, True],
+        [[], [], [1.5]],
+        [1, 2, 3.5],
+        [None, 2, None, None, 3.5, None],
+        [None, None, None],
+    ],
+    ids=str,
+)
+def test_values_of_a_later_piece_of_parquet_are_kept_whatever_came_before(values, tmp_path, monkeypatch):
     monkeypatch.setattr(row_tables, "ROWS_AT_A_TIME", 2)
-    rows = [ROWS[0], ROWS[0], ROWS[0] | {column: later}]
+    rows = [{"file": str(number), "value": value} for number, value in enumerate(values)]
 
     write_table(tmp_path / "rows.parquet", rows)
 
     assert pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist() == rows
+
+
+def test_a_column_that_only_later_rows_have_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_tables, "ROWS_AT_A_TIME", 2)
+
+    write_table(tmp_path / "rows.parquet", [{"file": "a"}, {"file": "b", "mos": 3.5}, {"file": "c", "snr_db": 20.0}])
+
+    assert pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist() == [
+        {"file": "a", "mos": None, "snr_db": None},
+        {"file": "b", "mos": 3.5, "snr_db": None},
+        {"file": "c", "mos": None, "snr_db": 20.0},
+    ]
+
+
+@pytest.mark.parametrize("values", [[1, 2, "loud"], ["loud", "quiet", 3], [1, "loud"]], ids=str)
+def test_numbers_and_text_in_one_column_of_parquet_are_refused(values, tmp_path, monkeypatch):
+    monkeypatch.setattr(row_tables, "ROWS_AT_A_TIME", 2)
+
+    with pytest.raises(ValueError, match=r"holds values of several kinds .* write \.csv or \.jsonl"):
+        write_table(tmp_path / "rows.parquet", [{"value": value} for value in values])
 
 
 def test_rows_are_in_the_file_as_soon_as_they_are_written(tmp_path):

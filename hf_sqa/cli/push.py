@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ from hf_sqa.cli.stopping import faults_end_it, quiet
 
 @faults_end_it("Interrupted: the repository is unchanged or complete; push again to be sure.")
 def push(
-    folder: Annotated[Path, typer.Argument(help="The checkpoint, or a LoRA adapter.")],
+    model: Annotated[str, typer.Argument(help="The checkpoint, or a LoRA adapter: a folder, or another name of it.")],
     repo_id: Annotated[str, typer.Argument(help="Hub id to push to: `owner/name`.")],
     private: Annotated[bool | None, typer.Option("--private/--public", help="Visibility of a new repository.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch; made from `main` if it is new.", show_default="main")] = None,
@@ -53,7 +52,7 @@ def push(
     quiet()
     from hf_sqa.hub.publish import publish
 
-    done = publish(**options, announce=_say)
+    done = publish(options.pop("model"), **options, announce=_say)
     for name, size in done.files.items():
         typer.echo(f"{size:>13,}  {name}")
     for name in done.removed:

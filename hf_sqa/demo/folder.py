@@ -9,7 +9,8 @@ from pathlib import Path
 
 import hf_sqa
 from hf_sqa.checkpoint_files import RECORDS, copy_checkpoint
-from hf_sqa.checkpoints import DEFAULT_MODEL, resolve_checkpoint
+from hf_sqa.checkpoints import DEFAULT_MODEL, read_json, resolve_checkpoint
+from hf_sqa.pipelines import pipeline
 from hf_sqa.runs import whole_folder
 
 MODEL_LIST = "models.txt"
@@ -27,7 +28,8 @@ def write_space(folder: str | Path, models: Sequence[str] = ()) -> Path:
     Raises:
         FileExistsError: If the folder is not empty.
         FileNotFoundError: If the default model's weights are not available.
-        ValueError: If two checkpoints have the same name, or one has pickled weights or a link that leaves its folder.
+        OSError, ValueError: If a checkpoint does not load, two have the same name, one has pickled weights or a link that leaves
+            its folder, or the base of an adapter is a folder, which would not be in the Space.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -62,6 +64,17 @@ def _fill(folder: Path, models: Sequence[str]) -> None:
         if (folder / "models" / name).exists():
             raise ValueError(f"Expected checkpoints of different names, got {name!r} twice; rename one of the folders.")
         copy_checkpoint(checkpoint, folder / "models" / name, without=RECORDS)
+        pipeline(str(model), device="cpu")  # a model that does not load is found out now, not by visitors
+        _refuse_base_of_this_machine(str(model), folder / "models" / name / "adapter_config.json")
         listed.append(f"models/{name}")
     (folder / MODEL_LIST).write_text(LIST_HEADER + "".join(f"{name}\n" for name in listed), encoding="utf-8")
     shutil.copytree(Path(hf_sqa.__file__).parent, folder / "hf_sqa", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+
+
+def _refuse_base_of_this_machine(model: str, adapter_file: Path) -> None:
+    base = read_json(adapter_file).get("base_model_name_or_path") if adapter_file.is_file() else None
+    if base is not None and Path(base).exists():
+        raise ValueError(
+            f"The adapter {model!r} belongs to {base!r}, a folder of this machine, which the Space will not have: merge the "
+            "adapter into its base, or publish the base and name it in adapter_config.json."
+        )

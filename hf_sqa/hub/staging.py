@@ -207,7 +207,7 @@ def _scorer(stage: Path, graph: str | None = None) -> AudioQualityPipeline:
         return AudioQualityPipeline(model=model, feature_extractor=model.make_feature_extractor(), device=-1)
     except Exception as error:
         what = "checkpoint" if graph is None else f"graph {graph}"
-        raise PublishError(f"The {what} does not load: {on_one_line(error)}") from error
+        raise PublishError(f"The {what} does not load: {on_one_line(error).replace(str(stage), stage.name)}") from error
 
 
 def _sample() -> bytes:

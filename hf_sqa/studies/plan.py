@@ -77,12 +77,12 @@ def _starting_weights(model: Any) -> str | None:
 
 
 def _weights_digest(checkpoint: str) -> str | None:
-    """Return the digest of the weights of a local folder, because a new model may be trained under the same name."""
-    file = Path(checkpoint) / "model.safetensors"
-    if not file.is_file():
-        return None
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Return the digest of the weights in a local folder, because a new model or adapter may be trained under the same name."""
+    digest, files = hashlib.sha256(), sorted(Path(checkpoint).expanduser().glob("*.safetensors"))
+    for file in files:
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest() if files else None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Try a recipe in seconds and offline, without its corpora and encoder: every key is used, on a tiny model of the family."""
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -13,7 +12,7 @@ from transformers import set_seed
 
 from hf_sqa.auto import families
 from hf_sqa.blocks.speech_encoder import load_encoder_config
-from hf_sqa.checkpoints import resolve_checkpoint
+from hf_sqa.checkpoints import family_of, resolve_checkpoint
 from hf_sqa.choices import check_choice
 from hf_sqa.data.corpora.loading import find_corpus
 from hf_sqa.data.schema import SCORE_RANGES, TEXT_COLUMNS
@@ -71,7 +70,7 @@ def dry_run_recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> TrainingR
         tried = replace(
             recipe,
             model=replace(recipe.model, freeze=[name for name in recipe.model.freeze if not any(map(str.isdigit, name))]),
-            data=replace(recipe.data, pseudo_labels=None),
+            data=replace(recipe.data, pseudo_labels=None, split=None),
             training=training,
             augmentation=augmentation,
             output_dir=f"{scratch}/trained",
@@ -172,12 +171,9 @@ def generated_rows(score_names: Sequence[str], num_rows: int, corpora: Sequence[
 def _family(model: Model) -> str:
     if model.family is not None:
         return model.family
-    if model.checkpoint in ("default", "distill-mos-v7"):
-        return "distilled_sqa"
-    config = Path(str(model.checkpoint)) / "config.json"
-    if config.is_file():
-        return str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
-    raise ValueError(
-        f"Expected `model.family` beside the checkpoint {model.checkpoint!r} for a dry run: without loading it, its family is not "
-        "known."
-    )
+    try:
+        return family_of(model.checkpoint)
+    except OSError as error:
+        raise ValueError(
+            f"Expected `model.family` beside the checkpoint {model.checkpoint!r} for a dry run, which downloads nothing: {error}"
+        ) from error

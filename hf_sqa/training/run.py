@@ -344,7 +344,8 @@ def _begin(folder: Path, definition: dict[str, Any], resume: bool, overwrite: bo
             raise RunMismatch(f"{str(folder)!r} holds the result of another recipe or other data; {remedy}.")
         check_same_run(run_file, definition, remedy)
     except RunMismatch:
-        if not overwrite:
+        is_empty = not result_file.exists() and not any((folder / CHECKPOINTS).glob("checkpoint-*"))
+        if not (overwrite or is_empty):  # a run that failed before its first checkpoint, at a misspelled name say, holds nothing
             raise
         for path in (folder / CHECKPOINTS).glob("checkpoint-*"):
             shutil.rmtree(path)

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+import hf_sqa
 from hf_sqa.blocks.score_intervals import fit_score_interval
 from hf_sqa.cli import app
 from hf_sqa.demo import page
@@ -256,6 +257,29 @@ def test_a_space_is_not_written_over_something_else(tmp_path, tiny_folder):
         write_space(tmp_path, [str(tiny_folder)])
 
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_a_space_is_not_written_with_a_model_that_does_not_load(tmp_path, tiny_folder):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_folder, copy)
+    (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-1])
+
+    with pytest.raises(OSError, match=f"The weights in '{copy}' are damaged"):
+        write_space(tmp_path / "space", [str(copy)])
+
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_a_space_is_not_written_with_an_adapter_whose_base_stays_here(tmp_path, tiny_folder):
+    peft = pytest.importorskip("peft")
+    model = hf_sqa.AutoModelForAudioQuality.from_pretrained(tiny_folder)
+    target = next(name for name, module in model.named_modules() if type(module).__name__ == "Linear")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=1, target_modules=[target]))
+    adapted.peft_config["default"].base_model_name_or_path = str(tiny_folder)
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+
+    with pytest.raises(ValueError, match="a folder of this machine, which the Space will not have"):
+        write_space(tmp_path / "space", [str(tmp_path / "adapter")])
 
 
 def test_without_gradio_the_command_says_what_to_install(nursery):

@@ -254,6 +254,29 @@ def test_every_other_way_to_load_refuses_them_too(family, copy):
             load(folder)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_that_are_not_numbers_are_refused(value, family, copy):
+    def spoiled(weights):
+        weights[a_weight(weights)].view(-1)[1] = value
+        return weights
+
+    assert "not all numbers" in refusal(damaged_weights(copy(family), spoiled))
+
+
+def test_a_folder_without_weights_says_what_it_lacks(copy):
+    folder = copy("nisqa")
+    (folder / "model.safetensors").unlink()
+
+    assert "Expected weights in model.safetensors" in refusal(folder)
+    (folder / "model.onnx").touch()
+    assert "an ONNX graph, which can only score" in refusal(folder)
+
+
+def test_a_folder_without_a_checkpoint_says_so(tmp_path):
+    assert "with config.json or adapter_config.json, got neither" in refusal(tmp_path)
+
+
 def bytes_changed(folder, change):
     path = folder / "model.safetensors"
     path.write_bytes(change(path.read_bytes()))
@@ -361,6 +384,14 @@ def test_an_adapter_that_does_not_fit_is_refused(change, merge, adapter):
     damaged_adapter(adapter, change)
 
     with pytest.raises(ValueError, match=f"adapter '{adapter}' does not fit"):
+        load_checkpoint(adapter, merge=merge)
+
+
+@pytest.mark.parametrize("merge", [False, True], ids=["attached", "merged"])
+def test_an_adapter_that_is_not_all_numbers_is_refused(merge, adapter):
+    damaged_adapter(adapter, lambda weights: {name: tensor / 0 for name, tensor in weights.items()})
+
+    with pytest.raises(ValueError, match="not all numbers"):
         load_checkpoint(adapter, merge=merge)
 
 

@@ -522,12 +522,14 @@ def test_a_file_system_without_locks_needs_shards(content, tmp_path, monkeypatch
     assert run_study(study, tmp_path / "out", makers=MAKERS, shard=(0, 1)).num_done == 4
 
 
-def test_other_weights_to_start_from_are_another_run(content, tiny_folder, tmp_path):
+@pytest.mark.parametrize("file_name", ["model.safetensors", "adapter_model.safetensors", "model-00001-of-00002.safetensors"])
+def test_other_weights_to_start_from_are_another_run(file_name, content, tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "start")
+    (tmp_path / "start" / "model.safetensors").rename(tmp_path / "start" / file_name)
     content["recipe"] = {"model": {"checkpoint": str(tmp_path / "start")}}
     study = load_study(content, ["seeds=[0]"])
     before = [run.name for run in plan_runs(study, StudyData(study))]
-    with (tmp_path / "start" / "model.safetensors").open("ab") as file:
+    with (tmp_path / "start" / file_name).open("ab") as file:
         file.write(b" ")
 
     assert not {*before} & {run.name for run in plan_runs(study, StudyData(study))}

@@ -1,13 +1,16 @@
 """Recipes: every key known, every number with its source, every recipe of the house tried out."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from hf_sqa.checkpoints import family_of
 from hf_sqa.data.splits import TRAINING_SETS
 from hf_sqa.options import parse_yaml
 from hf_sqa.training import dry_run_recipe, load_recipe, run_recipe
+from hf_sqa.training.dry_run import tiny_model
 from hf_sqa.training.rows import load_rows
 
 ROOT = Path(__file__).parents[2]
@@ -226,6 +229,33 @@ def test_a_filter_that_keeps_nothing_is_an_error(table):
 
 
 # ---- Dry runs
+
+
+def test_a_dry_run_knows_the_family_by_every_name_of_a_checkpoint(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "hf-sqa/distilled-sqa-xs"}')
+    for name in ("default", "distilled-sqa-xs", str(tmp_path)):
+        assert tiny_model(load_recipe(MINIMAL | {"model": {"checkpoint": name}})).config.model_type == "distilled_sqa"
+    assert family_of("xls-r-sqa-mfcc-full") == "xlsr_sqa"
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [("{}", "family's name as `model_type`"), ("[]", "JSON object"), (None, "got neither"), ("base", "of itself")],
+)
+def test_a_dry_run_says_why_a_checkpoint_has_no_family(config, message, tmp_path):
+    if config == "base":
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    elif config is not None:
+        (tmp_path / "config.json").write_text(config)
+
+    with pytest.raises(ValueError, match=message):
+        dry_run_recipe(MINIMAL | {"model": {"checkpoint": str(tmp_path)}})
+
+
+def test_a_dry_run_without_validation_takes_no_split():
+    recipe = {"model": {"family": "nisqa"}, "data": {"split": {"share": 0.25}}, "training": {"eval_strategy": "no"}}
+
+    assert dry_run_recipe(MINIMAL | recipe).num_validation == 0
 
 
 def test_a_dry_run_finds_a_misspelled_option_of_the_model():

@@ -226,6 +226,14 @@ def test_a_folder_with_another_run_is_refused(train):
     assert train("run", max_steps=3, overwrite=True).num_steps == 3
 
 
+def test_a_run_that_never_got_to_a_checkpoint_does_not_hold_its_folder(train, recipe, rows, tmp_path):
+    misspelled = recipe(max_steps=2) | {"model": {"checkpoint": "misspelled"}, "output_dir": str(tmp_path / "run")}
+    with pytest.raises(OSError, match="there is no folder 'misspelled' here"):
+        run_recipe(misspelled, train_dataset=rows(4), validation_dataset=rows(2), announce=lambda line: None)
+
+    assert train("run", max_steps=2).num_steps == 2
+
+
 def test_a_result_whose_checkpoints_are_gone_is_that_of_its_run_only(train, tmp_path):
     train("run", max_steps=2)
     shutil.rmtree(tmp_path / "run" / "checkpoints")
