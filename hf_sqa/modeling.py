@@ -274,10 +274,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
                 )
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
-        """Return example inputs of the ONNX graph by name, each with its dynamic axes; they have no padding, so there is no mask.
-
-        They last a quarter of a second, because tracing walks through recurrences frame by frame.
-        """
+        """Return example inputs of the ONNX graph by name, each with its dynamic axes; without padding, and so without a mask."""
         waveforms = 0.1 * torch.randn(2, (self.config.sampling_rate or 16_000) // 4, generator=torch.Generator().manual_seed(0))
         return {"input_values": (waveforms, (0, 1))}
 

@@ -574,7 +574,7 @@ def test_a_memory_that_is_full_goes_on_computing(make_tiny, speech_like):
 @pytest.mark.slow
 def test_ctrl_c_keeps_a_checkpoint_and_exits_with_130(rated, nursery, tiny_folder, tmp_path):
     folder = tmp_path / "out"
-    options = ("--model", tiny_folder, "--train", rated, "--folds", 2, "--epochs", 400, "--device", "cpu", "--output", folder)
+    options = ("--model", tiny_folder, "--train", rated, "--folds", 2, "--epochs", 100_000, "--device", "cpu", "--output", folder)
     process = nursery.start(command("finetune", *options))
     wait_until(lambda: list(folder.glob(".finetune/*/checkpoints/checkpoint-*/trainer_state.json")), process)
     process.send_signal(signal.SIGINT)

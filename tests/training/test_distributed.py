@@ -1,7 +1,6 @@
 """Real processes, started with the environment that `torchrun` gives: two with batches of four take the steps of one with eight."""
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ import runpy, sys
 sys.argv = ["train_scripts/train.py", {recipe!r}]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-
-def free_port():
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return str(opened.getsockname()[1])
 
 
 @pytest.fixture
@@ -41,9 +34,13 @@ def pair(recipe, table, tiny, nursery, tmp_path):
         content["training"] |= {"per_device_train_batch_size": content["training"]["per_device_train_batch_size"] // 2}
         (tmp_path / "recipe.json").write_text(json.dumps(content | {"output_dir": str(tmp_path / "two")}))
         code = TRAIN.format(recipe=str(tmp_path / "recipe.json"))
-        both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        # As with torchrun, the store is there before the processes: a port looked up for one of them may be another's by then.
+        store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+        both["TORCHELASTIC_USE_AGENT_STORE"] = "True"
         ranks = [nursery.start(code, folder=ROOT, **both, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
         outputs = [process.communicate() for process in ranks]
+        del store  # and its thread
         assert [process.returncode for process in ranks] == [0, 0], [errors[-3000:] for _, errors in outputs]
         return one, TrainingResult.load(tmp_path / "two"), "".join(printed for printed, _ in outputs)
 

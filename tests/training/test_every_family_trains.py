@@ -8,7 +8,7 @@ from hf_sqa.auto import families
 from hf_sqa.training import run_recipe
 
 #: Learning rate and steps to halve the loss of a tiny random model; the same for all but where a family starts further off.
-DEFAULT = {"learning_rate": 1e-2, "max_steps": 40}
+DEFAULT = {"learning_rate": 1e-2, "max_steps": 24}
 OTHERS: dict[str, dict[str, float]] = {}
 
 
@@ -33,7 +33,7 @@ def test_the_training_loss_falls_by_half(family, rows, tiny, tmp_path):
                 "logging_steps": 1,
                 "save_strategy": "no",
                 "eval_strategy": "steps",
-                "eval_steps": 20,
+                "eval_steps": 12,
                 "load_best_model_at_end": False,
                 "use_cpu": True,
             },

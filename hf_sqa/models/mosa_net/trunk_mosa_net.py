@@ -70,18 +70,19 @@ class SincFilterBank(nn.Module):
     def forward(self, waveform: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Map waveforms `(B, T)` in float32 with `lengths` `(B,)` to frames `(B, F, K)`; those beyond a row's end are padding."""
         num_samples = waveform.shape[1]
-        num_frames = self.num_frames(num_samples)
-        spanned = (num_frames - 1) * self.hop_samples + self.kernel_size
+        heard = (self.num_frames(num_samples) - 1) * self.hop_samples + self.kernel_size
+        # Padded to the end of the last hop, the number of frames is a plain quotient, which exporters can reason about.
+        spanned = heard + max(self.hop_samples - self.kernel_size, 0)
         if lengths is None:
-            total = max(spanned - num_samples, 0)
-            padded = F.pad(waveform, (total // 2, total - total // 2))
+            left = max(heard - num_samples, 0) // 2
+            padded = F.pad(waveform, (left, spanned - num_samples - left))
         else:
             # The padding on the left depends on the length: each row is shifted by its own.
             total = (self.num_frames(lengths) - 1) * self.hop_samples + self.kernel_size - lengths
             position = torch.arange(spanned, device=waveform.device) - total.clamp(min=0)[:, None] // 2
             inside = (position >= 0) & (position < lengths[:, None])
             padded = waveform.gather(1, position.clamp(0, num_samples - 1)) * inside
-        frames = padded.unfold(1, self.kernel_size, self.hop_samples)[:, :num_frames]  # (B, F, kernel_size)
+        frames = padded.unfold(1, self.kernel_size, self.hop_samples)  # (B, F, kernel_size)
         return frames @ torch.from_numpy(self._filters).to(waveform.device).T
 
 

@@ -78,6 +78,11 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
             return FineTuningDefaults(("encoder",), learning_rate=3e-4)
         return FineTuningDefaults(front_modules(self.config.encoder_config), learning_rate=2e-5)
 
+    def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
+        """Return example inputs of the ONNX graph; short ones, because tracing walks through the recurrence frame by frame."""
+        waveforms, axes = super().onnx_inputs()["input_values"]
+        return {"input_values": (waveforms[:, : self.config.sampling_rate // 10].contiguous(), axes)}
+
     @can_return_tuple
     def forward(
         self,
