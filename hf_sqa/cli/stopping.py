@@ -109,6 +109,7 @@ def ends_of_training(after_interrupt: str) -> Iterator[None]:
     """[`faults_end_it`] for training, which exits with 1 if it cannot continue, and may be one of several processes."""
     from huggingface_hub.errors import StrictDataclassError
 
+    from hf_sqa.degradations import CodecUnavailableError
     from hf_sqa.training.run import Interrupted, TrainingError
 
     with faults_end_it(f"interrupted; {after_interrupt}."):
@@ -119,7 +120,7 @@ def ends_of_training(after_interrupt: str) -> Iterator[None]:
             stop(f"interrupted: {saved if interrupted.checkpoint else 'nothing was saved yet'}.", EXIT_INTERRUPTED)
         except TrainingError as error:
             stop(error, EXIT_FAILED)
-        except (ValueError, StrictDataclassError) as error:
+        except (ValueError, StrictDataclassError, CodecUnavailableError) as error:
             if not is_first_process():  # all processes find the same error in a recipe
                 raise typer.Exit(EXIT_USAGE) from None
             stop(error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error)

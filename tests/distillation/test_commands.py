@@ -55,6 +55,20 @@ def test_what_cannot_be_distilled_is_a_usage_error(recipe):
     assert "no file 'nowhere.yaml'" in missing.output
 
 
+@pytest.mark.parametrize("option", ["--dry-run", "--labels-only"])
+def test_a_codec_that_is_not_there_ends_the_command_in_one_line(recipe, option, monkeypatch):
+    monkeypatch.delenv("HF_SQA_LYRA", raising=False)
+    content = yaml.safe_load(recipe.read_text()) | {"degradations": {"mine.yaml": 1}}
+    recipe.write_text(yaml.safe_dump(content))
+    (recipe.parent / "mine.yaml").write_text("steps: [{kind: lyra}]")
+    monkeypatch.chdir(recipe.parent)
+
+    result = run("distill", recipe, option)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("hf-sqa: The codec 'lyra' needs") and result.stderr.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_ctrl_c_while_labelling_keeps_what_is_done(recipe, nursery, tmp_path):
     process = nursery.start(command("distill", recipe, "labels.num_windows=64000", "--labels-only"), folder=ROOT)

@@ -68,7 +68,7 @@ def _find_folder(networks: str | None) -> Path:
     if folder is None or missing:
         raise CodecUnavailableError(
             f"The codec 'lyra' needs {', '.join(missing)}, got {f'a folder without them, {folder!r}' if folder else 'no folder'}; "
-            f"take them from lyra/model_coeffs of https://github.com/google/lyra, and name their folder by `networks` or the "
-            f"environment variable {FOLDER_VARIABLE}."
+            f"take them from lyra/model_coeffs of https://github.com/google/lyra (in a clone of hf_sqa, `sh train_scripts/neural_coders.sh` "
+            f"fetches them), and name their folder by `networks` or the environment variable {FOLDER_VARIABLE}."
         )
     return Path(folder)
