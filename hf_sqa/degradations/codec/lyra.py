@@ -68,7 +68,8 @@ def _find_folder(networks: str | None) -> Path:
     if folder is None or missing:
         raise CodecUnavailableError(
             f"The codec 'lyra' needs {', '.join(missing)}, got {f'a folder without them, {folder!r}' if folder else 'no folder'}; "
-            f"take them from lyra/model_coeffs of https://github.com/google/lyra (in a clone of hf_sqa, `sh train_scripts/neural_coders.sh` "
-            f"fetches them), and name their folder by `networks` or the environment variable {FOLDER_VARIABLE}."
+            "take them from lyra/model_coeffs of https://github.com/google/lyra (in a clone of hf_sqa, `sh "
+            f"train_scripts/neural_coders.sh` fetches them), and name their folder by `networks` or the environment variable "
+            f"{FOLDER_VARIABLE}."
         )
     return Path(folder)
