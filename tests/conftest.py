@@ -1,8 +1,10 @@
 """Every test runs offline, on one thread, with a cache of its own."""
 
 import ctypes.util
+import functools
 import gc
 import os
+import random
 import shutil
 import tempfile
 from pathlib import Path
@@ -65,8 +67,34 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
 
 
-def pytest_collection_finish():
-    """What is imported by now stays: every training run collects garbage, and would look through a million objects for it."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """What a test or its fixtures draw without a generator of their own does not depend on the tests before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collecting tests imports a million objects, none of which is garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        keep_what_is_there()
+        gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_objects_to_look_through():
+    """Tests import more, and cache it."""
+    if len(gc.get_objects(generation=2)) > 20_000:
+        keep_what_is_there()
+
+
+def keep_what_is_there():
+    """What is imported stays: every training run collects garbage, and would look through a million objects for it."""
     gc.collect()
     gc.freeze()
 
@@ -137,12 +165,19 @@ def speech_like(rng):
     """`speech_like(seconds, sampling_rate)`: a voiced tone with syllables and some noise, float32, peak near 0.5."""
 
     def make(seconds: float, sampling_rate: int = 16_000) -> np.ndarray:
-        time = np.arange(round(seconds * sampling_rate)) / sampling_rate
-        voice = sum(np.sin(2 * np.pi * 130 * k * time) / k for k in range(1, 30))
-        syllables = 0.5 * (1 - np.cos(2 * np.pi * 4 * time)) * (time % 2 < 1.7)
-        return (0.15 * voice * syllables + 0.005 * rng.standard_normal(len(time))).astype(np.float32)
+        voice = voiced(round(seconds * sampling_rate), sampling_rate)
+        return (voice + 0.005 * rng.standard_normal(len(voice))).astype(np.float32)
 
     return make
+
+
+@functools.lru_cache(maxsize=32)
+def voiced(num_samples: int, sampling_rate: int) -> np.ndarray:
+    """A tone of thirty harmonics with syllables."""
+    time = np.arange(num_samples) / sampling_rate
+    voice = sum(np.sin(2 * np.pi * 130 * k * time) / k for k in range(1, 30))
+    syllables = 0.5 * (1 - np.cos(2 * np.pi * 4 * time)) * (time % 2 < 1.7)
+    return 0.15 * voice * syllables
 
 
 @pytest.fixture

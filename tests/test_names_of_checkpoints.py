@@ -145,7 +145,7 @@ def by_auto_class(name, clips, folder):
 
 
 def by_score(name, clips, folder):
-    options = ["--model", name, "--device", "cpu", "--dtype", "float32", "-o", str(folder / "s.jsonl")]
+    options = ["--model", name, "--device", "cpu", "--dtype", "float32", "--num-workers", "0", "-o", str(folder / "s.jsonl")]
     result = CliRunner().invoke(app, ["score", str(clips / "00.wav"), *options])
     assert result.exit_code == 0, result.output
     return json.loads((folder / "s.jsonl").read_text())["mos"]

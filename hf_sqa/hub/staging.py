@@ -115,12 +115,6 @@ def staged(
         (stage / SAMPLE_FILE).write_bytes(_sample())
         parity = {"recording": SAMPLE_FILE, "scores": scores, "dtype": "float32", "device": "cpu"}
         write_json(stage / PARITY_FILE, parity | {key: identity[key] for key in ("weights", "preprocessing")})
-        if with_code:
-            announce("adding the code, and scoring the sample without hf_sqa")
-            _add_code(stage, scores)
-        if with_handler:
-            (stage / HANDLER_FILE).write_bytes(Path(endpoint_handler.__file__).read_bytes())
-            (stage / "requirements.txt").write_text("soundfile\nsoxr\n" if with_code else "hf-sqa\n", encoding="utf-8")
         for file in RECORDS:
             if (stage / file).is_file():
                 _shorten_paths(stage / file)
@@ -128,6 +122,12 @@ def staged(
         (stage / CARD_FILE).write_text(tidy(made), encoding="utf-8")
         if lacking := missing_from_card(made):
             raise PublishError("The card is not complete; it lacks " + "; ".join(lacking) + ".")
+        if with_code:  # last, because it takes seconds
+            announce("adding the code, and scoring the sample without hf_sqa")
+            _add_code(stage, scores)
+        if with_handler:
+            (stage / HANDLER_FILE).write_bytes(Path(endpoint_handler.__file__).read_bytes())
+            (stage / "requirements.txt").write_text("soundfile\nsoxr\n" if with_code else "hf-sqa\n", encoding="utf-8")
         _refuse_traces(stage, folder)
         sizes = {path.relative_to(stage).as_posix(): path.stat().st_size for path in _files_of(stage)}
         yield stage, Publication(repo_id, sizes, left_out, scores, str(made))

@@ -59,11 +59,12 @@ def hub_process():
 
 
 @pytest.fixture
-def hub(hub_process, monkeypatch):
-    """An empty Hub on loopback, reachable from this process too."""
+def hub(hub_process, tmp_path_factory, monkeypatch):
+    """An empty Hub on loopback, reachable from this process too, which has nothing from it: tests share names of repositories."""
     hub_process.control(forget=True, erase=True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", hub_process.address)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub-cache")))
     template = f"{hub_process.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(hf_api.api, "endpoint", hub_process.address)

@@ -43,9 +43,9 @@ def test_intervals_cover_the_truth_in_93_to_97_percent_of_draws():
         labels, first, second = rng.standard_normal((3, num_clips))
         first = correlation * labels + math.sqrt(1 - correlation**2) * first
         second = 0.9 * (0.7 * labels + math.sqrt(1 - 0.7**2) * second)
-        for metric, interval in bootstrap_agreement(first, labels, metrics=list(truth), num_draws=400, rng=rng).items():
+        for metric, interval in bootstrap_agreement(first, labels, metrics=list(truth), num_draws=200, rng=rng).items():
             covered[metric] += interval.low <= truth[metric] <= interval.high
-        difference = compare_models(first, second, labels, metric="utt_mse", num_draws=400, rng=rng).difference
+        difference = compare_models(first, second, labels, metric="utt_mse", num_draws=200, rng=rng).difference
         covered["difference"] += difference.low <= true_difference <= difference.high
     shares = {name: count / num_simulations for name, count in covered.items()}
     assert all(0.93 <= share <= 0.97 for share in shares.values()), shares
@@ -60,7 +60,7 @@ def test_clusters_are_drawn_whole():
         labels = rng.uniform(1, 5, 400)
         predictions = labels + np.repeat(rng.standard_normal(40), 10)
         for name, groups in (("clips", None), ("systems", systems)):
-            interval = bootstrap_agreement(predictions, labels, metrics=["utt_mae"], systems=groups, num_draws=400, rng=rng)[
+            interval = bootstrap_agreement(predictions, labels, metrics=["utt_mae"], systems=groups, num_draws=200, rng=rng)[
                 "utt_mae"
             ]
             covered[name] += interval.low <= math.sqrt(2 / math.pi) <= interval.high  # mean magnitude of a normal
@@ -128,7 +128,7 @@ def test_equals_are_told_apart_no_more_often_than_promised():
     p_values, found = [], 0
     for _ in range(300):
         labels, first, second = rng.standard_normal((3, 150))
-        comparison = compare_models(labels + first, labels + second, labels, metric="utt_lcc", num_draws=400, rng=rng)
+        comparison = compare_models(labels + first, labels + second, labels, metric="utt_lcc", num_draws=200, rng=rng)
         p_values.append(comparison.p_value)
         found += comparison.better is not None
         assert (comparison.better is None) == (comparison.verdict.startswith("No difference shown"))

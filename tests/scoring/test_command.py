@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from hf_sqa.cli import app
 from hf_sqa.cli.arguments import parse_part
 from hf_sqa.scoring import open_source, score_corpus
-from tests.processes import command, script, wait_until
+from tests.processes import command, free_port, script, wait_until
 
 RAY_RECIPE = Path(__file__).parents[2] / "examples" / "engines" / "with_ray.py"
 
@@ -162,7 +162,7 @@ def launched(once, clips, nursery, tiny_folder):
         options = {"rows_per_shard": 2, "num_workers": 0}
         score_corpus(folder / "m.jsonl", folder / "plain", model=str(tiny_folder), device="cpu", **options)
 
-        launched = ["launch", "--multi_gpu", "--num_machines", 1, "--num_processes", 2]
+        launched = ["launch", "--multi_gpu", "--num_machines", 1, "--num_processes", 2, "--main_process_port", free_port()]
         launched += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "hf_sqa", "score", folder / "m.jsonl"]
         options = ["--output", folder / "two", "--model", tiny_folder, "--device", "cpu", "--rows-per-shard", 2, "--num-workers", 1]
         process = nursery.start(script(launcher, *launched, *options), PYTHONPATH=os.getcwd(), TQDM_DISABLE="1", **ODD)

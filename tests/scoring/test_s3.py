@@ -1,5 +1,6 @@
 """A corpus in a bucket, read by the real s3fs from a double of S3 on loopback: what lies there, and what goes wrong on the way."""
 
+import functools
 import io
 import json
 import tarfile
@@ -18,8 +19,19 @@ from hf_sqa.scoring.items import Item
 s3fs = pytest.importorskip("s3fs", reason="needs s3fs: pip install 'hf-sqa[s3]'", exc_type=ImportError)
 
 
+@pytest.fixture(scope="module")
+def services():
+    """The descriptions of AWS's services, megabytes of JSON that botocore reads for every client, are read once."""
+    from botocore.loaders import JSONFileLoader
+
+    once = functools.cache(JSONFileLoader().load_file)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(JSONFileLoader, "load_file", lambda self, path: once(path))
+        yield
+
+
 @pytest.fixture
-def bucket(clips, monkeypatch, tmp_path):
+def bucket(services, clips, monkeypatch, tmp_path):
     """The double, with the twelve clips under `folder/`, the mark of an empty folder, and the credentials to read them."""
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "absent"))
