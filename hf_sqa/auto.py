@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -60,12 +60,13 @@ _CONVERTERS: dict[str, Converter] = {}
 
 
 def register_family(
-    config_class: type, model_class: type, feature_extractor_class: type, converter: Converter | None = None
+    model_class: Any, converter: Converter | None = None, feature_extractor_class: type = Wav2Vec2FeatureExtractor
 ) -> None:
     """Register a family with `AutoConfig`, the three Auto classes of models, and `AutoFeatureExtractor`."""
+    config_class = model_class.config_class
     if converter is not None:
-        _CONVERTERS[config_class.model_type] = converter  # type: ignore[attr-defined]
-    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)  # type: ignore[attr-defined]
+        _CONVERTERS[config_class.model_type] = converter
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for auto_class in (AutoModelForAudioQuality, AutoModel, AutoModelForAudioClassification):
         auto_class.register(config_class, model_class, exist_ok=True)
     AutoFeatureExtractor.register(config_class, feature_extractor_class, exist_ok=True)

@@ -1,7 +1,7 @@
 """The base class of all configurations: score names, their scale, the sampling rate; misspelled options are refused."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Self
 
@@ -67,6 +67,11 @@ class AudioQualityConfig(PreTrainedConfig):
         "clip_margin": WEIGHT,
         "ranking_weight": WEIGHT,
         "ranking_margin": WEIGHT,
+    }
+    #: Options that are a dict by score name, with the function that checks the name's value.
+    checks_by_score: ClassVar[Mapping[str, Callable[[str, Any], None]]] = {
+        "score_mapping": check_score_mapping,
+        "score_intervals": check_score_interval,
     }
     #: Tasks that a checkpoint offers to `transformers.pipeline`: those of its config.json if its own code runs, else the task that
     #: `import hf_sqa` registers and sets here.
@@ -143,17 +148,12 @@ class AudioQualityConfig(PreTrainedConfig):
     def validate_score_loss(self) -> None:
         check_choice("score_loss", self.score_loss, SCORE_LOSSES)
 
-    def validate_score_mapping(self) -> None:
-        for name, mapping in (self.score_mapping or {}).items():
-            if name not in self.label2id:
-                raise ValueError(f"Expected `score_mapping` for scores of this model ({', '.join(self.label2id)}), got {name!r}.")
-            check_score_mapping(name, mapping)
-
-    def validate_score_intervals(self) -> None:
-        for name, calibration in (self.score_intervals or {}).items():
-            if name not in self.label2id:
-                raise ValueError(f"Expected `score_intervals` for scores of this model ({', '.join(self.label2id)}), got {name!r}.")
-            check_score_interval(name, calibration)
+    def validate_scores(self) -> None:
+        for option, check in self.checks_by_score.items():
+            for name, values in (getattr(self, option) or {}).items():
+                if name not in self.label2id:
+                    raise ValueError(f"Expected `{option}` for scores of this model ({', '.join(self.label2id)}), got {name!r}.")
+                check(name, values)
 
 
 def _checked_names(id2label: Any) -> dict[int, str]:

@@ -221,19 +221,11 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         return False
 
     def measure_bands(self, windows: Iterable[np.ndarray]) -> None:
-        """Measure mean and deviation of the input's bands, or of the feature channels, for families that normalise by them.
-
-        Raises:
-            ValueError: If this model does not normalise by them.
-        """
+        """Measure mean and deviation of the input's bands, or of the feature channels; refuse if the model does not use them."""
         raise ValueError(f"Expected a model that normalises its input by measured bands, got {type(self).__name__}.")
 
     def begin_at(self, scores: Sequence[float]) -> None:
-        """Initialise new heads to predict these scores, one per head in label units, for any recording; NaN leaves a head as it is.
-
-        Raises:
-            ValueError: If the family does not support this.
-        """
+        """Initialise new heads to predict these scores, one per head, for any recording; NaN leaves a head as it is."""
         raise ValueError(
             f"Expected a family whose heads can begin at a score (mosa_net, mtq_net), got {type(self).__name__}; leave "
             "`training.begin_at_mean` out."
@@ -244,11 +236,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         return FineTuningDefaults()
 
     def pruning_layout(self) -> Any:
-        """Return the units that pruning can remove, a [`~hf_sqa.blocks.pruning_layout.PruningLayout`].
-
-        Raises:
-            ValueError: If the model cannot be pruned.
-        """
+        """Return the units that pruning can remove, a [`~hf_sqa.blocks.pruning_layout.PruningLayout`]; refuse if there are none."""
         raise ValueError(
             f"Expected a DistilledSQA, or a model with a transformer encoder (XLSRSQA, Wav2Vec2ForMOS), got {type(self).__name__}: "
             "it is not known how to prune it."
@@ -274,9 +262,14 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
                 )
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
-        """Return example inputs of the ONNX graph by name, each with its dynamic axes; without padding, and so without a mask."""
-        waveforms = 0.1 * torch.randn(2, (self.config.sampling_rate or 16_000) // 4, generator=torch.Generator().manual_seed(0))
-        return {"input_values": (waveforms, (0, 1))}
+        """Return example inputs of the ONNX graph by name, each with its dynamic axes; without padding, and so without a mask.
+
+        A family of windows takes windows: the graph neither cuts recordings into windows nor averages their scores.
+        """
+        window = getattr(self.config, "window_samples", None)
+        samples = window or (self.config.sampling_rate or 16_000) // 4
+        waveforms = 0.1 * torch.randn(2, samples, generator=torch.Generator().manual_seed(0))
+        return {"input_values": (waveforms, (0,) if window else (0, 1))}
 
     #: Whether the page of `hf-sqa export onnx --page` supports the windows of this family.
     scores_in_browser: ClassVar[bool] = False
@@ -293,15 +286,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
         """Return the loss that the configuration names, over the rated scores; `None` without labels."""
         if labels is None:
             return None
-        return score_loss(
-            logits,
-            labels.to(logits.device),
-            self.config.score_loss,
-            self.config.huber_delta,
-            clip_margin=self.config.clip_margin,
-            ranking_weight=self.config.ranking_weight,
-            ranking_margin=self.config.ranking_margin,
-        )
+        return score_loss(logits, labels, self.config)
 
     @torch.inference_mode()
     def score_recordings(
@@ -355,12 +340,9 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
     def local_scorer(
         self, feature_extractor: Any, hop_seconds: float = HOP_SECONDS, sampling_rate: int | None = None
     ) -> LocalScorer:
-        """Return a scorer that computes the quality of every half second as samples arrive; every recording needs a new scorer.
+        """Return a scorer of one recording that computes the quality of every `hop_seconds` as samples arrive.
 
-        Args:
-            feature_extractor: The checkpoint's feature extractor.
-            hop_seconds (`float`, *optional*, defaults to 0.5): Length of a scored stretch.
-            sampling_rate (`int`, *optional*): Rate of the samples in Hz, for a model that takes any rate; 16000 if not given.
+        `sampling_rate` is that of the samples in Hz, for a model that takes any rate; 16000 if not given.
         """
         return PieceScorer(self, feature_extractor, hop_seconds, self.config.sampling_rate or sampling_rate or 16_000)
 
@@ -377,11 +359,7 @@ class AudioQualityPreTrainedModel(PreTrainedModel):
             raise ValueError(f"{type(self).__name__} scores a recording as a whole; leave `hop_seconds` out.")
 
     def check_interval(self, coverage: float) -> None:
-        """Refuse an interval that this checkpoint cannot give.
-
-        Raises:
-            ValueError: If it has no calibration, one for other weights, or one that does not reach this coverage.
-        """
+        """Refuse an interval if the checkpoint has no calibration, one for other weights, or one that lacks this coverage."""
         for name, calibration in (self.config.score_intervals or {}).items():
             if calibration.get("weights") and not self.has_weights(calibration["weights"]):
                 raise ValueError(
@@ -429,15 +407,9 @@ def _refuse_unknown_options(config: Any) -> None:
 def model_identity(model: PreTrainedModel, feature_extractor: Any, **scoring_options: Any) -> dict[str, str | None]:
     """Return the identity of a score: equal identities give equal scores for the same recording.
 
-    Args:
-        model (`PreTrainedModel`): The loaded model.
-        feature_extractor: Its feature extractor.
-        **scoring_options: Everything else that affects a score, such as `mode` and `hop_seconds`.
-
-    Returns:
-        `dict`: `id`, `revision` (commit on the Hub, `None` for a local folder), `weights` (SHA-256 over names, types and values,
-        first 16 characters) and `preprocessing` (SHA-256 over extractor, resampling, score mapping and options, first 16
-        characters).
+    It has `id`, `revision` (commit on the Hub, `None` for a local folder), `weights` (first 16 characters of a SHA-256 over names,
+    types and values) and `preprocessing` (the same over extractor, resampling, score mapping, and `**scoring_options`: everything
+    else that affects a score, such as `mode` and `hop_seconds`).
     """
     config = model.config
     name = getattr(config, "checkpoint_name", None) or config._name_or_path or type(model).__name__

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from hf_sqa.blocks.foreign_checkpoint import renamed
+from hf_sqa.blocks.speech_encoder import FINE_TUNING_OPTIONS
 
 #: Attention heads of the published encoders by hidden size: base, large and XLS-R 300M, XLS-R 1B, XLS-R 2B. No tensor shows them.
 NUM_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}
-#: Convolution kernels of all published encoders, and their strides, which no tensor shows.
-CONV_KERNEL, CONV_STRIDE = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+#: Convolution kernels of all published encoders. Their strides, which no tensor shows, are transformers' defaults.
+CONV_KERNEL = (10, 3, 3, 3, 3, 2, 2)
 #: Dropouts of fairseq's pre-training configurations, for group norm (small) and layer norm (large).
 DROPOUTS = {
     "group": {"hidden_dropout": 0.1, "attention_dropout": 0.1, "feat_proj_dropout": 0.1, "layerdrop": 0.05},
@@ -59,7 +60,6 @@ def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -
         """Return the number of modules in a list that is numbered from 0 without gaps."""
         return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
 
-    num_layers = count("encoder.layers.")
     convs = [shape(f"feature_extractor.conv_layers.{index}.0.weight") for index in range(count("feature_extractor.conv_layers."))]
     kernels = tuple(kernel for _, _, kernel in convs)
     if kernels != CONV_KERNEL:
@@ -79,25 +79,18 @@ def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -
     return {
         "model_type": "hubert" if "label_embs_concat" in tensors else "wav2vec2",
         "hidden_size": hidden_size,
-        "num_hidden_layers": num_layers,
+        "num_hidden_layers": count("encoder.layers."),
         "num_attention_heads": NUM_HEADS.get(hidden_size),
         "intermediate_size": intermediate_size,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-5,
         "feat_extract_norm": norm,
-        "feat_extract_activation": "gelu",
         # No tensor shows whether norms come before or after a block; in all published encoders that goes with this norm.
         "do_stable_layer_norm": norm == "layer",
         "conv_dim": [channels for channels, _, _ in convs],
-        "conv_kernel": list(kernels),
-        "conv_stride": list(CONV_STRIDE),
         "conv_bias": "feature_extractor.conv_layers.0.0.bias" in tensors,
         "num_conv_pos_embeddings": pos_kernel,
         "num_conv_pos_embedding_groups": hidden_size // channels_per_group,
         "activation_dropout": 0.0,
-        "apply_spec_augment": False,
-        "mask_time_prob": 0.0,
-        "mask_feature_prob": 0.0,
+        **FINE_TUNING_OPTIONS,
         **DROPOUTS[norm],
     }
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.audio_utils import mel_filter_bank
 
-from hf_sqa.blocks.timeline import Fault
+from hf_sqa.blocks.timeline import Fault, runs_of
 
 #: Kinds that the network distinguishes. It may take a codec for a band limit, and a band limit for a codec.
 KINDS = ("loss", "noise", "clipping", "codec", "gap", "band limit", "reverberation")
@@ -138,13 +138,7 @@ class FaultGraph(nn.Module):
             self.register_buffer(name, _window()[:, None] * torch.from_numpy(wave).float())
 
     def forward(self, steps: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            steps (`torch.Tensor` of shape `(S, 1280)`): The samples of each step of 80 ms, at 16 kHz.
-
-        Returns:
-            `torch.Tensor` of shape `(S, 1 + K)`: As from [`decisions`].
-        """
+        """Return the [`decisions`] `(S, 1 + K)` on steps of 80 ms, from their samples `(S, 1280)` at 16 kHz."""
         frames = steps.reshape(-1, FRAME_SAMPLES)
         power = (frames @ self.cosines).square() + (frames @ self.sines).square()
         features = features_of(frames, power @ self.bands)
@@ -213,9 +207,8 @@ def stretches(decided: np.ndarray, certain: float = CERTAIN, reaches: float = RE
     """
     of_any = 1 - decided[:, 0]
     smooth = np.convolve(of_any, np.full(SMOOTH_STEPS, 1 / SMOOTH_STEPS), "same") if len(of_any) >= SMOOTH_STEPS else of_any
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], of_any >= reaches, [0]])))
     runs: list[list[int]] = []
-    for start, end in edges.reshape(-1, 2).tolist():
+    for start, end in runs_of(of_any >= reaches):
         if runs and start - runs[-1][1] <= JOIN_STEPS:
             runs[-1][1] = end
         else:

@@ -93,27 +93,29 @@ def kept_features(path: Path | None, max_bytes: int = MAX_BYTES) -> Iterator[Fea
         _in_use.pop()
 
 
-def encoder_features(encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Return an encoder's output `(B, F, D)`, from the folder if it is there.
+def encoder_features(
+    encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None, layers: Sequence[int] | None = None
+) -> list[torch.Tensor]:
+    """Return some layers of an encoder, `(B, F, D)` each, or only its own output if none are named, from the folder if there.
 
     Features are kept if the encoder is in evaluation mode and has no trainable parameter; each recording is then computed alone,
     which changes its features by rounding at most. Frames of padding are meaningless.
     """
     folder = _folder_for(encoder)
     if folder is None:
-        return last_hidden_state(encoder, inputs, attention_mask)
-    return _features(encoder, inputs, attention_mask, None, folder)[0]
+        return _computed(encoder, inputs, attention_mask, layers)
+    lengths = [inputs.shape[1]] * len(inputs) if attention_mask is None else attention_mask.sum(dim=1).tolist()
+    rows = [_features_of_one(encoder, row[: int(length)], layers, folder) for row, length in zip(inputs, lengths, strict=True)]
+    return list(nn.utils.rnn.pad_sequence(rows, batch_first=True).permute(2, 0, 1, 3))
 
 
-def encoder_layers(
-    encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None, layers: Sequence[int]
+def _computed(
+    encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None, layers: Sequence[int] | None
 ) -> list[torch.Tensor]:
-    """Return some layers of an encoder, `(B, F, D)` each, from the folder if they are there; see [`encoder_features`]."""
-    folder = _folder_for(encoder)
-    if folder is None:
-        hidden_states = all_layers(encoder, inputs, attention_mask)
-        return [hidden_states[layer] for layer in layers]
-    return list(_features(encoder, inputs, attention_mask, tuple(layers), folder))
+    if layers is None:
+        return [last_hidden_state(encoder, inputs, attention_mask)]
+    hidden_states = all_layers(encoder, inputs, attention_mask)
+    return [hidden_states[layer] for layer in layers]
 
 
 def _folder_for(encoder: PreTrainedModel) -> FeatureFolder | None:
@@ -126,41 +128,23 @@ def _folder_for(encoder: PreTrainedModel) -> FeatureFolder | None:
     return None if any(parameter.requires_grad for parameter in encoder.parameters()) else folder
 
 
-def _features(
-    encoder: PreTrainedModel,
-    inputs: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    layers: tuple[int, ...] | None,
-    folder: FeatureFolder,
-) -> torch.Tensor:
-    """Return features `(L, B, F, D)`; L is 1 for the encoder's own output (`layers=None`)."""
-    lengths = [inputs.shape[1]] * len(inputs) if attention_mask is None else attention_mask.sum(dim=1).tolist()
-    rows = [_features_of_one(encoder, row[: int(length)], layers, folder) for row, length in zip(inputs, lengths, strict=True)]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True).permute(2, 0, 1, 3)
-
-
 def _features_of_one(
-    encoder: PreTrainedModel, samples: torch.Tensor, layers: tuple[int, ...] | None, folder: FeatureFolder
+    encoder: PreTrainedModel, samples: torch.Tensor, layers: Sequence[int] | None, folder: FeatureFolder
 ) -> torch.Tensor:
-    """Return the features `(F, L, D)` of one recording `(T,)`."""
+    """Return the features `(F, L, D)` of one recording `(T,)`; L is 1 for the encoder's own output."""
     content = samples.detach().cpu().contiguous()
     device = samples.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else encoder.dtype
-    described = f"{content.dtype} {len(content)} {layers} {precision} ".encode()
+    described = f"{content.dtype} {len(content)} {layers and tuple(layers)} {precision} ".encode()
     digest = hashlib.sha256(described + content.view(torch.uint8).numpy().tobytes()).hexdigest()
     name = f"{_digest_of(encoder)}/{digest[:2]}/{digest[2:32]}.npy"
     kept = folder.read(name)
     if kept is None:
         with torch.no_grad():
-            if layers is None:
-                computed = last_hidden_state(encoder, samples[None])
-            else:
-                hidden_states = all_layers(encoder, samples[None])
-                computed = torch.cat([hidden_states[layer] for layer in layers], dim=2)
+            computed = torch.cat(_computed(encoder, samples[None], None, layers), dim=2)
         kept = computed[0].float().cpu().numpy()  # (F, L * D)
         folder.keep(name, kept)
-    num_layers = 1 if layers is None else len(layers)
-    return torch.from_numpy(kept).unflatten(1, (num_layers, -1)).to(samples.device, samples.dtype)
+    return torch.from_numpy(kept).unflatten(1, (len(layers or [None]), -1)).to(samples.device, samples.dtype)
 
 
 def _digest_of(encoder: PreTrainedModel) -> str:

@@ -130,17 +130,10 @@ def converted_tensors(
     layout: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, tensor: tensor,
     may_stay: Callable[[str], Any] = lambda source: False,
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors of a foreign checkpoint under our names; every tensor on both sides must be accounted for.
+    """Return the tensors `original` of a foreign checkpoint under our names, in place of those in `expected`.
 
-    Args:
-        original, expected (mapping): The checkpoint's tensors by their original names; the model's tensors to replace, by ours.
-        source_of (callable): Returns the name in the checkpoint of the tensor with one of our names.
-        what (`str`): What the file should be, for error messages: `"a Distill-MOS v7 checkpoint"`.
-        layout (callable, *optional*): Returns a tensor in our layout, given our name and the tensor.
-        may_stay (callable, *optional*): Says whether the checkpoint's tensor of a name may be left over.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown or of another shape; the message names it.
+    `source_of` gives the checkpoint's name for one of ours, and `layout` the tensor in our layout. A tensor that is missing, of
+    another shape, or left over without `may_stay`, is refused by name, as not being `what` the file should hold.
     """
     converted, used = {}, set()
     for name, ours in expected.items():

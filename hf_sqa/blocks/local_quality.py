@@ -34,12 +34,7 @@ class LocalScore:
 
 
 class LocalScorer:
-    """Scorer that takes samples in any portions, and gives the scores of stretches as soon as enough of what follows is known.
-
-    Args:
-        sampling_rate (`int`): Rate of the samples in Hz.
-        hop_seconds (`float`, *optional*, defaults to 0.5): Length of a stretch.
-    """
+    """Scorer that takes samples in any portions, and scores stretches of `hop_seconds` as soon as enough that follows is known."""
 
     method = ""  # Short description of the method, for small print
     half_seconds = 0.0  # A score covers this much audio on either side of the middle of its stretch

@@ -8,35 +8,31 @@ import torch.nn.functional as F
 SCORE_LOSSES = ("mse", "l1", "huber", "clipped")
 
 
-def score_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    kind: str = "mse",
-    huber_delta: float = 1.0,
-    *,
-    clip_margin: float = 0.25,
-    ranking_weight: float = 0.0,
-    ranking_margin: float = 0.1,
-) -> torch.Tensor:
-    """Return the mean loss `()` over the rated scores, plus a term on their differences if it has a weight.
+def score_loss(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> torch.Tensor:
+    """Return the configured mean loss `()` over the rated scores, plus a term on their differences if it has a weight.
 
     Predicted and rated scores are `(batch_size, num_labels)`, in label units, NaN where not rated; if none is rated, the loss is 0
     with a zero gradient. The options are those of [`~hf_sqa.configuration.AudioQualityConfig`].
     """
     targets, rated = rated_targets(logits, labels)
-    loss = score_errors(logits, targets, kind, huber_delta, clip_margin).sum() / rated.sum().clamp(min=1)
-    return loss + ranking_weight * ranking_loss(logits, labels, ranking_margin) if ranking_weight else loss
+    loss = score_errors(logits, targets, config).sum() / rated.sum().clamp(min=1)
+    return with_ranking_loss(loss, logits, labels, config)
 
 
-def score_errors(
-    predictions: torch.Tensor, targets: torch.Tensor, kind: str, huber_delta: float = 1.0, clip_margin: float = 0.25
-) -> torch.Tensor:
-    """Return the error of every prediction according to the kind of loss, in the shape of `predictions`."""
-    if kind == "clipped":
-        return clipped_error(predictions, targets, clip_margin)
-    if kind == "huber":
-        return F.huber_loss(predictions, targets, reduction="none", delta=huber_delta)
-    return {"mse": F.mse_loss, "l1": F.l1_loss}[kind](predictions, targets, reduction="none")
+def score_errors(predictions: torch.Tensor, targets: torch.Tensor, config: Any) -> torch.Tensor:
+    """Return the error of every prediction by the configured loss, in the shape of `predictions`.
+
+    `"clipped"` is the squared error if it exceeds the margin, else 0, as in UTMOS (Saeki et al., Interspeech 2022,
+    arXiv:2204.02152).
+    """
+    match config.score_loss:
+        case "clipped":
+            errors = predictions - targets
+            return torch.where(errors.abs() > config.clip_margin, errors.square(), torch.zeros_like(errors))
+        case "huber":
+            return F.huber_loss(predictions, targets, reduction="none", delta=config.huber_delta)
+        case kind:
+            return {"mse": F.mse_loss, "l1": F.l1_loss}[kind](predictions, targets, reduction="none")
 
 
 def frame_losses(
@@ -47,7 +43,7 @@ def frame_losses(
     Errors are divided by `scales` `(L,)`. Scores that are not rated add no error.
     """
     targets = torch.where(labels.isnan()[:, None], frame_logits.detach(), labels[:, None])
-    errors = score_errors(frame_logits / scales, targets / scales, config.score_loss, config.huber_delta, config.clip_margin)
+    errors = score_errors(frame_logits / scales, targets / scales, config)
     if frame_mask is None:
         return errors.mean(dim=1)
     return torch.where(frame_mask[..., None], errors, 0.0).sum(dim=1) / frame_mask.sum(dim=1, keepdim=True)
@@ -71,10 +67,9 @@ def rated_targets(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Ten
     return torch.where(rated, labels, logits.detach()), rated
 
 
-def clipped_error(predictions: torch.Tensor, targets: torch.Tensor, margin: float) -> torch.Tensor:
-    """Return the squared error if it exceeds the margin, else 0, as in UTMOS (Saeki et al., Interspeech 2022, arXiv:2204.02152)."""
-    errors = predictions - targets
-    return torch.where(errors.abs() > margin, errors.square(), torch.zeros_like(errors))
+def with_ranking_loss(loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, config: Any) -> torch.Tensor:
+    """Return the loss plus the [`ranking_loss`] with its configured weight."""
+    return loss + config.ranking_weight * ranking_loss(logits, labels, config.ranking_margin) if config.ranking_weight else loss
 
 
 def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, margin: float = 0.1) -> torch.Tensor:

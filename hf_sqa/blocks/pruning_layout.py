@@ -28,21 +28,13 @@ class Group:
 
 
 class PruningLayout:
-    """The units of a model, and how to build a smaller model from some of them; a family's `pruning_layout` returns it.
+    """The units of a model, and how to build a smaller model from some of them; a family's `pruning_layout` returns it."""
 
-    Attributes:
-        groups (`dict[str, Group]`): Units that can be removed, by place; `"layers"` holds whole layers.
-        equal_kinds (`tuple[str, ...]`): Kinds whose groups must keep equally many units.
-        layers (`nn.ModuleList`): The layers of the group `"layers"`.
-        prefix (`str`): Prefix of the names of their tensors.
-        parts ([`~hf_sqa.blocks.encoder_blocks.BlockParts`]): Names within a layer.
-    """
-
-    groups: dict[str, Group]
-    equal_kinds: tuple[str, ...] = ()
-    layers: Any
-    prefix: str
-    parts: BlockParts
+    groups: dict[str, Group]  # Units that can be removed, by place; `"layers"` holds whole layers
+    equal_kinds: tuple[str, ...] = ()  # Kinds whose groups must keep equally many units
+    layers: Any  # The layers of the group `"layers"`
+    prefix: str  # Prefix of the names of their tensors
+    parts: BlockParts  # Names within a layer
 
     def __init__(self, model: Any):
         self.model, self.config = model, model.config
@@ -90,12 +82,9 @@ class PruningLayout:
         raise NotImplementedError
 
     def pruned(self, keep: Mapping[str, np.ndarray], means: Mapping[str, torch.Tensor]) -> Any:
-        """Return a new model with only these units.
+        """Return a new model with only the units whose indices `keep` has by group.
 
-        Args:
-            keep (mapping of `str` to `np.ndarray`): Indices of the units to keep, by group.
-            means (mapping of `str` to `torch.Tensor`): Means of the activations; those of removed units are added to the biases of
-                the layers that read them.
+        The `means` of the activations of removed units are added to the biases of the layers that read them.
         """
         kept = {name: torch.from_numpy(np.asarray(places, np.int64)) for name, places in keep.items()}
         model = type(self.model)(self.config_for(keep))

@@ -37,17 +37,9 @@ def fit_score_interval(scores: ArrayLike, labels: ArrayLike, groups: Sequence[Ha
     clips, drawn towards their common mean and joined by lines. Every residual is divided by a size that was measured without its
     own group, and the quantiles of the quotients give the interval.
 
-    Args:
-        scores (array of shape `(num_clips,)`): Scores as the pipeline gives them; NaN where there is none.
-        labels (array of shape `(num_clips,)`): Mean opinion scores of these clips, which the model was not trained on; NaN where
-            unrated.
-        groups (sequence of length `num_clips`, *optional*): What clips have in common, such as the talker.
-
-    Returns:
-        `dict`: `coverages` with `quantiles`, `levels` with `scales`, `num_clips`, and `num_groups` if groups are given.
-
-    Raises:
-        ValueError: If there are fewer than 20 rated and scored clips.
+    `scores` are those of the pipeline, `labels` the mean opinion scores of the same clips, which the model was not trained on, each
+    `(num_clips,)` with NaN where there is none; 20 clips must have both. `groups` say what clips have in common, such as the
+    talker. Returns `coverages` with `quantiles`, `levels` with `scales`, `num_clips`, and `num_groups` if groups are given.
     """
     scores, labels, parts, num_groups = _known(scores, labels, groups)
     residuals = np.abs(labels - scores)

@@ -17,15 +17,11 @@ SLOPE_TOLERANCE = 1e-6
 
 
 def apply_score_mapping(scores: ArrayLike, mapping: Sequence[float]) -> np.ndarray:
-    """Return mapped scores, in label units, in the shape of `scores`; NaN stays NaN.
+    """Return mapped scores, in label units, in the shape of `scores`, by `[low, high, c0, c1, ...]`; NaN stays NaN.
 
     Between `low` and `high` the mapping is the polynomial. Beyond, where nothing was fitted, it goes on as a straight line with
     the polynomial's slope there or its mean slope, whichever is smaller: it never falls, and a steep end does not run away. Nothing
     is clipped, so a mapped score may lie outside the scale of the listeners.
-
-    Args:
-        scores (array): Scores of one name, as the model gives them.
-        mapping (sequence of `float`): `[low, high, c0, c1]` up to `[low, high, c0, c1, c2, c3]`.
     """
     low, high, *coefficients = mapping
     scores = np.asarray(scores, dtype=np.float64)

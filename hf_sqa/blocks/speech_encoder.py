@@ -20,12 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.feature_extraction_auto import get_feature_extractor_config
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 from transformers.utils import logging
@@ -34,23 +29,13 @@ from hf_sqa.blocks.bounds import COUNT, SIZE, check_bounds
 from hf_sqa.blocks.encoder_blocks import check_heads, narrow_attention
 from hf_sqa.blocks.partial_weights import refuse_partial_weights
 
-#: `model_type` of the encoders whose masks, layers and norms are known (and tested) here.
-ENCODER_TYPES = (
-    "wav2vec2",
-    "hubert",
-    "wavlm",
-    "data2vec-audio",
-    "unispeech",
-    "unispeech-sat",
-    "wav2vec2-conformer",
-    "wav2vec2-bert",
-    "whisper",
-)
 #: Quality models that serve as encoders by their `encode`; they have no layers to choose from.
 QUALITY_MODEL_TYPES = ("distilled_sqa",)
-#: Encoders that a mask shields from padding, if their features have layer norm. data2vec-audio smears padding through a stack of
+#: `model_type` of encoders that a mask shields from padding, if their features have layer norm.
+MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert", "whisper")
+#: All encoders whose masks, layers and norms are known (and tested) here. data2vec-audio smears padding through a stack of
 #: positional convolutions and Conformer through unmasked depthwise convolutions.
-MASKABLE_TYPES = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert", "whisper", *QUALITY_MODEL_TYPES)
+ENCODER_TYPES = (*MASKABLE_TYPES, "data2vec-audio", "wav2vec2-conformer")
 #: Encoders that always normalise the output of their last block; others do so with `do_stable_layer_norm`.
 NORMED_TYPES = ("wav2vec2-conformer", "whisper")
 #: Samples in a spectrum, samples between spectra, and spectra in a frame, of w2v-BERT 2.0's feature extractor (16 kHz).
@@ -176,16 +161,10 @@ def build_encoder(encoder_config: PreTrainedConfig, layer: int | None = None) ->
 def load_encoder_config(
     name_or_path: str, options: dict[str, Any] | None = None, *, local_files_only: bool = False
 ) -> PreTrainedConfig:
-    """Load the configuration of a pre-trained encoder, with some values changed; it does not say where it was read from.
+    """Load the configuration of a pre-trained encoder with some values changed; it does not say where it was read from.
 
-    Args:
-        name_or_path (`str`): Hub id, or folder with `config.json`; checkpoints for CTC or pre-training serve as well as bare ones.
-        options (`dict[str, Any]`, *optional*): Values to change; `{"layerdrop": 0.0}` works whatever the encoder calls this option.
-            Those of `FINE_TUNING_OPTIONS` are left out for a quality model, which never masks frames.
-        local_files_only (`bool`, *optional*, defaults to `False`): Whether to look on this machine only.
-
-    Raises:
-        ValueError: If the encoder is not in `ENCODER_TYPES`, or does not have one of the `options`.
+    Checkpoints for CTC or pre-training serve as well as bare ones. `{"layerdrop": 0.0}` works whatever the encoder calls this
+    option; those of `FINE_TUNING_OPTIONS` are left out for a quality model, which never masks frames.
     """
     config = AutoConfig.from_pretrained(name_or_path, local_files_only=local_files_only)
     check_encoder_config(config, with_quality_models=True)
@@ -206,17 +185,10 @@ def load_encoder(
 ) -> PreTrainedModel:
     """Load a pre-trained encoder up to a layer; only the needed tensors of a safetensors file are read.
 
-    Args:
-        name_or_path (`str`): Hub id or folder of an encoder, bare or with a head for CTC, pre-training or classification; of a
-            Whisper, with or without its decoder.
-        encoder_config (`PreTrainedConfig`): Configuration of the whole encoder, from `load_encoder_config`.
-        layer (`int`, *optional*): Last layer to load; the encoder's own output if not given.
-        sampling_rate (`int`, *optional*): Rate in Hz that the encoder's feature extractor, if it has one, must ask for.
-        **options: Options of `from_pretrained`.
-
-    Raises:
-        ValueError: If the encoder is for another rate, or if the checkpoint lacks a tensor, has one of another shape, or one that
-            belongs neither to the encoder, nor to a layer left out, nor to a head; the message names it.
+    The checkpoint may be bare or have a head for CTC, pre-training or classification, a Whisper its decoder. `encoder_config` is
+    that of the whole encoder, from `load_encoder_config`; `**options` are those of `from_pretrained`. An encoder whose feature
+    extractor asks for another rate is refused, and so is a tensor that is missing, of another shape, or belongs neither to the
+    encoder, nor to a layer left out, nor to a head; the message names it.
     """
     check_encoder_config(encoder_config, with_quality_models=True)
     check_layer(encoder_config, layer)
@@ -233,11 +205,7 @@ def load_encoder(
         options = {"key_mapping": WHISPER_ENCODER_NAMES, "dtype": torch.float32} | options
     with _without_load_report():
         encoder, loaded = loader.from_pretrained(
-            name_or_path,
-            config=truncated(encoder_config, layer),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options,
+            name_or_path, config=truncated(encoder_config, layer), output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     prefix, num_layers = f"{encoder.base_model_prefix}.", encoder.config.num_hidden_layers
     refuse_partial_weights(
@@ -293,7 +261,8 @@ def pads_safely(encoder_config: PreTrainedConfig) -> bool:
 
     Group norm (wav2vec 2.0 base) averages over time before any mask is seen.
     """
-    return encoder_config.model_type in MASKABLE_TYPES and getattr(encoder_config, "feat_extract_norm", "layer") == "layer"
+    shielded = encoder_config.model_type in MASKABLE_TYPES + QUALITY_MODEL_TYPES
+    return shielded and getattr(encoder_config, "feat_extract_norm", "layer") == "layer"
 
 
 def output_size(encoder_config: PreTrainedConfig) -> int:
@@ -392,16 +361,14 @@ def num_frames_of_samples(encoder_config: PreTrainedConfig, num_samples: Any) ->
 
 
 def all_layers(
-    encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    encoder: PreTrainedModel, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, ...]:
     """Return layers 0 to the last one built, each of shape `(B, F, D)`, all before any final layer norm.
 
     Layers skipped in training (`layerdrop`) would be missing, so encoders used this way are built with `layerdrop=0`.
     """
-    outputs = encoder(
-        **{encoder.main_input_name: inputs}, attention_mask=attention_mask, output_hidden_states=True, return_dict=True, **kwargs
-    )
-    return outputs.hidden_states
+    options = {encoder.main_input_name: inputs, "output_hidden_states": True, "return_dict": True}
+    return encoder(**options, attention_mask=attention_mask).hidden_states
 
 
 class AdaptableWavLMAttention(WavLMAttention):

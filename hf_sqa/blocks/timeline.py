@@ -48,15 +48,11 @@ def faults_of(timeline: Sequence[dict[str, float]], score: str, depth: float = F
     if len(values) < 3:
         return []
     drop = np.median(values) - values
-    faults, index = [], 0
-    while index < len(drop):
-        first = index
-        while index < len(drop) and drop[index] > depth / 2:
-            index += 1
-        if index > first and drop[first:index].max() >= depth:
-            faults.append(_stretch(timeline, score, drop, first + int(np.argmax(drop[first:index]))))
-        index = max(index, first + 1)
-    return faults
+    return [
+        _stretch(timeline, score, drop, first + int(np.argmax(drop[first:end])))
+        for first, end in runs_of(drop > depth / 2)
+        if drop[first:end].max() >= depth
+    ]
 
 
 def worst_of(timeline: Sequence[dict[str, float]], score: str) -> dict[str, float] | None:
@@ -73,30 +69,28 @@ def worst_of(timeline: Sequence[dict[str, float]], score: str) -> dict[str, floa
 def _stretch(timeline: Sequence[dict[str, float]], score: str, drop: np.ndarray, lowest: int) -> dict[str, float]:
     """Return the stretch around the lowest point in which the curve stays below the share of its depth there."""
     level = EDGE_SHARE * drop[lowest]
-    first = last = lowest
-    while first > 0 and drop[first - 1] >= level and drop[first - 1] > 0:
-        first -= 1
-    while last + 1 < len(drop) and drop[last + 1] >= level and drop[last + 1] > 0:
-        last += 1
-    start = _edge(timeline, drop, level, first, first - 1)
-    end = _edge(timeline, drop, level, last, last + 1)
+    is_low = (drop >= level) & (drop > 0)
+    is_low[lowest] = True
+    first, stop = next((first, stop) for first, stop in runs_of(is_low) if first <= lowest < stop)
+    start, end = _edge(timeline, drop, level, first, -1), _edge(timeline, drop, level, stop - 1, 1)
     return {"start": round(start, SECONDS_DECIMALS), "end": round(end, SECONDS_DECIMALS), score: timeline[lowest][score]}
 
 
-def _edge(timeline: Sequence[dict[str, float]], drop: np.ndarray, level: float, inside: int, outside: int) -> float:
-    """Return where the curve crosses the level between two points; next to silence and at the ends, where the last stretch ends."""
-    row = timeline[inside]
-    border = "start" if outside < inside else "end"
-    if not 0 <= outside < len(timeline) or abs(timeline[outside][_other(border)] - row[border]) > 1e-3:
-        return row[border]
+def _edge(timeline: Sequence[dict[str, float]], drop: np.ndarray, level: float, inside: int, step: int) -> float:
+    """Return where the curve crosses the level between a point and the next; beside silence and at the ends, the point's border."""
+    row, outside = timeline[inside], inside + step
+    near, far = ("start", "end") if step < 0 else ("end", "start")
+    if not 0 <= outside < len(timeline) or abs(timeline[outside][far] - row[near]) > 1e-3:
+        return row[near]
     middle = (row["start"] + row["end"]) / 2
     away = (timeline[outside]["start"] + timeline[outside]["end"]) / 2 - middle
     share = (drop[inside] - level) / max(drop[inside] - drop[outside], 1e-9)
     return middle + away * float(np.clip(share, 0, 1))
 
 
-def _other(border: str) -> str:
-    return "end" if border == "start" else "start"
+def runs_of(is_so: np.ndarray) -> list[list[int]]:
+    """Return the first index and one past the last of every run of true values."""
+    return np.flatnonzero(np.diff(np.concatenate([[0], is_so, [0]]))).reshape(-1, 2).tolist()
 
 
 def described(points: Sequence[LocalScore], faults: Sequence[Fault], names: Sequence[str]) -> dict[str, Any]:

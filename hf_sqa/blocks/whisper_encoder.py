@@ -96,16 +96,10 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,  # as other encoders take it; the result is always an object
     ) -> BaseModelOutput:
-        """
-        Args:
-            input_values (`torch.Tensor` of shape `(B, T)`): Mono waveforms at 16 kHz.
-            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
-            output_attentions (`bool`, *optional*): Whether to return the attention weights of every stretch that holds samples,
-                `(N, heads, P, P)`.
-            output_hidden_states (`bool`, *optional*): Whether to return layers 0 to the last one built, all before the final norm.
+        """Map mono waveforms `(B, T)` at 16 kHz to `T / 320` frames F, rounded up; those of padding are meaningless.
 
-        Returns:
-            `BaseModelOutput` with `T / 320` frames F, rounded up; those of padding are meaningless.
+        Attention weights are `(N, heads, P, P)`, for every stretch that holds samples; hidden states are layers 0 to the last one
+        built, all before the final norm.
         """
         batch_size, num_samples = input_values.shape
         if attention_mask is not None:  # padding may hold anything

@@ -11,9 +11,8 @@ import hf_sqa
 from hf_sqa import DNSMOS, DNSMOSConfig
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.models.dnsmos.configuration_dnsmos import POLYNOMIALS
-from hf_sqa.models.dnsmos.convert_dnsmos import P808_FILE, P835_FILES, WHEEL, convert, convert_initializers
+from hf_sqa.models.dnsmos.convert_dnsmos import P808_FILE, P835_FILES, WHEEL, convert, convert_initializers, read_initializers
 from hf_sqa.models.dnsmos.networks_dnsmos import MelPower, relative_levels
-from hf_sqa.models.dnsmos.onnx_initializers import read_initializers
 from hf_sqa.training.model import freeze
 from tests.parity.signals import signal
 

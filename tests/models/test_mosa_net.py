@@ -66,7 +66,7 @@ def recorded():
 def test_scores_equal_those_of_the_keras_graph(converted, recorded):
     filter_bank = converted.trunk.filter_bank(recorded["wav"][..., 0])
 
-    scores = converted.score_features(recorded["ps"], filter_bank, recorded["ssl"])
+    scores = converted.score_heads(converted.trunk.join(recorded["ps"], filter_bank, recorded["ssl"]))
 
     for column, (utterance, frame) in enumerate(OUTPUTS):
         torch.testing.assert_close(scores.logits[:, column], recorded[f"out_{utterance}"][:, 0], rtol=0, atol=1e-5)
@@ -84,7 +84,7 @@ def test_a_padded_batch_gives_the_keras_scores_too(converted, recorded):
     features = torch.nn.functional.pad(recorded["ssl"], (0, 0, 0, 12)).repeat(2, 1, 1)
     frame_lengths = (torch.tensor([65, 81]), converted.trunk.filter_bank.num_frames(lengths), torch.tensor([51, 63]))
 
-    scores = converted.score_features(spectrum, filter_bank, features, frame_lengths)
+    scores = converted.score_heads(converted.trunk.join(spectrum, filter_bank, features, frame_lengths))
 
     for column, (utterance, _) in enumerate(OUTPUTS):
         torch.testing.assert_close(scores.logits[:1, column], recorded[f"out_{utterance}"][:, 0], rtol=0, atol=1e-5)
@@ -252,6 +252,15 @@ def test_loss_adds_recordings_and_frames_as_worked_by_hand():
     # errors of the first score are halved: a quarter of 5.5
     config.frame_loss_weight, config.score_scales = 1.0, [2.0, 1.0]
     assert float(utterance_and_frame_loss(scores, mask, labels, config)) == pytest.approx(5.5 / 4 + 0.5)
+
+
+def test_the_clipped_loss_has_its_margin_for_recordings_and_for_frames():
+    scores, labels = Scores(torch.tensor([[2.0]]), torch.tensor([[[2.0], [2.0]]]), None), torch.tensor([[2.75]])
+
+    # an error of 0.75 within the margin of 1, and beyond that of 0.5: once for the recording, once for its frames
+    for margin, expected in ((1.0, 0.0), (0.5, 2 * 0.75**2)):
+        config = MOSANetConfig.tiny(id2label={0: "mos"}, score_loss="clipped", clip_margin=margin)
+        assert float(utterance_and_frame_loss(scores, None, labels, config)) == pytest.approx(expected)
 
 
 def test_the_penalty_belongs_to_training_and_to_rated_recordings(waveforms):

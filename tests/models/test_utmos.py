@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from hf_sqa import UTMOS, UTMOSConfig
-from hf_sqa.blocks.losses import clipped_error, ranking_loss
+from hf_sqa.blocks.losses import ranking_loss
 from hf_sqa.models.utmos.convert_utmos import convert
 from tests.conftest import SHARED
 
@@ -201,6 +201,11 @@ def test_a_recording_shorter_than_a_frame_is_refused(tiny):
 
 
 # ---- Loss
+
+
+def clipped_error(predicted, rated, margin):
+    error = predicted - rated
+    return error.square() * (error.abs() > margin)
 
 
 def test_the_loss_is_that_of_the_frames_and_of_the_pairs(tiny, speech_like):

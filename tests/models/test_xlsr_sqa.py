@@ -22,7 +22,7 @@ from hf_sqa.audio import load_recording
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.blocks.foreign_checkpoint import published_name
 from hf_sqa.models.xlsr_sqa import XLSRSQA, XLSRSQAConfig
-from hf_sqa.models.xlsr_sqa.convert_xlsr_sqa import convert, convert_head, layers_of, list_heads, published_head
+from hf_sqa.models.xlsr_sqa.convert_xlsr_sqa import HEADS, WHEEL, _file_in_wheel, convert, convert_head
 from hf_sqa.models.xlsr_sqa.modeling_xlsr_sqa import MFCC_FRAMES_PER_CALL, centre_frames
 from tests.models.test_every_family import SHORT_ENCODER
 
@@ -30,8 +30,8 @@ SHARED = Path(__file__).parents[3] / "shared"
 RATE = 16_000
 TINY = {"mfcc": XLSRSQAConfig.tiny_mfcc, "one-layer": partial(XLSRSQAConfig.tiny, layers=(2,)), "fusion": XLSRSQAConfig.tiny}
 FEATURE_SIZES = {"mfcc": 40, "300m": 1024, "1b": 1280, "2b": 1920}
-MFCC_HEADS = [name for name in list_heads() if layers_of(name) is None]
-RECORDED_HEADS = [name for name in list_heads() if name.endswith("_subset")]
+MFCC_HEADS = [name for name, layers in HEADS.items() if layers is None]
+RECORDED_HEADS = [name for name in HEADS if name.endswith("_subset")]
 #: Variance of one pooled channel of this head is 2e-17, far below the batch norm's epsilon: rounding of the frames is multiplied by
 #: 300. The recorded 2.487942 itself is 2.4e-5 from what float64 gives, 2.487966.
 ILL_CONDITIONED = "sqa/300m_lay21_subset"
@@ -161,17 +161,17 @@ def save_head(path, feature_size=16, num_layers=1, **replaced):
 
 
 def test_there_are_forty_published_heads():
-    heads = list_heads()
+    heads = list(HEADS)
 
     assert len(set(heads)) == 40
     assert {"sqa-v2/mfcc_subset", "sqa-v2/300m_lay5_full", "sqa/1b_fusion_subset", "sqa/2b_lay41_full"} <= set(heads)
 
 
 @needs_heads
-@pytest.mark.parametrize("name", list_heads())
+@pytest.mark.parametrize("name", HEADS)
 def test_every_tensor_of_every_published_head_finds_its_place(name):
-    model = head_model(FEATURE_SIZES[name.split("/")[1].split("_")[0]], layers_of(name))
-    original = torch.load(published_head(name), weights_only=True)
+    model = head_model(FEATURE_SIZES[name.split("/")[1].split("_")[0]], HEADS[name])
+    original = torch.load(WHEEL.file(_file_in_wheel(name)), weights_only=True)
 
     converted = convert_head(original, model)
 
@@ -183,9 +183,9 @@ def test_every_tensor_of_every_published_head_finds_its_place(name):
 @needs_references
 @pytest.mark.parametrize("name", RECORDED_HEADS)
 def test_heads_give_the_recorded_scores_on_given_features(name, reference, signals):
-    feature_size, layers = FEATURE_SIZES[name.split("/")[1].split("_")[0]], layers_of(name)
+    feature_size, layers = FEATURE_SIZES[name.split("/")[1].split("_")[0]], HEADS[name]
     model = head_model(feature_size, layers)
-    state = convert_head(torch.load(published_head(name), weights_only=True), model)
+    state = convert_head(torch.load(WHEEL.file(_file_in_wheel(name)), weights_only=True), model)
     model.load_state_dict(state, strict=False, assign=True)
     model.eval()
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hf_sqa.blocks.losses import ranking_loss, score_loss
+from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.training.losses import BiasAware, RatingsGaussian, loss_options, make_training_loss
 from hf_sqa.training.recipe import LossOptions
 
@@ -22,7 +23,7 @@ def column(*values):
     [("mse", (0.04 + 4) / 2), ("l1", (0.2 + 2) / 2), ("huber", (0.02 + 1.5) / 2), ("clipped", 4 / 2)],
 )
 def test_a_loss_is_the_mean_over_the_rated_scores(kind, expected):
-    loss = score_loss(column(3.2, 1.0, 4.0), column(3.0, 3.0, NAN), kind, clip_margin=0.25)
+    loss = score_loss(column(3.2, 1.0, 4.0), column(3.0, 3.0, NAN), AudioQualityConfig(score_loss=kind))
 
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
@@ -31,15 +32,17 @@ def test_a_loss_is_the_mean_over_the_rated_scores(kind, expected):
 def test_an_unrated_score_has_no_gradient(kind):
     logits = column(3.2, 1.0).requires_grad_()
 
-    score_loss(logits, column(NAN, 3.0), kind, ranking_weight=1.0).backward()
+    score_loss(logits, column(NAN, 3.0), AudioQualityConfig(score_loss=kind, ranking_weight=1.0)).backward()
 
     assert logits.grad[0] == 0
     assert logits.grad[1] != 0
 
 
 def test_an_error_within_the_margin_costs_nothing_and_beyond_it_all():
-    assert float(score_loss(column(3.24), column(3.0), "clipped", clip_margin=0.25)) == 0
-    assert float(score_loss(column(3.5), column(3.0), "clipped", clip_margin=0.25)) == pytest.approx(0.25)
+    config = AudioQualityConfig(score_loss="clipped", clip_margin=0.25)
+
+    assert float(score_loss(column(3.24), column(3.0), config)) == 0
+    assert float(score_loss(column(3.5), column(3.0), config)) == pytest.approx(0.25)
 
 
 def test_the_ranking_loss_charges_differences_beyond_the_margin():

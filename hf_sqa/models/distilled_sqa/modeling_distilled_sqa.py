@@ -112,11 +112,7 @@ class DistilledSQA(AudioQualityPreTrainedModel):
 
     @torch.no_grad()
     def measure_bands(self, windows: Iterable[np.ndarray]) -> None:
-        """Measure mean and deviation of every mel band on windows, so that training begins with all bands on the same scale.
-
-        Raises:
-            ValueError: If the configuration has no `normalize_bands`, or there are no windows.
-        """
+        """Measure mean and deviation of every mel band on windows, so that training begins with all bands on the same scale."""
         if not (isinstance(self.spectrum, MelSpectrum) and self.spectrum.normalize_bands):
             raise ValueError("Expected a configuration with `normalize_bands=True`.")
         moments = []
@@ -130,11 +126,6 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         mean, square = torch.stack(moments).mean(dim=0)
         self.spectrum.band_mean.copy_(mean)
         self.spectrum.band_deviation.copy_((square - mean.square()).clamp(min=LEAST_BAND_DEVIATION**2).sqrt())
-
-    def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
-        """Return windows `(W, window_samples)`; the graph neither cuts recordings into windows nor averages their scores."""
-        windows = 0.1 * torch.randn(2, self.config.window_samples, generator=torch.Generator().manual_seed(0))
-        return {"input_values": (windows, (0,))}
 
     def onnx_spectrum(self) -> tuple[np.ndarray, dict[str, str]]:
         """Return the Hann window, and the metadata that [`OnnxDistilledSQA`] compares."""
@@ -188,9 +179,8 @@ class DistilledSQA(AudioQualityPreTrainedModel):
         pieces = [piece for waveform in waveforms for piece in waveform.split(window_samples)]
         encoded: list[torch.Tensor] = []
         for first in range(0, len(pieces), self._windows_per_call):
-            windows = nn.utils.rnn.pad_sequence(pieces[first : first + self._windows_per_call], batch_first=True).float()
-            peak = windows.abs().amax(dim=1, keepdim=True)
-            frames = self._frames(windows / (peak + 1e-8)).to(self.transformer.projection.weight.dtype)
+            windows = nn.utils.rnn.pad_sequence(pieces[first : first + self._windows_per_call], batch_first=True)
+            frames = self.window_frames(windows).to(self.transformer.projection.weight.dtype)
             encoded.extend(self.transformer.encode(frames, self.layer_trace()))
         rows = []
         for waveform in waveforms:
@@ -255,11 +245,8 @@ class DistilledSQA(AudioQualityPreTrainedModel):
     def window_starts(self, num_samples: int, mode: str = "published", hop_seconds: float | None = None) -> np.ndarray:
         """Return the first sample of every window of a recording, ascending from 0.
 
-        Args:
-            num_samples (`int`): Length of the recording.
-            mode (`str`, *optional*, defaults to `"published"`): One of `modes`.
-            hop_seconds (`float`, *optional*): Largest distance between starts; if not given, `hop_samples` of the configuration,
-                and in mode `fast` at least a quarter of a window.
+        They are at most `hop_seconds` apart; if not given, `hop_samples` of the configuration, and in mode `fast` at least a
+        quarter of a window.
         """
         hop_samples = self.config.hop_samples if hop_seconds is None else hop_seconds * self.config.sampling_rate
         if mode == "fast" and hop_seconds is None:
@@ -309,19 +296,15 @@ class DistilledSQA(AudioQualityPreTrainedModel):
             for recording, starts in zip(recordings, all_starts, strict=True)
             for number, window in enumerate(recording.windows(starts.tolist(), self.config.window_samples))
         )
-        while waiting := list(itertools.islice(windows, self._windows_per_call)):
-            yield self._score_waiting(waiting)
-
-    def _score_waiting(self, waiting: list[tuple[torch.Tensor, int | None]]) -> torch.Tensor:
-        """Score windows, each with the `id` of its recording if it is the recording's first window."""
-        longest = max(len(window) for window, _ in waiting)
-        windows = torch.stack([F.pad(window, (0, longest - len(window))) for window, _ in waiting]).to(self.device)
         kept = KEPT_FRAMES.get()
-        if kept is None:
-            return self.score_windows(windows)
-        frames = self.window_frames(windows)
-        kept.update((first_of, row) for row, (_, first_of) in zip(frames, waiting, strict=True) if first_of is not None)
-        return self.score_frames(frames)
+        while waiting := list(itertools.islice(windows, self._windows_per_call)):
+            together = nn.utils.rnn.pad_sequence([window for window, _ in waiting], batch_first=True).to(self.device)
+            if kept is None:
+                yield self.score_windows(together)
+                continue
+            frames = self.window_frames(together)
+            kept.update((first_of, row) for row, (_, first_of) in zip(frames, waiting, strict=True) if first_of is not None)
+            yield self.score_frames(frames)
 
     @contextmanager
     def keep_frames(self) -> Iterator[dict[int, Any]]:

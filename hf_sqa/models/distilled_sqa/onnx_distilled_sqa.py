@@ -37,11 +37,7 @@ class OnnxDistilledSQA(DistilledSQA):
 
     @classmethod
     def from_folder(cls, folder: str | Path, graph: str = GRAPH_FILE) -> OnnxDistilledSQA:
-        """Load a graph and `config.json`.
-
-        Args:
-            folder (`str` or `Path`): The folder.
-            graph (`str`, *optional*, defaults to `"model.onnx"`): The graph's name in it.
+        """Load the graph of this name, and `config.json`, from a folder.
 
         Raises:
             OSError: If there is no such graph, onnxruntime is not installed, or it cannot run the graph.

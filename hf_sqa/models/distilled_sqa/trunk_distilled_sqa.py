@@ -33,12 +33,7 @@ class CompressedSpectrum(nn.Module):
         self.fft_size, self.hop_samples, self.compression = config.fft_size, config.fft_hop_samples, config.compression
         # A NumPy attribute: from_pretrained leaves non-persistent buffers and tensors uninitialised. The window is torch's: NumPy's
         # differs in the last bit, which the compression of near-empty bins turns into 1e-4 MOS.
-        self._hann = torch.hann_window(self.fft_size, dtype=torch.float32, device="cpu").numpy()
-
-    @property
-    def hann(self) -> np.ndarray:
-        """Window of every spectrum, `(fft_size,)`."""
-        return self._hann
+        self.hann = torch.hann_window(self.fft_size, dtype=torch.float32, device="cpu").numpy()
 
     @property
     def margin(self) -> int:
@@ -66,14 +61,14 @@ class CompressedSpectrum(nn.Module):
         if is_torchdynamo_exporting():
             return self._spectrum_by_convolution(waveform)
         frames = waveform.unfold(1, self.fft_size, self.hop_samples)  # (B, S, T')
-        window = torch.from_numpy(self._hann).to(waveform.device)
+        window = torch.from_numpy(self.hann).to(waveform.device)
         return torch.view_as_real(torch.fft.rfft(frames * window))
 
     def _spectrum_by_convolution(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return the same by a fixed convolution, for ONNX, where cutting frames would need a table larger than a small student."""
         sample, bin_ = np.arange(self.fft_size), np.arange(self.fft_size // 2 + 1)
         angle = 2 * np.pi / self.fft_size * (bin_[:, None] * sample % self.fft_size)  # (K, T')
-        filters = np.concatenate([np.cos(angle), -np.sin(angle)]) * self._hann.astype(np.float64)
+        filters = np.concatenate([np.cos(angle), -np.sin(angle)]) * self.hann.astype(np.float64)
         kernel = torch.from_numpy(filters[:, None].astype(np.float32)).to(waveform.device)  # (2 * K, 1, T')
         spectrum = F.conv1d(waveform[:, None], kernel, stride=self.hop_samples)  # (B, 2 * K, S)
         return spectrum.unflatten(1, (2, len(bin_))).permute(0, 3, 2, 1)

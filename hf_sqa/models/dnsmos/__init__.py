@@ -1,12 +1,8 @@
 """DNSMOS: SIG, BAK and OVRL of ITU-T P.835 and a P.808 score, from overlapping windows of nine seconds."""
 
-from transformers import Wav2Vec2FeatureExtractor
-
 from hf_sqa.auto import Converter, register_family
-from hf_sqa.models.dnsmos.configuration_dnsmos import DNSMOSConfig
+from hf_sqa.models.dnsmos.configuration_dnsmos import DNSMOSConfig as DNSMOSConfig
 from hf_sqa.models.dnsmos.convert_dnsmos import PUBLISHED, READS, convert
-from hf_sqa.models.dnsmos.modeling_dnsmos import DNSMOS
+from hf_sqa.models.dnsmos.modeling_dnsmos import DNSMOS as DNSMOS
 
-__all__ = ["DNSMOS", "DNSMOSConfig"]
-
-register_family(DNSMOSConfig, DNSMOS, Wav2Vec2FeatureExtractor, Converter(convert, READS, PUBLISHED))
+register_family(DNSMOS, Converter(convert, READS, PUBLISHED))

@@ -24,6 +24,14 @@ POLYNOMIALS: dict[str, dict[str, list[float]]] = {
 MAX_POLYNOMIAL_ORDER = 8
 
 
+def check_polynomial(name: str, coefficients: list[float]) -> None:
+    """Refuse a polynomial of a higher order, or with coefficients that are no finite numbers."""
+    if not 1 < len(coefficients) <= MAX_POLYNOMIAL_ORDER + 1 or not all(abs(value) < 1e6 for value in coefficients):
+        raise ValueError(
+            f"Expected the polynomial of {name!r} as coefficients [c0, c1, ...] up to c{MAX_POLYNOMIAL_ORDER}, got {coefficients}."
+        )
+
+
 @strict
 class DNSMOSConfig(AudioQualityConfig):
     r"""Configuration of [`DNSMOS`]; the defaults are the sizes of the published networks.
@@ -82,6 +90,8 @@ class DNSMOSConfig(AudioQualityConfig):
         **dict.fromkeys(("conv_pools", "p808_conv_pools"), COUNT),
     }
 
+    checks_by_score = AudioQualityConfig.checks_by_score | {"score_polynomials": check_polynomial}
+
     score_meanings = {
         "sig": "ITU-T P.835, quality of the speech",
         "bak": "ITU-T P.835, quality of the background",
@@ -107,7 +117,7 @@ class DNSMOSConfig(AudioQualityConfig):
         """Spectra in a window."""
         return self.window_samples // self.fft_hop_samples - 1
 
-    def validate_scores(self) -> None:
+    def validate_p808_score(self) -> None:
         if P808_SCORE in self.score_names[:-1]:
             raise ValueError(f"Expected {P808_SCORE!r} to be the last score in `id2label`, got {', '.join(self.score_names)}.")
 
@@ -138,16 +148,4 @@ class DNSMOSConfig(AudioQualityConfig):
                 raise ValueError(
                     f"Expected at most as many `{prefix}conv_pools` as halve {self.num_frames} spectra by {bins} bands to one, got "
                     f"{len(pools)}."
-                )
-
-    def validate_score_polynomials(self) -> None:
-        for name, coefficients in (self.score_polynomials or {}).items():
-            if name not in self.score_names:
-                raise ValueError(
-                    f"Expected `score_polynomials` for scores of this model ({', '.join(self.score_names)}), got {name!r}."
-                )
-            if not 1 < len(coefficients) <= MAX_POLYNOMIAL_ORDER + 1 or not all(abs(value) < 1e6 for value in coefficients):
-                raise ValueError(
-                    f"Expected the polynomial of {name!r} as coefficients [c0, c1, ...] up to c{MAX_POLYNOMIAL_ORDER}, got "
-                    f"{coefficients}."
                 )

@@ -72,17 +72,9 @@ class DNSMOS(AudioQualityPreTrainedModel):
         spectrum = ("spectrum",) if self.config.num_p835_scores else ()
         return FineTuningDefaults((*spectrum, "*network.convs") if device == "cpu" else spectrum, learning_rate=3e-4)
 
-    def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
-        """Return windows `(W, window_samples)`; the graph neither cuts recordings into windows nor averages their scores."""
-        windows = 0.1 * torch.randn(2, self.config.window_samples, generator=torch.Generator().manual_seed(0))
-        return {"input_values": (windows, (0,))}
-
     @can_return_tuple
     def forward(
-        self,
-        input_values: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None
     ) -> AudioQualityOutput:
         """
         Args:

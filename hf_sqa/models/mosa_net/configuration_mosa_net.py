@@ -17,40 +17,20 @@ SCORE_ACTIVATIONS = ("linear", "sigmoid")
 ENCODER_INPUTS = ("peak", "raw", "standardized")
 #: Options that the trunk is built from.
 TRUNK_OPTIONS = (
-    "sampling_rate",
-    "fft_size",
-    "hop_samples",
-    "sinc_kernel_size",
-    "sinc_edges",
-    "conv_channels",
-    "smooth_ssl_features",
-    "bottleneck_relu",
-    "lstm_hidden_size",
-    "hidden_size",
-    "dropout",
+    *("sampling_rate", "fft_size", "hop_samples", "sinc_kernel_size", "sinc_edges", "conv_channels"),
+    *("smooth_ssl_features", "bottleneck_relu", "lstm_hidden_size", "hidden_size", "dropout"),
 )
 #: Options that say which self-supervised features the trunk gets.
 ENCODER_OPTIONS = ("encoder_config", "encoder_layer", "encoder_input", "precomputed_features", "standardize_ssl_features")
 #: `facebook/hubert-large-ll60k`, without SpecAugment: the encoder is not trained.
 HUBERT_LARGE = {
-    "model_type": "hubert",
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "conv_bias": True,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "layerdrop": 0.0,
-    "mask_time_prob": 0.0,
+    **{"model_type": "hubert", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    **{"conv_bias": True, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "layerdrop": 0.0, "mask_time_prob": 0.0},
 }
 #: The encoder of `openai/whisper-medium`; the decoder is not built.
 WHISPER_MEDIUM = {
-    "model_type": "whisper",
-    "d_model": 1024,
-    "encoder_layers": 24,
-    "encoder_attention_heads": 16,
-    "encoder_ffn_dim": 4096,
+    **{"model_type": "whisper", "d_model": 1024},
+    **{"encoder_layers": 24, "encoder_attention_heads": 16, "encoder_ffn_dim": 4096},
 }
 
 
@@ -144,19 +124,9 @@ class MOSANetConfig(AudioQualityConfig):
     @classmethod
     def voicemos(cls, **kwargs: Any) -> Self:
         """Return the configuration of the authors' entry to the VoiceMOS challenge 2022: one MOS, 5 times a sigmoid."""
-        return cls(
-            **{
-                "id2label": {0: "mos"},
-                "score_activations": ["sigmoid"],
-                "score_scales": [5.0],
-                "score_min": 1.0,
-                "score_max": 5.0,
-                "encoder_input": "raw",
-                "smooth_ssl_features": True,
-                "bottleneck_relu": False,
-            }
-            | kwargs
-        )
+        options = {"encoder_input": "raw", "smooth_ssl_features": True, "bottleneck_relu": False, "id2label": {0: "mos"}}
+        scores = {"score_activations": ["sigmoid"], "score_scales": [5.0], "score_min": 1.0, "score_max": 5.0}
+        return cls(**options | scores | kwargs)
 
     @classmethod
     def plus(cls, **kwargs: Any) -> Self:
@@ -166,18 +136,9 @@ class MOSANetConfig(AudioQualityConfig):
         TMHINT-QI. The authors' trunk always sees the features of 30 s, ours those of the recording. Their later code has
         another trunk (trained filters, batch norm) and Whisper large-v3; its weights do not fit here.
         """
-        return cls(
-            **{
-                "encoder_config": dict(WHISPER_MEDIUM),
-                "encoder_input": "raw",
-                "id2label": {0: "mos", 1: "intelligibility"},
-                "score_activations": ["sigmoid", "sigmoid"],
-                "score_scales": [5.0, 10.0],
-                "score_min": 0.0,
-                "score_max": 10.0,
-            }
-            | kwargs
-        )
+        options = {"encoder_config": dict(WHISPER_MEDIUM), "encoder_input": "raw", "id2label": {0: "mos", 1: "intelligibility"}}
+        scores = {"score_activations": ["sigmoid"] * 2, "score_scales": [5.0, 10.0], "score_min": 0.0, "score_max": 10.0}
+        return cls(**options | scores | kwargs)
 
     def validate_encoder(self) -> None:
         check_encoder_config(self.encoder_config, with_quality_models=True)

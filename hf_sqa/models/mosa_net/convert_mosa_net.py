@@ -68,13 +68,7 @@ def convert(
 
 
 def read_keras_file(checkpoint: str | Path) -> dict[str, np.ndarray]:
-    """Return every tensor of a Keras `.h5` file, in the order of layers, as `"layer/weight"` without Keras's suffix `:0`.
-
-    Raises:
-        ImportError: If h5py is not installed.
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not an HDF5 file of a Keras model, or lacks a tensor that it announces.
-    """
+    """Return every tensor of a Keras `.h5` file, in the order of layers, as `"layer/weight"` without Keras's suffix `:0`."""
     h5py = import_extra("h5py", "Converting Keras weights, which are HDF5,", "keras")
     path = Path(checkpoint)
     if not path.is_file():

@@ -24,11 +24,7 @@ class TaskHead(nn.Module):
         self.activation, self.scale = activation, scale
 
     def forward(self, frames: Frames, keep_attention: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor | None]`: Frame scores `(B, F)` in label units, float32, and, if kept, the attention
-            weights `(B, F, F)`, zero in the rows and columns of padding.
-        """
+        """Return frame scores `(B, F)` in label units, float32, and, if kept, the attention weights `(B, F, F)`, 0 on padding."""
         hidden_states, mask = frames
         query = self.attention(hidden_states)
         attention = None
@@ -111,7 +107,7 @@ def utterance_and_frame_loss(
     logits, labels = scores.logits, labels.to(scores.logits)
     targets, rated = rated_targets(logits, labels)
     scales = torch.tensor(config.score_scales, dtype=logits.dtype, device=logits.device)
-    losses = score_errors(logits / scales, targets / scales, config.score_loss, config.huber_delta)  # (B, L)
+    losses = score_errors(logits / scales, targets / scales, config)  # (B, L)
     losses = losses + config.frame_loss_weight * frame_losses(scores.frame_logits, labels, frame_mask, config, scales)
     if scores.penalties is not None:
         losses = losses + config.attention_penalty_weight * torch.where(rated, scores.penalties, 0.0)

@@ -34,7 +34,7 @@ from hf_sqa.blocks.speech_encoder import (
 )
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.mosa_net.configuration_mosa_net import MOSANetConfig
-from hf_sqa.models.mosa_net.heads_mosa_net import Scores, TaskHead, TaskHeads, utterance_and_frame_loss
+from hf_sqa.models.mosa_net.heads_mosa_net import TaskHead, TaskHeads, utterance_and_frame_loss
 from hf_sqa.models.mosa_net.trunk_mosa_net import MOSATrunk, peak_normalize
 from hf_sqa.outputs import AudioQualityOutput
 
@@ -125,16 +125,6 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
             hidden_states=(frames.hidden_states,) if output_hidden_states else None,
             attentions=scores.attentions if output_attentions else None,
         )
-
-    def score_features(
-        self,
-        power_spectrum: torch.Tensor,
-        filter_bank: torch.Tensor,
-        ssl_features: torch.Tensor,
-        lengths: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
-    ) -> Scores:
-        """Score the three kinds of features directly, as the authors' files hold them; see [`MOSATrunk.join`] for their shapes."""
-        return self.score_heads(self.trunk.join(power_spectrum, filter_bank, ssl_features, lengths))
 
     @staticmethod
     def last_layer(config: MOSANetConfig) -> int | None:
@@ -231,7 +221,7 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
             waveform = standardize(input_values, mask)
         elif mask is not None:
             waveform = waveform * mask
-        return encoder_features(self.encoder, in_precision_of(self.encoder, waveform), mask)
+        return encoder_features(self.encoder, in_precision_of(self.encoder, waveform), mask)[0]
 
     def _ssl_lengths(
         self,

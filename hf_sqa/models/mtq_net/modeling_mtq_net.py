@@ -12,14 +12,12 @@ Shapes:   B batch, T samples, F frames, F3 self-supervised frames, D feature siz
 from __future__ import annotations
 
 import copy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.blocks.speech_encoder import FINE_TUNING_OPTIONS, load_encoder, load_encoder_config
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models.mosa_net.configuration_mosa_net import ENCODER_OPTIONS, TRUNK_OPTIONS
 from hf_sqa.models.mosa_net.modeling_mosa_net import MOSANet
@@ -39,11 +37,7 @@ class MTQNet(MOSANet):
     config_class = MTQNetConfig
 
     def drop_auxiliary_heads(self) -> MTQNet:
-        """Remove the auxiliary heads and their names in the configuration; the targets keep their scores and columns.
-
-        Returns:
-            `MTQNet`: This model, changed in place.
-        """
+        """Remove the auxiliary heads and their names in the configuration in place; the targets keep their scores and columns."""
         for name in self.config.auxiliary_score_names:
             del self.score_heads[name]
         self.config = self.config.without_auxiliary_scores()
@@ -96,33 +90,29 @@ class MTQNet(MOSANet):
                 "continue from an MTQNet use `from_pretrained`."
             )
         inherited = {name: getattr(teacher.config, name) for name in TRUNK_OPTIONS + ENCODER_OPTIONS}
-        if encoder is not None:
-            if "encoder_config" in options:
-                raise ValueError("Expected `encoder` or `encoder_config`, got both; the configuration is read from `encoder`.")
-            options["encoder_config"] = load_encoder_config(encoder, FINE_TUNING_OPTIONS | (encoder_options or {}))
-            options.setdefault("precomputed_features", False)
-        config = cls.config_class(**copy.deepcopy(inherited) | options)
         if encoder is None:
-            model = cls(config)
+            model = cls(cls.config_class(**copy.deepcopy(inherited) | options))
+        elif "encoder_config" in options:
+            raise ValueError("Expected `encoder` or `encoder_config`, got both; the configuration is read from `encoder`.")
         else:
-            load = partial(load_encoder, encoder, config.encoder_config, config.encoder_layer, config.sampling_rate)
-            model = cls.around_encoder(config, load)
-        info: dict[str, list[str]] = {"copied": [], "initialized": [], "encoder": [], "left_out": []}
-        if encoder is not None:
-            info["encoder"] = [name for name in model.state_dict() if name.startswith("encoder.")]
-        _take_over(teacher, model, info)
-        return model.eval(), info
+            del inherited["encoder_config"]
+            options = copy.deepcopy(inherited) | {"precomputed_features": False} | options
+            model = cls.from_encoder(encoder, encoder_options=encoder_options, **options)
+        return model.eval(), _take_over(teacher, model, has_new_encoder=encoder is not None)
 
 
 @torch.no_grad()
-def _take_over(teacher: AudioQualityPreTrainedModel, model: MTQNet, info: dict[str, list[str]]) -> None:
-    """Copy what both models have, module by module, and record what became of every tensor."""
+def _take_over(teacher: AudioQualityPreTrainedModel, model: MTQNet, has_new_encoder: bool) -> dict[str, list[str]]:
+    """Copy what both models have, module by module, and return what became of every tensor."""
+    info: dict[str, list[str]] = {"copied": [], "initialized": [], "encoder": [], "left_out": []}
     available = teacher.state_dict()
-    same_encoder = not info["encoder"] and _architecture(teacher) == _architecture(model)
+    same_encoder = _architecture(teacher) == _architecture(model)
     for name, tensor in model.state_dict().items():
-        if name in info["encoder"]:
+        of_encoder = name.startswith("encoder.")
+        if of_encoder and has_new_encoder:
+            info["encoder"].append(name)
             continue
-        usable = name in available and (same_encoder or not name.startswith("encoder."))
+        usable = name in available and (same_encoder or not of_encoder)
         if usable and name.startswith(("trunk.bottleneck.", "trunk.ssl_")):
             usable = teacher.trunk.bottleneck.weight.shape == model.trunk.bottleneck.weight.shape
         if usable and available[name].shape != tensor.shape:
@@ -134,6 +124,7 @@ def _take_over(teacher: AudioQualityPreTrainedModel, model: MTQNet, info: dict[s
             tensor.copy_(available[name])
         info["copied" if usable else "initialized"].append(name)
     info["left_out"] = [name for name in available if name not in info["copied"]]
+    return info
 
 
 def _architecture(model: AudioQualityPreTrainedModel) -> dict[str, Any]:

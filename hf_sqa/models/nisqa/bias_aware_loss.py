@@ -36,12 +36,7 @@ class BiasAwareLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        corpora: Sequence[str],
-        num_labels: int = 1,
-        *,
-        anchor_corpus: str | None = None,
-        min_correlation: float = 0.7,
+        self, corpora: Sequence[str], num_labels: int = 1, *, anchor_corpus: str | None = None, min_correlation: float = 0.7
     ):
         super().__init__()
         self.corpora = list(corpora)

@@ -116,15 +116,9 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
         return self.pad(BatchFeature({"input_features": spectra}), **options)
 
     def log_mel(self, blocks: Iterable[np.ndarray], sampling_rate: int | None) -> np.ndarray:
-        """Compute the log-mel spectrum of one recording that comes in blocks.
+        """Compute the log-mel spectrum of one recording that comes in blocks `(T,)` of any length, which are not kept.
 
-        Args:
-            blocks (`Iterable[np.ndarray]`): Consecutive pieces of the waveform, each of shape `(T,)`, of any length.
-            sampling_rate (`int`): In Hz.
-
-        Returns:
-            `np.ndarray` of shape `(1 + T // hop, K)`, float32, in dB relative to an amplitude of 1, at least -80. It takes 19 kB
-            for a second of audio; the blocks are not kept.
+        Returns `(1 + T // hop, K)` in float32, in dB relative to an amplitude of 1, at least -80: 19 kB for a second of audio.
         """
         sampling_rate = self._checked_rate(sampling_rate)
         hop, window = int(sampling_rate * self.hop_seconds), int(sampling_rate * self.window_seconds)
@@ -181,10 +175,9 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
 
 @lru_cache(maxsize=16)
 def mel_filters(sampling_rate: int, fft_size: int, num_mel_bins: int, max_frequency_hz: float) -> np.ndarray:
-    """Return triangular filters on Slaney's scale, each of unit area, as librosa makes them by default.
+    """Return triangular filters on Slaney's scale, each of unit area, as librosa makes them by default: `(bins, num_mel_bins)`.
 
-    Returns:
-        `np.ndarray` of shape `(bins, num_mel_bins)`, float32; the spectrum's bins up to the last one that any filter uses.
+    The bins are those of the spectrum up to the last one that any filter uses.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # empty filters are what the published model sees below 40 kHz

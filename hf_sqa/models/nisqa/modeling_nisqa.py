@@ -403,12 +403,7 @@ class NISQA(AudioQualityPreTrainedModel):
 
 
 def adaptive_max_pool(hidden: torch.Tensor, output_size: Sequence[int]) -> torch.Tensor:
-    """`F.adaptive_max_pool2d`, built from operations that every runtime has and that are fast with channels last.
-
-    Args:
-        hidden (`torch.Tensor` of shape `(S, C, K, F)`): What to pool.
-        output_size (`Sequence[int]`): Mel bins and frames to leave.
-    """
+    """`F.adaptive_max_pool2d` of `(S, C, K, F)`, from operations that every runtime has and that are fast with channels last."""
     for dim, num_windows in zip((2, 3), output_size, strict=True):
         size = hidden.shape[dim]
         starts = [index * size // num_windows for index in range(num_windows)]

@@ -14,18 +14,18 @@ Shapes:   B batch, T samples, F frames, D hidden size, L labels
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedModel, initialization as init
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from hf_sqa.blocks.encoder_mixin import FreezesEncoder
 from hf_sqa.blocks.layers import start_as_torch
-from hf_sqa.blocks.losses import check_label_shape, frame_losses, ranking_loss
+from hf_sqa.blocks.losses import check_label_shape, frame_losses, with_ranking_loss
 from hf_sqa.blocks.pooling import mark_padding
 from hf_sqa.blocks.precision import run_lstm
 from hf_sqa.blocks.speech_encoder import (
@@ -113,11 +113,11 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
             ValueError: If the input has another shape or a row is too short for a frame, or `labels` have another shape.
         """
         lengths = self.row_lengths(input_values, attention_mask)
-        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states, "return_dict": True}
-        features, hidden_states, attentions = self._encode(input_values.to(self.dtype), attention_mask, options)
+        wanted = [name for name, is_on in (("hidden_states", output_hidden_states), ("attentions", output_attentions)) if is_on]
+        encoded = self._encode(input_values.to(self.dtype), attention_mask, wanted)
         num_frames = None if lengths is None else num_frames_of(self.encoder, lengths)
 
-        frames = self._with_embeddings(features.to(self.score_head.weight.dtype), domain_ids, judge_ids)
+        frames = self._with_embeddings(encoded.last_hidden_state.to(self.score_head.weight.dtype), domain_ids, judge_ids)
         if num_frames is None:
             states, _ = run_lstm(self.lstm, frames)
         else:
@@ -136,20 +136,18 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
             loss=self._loss(logits, frame_logits, real, labels),
             logits=logits,
             frame_logits=mark_padding(frame_logits, real),
-            hidden_states=hidden_states,
-            attentions=attentions,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
 
-    def _encode(
-        self, inputs: torch.Tensor, attention_mask: torch.Tensor | None, options: dict[str, Any]
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None, tuple[torch.Tensor, ...] | None]:
-        """Return features `(B, F, D)`, and layers and attention weights if asked for.
+    def _encode(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None, wanted: Sequence[str]) -> BaseModelOutput:
+        """Return what the encoder returns, and thus layers and attention weights if wanted.
 
         Group norm averages over time before any mask is seen, so an encoder with group norm gets rows of one length at a time.
         """
+        options = {"return_dict": True} | {f"output_{name}": True for name in wanted}
         if attention_mask is None or pads_safely(self.config.encoder_config):
-            outputs = self.encoder(inputs, attention_mask=attention_mask, **options)
-            return outputs.last_hidden_state, outputs.hidden_states, outputs.attentions
+            return self.encoder(inputs, attention_mask=attention_mask, **options)
         lengths = attention_mask.sum(dim=1).tolist()
         groups = {length: [row for row, other in enumerate(lengths) if other == length] for length in dict.fromkeys(lengths)}
         outputs = [self.encoder(inputs[rows, : int(length)], **options) for length, rows in groups.items()]
@@ -162,13 +160,8 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
             padded = [F.pad(part, (0, size * (part.dim() == 4), 0, size)) for part, size in zip(parts, missing, strict=True)]
             return torch.cat(padded)[back]
 
-        def joined_layers(name: str) -> tuple[torch.Tensor, ...] | None:
-            if not options[f"output_{name}"]:
-                return None
-            return tuple(joined(parts) for parts in zip(*(output[name] for output in outputs), strict=True))
-
-        features = joined([output.last_hidden_state for output in outputs])
-        return features, joined_layers("hidden_states"), joined_layers("attentions")
+        layers = {name: tuple(map(joined, zip(*(output[name] for output in outputs), strict=True))) for name in wanted}
+        return BaseModelOutput(joined([output.last_hidden_state for output in outputs]), **layers)
 
     def _with_embeddings(
         self, features: torch.Tensor, domain_ids: torch.Tensor | None, judge_ids: torch.Tensor | None
@@ -194,4 +187,4 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         rated = ~torch.isnan(labels)
         losses = frame_losses(frame_logits, labels, frame_mask, config).sum(dim=1) / rated.sum(dim=1).clamp(min=1)
         loss = losses.sum() / rated.any(dim=1).sum().clamp(min=1)
-        return loss + config.ranking_weight * ranking_loss(logits, labels, config.ranking_margin) if config.ranking_weight else loss
+        return with_ranking_loss(loss, logits, labels, config)

@@ -4,13 +4,9 @@ The family is registered with `Wav2Vec2FeatureExtractor`, which suits every enco
 suit none: `model.make_feature_extractor()` makes the extractor that a model needs.
 """
 
-from transformers import Wav2Vec2FeatureExtractor
-
 from hf_sqa.auto import Converter, register_family
-from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig
+from hf_sqa.models.wav2vec2_mos.configuration_wav2vec2_mos import Wav2Vec2ForMOSConfig as Wav2Vec2ForMOSConfig
 from hf_sqa.models.wav2vec2_mos.convert_wav2vec2_mos import READS, convert
-from hf_sqa.models.wav2vec2_mos.modeling_wav2vec2_mos import Wav2Vec2ForMOS
+from hf_sqa.models.wav2vec2_mos.modeling_wav2vec2_mos import Wav2Vec2ForMOS as Wav2Vec2ForMOS
 
-__all__ = ["Wav2Vec2ForMOS", "Wav2Vec2ForMOSConfig"]
-
-register_family(Wav2Vec2ForMOSConfig, Wav2Vec2ForMOS, Wav2Vec2FeatureExtractor, Converter(convert, READS))
+register_family(Wav2Vec2ForMOS, Converter(convert, READS))

@@ -24,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from hf_sqa.blocks.encoder_mixin import FreezesEncoder
-from hf_sqa.blocks.feature_cache import encoder_features, encoder_layers
+from hf_sqa.blocks.feature_cache import encoder_features
 from hf_sqa.blocks.layers import start_as_torch
 from hf_sqa.blocks.losses import rated_targets
 from hf_sqa.blocks.pooling import build_pooling, mark_padding, pool
@@ -188,18 +188,17 @@ class Wav2Vec2ForMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         output_attentions: bool | None,
         output_hidden_states: bool | None,
     ) -> BaseModelOutput:
-        inputs = in_precision_of(self.encoder, inputs)
-        more = output_attentions or output_hidden_states or self.config.mix_layers
-        if is_quality_model(self.config.encoder_config) and more:
+        inputs, is_quality = in_precision_of(self.encoder, inputs), is_quality_model(self.config.encoder_config)
+        more = output_attentions or output_hidden_states
+        if is_quality and more:
             raise ValueError(
                 f"Expected neither `output_attentions` nor `output_hidden_states` with a {self.config.encoder_config.model_type} "
                 "encoder, got one: it gives its last features only."
             )
-        if is_quality_model(self.config.encoder_config) or (self.config.freeze_encoder and not more):
-            return BaseModelOutput(last_hidden_state=encoder_features(self.encoder, inputs, attention_mask))
-        if self.config.freeze_encoder and not (output_attentions or output_hidden_states):
-            layers = range(self.encoder.config.num_hidden_layers + 1)
-            return BaseModelOutput(hidden_states=tuple(encoder_layers(self.encoder, inputs, attention_mask, layers)))
+        if is_quality or (self.config.freeze_encoder and not more):
+            layers = range(self.encoder.config.num_hidden_layers + 1) if self.config.mix_layers else None
+            features = encoder_features(self.encoder, inputs, attention_mask, layers)
+            return BaseModelOutput(last_hidden_state=features[-1], hidden_states=tuple(features))
         return self.encoder(
             **{self.main_input_name: inputs},
             attention_mask=attention_mask,

@@ -1,12 +1,8 @@
 """XLS-R-SQA: small heads on layers of XLS-R or on MFCC features."""
 
-from transformers import Wav2Vec2FeatureExtractor
-
 from hf_sqa.auto import Converter, register_family
-from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
+from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig as XLSRSQAConfig
 from hf_sqa.models.xlsr_sqa.convert_xlsr_sqa import PUBLISHED, READS, convert
-from hf_sqa.models.xlsr_sqa.modeling_xlsr_sqa import XLSRSQA
+from hf_sqa.models.xlsr_sqa.modeling_xlsr_sqa import XLSRSQA as XLSRSQA
 
-__all__ = ["XLSRSQA", "XLSRSQAConfig"]
-
-register_family(XLSRSQAConfig, XLSRSQA, Wav2Vec2FeatureExtractor, Converter(convert, READS, PUBLISHED))
+register_family(XLSRSQA, Converter(convert, READS, PUBLISHED))

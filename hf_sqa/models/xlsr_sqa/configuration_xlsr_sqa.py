@@ -13,7 +13,6 @@ from hf_sqa.blocks.speech_encoder import (
     check_encoder_config,
     check_layer,
     check_layerdrop,
-    min_num_samples,
     pads_safely,
     takes_spectra,
 )
@@ -90,13 +89,6 @@ class XLSRSQAConfig(AudioQualityConfig):
     def feature_size(self) -> int:
         """Channels of the head's input."""
         return self.num_mfcc if self.encoder_config is None else self.encoder_config.hidden_size
-
-    @property
-    def min_samples(self) -> int:
-        """Samples of the shortest waveform that gives a frame."""
-        if self.encoder_config is None:
-            return self.fft_size // 2 + 1  # the waveform is mirrored at its ends
-        return min_num_samples(self.encoder_config)
 
     def validate_layers(self) -> None:
         if (self.encoder_config is None) != (self.layers is None):

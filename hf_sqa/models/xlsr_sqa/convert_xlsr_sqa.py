@@ -60,6 +60,17 @@ def _file_in_wheel(name: str) -> str:
     return f"xls_r_sqa/models/{version}/{folder}/model_{head}.pt"
 
 
+#: The encoder layers that each of the 40 published heads reads, such as `"sqa-v2/300m_lay5_full"`; `None` for MFCC.
+HEADS: dict[str, tuple[int, ...] | None] = {
+    f"{version}/{name}_{data}": layers
+    for version in VERSIONS
+    for name, layers in (
+        {"mfcc": None}
+        | {f"{encoder}_lay{layer}": (layer,) for encoder, both in ENCODERS.items() for layer in both}
+        | {f"{encoder}_fusion": both for encoder, both in ENCODERS.items()}
+    ).items()
+    for data in DATA
+}
 #: Heads that need no encoder, so they load by a short name.
 PUBLISHED = tuple(
     PublishedCheckpoint(f"xls-r-{version}-mfcc-{data}", head, WHEEL, (_file_in_wheel(head),))
@@ -69,32 +80,11 @@ PUBLISHED = tuple(
 )
 
 
-def list_heads() -> list[str]:
-    """Return the names of the 40 published heads, such as `"sqa-v2/300m_lay5_full"`."""
-    inputs = ["mfcc"]
-    for encoder, layers in ENCODERS.items():
-        inputs += [f"{encoder}_{name}" for name in (*(f"lay{layer}" for layer in layers), "fusion")]
-    return [f"{version}/{name}_{data}" for version in VERSIONS for name in inputs for data in DATA]
-
-
-def layers_of(name: str) -> tuple[int, ...] | None:
-    """Return the encoder layers that a head with a published name reads; `None` for MFCC."""
-    encoder, _, rest = name.split("/")[-1].partition("_")
-    if encoder == "mfcc":
-        return None
-    return ENCODERS[encoder] if rest.startswith("fusion") else (int(rest.split("_")[0].removeprefix("lay")),)
-
-
-def published_head(name: str) -> Path:
-    """Return the path of a published head's weight file; all heads are fetched when the first is needed."""
-    return WHEEL.file(_file_in_wheel(_full_name(name)))
-
-
 def convert(head: str | Path | None = None, encoder: str | Path | None = None, *, layers: Sequence[int] | None = None) -> XLSRSQA:
     """Build the model from a published head and, unless it is on MFCC, an encoder.
 
     Args:
-        head (`str` or `Path`, *optional*): One of `list_heads()` (without a version the one of `sqa-v2`), or the path of a `.pt`
+        head (`str` or `Path`, *optional*): One of `HEADS` (without a version the one of `sqa-v2`), or the path of a `.pt`
             file; `"sqa-v2/mfcc_subset"`, the head that needs no download, if neither head nor encoder is given.
         encoder (`str` or `Path`, *optional*): Folder or Hub id of the XLS-R that the head was trained on, whole
             (`facebook/wav2vec2-xls-r-300m`) or truncated (`kul-speech-lab/wav2vec2-xls-r-300m-lay5`). Only the blocks up to the
@@ -108,16 +98,18 @@ def convert(head: str | Path | None = None, encoder: str | Path | None = None, *
     """
     if head is None:
         if encoder is not None:
-            raise ValueError(f"Expected `head` beside an encoder, got None; pass one of {', '.join(list_heads()[2:8])}, ...")
+            raise ValueError(f"Expected `head` beside an encoder, got None; pass one of {', '.join(list(HEADS)[2:8])}, ...")
         head = DEFAULT_HEAD
     is_file = isinstance(head, Path) or head.endswith(".pt") or Path(head).is_file()
-    path = Path(head) if is_file else published_head(str(head))
-    original = _read(path)
-    name = path.stem.removeprefix("model_") if is_file else _full_name(str(head))
+    name = Path(head).stem.removeprefix("model_") if is_file else _full_name(str(head))
+    path = Path(head) if is_file else WHEEL.file(_file_in_wheel(name))
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}; pass the path of a .pt file or the name of a head, as {DEFAULT_HEAD!r}.")
+    original = tensors_of(read_foreign_checkpoint(path), path)
     if layers is None:
-        layers = _layers_of_file(path, original) if is_file else layers_of(name)
-    elif not is_file and tuple(layers) != layers_of(name):
-        raise ValueError(f"The head {name!r} reads layers={layers_of(name)}, got layers={tuple(layers)}; leave them out.")
+        layers = _layers_of_file(path, original) if is_file else HEADS[name]
+    elif not is_file and tuple(layers) != HEADS[name]:
+        raise ValueError(f"The head {name!r} reads layers={HEADS[name]}, got layers={tuple(layers)}; leave them out.")
     layers = tuple(layers) if layers is not None else None
     checkpoint_name = path.stem if is_file else "xls-r-" + name.replace("/", "-").replace("_", "-")
 
@@ -167,9 +159,8 @@ def _kind(config: XLSRSQAConfig) -> str:
 
 def _full_name(name: str) -> str:
     full_name = name if "/" in name else f"{VERSIONS[0]}/{name}"
-    heads = list_heads()
-    if full_name not in heads:
-        raise ValueError(f"Unknown head {name!r}{did_you_mean(full_name, heads, 3)} `list_heads()` has all.")
+    if full_name not in HEADS:
+        raise ValueError(f"Unknown head {name!r}{did_you_mean(full_name, HEADS, 3)} `hf-sqa convert --list` describes them.")
     return full_name
 
 
@@ -183,18 +174,10 @@ def _load_encoder(encoder: str, encoder_config: PreTrainedConfig, layer: int) ->
         ) from error
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no file {path}; pass the path of a .pt file or one of `list_heads()`, as {DEFAULT_HEAD!r}."
-        )
-    return tensors_of(read_foreign_checkpoint(path), path)
-
-
 def _layers_of_file(path: Path, original: dict[str, torch.Tensor]) -> tuple[int, ...] | None:
-    stem = path.stem.removeprefix("model_")
-    if f"{VERSIONS[0]}/{stem}" in list_heads():
-        return layers_of(stem)
+    head = f"{VERSIONS[0]}/{path.stem.removeprefix('model_')}"
+    if head in HEADS:
+        return HEADS[head]
     projection = original.get("transformer.linear_proj.weight")
     if projection is not None and projection.dim() == 2 and projection.shape[1] == XLSRSQAConfig().num_mfcc:
         return None

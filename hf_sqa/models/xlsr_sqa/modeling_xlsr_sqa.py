@@ -23,13 +23,9 @@ from transformers.utils import can_return_tuple
 
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.encoder_mixin import FreezesEncoder
-from hf_sqa.blocks.feature_cache import encoder_features, encoder_layers
+from hf_sqa.blocks.feature_cache import encoder_features
 from hf_sqa.blocks.pruning_layout import EncoderLayout
-from hf_sqa.blocks.speech_encoder import (
-    build_encoder,
-    has_convolutions,
-    in_precision_of,
-)
+from hf_sqa.blocks.speech_encoder import build_encoder, has_convolutions, in_precision_of
 from hf_sqa.blocks.sqa_transformer import LayerTrace, SinusoidalPositions, SQATransformer, batch_norm_over_channels
 from hf_sqa.modeling import AudioQualityPreTrainedModel, FineTuningDefaults
 from hf_sqa.models.xlsr_sqa.configuration_xlsr_sqa import XLSRSQAConfig
@@ -208,9 +204,8 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
             with torch.autocast(input_values.device.type, enabled=False):
                 return [self.mfcc(input_values.float(), lengths)]
         input_values = in_precision_of(self.encoder, input_values)
-        if len(self.config.layers) == 1:
-            return [encoder_features(self.encoder, input_values, attention_mask)]
-        return encoder_layers(self.encoder, input_values, attention_mask, self.config.layers)
+        layers = self.config.layers if len(self.config.layers) > 1 else None
+        return encoder_features(self.encoder, input_values, attention_mask, layers)
 
     def score_features(self, features: Sequence[torch.Tensor], trace: LayerTrace | None = None) -> torch.Tensor:
         """Return scores `(B, L)` in label units from a tensor `(B, N, C)` for every layer, with N exactly `num_frames`."""
@@ -227,7 +222,8 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
 
     @property
     def min_samples(self) -> int:
-        return self.config.min_samples
+        """Samples that one frame needs; the waveform is mirrored at its ends for MFCC."""
+        return self.mfcc.margin + 1 if self.config.encoder_config is None else super().min_samples
 
     def _frame_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         if self.config.encoder_config is None:
@@ -243,10 +239,9 @@ class XLSRSQA(FreezesEncoder, AudioQualityPreTrainedModel):
                     f"Expected {recording.source} at {self.config.sampling_rate} Hz, got {recording.sampling_rate} Hz; load it "
                     f"with `load_recording(..., sampling_rate={self.config.sampling_rate})`."
                 )
-            if recording.num_samples < self.config.min_samples:
+            if recording.num_samples < self.min_samples:
                 raise ValueError(
-                    f"Expected at least {self.config.min_samples} samples, one frame, in {recording.source}, got "
-                    f"{recording.num_samples}."
+                    f"Expected at least {self.min_samples} samples, one frame, in {recording.source}, got {recording.num_samples}."
                 )
         if self.config.encoder_config is None:
             return [self._score_mfcc(recording) for recording in recordings]
