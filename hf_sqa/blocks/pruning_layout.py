@@ -207,9 +207,8 @@ def with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 def all_but(kept: torch.Tensor, size: int) -> torch.Tensor:
     """Return the indices below `size` that are not in `kept`."""
-    mask = torch.ones(size, dtype=torch.bool)
-    mask[kept] = False
-    return torch.arange(size)[mask]
+    places = torch.arange(size)
+    return places[~torch.isin(places, kept)]
 
 
 def cut_between(

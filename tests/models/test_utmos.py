@@ -77,10 +77,11 @@ def test_the_authors_checkpoint_scores_for_other_listeners_and_domains_too(wav):
     length = int(name.split("_")[1])
 
     waveform = torch.from_numpy(wav(length, dict(CLIPS)[length]))[None]
-    found = model(waveform, domain_ids=torch.tensor([1]), judge_ids=torch.tensor([7])).logits[0]
+    assert (model.config.domain_id, model.config.judge_id, model.config.num_judges) == (0, 288, 300)
+    model.config.domain_id, model.config.judge_id = 1, 7
+    found = model(waveform).logits[0]
 
     np.testing.assert_allclose(found.numpy(), reference[name].ravel(), rtol=0, atol=5e-5)
-    assert (model.config.domain_id, model.config.judge_id, model.config.num_judges) == (0, 288, 300)
 
 
 @needs_fixtures

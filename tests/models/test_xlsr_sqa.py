@@ -28,7 +28,9 @@ from tests.models.test_every_family import SHORT_ENCODER
 
 SHARED = Path(__file__).parents[3] / "shared"
 RATE = 16_000
-TINY = {"mfcc": XLSRSQAConfig.tiny_mfcc, "one-layer": partial(XLSRSQAConfig.tiny, layers=(2,)), "fusion": XLSRSQAConfig.tiny}
+TINY = {
+    kind: partial(XLSRSQAConfig.tiny, layers=layers) for kind, layers in {"mfcc": None, "one-layer": (2,), "fusion": (1, 2)}.items()
+}
 FEATURE_SIZES = {"mfcc": 40, "300m": 1024, "1b": 1280, "2b": 1920}
 MFCC_HEADS = [name for name, layers in HEADS.items() if layers is None]
 RECORDED_HEADS = [name for name in HEADS if name.endswith("_subset")]

@@ -105,19 +105,6 @@ class DistilledLayout(PruningLayout):
     def cut_surroundings(
         self, state: dict[str, torch.Tensor], kept: Mapping[str, torch.Tensor], means: Mapping[str, torch.Tensor]
     ) -> None:
-        self._cut_trunk(state, kept, means)
-        pooling = "transformer.pooling.attention"
-        for part in ("weight", "bias"):
-            state[f"{pooling}_hidden.{part}"] = state[f"{pooling}_hidden.{part}"][kept["pooling"]]
-        state[f"{pooling}_score.weight"] = state[f"{pooling}_score.weight"][:, kept["pooling"]]
-
-    def _producer(self, index: int) -> nn.Conv2d:
-        trunk = self.model.trunk
-        return trunk.mixes[str(index)] if str(index) in trunk.mixes else trunk.layers[index]
-
-    def _cut_trunk(
-        self, state: dict[str, torch.Tensor], kept: Mapping[str, torch.Tensor], means: Mapping[str, torch.Tensor]
-    ) -> None:
         trunk = self.model.trunk
         gone = {name: all_but(kept[name], self.groups[name].size) for name in kept if name.startswith("trunk.")}
         last = len(trunk.layers) - 1
@@ -151,3 +138,11 @@ class DistilledLayout(PruningLayout):
             for part in ("weight", "bias", "running_mean", "running_var"):
                 if f"transformer.{norm}.{part}" in state:
                     state[f"transformer.{norm}.{part}"] = state[f"transformer.{norm}.{part}"][columns]
+        pooling = "transformer.pooling.attention"
+        for part in ("weight", "bias"):
+            state[f"{pooling}_hidden.{part}"] = state[f"{pooling}_hidden.{part}"][kept["pooling"]]
+        state[f"{pooling}_score.weight"] = state[f"{pooling}_score.weight"][:, kept["pooling"]]
+
+    def _producer(self, index: int) -> nn.Conv2d:
+        trunk = self.model.trunk
+        return trunk.mixes[str(index)] if str(index) in trunk.mixes else trunk.layers[index]

@@ -75,33 +75,28 @@ def read_keras_file(checkpoint: str | Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"Expected a Keras file at {path}, found none.")
     if not h5py.is_hdf5(path):
         raise ValueError(f"Expected a Keras `.h5` file, got {path}, which is not HDF5.")
+    tensors: dict[str, np.ndarray] = {}
+    announced: set[str] = set()
+    present: list[str] = []
     try:
         with h5py.File(path, "r") as file:
-            return _tensors_of(file, path)
+            root = file.get("model_weights", file)
+            if "layer_names" not in root.attrs:
+                raise ValueError(f"Expected Keras weights in {path}, got an HDF5 file without the attribute 'layer_names'.")
+            for layer in map(_text, root.attrs["layer_names"]):
+                for weight in map(_text, root[layer].attrs["weight_names"] if layer in root else ()):
+                    name = f"{layer}/{weight}"
+                    if name not in root:
+                        raise ValueError(f"The checkpoint lacks the tensor {name!r}, which its layer announces: it is damaged.")
+                    announced.add(name)
+                    short_name = f"{layer}/{weight.removeprefix(layer + '/')}".removesuffix(":0")
+                    tensors[short_name] = _tensor(root[name], name, file)
+            root.visititems(lambda name, item: present.append(name) if isinstance(item, h5py.Dataset) else None)
     except (FileNotFoundError, ValueError):
         raise
     except Exception as error:  # h5py's errors on damaged files and attributes of other types have no common class
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"Cannot read {path} as Keras weights ({type(error).__name__}: {reason}); get the file again.") from error
-
-
-def _tensors_of(file: Any, path: Path) -> dict[str, np.ndarray]:
-    import h5py
-
-    tensors: dict[str, np.ndarray] = {}
-    root = file.get("model_weights", file)
-    if "layer_names" not in root.attrs:
-        raise ValueError(f"Expected Keras weights in {path}, got an HDF5 file without the attribute 'layer_names'.")
-    announced = set()
-    for layer in map(_text, root.attrs["layer_names"]):
-        for weight in map(_text, root[layer].attrs["weight_names"] if layer in root else ()):
-            name = f"{layer}/{weight}"
-            if name not in root:
-                raise ValueError(f"The checkpoint lacks the tensor {name!r}, which its layer announces: the file is damaged.")
-            announced.add(name)
-            tensors[_short(layer, weight)] = _tensor(root[name], name, file)
-    present: list[str] = []
-    root.visititems(lambda name, item: present.append(name) if isinstance(item, h5py.Dataset) else None)
     if unknown := sorted(set(present) - announced):
         raise ValueError(f"Unknown tensors in the checkpoint, announced by no layer: {', '.join(unknown[:5])}.")
     return tensors
@@ -189,8 +184,3 @@ def _numbered_layers(original: dict[str, np.ndarray], num_convolutions: int) -> 
 
 def _text(name: bytes | str) -> str:
     return name.decode() if isinstance(name, bytes) else name
-
-
-def _short(layer: str, weight: str) -> str:
-    """Join `conv2d_1` and `conv2d_1/kernel:0` to `conv2d_1/kernel`."""
-    return f"{layer}/{weight.removeprefix(layer + '/')}".removesuffix(":0")

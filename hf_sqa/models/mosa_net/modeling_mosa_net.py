@@ -103,10 +103,12 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
         Raises:
             ValueError: If a recording is too short for one frame, shapes do not fit, or a model without encoder gets no features.
         """
-        lengths = self._lengths(input_values, attention_mask)
+        lengths = self.row_lengths(input_values, attention_mask)
+        if lengths is not None and not torch.compiler.is_exporting() and int(lengths.min()) == input_values.shape[1]:
+            lengths = None  # no row has padding
         normalized = peak_normalize(input_values, lengths)
         if ssl_features is None:
-            ssl_features = self._encode(input_values, normalized, lengths)
+            ssl_features = self._encode(input_values, normalized, None if lengths is None else attention_mask)
             ssl_lengths = None if lengths is None else num_frames_of(self.encoder, lengths)
         else:
             if computes_spectra(self.config.encoder_config) and ssl_attention_mask is None:
@@ -199,23 +201,13 @@ class MOSANet(FreezesEncoder, AudioQualityPreTrainedModel):
             inputs["ssl_features"] = (features, (0, 1))
         return inputs
 
-    def _lengths(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-        """Return the number of samples in each row, or `None` if no row has padding."""
-        lengths = self.row_lengths(input_values, attention_mask)
-        if lengths is None or torch.compiler.is_exporting():
-            return lengths
-        return None if int(lengths.min()) == input_values.shape[1] else lengths
-
-    def _encode(self, input_values: torch.Tensor, normalized: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    def _encode(self, input_values: torch.Tensor, normalized: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         if self.config.precomputed_features:
             raise ValueError(
                 "Expected `ssl_features`, got none: this model was built with `precomputed_features=True` and has no encoder. Pass "
                 f"features of shape (batch_size, num_frames, {output_size(self.config.encoder_config)}), or convert the checkpoint "
                 "again with an encoder."
             )
-        mask = None
-        if lengths is not None:
-            mask = (torch.arange(input_values.shape[1], device=input_values.device) < lengths[:, None]).long()
         waveform = {"peak": normalized, "raw": input_values.float(), "standardized": None}[self.config.encoder_input]
         if waveform is None:
             waveform = standardize(input_values, mask)

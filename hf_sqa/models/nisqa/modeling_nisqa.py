@@ -265,13 +265,11 @@ class NISQA(AudioQualityPreTrainedModel):
         self.segment_encoder = DenseSegmentEncoder(config) if config.segment_encoder == "dff" else ConvSegmentEncoder(config)
         time_encoder = SelfAttentionEncoder if config.time_encoder == "self_att" else LSTMEncoder
         self.time_encoder = time_encoder(config, self.segment_encoder.output_size)
-        self.pools = nn.ModuleList(self._make_pool(self.time_encoder.output_size) for _ in range(config.num_labels))
+        pool = partial(StepPooling, kind=config.pooling)
+        if config.pooling == "att":
+            pool = partial(AttentionPooling, intermediate_size=config.pooling_size, num_labels=1)
+        self.pools = nn.ModuleList(pool(self.time_encoder.output_size) for _ in range(config.num_labels))
         self.post_init()
-
-    def _make_pool(self, hidden_size: int) -> nn.Module:
-        if self.config.pooling == "att":
-            return AttentionPooling(hidden_size, self.config.pooling_size, num_labels=1)
-        return StepPooling(hidden_size, self.config.pooling)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -89,8 +89,6 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        domain_ids: torch.Tensor | None = None,
-        judge_ids: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> AudioQualityOutput:
@@ -100,8 +98,6 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
                 of the encoder (400 samples for wav2vec 2.0); nothing is normalised.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 on audio, 0 on padding at the end.
             labels (`torch.Tensor` of shape `(B, L)`, *optional*): Target scores in label units, NaN if not rated.
-            domain_ids, judge_ids (`torch.Tensor` of shape `(B,)`, *optional*): Domain and listener of every row; `domain_id` and
-                `judge_id` of the configuration if not given.
             output_attentions (`bool`, *optional*): Whether to return attention weights; needs `attn_implementation="eager"`.
             output_hidden_states (`bool`, *optional*): Whether to return the encoder's layers.
 
@@ -117,7 +113,7 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         encoded = self._encode(input_values.to(self.dtype), attention_mask, wanted)
         num_frames = None if lengths is None else num_frames_of(self.encoder, lengths)
 
-        frames = self._with_embeddings(encoded.last_hidden_state.to(self.score_head.weight.dtype), domain_ids, judge_ids)
+        frames = self._with_embeddings(encoded.last_hidden_state.to(self.score_head.weight.dtype))
         if num_frames is None:
             states, _ = run_lstm(self.lstm, frames)
         else:
@@ -163,16 +159,11 @@ class UTMOS(FreezesEncoder, AudioQualityPreTrainedModel):
         layers = {name: tuple(map(joined, zip(*(output[name] for output in outputs), strict=True))) for name in wanted}
         return BaseModelOutput(joined([output.last_hidden_state for output in outputs]), **layers)
 
-    def _with_embeddings(
-        self, features: torch.Tensor, domain_ids: torch.Tensor | None, judge_ids: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _with_embeddings(self, features: torch.Tensor) -> torch.Tensor:
         """Append the domain's and then the listener's embedding to the features of every frame."""
-        parts = [features]
-        for given, embedding, default in (
-            (domain_ids, self.domain_embedding, self.config.domain_id),
-            (judge_ids, self.judge_embedding, self.config.judge_id),
-        ):
-            ids = torch.full_like(features[:, 0, 0], default, dtype=torch.long) if given is None else given
+        parts, config = [features], self.config
+        for embedding, index in ((self.domain_embedding, config.domain_id), (self.judge_embedding, config.judge_id)):
+            ids = torch.full_like(features[:, 0, 0], index, dtype=torch.long)
             parts.append(embedding(ids)[:, None].expand(-1, features.shape[1], -1))
         return torch.cat(parts, dim=-1)
 

@@ -72,18 +72,14 @@ class XLSRSQAConfig(AudioQualityConfig):
 
     @classmethod
     def tiny(cls, **kwargs: Any) -> Self:
-        """Return a configuration for tests: a head that sees 0.48 s, on both layers of a tiny encoder; about 9,000 weights."""
-        layers = kwargs.pop("layers", (1, 2))
-        encoder_config = TINY_ENCODER | {"num_hidden_layers": layers[-1], "conv_bias": True}
-        return cls.tiny_mfcc(**{"encoder_config": encoder_config, "layers": layers} | kwargs)
+        """Return a configuration for tests: a head that sees 0.48 s, on both layers of a tiny encoder; about 9,000 weights.
 
-    @classmethod
-    def tiny_mfcc(cls, **kwargs: Any) -> Self:
-        """Return a configuration for tests without an encoder: a head that sees 0.3 s; about 3,000 weights."""
-        return cls(
-            **{"num_frames": 24, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-            | kwargs
-        )
+        With `layers=None` it has no encoder, and the head, of about 3,000 weights, sees 0.3 s.
+        """
+        layers = kwargs.setdefault("layers", (1, 2))
+        encoder = TINY_ENCODER | {"num_hidden_layers": layers[-1], "conv_bias": True} if layers else None
+        head = {"num_frames": 24, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+        return cls(**{"encoder_config": encoder} | head | kwargs)
 
     @property
     def feature_size(self) -> int:
