@@ -16,8 +16,8 @@ import soxr
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers.audio_utils import mel_filter_bank
 
+from hf_sqa.blocks.mel_bands import mean_power_bands
 from hf_sqa.blocks.timeline import Fault, runs_of
 
 #: Kinds that the network distinguishes. It may take a codec for a band limit, and a band limit for a codec.
@@ -70,11 +70,7 @@ class FaultNetwork(nn.Module):
 
 @cache
 def _bands() -> torch.Tensor:
-    """Return filters `(bins, bands)` that give the mean power in each band."""
-    bands = mel_filter_bank(
-        FRAME_SAMPLES // 2 + 1, NUM_BANDS, min_frequency=LOWEST_HZ, max_frequency=SAMPLING_RATE / 2, sampling_rate=SAMPLING_RATE
-    )
-    return torch.from_numpy((bands / bands.sum(axis=0)).astype(np.float32))
+    return torch.from_numpy(mean_power_bands(FRAME_SAMPLES, NUM_BANDS, SAMPLING_RATE, LOWEST_HZ))
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import timeit
 import warnings
 from typing import Any
 
@@ -63,12 +63,8 @@ def bfloat16_slowdown(device: torch.device | str = "cpu") -> float:
 
     def seconds(dtype: torch.dtype) -> float:
         tensors = inputs.to(dtype), filters.to(dtype)
-        times = []
-        for _ in range(NUM_MEASURED + 1):  # the first run chooses the kernel
-            began = time.perf_counter()
-            F.conv2d(*tensors)
-            times.append(time.perf_counter() - began)
-        return min(times[1:])
+        F.conv2d(*tensors)  # the first run chooses the kernel
+        return min(timeit.repeat(lambda: F.conv2d(*tensors), number=1, repeat=NUM_MEASURED))
 
     with torch.inference_mode():
         return seconds(torch.bfloat16) / seconds(torch.float32)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import WhisperConfig
-from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperPreTrainedModel, sinusoids
 
+from hf_sqa.blocks.mel_bands import slaney_bands
 from hf_sqa.blocks.speech_encoder import WHISPER_FRAME_SAMPLES, num_frames_of_samples
 
 #: Rate in Hz that every Whisper was trained at; samples in a spectrum, and between spectra.
@@ -51,15 +51,7 @@ class WhisperOnWaveforms(WhisperPreTrainedModel):
         self.encoder = WhisperEncoder(config)
         # NumPy attributes: from_pretrained leaves non-persistent buffers and tensors uninitialised.
         self._window = np.hanning(SPECTRUM_SAMPLES + 1)[:-1].astype(np.float32)
-        self._mel_filters = mel_filter_bank(
-            num_frequency_bins=SPECTRUM_SAMPLES // 2 + 1,
-            num_mel_filters=config.num_mel_bins,
-            min_frequency=0.0,
-            max_frequency=SAMPLING_RATE / 2,
-            sampling_rate=SAMPLING_RATE,
-            norm="slaney",
-            mel_scale="slaney",
-        ).astype(np.float32)
+        self._mel_filters = slaney_bands(SPECTRUM_SAMPLES, config.num_mel_bins, SAMPLING_RATE, SAMPLING_RATE / 2)
         self.post_init()
 
     @property

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.audio_utils import mel_filter_bank
 from transformers.utils import is_torchdynamo_exporting
 
 from hf_sqa.blocks.layers import is_plain
+from hf_sqa.blocks.mel_bands import mean_power_bands
 from hf_sqa.blocks.winograd import TILE_ROWS, Memory, conv_along_rows, row_filters
 from hf_sqa.models.distilled_sqa.configuration_distilled_sqa import DistilledSQAConfig
 
@@ -82,14 +82,7 @@ class MelSpectrum(CompressedSpectrum):
 
     def __init__(self, config: DistilledSQAConfig):
         super().__init__(config)
-        bands = mel_filter_bank(
-            config.fft_size // 2 + 1,
-            config.num_mel_bins,
-            min_frequency=LOWEST_MEL_HZ,
-            max_frequency=config.sampling_rate / 2,
-            sampling_rate=config.sampling_rate,
-        )
-        self._bands = (bands / bands.sum(axis=0)).astype(np.float32)  # (K, bands): mean power in each
+        self._bands = mean_power_bands(config.fft_size, config.num_mel_bins, config.sampling_rate, LOWEST_MEL_HZ)  # (K, bands)
         self.normalize_bands = config.normalize_bands
         if self.normalize_bands:
             self.register_buffer("band_mean", torch.zeros(config.num_mel_bins))

@@ -11,7 +11,6 @@ Shapes:   B batch, T samples, W frames, K mel bins
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
-from transformers.audio_utils import mel_filter_bank
 
+from hf_sqa.blocks.mel_bands import slaney_bands
 from hf_sqa.models.nisqa.configuration_nisqa import NISQAConfig
 
 #: Frames transformed together: their spectra fit a processor's cache.
@@ -175,23 +174,9 @@ class NISQAFeatureExtractor(SequenceFeatureExtractor):
 
 @lru_cache(maxsize=16)
 def mel_filters(sampling_rate: int, fft_size: int, num_mel_bins: int, max_frequency_hz: float) -> np.ndarray:
-    """Return triangular filters on Slaney's scale, each of unit area, as librosa makes them by default: `(bins, num_mel_bins)`.
-
-    The bins are those of the spectrum up to the last one that any filter uses.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # empty filters are what the published model sees below 40 kHz
-        filters = mel_filter_bank(
-            num_frequency_bins=fft_size // 2 + 1,
-            num_mel_filters=num_mel_bins,
-            min_frequency=0.0,
-            max_frequency=max_frequency_hz,
-            sampling_rate=sampling_rate,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-    used = np.flatnonzero(filters.any(axis=1))
-    return np.ascontiguousarray(filters[: used[-1] + 1], np.float32)
+    """Return [`slaney_bands`] for the spectrum's bins up to the last one that any band uses: `(bins, num_mel_bins)`."""
+    bands = slaney_bands(fft_size, num_mel_bins, sampling_rate, max_frequency_hz)
+    return np.ascontiguousarray(bands[: np.flatnonzero(bands.any(axis=1))[-1] + 1])
 
 
 def _mirrored_at_the_ends(blocks: Iterable[np.ndarray], left: int, right: int) -> Iterator[tuple[np.ndarray, int]]:

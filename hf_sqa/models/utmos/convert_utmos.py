@@ -44,6 +44,12 @@ HEAD_NAMES = {
     "score_head.weight": "projection.2.weight",
     "score_head.bias": "projection.2.bias",
 }
+#: Sizes by option of the configuration: the table and its dimension.
+SIZES = {
+    **{"num_domains": ("domain_emb", 0), "domain_size": ("domain_emb", 1)},
+    **{"num_judges": ("judge_emb", 0), "judge_size": ("judge_emb", 1)},
+    **{"lstm_hidden_size": ("blstm.weight_hh_l0", 1), "projection_size": ("projection.0.weight", 0)},
+}
 #: Vector that replaces masked frames in pre-training.
 UNUSED = {"wav2vec2.mask_emb"}
 
@@ -102,17 +108,7 @@ def _tensors(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], dict[st
 
 def _sizes(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
     """Return the sizes of the layers after the encoder, from the shapes of tensors."""
-
-    def size(name: str, dim: int) -> int:
+    for name, _ in SIZES.values():
         if name not in tensors or tensors[name].dim() != 2:
             raise ValueError(f"The checkpoint lacks the table {name!r}: expected a strong learner of UTMOS22.")
-        return tensors[name].shape[dim]
-
-    return {
-        "num_domains": size("domain_emb", 0),
-        "domain_size": size("domain_emb", 1),
-        "num_judges": size("judge_emb", 0),
-        "judge_size": size("judge_emb", 1),
-        "lstm_hidden_size": size("blstm.weight_hh_l0", 1),
-        "projection_size": size("projection.0.weight", 0),
-    }
+    return {option: tensors[name].shape[dim] for option, (name, dim) in SIZES.items()}
