@@ -40,11 +40,7 @@ FAIRSEQ_BLOCK_NAMES = {
 
 
 def infer_encoder(tensors: dict[str, torch.Tensor], heads_known: bool = False) -> dict[str, Any]:
-    """Infer the architecture of a fairseq encoder, for `AutoConfig.for_model`, from its tensors and the published sizes.
-
-    Raises:
-        ValueError: If a required tensor is missing, or if the sizes are not among the published ones and are ambiguous.
-    """
+    """Infer the architecture of a fairseq encoder, for `AutoConfig.for_model`, from its tensors and the published sizes."""
 
     def shape(name: str) -> torch.Size:
         if name not in tensors:

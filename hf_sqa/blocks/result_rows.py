@@ -24,19 +24,13 @@ SHOWN_OF_A_RECORDING = ("duration_seconds", "sampling_rate", "num_channels", "sp
 
 @dataclass
 class RecordingScores:
-    """Scores of one recording, and of the segments they were averaged from.
+    """Scores of one recording, and of the segments they were averaged from."""
 
-    Args:
-        scores (`np.ndarray` of shape `(num_labels,)`): Scores in label units.
-        segment_starts (`np.ndarray` of shape `(num_segments,)`): First sample of every segment.
-        segment_ends (`np.ndarray` of shape `(num_segments,)`): One past its last sample, within the recording.
-        segment_scores (`np.ndarray` of shape `(num_segments, num_labels)`): Scores of every segment alone.
-    """
-
-    scores: np.ndarray
+    scores: np.ndarray  # (num_labels,), in label units
+    #: First sample of every segment, one past its last, within the recording, `(num_segments,)`; the scores of every segment alone.
     segment_starts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     segment_ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    segment_scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    segment_scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # (num_segments, num_labels)
 
     def mapped(self, config: Any) -> RecordingScores:
         """Return the scores after the configuration's `score_mapping`, if it has one: of the recording and of every segment alone.
@@ -66,13 +60,8 @@ def result_row(
 ) -> dict[str, Any]:
     """Return the row that a pipeline gives for a recording; the pipeline documents the options.
 
-    Args:
-        item (mapping): `recording` and `error`, either of which may be `None`; after scoring also `scores`, `mode`, `hop_seconds`,
-            and for a timeline `points` and `faults`.
-        config: Has the `score_names`, `score_min`, `score_max` and `score_intervals` of the model.
-
-    Raises:
-        AudioError: If there is no score, unless `on_error="row"`.
+    `item` has `recording` and `error`, either of which may be `None`; after scoring also `scores`, `mode`, `hop_seconds`, and for a
+    timeline `points` and `faults`. `config` has the `score_names`, `score_min`, `score_max` and `score_intervals` of the model.
     """
     recording, error, names = item["recording"], item["error"], config.score_names
     if error is None and not np.isfinite(item["scores"].scores).all():

@@ -113,11 +113,7 @@ def _names(prefix: str, convs: tuple[str, ...], dense: tuple[str, ...]) -> dict[
 
 
 def read_initializers(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the float32 tensors in the graph of an ONNX file, by name; others are left out.
-
-    Raises:
-        ValueError: If it is not an ONNX file, or is damaged.
-    """
+    """Return the float32 tensors in the graph of an ONNX file, by name; others are left out."""
     try:
         tensors: dict[str, np.ndarray] = {}
         for field, model_part in _fields(Path(path).read_bytes()):

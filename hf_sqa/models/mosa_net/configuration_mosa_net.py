@@ -118,7 +118,6 @@ class MOSANetConfig(AudioQualityConfig):
         self.score_scales = self.score_scales or [1.0] * len(self.score_names)
 
     def default_id2label(self) -> dict[int, str]:
-        """Return the score names of a configuration that names none: those of the published model."""
         return {0: "pesq", 1: "stoi", 2: "sdi"}
 
     @classmethod

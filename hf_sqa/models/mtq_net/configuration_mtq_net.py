@@ -59,7 +59,6 @@ class MTQNetConfig(MOSANetConfig):
             self.auxiliary_score_names = [name for name in self.score_names if name in AUXILIARY_SCORES]
 
     def default_id2label(self) -> dict[int, str]:
-        """Return the score names of a configuration that names none: the three targets, then the auxiliary scores."""
         auxiliary = AUXILIARY_SCORES if self.auxiliary_score_names is None else self.auxiliary_score_names
         return dict(enumerate((*TARGET_SCORES, *auxiliary)))
 

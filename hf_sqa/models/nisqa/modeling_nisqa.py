@@ -294,10 +294,8 @@ class NISQA(AudioQualityPreTrainedModel):
 
     def onnx_inputs(self) -> dict[str, tuple[torch.Tensor, tuple[int, ...]]]:
         """Return an example input of the ONNX graph, log-mel spectra in dB, with the axes that may have any size."""
-        spectra = torch.randn(
-            2, 4 * self.config.segment_frames, self.config.num_mel_bins, generator=torch.Generator().manual_seed(0)
-        )
-        return {"input_features": (10 * spectra - 40, (0, 1))}
+        shape = 2, 4 * self.config.segment_frames, self.config.num_mel_bins
+        return {"input_features": (10 * torch.randn(shape, generator=torch.Generator().manual_seed(0)) - 40, (0, 1))}
 
     @can_return_tuple
     def forward(
