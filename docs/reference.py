@@ -22,7 +22,7 @@ PACKAGE = "hf_sqa"
 #: Rooms without a page: commands say what they do by --help.
 LEFT_OUT = {"__init__", "__main__", "__pycache__", "assets", "cli"}
 REFERENCE = re.compile(r"\[`(~?)([A-Za-z_][\w.]*)`\](?![(\[])")
-SECTION = re.compile(r"(Args|Returns|Raises|Yields):")
+SECTION = re.compile(r"(Args(?: \([^)]*\))?|Returns|Raises|Yields):")
 ITEM = re.compile(r"( {4})([\w*, ]+)( \(.*?\))?: (.*)")
 log = logging.getLogger("mkdocs.plugins.reference")
 
