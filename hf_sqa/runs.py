@@ -12,6 +12,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -128,7 +129,14 @@ def locked(path: Path, *, wait: bool | float | None = None, refusal: str | None 
         Locked: If another process, or another call in this process, holds it.
         OSError: If the file cannot be created, or the file system has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise type(error)(
+            f"Expected a folder to write into, got {str(path.parent)!r}, which cannot be made ({error.strerror}); choose another."
+        ) from error
     wait = LET_GO_SECONDS if wait is None else wait
     lock = FileLock(path, timeout=(-1 if wait else 0) if isinstance(wait, bool) else wait)
     try:

@@ -135,6 +135,17 @@ def test_a_lock_is_held_by_one_process_and_released_when_it_is_killed(tmp_path):
         assert is_ours
 
 
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_called_so(place, tmp_path):
+    (tmp_path / "file").write_text("mine")
+
+    with (
+        pytest.raises(OSError, match=rf"^Expected a folder to write into, got '{tmp_path}/{place}', which cannot be made"),
+        locked(tmp_path / place / ".lock"),
+    ):
+        pass
+
+
 def test_a_lock_that_is_let_go_in_a_moment_is_waited_for(tmp_path, monkeypatch):
     """The child of a killed process may hold its lock until it runs, which takes a moment on a busy machine."""
     monkeypatch.setattr("hf_sqa.runs.LET_GO_SECONDS", PATIENCE)

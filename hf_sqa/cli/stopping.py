@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from hf_sqa.extras import needs_extra
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 #: Errors that the entry point reports: a closed pipe, and a full disk.
 TOLD_LATER = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT)
+#: How safetensors, which is written in Rust, says that disk, quota or file are full.
+FULL_DISK = r"\(os error (28|122|27)\)"
 #: Number of lines that [`say_first`] writes.
 NUM_SHOWN = 5
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
@@ -73,6 +76,8 @@ def faults_end_it(interrupted: str = "Interrupted.", *also: type[Exception]) -> 
         known = (OSError, ImportError, TypeError, ValueError, Locked, *_safetensors_error(), *also)
         if not isinstance(error, known) or (isinstance(error, OSError) and error.errno in TOLD_LATER):
             raise
+        if re.search(FULL_DISK, str(error)):
+            stop(f"There is no room for the output ({error}); make room, and run the same command again.")
         stop(error)
 
 

@@ -17,6 +17,7 @@ from hf_sqa.finetune.plan import choose_groups
 from hf_sqa.finetune.rated_clips import RatedClips, Track, rated_scores
 from hf_sqa.modeling import weights_digest
 from hf_sqa.pipelines import pipeline
+from hf_sqa.runs import whole_folder
 
 #: Nominal coverages to measure and report.
 ASKED = (0.8, 0.9)
@@ -109,8 +110,9 @@ def calibrate(
         raise problem
     model.config.score_intervals = intervals
     model.config.checkpoint_name = Path(base_name or checkpoint).name
-    model.save_pretrained(folder)
-    original.feature_extractor.save_pretrained(folder)
+    with whole_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        original.feature_extractor.save_pretrained(unfinished)
     return {
         "score_intervals": intervals,
         "base_model": base_name or checkpoint,

@@ -1,5 +1,6 @@
 """Calibration: speech to measure units, repair pruned models and measure agreement on."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,14 @@ class Calibration:
     # `(num_repair, num_labels)`: listeners' scores of the recordings of `repair`, NaN if missing; only if the source is a table or
     # corpus
     labels: np.ndarray | None = None
+
+    @property
+    def digest(self) -> str:
+        """Sixteen digits that change with the windows and the labels."""
+        digest = hashlib.sha256()
+        for array in (*self.repair, *self.held_out, *([] if self.labels is None else [self.labels])):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
 
 
 def load_calibration(source: str | Path, model: Any, num_windows: int = NUM_WINDOWS, seed: int = 0) -> Calibration:

@@ -35,11 +35,12 @@ from transformers import get_cosine_schedule_with_warmup
 from hf_sqa.blocks.precision import warn_if_emulated
 from hf_sqa.blocks.sqa_transformer import watched_frames
 from hf_sqa.metrics import agreement
+from hf_sqa.modeling import weights_digest
 from hf_sqa.pruning.calibration import Calibration, batches_of, stacked
 from hf_sqa.pruning.importance import PruningOptions, choose, measure
-from hf_sqa.runs import describe_differences, differences, write_whole
+from hf_sqa.runs import describe_differences, differences, locked, write_whole
 
-REPORT = "pruning.json"
+REPORT, LOCK = "pruning.json", ".lock"
 #: Share of the steps with a rising learning rate. A pruned model is near a minimum; full-size first steps of Adam would leave it.
 WARMUP_SHARE = 0.1
 #: Least deviation of a frame's feature, so that a constant one does not outweigh the others.
@@ -97,9 +98,27 @@ def prune(
         [`PruningResult`]: Holds a new model, in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: If the model cannot be pruned, or not that far (the message says how far); or if `label_weight` is set and the
-            calibration speech has no labels.
+        ValueError: If the model cannot be pruned, or not that far (the message says how far); if `label_weight` is set and the
+            calibration speech has no labels; or if the folder holds another pruning.
+        FileExistsError: If the folder holds something else.
+        Locked: If another process prunes into it.
     """
+    if folder is None:
+        return _prune(model, calibration, options, None, device, on_step)
+    folder = Path(folder)
+    _refuse_used(folder)
+    with locked(folder / LOCK):
+        return _prune(model, calibration, options, folder, device, on_step)
+
+
+def _prune(
+    model: Any,
+    calibration: Calibration,
+    options: PruningOptions,
+    folder: Path | None,
+    device: str | torch.device,
+    on_step: Callable[[int, PruningStep], None] | None,
+) -> PruningResult:
     labels = None if calibration.labels is None else torch.from_numpy(calibration.labels)
     if options.label_weight and (labels is None or bool(labels.isnan().all())):
         raise ValueError("Expected rated calibration speech with `label_weight`, got none: give a table or corpus with scores.")
@@ -111,8 +130,7 @@ def prune(
     aims = aims_of(unpruned, calibration.repair)
     reference = scores_of(unpruned, calibration.held_out)
     unpruned.cpu()
-    folder = Path(folder) if folder is not None else None
-    definition = {"options": asdict(options), "unpruned": total}
+    definition = {"options": asdict(options), "unpruned": total, "weights": weights_digest(unpruned), "speech": calibration.digest}
     result = _resumed(folder, definition, unpruned)
     stride = max(1, len(calibration.repair) // options.num_measured)
     to_measure = calibration.repair[::stride][: options.num_measured]
@@ -162,18 +180,32 @@ def _resumed(folder: Path | None, definition: dict[str, Any], unpruned: Any) -> 
     result = PruningResult(copy.deepcopy(unpruned))
     if folder is None or not (folder / REPORT).exists():
         return result
-    content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    try:
+        content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        result.steps = [PruningStep(**step) for step in content["steps"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{str(folder / REPORT)!r} is damaged ({error}); delete the folder, or choose another one.") from None
     if found := differences({name: content.get(name) for name in definition}, definition):
         raise ValueError(
             f"Expected {str(folder)!r} to be empty or to hold this pruning, got one with other options or of another model "
             f"({describe_differences(found)}); choose another folder, or delete this one."
         )
-    result.steps = [PruningStep(**step) for step in content["steps"]]
     if result.steps:
         model = type(unpruned).from_pretrained(_step_folder(folder, result)).float().eval()
         # Copy: tensors mapped from a file have another memory alignment, which can select other kernels and change the last bits.
         result.model = copy.deepcopy(model)
     return result
+
+
+def _refuse_used(folder: Path) -> None:
+    """Refuse a folder that holds anything but a pruning; its last step ends with the model in the folder itself."""
+    if not folder.is_dir() or (folder / REPORT).exists():
+        return
+    if others := [path.name for path in folder.iterdir() if path.name != LOCK and not path.name.startswith("step-")]:
+        raise FileExistsError(
+            f"Expected an empty or new folder, or one that this pruning has begun, got {str(folder)!r}, which holds {others[0]!r}; "
+            "choose another one."
+        )
 
 
 def _step_folder(folder: Path, result: PruningResult) -> Path:

@@ -336,15 +336,18 @@ def _definition(recipe: Recipe, train: Any, validation: Any, model: Any) -> dict
 def _begin(folder: Path, definition: dict[str, Any], resume: bool, overwrite: bool) -> None:
     """Refuse the files of another run in the folder, or remove them with `overwrite`."""
     run_file, result_file = folder / CHECKPOINTS / "run.json", folder / RESULT
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
     remedy = "choose another `output_dir`, delete the folder, or pass `overwrite=True` (`--overwrite`)"
     try:
         if not resume and (run_file.exists() or result_file.exists()):
             raise RunMismatch(f"{str(folder)!r} holds a run, and `resume` is off; {remedy}.")
         if not run_file.exists() and result_file.exists() and TrainingResult.load(folder).recipe_digest != digest_of(definition):
             raise RunMismatch(f"{str(folder)!r} holds the result of another recipe or other data; {remedy}.")
+        if not run_file.exists() and not result_file.exists() and weights:
+            raise RunMismatch(f"{str(folder)!r} holds {weights[0]}, which this run did not write; {remedy}.")
         check_same_run(run_file, definition, remedy)
     except RunMismatch:
-        is_empty = not result_file.exists() and not any((folder / CHECKPOINTS).glob("checkpoint-*"))
+        is_empty = not (result_file.exists() or weights or any((folder / CHECKPOINTS).glob("checkpoint-*")))
         if not (overwrite or is_empty):  # a run that failed before its first checkpoint, at a misspelled name say, holds nothing
             raise
         for path in (folder / CHECKPOINTS).glob("checkpoint-*"):

@@ -4,6 +4,7 @@ import errno
 
 import pytest
 import typer
+from safetensors import SafetensorError
 
 from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, faults_end_it, say_first
 
@@ -28,6 +29,14 @@ def test_an_exit_code_passes_as_it_is_even_beside_other_runtime_errors(capsys):
     assert ended_by(typer.Exit(EXIT_FAILED), RuntimeError) == EXIT_FAILED
     assert ended_by(RuntimeError("out of memory"), RuntimeError) == EXIT_USAGE
     assert capsys.readouterr().err == "hf-sqa: out of memory\n"
+
+
+def test_a_full_disk_that_safetensors_meets_is_called_so(capsys):
+    with pytest.raises(typer.Exit) as ended, faults_end_it():
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    assert ended.value.exit_code == 2
+    assert "There is no room for the output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), BrokenPipeError(errno.EPIPE, "gone"), RuntimeError("a bug")])

@@ -1,7 +1,9 @@
 """How sure a score is: calibrated on rated clips, the same whichever way a recording is scored, and never made up."""
 
 import csv
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from typer.testing import CliRunner
 import hf_sqa
 from hf_sqa.blocks.score_intervals import fit_score_interval, half_widths, measured_coverage
 from hf_sqa.cli import app
+from hf_sqa.data import load_corpus
+from hf_sqa.finetune.intervals import calibrate
 from hf_sqa.modeling import weights_digest
 from hf_sqa.scoring import score_batch, score_corpus
 
@@ -239,6 +243,18 @@ def test_the_command_writes_a_checkpoint_that_gives_intervals(rated, tiny_folder
     card = (tmp_path / "out" / "README.md").read_text()
     assert "calibrated on rated.csv (24 clips)" in card and "left out by talker_id in turn" in card
     assert again.exit_code == 2 and "Expected an empty or new folder" in again.stderr
+
+
+def test_a_calibration_that_was_cut_while_it_was_written_leaves_nothing(rated, tiny_folder, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr("transformers.Wav2Vec2FeatureExtractor.save_pretrained", full)
+    before = sorted(tmp_path.iterdir())
+
+    with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
+        calibrate(str(tiny_folder), load_corpus(rated), tmp_path / "out", device="cpu")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_too_few_clips_write_nothing(rated, tiny_folder, tmp_path):

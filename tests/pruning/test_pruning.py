@@ -20,6 +20,7 @@ from hf_sqa.models.xlsr_sqa import XLSRSQA, XLSRSQAConfig
 from hf_sqa.pruning.calibration import Calibration, load_calibration
 from hf_sqa.pruning.importance import Measured, PruningOptions, _candidates, measure
 from hf_sqa.pruning.prune import prune
+from hf_sqa.runs import Locked, locked
 from tests.made_speech import RATE, WINDOW, write_talker
 
 OPTIONS = PruningOptions(target=0.7, num_steps=2, repair_steps=4, batch_size=4)
@@ -238,6 +239,38 @@ def test_a_folder_with_another_pruning_is_refused(make_model, calibration, tmp_p
 
     with pytest.raises(ValueError, match="one with other options or of another model"):
         prune(make_model(), calibration, replace(OPTIONS, num_steps=1, target=0.5), folder=tmp_path)
+
+
+def test_a_pruning_of_another_model_or_on_other_speech_is_refused(make_model, calibration, tmp_path):
+    once = replace(OPTIONS, num_steps=1)
+    prune(make_model(), calibration, once, folder=tmp_path)
+    other = make_model()
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.1)
+
+    for model, speech in ((other, calibration), (make_model(), replace(calibration, repair=calibration.repair[:-1]))):
+        with pytest.raises(ValueError, match="one with other options or of another model"):
+            prune(model, speech, once, folder=tmp_path)
+
+
+def test_a_folder_with_something_else_is_not_pruned_into(make_model, calibration, tmp_path):
+    (tmp_path / "model.safetensors").write_text("mine")
+
+    with pytest.raises(FileExistsError, match=r"holds 'model\.safetensors'"):
+        prune(make_model(), calibration, OPTIONS, folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_damaged_report_of_a_pruning_is_called_so(make_model, calibration, tmp_path):
+    for content in ("", "[]", '{"steps": [{"share": 1}]}'):
+        (tmp_path / "pruning.json").write_text(content)
+        with pytest.raises(ValueError, match=r"pruning\.json' is damaged"):
+            prune(make_model(), calibration, OPTIONS, folder=tmp_path)
+
+
+def test_two_processes_do_not_prune_into_one_folder(make_model, calibration, tmp_path):
+    with locked(tmp_path / ".lock"), pytest.raises(Locked, match="Another process is writing into"):
+        prune(make_model(), calibration, OPTIONS, folder=tmp_path)
 
 
 def test_pruning_stops_before_agreement_falls_too_low(make_model, calibration):

@@ -234,6 +234,16 @@ def test_a_run_that_never_got_to_a_checkpoint_does_not_hold_its_folder(train, re
     assert train("run", max_steps=2).num_steps == 2
 
 
+def test_a_checkpoint_of_something_else_is_not_written_over(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.safetensors").write_text("mine")
+
+    with pytest.raises(RunMismatch, match=r"holds model\.safetensors, which this run did not write; choose another"):
+        train("run", max_steps=2)
+    assert (tmp_path / "run" / "model.safetensors").read_text() == "mine"
+    assert train("run", max_steps=2, overwrite=True).num_steps == 2
+
+
 def test_a_result_whose_checkpoints_are_gone_is_that_of_its_run_only(train, tmp_path):
     train("run", max_steps=2)
     shutil.rmtree(tmp_path / "run" / "checkpoints")
