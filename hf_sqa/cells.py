@@ -24,12 +24,8 @@ def file_row(
 ) -> dict[str, Any]:
     """Make the row of one file, the same for the command line and the service.
 
-    Args:
-        name (`str`): Name of the file.
-        score_names (sequence of `str`): Scores of the model.
-        result (mapping): Result of the pipeline with `on_error="row"` and `return_details=True`; for a recording that did not
-            reach it, `status`, `code` and `reason`.
-        asked (mapping, *optional*): Further options of the pipeline: `return_segments`, `return_timeline`.
+    `result` is that of the pipeline with `on_error="row"`, `return_details=True` and the options in `asked` (`return_segments`,
+    `return_timeline`); for a recording that did not reach it, `status`, `code` and `reason`.
     """
     asked = asked or {}
     row = {

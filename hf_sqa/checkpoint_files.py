@@ -77,12 +77,7 @@ def graph_files(folder: Path) -> list[str]:
 
 
 def copy_checkpoint(folder: Path, target: Path, without: Sequence[str] = ()) -> dict[str, str]:
-    """Copy a checkpoint into a new folder; return the files left behind, each with the reason.
-
-    Raises:
-        ValueError: As [`checkpoint_files`].
-        OSError: If the target exists or cannot be written.
-    """
+    """Copy a checkpoint into a new folder; return the files left behind, each with the reason. Errors as [`checkpoint_files`]."""
     copied, left_out = checkpoint_files(folder)
     target.mkdir()
     for name in copied:

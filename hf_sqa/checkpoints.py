@@ -81,12 +81,7 @@ def default_checkpoint() -> str:
 
 
 def published_checkpoint() -> str:
-    """Return the folder of Distill-MOS v7.
-
-    Raises:
-        WheelError: If it is not on this machine and cannot be downloaded. A `FileNotFoundError`; the message says what to do.
-        OSError: If the cache cannot be written.
-    """
+    """Return the folder of Distill-MOS v7, or raise a [`WheelError`] if it is not on this machine and cannot be downloaded."""
     return _converted(CHECKPOINT_NAME, convert)
 
 
@@ -200,15 +195,10 @@ def resolve_checkpoint(model: Any) -> Any:
 
 
 def local_folder(name: str | os.PathLike[str] | None, files: Sequence[str] = CHECKPOINT_FILES, **hub_options: Any) -> Path:
-    """Return the folder with the files of a checkpoint; those of a repository on the Hub are downloaded.
+    """Return the folder of a checkpoint; `files` of a repository on the Hub, names or patterns, are downloaded.
 
-    Args:
-        name (`str`): Any name that [`load_checkpoint`] accepts.
-        files (sequence of `str`, *optional*): Patterns of the files to download.
-        **hub_options: `revision`, `token`, `cache_dir` and `local_files_only`; others are ignored.
-
-    Raises:
-        OSError: If the checkpoint does not exist.
+    `name` is any name that [`load_checkpoint`] accepts. Of `hub_options`, `revision`, `token`, `cache_dir` and `local_files_only`
+    count. A checkpoint that does not exist is an `OSError`.
     """
     kept = ("revision", "token", "cache_dir", "local_files_only")
     place, options = _located(name, {option: hub_options[option] for option in kept if hub_options.get(option) is not None})

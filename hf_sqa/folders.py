@@ -36,15 +36,8 @@ def find_recordings(
 ) -> list[str]:
     """Return the recordings in a folder and below it, each real file once, sorted by the parts of their paths.
 
-    Broken links are included, so that reading them reports the fault. Pipes, devices and the `._` files of macOS are not.
-
-    Args:
-        folder (`str` or `Path`): Where to search.
-        suffixes (collection of `str`): Suffixes of names, in lower case.
-        unlisted (`list`, *optional*): Collects the error of every folder that cannot be listed; if not given, the first is raised.
-
-    Raises:
-        OSError: If a folder cannot be listed.
+    Broken links are included, so that reading them reports the fault. Pipes, devices and the `._` files of macOS are not. A folder
+    that cannot be listed is an `OSError`, which is raised, or appended to `unlisted`.
     """
     ends = tuple(suffixes)
     found = [file for file in _files(folder, unlisted) if file[0].lower().endswith(ends) and not _is_companion(file[0])]
@@ -52,11 +45,7 @@ def find_recordings(
 
 
 def expand_pattern(pattern: str) -> list[str]:
-    """Return the files that match a glob, each real file once, sorted. `**` stands for any number of folders, also linked ones.
-
-    Raises:
-        OSError: If a folder that `**` reaches cannot be listed.
-    """
+    """Return the files that match a glob, each real file once, sorted. `**` stands for any number of folders, also linked ones."""
     parts = Path(pattern).parts
     if "**" in parts:
         # Python's own `**` follows every loop of links until the name is too long for the system.

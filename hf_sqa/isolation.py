@@ -58,10 +58,7 @@ def may_fork(wait_seconds: float = 0.0) -> bool:
     """Whether a fork of this process can work: it must have one thread only, as a fork may lack the locks and pools of others.
 
     The operating system is asked, because Python does not know the threads of libraries in C. Only Linux answers; on macOS the
-    system's own libraries forbid forks.
-
-    Args:
-        wait_seconds (`float`, *optional*, defaults to 0): Time that other threads get to end.
+    system's own libraries forbid forks. Other threads get `wait_seconds` to end.
     """
     until = time.monotonic() + wait_seconds
     while (num_threads := _num_threads()) not in (1, None) and time.monotonic() < until:
@@ -116,12 +113,10 @@ class Isolated:
         return [worker.process.pid for worker in self._workers]
 
     def map(self, items: Iterable[Item], argument: Callable[[Item], Any] = lambda item: item) -> Iterator[tuple[Item, Any]]:
-        """Yield every item in order with the function's result, or with [`Lost`].
+        """Yield every item in order with the function's result, or with [`Lost`]. Items are taken as workers become free.
 
-        Args:
-            items (iterable): Items, taken as workers become free.
-            argument (callable, *optional*): Returns the function's argument for an item; if that is `None`, the function is not
-                called and the result is `None`. An argument that cannot be pickled is handled in this process.
+        `argument` returns the function's argument for an item; if that is `None`, the function is not called and the result is
+        `None`. An argument that cannot be pickled is handled in this process.
         """
         if not self._num_workers:
             for item in items:

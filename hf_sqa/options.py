@@ -37,13 +37,8 @@ def read_options(cls: type[Options], content: Any, source: str = "the options", 
 
     Fields may be `str`, `int`, `float`, `bool`, `Any`, `Literal`, other dataclasses, lists, tuples and mappings of these, and
     unions. An integer is accepted as a `float`, a path as a `str`, and a single text or mapping as a list with one element. A field
-    given as `None` keeps its default.
-
-    Args:
-        cls (`type`): The dataclass.
-        content (`Mapping`): Values by field name.
-        source (`str`): Name of the source in errors: `"the recipe 'mine.yaml'"`.
-        section (`str`): Dotted key of the section in the source, for errors; empty for the whole.
+    given as `None` keeps its default. Errors name the `source`, such as `"the recipe 'mine.yaml'"`, and the dotted key of the
+    `section` in it.
 
     Raises:
         TypeError: If a key is unknown; the message suggests the nearest.
@@ -158,9 +153,8 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(
 def parse_yaml(text: str, source: str = "the text") -> Any:
     """Parse a YAML text of plain values, in which `1e-4` is a number.
 
-    Raises:
-        ValueError: If it is not YAML, holds a tag such as `!!python/object`, repeats a key, is nested too deeply, or its aliases
-            refer to each other or stand for an unreasonable number of values.
+    Tags such as `!!python/object`, repeated keys, deep nesting, and aliases that refer to each other or stand for an unreasonable
+    number of values are refused (`ValueError`).
     """
     try:
         content = yaml.load(text, _Loader)  # a subclass of SafeLoader
@@ -207,15 +201,10 @@ def dump_yaml(content: Any) -> str:
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return a copy of `content` with overrides applied.
+    """Return a copy of `content` with overrides applied, each a `dotted.key=value` with the value in YAML.
 
-    Args:
-        content (`Mapping`): Sections and values.
-        overrides (iterable of `str`): `dotted.key=value` with the value in YAML: `training.learning_rate=1e-4`,
-            `data.train.0.root=/data/NISQA`, `model.lora=null`; `+=` adds to a list. Missing sections are created.
-
-    Raises:
-        ValueError: If an override has another form, or its key leads through something that is not a section.
+    Examples are `training.learning_rate=1e-4`, `data.train.0.root=/data/NISQA`, `model.lora=null`; `+=` adds to a list. Missing
+    sections are created. Another form, or a key that leads through something that is not a section, is a `ValueError`.
     """
     changed = copy.deepcopy(dict(content))
     for override in overrides:

@@ -20,11 +20,8 @@ def bar(
 ) -> Iterator[Callable[..., None]]:
     """Yield a function that reports progress: `update(done, total, description)`. Nothing is shown before its first call.
 
-    Args:
-        description (`str`, *optional*): Description of the work, for calls that give none.
-        unit (`str`, *optional*): Name of the counted things, in the plural: `"clips"`.
-        tell (callable, *optional*): Called with each line if there is no terminal; if not given, lines go to standard error.
-        shown (`bool`, *optional*, defaults to `True`): Whether to show anything; of several processes, only one should.
+    `unit` names the counted things in the plural: `"clips"`. Where there is no terminal, `tell` is called with each line, which by
+    default goes to standard error. Of several processes, only one should be `shown`.
     """
     if not shown:
         yield lambda *told: None

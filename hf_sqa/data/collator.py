@@ -14,19 +14,14 @@ ROUNDING_SECONDS = 0.1
 class AudioQualityCollator:
     """Collates examples into batches.
 
+    Clips of different lengths are padded (`lengths="pad"`), cut at random to the shortest (`"crop"`) or repeated (`"repeat"`), or
+    do not occur (`"equal"`). For models that score windows, every row has `window_samples`: longer clips are cut at random and
+    shorter ones padded with zeros, without a mask.
+
     A recording that could not be read keeps its place in the batch, with the waveform of another and NaN labels: it adds neither
-    loss nor gradient, and batches have the same size in all processes.
-
-    Args:
-        feature_extractor: Feature extractor of the model.
-        lengths (`str`, *optional*, defaults to `"pad"`): What to do with clips of different lengths: `"pad"`, `"crop"` (each cut at
-            random to the shortest), `"repeat"` (short ones are repeated) or `"equal"` (they have equal lengths already).
-        window_samples (`int`, *optional*): Length of every row; longer clips are cut at random and shorter ones padded with
-            zeros, without a mask: for models that score windows.
-
-    Returns:
-        `dict[str, Any]`: Inputs of the model and `labels` `(batch_size, num_labels)`; for the trainer `rows` `(batch_size,)`, -1
-        where a row only fills the batch, and `failures`, a list of `(recording, code, message)`.
+    loss nor gradient, and batches have the same size in all processes. Beside the model's inputs and `labels` `(batch_size,
+    num_labels)`, a batch has `rows` `(batch_size,)`, -1 where a row only fills it, and `failures`, a list of `(recording, code,
+    message)`.
     """
 
     def __init__(self, feature_extractor: Any, *, lengths: str = "pad", window_samples: int | None = None):

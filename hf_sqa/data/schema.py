@@ -226,10 +226,6 @@ def build_dataset(examined: Examined, on_missing: Literal["raise", "drop"] = "ra
     """Return a `datasets.Dataset` in the schema; `dataset.info.description` says how many clips were loaded and dropped.
 
     With `on_missing="drop"`, rows whose recording is missing are left out; otherwise the error names the first few.
-
-    Raises:
-        ValueError: If a score is text, or outside its scale, a recording has several rows, or nothing is left.
-        FileNotFoundError: If audio is missing and `on_missing` is `"raise"`.
     """
     if on_missing not in ("raise", "drop"):
         raise ValueError(f"Expected on_missing to be 'raise' or 'drop', got {on_missing!r}.")

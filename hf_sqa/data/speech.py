@@ -39,14 +39,7 @@ class SpeechClip:
 
 
 def bench_speech(packages: str | Path | None = None) -> list[SpeechClip]:
-    """Return the recorded phrases of the bench corpus, seven voices in six languages, with its splits.
-
-    Args:
-        packages (`str` or `Path`, *optional*): Folder of unpacked Debian packages; those installed if not given.
-
-    Raises:
-        MissingPackagesError: If packages are missing; the message names them.
-    """
+    """Return the recorded phrases of the bench corpus, seven voices in six languages, with its splits; see [`find_phrases`]."""
     clips = []
     for phrase in find_phrases("training", packages):
         voice = VOICES[phrase.voice]
@@ -60,9 +53,6 @@ def folder_speech(folder: str | Path, validation_share: float = 0.1) -> list[Spe
 
     A hash of the name decides whether a talker is for validation, so that adding files does not move other talkers. With two or
     more talkers, at least one is for validation and one for training.
-
-    Raises:
-        ValueError: If there is no such folder, or no recording in it.
     """
     names = sorted(map(Path, RecordingFolder(folder).names), key=lambda name: name.parts)
     files = [folder / name for name in names]
@@ -117,11 +107,7 @@ class SpeechPool:
         return digest_of([self.sampling_rate, rows])
 
     def draw(self, split: str, rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, list[SpeechClip]]:
-        """Draw speech of one talker, with the recordings it comes from: phrases joined by pauses, or a piece of a long recording.
-
-        Raises:
-            ValueError: If no recording of the split can be used.
-        """
+        """Draw speech of one talker, phrases joined by pauses or a piece of a long recording, with the recordings it comes from."""
         usable = {name: clips for name, clips in self._talkers.get(split, {}).items() if clips}
         for attempt in range(MAX_DRAWS + 1):
             if attempt == MAX_DRAWS:  # nearly all recordings are unusable: read them all

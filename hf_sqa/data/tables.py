@@ -37,13 +37,7 @@ Record = tuple[dict[str, Any] | ValueError, int]
 
 
 def read_table(path: Path, sheet: str | None = None) -> tuple[list[str], Iterator[Record]]:
-    """Return the names of the columns and the rows of an Excel table (`.xlsx`) or of delimited text.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is not a table, or two columns have the same name.
-        ImportError: If it is an Excel table, and openpyxl is not installed.
-    """
+    """Return the names of the columns and the rows of an Excel table (`.xlsx`) or of delimited text."""
     if path.suffix.lower() == ".xlsx":
         return _by_column(sheet_cells(path, sheet), path.name)
     return _by_column(delimited_cells(lines_of(path)), path.name)
@@ -144,12 +138,8 @@ def sheet_cells(path: Path, sheet: str | None = None, binary: Any = None) -> Ite
     """Yield the rows of a sheet of an Excel table that are not blank, as Excel shows them; dates as ISO 8601.
 
     A formula gives its last saved value; if none was saved, as in tables that programs write, its row is a `ValueError`. If there
-    is no sheet named `sheet`, the first is read. If `binary`, a seekable file, is given, the table is read from it and not from
-    `path`.
-
-    Raises:
-        ValueError: If the file is not an Excel table, or has more rows or bytes than a table can have.
-        ImportError: If openpyxl is not installed.
+    is no sheet named `sheet`, the first is read; if `binary`, a seekable file, is given, it is read and not the file at `path`. A
+    file that is not an Excel table, or has more rows or bytes than a table can have, is a `ValueError`.
     """
     openpyxl = import_extra("openpyxl", f"The Excel table {str(path)!r}", "xlsx", "save it as CSV")
     try:
@@ -201,8 +191,7 @@ def parse_json(text: str | bytes) -> dict[str, Any] | ValueError:
 def read_number(value: Any) -> float:
     """Read a number as people write it: `3.5`, `"3,5"` (a decimal comma), `" 3.5 "`.
 
-    Raises:
-        ValueError: If it is not a number: text, `"1,234.5"`, `"1_0"`, or true and false, which Python takes for 1 and 0.
+    Text, `"1,234.5"`, `"1_0"`, and true and false, which Python takes for 1 and 0, are no numbers (`ValueError`).
     """
     text = value.strip() if isinstance(value, str) else value
     if isinstance(text, bool) or (isinstance(text, str) and "_" in text):

@@ -134,9 +134,7 @@ class WindowMaker:
 class WindowCache:
     """The folder that the docstring of this module describes.
 
-    Raises:
-        ValueError: If the folder is empty and there is no maker, or ([`~hf_sqa.runs.RunMismatch`]) if its windows were made from
-            other speech, by other degradations or with another seed.
+    Windows made from other speech, by other degradations or with another seed than the maker's are a [`~hf_sqa.runs.RunMismatch`].
     """
 
     def __init__(self, folder: str | Path, maker: WindowMaker | None = None):
@@ -175,11 +173,9 @@ class WindowCache:
         return path
 
     def ensure_shards(self, plan: Iterable[tuple[str, int]], num_workers: int = 0) -> Iterator[Path]:
-        """Yield the files of shards in order, making those that are missing.
+        """Yield the files of shards, given by split and index, in order.
 
-        Args:
-            plan (iterable of `(str, int)`): Split and index of each shard.
-            num_workers (`int`, *optional*, defaults to 0): Processes that make shards, a few ahead; they do not load torch.
+        Those that are missing are made, a few ahead if there are workers, processes that do not load torch.
         """
         if num_workers < 1 or self.maker is None:
             return (self.ensure_shard(split, index) for split, index in plan)

@@ -77,14 +77,8 @@ def degrade_files(
     record of the chain), `seed` (of this file) and `run`. Rows are appended to the manifest as they come; at the end it is
     rewritten in the order of the jobs. Outputs appear whole or not at all. Files that exist and are in the manifest of the same run
     are not degraded again, so a killed run, resumed, ends with the same files and manifest as an uninterrupted one; failed files
-    are tried again.
-
-    Args:
-        jobs (list of [`Job`]): The files.
-        run ([`Run`]): Chain, seed and rate.
-        manifest (`str` or `Path`): File of JSON lines; with `None`, none is written and no job is skipped.
-        num_workers (`int`, *optional*, defaults to `1`): Number of processes; results do not depend on it.
-        overwrite (`bool`, *optional*, defaults to `False`): Start over, even if the manifest belongs to another run.
+    are tried again. The manifest is a file of JSON lines; with `None`, none is written and no job is skipped. `overwrite` starts
+    over, even if the manifest belongs to another run. Results do not depend on the number of processes.
 
     Raises:
         RunMismatch: If the manifest belongs to another run.

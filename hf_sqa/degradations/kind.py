@@ -22,7 +22,7 @@ REQUIREMENTS: dict[str, Requirement] = {}
 #: Descriptions of parameters, added to the docstring of every kind that has the parameter (with that default, if one is given) and
 #: does not describe it itself.
 SHARED_PARAMETERS = {
-    "waveform": "`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`.",
+    "waveform": "`np.ndarray` of shape `(num_samples,)`): Speech, nominally in `[-1, 1]`.",
     "sampling_rate": "`int`): Its rate in Hz.",
     "snr_db": "`float`): Speech power over noise power, in dB, -60 to 120.",
     "rng": "`np.random.Generator`): Source of randomness.",
@@ -44,17 +44,13 @@ def degradation(*, requires: Requirement | None = None, **ranges: tuple[float, f
     The function takes a waveform of shape `(num_samples,)`, nominally in `[-1, 1]`, and its sampling rate in Hz, and returns
     float32 samples of the same shape: as long, aligned with the input, finite, and never clipped unless clipping is what it does.
     A random kind takes a `numpy.random.Generator` named `rng`, and nothing else makes two calls differ. `record`, a dict, receives
-    what was drawn or measured, ready for JSON.
+    what was drawn or measured, ready for JSON. Anything else for a waveform or generator, or a parameter outside its range, is
+    refused.
 
     Args:
         requires (*optional*): Function that raises an error naming the package if an optional library is missing; a chain calls it
             before its first recording.
         **ranges (`tuple[float, float]`): Lowest and highest value of a parameter, by its name.
-
-    Raises:
-        TypeError: By the function, if the samples are not floating point or `rng` is not a generator.
-        ValueError: By the function, if the waveform has another shape, no sample, or samples that are not finite, or if a parameter
-            is outside its range.
     """
 
     def register(function: Function) -> Function:

@@ -159,7 +159,6 @@ def hum(
     """Add mains hum: a harmonic tone whose k-th harmonic has amplitude 1/k and a phase drawn from `rng`.
 
     Args:
-        snr_db (`float`): Speech power over hum power, in dB, -60 to 120.
         mains_hz (`float`, *optional*, defaults to `50.0`): Frequency of the mains: 50, or 60 in the Americas; 10 to 400.
         num_harmonics (`int`, *optional*, defaults to `8`): Harmonics, the first included; those above half the rate are left out.
     """
@@ -185,7 +184,6 @@ def babble(
     """Add babble: several voices at once, equally loud, each starting at a random place.
 
     Args:
-        snr_db (`float`): Speech power over babble power, in dB, -60 to 120.
         num_talkers (`int`, *optional*, defaults to `8`): Voices, 1 to 64.
         talkers ([`RecordingFolder`] or list of waveforms at `sampling_rate`, *optional*): Other people's speech, drawn from with
             replacement. Without them, the voices are made from the recording itself: from random places, played 0.7 to 1.4 times

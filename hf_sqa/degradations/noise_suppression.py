@@ -17,7 +17,6 @@ def spectral_subtraction(
     Apply it to noisy speech. In clean speech it removes what is softer than the background. Silence stays silent.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Noisy speech, nominally in `[-1, 1]`.
         oversubtraction (`float`, *optional*, defaults to `2.0`): How many times the noise is subtracted, 0 to 20. At 1 to 2 the
             musical tones are loudest; more takes speech with it.
         floor_db (`float`, *optional*, defaults to `-20.0`): Gain below which no part of the spectrum is reduced, in dB, -80 to 0.
@@ -40,10 +39,10 @@ def wiener_filter(
 ) -> np.ndarray:
     """Reduce noise by a Wiener filter whose signal-to-noise ratio is estimated decision-directed (Ephraim and Malah 1984).
 
-    Apply it to noisy speech. With much smoothing it blurs onsets and reverberates, with little it leaves musical tones.
+    Apply it to noisy speech; silence stays silent. With much smoothing it blurs onsets and reverberates, with little it leaves
+    musical tones.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Noisy speech, nominally in `[-1, 1]`. Silence stays silent.
         smoothing (`float`, *optional*, defaults to `0.9`): Weight of the previous frame in the estimate, 0 to 0.999; 0.98 is usual.
         floor_db (`float`, *optional*, defaults to `-25.0`): Gain below which no part of the spectrum is reduced, in dB, -80 to 0.
         aggressiveness (`float`, *optional*, defaults to `2.0`): Factor on the noise estimate, 0.1 to 20; above 1, speech goes too.

@@ -33,7 +33,6 @@ def mel_vocoder(
     The overall level is that of the input. Silence stays silent.
 
     Args:
-        rng (`np.random.Generator`): Source of randomness: the first phases.
         num_mel_bins (`int`, *optional*, defaults to `80`): Mel bands up to half the sampling rate, 8 to 256; fewer sound hoarser.
         num_iterations (`int`, *optional*, defaults to `12`): Rounds of the algorithm, 1 to 200; fewer sound more metallic.
     """
@@ -90,11 +89,10 @@ def lpc_vocoder(
 ) -> np.ndarray:
     """Replace speech by a linear prediction filter in every frame, driven by pulses at its pitch, noise, or both.
 
-    `"binary"` sounds like LPC-10 (FS-1015), `"mixed"` like MELP (MIL-STD-3005), `"noise"` whispers. Nothing is quantised.
+    `"binary"` sounds like LPC-10 (FS-1015), `"mixed"` like MELP (MIL-STD-3005), `"noise"` whispers. Nothing is quantised; silence
+    stays silent.
 
     Args:
-        waveform (`np.ndarray` of shape `(num_samples,)`): Clean speech, nominally in `[-1, 1]`. Silence stays silent.
-        rng (`np.random.Generator`): Source of randomness: the noise.
         order (`int`, *optional*, defaults to `10`): Coefficients of the filter, 4 to 40.
         frame_ms (`float`, *optional*, defaults to `22.5`): Time between two filters in ms, 5 to 60.
         excitation (`str`, *optional*, defaults to `"mixed"`): `"mixed"`: pulses or noise in each band; `"binary"`: pulses or noise

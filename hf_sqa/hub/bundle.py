@@ -44,11 +44,7 @@ class BundleError(ValueError):
 
 
 def bundled_sources(model_type: str) -> dict[str, str]:
-    """Return the source of every module that a family needs, by file name; the modules import each other as siblings.
-
-    Raises:
-        BundleError: If a module imports a package other than torch, transformers, soundfile, soxr and their dependencies.
-    """
+    """Return the source of every module that a family needs, by file name; the modules import each other as siblings."""
     waiting = [own.__module__ for own in _own_classes(model_type).values()] + [module for module, _ in PIPELINES.values()]
     sources: dict[str, str] = {}
     while waiting:
@@ -63,11 +59,7 @@ def bundled_sources(model_type: str) -> dict[str, str]:
 
 
 def add_code(folder: str | Path) -> list[str]:
-    """Write the code of a checkpoint's family beside its weights, refer to it in `config.json`, and return the files written.
-
-    Raises:
-        BundleError: If the folder holds an adapter, which uses the code of its base, or the code cannot be bundled.
-    """
+    """Write the code of a checkpoint's family beside its weights, refer to it in `config.json`, and return the files written."""
     folder = Path(folder)
     if (folder / "adapter_config.json").is_file() or not (folder / "config.json").is_file():
         raise BundleError(
@@ -98,10 +90,8 @@ def write_json(path: Path, content: Any) -> None:
 def scores_without_hf_sqa(recording: str | Path, *folders: str | Path) -> list[dict[str, float]]:
     """Return unrounded scores of a recording from a process that sees only torch, transformers, soundfile and soxr, not hf_sqa.
 
-    The process loads the checkpoints in the folders, which contain their code, one after the other.
-
-    Raises:
-        BundleError: If bundled code does not work there; the message ends with the reason.
+    The process loads the checkpoints in the folders, which contain their code, one after the other. Code that does not work there
+    is a [`BundleError`], which ends with the reason.
     """
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

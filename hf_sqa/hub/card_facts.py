@@ -47,12 +47,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, given: Evaluation | Mapping[str, Any]) -> Evaluation:
-        """Return the given result, or make one from a mapping with its field names.
-
-        Raises:
-            TypeError: If a name is unknown.
-            ValueError: If a name is missing, or the metric does not exist.
-        """
+        """Return the given result, or make one from a mapping with its field names; the metric must exist."""
         if not isinstance(given, Evaluation):
             given = read_options(cls, given, "an evaluation result")
         level, _, name = given.metric.partition("_")
@@ -140,12 +135,7 @@ BASE_KEY = "hf_sqa_base_model"
 
 
 def read_configs(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Read the configuration of a checkpoint (for an adapter, that of its base if known), and of the adapter if it is one.
-
-    Raises:
-        FileNotFoundError: If the folder holds neither.
-        ValueError: If a file is not JSON, or the family is unknown.
-    """
+    """Read the configuration of a checkpoint (for an adapter, that of its base if known), and of the adapter if it is one."""
     adapter_file, config_file = folder / "adapter_config.json", folder / "config.json"
     if not adapter_file.is_file() and not config_file.is_file():
         raise FileNotFoundError(

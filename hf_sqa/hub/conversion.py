@@ -48,12 +48,9 @@ def convert_checkpoint(
 ) -> Conversion:
     """Convert an authors' checkpoint, verify it on a sample, and write it into a new folder.
 
-    Args:
-        family (`str`): One of [`readable_checkpoints`].
-        checkpoint (`str` or `Path`, *optional*): The authors' file, or a name that the converter knows; its default if not given.
-        folder (`str` or `Path`): Output folder; must be new or empty.
-        encoder (`str` or `Path`, *optional*): Folder or Hub id of the speech encoder, for checkpoints that hold only a head.
-        encoder_config (`str` or `Path`, *optional*): JSON file that describes the encoder, if the tensors do not.
+    `family` is one of [`readable_checkpoints`], `checkpoint` the authors' file or a name that its converter knows, by default the
+    converter's own. For checkpoints that hold only a head, `encoder` is the folder or Hub id of the speech encoder, and the JSON
+    file `encoder_config` describes it if the tensors do not.
 
     Raises:
         ValueError: If the family or an option is unknown, the folder is in use, or a tensor does not match (it is named).

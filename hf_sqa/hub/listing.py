@@ -65,11 +65,7 @@ def cached_models() -> Iterator[ListedModel]:
 
 
 def hub_models() -> Iterator[ListedModel]:
-    """Yield models on the Hub with our tag, most downloaded first.
-
-    Raises:
-        OSError: If the Hub cannot be reached.
-    """
+    """Yield models on the Hub with our tag, most downloaded first; an `OSError` says that the Hub cannot be reached."""
     try:
         found = list(HfApi().list_models(filter=TAGS[0], sort="downloads", limit=100, full=True))
     except (HfHubHTTPError, OfflineModeIsEnabled):

@@ -51,12 +51,7 @@ def add_scores(dataset: Any, scorer: Any, *, name: str | None = None, audio_colu
 
 
 def name_scores(dataset: Any, identities: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Store in the metadata of columns which model gave their values, for scores from elsewhere.
-
-    Args:
-        dataset (`datasets.Dataset`): A data set with the columns.
-        identities (`dict`): Identity by column, as `scorer.identity()` returns it.
-    """
+    """Store in the metadata of columns which model gave their values: its identity, as `scorer.identity()` returns it."""
     features = dataset.features.copy()
     for column, identity in identities.items():
         if column not in features:

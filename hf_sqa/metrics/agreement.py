@@ -234,12 +234,7 @@ def _third_order(position: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def rated_and_scored(predictions: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
-    """Select the clips with a label and a prediction.
-
-    Returns:
-        `(predictions, labels, kept, counts)`: Both without NaN, the mask of shape `(num_clips,)` that chose them, and the counts
-        `num_scored`, `num_failed`, `num_unrated`.
-    """
+    """Select the clips with a label and a prediction; return both without NaN, the mask that chose them, and the counts."""
     predictions = _one_dimensional(predictions, "predictions")
     labels = _one_dimensional(labels, "labels")
     if len(predictions) != len(labels):
@@ -258,11 +253,7 @@ def rated_and_scored(predictions: ArrayLike, labels: ArrayLike) -> tuple[np.ndar
 
 
 def group_codes(groups: Sequence[Hashable], num_clips: int, name: str) -> tuple[np.ndarray, list[Any]]:
-    """Number the groups in order of first appearance.
-
-    Returns:
-        `(codes, names)`: Integers of shape `(num_clips,)`, -1 where unknown, and the group of every number.
-    """
+    """Number the groups in order of first appearance: numbers `(num_clips,)`, -1 where unknown, and the group of every number."""
     if len(groups) != num_clips:
         raise ValueError(f"Expected one entry of `{name}` per clip, {num_clips}, got {len(groups)}.")
     numbers: dict[Any, int] = {}

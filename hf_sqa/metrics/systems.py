@@ -70,11 +70,7 @@ class SystemComparison:
     verdict: str  # The result in words
 
     def pair(self, first: str, second: str) -> PairDifference:
-        """Return the comparison of two systems, in whichever order they were compared.
-
-        Raises:
-            KeyError: If they were not compared.
-        """
+        """Return the comparison of two systems, in whichever order they were compared."""
         for pair in self.pairs:
             if {pair.first, pair.second} == {first, second}:
                 return pair

@@ -15,11 +15,7 @@ AMR_BEGINNINGS = {b"#!AMR-WB\n": WIDEBAND, b"#!AMR\n": NARROWBAND}
 
 
 def check_frames(file: BinaryIO, size: int, start: int) -> None:
-    """Check that an AAC or AMR stream consists of frames up to its end; the last frame may be cut off.
-
-    Raises:
-        DamagedError: If no frame begins where one should.
-    """
+    """Raise a [`DamagedError`] unless an AAC or AMR stream consists of frames up to its end; the last frame may be cut off."""
     file.seek(start)
     head = file.read(9)
     beginning = next((beginning for beginning in AMR_BEGINNINGS if head.startswith(beginning)), b"")

@@ -19,8 +19,7 @@ FLAC_BEGINNING = FLAC_MAGIC + rb"[\x00\x80]\x00\x00\x22"
 def find_parts(file: BinaryIO, size: int) -> list[Part]:
     """Return the parts of a file of `size` bytes that hold sound, in order: several in a row are meant as one recording.
 
-    Raises:
-        DamagedError: If samples are missing, or something other than audio lies among them.
+    Samples that are missing, and something other than audio among them, are a [`DamagedError`].
     """
     start = after_tags(file)
     file.seek(start)

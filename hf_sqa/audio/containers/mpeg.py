@@ -73,8 +73,7 @@ class _Recording:
 def find_parts(file: BinaryIO, size: int, start: int) -> list[Part]:
     """Return the recordings in an MP3 file, one or several written one after another; `start` is the end of the tags in front.
 
-    Raises:
-        DamagedError: If other bytes lie between frames, or frames are missing.
+    Other bytes between frames, and frames that are missing, are a [`DamagedError`].
     """
     position = _next_frame(file, start, min(size, start + LONGEST_LEAD), size)
     if position is None:  # no MP3, or one whose frames do not say how long they are

@@ -17,11 +17,7 @@ REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def find_parts(file: BinaryIO, size: int) -> list[Part]:
-    """Return the recordings in an Ogg file: one, or several written one after another.
-
-    Raises:
-        DamagedError: If a page is damaged, missing or cut off.
-    """
+    """Return the recordings in an Ogg file, one or several in a row; a page that is damaged or missing is a [`DamagedError`]."""
     starts: list[int] = []
     position, in_header, flags = 0, False, 0
     last: dict[int, tuple[int, int]] = {}  # number and granule position of the last page of each stream

@@ -95,11 +95,7 @@ def is_open(num_bytes: int) -> bool:
 
 
 def check_size(promised: int, present: int, tolerance: int = 0) -> None:
-    """Compare the bytes of samples that a header states with those that are present.
-
-    Raises:
-        DamagedError: If more are missing than a program's counting error explains, and the header does not leave the size open.
-    """
+    """Refuse a file that lacks more bytes than a program's counting error explains, unless the header leaves the size open."""
     if promised > present + tolerance and not is_open(promised):
         raise DamagedError(
             f"the header promises {promised:,} bytes of samples and {max(0, present):,} are there; copy or record it again, or cut "

@@ -21,12 +21,7 @@ Chunk = tuple[bytes, int, int]
 
 
 def find_parts(file: BinaryIO, size: int) -> list[Part]:
-    """Return the recordings in a file of one of `FORMS`: one, or several written one after another.
-
-    Raises:
-        DamagedError: If samples are missing.
-        struct.error: If the header itself breaks off.
-    """
+    """Return the recordings in a file of one of `FORMS`, one or several in a row; missing samples are a [`DamagedError`]."""
     parts: list[Part] = []
     start = 0
     while start < size:

@@ -15,12 +15,7 @@ Promise = tuple[int, int]
 
 
 def check_stated_size(file: BinaryIO, size: int) -> None:
-    """Compare the size of a file with its header; formats that state no size pass.
-
-    Raises:
-        DamagedError: If samples are missing.
-        struct.error, ValueError, IndexError, ArithmeticError: If the header is cut off or nonsense.
-    """
+    """Raise a [`DamagedError`] if a file is shorter than its header states; formats that state no size pass."""
     file.seek(0)
     magic = file.read(16)
     reader = next((reader for start, reader in READERS.items() if magic.startswith(start)), None)
@@ -92,11 +87,7 @@ def _mat5(file: BinaryIO, size: int) -> Promise:
 
 
 def _sds(file: BinaryIO, size: int) -> Promise:
-    """A dump in packets of 127 bytes; numbers use seven bits of every byte.
-
-    Raises:
-        DamagedError: If a packet begins wrongly, or its checksum does not match. libsndfile only prints a line for each.
-    """
+    """A dump in packets of 127 bytes; numbers use seven bits of every byte. libsndfile only prints a line for a damaged packet."""
     bits, low, middle, high = _unpack(file, 6, "B3xBBB")
     num_packets = -(-(low + (middle << 7) + (high << 14)) // (120 // -(-bits // 7)))
     file.seek(21)

@@ -93,13 +93,9 @@ def plan_bench(
 ) -> BenchPlan:
     """Find the recordings, check that all libraries are installed, and list the clips to make.
 
-    Args:
-        folder (`str` or `Path`): Where the corpus goes.
-        form (`str`, *optional*, defaults to `"ci"`): `"ci"`: 25 phrases in five languages, 25 conditions. `"training"`: all 1663
-            phrases of seven voices in six languages, 42 conditions, 69,846 clips.
-        packages (`str` or `Path`, *optional*): Folder of unpacked Debian packages; those installed if not given.
-        num_phrases (`int`, *optional*): Phrases of each voice; 5 in the form `"ci"` and all in `"training"` if not given.
-        suffix (`str`, *optional*, defaults to `".flac"`): `".flac"` or `".wav"`, both of 16 bits.
+    The form `"ci"` has 25 phrases in five languages and 25 conditions; `"training"` all 1663 phrases of seven voices in six
+    languages and 42 conditions, 69,846 clips. `packages` is a folder of unpacked Debian packages, by default those installed;
+    `num_phrases` is for each voice, by default 5 in `"ci"` and all in `"training"`; `suffix` is `".flac"` or `".wav"`, of 16 bits.
 
     Raises:
         MissingPackagesError: If recordings, ffmpeg or codec libraries are missing; the message names their packages.
@@ -142,10 +138,6 @@ def build_clips(plan: BenchPlan, *, num_workers: int = 1) -> Iterator[dict[str, 
     attenuated to fit full scale), `sha256` (of the 16-bit little-endian samples, whatever the container), `degradations`, `digest`.
     FFTs round differently from one processor to the next, which may move a sample by one step of 16 bits, and then the hash.
 
-    Args:
-        plan ([`BenchPlan`]): From [`plan_bench`].
-        num_workers (`int`, *optional*, defaults to `1`): Number of processes; results do not depend on it.
-
     Raises:
         Locked: If another process is building or labelling in the folder.
         ValueError: If `manifest.jsonl` in the folder is some other file.
@@ -166,14 +158,8 @@ def build_clips(plan: BenchPlan, *, num_workers: int = 1) -> Iterator[dict[str, 
 def label_clips(plan: BenchPlan, labels: Sequence[str], *, num_workers: int = 1) -> Iterator[dict[str, Any]]:
     """Measure the clips of a plan against their originals and yield a row for each; `bench.csv` gets a column for each label.
 
-    Labels that cannot be measured are NaN, with the reason in `labels.jsonl`. Labels already in it for the same samples are not
-    measured again.
-
-    Args:
-        plan ([`BenchPlan`]): A plan whose clips are built.
-        labels (sequence of `str`): Any of `"pesq"` (wideband, 1.04 to 4.64), `"stoi"` (about 0 to 1) and `"sdi"` (0 to 4), see
-            [`~hf_sqa.metrics.full_reference_scores`].
-        num_workers (`int`, *optional*, defaults to `1`): Number of processes.
+    Labels are `"pesq"` (wideband), `"stoi"` and `"sdi"`, see [`~hf_sqa.metrics.full_reference_scores`]. What cannot be measured is
+    NaN, with the reason in `labels.jsonl`. Labels already in it for the same samples are not measured again.
 
     Raises:
         ValueError: If a label is unknown, or the corpus is not built.

@@ -32,12 +32,7 @@ def fetch_packages(form: str, folder: Path, progress: Callable[[int, int, str], 
     """Put the recordings of a form into a folder, in a subfolder per package; packages already there are not fetched again.
 
     `.deb` files in the folder are used rather than downloaded. `progress` is called with the number of packages done, the number
-    of all packages, and the name of the current one.
-
-    Raises:
-        MissingPackagesError: If packages are missing and there is no apt-get to download them; the message names them.
-        ValueError: If a package does not have the known SHA-256, or is damaged.
-        OSError: If a download fails, or the disk is full.
+    of all packages, and the name of the current one. Without apt-get, a [`MissingPackagesError`] names the missing ones.
     """
     names = sorted({VOICES[voice].package for voice in FORM_VOICES[form]})
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,11 +54,7 @@ def fetch_packages(form: str, folder: Path, progress: Callable[[int, int, str], 
 
 
 def unpack(package: Path, name: str, folder: Path) -> None:
-    """Check a `.deb` and write its recordings into a folder, under their paths in the package.
-
-    Raises:
-        ValueError: If it does not have the known SHA-256, or is damaged.
-    """
+    """Check the SHA-256 of a `.deb` and write its recordings into a folder, under their paths in the package."""
     version, expected = PACKAGES[name]
     content = package.read_bytes()
     digest = hashlib.sha256(content).hexdigest()

@@ -93,13 +93,10 @@ class Phrase:
 
 
 def find_phrases(form: str, packages: str | Path | None = None, num_phrases: int | None = None) -> list[Phrase]:
-    """Find the phrases of 2.2 to 6 s for a form, the same on every machine.
+    """Find the phrases of 2.2 to 6 s for the form `"ci"` or `"training"`, the same on every machine.
 
-    Args:
-        form (`str`): `"ci"` or `"training"`.
-        packages (`str` or `Path`, *optional*): Folder with the unpacked packages, all together or each in its own subfolder; the
-            packages installed on this machine if not given.
-        num_phrases (`int`, *optional*): Phrases of each voice, drawn by a hash of their names; all if not given.
+    `packages` is the folder with the unpacked packages, all together or each in its own subfolder, by default those installed on
+    this machine. `num_phrases` of each voice, by default all, are drawn by a hash of their names.
 
     Raises:
         MissingPackagesError: If the recordings of a voice are missing.

@@ -71,11 +71,9 @@ def check_corpus(
     columns: dict[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Compare a corpus with its published facts.
+    """Compare a corpus with its published facts; `name`, `root`, `scale` and `columns` are as for [`load_corpus`].
 
-    Args:
-        name, root, scale, columns: As for `load_corpus`.
-        progress (callable, *optional*): Called with the number of headers read and the number of recordings.
+    `progress` is called with the number of headers read and the number of recordings.
     """
     name = os.fspath(name)
     folders = AudioFolders()

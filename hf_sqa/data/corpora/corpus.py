@@ -73,9 +73,6 @@ def locate(root: Path, corpus: str, *label_files: str) -> list[Path]:
     """Find the label files below the folder a user gave, which may be the corpus's own, its parent or its only sub-folder.
 
     `label_files` are globs relative to the corpus's own folder; all are tried in `root`, then one and two folders below.
-
-    Raises:
-        FileNotFoundError: If there are none; the message says what was looked for and what was found.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"Expected the folder of {corpus}, but {str(root)!r} is not a folder.")

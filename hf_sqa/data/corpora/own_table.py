@@ -57,11 +57,8 @@ def read_table(
     """Return rows for `hf_sqa.data.schema.examine`, and the column taken for each name of the schema.
 
     Relative paths begin in `root`, or in the table's own folder. `columns` names columns without a usual name, and scores beyond
-    those of the schema (`score_names`); with `need_scores=False`, a table may have no scores.
-
-    Raises:
-        FileNotFoundError: If the table or the folder does not exist.
-        ValueError: If the file cannot be read as a table, or has no column of recordings or of scores.
+    those of the schema (`score_names`). A file without a column of recordings or, unless `need_scores=False`, of scores is refused
+    (`ValueError`).
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected a table of recordings and scores, but there is no file {str(path)!r}.")

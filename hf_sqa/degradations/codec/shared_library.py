@@ -13,11 +13,7 @@ class CodecUnavailableError(RuntimeError):
 
 @functools.lru_cache(maxsize=32)
 def load_library(name: str, version: int, codec: str, debian_package: str, brew_package: str) -> ctypes.CDLL:
-    """Open a shared library: the file that the environment variable `HF_SQA_LIB<NAME>` names, or the installed one.
-
-    Raises:
-        CodecUnavailableError: If it is not installed.
-    """
+    """Open a shared library: the file that the environment variable `HF_SQA_LIB<NAME>` names, or the installed one."""
     named = os.environ.get(f"HF_SQA_LIB{name.upper()}")
     usual = (named,) if named else (f"lib{name}.so.{version}", f"lib{name}.{version}.dylib")
     for file in usual:
