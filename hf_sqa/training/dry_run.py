@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,8 @@ def generated_rows(score_names: Sequence[str], num_rows: int, corpora: Sequence[
     rows: list[dict[str, Any]] = []
     for number in range(num_rows):
         quality = number % 6 / 5  # 0 (noisy) to 1
-        time = np.arange(round((1.0 + 0.1 * (number % 3)) * RATE)) / RATE
-        voice = sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 20)) * 0.5 * (1 - np.cos(2 * np.pi * 4 * time))
-        noise = rng.standard_normal(len(time))
+        voice = _voice(round((1.0 + 0.1 * (number % 3)) * RATE))
+        noise = rng.standard_normal(len(voice))
         waveform = (0.1 * voice + 0.1 * (1 - quality) * noise + 1e-3 * noise).astype(np.float32)
         rows.append(
             {
@@ -166,6 +166,12 @@ def generated_rows(score_names: Sequence[str], num_rows: int, corpora: Sequence[
             }
         )
     return rows
+
+
+@cache
+def _voice(num_samples: int) -> np.ndarray:
+    time = np.arange(num_samples) / RATE
+    return sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 20)) * 0.5 * (1 - np.cos(2 * np.pi * 4 * time))
 
 
 def _family(model: Model) -> str:

@@ -153,6 +153,7 @@ def test_a_student_comes_close_to_its_teacher_on_other_talkers(recipe, quiet, tm
     assert student.config.num_mel_bins == 16
 
 
+@pytest.mark.usefixtures("ready")
 def test_a_run_that_was_cut_goes_on_to_the_same_weights_without_labelling_again(recipe, quiet, tmp_path):
     from transformers import TrainerCallback
 

@@ -67,8 +67,9 @@ class TestPublishedScores:
         assert logits.item() == pytest.approx(score(name)["mos"], abs=TOLERANCE)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", [name for name in SYNTHETIC if name not in {"silence_3s", *LONG}])
+    @pytest.mark.parametrize("name", [name for name in SYNTHETIC if name.endswith(("_7.7s", "_10s", "_20s")) and name not in LONG])
     def test_the_pipeline_gives_the_original_score_of_every_window(self, default_scorer, name):
+        """Where there are several: of one window, its score is the recording's, which the parity test compares."""
         result = default_scorer(waveform_of(name), sampling_rate=RATE, return_segments=True)
 
         assert result["mos"] == pytest.approx(score(name)["mos"], abs=TOLERANCE)
