@@ -465,7 +465,7 @@ class TestConverter:
 
         torch.save({"model": {"cnn.cnn.0.weight": Payload()}}, tmp_path / "evil.pt")
 
-        with pytest.raises(ValueError, match=r"it names \w+\.system: weights need no such thing"):
+        with pytest.raises(ValueError, match=r"it names \w+\.system: weights do not need it"):
             convert(tmp_path / "evil.pt")
         assert not (tmp_path / "executed").exists()
 
