@@ -424,10 +424,10 @@ def model_identity(model: PreTrainedModel, feature_extractor: Any, **scoring_opt
     }
 
 
-def weights_digest(model: PreTrainedModel) -> str:
-    """Return 16 characters of a SHA-256 over names, types, shapes and values of parameters and buffers."""
+def weights_digest(model: PreTrainedModel, with_form: bool = True) -> str:
+    """Return 16 characters of a SHA-256 over names and values of parameters and buffers, and types and shapes if `with_form`."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update((f"{name} {tensor.dtype} {tuple(tensor.shape)}\n" if with_form else name).encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()[:DIGEST_CHARACTERS]
