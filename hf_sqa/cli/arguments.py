@@ -1,7 +1,5 @@
 """Options that several commands share, and conversion of texts to the arguments of functions."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields

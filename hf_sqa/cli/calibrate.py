@@ -1,7 +1,5 @@
 """`hf-sqa calibrate`: measures how certain the scores of a model are, from your own rated clips."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

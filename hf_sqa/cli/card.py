@@ -1,7 +1,5 @@
 """`hf-sqa card`: makes or updates the card of a checkpoint."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

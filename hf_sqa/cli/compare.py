@@ -1,7 +1,5 @@
 """`hf-sqa compare`: finds out which of several systems is better."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import sys

@@ -1,7 +1,5 @@
 """`hf-sqa convert`: converts an authors' checkpoint into a folder that `from_pretrained` loads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`hf-sqa corpus`: lists the rated corpora that can be loaded, checks a download, and builds the bench corpus."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

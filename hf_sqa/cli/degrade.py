@@ -1,7 +1,5 @@
 """`hf-sqa degrade`: degrades speech in known ways, file by file, and writes a manifest of what was done."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path

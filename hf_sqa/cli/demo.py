@@ -1,7 +1,5 @@
 """`hf-sqa demo`: a web page that scores recordings, served on this machine or written into a folder as a Space."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`hf-sqa distill`: trains a small model to score like a large one, on speech that nobody rated."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

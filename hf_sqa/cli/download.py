@@ -1,7 +1,5 @@
 """`hf-sqa download`: downloads checkpoints before they are needed."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`hf-sqa evaluate`: measures the agreement of a model with listeners on rated test sets, with intervals."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """`hf-sqa export`: writes a model in another format."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

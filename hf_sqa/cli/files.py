@@ -1,7 +1,5 @@
 """Finds the recordings that arguments name: files, folders, globs, `@lists`, standard input."""
 
-from __future__ import annotations
-
 import glob
 import sys
 from collections.abc import Iterable, Iterator

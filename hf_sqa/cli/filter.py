@@ -1,7 +1,5 @@
 """`hf-sqa filter`: selects recordings of a scored corpus."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`hf-sqa finetune`: fine-tunes a model on your own rated clips, and says whether it is better."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

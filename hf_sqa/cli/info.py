@@ -1,7 +1,5 @@
 """`hf-sqa info`: checks the installation; the first command to run."""
 
-from __future__ import annotations
-
 import typer
 
 from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, quiet, stop

@@ -1,7 +1,5 @@
 """`hf-sqa listen`: shows the quality of sound from standard input while it is arriving."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

@@ -1,7 +1,5 @@
 """`hf-sqa models`: lists the models that `--model` accepts."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated
 

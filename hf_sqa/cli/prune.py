@@ -1,7 +1,5 @@
 """`hf-sqa prune`: makes a smaller dense model from a large one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

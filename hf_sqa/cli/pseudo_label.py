@@ -1,7 +1,5 @@
 """`hf-sqa pseudo-label`: stores a teacher's scores of a corpus, a table or a folder, with the teacher's identity."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """`hf-sqa push`: publishes a checkpoint on the Hub after checking it."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`hf-sqa report`: reports on a scored corpus, and whether it got worse."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`hf-sqa score`: scores files, folders, lists and streams into a table, or a corpus of any size into a folder."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """`hf-sqa score <corpus> --output <folder>`: a bar on a terminal, one line per minute in a log, one sentence at the end."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os
@@ -10,14 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_sqa.cli.arguments import parse_part
 from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, need_extra, quiet, say, stop
 from hf_sqa.progress import bar, clock
-
-if TYPE_CHECKING:
-    from hf_sqa.scoring import Progress, Settings
+from hf_sqa.scoring import Progress, Settings, open_source, run
+from hf_sqa.scoring.sinks import FORMATS, export
 
 ENGINES = ("local", "ray")
 
@@ -41,9 +38,6 @@ def score_corpus(
     by SIGTERM, which Slurm sends; finished rows are kept.
     """
     need_extra("Scoring a corpus into a folder", "corpus", "pyarrow")
-    from hf_sqa.scoring import open_source, run
-    from hf_sqa.scoring.sinks import FORMATS, export
-
     for option, values, known in (("--format", formats, FORMATS), ("--engine", [engine], ENGINES)):
         if unknown := [value for value in values if value not in known]:
             stop(f"Expected {option} to be one of {', '.join(known)}, got {unknown[0]!r}.")

@@ -1,7 +1,5 @@
 """`hf-sqa score <files>`: scores named files into rows, a table and a plot."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """`hf-sqa serve`: serves scores over HTTP."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

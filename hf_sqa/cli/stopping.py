@@ -1,7 +1,5 @@
 """How commands write to standard error, and how they end with an error: one line there, and an exit code."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """`hf-sqa study`: runs models x seeds x test sets from one file; resumable, shared by processes."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writes rows of scores to a terminal and to files."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`hf-sqa train`: trains or fine-tunes a model from a recipe."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import typer

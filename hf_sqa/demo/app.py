@@ -1,7 +1,5 @@
 """The page in Gradio: score one recording, compare two, score many."""
 
-from __future__ import annotations
-
 import csv
 import os
 import tempfile

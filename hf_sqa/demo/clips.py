@@ -1,7 +1,5 @@
 """Example clips: the built-in sample, clean and degraded. They are made when the page starts, the same every time."""
 
-from __future__ import annotations
-
 import io
 from importlib.resources import files
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A folder ready to push as a Space: the page, the package and the checkpoints."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from importlib.resources import files

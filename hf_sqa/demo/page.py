@@ -1,7 +1,5 @@
 """Renders results as HTML and SVG, with the macros of `page.html`."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

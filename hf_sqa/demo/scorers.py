@@ -1,7 +1,5 @@
 """The models that a visitor can choose, and their judgements of recordings."""
 
-from __future__ import annotations
-
 import itertools
 import threading
 from collections import OrderedDict

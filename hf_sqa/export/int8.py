@@ -1,7 +1,5 @@
 """An 8-bit ONNX graph of DistilledSQA: the transformer computes in integers, the layers before it in float32."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

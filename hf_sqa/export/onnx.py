@@ -1,7 +1,5 @@
 """Exports a model as an ONNX graph that runs without torch, and checks it against torch."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import warnings

@@ -1,7 +1,5 @@
 """Writes the page that scores in a browser: its files, and the facts that it needs about the model, in `page.json`."""
 
-from __future__ import annotations
-
 import json
 from importlib.resources import files
 from pathlib import Path

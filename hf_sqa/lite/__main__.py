@@ -1,7 +1,5 @@
 """`python -m hf_sqa.lite <graph> <recordings>`: prints rows of scores as JSON lines, without torch."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

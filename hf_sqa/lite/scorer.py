@@ -1,7 +1,5 @@
 """The audio-quality pipeline for a graph of `hf-sqa export onnx`: checks, windows, means and rows come from shared functions."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping

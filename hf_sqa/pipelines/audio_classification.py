@@ -1,7 +1,5 @@
 """`pipeline("audio-classification")` for a repository that carries its code: results in the form of that task, with our checks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from hf_sqa.pipelines.audio_quality import AudioQualityPipeline

@@ -1,7 +1,5 @@
 """`pipeline("audio-quality")`: scores audio in any form; no score is invented, no recording is lost."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -159,7 +157,7 @@ class AudioQualityPipeline(Pipeline):
         preprocess_params: dict,
         forward_params: dict,
         postprocess_params: dict,
-    ) -> ScoredRows:
+    ) -> Iterator[dict[str, Any]]:
         length = len(inputs) if hasattr(inputs, "__len__") else None
         audio = iter(inputs)
         if length is not None and hasattr(inputs, "__getitem__"):

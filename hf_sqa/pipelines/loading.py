@@ -1,7 +1,5 @@
 """The task `audio-quality` of `transformers.pipeline`, and [`pipeline`], which also knows short names, revisions and adapters."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

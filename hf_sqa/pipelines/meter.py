@@ -1,7 +1,5 @@
 """[`QualityMeter`]: quality of a call or a stream while it is running."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

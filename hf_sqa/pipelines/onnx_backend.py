@@ -1,7 +1,5 @@
 """`pipeline(model, backend="onnx")`: the same pipeline with the network run by onnxruntime."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

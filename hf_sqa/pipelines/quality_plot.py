@@ -1,7 +1,5 @@
 """Plot of a recording's waveform, with its quality over time below."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Which of several systems is better: from folders, tables and scored runs to means, differences and a verdict for every model."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

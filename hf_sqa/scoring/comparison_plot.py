@@ -1,7 +1,5 @@
 """Plot of compared systems, one row per model: mean scores with intervals, and the differences from the first system."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

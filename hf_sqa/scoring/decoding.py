@@ -1,7 +1,5 @@
 """Decodes items into checked recordings, in separate processes: a decoder that hangs or dies costs one row, not the run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial

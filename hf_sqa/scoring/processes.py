@@ -5,8 +5,6 @@ all threads of one process, while another decodes ahead. Where this process cann
 it begins alone.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

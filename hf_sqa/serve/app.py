@@ -1,7 +1,5 @@
 """The HTTP side of the service: routes, limits on requests, status codes, and the page that describes them (`/docs`)."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

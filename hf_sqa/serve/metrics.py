@@ -1,7 +1,5 @@
 """Metrics of the service for Prometheus. If `PROMETHEUS_MULTIPROC_DIR` names a folder, several processes are summed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Decodes recordings in separate processes, and scores them together in the thread that has the model."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
@@ -11,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from hf_sqa.audio import Recording
 from hf_sqa.blocks.score_intervals import score_columns
@@ -88,7 +86,7 @@ class Service:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._scoring = threading.Thread(target=self._score_jobs, name="score", daemon=True)
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Self:
         for _ in range(self._num_decoders):
             self._decoders.put(self._worker.decoder())
         self._scoring.start()

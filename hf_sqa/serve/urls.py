@@ -1,7 +1,5 @@
 """Reads recordings from URLs: from public addresses only, so that nobody can reach an internal network through the service."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import socket
