@@ -52,9 +52,7 @@ def score_corpus(
             source = open_source(corpus, **reading)
             quiet()
             if engine == "ray":
-                from hf_sqa.scoring.ray_engine import score_with_ray
-
-                progress = score_with_ray(source, output, settings, num_actors=actors, num_gpus=gpus, **more)
+                progress = run.score_corpus(source, output, settings, num_actors=actors, num_gpus=gpus, **more)
             else:
                 if num_ranks > 1:
                     # Each rank takes every num_ranks-th shard of this part: rank r of part i of n starts at shard i + n * r.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_sqa.runs import RunMismatch, describe_differences, differences, locked
-from hf_sqa.scoring.run_part import Part
 from hf_sqa.scoring.scorer import CorpusScorer, Settings
 from hf_sqa.scoring.shards import RUN_FILE, ShardFolder, cannot_write, read_run, write_json
 from hf_sqa.scoring.sources import Source
@@ -99,8 +98,8 @@ def _kept(source: Source, keep: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(keep))
 
 
-def finish(output: Path, run: dict[str, Any], num_rows: int, part: Part) -> bool:
-    """Record how many rows the source has, remove shards beyond its end, and return whether every shard exists."""
+def finish(output: Path, run: dict[str, Any], num_rows: int, part: range) -> bool:
+    """Record how many rows the source has, remove this part's shards beyond its end, and return whether every shard exists."""
     shards = ShardFolder(output, run)
     num_shards = math.ceil(num_rows / run["rows_per_shard"])
     for index in shards.indices():

@@ -57,15 +57,15 @@ class ShardFolder:
         """Indices of the finished shards, in order."""
         return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.parquet") if path.stem.isdecimal())
 
-    def metadata(self, index: int) -> dict[str, Any] | None:
-        """Return the metadata of a shard; `None` if it does not exist or is damaged."""
+    def metadata(self, index: int) -> dict[str, Any]:
+        """Return the metadata of a shard; empty if it does not exist or is damaged."""
         import pyarrow
         import pyarrow.parquet
 
         try:
             return json.loads((pyarrow.parquet.read_schema(self.path(index)).metadata or {})[METADATA_KEY])
         except (OSError, KeyError, ValueError, pyarrow.ArrowException):
-            return None
+            return {}
 
     def rows(self, index: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         import pyarrow.parquet
