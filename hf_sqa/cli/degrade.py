@@ -1,6 +1,5 @@
 """`hf-sqa degrade`: degrades speech in known ways, file by file, and writes a manifest of what was done."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_sqa.cli.arguments import AllCores, Overwrite, num_cores
-from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it
-from hf_sqa.progress import bar
+from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, until_interrupted
 
 MANIFEST = "manifest.jsonl"
 NOISES = {
@@ -45,8 +43,7 @@ def degrade(
     low_pass_hz: Annotated[float | None, typer.Option(help="Cut-off frequency above which nothing remains.")] = None,
     clip_share: Annotated[float | None, typer.Option(help="Share of the samples to clip, 0 to 1.")] = None,
     codec: Annotated[
-        str | None,
-        typer.Option(help="opus, amr_nb, amr_wb, gsm, g711, g726, speex, mp3, aac, vorbis, adpcm."),
+        str | None, typer.Option(help="opus, amr_nb, amr_wb, gsm, g711, g726, speex, mp3, aac, vorbis, adpcm.")
     ] = None,
     bitrate: Annotated[float | None, typer.Option(help="Bit rate of the codec in kb/s.")] = None,
     loss_share: Annotated[
@@ -84,25 +81,27 @@ def degrade(
     - `hf-sqa degrade in.wav out.wav --step "chop chops_per_second=3 chop_ms=20..40"`
     """
     from hf_sqa.cli.files import find_recordings
-    from hf_sqa.degradations import Run
+    from hf_sqa.degradations import Run, degrade_files
 
-    asked = {
-        "reverberation": {"t60_seconds": t60_seconds},
-        "noise": {"snr_db": snr_db},
-        "mnru": {"q_db": mnru_q_db},
-        "low_pass": {"cutoff_hz": low_pass_hz},
-        "clip_share": {"share": clip_share},
-    }
-    steps = [{"kind": kind, **parameters} for kind, parameters in asked.items() if None not in parameters.values()]
     if active_level and snr_db is None:
         raise ValueError("Expected --snr-db with --active-level; a preset says itself how its speech is measured.")
-    steps = [_noise_step(given, noise, active_level) if given["kind"] == "noise" else given for given in steps]
+    if noise not in NOISES:
+        raise ValueError(f"Expected --noise to be one of {', '.join(NOISES)}, got {noise!r}.")
+    asked = [
+        {"kind": "reverberation", "t60_seconds": t60_seconds},
+        {"kind": NOISES[noise], "snr_db": snr_db, "speech_level": "active" if active_level else "whole_file"},
+        {"kind": "mnru", "q_db": mnru_q_db},
+        {"kind": "low_pass", "cutoff_hz": low_pass_hz},
+        {"kind": "clip_share", "share": clip_share},
+    ]
+    steps = [step for step in asked if None not in step.values()]
     steps += _codec_steps(codec, bitrate, loss_share)
     steps += [_parsed_step(text) for text in step or []]
     chain = _chain(preset, condition, steps, {"noises": noise_folder, "talkers": talker_folder})
     jobs, manifest = _jobs(source, target, list(find_recordings([source])), manifest)
     workers = num_workers or min(num_cores(), max(1, len(jobs) // FILES_PER_WORKER))
-    rows = _degraded(jobs, Run(chain, seed, sampling_rate), manifest, workers, overwrite)
+    degraded = degrade_files(jobs, Run(chain, seed, sampling_rate), manifest=manifest, num_workers=workers, overwrite=overwrite)
+    rows = until_interrupted(degraded, len(jobs))
     failed = [row for row in rows if row["status"] != "ok"]
     for row in failed:
         typer.echo(f"{row['input']}: {row['reason']} [{row['code']}]", err=True)
@@ -128,12 +127,6 @@ def _chain(preset: str | None, condition: str | None, steps: list[dict[str, Any]
     return chain if condition is None else chain.select(condition)
 
 
-def _noise_step(step: dict[str, Any], noise: str, active_level: bool) -> dict[str, Any]:
-    if noise not in NOISES:
-        raise ValueError(f"Expected --noise to be one of {', '.join(NOISES)}, got {noise!r}.")
-    return step | {"kind": NOISES[noise], "speech_level": "active" if active_level else "whole_file"}
-
-
 def _codec_steps(codec: str | None, bitrate: float | None, loss_share: float | None) -> list[dict[str, Any]]:
     import inspect
 
@@ -157,10 +150,11 @@ def _codec_steps(codec: str | None, bitrate: float | None, loss_share: float | N
         raise ValueError(f"Expected --bitrate, in kb/s, with --codec {codec}.")
     if codec == "vorbis":
         step["quality"] = 0.3
-    if loss_share is not None and codec in CONCEALING_CODECS:
-        step["loss_share"] = loss_share
+    if loss_share is None:
         return [step]
-    return [step] if loss_share is None else [step, {"kind": "packet_loss", "loss_share": loss_share}]
+    if codec in CONCEALING_CODECS:
+        return [step | {"loss_share": loss_share}]
+    return [step, {"kind": "packet_loss", "loss_share": loss_share}]
 
 
 def _parsed_step(text: str) -> dict[str, Any]:
@@ -217,18 +211,6 @@ def _written_name(name: str) -> str:
     from hf_sqa.degradations.folders import WRITTEN_SUFFIXES
 
     return name if Path(name).suffix.lower() in WRITTEN_SUFFIXES else f"{name}.wav"
-
-
-def _degraded(jobs: Sequence[Any], run: Any, manifest: Path | None, num_workers: int, overwrite: bool) -> list[dict[str, Any]]:
-    """Return the rows of all jobs, or of those done before Ctrl-C."""
-    from hf_sqa.degradations import degrade_files
-
-    rows: list[dict[str, Any]] = []
-    with bar() as update, contextlib.suppress(KeyboardInterrupt):
-        for row in degrade_files(jobs, run, manifest=manifest, num_workers=num_workers, overwrite=overwrite):
-            rows.append(row)
-            update(len(rows), len(jobs), f"{sum(row['status'] != 'ok' for row in rows)} failed")
-    return rows
 
 
 def _described(row: dict[str, Any]) -> str:

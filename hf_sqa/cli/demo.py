@@ -55,7 +55,9 @@ def demo(
     if mcp:
         need_extra("A page with tools", "mcp", "mcp")
     try:
-        _serve(_built(models, device), port, host, browser and sys.stdout.isatty(), share, mcp)
+        _serve(
+            _built(models, device), mcp, server_name=host, server_port=port, inbrowser=browser and sys.stdout.isatty(), share=share
+        )
     except KeyboardInterrupt:
         typer.echo("Closed.", err=True)
         sys.stdout.flush()
@@ -88,29 +90,22 @@ def _built(models: list[str], device: str | None) -> Any:
     return build(scorers)
 
 
-def _serve(page: Any, port: int | None, host: str, browser: bool, share: bool, mcp: bool) -> None:
+def _serve(page: Any, mcp: bool, **options: Any) -> None:
+    """Serve a page until it is closed; `**options` are those of `gradio.Blocks.launch`."""
     from gradio.tunneling import CURRENT_TUNNELS
 
     from hf_sqa.demo.app import launch
 
     try:
-        launch(
-            page,
-            server_name=host,
-            server_port=port,
-            inbrowser=browser,
-            share=share,
-            quiet=True,
-            prevent_thread_lock=True,
-            mcp_server=mcp,
-        )
+        launch(page, mcp_server=mcp, quiet=True, prevent_thread_lock=True, **options)
     except (OSError, ValueError) as error:
-        stop(f"The page cannot be served on {host}, port {port or '7860 and up'}: {' '.join(str(error).split())}")
+        where = f"{options['server_name']}, port {options['server_port'] or '7860 and up'}"
+        stop(f"The page cannot be served on {where}: {' '.join(str(error).split())}")
     try:
         typer.echo(f"Open {page.local_url} (Ctrl-C ends it)")
         if mcp:
             typer.echo(f"Tools: {page.local_url}gradio_api/mcp/")
-        if share and not page.share_url:
+        if options["share"] and not page.share_url:
             say("there is no public link, see above; the page is served on this machine alone.")
         while True:
             page.server.thread.join(1.0)

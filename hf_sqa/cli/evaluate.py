@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -64,14 +64,23 @@ def evaluate(
     need_extra("`hf-sqa evaluate`", "train", "datasets", "evaluate")
     writers = {name: row_writer(path, sys.stdout) for name, path in (("rows", output), ("clips", predictions)) if path is not None}
     quiet()
-    from hf_sqa.evaluation.suite import SuiteOptions, load_scorer
+    from hf_sqa.data import load_corpus
+    from hf_sqa.evaluation.suite import SuiteOptions, evaluate_checkpoint, load_scorer
+    from hf_sqa.training.rows import select_rows
 
-    scores = dict(_named(text) for text in score) if score else None
+    scores = {predicted: label or predicted for predicted, _, label in (text.partition("=") for text in score or ())} or None
     options = SuiteOptions(scores=scores, metrics=tuple(words_of(metrics)), cluster=cluster, num_draws=num_draws)
     wanted = _wanted(split, keep)
-    test_sets = {text: _loaded(text, wanted, join) for text in corpora}
-    how = {"options": options, "batch_size": batch_size, "num_workers": num_workers}
-    results = _evaluated(load_scorer(model, device=device), test_sets, how)
+    test_sets = []
+    for name, _, root in (text.partition("=") for text in dict.fromkeys(corpora)):
+        test_sets.append((name, select_rows(load_corpus(name, root or None, join=join), wanted, repr(name))))
+    scorer, results = load_scorer(model, device=device), []
+    for name, dataset in test_sets:
+        with bar(name) as update:
+            how = {"options": options, "batch_size": batch_size, "num_workers": num_workers, "progress": update}
+            results.append(evaluate_checkpoint(scorer, dataset, test_set=Path(name).stem if Path(name).suffix else name, **how))
+        if not results[-1].complete:  # Ctrl-C
+            break
     for result in results:
         identity = {"model": result.identity["id"], "weights": result.identity["weights"], "complete": result.complete}
         for row in result.rows if "rows" in writers else ():
@@ -93,29 +102,6 @@ def evaluate(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _evaluated(scorer: Any, test_sets: dict[str, Any], how: dict[str, Any]) -> list[Any]:
-    """Return the results of all test sets, or of those begun before Ctrl-C."""
-    from hf_sqa.evaluation.suite import evaluate_checkpoint
-
-    results: list[Any] = []
-    for text, dataset in test_sets.items():
-        name = text.partition("=")[0]
-        test_set = Path(name).stem if Path(name).suffix else name
-        with bar(name) as update:
-            results.append(evaluate_checkpoint(scorer, dataset, test_set=test_set, progress=update, **how))
-        if not results[-1].complete:
-            break
-    return results
-
-
-def _loaded(text: str, wanted: dict[str, list[str]], join: Path | None) -> Any:
-    from hf_sqa.data import load_corpus
-    from hf_sqa.training.rows import select_rows
-
-    name, _, root = text.partition("=")
-    return select_rows(load_corpus(name, root or None, join=join), wanted, repr(name))
-
-
 def _wanted(split: str | None, texts: list[str] | None) -> dict[str, list[str]]:
     """Return the values to keep for each column, from `--split` and `--filter`."""
     wanted = {} if split is None else {"split": [split]}
@@ -125,8 +111,3 @@ def _wanted(split: str | None, texts: list[str] | None) -> dict[str, list[str]]:
             raise ValueError(f"Expected --filter as `column=value`, such as `language=de`, got {text!r}.")
         wanted.setdefault(column, []).extend(values.split(","))
     return wanted
-
-
-def _named(text: str) -> tuple[str, str]:
-    predicted, _, label = text.partition("=")
-    return predicted, label or predicted

@@ -1,5 +1,6 @@
 """`hf-sqa finetune`: fine-tunes a model on your own rated clips, and says whether it is better."""
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,12 +78,12 @@ def finetune(
     - `hf-sqa finetune --model org/name --train mine.csv --test others.csv --lora --output adapted`
     """
     need_extra("`hf-sqa finetune`", "train", "accelerate", "datasets")
+    announce = functools.partial(typer.echo, err=True)
     from hf_sqa.finetune.settings import FinetuneOptions
 
     columns, group_column = columns_and_group(column, group)
-    not_frozen = () if freeze == ["none"] else freeze
-    made = {"group": group_column, "freeze": None if not_frozen is None else tuple(not_frozen)}
-    options = settings_of(FinetuneOptions, {**locals(), **made})
+    frozen = None if freeze is None else () if freeze == ["none"] else tuple(freeze)
+    options = settings_of(FinetuneOptions, {**locals(), "group": group_column, "freeze": frozen})
     quiet()
     from hf_sqa.finetune.run import finetune as run
 
@@ -90,7 +91,7 @@ def finetune(
     rated, held_out = (None if table is None else rated_clips(table, root, **loading) for table in (train, test))
     for loaded in (rated, held_out):
         if loaded is not None and drop_missing:
-            _say(loaded.info.description)
+            announce(loaded.info.description)
     report = run(
         model,
         rated,
@@ -100,7 +101,7 @@ def finetune(
         base_name=name_of_original(model),
         data_name=Path(test or train).name,
         resume=resume,
-        announce=_say,
+        announce=announce,
         track=tracked,
     )
     _write_card(output, report, Path(train).name)
@@ -149,7 +150,3 @@ def _interval(interval: dict[str, float | None]) -> str:
     if value is None:
         return "undefined"
     return f"{value:.3f}" if low is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)

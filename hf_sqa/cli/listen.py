@@ -62,26 +62,27 @@ def listen(
         stop(f"Expected --format to be one of {', '.join(FORMATS)}, got {sample_format!r}.")
     quiet()
     stream: BinaryIO = sys.stdin.buffer
-    meter = None
+    meter, is_redrawn = None, sys.stdout.isatty() and not as_json
+    end = "" if is_redrawn else "\n"
     try:
         head, size, sampling_rate, channels, sample_format = _opened(stream, sampling_rate, channels, sample_format)
         import hf_sqa
 
         meter = hf_sqa.QualityMeter(model, hop_seconds=hop_seconds, sampling_rate=sampling_rate, device="cpu")
-        show = _print_json if as_json else _Line().show if sys.stdout.isatty() else _print_plain
+        told = json.dumps if as_json else _Line().drawn if is_redrawn else _in_words
         portions = _portions(stream, head, size, sampling_rate, channels, sample_format)
         first = next(portions, None)
         if first is None:
             raise ValueError("Expected samples on standard input, got none: what writes them has failed.")
         for samples in itertools.chain([first], portions):
             for point in meter.feed(samples):
-                show(point)
+                print(told(point), end=end, flush=True)
         for point in meter.close():
-            show(point)
+            print(told(point), end=end, flush=True)
     except KeyboardInterrupt:
         if meter is None:
             raise
-    if sys.stdout.isatty() and not as_json:
+    if is_redrawn:
         typer.echo("")
     running = next(iter(meter.running.values()))
     say("Nobody spoke." if running is None else f"Mean of the local scores: {running:.2f}")
@@ -139,14 +140,10 @@ def _scores(point: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in point.items() if name not in ("start", "end", "running")}
 
 
-def _print_json(point: dict[str, Any]) -> None:
-    print(json.dumps(point), flush=True)
-
-
-def _print_plain(point: dict[str, Any]) -> None:
+def _in_words(point: dict[str, Any]) -> str:
     scores = "  ".join("silent" if value is None else f"{name} {value:.2f}" for name, value in _scores(point).items())
     running = "" if point["running"] is None else f"  mean {point['running']:.2f}"
-    print(f"{clock(point['end'])}  {scores}{running}", flush=True)
+    return f"{clock(point['end'])}  {scores}{running}"
 
 
 class _Line:
@@ -155,7 +152,7 @@ class _Line:
     def __init__(self) -> None:
         self._points: list[float | None] = []
 
-    def show(self, point: dict[str, Any]) -> None:
+    def drawn(self, point: dict[str, Any]) -> str:
         value = next(iter(_scores(point).values()))
         self._points = [*self._points, value][-SHOWN:]
         drawn = "".join(
@@ -164,4 +161,4 @@ class _Line:
         )
         words = "silent" if value is None else f"{value:.1f}"
         mean = "" if point["running"] is None else f"mean {point['running']:.2f}"
-        print(f"\r{clock(point['end']):>8}  {drawn:<{SHOWN}}  {words:6}  {mean}\x1b[K", end="", flush=True)
+        return f"\r{clock(point['end']):>8}  {drawn:<{SHOWN}}  {words:6}  {mean}\x1b[K"

@@ -50,7 +50,8 @@ def push(
     quiet()
     from hf_sqa.hub.publish import publish
 
-    done = publish(options.pop("model"), **options, announce=_say)
+    model, shows_steps = options.pop("model"), sys.stderr.isatty()
+    done = publish(model, **options, announce=lambda line: typer.echo(f"... {line}", err=True) if shows_steps else None)
     for name, size in done.files.items():
         typer.echo(f"{size:>13,}  {name}")
     for name in done.removed:
@@ -63,8 +64,3 @@ def push(
         typer.echo(f"Nothing was sent; this would go to {done.repo_id}.")
     else:
         typer.echo(f"{'Published' if done.changed else 'Nothing changed'}: {done.url} at {done.commit}")
-
-
-def _say(line: str) -> None:
-    if sys.stderr.isatty():
-        typer.echo(f"... {line}", err=True)

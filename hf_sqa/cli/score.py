@@ -178,11 +178,11 @@ def score(
     - `cat call.wav | hf-sqa score -`
     - `hf-sqa score manifest.jsonl --output out/`
     """
-    is_corpus = output is not None and _is_folder(output)
+    names_folder = output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir() or not Path(output).suffix)
+    is_corpus = names_folder and output != "-"
     if is_corpus:
-        refuse(
-            context, FILES_ONLY, f"does not go with --output {output!r}, a folder; name a file ending in .csv, .jsonl or .parquet"
-        )
+        why = f"does not go with --output {output!r}, a folder; name a file ending in .csv, .jsonl or .parquet"
+        refuse(context, FILES_ONLY, why)
     else:
         refuse(context, CORPUS_ONLY, "needs a folder as --output, such as out/")
         if len(audio) == 1 and Path(audio[0]).is_file() and audio[0].lower().endswith(LISTS):
@@ -214,7 +214,3 @@ def score(
     run: dict[str, Any] = {"rows_per_shard": rows_per_shard, "keep": keep, "retry_failed": retry_failed, "rescore": rescore}
     run |= {"shards": shards, "engine": engine, "actors": actors, "gpus": gpus}
     raise typer.Exit(score_corpus(audio[0], Path(output), settings, reading=reading, formats=output_format or [], **run))
-
-
-def _is_folder(output: str) -> bool:
-    return output != "-" and (output.endswith(("/", os.sep)) or Path(output).is_dir() or not Path(output).suffix)

@@ -44,7 +44,9 @@ def score_corpus(
     for name, seconds in (("--max-seconds", settings.max_seconds), ("--timeout", settings.timeout_seconds)):
         if seconds is not None and not seconds > 0:
             stop(f"Expected {name} above 0, got {seconds:g}.")
-    rank, num_ranks = _rank()
+    # Under torchrun or accelerate every process is a rank; a cluster that only sets `WORLD_SIZE` does not count.
+    launched = os.environ if "LOCAL_RANK" in os.environ else {}
+    rank, num_ranks = int(launched.get("RANK", 0)), int(launched.get("WORLD_SIZE", 1))
     tell = say if num_ranks == 1 else lambda text: say(f"rank {rank} of {num_ranks}: {text}")
     with _ending_by_sigterm():
         try:
@@ -93,13 +95,6 @@ def _show(update: Callable[..., None], progress: Progress) -> None:
     failed = sum(progress.statuses.values()) - progress.statuses["ok"]
     text = f"{progress.hours_per_hour:.1f} audio-hours per hour, {failed:,} without a score"
     update(progress.rows + progress.kept, progress.total, text)
-
-
-def _rank() -> tuple[int, int]:
-    """Return rank and number of processes under torchrun or accelerate; a cluster that only sets `WORLD_SIZE` does not count."""
-    if "LOCAL_RANK" not in os.environ:
-        return 0, 1
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _device_of_rank() -> str:

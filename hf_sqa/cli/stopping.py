@@ -5,14 +5,15 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
 from hf_sqa.cells import visible
 from hf_sqa.extras import needs_extra
+from hf_sqa.progress import bar
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 #: Errors that the entry point reports: a closed pipe, and a full disk.
@@ -71,18 +72,14 @@ def faults_end_it(interrupted: str = "Interrupted.", *also: type[Exception]) -> 
     except typer.Exit:  # a `RuntimeError`
         raise
     except Exception as error:
-        known = (OSError, ImportError, TypeError, ValueError, Locked, *_safetensors_error(), *also)
+        # Scoring a graph needs no safetensors: its error is known only where it was imported.
+        unreadable = getattr(sys.modules.get("safetensors"), "SafetensorError", ())
+        known = (OSError, ImportError, TypeError, ValueError, Locked, unreadable, *also)
         if not isinstance(error, known) or (isinstance(error, OSError) and error.errno in TOLD_LATER):
             raise
         if re.search(FULL_DISK, str(error)):
             stop(f"There is no room for the output ({error}); make room, and run the same command again.")
         stop(error)
-
-
-def _safetensors_error() -> tuple[type[Exception], ...]:
-    """Return the error of safetensors where it was imported: scoring a graph needs no such package."""
-    safetensors = sys.modules.get("safetensors")
-    return () if safetensors is None else (safetensors.SafetensorError,)
 
 
 def need_extra(what: str, extra: str, *packages: str) -> None:
@@ -105,6 +102,19 @@ def refuse(context: typer.Context, names: Iterable[str], why: str) -> None:
         if is_given(context, name):
             option = next(parameter for parameter in context.command.params if parameter.name == name)
             stop(f"{option.opts[0]} {why}.")
+
+
+def until_interrupted(rows: Iterable[dict[str, Any]], total: int, what: str = "") -> list[dict[str, Any]]:
+    """Return all rows, or those that are done at Ctrl-C, and show how many there are and how many failed."""
+    done: list[dict[str, Any]] = []
+    num_failed = 0
+    with bar(what) as update, suppress(KeyboardInterrupt):
+        update(0, total)
+        for row in rows:
+            done.append(row)
+            num_failed += row.get("status", "ok") != "ok"
+            update(len(done), total, f"{what} {num_failed} failed".strip())
+    return done
 
 
 @contextmanager

@@ -164,7 +164,9 @@ def _many_tab(scorers: Scorers, model: gr.Dropdown) -> None:
         ):
             judged: list[tuple[str, Judgement]] = []
             writer, shown = csv.writer(written), 0.0
-            for path, label in zip(paths, _distinct_names(paths), strict=True):
+            for path in paths:
+                # Several folders may hold the same name.
+                label = unused(Path(path).stem, [label for label, _ in judged], Path(path).suffix)
                 judgement = scorers.judge(name, path, label)
                 row = table_row(judgement, label)
                 if not judged:
@@ -174,7 +176,10 @@ def _many_tab(scorers: Scorers, model: gr.Dropdown) -> None:
                 judged.append((label, judgement))
                 if len(judged) == len(paths) or time.monotonic() - shown > TABLE_SECONDS:
                     shown = time.monotonic()
-                    yield _counted(judged, len(paths)), page.tabled(judged), gr.DownloadButton(value=written.name, interactive=True)
+                    failed = sum(not judgement.is_scored for _, judgement in judged)
+                    without = f", {failed} without a score: their rows say why." if failed else "."
+                    told = page.message(f"{len(judged)} of {len(paths)} done{without}")
+                    yield told, page.tabled(judged), gr.DownloadButton(value=written.name, interactive=True)
 
     run = start.click(
         score_many, [files, in_folder, model], [status, table, download], api_name="score_many", show_progress="minimal"
@@ -234,16 +239,3 @@ def _shown(show: Callable[[], str]) -> str:
         return show()
     except ERRORS as error:
         return page.message(str(error), alert=True)
-
-
-def _distinct_names(paths: Sequence[str]) -> list[str]:
-    """Return file names, numbered where they repeat, because several folders may hold the same name."""
-    names: list[str] = []
-    for path in paths:
-        names.append(unused(Path(path).stem, names, Path(path).suffix))
-    return names
-
-
-def _counted(judged: Sequence[tuple[str, Judgement]], total: int) -> str:
-    failed = sum(not judgement.is_scored for _, judgement in judged)
-    return page.message(f"{len(judged)} of {total} done" + (f", {failed} without a score: their rows say why." if failed else "."))

@@ -27,9 +27,12 @@ CSS = files("hf_sqa.demo").joinpath("page.css").read_text(encoding="utf-8")
 def _macros() -> Any:
     """Load the macros of `page.html`, which escape every text passed to them."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"prose": _prose, "clock": clock}
+    # Text between backticks becomes code; the rest is escaped.
+    environment.filters["prose"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    environment.filters["clock"] = clock
     environment.tests["nan"] = math.isnan
-    environment.globals |= {"colour": colour, "word": word, "depth": _depth, "stretches": stretches}
+    environment.globals |= {"colour": colour, "word": word, "stretches": stretches}
+    environment.globals["depth"] = lambda scale, value: 100 - 100 * scale.share(value)  # below the top of the axis, in per cent
     environment.globals |= {"outline": _outline, "ticks": _ticks, "categories": CATEGORIES, "status_words": STATUS_WORDS}
     return environment.from_string(files("hf_sqa.demo").joinpath("page.html").read_text(encoding="utf-8")).module
 
@@ -107,16 +110,6 @@ def word(scale: Scale, value: float) -> str:
     if scale.is_opinion:
         return next(word for at, word, _ in reversed(CATEGORIES) if value >= at - 0.5 or at == 1)
     return f"in {scale.low:g} to {scale.high:g}"
-
-
-def _prose(text: str) -> Markup:
-    """Escape a text and format text between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-
-def _depth(scale: Scale, value: float) -> float:
-    """Return how far a score lies below the top of its axis, in per cent."""
-    return 100 - 100 * min(1.0, max(0.0, (value - scale.low) / (scale.high - scale.low)))
 
 
 def _outline(waveform: tuple[np.ndarray, np.ndarray, np.ndarray], span: float) -> str:

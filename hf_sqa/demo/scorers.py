@@ -38,8 +38,12 @@ class Scale:
 
     def goodness(self, value: float) -> float:
         """Map a score to the range from 1 (worst) to 5 (best)."""
-        share = (value - self.low) / (self.high - self.low)
-        return 1 + 4 * min(1.0, max(0.0, 1 - share if self.name in LOWER_IS_BETTER else share))
+        share = self.share(value)
+        return 1 + 4 * (1 - share if self.name in LOWER_IS_BETTER else share)
+
+    def share(self, value: float) -> float:
+        """Return where a score lies on its axis, from 0 (low) to 1 (high)."""
+        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,10 @@ def plot_quality(
         recording (`Recording`): The scored recording, at any sampling rate.
         course (`dict`): `timeline` and `faults` as returned by the pipeline with `return_timeline=True`.
         overall (`float`): Score of the whole recording.
-        path (`str` or `Path`): File to write; the suffix decides the format.
-        title (`str`, *optional*): Title above the plot.
-        score (`str`, *optional*, defaults to `"mos"`): Score to draw.
-        method (`str`, *optional*): How the local quality was found, in small print.
+        path, title, score, method: The file to write, the title, the score to draw, and in small print how it was found.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator
 
     from hf_sqa.blocks.timeline import worst_of
 
@@ -53,7 +50,6 @@ def plot_quality(
     worst = worst_of(timeline, score)
     seconds, low, high = envelope(recording)
     figure = Figure(figsize=(10, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     wave_axis, score_axis = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     peak = max(1e-3, float(np.abs([low, high]).max()))
     shades = [colour_of(value) for value in _values_at(timeline, score, seconds)]
@@ -87,7 +83,9 @@ def plot_quality(
     score_axis.set(xlim=(0, recording.duration_seconds), ylim=(1, 5), ylabel=f"local quality ({score.upper()})")
     score_axis.set_xlabel("time" if recording.duration_seconds >= 60 else "time in seconds")
     if recording.duration_seconds >= 60:
-        score_axis.xaxis.set_major_locator(_whole_times(recording.duration_seconds))
+        steps = (10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)
+        whole_times = next((step for step in steps if recording.duration_seconds / step <= 10), steps[-1])
+        score_axis.xaxis.set_major_locator(MultipleLocator(whole_times))
         score_axis.xaxis.set_major_formatter(lambda seconds, _: clock(seconds) if seconds else "0")
     score_axis.set_yticks([value for value, _, _ in CATEGORIES], [f"{value} {name}" for value, name, _ in CATEGORIES])
     score_axis.grid(axis="y", color="#cccccc", linewidth=0.6)
@@ -161,10 +159,3 @@ def _values_at(timeline: Sequence[dict[str, float]], score: str, seconds: np.nda
     for row in timeline:
         values[np.searchsorted(seconds, row["start"]) : np.searchsorted(seconds, row["end"], "right")] = row[score]
     return values
-
-
-def _whole_times(duration: float) -> Any:
-    from matplotlib.ticker import MultipleLocator
-
-    steps = (10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
-    return MultipleLocator(next((step for step in steps if duration / step <= 10), 14400))

@@ -19,13 +19,11 @@ def plot_comparison(compared: ComparedSystems, path: str | Path) -> None:
     The left side shows the means with their intervals, best on top, with one colour for each group of systems that are not shown to
     differ; the right side shows the paired differences from the first system given.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     num_systems = max(len(found.systems) for found in compared.by_model.values())
     height = (1.5 + 0.32 * num_systems) * len(compared.by_model)
     figure = Figure(figsize=(11, max(2.6, height)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(compared.by_model), 2, squeeze=False, width_ratios=(5, 4))
     for (left, right), (model, found) in zip(axes, compared.by_model.items(), strict=True):
         _draw(left, right, model, found, compared.score)

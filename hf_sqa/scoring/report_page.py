@@ -110,11 +110,9 @@ def _scale(score: str, drawn: Sequence[Spread]) -> tuple[float, float] | None:
 
 
 def _figure(height: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, height), layout="constrained")
-    FigureCanvasSVG(figure)
     axis = figure.subplots()
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=9)

@@ -186,8 +186,9 @@ def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Col
     async def refuse(_: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 400)
         code = "too_large" if status == 413 else "bad_request"
-        reason = error.detail if isinstance(error, HTTPException) else "; ".join(map(_told, error.errors()))  # type: ignore[attr-defined]
-        row = service.refused("", Refusal("failed", code, str(reason)))
+        problems = error.errors() if isinstance(error, RequestValidationError) else []
+        reason = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems)
+        row = service.refused("", Refusal("failed", code, reason or str(getattr(error, "detail", ""))))
         return JSONResponse(row, status, headers=getattr(error, "headers", None))
 
     @app.post("/score", response_model=Row, responses=REFUSED)
@@ -282,10 +283,6 @@ async def _events(scored: asyncio.Future[dict[str, Any]]) -> AsyncIterator[str]:
 def _answer(row: Mapping[str, Any]) -> Response:
     status = 200 if row["status"] == "ok" else HTTP_STATUS.get(row["code"], UNPROCESSABLE)
     return JSONResponse(row, status, headers={"Retry-After": BUSY_SECONDS} if row["code"] == "busy" else None)
-
-
-def _told(problem: Mapping[str, Any]) -> str:
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
 
 
 def run(

@@ -129,15 +129,14 @@ def test_a_file_is_sent_to_the_other_command():
     assert result.exit_code == 2 and "hf-sqa score call.wav --timeline" in result.stderr
 
 
-def test_the_line_that_moves_shows_the_last_points(capsys):
+def test_the_line_that_moves_shows_the_last_points():
     from hf_sqa.cli.listen import _Line
 
     line = _Line()
     for at, value in enumerate((1.0, 5.0, None)):
-        line.show({"start": at / 2, "end": at / 2 + 0.5, "mos": value, "running": 3.0})
+        last = line.drawn({"start": at / 2, "end": at / 2 + 0.5, "mos": value, "running": 3.0})
 
-    last = capsys.readouterr().out.split("\r")[-1]
-    assert "▁█ " in last and "silent" in last and "mean 3.00" in last
+    assert last.startswith("\r") and "▁█ " in last and "silent" in last and "mean 3.00" in last
 
 
 def test_the_meter_is_public():
