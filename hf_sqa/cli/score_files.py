@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_sqa.audio import AudioError, load_recording
-from hf_sqa.blocks.score_intervals import score_columns
 from hf_sqa.cells import file_row
 from hf_sqa.cli.files import find_recordings
 from hf_sqa.cli.stopping import EXIT_FAILED, EXIT_INTERRUPTED, check_plot, quiet, say, stop
@@ -45,7 +44,16 @@ def score_files(
         if len(recordings) != 1:
             stop(f"--plot draws one recording, got {len(recordings)}; name one file.")
         check_plot(plot)
-    scorer, score_names = _load(settings) if backend == "torch" else _load_graph(settings)
+    scorer: Any
+    if backend == "onnx":
+        from hf_sqa.lite import LitePipeline
+
+        options = {"hop_seconds": settings.hop_seconds, "interval": settings.interval, "return_timeline": settings.timeline}
+        scorer = LitePipeline(settings.model or "", num_threads=int(os.environ.get("OMP_NUM_THREADS") or 0), **options)
+    else:
+        quiet()
+        scorer = load_pipeline(settings)
+    score_names = scorer.columns(settings.interval)
     writer = row_writer(Path(output), sys.stdout) if output is not None else None
     rows: list[dict[str, Any]] = []
     interrupted, unwritten = False, None
@@ -90,24 +98,6 @@ def score_files(
         stop(f"Interrupted: {len(rows)} of {len(recordings)} recordings are done and kept.", EXIT_INTERRUPTED)
     if failed := sum(row["status"] != "ok" for row in rows):
         stop(f"{failed} of {len(rows)} recordings could not be scored; the rows say why.", EXIT_FAILED)
-
-
-def _load(settings: Settings) -> tuple[Any, list[str]]:
-    """Return the pipeline, and the names of its scores in a row."""
-    quiet()
-    scorer = load_pipeline(settings)
-    config = scorer.model.config
-    return scorer, score_columns(config.score_names, config.score_intervals, settings.interval)
-
-
-def _load_graph(settings: Settings) -> tuple[Any, list[str]]:
-    """Do the same without torch, for a folder with a graph."""
-    from hf_sqa.lite import LitePipeline
-
-    num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
-    options = {"hop_seconds": settings.hop_seconds, "interval": settings.interval, "return_timeline": settings.timeline}
-    scorer = LitePipeline(settings.model or "", num_threads=num_threads, **options)
-    return scorer, scorer.columns(settings.interval)
 
 
 def _rows(

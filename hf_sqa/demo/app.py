@@ -36,12 +36,7 @@ ERRORS = (OSError, ValueError, RuntimeError, ImportError)
 
 
 def build(models: Scorers | Sequence[str | Path] = ()) -> gr.Blocks:
-    """Build the page, without serving it.
-
-    Args:
-        models (`Scorers` or `Sequence[str]`, *optional*): Models that a visitor can choose: short names, folders, Hub ids. The
-            default model if empty.
-    """
+    """Build the page, without serving it, for models that a visitor can choose; the default model if none is given."""
     scorers = models if isinstance(models, Scorers) else Scorers(models)
     with (
         tempfile.TemporaryDirectory(prefix="hf-sqa-clips-") as folder,  # Gradio copies the clips into its cache

@@ -63,12 +63,9 @@ class Judgement:
 
 
 class Scorers:
-    """Models by the name a visitor chooses, each loaded on first use.
+    """Models by the name a visitor chooses, each loaded on first use; the default model if none is given.
 
-    Args:
-        models (`Iterable[str]`): Short names, folders or Hub ids; the default model if empty. A folder is shown by its name,
-            never by its path.
-        **options: Fields of [`~hf_sqa.scoring.Settings`]: `device`, `dtype`, `mode`, ...
+    A folder is shown by its name, never by its path. `**options` are fields of [`~hf_sqa.scoring.Settings`].
     """
 
     def __init__(self, models: Iterable[str | Path] = (), **options: Any):
@@ -99,8 +96,11 @@ class Scorers:
                     scorer = load_pipeline(Settings(model=self._models[name], **self._options))
                 except ValueError as error:
                     raise ValueError(str(error).replace(self._models[name], name)) from error
-                self._loaded[name] = scorer
-                self._coverages[name] = _coverage(scorer)
+                self._loaded[name], self._coverages[name] = scorer, COVERAGE
+                try:
+                    scorer.model.check_interval(COVERAGE)
+                except ValueError:  # it has no calibration, or one of other weights
+                    self._coverages[name] = None
             return self._loaded[name]
 
     def judge(self, model: str, path: str | Path, name: str | None = None) -> Judgement:
@@ -129,15 +129,6 @@ def unused(name: str, taken: Collection[str], suffix: str = "") -> str:
     """Return the name with its suffix, numbered if that name is taken."""
     numbered = (f"{name} ({number}){suffix}" for number in itertools.count(2))
     return next(new for new in itertools.chain([f"{name}{suffix}"], numbered) if new not in taken)
-
-
-def _coverage(scorer: AudioQualityPipeline) -> float | None:
-    """Return the coverage of the intervals that a model can give; `None` if it has none."""
-    try:
-        scorer.model.check_interval(COVERAGE)
-    except ValueError:  # it has no calibration, or one of other weights
-        return None
-    return COVERAGE
 
 
 def scales(config: Any) -> tuple[Scale, ...]:

@@ -10,19 +10,16 @@ STORED_IN_HALF = 1024
 
 
 def quantize(source: Path, target: Path) -> None:
-    """Convert a float32 graph of DistilledSQA to 8 bits.
+    """Convert a float32 graph of DistilledSQA, written by [`~hf_sqa.export.onnx.export_onnx`], to 8 bits.
 
     The linear layers of transformer and pooling are quantised dynamically by onnxruntime: 8-bit weights with a scale for each
     output, and 8-bit activations scaled by their current range, so that no calibration recordings are needed. Weights are unsigned:
     with signed weights, processors with AVX2 but without VNNI saturate, and the score would depend on the machine. Spectrum,
     convolutions and the projection after them need more precision: they compute in float32, with weights stored in float16. So
     does the last layer, which is small.
-
-    Args:
-        source (`Path`): The graph written by [`~hf_sqa.export.onnx.export_onnx`].
-        target (`Path`): The file to write.
     """
     import onnx
+    from onnx import TensorProto, helper, numpy_helper
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     exact = onnx.load(source)
@@ -31,22 +28,15 @@ def quantize(source: Path, target: Path) -> None:
     last_convolution = max(index for index, node in enumerate(graph.node) if node.op_type == "Conv")
     linear = [node.name for node in graph.node[last_convolution:] if node.op_type == "MatMul" and node.input[1] in constants]
     quantize_dynamic(exact, target, nodes_to_quantize=linear[1:], per_channel=True, weight_type=QuantType.QUInt8)
-    model = onnx.load(target)
-    _store_in_half(model.graph)
-    onnx.save(model, target)
-
-
-def _store_in_half(graph: Any) -> None:
-    """Replace large float32 constants by float16 ones and a cast, which the runtime computes once, when it loads the graph."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    casts = []
-    for tensor in graph.initializer:
+    model, casts = onnx.load(target), []
+    for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= STORED_IN_HALF:
             name, values = tensor.name, numpy_helper.to_array(tensor)
             tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+            # The runtime computes a cast once, when it loads the graph.
             casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-    _prepend(graph, casts)
+    _prepend(model.graph, casts)
+    onnx.save(model, target)
 
 
 def filters_from_a_wave(model: Any, hann: np.ndarray) -> None:
@@ -84,15 +74,11 @@ def filters_from_a_wave(model: Any, hann: np.ndarray) -> None:
     ]
     graph.initializer.remove(kernel)
     graph.initializer.extend(numpy_helper.from_array(values, f"filters.{key}") for key, values in constants.items())
-    _prepend(
-        graph,
-        [
-            helper.make_node(
-                kind, [f"filters.{tensor}" for tensor in inputs], [out if out == name else f"filters.{out}"], **options
-            )
-            for kind, inputs, out, options in steps
-        ],
-    )
+    nodes = []
+    for kind, inputs, out, options in steps:
+        own_name = out if out == name else f"filters.{out}"
+        nodes.append(helper.make_node(kind, [f"filters.{tensor}" for tensor in inputs], [own_name], **options))
+    _prepend(graph, nodes)
 
 
 def _prepend(graph: Any, nodes: list[Any]) -> None:

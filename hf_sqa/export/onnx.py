@@ -126,7 +126,11 @@ def write_graph(
             verbose=False,
         )
         made = onnx.load(file)
-        _strip(made.graph)
+        # The exporter's notes contain paths of this machine, and shapes are outdated.
+        for part in (made.graph, *made.graph.node, *made.graph.input, *made.graph.output, *made.graph.initializer):
+            del part.metadata_props[:]
+            part.doc_string = ""
+        del made.graph.value_info[:]
         if spectrum is not None:
             filters_from_a_wave(made, spectrum[0])
         onnx.save(made, file)
@@ -145,14 +149,6 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
-
-
-def _strip(graph: Any) -> None:
-    """Remove the exporter's notes, which contain paths of this machine, and outdated shapes."""
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    del graph.value_info[:]
 
 
 def _difference(graph: ScoresOnly, session: Any, inputs: dict[str, Any], scale: float) -> float:

@@ -18,6 +18,7 @@ from hf_sqa.audio import AudioError, Recording, load_or_refuse
 from hf_sqa.blocks.faults import FaultFinder
 from hf_sqa.blocks.local_quality import LocalScore, LocalScorer
 from hf_sqa.blocks.result_rows import RecordingScores, findings, result_row
+from hf_sqa.blocks.score_intervals import score_columns
 from hf_sqa.blocks.timeline import Fault
 from hf_sqa.choices import did_you_mean
 from hf_sqa.isolation import Isolated, Lost
@@ -241,6 +242,10 @@ class AudioQualityPipeline(Pipeline):
         """Make the row of a recording; see [`~hf_sqa.blocks.result_rows.result_row`]."""
         row = result_row(item, self.model.config, **options)
         return row | {"model": self.identity(item.get("mode"), item.get("hop_seconds"))} if options.get("return_details") else row
+
+    def columns(self, interval: float | None = None) -> list[str]:
+        """Return the names of the scores in a row, and of the ends of their intervals."""
+        return score_columns(self.model.config.score_names, self.model.config.score_intervals, interval)
 
     @property
     def local_method(self) -> str:

@@ -24,13 +24,7 @@ FAILURE_CODES = ("model_failed", "out_of_memory")
 
 
 class PackedScorer:
-    """Scores recordings in packs.
-
-    Args:
-        score (callable): Scores several recordings together.
-        pack_seconds (`float`): Seconds of audio in one pack, padding included; 0 scores one recording at a time.
-        by_length (`bool`): Whether to pack recordings of similar length together; for models that pad.
-    """
+    """Scores recordings together in packs of `pack_seconds` with padding; `by_length` packs alike ones, for models that pad."""
 
     def __init__(self, score: Callable[[list[Recording]], list[dict[str, Any]]], pack_seconds: float, by_length: bool):
         self._score, self._pack_seconds, self._by_length = score, pack_seconds, by_length

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 from hf_sqa.audio import Recording
-from hf_sqa.blocks.score_intervals import score_columns
 from hf_sqa.scoring.decoding import DEFAULT_TIMEOUT_SECONDS, Decoder, Decoding
 from hf_sqa.scoring.items import Item, Refusal
 from hf_sqa.scoring.packing import PACK_SECONDS, PACK_SECONDS_ELSEWHERE, PackedScorer
@@ -91,9 +90,7 @@ class CorpusScorer:
         slug = re.sub(r"[^a-z0-9]+", "_", str(self.identity["id"]).lower()).strip("_") or "model"
         suffix = settings.suffix if settings.suffix is not None else slug
         #: Column name of every score of the model.
-        config = self.model.config
-        scores = score_columns(config.score_names, config.score_intervals, self.interval)
-        self.columns = {name: f"{name}__{suffix}" if suffix else name for name in scores}
+        self.columns = {name: f"{name}__{suffix}" if suffix else name for name in scorer.columns(self.interval)}
         clash = OWN_COLUMNS & set(self.columns.values())
         if clash:
             raise ValueError(f"Expected columns of scores that differ from {', '.join(sorted(clash))}; give a suffix.")

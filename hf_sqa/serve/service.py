@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, BinaryIO, Self
 
 from hf_sqa.audio import Recording
-from hf_sqa.blocks.score_intervals import score_columns
 from hf_sqa.cells import file_row
 from hf_sqa.scoring import CorpusScorer, Item, Settings
 from hf_sqa.scoring.decoding import Decoder
@@ -132,7 +131,8 @@ class Service:
                     return self.refused(name, decoded, asked)
                 job = _Job(decoded, asked)
                 self._jobs.put(job)
-                return file_row(name, self._columns(asked), await asyncio.wrap_future(job.scored), asked)
+                scored = await asyncio.wrap_future(job.scored)
+                return file_row(name, self.scorer.columns(asked.get("interval")), scored, asked)
         except TimeoutError:
             reason = f"it was not scored within {self.limits.timeout_seconds:g} s; try again later, or send a shorter recording"
             return self.refused(name, Refusal("failed", "timed_out", reason), asked)
@@ -149,10 +149,7 @@ class Service:
 
     def refused(self, name: str, refusal: Refusal, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the row of a recording that was not scored."""
-        return file_row(name, self._columns(asked or {}), asdict(refusal), asked)
-
-    def _columns(self, asked: Mapping[str, Any]) -> list[str]:
-        return score_columns(self.score_names, self._worker.model.config.score_intervals, asked.get("interval"))
+        return file_row(name, self.scorer.columns((asked or {}).get("interval")), asdict(refusal), asked)
 
     def _decode(self, name: str, audio: bytes | BinaryIO) -> Recording | Refusal:
         """Decode in a separate process. Uploads are read here, not earlier, so that waiting ones stay on disk."""

@@ -24,13 +24,10 @@ class RefusedURL(Exception):  # noqa: N818
 
 
 async def fetch(url: str, max_bytes: int, private_hosts: Collection[str] = ()) -> bytes:
-    """Return the content of an http(s) URL.
+    """Return the content of an http(s) URL, of at most `max_bytes`; hosts in `private_hosts` may have a private address.
 
     The address is looked up once, and the connection goes to the address that was checked; every redirect is checked again. Proxies
-    are not used. Hosts in `private_hosts` may have a private address.
-
-    Raises:
-        RefusedURL: If the URL is not allowed, cannot be read, or is larger than `max_bytes`; it is then not read to the end.
+    are not used.
     """
     for _ in range(REDIRECTS + 1):
         try:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from hf_sqa.folders import AUDIO_SUFFIXES, expand_pattern, find_recordings
 from hf_sqa.scoring.remote import is_remote, list_remote
+from hf_sqa.scoring.sources.arrow import HubDataset, ParquetFiles, SavedDataset
 from hf_sqa.scoring.sources.columns import Columns
-from hf_sqa.scoring.sources.datasets import HubDataset, SavedDataset
 from hf_sqa.scoring.sources.manifests import Lists, Manifests, Tables
 from hf_sqa.scoring.sources.names import path_of
-from hf_sqa.scoring.sources.parquet import ParquetFiles
 from hf_sqa.scoring.sources.source import AudioFiles, FileSource, Source
 from hf_sqa.scoring.sources.tars import Tars
 
@@ -83,12 +82,8 @@ def _open(name: str, columns: Columns, split: str | None) -> Source:
 
 def _open_folder(folder: str, paths: list[str], columns: Columns) -> Source:
     """Open the recordings, tars or Parquet files in a folder."""
-    found: dict[str, list[str]] = {"audio": [], "tar": [], "parquet": []}
-    for path in paths:
-        lower = path.lower()
-        kind = "tar" if lower.endswith(TAR_SUFFIXES) else "parquet" if lower.endswith(PARQUET_SUFFIXES) else "audio"
-        if kind != "audio" or Path(lower).suffix in AUDIO_SUFFIXES:
-            found[kind].append(path)
+    suffixes = {"audio": tuple(AUDIO_SUFFIXES), "tar": TAR_SUFFIXES, "parquet": PARQUET_SUFFIXES}
+    found = {kind: [path for path in paths if path.lower().endswith(ends)] for kind, ends in suffixes.items()}
     kinds = [kind for kind, paths in found.items() if paths]
     if not kinds:
         raise FileNotFoundError(
