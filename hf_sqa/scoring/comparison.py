@@ -61,17 +61,17 @@ class ComparedSystems:
         """Whether the models agree, in words; empty if there is only one."""
         if len(self.by_model) < 2:
             return ""
+        first_pairs, *others = ([(pair.first, pair.second) for pair in compared.pairs] for compared in self.by_model.values())
         agreed = 0
         partly: list[str] = []
         contradicted: list[str] = []
-        for first, second in self._pairs():
-            better = {model: compared.pair(first, second).better for model, compared in self.by_model.items()}
-            if len(set(better.values())) == 1:
+        for first, second in (pair for pair in first_pairs if all(pair in pairs for pairs in others)):
+            by_choice: dict[str | None, list[str]] = {}
+            for model, compared in self.by_model.items():
+                by_choice.setdefault(compared.pair(first, second).better, []).append(model)
+            if len(by_choice) == 1:
                 agreed += 1
                 continue
-            by_choice: dict[str | None, list[str]] = {}
-            for model, chosen in better.items():
-                by_choice.setdefault(chosen, []).append(model)
             words = "; ".join(
                 f"{' and '.join(models)}: {'no difference' if chosen is None else f'{chosen} is better'}"
                 for chosen, models in by_choice.items()
@@ -113,21 +113,10 @@ class ComparedSystems:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the rows as plain values for JSON, which has no NaN."""
-        models = {}
-        for model, compared in self.by_model.items():
-            models[model] = {
-                "systems": [finite(asdict(system)) for system in compared.systems],
-                "pairs": [finite(asdict(pair)) for pair in compared.pairs],
-                "groups": compared.groups,
-                "verdict": compared.verdict,
-            }
+        models = {model: asdict(compared) for model, compared in self.by_model.items()}
         failed = [{name: row[name] for name in ("system", "file", "status", "code", "reason")} for row in self.failed]
-        return {"score": self.score, "paired_by": self.paired_by, "models": models, "agreement": self.agreement, "failed": failed}
-
-    def _pairs(self) -> list[tuple[str, str]]:
-        """Pairs of systems that every model compared."""
-        first, *others = ([(pair.first, pair.second) for pair in compared.pairs] for compared in self.by_model.values())
-        return [pair for pair in first if all(pair in pairs for pairs in others)]
+        plain = {"score": self.score, "paired_by": self.paired_by, "models": models, "agreement": self.agreement, "failed": failed}
+        return finite(plain)
 
     def _against_first(self) -> Iterator[tuple[Any, str]]:
         """Yield, for every model, each pair with the first system, also in words; `None` for the pair if a system has no scores."""

@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +96,7 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
     """
     run = read_run(output)
     score = score or next(iter(run["columns"]))
-    column, group_columns = columns_of(run, [score])[score], _group_columns(run, group_by)
+    column = columns_of(run, [score])[score]
     shards = ShardFolder(output, run)
     indices = shards.indices()
     if not indices:
@@ -108,17 +108,10 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
     scores = {name: _floats(table, column) for name, column in run["columns"].items()}
     values = _floats(table, column)
     groups, verdicts = {}, {}
-    for name, group_column in group_columns.items():
-        labels = _group_values(table, group_column)
-        distinct, codes = np.unique(labels, return_inverse=True)
-        if not _divides(len(distinct), len(labels), group_by is not None):
-            continue
-        spreads = [
-            _spread(value, values, seconds, scored, np.flatnonzero(codes == number))
-            for number, value in enumerate(distinct.tolist())
-        ]
+    for name, labels, members in _groups(table, run, group_by, np.arange(len(scored))):
+        spreads = [_spread(value, values, seconds, scored, rows) for value, rows in members.items()]
         groups[name] = sorted(spreads, key=lambda spread: (math.isnan(spread.mean), spread.mean, spread.name))
-        if 1 < len(distinct) <= MOST_COMPARED and scored.sum() <= MOST_ROWS_COMPARED:
+        if 1 < len(members) <= MOST_COMPARED and scored.sum() <= MOST_ROWS_COMPARED:
             compared = compare_systems(values, labels.tolist(), score_name=score, num_draws=NUM_DRAWS)
             verdicts[name] = compared.verdict
     order = np.flatnonzero(scored)[np.argsort(values[scored], kind="stable")]
@@ -233,7 +226,6 @@ def compare_runs(
         )
     score = score or next(iter(run["columns"]))
     column, other_column = columns_of(run, [score])[score], columns_of(other_run, [score])[score]
-    group_columns = _group_columns(run, group_by)
     here, there = read_table(output, run), read_table(other, other_run)
     before = dict(zip(_numbered(there.column("key").to_pylist()), _floats(there, other_column), strict=True))
     keys = _numbered(here.column("key").to_pylist())
@@ -245,13 +237,8 @@ def compare_runs(
     difference = after - old
     paired = np.isfinite(difference)
     groups = {}
-    for name, group_column in group_columns.items():
-        labels = _group_values(here, group_column)
-        distinct = sorted(set(labels[paired].tolist()))
-        if not _divides(len(distinct), len(labels), group_by is not None):
-            continue
-        members = {value: paired & (labels == value) for value in distinct}
-        groups[name] = [_difference(value, old[rows], after[rows], len(distinct)) for value, rows in members.items()]
+    for name, _, members in _groups(here, run, group_by, np.flatnonzero(paired)):
+        groups[name] = [_difference(value, old[rows], after[rows], len(members)) for value, rows in members.items()]
     order = np.flatnonzero(paired)[np.argsort(difference[paired], kind="stable")]
     return RunComparison(
         score=score,
@@ -302,21 +289,22 @@ def _numbered(keys: list[str]) -> list[tuple[str, int]]:
     return numbered
 
 
-def _group_values(table: Any, column: str) -> np.ndarray:
-    return np.array([value if value not in (None, "") else "(none)" for value in table.column(column).to_pylist()], dtype=object)
+def _groups(
+    table: Any, run: dict[str, Any], group_by: Sequence[str] | None, rows: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
+    """Yield the columns that divide rows into groups: name, value in every row of the table, and the chosen rows by value.
 
-
-def _group_columns(run: dict[str, Any], group_by: Sequence[str] | None) -> dict[str, str]:
-    """Map the columns to group by from their names in the source to those in the table; all that were kept if none is named."""
+    All kept columns are tried if none is named; those with one value, or almost as many as rows, then divide nothing.
+    """
     kept = {name: kept_name(name, list(run["columns"].values())) for name in run["kept_columns"]}
-    for name in group_by or ():
-        if name not in kept:
-            raise ValueError(f"Expected --group-by among {', '.join(kept) or '(no column was kept: --keep)'}, got {name!r}.")
-    return kept if group_by is None else {name: kept[name] for name in group_by}
-
-
-def _divides(num_groups: int, num_rows: int, asked_for: bool) -> bool:
-    return num_groups <= MOST_GROUPS and (asked_for or 1 < num_groups <= max(2, num_rows / 2))
+    if unknown := [name for name in group_by or () if name not in kept]:
+        raise ValueError(f"Expected --group-by among {', '.join(kept) or '(no column was kept: --keep)'}, got {unknown[0]!r}.")
+    for name in kept if group_by is None else dict.fromkeys(group_by):
+        labels = np.array([value or "(none)" for value in table.column(kept[name]).to_pylist()], dtype=object)
+        values, codes = np.unique(labels[rows], return_inverse=True)
+        if len(values) <= MOST_GROUPS and (group_by is not None or 1 < len(values) <= max(2, len(labels) / 2)):
+            members = np.split(rows[np.argsort(codes, kind="stable")], np.cumsum(np.bincount(codes))[:-1])
+            yield name, labels, dict(zip(values.tolist(), members, strict=False))  # no values, one empty part
 
 
 def _spread(name: str, values: np.ndarray, seconds: np.ndarray, scored: np.ndarray, rows: np.ndarray) -> Spread:
@@ -336,12 +324,8 @@ def _thresholds(values: np.ndarray, seconds: np.ndarray) -> list[tuple[float, in
     first = math.floor(values.min() / THRESHOLD_STEP)
     last = math.ceil(values.max() / THRESHOLD_STEP)
     step = max(1, math.ceil((last - first) / 24))
-    rows = []
-    for number in range(first, last + 1, step):
-        at = number * THRESHOLD_STEP
-        kept = values >= at
-        rows.append((at, int(kept.sum()), float(seconds[kept].sum()) / 3600))
-    return rows
+    reached = ((number * THRESHOLD_STEP, values >= number * THRESHOLD_STEP) for number in range(first, last + 1, step))
+    return [(at, int(kept.sum()), float(seconds[kept].sum()) / 3600) for at, kept in reached]
 
 
 def _reasons(table: Any) -> dict[tuple[str, str], tuple[int, str]]:
