@@ -59,8 +59,7 @@ def build(
     corpus: Annotated[str, typer.Argument(help="What to build: `bench`.")],
     folder: Annotated[Path, typer.Argument(help="Where to put it.")],
     form: Annotated[
-        str,
-        typer.Option(help="`ci`: 625 clips, five languages. `training`: 69,846 clips, seven voices, six languages."),
+        str, typer.Option(help="`ci`: 625 clips, five languages. `training`: 69,846 clips, seven voices, six languages.")
     ] = "ci",
     packages: Annotated[
         Path | None, typer.Option(help="Folder into which the Debian packages were unpacked; those installed by default.")

@@ -33,8 +33,7 @@ def finetune(
     ] = None,
     group: Group = None,
     calibrate: Annotated[
-        str | None,
-        typer.Option(help="Do not train: fit a mapping of the scores, of `first` or `third` order (from 20 clips on)."),
+        str | None, typer.Option(help="Do not train: fit a mapping of the scores, of `first` or `third` order (from 20 clips on).")
     ] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train a low-rank adapter instead of the weights.")] = False,
     epochs: Annotated[

@@ -194,11 +194,7 @@ class AudioQualityPipeline(Pipeline):
         return _item(load_or_refuse((audio,), **options))
 
     def _forward(
-        self,
-        items: list[dict[str, Any]],
-        mode: str | None = None,
-        hop_seconds: float | None = None,
-        return_timeline: bool = False,
+        self, items: list[dict[str, Any]], mode: str | None = None, hop_seconds: float | None = None, return_timeline: bool = False
     ) -> list[dict[str, Any]]:
         mode = mode or self.model.modes[0]
         good = [item for item in items if item["error"] is None]

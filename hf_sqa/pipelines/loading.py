@@ -21,11 +21,7 @@ LOADING = ("config", "device_map", "dtype", "local_files_only", "revision", "tok
 
 PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # without this a reload would warn that the task is registered twice
 PIPELINE_REGISTRY.register_pipeline(
-    TASK,
-    pipeline_class=AudioQualityPipeline,
-    pt_model=AutoModelForAudioQuality,
-    default=DefaultModel(),
-    type="audio",
+    TASK, pipeline_class=AudioQualityPipeline, pt_model=AutoModelForAudioQuality, default=DefaultModel(), type="audio"
 )
 
 

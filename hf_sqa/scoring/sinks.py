@@ -11,15 +11,7 @@ from typing import Any
 from hf_sqa.row_tables import write_table
 from hf_sqa.runs import whole_folder
 from hf_sqa.scoring.items import Item
-from hf_sqa.scoring.shards import (
-    OWN_COLUMNS,
-    WORST,
-    ShardFolder,
-    cannot_write,
-    iterate_rows,
-    read_run,
-    writing_whole,
-)
+from hf_sqa.scoring.shards import OWN_COLUMNS, WORST, ShardFolder, cannot_write, iterate_rows, read_run, writing_whole
 from hf_sqa.scoring.sources import TABLE_SUFFIXES, Source
 
 FORMATS = ("jsonl", "csv", "parquet", "datasets", "manifest")
