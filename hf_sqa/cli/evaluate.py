@@ -77,7 +77,7 @@ def evaluate(
     scorer, results = load_scorer(model, device=device), []
     for name, dataset in test_sets:
         with bar(name) as update:
-            how = {"options": options, "batch_size": batch_size, "num_workers": num_workers, "progress": update}
+            how: dict[str, Any] = {"options": options, "batch_size": batch_size, "num_workers": num_workers, "progress": update}
             results.append(evaluate_checkpoint(scorer, dataset, test_set=Path(name).stem if Path(name).suffix else name, **how))
         if not results[-1].complete:  # Ctrl-C
             break
