@@ -53,15 +53,17 @@ def settings_of(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
     return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})  # type: ignore[arg-type]
 
 
+def assignments(option: str, texts: Sequence[str] | None, form: str) -> list[tuple[str, str]]:
+    """Parse an option that may be repeated; `form` describes its texts, such as "`name=column`, such as `mos=opinion`"."""
+    parsed = [text.partition("=") for text in texts or ()]
+    if wrong := ["".join(parts) for parts in parsed if "" in parts]:
+        raise ValueError(f"Expected {option} as {form}, got {wrong[0]!r}.")
+    return [(name, value) for name, _, value in parsed]
+
+
 def named_columns(texts: Sequence[str] | None) -> dict[str, str]:
-    """Parse `--column name=column`, which may be repeated: columns of a table by their names in the schema."""
-    columns = {}
-    for text in texts or ():
-        name, _, column = text.partition("=")
-        if not name or not column:
-            raise ValueError(f"Expected --column as `name=column`, such as `mos=opinion`, got {text!r}.")
-        columns[name] = column
-    return columns
+    """Parse `--column`: columns of a table by their names in the schema."""
+    return dict(assignments("--column", texts, "`name=column`, such as `mos=opinion`"))
 
 
 def columns_and_group(texts: Sequence[str] | None, group: str | None) -> tuple[dict[str, str], str | None]:

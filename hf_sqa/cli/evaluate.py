@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from hf_sqa.cli.arguments import BatchSize, Decoders, Device, Model, words_of
+from hf_sqa.cli.arguments import BatchSize, Decoders, Device, Model, assignments, words_of
 from hf_sqa.cli.stopping import EXIT_FAILED, faults_end_it, need_extra, quiet
 from hf_sqa.cli.tables import print_agreement, row_writer
 from hf_sqa.progress import bar
@@ -70,7 +70,9 @@ def evaluate(
 
     scores = {predicted: label or predicted for predicted, _, label in (text.partition("=") for text in score or ())} or None
     options = SuiteOptions(scores=scores, metrics=tuple(words_of(metrics)), cluster=cluster, num_draws=num_draws)
-    wanted = _wanted(split, keep)
+    wanted = {} if split is None else {"split": [split]}
+    for column, values in assignments("--filter", keep, "`column=value`, such as `language=de`"):
+        wanted.setdefault(column, []).extend(values.split(","))
     test_sets = []
     for name, _, root in (text.partition("=") for text in dict.fromkeys(corpora)):
         test_sets.append((name, select_rows(load_corpus(name, root or None, join=join), wanted, repr(name))))
@@ -100,14 +102,3 @@ def evaluate(
         raise KeyboardInterrupt
     if failed:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _wanted(split: str | None, texts: list[str] | None) -> dict[str, list[str]]:
-    """Return the values to keep for each column, from `--split` and `--filter`."""
-    wanted = {} if split is None else {"split": [split]}
-    for text in texts or ():
-        column, _, values = text.partition("=")
-        if not column or not values:
-            raise ValueError(f"Expected --filter as `column=value`, such as `language=de`, got {text!r}.")
-        wanted.setdefault(column, []).extend(values.split(","))
-    return wanted

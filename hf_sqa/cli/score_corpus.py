@@ -57,9 +57,13 @@ def score_corpus(
                 progress = run.score_corpus(source, output, settings, num_actors=actors, num_gpus=gpus, **more)
             else:
                 if num_ranks > 1:
+                    import torch
+
                     # Each rank takes every num_ranks-th shard of this part: rank r of part i of n starts at shard i + n * r.
                     part = (part[0] + part[1] * rank, part[1] * num_ranks)
-                    settings = replace(settings, device=settings.device or _device_of_rank())
+                    gpus_here = torch.cuda.device_count()
+                    own = f"cuda:{int(os.environ['LOCAL_RANK']) % gpus_here}" if gpus_here else "cpu"
+                    settings = replace(settings, device=settings.device or own)
                 with bar("reading the list", unit="rows", tell=tell) as update:
                     update(0, None)
                     show = functools.partial(_show, update)
@@ -95,14 +99,6 @@ def _show(update: Callable[..., None], progress: Progress) -> None:
     failed = sum(progress.statuses.values()) - progress.statuses["ok"]
     text = f"{progress.hours_per_hour:.1f} audio-hours per hour, {failed:,} without a score"
     update(progress.rows + progress.kept, progress.total, text)
-
-
-def _device_of_rank() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    return "cpu"
 
 
 @contextlib.contextmanager

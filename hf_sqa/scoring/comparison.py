@@ -4,7 +4,6 @@ import itertools
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -97,7 +96,14 @@ class ComparedSystems:
             for pair, words in self._against_first()
             if pair is not None and pair.better == pair.first and pair.difference.high < -tolerance
         ]
-        return faults + self._lost()
+        first = self.rows[0]["system"] if self.rows else ""
+        scored = {(row["model"], row["item"]) for row in self.rows if row["system"] == first and row["status"] == "ok"}
+        lost = dict.fromkeys(
+            (row["system"], row["file"], row["code"])
+            for row in self.rows
+            if row["system"] != first and row["status"] != "ok" and (row["model"], row["item"]) in scored
+        )
+        return faults + [f"{file} of {system} has no score ({code}), and {first} has one" for system, file, code in lost]
 
     def not_better_than_first(self) -> list[str]:
         """Systems not shown to be better than the first, for every model; in words."""
@@ -128,16 +134,6 @@ class ComparedSystems:
                 pair = pairs.get(system.name)
                 words = f"{system.name} or {first.name} has no scores" if pair is None else pair_in_words(pair, means, self.score)
                 yield pair, f"by {model}: {words}"
-
-    def _lost(self) -> list[str]:
-        first = self.rows[0]["system"] if self.rows else ""
-        scored = {(row["model"], row["item"]) for row in self.rows if row["system"] == first and row["status"] == "ok"}
-        lost = Counter(
-            (row["system"], row["file"], row["code"])
-            for row in self.rows
-            if row["system"] != first and row["status"] != "ok" and (row["model"], row["item"]) in scored
-        )
-        return [f"{file} of {system} has no score ({code}), and {first} has one" for system, file, code in lost]
 
 
 @dataclass

@@ -104,7 +104,7 @@ def finish(output: Path, run: dict[str, Any], num_rows: int, part: range) -> boo
     num_shards = math.ceil(num_rows / run["rows_per_shard"])
     for index in shards.indices():
         if index >= num_shards and index in part:
-            shards.remove(index)
+            shards.path(index).unlink(missing_ok=True)
     write_json(output / RUN_FILE, {**run, "rows": num_rows})
     return shards.indices() == list(range(num_shards))
 

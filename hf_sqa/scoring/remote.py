@@ -27,14 +27,14 @@ def is_remote(name: str) -> bool:
 
 def read_remote(url: str) -> bytes:
     """Return the content of a URL."""
-    return _tried(lambda: _read_http(url) if url.startswith(("http://", "https://")) else _read_fsspec(url))
+    return _tried(lambda: _read(url))
 
 
 def open_remote(url: str) -> Any:
     """Open a URL as a binary file."""
     if url.startswith(("http://", "https://")):
         is_streamed = url.split("?")[0].endswith((".tar", ".tgz", ".gz"))
-        return _tried(lambda: _open(url)) if is_streamed else io.BytesIO(read_remote(url))
+        return _tried(lambda: urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)) if is_streamed else io.BytesIO(read_remote(url))
     import fsspec
 
     return _tried(lambda: fsspec.open(url, "rb").open())
@@ -98,16 +98,10 @@ def _is_refused(error: Exception) -> bool:
     return isinstance(error, PermissionError) or "Credential" in type(error).__name__
 
 
-def _open(url: str) -> Any:
-    return urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
-
-
-def _read_http(url: str) -> bytes:
-    with _open(url) as response:
-        return response.read()
-
-
-def _read_fsspec(url: str) -> bytes:
+def _read(url: str) -> bytes:
+    if url.startswith(("http://", "https://")):
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            return response.read()
     import fsspec
 
     options: dict[str, Any] = {}

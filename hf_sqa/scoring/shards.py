@@ -83,9 +83,6 @@ class ShardFolder:
         with writing_whole(self.path(index), sole_writer=True) as unfinished:
             pyarrow.parquet.write_table(table, unfinished, compression="zstd")
 
-    def remove(self, index: int) -> None:
-        self.path(index).unlink(missing_ok=True)
-
     def _schema(self) -> Any:
         import pyarrow
 

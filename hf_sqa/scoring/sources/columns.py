@@ -130,7 +130,10 @@ class Columns:
         except BadRowError as error:
             return Item(position, key, "", None, {}, Refusal("failed", "bad_row", printable_text(str(error))))
         columns = {name: value for name, value in record.items() if name not in ("recording", "id")}
-        return Item(position, key, name, audio, columns | _of_supervision(record.get("supervisions")))
+        match record.get("supervisions"):
+            case [dict() as first, *_]:
+                columns |= {name: first[name] for name in ("language", "speaker", "text") if first.get(name) is not None}
+        return Item(position, key, name, audio, columns)
 
     def _lhotse_audio(self, record: dict[str, Any], file: str | None) -> tuple[Any, str]:
         """Return the recording of a cut, or the excerpt of it, and its name."""
@@ -199,11 +202,6 @@ def depth_of(record: Any) -> int:
 
 def _stretch(start: float, duration: float | None) -> str:
     return f"#{start:g}" + (f"+{duration:g}" if duration is not None else "")
-
-
-def _of_supervision(supervisions: Any) -> dict[str, Any]:
-    first = supervisions[0] if isinstance(supervisions, list) and supervisions and isinstance(supervisions[0], dict) else {}
-    return {name: first[name] for name in ("language", "speaker", "text") if first.get(name) is not None}
 
 
 def _seconds(value: Any, name: str) -> float:

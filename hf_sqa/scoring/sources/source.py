@@ -21,11 +21,6 @@ def everything(position: int) -> bool:
     return True
 
 
-def nothing(position: int) -> bool:
-    """Ask for no audio, only for the names of the rows."""
-    return False
-
-
 class Source:
     """A list of recordings in a fixed order. A row that cannot be read becomes an item with the reason; no row is left out.
 
