@@ -13,11 +13,8 @@ from hf_sqa.audio import AudioError
 def find_recordings(arguments: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """Yield `(name, audio)` for every recording that the arguments name, in order, each name once.
 
-    Args:
-        arguments (`Iterable[str]`): Files, URLs, folders (searched in depth), globs, `@file` for a list with one name per line
-            (`#` begins a comment), `-` for audio on standard input, `@-` for a list on standard input.
-
-    `audio` is a path, a URL, bytes, or an `AudioError` for an argument that holds no recording.
+    They are files, URLs, folders (searched in depth), globs, `@file` for a list with one name per line (`#` begins a comment), `-`
+    for audio on standard input, `@-` for a list there. `audio` is a path, a URL, bytes, or an `AudioError` of an argument.
     """
     seen: set[str] = set()
     for name, audio in _expand(arguments):

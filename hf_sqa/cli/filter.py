@@ -46,13 +46,12 @@ def filter_corpus(
     has_rows = run["source"].lower().endswith((*MANIFEST_SUFFIXES, *TABLE_SUFFIXES))
     source = open_source(run["source"], **run["reading"]) if written and has_rows and not rows_only else None
     chosen = filter_rows(output, rule, write=write, annotate=annotate, source=source)
-    total = chosen.kept + sum(chosen.gone.values())
-    hours = chosen.kept_seconds / 3600
-    all_hours = hours + sum(chosen.gone_seconds.values()) / 3600
+    hours, all_hours = chosen.seconds[None] / 3600, sum(chosen.seconds.values()) / 3600
     share = f" ({hours / all_hours:.1%})" if all_hours else ""
-    typer.echo(f"Kept:    {chosen.kept:,} of {total:,} rows, {hours:.2f} of {all_hours:.2f} hours{share}.")
-    for reason, count in chosen.gone.most_common():
-        typer.echo(f"Dropped: {count:,} rows, {chosen.gone_seconds[reason] / 3600:.2f} hours: {reason}")
+    typer.echo(f"Kept:    {chosen.rows[None]:,} of {chosen.rows.total():,} rows, {hours:.2f} of {all_hours:.2f} hours{share}.")
+    for reason, count in chosen.rows.most_common():
+        if reason is not None:
+            typer.echo(f"Dropped: {count:,} rows, {chosen.seconds[reason] / 3600:.2f} hours: {reason}")
     for path in written:
         typer.echo(f"Written: {path}")
 

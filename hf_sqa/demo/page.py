@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from hf_sqa.cells import clock
 from hf_sqa.demo.scorers import Judgement, Scale, Scorers
 from hf_sqa.metrics import compare_systems
-from hf_sqa.pipelines.quality_plot import CATEGORIES
+from hf_sqa.pipelines.quality_plot import CATEGORIES, category_of
 
 #: Longer courses are averaged down to this many stretches.
 STRETCHES = 400
@@ -101,15 +101,12 @@ def stretches(timeline: Sequence[dict[str, float]], score: str) -> list[tuple[fl
 
 def colour(scale: Scale, value: float) -> str:
     """Return the colour of the category that a score falls into."""
-    goodness = scale.goodness(value)
-    return next(colour for at, _, colour in reversed(CATEGORIES) if goodness >= at - 0.5 or at == 1)
+    return category_of(scale.goodness(value))[2]
 
 
 def word(scale: Scale, value: float) -> str:
     """Return the listeners' word for a score (bad to excellent), or its range if it is not an opinion score."""
-    if scale.is_opinion:
-        return next(word for at, word, _ in reversed(CATEGORIES) if value >= at - 0.5 or at == 1)
-    return f"in {scale.low:g} to {scale.high:g}"
+    return category_of(value)[1] if scale.is_opinion else f"in {scale.low:g} to {scale.high:g}"
 
 
 def _outline(waveform: tuple[np.ndarray, np.ndarray, np.ndarray], span: float) -> str:

@@ -61,11 +61,7 @@ class LitePipeline:
         self._checked(**options)
 
     def columns(self, interval: float | None = None) -> list[str]:
-        """Return the names of the scores in a row, and of the ends of their intervals.
-
-        Raises:
-            ValueError: If the checkpoint has no such interval.
-        """
+        """Return the names of the scores in a row, and of the ends of their intervals, which the checkpoint must have."""
         self._checked(interval=interval)
         return score_columns(self.score_names, self.config.score_intervals, interval)
 

@@ -16,13 +16,9 @@ GRAPH_PARTS = ["*.json", GRAPH_FILE, *HUB_GRAPHS]
 
 
 def load_graph(model: Any, backend: str | None, options: dict[str, Any]) -> dict[str, Any] | None:
-    """Load a graph from a folder or the Hub, as arguments for a pipeline; `None` if torch runs the model.
+    """Load a graph of `hf-sqa export onnx` from a folder or the Hub, as arguments for a pipeline; `None` if torch runs the model.
 
-    The graph is one that `hf-sqa export onnx` wrote; `backend` and `options` are those of [`~hf_sqa.pipelines.loading.pipeline`].
-
-    Raises:
-        ValueError: If the backend, device or dtype does not exist, or the graph is of a family other than DistilledSQA.
-        OSError: If there is no graph, or onnxruntime is missing.
+    `backend` and `options` are those of [`~hf_sqa.pipelines.loading.pipeline`].
     """
     if backend not in {None, *BACKENDS}:
         raise ValueError(f"Expected `backend` to be one of {', '.join(BACKENDS)}, got {backend!r}.")

@@ -107,15 +107,11 @@ def _key(figure: Any, method: str) -> None:
         figure.text(0.995, 0.004, f"local quality: {method}", fontsize=6.5, color=QUIET, ha="right", va="bottom")
 
 
-def pieces_of(timeline: Sequence[dict[str, float]], score: str, most: int = MOST_POINTS) -> list[np.ndarray]:
-    """Split a timeline into curves at the silences.
-
-    Returns:
-        `list[np.ndarray]`: One array per curve, with rows of time in seconds, mean, lowest and highest score.
-    """
+def pieces_of(timeline: Sequence[dict[str, float]], score: str) -> list[np.ndarray]:
+    """Split a timeline at the silences into curves, with rows of time in seconds, mean, lowest and highest score."""
     if not timeline:
         return []
-    size = max(1, -(-len(timeline) // most))
+    size = max(1, -(-len(timeline) // MOST_POINTS))
     curves, run = [], [timeline[0]]
     for before, row in zip(timeline, [*timeline[1:], None], strict=True):
         # In a long recording, pauses of a few points do not break the curve, which would look frayed.
@@ -131,11 +127,7 @@ def pieces_of(timeline: Sequence[dict[str, float]], score: str, most: int = MOST
 
 
 def envelope(recording: Recording, columns: int = COLUMNS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the lowest and highest sample in every column of the picture, read block by block.
-
-    Returns:
-        `(seconds, low, high)`, each with one value per column, or per sample if there are fewer samples.
-    """
+    """Return seconds, lowest and highest sample of every column of the picture, or of every sample if there are fewer."""
     columns = min(columns, recording.num_samples)
     low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
     position = 0
@@ -149,9 +141,12 @@ def envelope(recording: Recording, columns: int = COLUMNS) -> tuple[np.ndarray, 
 
 def colour_of(value: float) -> str:
     """Return the colour of a score on the five-point scale; grey for NaN, where nobody speaks."""
-    if np.isnan(value):
-        return "#d9d9d9"
-    return next(colour for at, _, colour in reversed(CATEGORIES) if value >= at - 0.5 or at == 1)
+    return "#d9d9d9" if np.isnan(value) else category_of(value)[2]
+
+
+def category_of(value: float) -> tuple[int, str, str]:
+    """Return the category of `CATEGORIES` that a score on the five-point scale falls into."""
+    return next(category for category in reversed(CATEGORIES) if value >= category[0] - 0.5 or category[0] == 1)
 
 
 def _values_at(timeline: Sequence[dict[str, float]], score: str, seconds: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Selects recordings by their scores: it writes those that pass, counts the others, and deletes nothing."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,13 +40,10 @@ class Rule:
 
 @dataclass
 class Chosen:
-    """Result of a filter."""
+    """Result of a filter, by the rule that a row breaks; `None` stands for the rows that pass."""
 
-    kept: int = 0  # Rows that pass
-    kept_seconds: float = 0.0  # Seconds of audio in them
-    gone: Counter[str] = field(default_factory=Counter)  # Rows that do not pass, by reason
-    #: Seconds of audio in them, by reason; 0 where the length is unknown
-    gone_seconds: dict[str, float] = field(default_factory=dict)
+    rows: Counter[str | None] = field(default_factory=Counter)
+    seconds: dict[str | None, float] = field(default_factory=lambda: defaultdict(float))  # Of audio, where the length is known
 
 
 def filter_rows(
@@ -55,29 +52,22 @@ def filter_rows(
     """Select rows of an output folder, and write those that pass, or all with the columns `kept` and `gone_because`.
 
     If the source that was scored is given, its own rows are written, with the scores added.
-
-    Raises:
-        ValueError: If a score does not exist, the folder holds no scores, or the source is no longer the one that was scored.
     """
     run = read_run(output)
     columns = columns_of(run, [*rule.minima, *rule.maxima])
     chosen = Chosen()
     for row in iterate_rows(output, run):
         reason = rule.reason_against(row, columns)
-        seconds = row["duration_seconds"] or 0.0
-        if reason is None:
-            chosen.kept += 1
-            chosen.kept_seconds += seconds
-        else:
-            chosen.gone[reason] += 1
-            chosen.gone_seconds[reason] = chosen.gone_seconds.get(reason, 0.0) + seconds
+        chosen.rows[reason] += 1
+        chosen.seconds[reason] += row["duration_seconds"] or 0.0
 
     def rows(only_kept: bool) -> Iterator[dict[str, Any]]:
         for row in iterate_rows(output, run):
             reason = rule.reason_against(row, columns)
-            if only_kept and reason is not None:
-                continue
-            yield row if only_kept else {**row, "kept": reason is None, "gone_because": reason}
+            if not only_kept:
+                yield {**row, "kept": reason is None, "gone_because": reason}
+            elif reason is None:
+                yield row
 
     for path, only_kept in ((write, True), (annotate, False)):
         if path is not None:

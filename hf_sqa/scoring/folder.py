@@ -111,11 +111,7 @@ def finish(output: Path, run: dict[str, Any], num_rows: int, part: range) -> boo
 
 @contextlib.contextmanager
 def hold_output(output: Path, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
-    """Hold the lock of an output folder, or of one part of it; released when the process ends, however it ends.
-
-    Raises:
-        Locked: If another process holds this lock or one that overlaps it.
-    """
+    """Hold the lock of an output folder, or of one part of it, which overlaps that of the folder, until the process ends."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -37,11 +37,7 @@ class Cores:
 
 
 def cores(scorer: Any, asked: int | None = None, is_held_back: bool = False) -> Cores:
-    """Return `asked` processes; by default one per torch thread for a small model on a CPU unless `is_held_back`, else one.
-
-    Raises:
-        ValueError: If more than one is asked for on a device or system that allows only one.
-    """
+    """Return `asked` processes; by default one per torch thread for a small model on a CPU unless `is_held_back`, else one."""
     import torch
 
     if asked is not None and asked > 1:

@@ -96,11 +96,7 @@ class CorpusScorer:
             raise ValueError(f"Expected columns of scores that differ from {', '.join(sorted(clash))}; give a suffix.")
 
     def decoder(self, num_items: int | None = None) -> Decoder:
-        """Return the decoder for [`rows`], which also scores if several processes do.
-
-        Args:
-            num_items (`int`, *optional*): Largest possible number of items: a few are not worth starting processes.
-        """
+        """Return the decoder for [`rows`], of at most `num_items` if known, which also scores if several processes do."""
         return ScoringDecoder(self._score, self.decoding, self.cores, self.num_workers or 0, num_items)
 
     def rows(self, decoded: Iterable[Decoded], kept_columns: Sequence[str] = ()) -> Iterator[dict[str, Any] | Item]:

@@ -156,21 +156,16 @@ def kept_text(value: Any) -> str | None:
 
 
 def read_run(output: str | os.PathLike) -> dict[str, Any]:
-    """Return the content of an output folder's `run.json`.
-
-    Raises:
-        ValueError: If the folder holds no scores of a corpus.
-    """
+    """Return the content of an output folder's `run.json`; refuse a folder that holds no scores of a corpus."""
     path = Path(output) / RUN_FILE
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
             f"Expected the output folder of `hf-sqa score <corpus> --output <folder>/`, but {str(output)!r} holds no {RUN_FILE}."
         ) from None
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); restore it, or score into another folder.") from None
-    return run
 
 
 def iterate_rows(output: str | os.PathLike, run: dict[str, Any]) -> Iterator[dict[str, Any]]:

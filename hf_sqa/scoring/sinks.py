@@ -51,11 +51,7 @@ def write_rows(path: Path, rows: Iterable[Row], as_text: bool = True) -> None:
 
 
 def with_manifest(rows: Iterable[Row], source: Source, run: dict[str, Any]) -> Iterator[Row]:
-    """Yield the original rows of the source, with the columns of the scores added.
-
-    Raises:
-        ValueError: If source and scores no longer have the same rows.
-    """
+    """Yield the original rows of the source, with the columns of the scores added; refuse a source whose rows have changed."""
     items = source.items(lambda position: False)
     item: Item | None = next(items, None)
     for row in rows:

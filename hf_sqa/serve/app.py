@@ -152,12 +152,9 @@ class Reader:
 
 
 def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Collection[str] = ()) -> FastAPI:
-    """Make the application, which any ASGI server can run.
+    """Make the application, which any ASGI server can run. The service is started and ended with it.
 
-    Args:
-        service ([`Service`]): The service that scores. It is started and ended with the application.
-        allow_urls (`bool`, *optional*, defaults to `False`): Whether to read recordings from public http(s) URLs in requests.
-        private_hosts (collection of `str`, *optional*): Hosts with a private address that such URLs may also name.
+    With `allow_urls` it reads recordings from public http(s) URLs in requests, also from `private_hosts` with a private address.
     """
     metrics = Metrics()
     reader = Reader(service, metrics, allow_urls, private_hosts)

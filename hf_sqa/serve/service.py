@@ -51,9 +51,6 @@ class Service:
         num_decoders (`int`, *optional*, defaults to 1): Processes that decode. A decoder that dies or hangs is replaced. Windows
             has none: a recording that kills the decoder ends the service there.
         scorer (`AudioQualityPipeline`, *optional*): A pipeline that is already loaded.
-
-    Raises:
-        ValueError: If the model cannot be loaded.
     """
 
     def __init__(self, settings: Settings, limits: Limits | None = None, num_decoders: int = 1, scorer: Any = None):

@@ -284,9 +284,9 @@ class TestFilter:
 
         chosen = filter_rows(output, Rule({"mos": low}, {"mos": high}, min_seconds=0.5))
 
-        assert chosen.kept == ((frame[column] >= low) & (frame[column] <= high)).sum()
-        assert chosen.gone[f"mos below {low:g}"] == (frame[column] < low).sum()
-        assert sum(chosen.gone.values()) + chosen.kept == 39
+        assert chosen.rows[None] == ((frame[column] >= low) & (frame[column] <= high)).sum()
+        assert chosen.rows[f"mos below {low:g}"] == (frame[column] < low).sum()
+        assert chosen.rows.total() == 39
 
     def test_a_manifest_that_changed_is_not_mixed_up(self, output, corpus, tmp_path, run):
         shutil.copytree(output, tmp_path / "out")
