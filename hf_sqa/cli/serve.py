@@ -59,18 +59,7 @@ def serve(
     from hf_sqa.serve.service import Limits
 
     settings = Settings(model=model, dtype=dtype, device=device, channel=parse_channel(channel))
-    limits = Limits(round(max_megabytes * 1e6), max_seconds, timeout, max_files, max_waiting)
+    max_bytes = round(max_megabytes * 1e6)
+    limits = Limits(max_bytes, max_seconds, timeout, max_files, max_waiting, allow_urls, tuple(allow_host or ()))
     typer.echo(f"Loading the model, then serving on http://{host}:{port}, described at /docs (Ctrl-C ends it)", err=True)
-    try:
-        run(
-            settings,
-            limits,
-            host=host,
-            port=port,
-            workers=workers,
-            num_decoders=decoders,
-            allow_urls=allow_urls,
-            private_hosts=allow_host or (),
-        )
-    except ValueError as error:
-        stop(error)
+    run(settings, limits, host=host, port=port, workers=workers, num_decoders=decoders)

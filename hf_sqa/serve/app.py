@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -118,8 +118,6 @@ class Reader:
 
     service: Service
     metrics: Metrics
-    allow_urls: bool
-    private_hosts: Collection[str]
 
     async def checked(self, asked: Asked) -> Asked:
         """Round the interval to two decimals, so that clients cannot fill the memory; refuse one that the model does not have."""
@@ -134,15 +132,12 @@ class Reader:
         """Return the row of an upload or a URL."""
         with_timeline = asked.timeline or self.service.names_worst
         options = {"return_segments": asked.segments, "return_timeline": with_timeline, "interval": asked.interval}
-        name = (sent if isinstance(sent, str) else sent.filename) or "recording"
+        name, limits = (sent if isinstance(sent, str) else sent.filename) or "recording", self.service.limits
         try:
-            if not isinstance(sent, str):
-                row = await self.service.row(name, sent.file, options)
-            elif not self.allow_urls:
+            if isinstance(sent, str) and not limits.allow_urls:
                 raise RefusedURL("url_refused", "this service reads no URLs; send the file")
-            else:
-                content = await fetch(sent, self.service.limits.max_bytes, self.private_hosts)
-                row = await self.service.row(name, content, options)
+            audio = await fetch(sent, limits.max_bytes, limits.private_hosts) if isinstance(sent, str) else sent.file
+            row = await self.service.row(name, audio, options)
         except RefusedURL as refused:
             row = self.service.refused(name, refused.refusal, options)
         self.metrics.count_row(row)
@@ -151,13 +146,10 @@ class Reader:
         return finite(row)
 
 
-def create_app(service: Service, *, allow_urls: bool = False, private_hosts: Collection[str] = ()) -> FastAPI:
-    """Make the application, which any ASGI server can run. The service is started and ended with it.
-
-    With `allow_urls` it reads recordings from public http(s) URLs in requests, also from `private_hosts` with a private address.
-    """
+def create_app(service: Service) -> FastAPI:
+    """Make the application, which any ASGI server can run. The service is started and ended with it."""
     metrics = Metrics()
-    reader = Reader(service, metrics, allow_urls, private_hosts)
+    reader = Reader(service, metrics)
     # Counted as it happens: with several workers, only one of them answers a request for /metrics.
     service.on_batch, service.on_waiting = metrics.batches.observe, metrics.waiting.set
 
@@ -282,24 +274,13 @@ def _answer(row: Mapping[str, Any]) -> Response:
     return JSONResponse(row, status, headers={"Retry-After": BUSY_SECONDS} if row["code"] == "busy" else None)
 
 
-def run(
-    settings: Settings,
-    limits: Limits,
-    *,
-    host: str,
-    port: int,
-    workers: int = 1,
-    num_decoders: int = 1,
-    allow_urls: bool = False,
-    private_hosts: Collection[str] = (),
-) -> None:
+def run(settings: Settings, limits: Limits, *, host: str, port: int, workers: int = 1, num_decoders: int = 1) -> None:
     """Serve until interrupted, with `workers` processes that each have a model, and `num_decoders` more that decode for each."""
     options: dict[str, Any] = {"host": host, "port": port, "log_level": "warning"}
-    access: dict[str, Any] = {"allow_urls": allow_urls, "private_hosts": list(private_hosts)}
     if workers == 1:
-        uvicorn.run(create_app(Service(settings, limits, num_decoders), **access), **options)
+        uvicorn.run(create_app(Service(settings, limits, num_decoders)), **options)
         return
-    told = {"settings": asdict(settings), "limits": asdict(limits), "num_decoders": num_decoders, "access": access}
+    told = {"settings": asdict(settings), "limits": asdict(limits), "num_decoders": num_decoders}
     with tempfile.TemporaryDirectory(prefix="hf-sqa-metrics-") as folder:
         os.environ |= {ENVIRONMENT: json.dumps(told), "PROMETHEUS_MULTIPROC_DIR": folder}
         uvicorn.run("hf_sqa.serve.app:app_from_environment", factory=True, workers=workers, **options)
@@ -308,5 +289,4 @@ def run(
 def app_from_environment() -> FastAPI:
     """Make the application in a process that uvicorn started for [`run`]."""
     told = json.loads(os.environ[ENVIRONMENT])
-    service = Service(Settings(**told["settings"]), Limits(**told["limits"]), told["num_decoders"])
-    return create_app(service, **told["access"])
+    return create_app(Service(Settings(**told["settings"]), Limits(**told["limits"]), told["num_decoders"]))

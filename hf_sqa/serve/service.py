@@ -5,7 +5,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -33,6 +33,8 @@ class Limits:
     timeout_seconds: float = 120.0  # Time from the end of the upload to the answer, waiting included
     max_files: int = 64  # Recordings of one batch
     max_waiting: int = 256  # Recordings that wait or are being scored at one time; further ones are refused
+    allow_urls: bool = False  # Whether recordings are read from public http(s) URLs in requests
+    private_hosts: Collection[str] = ()  # Hosts with a private address that such URLs may also name
 
 
 @dataclass(eq=False)

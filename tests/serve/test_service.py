@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -396,10 +397,11 @@ def test_a_url_is_scored_only_where_it_is_allowed(tiny_scorer, client, elsewhere
     url = f"{elsewhere}/to/{elsewhere}/call.wav"
     assert client.post("/score", data={"url": url}).status_code == 403
 
-    open_service = Service(Settings(), LIMITS, scorer=tiny_scorer)
-    with TestClient(create_app(open_service, allow_urls=True, private_hosts=["127.0.0.1"])) as allowed:
+    limits = replace(LIMITS, allow_urls=True)
+    open_service = Service(Settings(), replace(limits, private_hosts=["127.0.0.1"]), scorer=tiny_scorer)
+    with TestClient(create_app(open_service)) as allowed:
         row = allowed.post("/score", data={"url": url}).json()
-    with TestClient(create_app(Service(Settings(), LIMITS, scorer=tiny_scorer), allow_urls=True)) as public_only:
+    with TestClient(create_app(Service(Settings(), limits, scorer=tiny_scorer))) as public_only:
         answer = public_only.post("/score", data={"url": url})
 
     assert row["mos"] == pytest.approx(tiny_scorer(clip)["mos"], abs=1e-5)
