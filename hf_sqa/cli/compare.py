@@ -3,7 +3,6 @@
 import itertools
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 from hf_sqa.cells import visible
 from hf_sqa.cli.arguments import Device
 from hf_sqa.cli.stopping import EXIT_FAILED, check_plot, faults_end_it, quiet, say, stop
-from hf_sqa.cli.tables import colour, interval_of, make_console, row_writer, show_table
+from hf_sqa.cli.tables import coloured, interval_of, make_console, row_writer, show_table
 from hf_sqa.progress import bar
 
 #: Largest number of pairs printed; if there are more, only systems with neighbouring means are paired.
@@ -121,7 +120,11 @@ def compare(
         _print(compared)
     if plot is not None:
         say(f"Drawn: {plot}")
-    _say_what_failed(compared.failed, len(compared.rows) // len(compared.by_model))
+    if failed := compared.failed:
+        named = ", ".join(f"{row['file']} of {row['system']} ({row['code']})" for row in failed[:NUM_NAMED])
+        more = f" and {len(failed) - NUM_NAMED} more; --output writes them all" if len(failed) > NUM_NAMED else ""
+        num_recordings = len(compared.rows) // len(compared.by_model)
+        say(f"{len(failed)} of {num_recordings} recordings have no score and are not compared: {named}{more}.")
     raise typer.Exit(_exit_code(compared, fail_if_worse, tolerance, fail_unless_better))
 
 
@@ -153,13 +156,11 @@ def _print(compared: Any) -> None:
 
 
 def _print_systems(console: Any, found: Any, score: str) -> None:
-    from rich.text import Text
-
     group_of = {name: place for place, group in enumerate(found.groups, 1) for name in group}
     rows = []
     for system in sorted(found.systems, key=lambda system: (math.isnan(system.mean.value), -system.mean.value)):
         mean = system.mean
-        value = Text("none") if math.isnan(mean.value) else Text(f"{mean.value:.2f}", colour(mean.value))
+        value = "none" if math.isnan(mean.value) else coloured(mean.value)
         counts = [f"{system.num_clips:,}", str(system.num_failed or "")]
         rows.append([system.name, *counts, value, interval_of(mean), str(group_of.get(system.name, ""))])
     level = f"{100 * found.systems[0].mean.confidence_level:g} %"
@@ -184,11 +185,3 @@ def _print_pairs(console: Any, found: Any) -> None:
         rows.append([f"{pair.second} less {pair.first}", f"{difference.value:+.2f}", interval, sure, won, counted, shown])
     console.print(f"\nDifferences{note}", markup=False)
     show_table(console, ["pair", "difference", "interval", "P(higher)", "won", "pairs", "better"], rows)
-
-
-def _say_what_failed(failed: Sequence[dict[str, Any]], num_recordings: int) -> None:
-    if not failed:
-        return
-    named = ", ".join(f"{row['file']} of {row['system']} ({row['code']})" for row in failed[:NUM_NAMED])
-    more = f" and {len(failed) - NUM_NAMED} more; --output writes them all" if len(failed) > NUM_NAMED else ""
-    say(f"{len(failed)} of {num_recordings} recordings have no score and are not compared: {named}{more}.")

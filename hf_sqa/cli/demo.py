@@ -49,7 +49,14 @@ def demo(
     """
     models = model or []
     if write_space is not None:
-        _write(write_space, models)
+        from hf_sqa.demo.folder import write_space as write_folder
+
+        quiet()
+        write_folder(write_space, models)
+        megabytes = sum(path.stat().st_size for path in write_space.rglob("*") if path.is_file()) / 1e6
+        typer.echo(f"written  {write_space}, {megabytes:.0f} MB")
+        typer.echo(f"try      python {write_space / 'app.py'}")
+        typer.echo(f"publish  hf upload <you>/<name> {write_space} --repo-type space")
         return
     need_extra("The page", "demo", "gradio")
     if mcp:
@@ -63,17 +70,6 @@ def demo(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(EXIT_INTERRUPTED)  # a thread that is still scoring would delay the exit, then abort in torch
-
-
-def _write(folder: Path, models: list[str]) -> None:
-    quiet()
-    from hf_sqa.demo.folder import write_space
-
-    write_space(folder, models)
-    megabytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-    typer.echo(f"written  {folder}, {megabytes:.0f} MB")
-    typer.echo(f"try      python {folder / 'app.py'}")
-    typer.echo(f"publish  hf upload <you>/<name> {folder} --repo-type space")
 
 
 def _built(models: list[str], device: str | None) -> Any:

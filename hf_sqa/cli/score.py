@@ -16,14 +16,12 @@ BACKENDS = ("torch", "onnx")
 FILES_ONLY = ("sort", "batch_size", "segments", "plot", "backend")
 #: Options that need torch, not only a graph.
 TORCH_ONLY = ("mode", "dtype", "device", "batch_size", "num_workers", "num_processes", "plot")
-CORPUS_ONLY = (
-    *("keep", "audio_column", "key_column", "root", "split", "suffix", "output_format", "max_seconds", "timeout_seconds"),
-    *("rows_per_shard", "shards", "retry_failed", "rescore", "engine", "actors", "gpus"),
-)
+#: Title of the options for a corpus in the help.
+CORPUS_ONLY = "A corpus into a folder"
 
 
 def _corpus(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="A corpus into a folder", show_default=False, **more)
+    return typer.Option(*names, help=help, rich_help_panel=CORPUS_ONLY, show_default=False, **more)
 
 
 Audio = Annotated[
@@ -184,7 +182,8 @@ def score(
         why = f"does not go with --output {output!r}, a folder; name a file ending in .csv, .jsonl or .parquet"
         refuse(context, FILES_ONLY, why)
     else:
-        refuse(context, CORPUS_ONLY, "needs a folder as --output, such as out/")
+        for_corpora = [option.name for option in context.command.params if getattr(option, "rich_help_panel", "") == CORPUS_ONLY]
+        refuse(context, for_corpora, "needs a folder as --output, such as out/")
         if len(audio) == 1 and Path(audio[0]).is_file() and audio[0].lower().endswith(LISTS):
             stop(f"{audio[0]!r} is a list of recordings, which is scored into a folder: add `--output out/`.")
     if backend not in BACKENDS:

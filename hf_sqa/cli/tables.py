@@ -47,20 +47,24 @@ def print_table(rows: Sequence[dict[str, Any]], score_names: Sequence[str], cons
     for row in rows:
         scored = row["status"] == "ok"
         remarks = ", ".join([*row["warnings"], *_faults(row, score_names[0])]) if scored else f"{row['code']}: {row['reason']}"
-        scores = [_score(row[name]) if scored else Text(row["status"], "red") for name in score_names]
+        scores = [coloured(row[name]) if scored else Text(row["status"], "red") for name in score_names]
         seconds = f"{row['duration_seconds']:.1f}" if row["duration_seconds"] is not None else ""
         told = Text(visible(remarks), style="yellow" if scored else "red")
-        cells.append([row["file"], *scores, *(_worst(row) for _ in worst), seconds, str(row["sampling_rate"] or ""), told])
+        worst_cell = Text("")
+        if row.get("worst") is not None:
+            worst_cell = coloured(row["worst"]).append(f" at {clock(row['worst_start'])}", "dim")
+        cells.append([row["file"], *scores, *(worst_cell for _ in worst), seconds, str(row["sampling_rate"] or ""), told])
         for segment in [*(row.get("segments") or []), *_course(row.get("timeline") or [], score_names)]:
             span = Text(f"  {segment['start']:.2f} to {segment['end']:.2f} s", "dim")
-            cells.append([span, *(_score(segment[name]) if name in segment else "" for name in score_names)])
+            cells.append([span, *(coloured(segment[name]) if name in segment else "" for name in score_names)])
     show_table(console, ["file", *score_names, *worst, "seconds", "Hz", "remarks"], cells, left=("file", "remarks"))
 
 
-def _score(value: float) -> Any:
+def coloured(value: float) -> Any:
+    """Return a score as text in its colour on the five-point scale."""
     from rich.text import Text
 
-    return Text(f"{value:.2f}", style=colour(value))
+    return Text(f"{value:.2f}", next(name for lowest, name in COLOURS if value >= lowest))
 
 
 def mean_and_worst(rows: Sequence[dict[str, Any]], score: str) -> str:
@@ -81,14 +85,6 @@ def mean_and_worst(rows: Sequence[dict[str, Any]], score: str) -> str:
     return f"Mean {score} {mean.value:.2f} over {number} ({interval}){without}. Worst: {worst}."
 
 
-def _worst(row: dict[str, Any]) -> Any:
-    from rich.text import Text
-
-    if row.get("worst") is None:
-        return Text("")
-    return Text(f"{row['worst']:.2f}", colour(row["worst"])).append(f" at {clock(row['worst_start'])}", "dim")
-
-
 def _faults(row: dict[str, Any], score: str) -> list[str]:
     """Describe the most severe faults of a recording in words, in order of time."""
     faults = row.get("faults") or []
@@ -106,11 +102,6 @@ def _course(timeline: Sequence[dict[str, Any]], score_names: Sequence[str]) -> l
         | {name: sum(point[name] for point in piece) / len(piece) for name in score_names if name in piece[0]}
         for piece in pieces
     ]
-
-
-def colour(score: float) -> str:
-    """Return the colour of a score on the five-point scale."""
-    return next(name for lowest, name in COLOURS if score >= lowest)
 
 
 def interval_of(estimate: Any, form: str = ".2f") -> str:

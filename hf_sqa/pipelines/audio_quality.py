@@ -138,7 +138,12 @@ class AudioQualityPipeline(Pipeline):
             return self.run_single(inputs, preprocess, forward, postprocess)
         num_workers = num_workers if num_workers is not None else self._num_workers or 0
         batch_size = batch_size if batch_size is not None else self._batch_size or 1
-        rows = self.get_iterator(inputs, num_workers, batch_size, preprocess, forward, postprocess)
+        length = len(inputs) if hasattr(inputs, "__len__") else None
+        audio = iter(inputs)
+        if length is not None and hasattr(inputs, "__getitem__"):
+            audio = (inputs[index] for index in range(length))
+        items = self.preprocessed(audio, num_workers, preprocess)
+        rows = ScoredRows(self._rows(items, batch_size, forward, postprocess), length)
         returns_list = isinstance(inputs, (list, tuple)) or type(inputs).__name__ == "Column"
         return list(rows) if returns_list else rows
 
@@ -149,22 +154,6 @@ class AudioQualityPipeline(Pipeline):
             for finding in findings(item["recording"], scores, self.model.config):
                 logger.warning(f"{item['recording'].source}: {finding.message} [{finding.code}]; the score is doubtful.")
         return self.postprocess(item, **postprocess_params)
-
-    def get_iterator(
-        self,
-        inputs: Any,
-        num_workers: int,
-        batch_size: int,
-        preprocess_params: dict,
-        forward_params: dict,
-        postprocess_params: dict,
-    ) -> Iterator[dict[str, Any]]:
-        length = len(inputs) if hasattr(inputs, "__len__") else None
-        audio = iter(inputs)
-        if length is not None and hasattr(inputs, "__getitem__"):
-            audio = (inputs[index] for index in range(length))
-        items = self.preprocessed(audio, num_workers, preprocess_params)
-        return ScoredRows(self._rows(items, batch_size, forward_params, postprocess_params), length)
 
     def preprocessed(self, inputs: Iterable[Any], num_workers: int, options: dict) -> Iterator[dict[str, Any]]:
         """Yield the result of `preprocess` for every recording, in order; in separate processes if `num_workers` is not 0."""
@@ -181,12 +170,10 @@ class AudioQualityPipeline(Pipeline):
                     result = AudioError(name, result.code, result.message)
                 yield _item(result)
 
-    def _rows(
-        self, items: Iterator[dict[str, Any]], batch_size: int, forward_params: dict, postprocess_params: dict
-    ) -> Iterator[dict[str, Any]]:
+    def _rows(self, items: Iterator[dict[str, Any]], batch_size: int, forward: dict, postprocess: dict) -> Iterator[dict[str, Any]]:
         while batch := list(itertools.islice(items, batch_size)):
-            for scored in self.forward(batch, **forward_params):
-                yield self.postprocess(scored, **postprocess_params)
+            for scored in self.forward(batch, **forward):
+                yield self.postprocess(scored, **postprocess)
 
     def preprocess(self, audio: Any, sampling_rate: int | None = None, channel: str | int = "mean") -> dict[str, Any]:
         """Read and check one recording; an error is returned in the item, so that it does not stop the others."""

@@ -52,7 +52,10 @@ def plot_quality(
     figure = Figure(figsize=(10, 5), dpi=150, layout="constrained")
     wave_axis, score_axis = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     peak = max(1e-3, float(np.abs([low, high]).max()))
-    shades = [colour_of(value) for value in _values_at(timeline, score, seconds)]
+    values = np.full(len(seconds), np.nan)
+    for row in timeline:
+        values[np.searchsorted(seconds, row["start"]) : np.searchsorted(seconds, row["end"], "right")] = row[score]
+    shades = [colour_of(value) for value in values]
     hair = 0.004 * peak  # draws digital silence as a line, not as a gap
     wave_axis.vlines(seconds, low - hair, high + hair, color=shades, linewidth=max(0.5, 700 / len(seconds)))
     wave_axis.set(ylim=(-1.08 * peak, 1.08 * peak), ylabel="amplitude")
@@ -147,10 +150,3 @@ def colour_of(value: float) -> str:
 def category_of(value: float) -> tuple[int, str, str]:
     """Return the category of `CATEGORIES` that a score on the five-point scale falls into."""
     return next(category for category in reversed(CATEGORIES) if value >= category[0] - 0.5 or category[0] == 1)
-
-
-def _values_at(timeline: Sequence[dict[str, float]], score: str, seconds: np.ndarray) -> np.ndarray:
-    values = np.full(len(seconds), np.nan)
-    for row in timeline:
-        values[np.searchsorted(seconds, row["start"]) : np.searchsorted(seconds, row["end"], "right")] = row[score]
-    return values

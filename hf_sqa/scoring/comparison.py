@@ -290,17 +290,14 @@ def _read(
                 clips.append(_Clip(system, item, of_cluster[row], *found[row]))
     kinds = list(scored_by.values())
     if any(kind != kinds[0] for kind in kinds):
+        by_runs = {name: f"by {kind['id']}, mode {kind['mode']}" for name, kind in scored_by.items() if isinstance(kind, dict)}
         raise ValueError(
             "Expected sources scored by one model in one mode, or none that is scored, got "
-            + ", ".join(f"{name} ({_kind(kind)})" for name, kind in scored_by.items())
+            + ", ".join(f"{name} ({by_runs.get(name, kind or 'recordings')})" for name, kind in scored_by.items())
             + ": such scores do not compare. Score them again, or name the recordings, and `--model` if tables rate some of them."
         )
     by = kinds[0]["id"] if kinds and isinstance(kinds[0], dict) else kinds[0] if kinds else None
     return clips, by, words, score_name
-
-
-def _kind(kind: Any) -> str:
-    return "recordings" if kind is None else kind if isinstance(kind, str) else f"by {kind['id']}, mode {kind['mode']}"
 
 
 def _scored_run(path: str, score: str | None) -> tuple[list[tuple[Item, float | None]], dict[str, Any], str]:

@@ -86,13 +86,10 @@ class ShardFolder:
     def _schema(self) -> Any:
         import pyarrow
 
-        types = {"int64": pyarrow.int64(), "int32": pyarrow.int32(), "float64": pyarrow.float64(), "string": pyarrow.string()}
-        types["list"] = pyarrow.list_(pyarrow.string())
-        fields = [(name, types[kind]) for name, kind in LEADING]
-        fields += [(name, types["float64"]) for name in self._numbers]
-        fields += [(name, types[kind]) for name, kind in TRAILING]
-        fields += [(kept_name(name, self._numbers), types["string"]) for name in self._kept_columns]
-        return pyarrow.schema(fields)
+        columns = [*LEADING, *((name, "float64") for name in self._numbers), *TRAILING]
+        columns += [(kept_name(name, self._numbers), "string") for name in self._kept_columns]
+        texts = pyarrow.list_(pyarrow.string())
+        return pyarrow.schema([(name, texts if kind == "list" else pyarrow.type_for_alias(kind)) for name, kind in columns])
 
 
 @contextlib.contextmanager

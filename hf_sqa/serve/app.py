@@ -14,6 +14,8 @@ import uvicorn
 from fastapi import Depends, FastAPI, File, Form, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,7 +24,6 @@ from hf_sqa import __version__
 from hf_sqa.cells import finite
 from hf_sqa.scoring import Settings
 from hf_sqa.scoring.items import Refusal
-from hf_sqa.serve.metrics import Metrics
 from hf_sqa.serve.service import Limits, Service
 from hf_sqa.serve.urls import RefusedURL, fetch
 
@@ -47,6 +48,11 @@ BUSY_SECONDS = "2"
 SIGN_OF_LIFE_SECONDS = 10.0
 #: Environment variable with the settings of processes that uvicorn starts, as JSON.
 ENVIRONMENT = "HF_SQA_SERVE"
+
+
+#: Ends of the classes of the histograms: seconds of a request, recordings in a batch.
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+SIZES = (1, 2, 4, 8, 16)
 
 
 class Row(BaseModel):
@@ -112,6 +118,28 @@ async def _only_one(
 Sent = Annotated[UploadFile | str, Depends(_only_one)]
 
 
+class Metrics:
+    """Counters of one process for Prometheus. If `PROMETHEUS_MULTIPROC_DIR` names a folder, several processes are summed."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        kept: dict[str, Any] = {"registry": self._registry}
+        self.requests = Counter("hf_sqa_requests", "Requests answered.", ["path", "http_status"], **kept)
+        self.seconds = Histogram("hf_sqa_request_seconds", "Time from request to answer.", ["path"], buckets=SECONDS, **kept)
+        self.recordings = Counter("hf_sqa_recordings", "Rows given, by `status` and `code`.", ["status", "code"], **kept)
+        self.audio_seconds = Counter("hf_sqa_audio_seconds", "Seconds of the recordings that were scored.", **kept)
+        self.batches = Histogram("hf_sqa_batch_recordings", "Recordings given to the model together.", buckets=SIZES, **kept)
+        self.waiting = Gauge("hf_sqa_waiting", "Recordings that wait or are scored.", multiprocess_mode="livesum", **kept)
+
+    def text(self) -> bytes:
+        """Return all counters in the text format of Prometheus."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)
+        return generate_latest(together)
+
+
 @dataclass(frozen=True)
 class Reader:
     """Takes a recording from a request and returns its row."""
@@ -140,7 +168,8 @@ class Reader:
             row = await self.service.row(name, audio, options)
         except RefusedURL as refused:
             row = self.service.refused(name, refused.refusal, options)
-        self.metrics.count_row(row)
+        self.metrics.recordings.labels(row["status"], row["code"] or "").inc()
+        self.metrics.audio_seconds.inc(row["duration_seconds"] if row["status"] == "ok" else 0)
         if not asked.timeline:
             row.pop("timeline", None)
         return finite(row)
