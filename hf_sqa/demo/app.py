@@ -162,7 +162,7 @@ def _many_tab(scorers: Scorers, model: gr.Dropdown) -> None:
             for path in paths:
                 # Several folders may hold the same name.
                 label = unused(Path(path).stem, [label for label, _ in judged], Path(path).suffix)
-                judgement = scorers.judge(name, path, label)
+                judgement = scorers.judge(name, path)
                 row = table_row(judgement, label)
                 if not judged:
                     writer.writerow(row)

@@ -2,9 +2,9 @@
 
 import itertools
 import threading
-from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Scorers:
         self._options = options
         self._loaded: dict[str, AudioQualityPipeline] = {}
         self._coverages: dict[str, float | None] = {}
-        self._kept: OrderedDict[tuple[str, str], Judgement] = OrderedDict()
+        self._judged = lru_cache(KEPT)(self._judge)
         self._lock = threading.Lock()
 
     @property
@@ -103,26 +103,17 @@ class Scorers:
                     self._coverages[name] = None
             return self._loaded[name]
 
-    def judge(self, model: str, path: str | Path, name: str | None = None) -> Judgement:
-        """Score one file; if it cannot be scored, the judgement holds the reason."""
-        key = (model, str(path))
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        scorer = self.load(model)
-        name = name or Path(path).name
-        coverage = self._coverages[model]
-        row = scorer(str(path), on_error="row", return_details=True, return_timeline=True, interval=coverage)
+    def judge(self, model: str, path: str | Path) -> Judgement:
+        """Score one file, or return its last judgement; if it cannot be scored, the judgement holds the reason."""
+        return self._judged(model, str(path))
+
+    def _judge(self, model: str, path: str) -> Judgement:
+        scorer, name, coverage = self.load(model), Path(path).name, self._coverages[model]
+        row = scorer(path, on_error="row", return_details=True, return_timeline=True, interval=coverage)
         if row["reason"]:
-            row["reason"] = row["reason"].replace(str(path), name)
-        waveform = envelope(load_recording(str(path)), COLUMNS) if row["status"] == "ok" else None
-        judgement = Judgement(name, row, scales(scorer.model.config), waveform, scorer.local_method, coverage)
-        with self._lock:
-            self._kept[key] = judgement
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return judgement
+            row["reason"] = row["reason"].replace(path, name)
+        waveform = envelope(load_recording(path), COLUMNS) if row["status"] == "ok" else None
+        return Judgement(name, row, scales(scorer.model.config), waveform, scorer.local_method, coverage)
 
 
 def unused(name: str, taken: Collection[str], suffix: str = "") -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hf_sqa.audio import Recording
-from hf_sqa.scoring.items import Refusal
+from hf_sqa.scoring.items import Item, Refusal
 
 #: Seconds of audio in a pack, padding included. A CPU gets one recording at a time, because its caches hold no more.
 PACK_SECONDS = {"cpu": 0.0}
@@ -28,38 +28,38 @@ class PackedScorer:
 
     def __init__(self, score: Callable[[list[Recording]], list[dict[str, Any]]], pack_seconds: float, by_length: bool):
         self._score, self._pack_seconds, self._by_length = score, pack_seconds, by_length
-        self._waiting: list[tuple[int, Recording]] = []
+        self._waiting: list[tuple[Item, Recording]] = []
         self._waiting_seconds = 0.0
         self._num_scored = self._failed_in_a_row = 0
 
-    def add(self, position: int, recording: Recording) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
+    def add(self, item: Item, recording: Recording) -> Iterator[tuple[Item, dict[str, Any] | Refusal]]:
         """Add a recording and yield the results that are ready, in no particular order."""
-        self._waiting.append((position, recording))
+        self._waiting.append((item, recording))
         self._waiting_seconds += recording.duration_seconds
         if self._waiting_seconds > PACKS_AHEAD * self._pack_seconds:
             yield from self.flush()
 
-    def flush(self) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
+    def flush(self) -> Iterator[tuple[Item, dict[str, Any] | Refusal]]:
         """Yield the results of all waiting recordings."""
         for pack in self._packs():
             results = score_pack(self._score, [recording for _, recording in pack])
-            for (position, _), result in zip(pack, results, strict=True):
+            for (item, _), result in zip(pack, results, strict=True):
                 self.count(result)
-                yield position, result
+                yield item, result
 
-    def _packs(self) -> Iterator[list[tuple[int, Recording]]]:
+    def _packs(self) -> Iterator[list[tuple[Item, Recording]]]:
         waiting, self._waiting, self._waiting_seconds = self._waiting, [], 0.0
         if self._by_length:
             waiting.sort(key=lambda entry: entry[1].duration_seconds)
-        pack: list[tuple[int, Recording]] = []
+        pack: list[tuple[Item, Recording]] = []
         total = longest = 0.0
-        for position, recording in waiting:
+        for item, recording in waiting:
             seconds = recording.duration_seconds
             total, longest = total + seconds, max(longest, seconds)
             if pack and (longest * (len(pack) + 1) if self._by_length else total) > self._pack_seconds:
                 yield pack
                 pack, total, longest = [], seconds, seconds
-            pack.append((position, recording))
+            pack.append((item, recording))
         if pack:
             yield pack
 

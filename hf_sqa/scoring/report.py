@@ -1,8 +1,9 @@
 """Report on a scored corpus: distributions, groups, thresholds, worst and best, failures; and whether it got worse."""
 
+import itertools
 import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,15 +69,10 @@ class Report:
         return {
             "source": self.run["source"],
             "identity": self.run["identity"],
-            "score": self.score,
+            **{name: getattr(self, name) for name in ("score", "missing_shards", "statuses", "warnings", "hours", "verdicts")},
             "rows": self.num_rows,
-            "missing_shards": self.missing_shards,
-            "statuses": dict(self.statuses),
             "reasons": {f"{status}: {code}": count for (status, code), (count, _) in self.reasons.items()},
-            "warnings": dict(self.warnings),
-            "hours": self.hours,
             "scores": {name: _plain(spread) for name, spread in self.spreads.items()},
-            "verdicts": self.verdicts,
             "groups": {column: [_plain(spread) for spread in spreads] for column, spreads in self.groups.items()},
             "thresholds": [{"from": at, "rows": rows, "hours": hours} for at, rows, hours in self.thresholds],
             "repeated_keys": self.num_repeated_keys,
@@ -186,13 +182,14 @@ class RunComparison:
     @property
     def faults(self) -> list[str]:
         """Reasons why this run is worse than the other, in words; empty if it is not shown to be worse."""
-        faults = []
-        if self.overall.high < -self.tolerance:
-            faults.append(f"{self.score} fell by {-self.overall.mean:.3f} {_interval(self.overall)}")
-        for column, differences in self.groups.items():
-            for group in differences:
-                if group.high < -self.tolerance:
-                    faults.append(f"{self.score} of {column} {group.name!r} fell by {-group.mean:.3f} {_interval(group)}")
+        named = [("", self.overall)]
+        named += [(f" of {column} {group.name!r}", group) for column, groups in self.groups.items() for group in groups]
+        faults = [
+            f"{self.score}{of_group} fell by {-found.mean:.3f} [{-found.high:.3f}, {-found.low:.3f}] over {found.num_pairs:,} "
+            "recordings"
+            for of_group, found in named
+            if found.high < -self.tolerance
+        ]
         if self.lost:
             faults.append(f"recordings that had a score and have none now: {len(self.lost):,}, first {self.lost[0]!r}")
         if self.only_there:
@@ -276,17 +273,10 @@ def _half_width(values: np.ndarray, level: float) -> float:
     return float(stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def _interval(difference: Difference) -> str:
-    return f"[{-difference.high:.3f}, {-difference.low:.3f}] over {difference.num_pairs:,} recordings"
-
-
 def _numbered(keys: list[str]) -> list[tuple[str, int]]:
-    seen: Counter[str] = Counter()
-    numbered = []
-    for key in keys:
-        numbered.append((key, seen[key]))
-        seen[key] += 1
-    return numbered
+    """Number the rows of every key."""
+    numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
+    return [(key, next(numbers[key])) for key in keys]
 
 
 def _groups(

@@ -102,7 +102,6 @@ class CorpusScorer:
     def rows(self, decoded: Iterable[Decoded], kept_columns: Sequence[str] = ()) -> Iterator[dict[str, Any] | Item]:
         """Yield a row for every decoded item, pack by pack and so not in order. Items without audio are yielded unchanged."""
         packed = PackedScorer(self._score.together, self._pack_seconds, by_length=self.model.window_samples is None)
-        waiting: dict[int, Item] = {}
         for item, result in decoded:
             if result is None:
                 yield item
@@ -111,11 +110,10 @@ class CorpusScorer:
                 yield self._row(item, result, kept_columns)
             else:
                 item.audio = None  # frees the bytes
-                waiting[item.position] = item
-                for position, scored in packed.add(item.position, result):
-                    yield self._row(waiting.pop(position), scored, kept_columns)
-        for position, scored in packed.flush():
-            yield self._row(waiting.pop(position), scored, kept_columns)
+                for packed_item, scored in packed.add(item, result):
+                    yield self._row(packed_item, scored, kept_columns)
+        for packed_item, scored in packed.flush():
+            yield self._row(packed_item, scored, kept_columns)
 
     def _row(self, item: Item, result: dict[str, Any] | Refusal, kept_columns: Sequence[str]) -> dict[str, Any]:
         row: dict[str, Any] = {"row": item.position, "key": item.key, "audio": item.name}
