@@ -133,16 +133,8 @@ class LitePipeline:
         return points + scorer.close()
 
     def _checked(self, **options: Any) -> dict[str, Any]:
-        defaults: dict[str, Any] = {
-            "sampling_rate": None,
-            "channel": "mean",
-            "hop_seconds": None,
-            "interval": None,
-            "return_segments": False,
-            "return_timeline": False,
-            "return_details": False,
-            "on_error": "raise",
-        }
+        defaults: dict[str, Any] = {"sampling_rate": None, "channel": "mean", "hop_seconds": None, "interval": None}
+        defaults |= dict.fromkeys(("return_segments", "return_timeline", "return_details"), False) | {"on_error": "raise"}
         if unknown := sorted(set(options) - set(defaults)):
             raise TypeError(f"Unknown option {unknown[0]!r} for the pipeline without torch; expected one of {', '.join(defaults)}.")
         options = {**defaults, **options}

@@ -138,7 +138,6 @@ def make_report(output: str | os.PathLike, *, score: str | None = None, group_by
 
 def read_table(output: str | os.PathLike, run: dict[str, Any]) -> Any:
     """All rows of an output folder as one Arrow table."""
-    import pyarrow
     import pyarrow.parquet
 
     shards = ShardFolder(output, run)

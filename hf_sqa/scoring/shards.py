@@ -59,7 +59,6 @@ class ShardFolder:
 
     def metadata(self, index: int) -> dict[str, Any]:
         """Return the metadata of a shard; empty if it does not exist or is damaged."""
-        import pyarrow
         import pyarrow.parquet
 
         try:
@@ -74,7 +73,6 @@ class ShardFolder:
 
     def write(self, index: int, rows: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> None:
         """Write a shard whole or not at all."""
-        import pyarrow
         import pyarrow.parquet
 
         schema = self._schema().with_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})

@@ -16,8 +16,6 @@ from hf_sqa.scoring.sources import TABLE_SUFFIXES, Source
 
 FORMATS = ("jsonl", "csv", "parquet", "datasets", "manifest")
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
-#: Columns that are not added to a row of a manifest, because it has its key and audio already.
-NOT_ADDED = frozenset({"row", "key", "audio"})
 
 Row = dict[str, Any]
 
@@ -62,7 +60,7 @@ def with_manifest(rows: Iterable[Row], source: Source, run: dict[str, Any]) -> I
                 f"Expected {run['source']!r} as it was scored, but row {row['row']} was {row['key']!r} and is "
                 f"{None if item is None else item.key!r}; score the corpus again first: only what changed is scored."
             )
-        added = {name: value for name, value in row.items() if name not in NOT_ADDED}
+        added = {name: value for name, value in row.items() if name not in ("row", "key", "audio")}
         if item.record is None:
             yield {"key": row["key"], "audio": row["audio"], **item.columns, **added}
             continue
@@ -119,10 +117,7 @@ Model `{identity["id"]}`, revision {identity["revision"]}, weights {identity["we
 
 def columns_of(run: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
     """Map the scores that a user named, such as `mos` or the full name of a column, to their columns."""
-    found = {}
-    for name in names:
-        column = run["columns"].get(name, name)
-        if column not in run["columns"].values():
-            raise ValueError(f"Expected a score among {', '.join(run['columns'])}, got {name!r}.")
-        found[name] = column
+    found = {name: run["columns"].get(name, name) for name in names}
+    if unknown := [name for name, column in found.items() if column not in run["columns"].values()]:
+        raise ValueError(f"Expected a score among {', '.join(run['columns'])}, got {unknown[0]!r}.")
     return found

@@ -119,9 +119,8 @@ class Service:
         `asked` holds options of the pipeline, such as `return_segments`; an `interval` must have passed [`why_no_interval`].
         """
         if self.num_waiting >= self.limits.max_waiting:
-            return self.refused(
-                name, Refusal("failed", "busy", f"{self.num_waiting} recordings are waiting; try again in a few seconds"), asked
-            )
+            reason = f"{self.num_waiting} recordings are waiting; try again in a few seconds"
+            return self.refused(name, Refusal("failed", "busy", reason), asked)
         self._wait(1)
         try:
             async with asyncio.timeout(self.limits.timeout_seconds):

@@ -71,7 +71,7 @@ class SavedDataset(Source):
             stop = min(start + ROWS_AT_A_TIME, len(dataset))
             needed = any(map(wanted, range(start, stop)))
             table = dataset.with_format("arrow")[start:stop]
-            if not needed and _is_struct(table.schema.field(audio).type):
+            if not needed and pyarrow.types.is_struct(table.schema.field(audio).type):
                 paths = pyarrow.StructArray.from_arrays([table.column(audio).combine_chunks().field("path")], names=["path"])
                 table = table.set_column(table.schema.get_field_index(audio), audio, paths)
             for offset, record in enumerate(table.to_pylist()):
@@ -102,27 +102,18 @@ class HubDataset(Source):
             yield self._columns.item(position, record, f"row {position}", None, audio)
 
 
-def _is_struct(kind: Any) -> bool:
-    import pyarrow
-
-    return bool(pyarrow.types.is_struct(kind))
-
-
-def _is_bytes(kind: Any) -> bool:
-    import pyarrow
-
-    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
-
-
 def _columns_of(schema: Any, audio: str, with_bytes: bool) -> list[str]:
     """Return the columns to read: the recordings, or only their paths, and all others that hold no bytes."""
+    from pyarrow import types
+
     chosen = []
     for field in schema:
-        holds_bytes = _is_bytes(field.type) or (_is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
+        parts = {part.name for part in field.type} if types.is_struct(field.type) else None
+        is_bytes = types.is_binary(field.type) or types.is_large_binary(field.type)
         if field.name != audio:
-            chosen += [] if holds_bytes else [field.name]
-        elif with_bytes or not (_is_struct(field.type) or _is_bytes(field.type)):
+            chosen += [] if is_bytes or "bytes" in (parts or ()) else [field.name]
+        elif with_bytes or not (is_bytes or parts is not None):
             chosen.append(field.name)
-        elif _is_struct(field.type) and field.type.get_field_index("path") >= 0:
+        elif "path" in (parts or ()):
             chosen.append(f"{field.name}.path")
     return chosen

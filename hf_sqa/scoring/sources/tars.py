@@ -4,6 +4,7 @@ import contextlib
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,24 +51,18 @@ class Tars(FileSource):
         local = not is_remote(file) and not file.lower().endswith((".gz", ".tgz"))
         position = first
         group: list[tuple[str, Any]] = []
-        key = ""
 
         def needed() -> bool:
             """Whether the current member may be wanted; its row number depends on how the group before it ends."""
             return any(wanted(position + ahead) for ahead in range(len(group) + 1))
 
-        for name, content in self._members(file, local, needed):
-            own_key = _tar_key(name)
-            if group and own_key != key:
-                for item in self._grouped(file, key, group, position):
-                    yield item
-                    position += 1
-                group = []
-            key = own_key
-            group.append((name, content))
-        for item in self._grouped(file, key, group, position):
-            yield item
-            position += 1
+        for key, members in groupby(self._members(file, local, needed), lambda member: _tar_key(member[0])):
+            for member in members:
+                group.append(member)  # one by one, because the next one depends on how many there are
+            for item in self._grouped(file, key, group, position):
+                yield item
+                position += 1
+            group.clear()
 
     def _members(self, file: str, local: bool, needed: Callable[[], bool]) -> Iterator[tuple[str, Any]]:
         """Yield the name and content of every member; the content is bytes, a [`TarMember`], or a refusal."""
