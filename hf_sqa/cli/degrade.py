@@ -101,7 +101,7 @@ def degrade(
     jobs, manifest = _jobs(source, target, list(find_recordings([source])), manifest)
     workers = num_workers or min(num_cores(), max(1, len(jobs) // FILES_PER_WORKER))
     degraded = degrade_files(jobs, Run(chain, seed, sampling_rate), manifest=manifest, num_workers=workers, overwrite=overwrite)
-    rows = until_interrupted(degraded, len(jobs))
+    rows = until_interrupted(degraded, len(jobs), "recordings")
     failed = [row for row in rows if row["status"] != "ok"]
     for row in failed:
         typer.echo(f"{row['input']}: {row['reason']} [{row['code']}]", err=True)

@@ -69,16 +69,16 @@ def listen(
         import hf_sqa
 
         meter = hf_sqa.QualityMeter(model, hop_seconds=hop_seconds, sampling_rate=sampling_rate, device="cpu")
-        told = json.dumps if as_json else _Line().drawn if is_redrawn else _in_words
+        text_of = json.dumps if as_json else _Line().drawn if is_redrawn else _in_words
         portions = _portions(stream, head, size, sampling_rate, channels, sample_format)
         first = next(portions, None)
         if first is None:
             raise ValueError("Expected samples on standard input, got none: what writes them has failed.")
         for samples in itertools.chain([first], portions):
             for point in meter.feed(samples):
-                print(told(point), end=end, flush=True)
+                print(text_of(point), end=end, flush=True)
         for point in meter.close():
-            print(told(point), end=end, flush=True)
+            print(text_of(point), end=end, flush=True)
     except KeyboardInterrupt:
         if meter is None:
             raise

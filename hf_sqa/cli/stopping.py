@@ -104,7 +104,7 @@ def refuse(context: typer.Context, names: Iterable[str], why: str) -> None:
             stop(f"{option.opts[0]} {why}.")
 
 
-def until_interrupted(rows: Iterable[dict[str, Any]], total: int, what: str = "") -> list[dict[str, Any]]:
+def until_interrupted(rows: Iterable[dict[str, Any]], total: int, what: str) -> list[dict[str, Any]]:
     """Return all rows, or those that are done at Ctrl-C, and show how many there are and how many failed."""
     done: list[dict[str, Any]] = []
     num_failed = 0
@@ -113,7 +113,7 @@ def until_interrupted(rows: Iterable[dict[str, Any]], total: int, what: str = ""
         for row in rows:
             done.append(row)
             num_failed += row.get("status", "ok") != "ok"
-            update(len(done), total, f"{what} {num_failed} failed".strip())
+            update(len(done), total, f"{what}, {num_failed} failed")
     return done
 
 

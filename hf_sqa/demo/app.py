@@ -173,8 +173,8 @@ def _many_tab(scorers: Scorers, model: gr.Dropdown) -> None:
                     shown = time.monotonic()
                     failed = sum(not judgement.is_scored for _, judgement in judged)
                     without = f", {failed} without a score: their rows say why." if failed else "."
-                    told = page.message(f"{len(judged)} of {len(paths)} done{without}")
-                    yield told, page.tabled(judged), gr.DownloadButton(value=written.name, interactive=True)
+                    progress = page.message(f"{len(judged)} of {len(paths)} done{without}")
+                    yield progress, page.tabled(judged), gr.DownloadButton(value=written.name, interactive=True)
 
     run = start.click(
         score_many, [files, in_folder, model], [status, table, download], api_name="score_many", show_progress="minimal"
