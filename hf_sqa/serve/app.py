@@ -48,8 +48,6 @@ BUSY_SECONDS = "2"
 SIGN_OF_LIFE_SECONDS = 10.0
 #: Environment variable with the settings of processes that uvicorn starts, as JSON.
 ENVIRONMENT = "HF_SQA_SERVE"
-
-
 #: Ends of the classes of the histograms: seconds of a request, recordings in a batch.
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 SIZES = (1, 2, 4, 8, 16)
