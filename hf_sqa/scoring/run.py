@@ -148,9 +148,8 @@ class RunOfPart:
             retried = {index for index in finished if {"status": "failed"} in self._shards.rows(index, ["status"])}
         changed = self._pass(finished, retried, None)
         if changed:
-            self._progress.kept -= sum(
-                int(finished[index].partition("-")[0]) for index in changed
-            )  # a digest begins with the number
+            # The digest of a shard begins with its number of rows.
+            self._progress.kept -= sum(int(finished[index].partition("-")[0]) for index in changed)
             self._pass({}, set(), changed)
         self._tell()
         return self._progress
