@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from hf_sqa.auto import families
-from hf_sqa.data.corpora import table as corpora_table
-from hf_sqa.hub.model_table import HEADER_FIELDS, provenance, updated
+from hf_sqa.hub.doc_tables import HEADER_FIELDS, TABLES, provenance, updated
 from hf_sqa.options import parse_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -78,16 +77,11 @@ def test_documented_defaults_are_the_real_ones(model_type):
         ), name
 
 
-def test_the_table_of_models_is_up_to_date():
-    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", TABLES)
+def test_the_generated_tables_are_up_to_date(name):
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
 
-    assert updated(page) == page, "run `python -m hf_sqa.hub.model_table`"
-
-
-def test_the_table_of_corpora_is_up_to_date():
-    page = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
-
-    assert corpora_table.updated(page) == page, "run `python -m hf_sqa.data.corpora.table`"
+    assert updated(page, name) == page, "run `python -m hf_sqa.hub.doc_tables`"
 
 
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("scoring", "reading_scores", "models", "metrics"))]

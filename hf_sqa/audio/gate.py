@@ -118,10 +118,8 @@ class InputGate:
     def _count_tail(self, mono: np.ndarray) -> None:
         """Count the equal samples at the end of the recording."""
         others = np.flatnonzero(mono != mono[-1])
-        if len(others):
-            self._tail_frames = len(mono) - 1 - int(others[-1])
-        else:
-            self._tail_frames = len(mono) + (self._tail_frames if mono[-1] == self._last else 0)
+        before = self._tail_frames if mono[-1] == self._last else 0
+        self._tail_frames = len(mono) - 1 - int(others[-1]) if len(others) else len(mono) + before
         self._last = float(mono[-1])
 
     def _count_flat_tops(self, mono: np.ndarray) -> None:
@@ -181,22 +179,20 @@ class InputGate:
                 f"expected more than {MIN_SECONDS} s of audio, got {self.duration_seconds:.3f} s; join it with what precedes or "
                 "follows it",
             )
-        is_still = self.highest - self.lowest < ONE_STEP
-        if len(self._carrying_powers()) == 0 or (self.num_channels == 1 and is_still):
+        cancels = self._cancellation_db() < CANCELLED_DB
+        if len(self._carrying_powers()) == 0 or (self.highest - self.lowest < ONE_STEP and not cancels):
             raise AudioError(
                 self.source,
                 "silent",
                 f"all {self.num_frames:,} samples are digital silence; check the recording, a silent channel can be left out with "
                 "`channel=...`",
             )
-        if self._cancellation_db() < CANCELLED_DB:
+        if cancels:
             raise AudioError(
                 self.source,
                 "channels_cancel",
                 f"the {self.num_channels} channels cancel when averaged (opposite phase); score one of them with `channel=0`",
             )
-        if is_still:
-            raise AudioError(self.source, "silent", f"all {self.num_frames:,} samples are digital silence; check the recording")
 
     def _carrying_powers(self) -> np.ndarray:
         """Powers, without their offsets, of the channels that carry sound."""

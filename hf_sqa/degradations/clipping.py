@@ -1,14 +1,12 @@
 """Clipping at a level, clipping of a share of the samples, and soft clipping."""
 
-from typing import Any
-
 import numpy as np
 
-from hf_sqa.degradations.kind import degradation, note
+from hf_sqa.degradations.kind import Record, degradation, note
 
 
 @degradation(level=(1e-6, 1))
-def clip_level(waveform: np.ndarray, sampling_rate: int, *, level: float, record: dict[str, Any] | None = None) -> np.ndarray:
+def clip_level(waveform: np.ndarray, sampling_rate: int, *, level: float, record: Record = None) -> np.ndarray:
     """Clip samples beyond a level.
 
     Args:
@@ -20,7 +18,7 @@ def clip_level(waveform: np.ndarray, sampling_rate: int, *, level: float, record
 
 
 @degradation(share=(0, 0.999))
-def clip_share(waveform: np.ndarray, sampling_rate: int, *, share: float, record: dict[str, Any] | None = None) -> np.ndarray:
+def clip_share(waveform: np.ndarray, sampling_rate: int, *, share: float, record: Record = None) -> np.ndarray:
     """Clip a given share of the samples, the loudest ones.
 
     Args:

@@ -15,6 +15,9 @@ Function = TypeVar("Function", bound=Callable[..., np.ndarray])
 #: Takes the parameters of a step as written in a chain, and raises if they need a library that is not installed.
 Requirement = Callable[[Mapping[str, Any]], object]
 
+#: Receives what a kind drew or measured, ready for JSON.
+Record = dict[str, Any] | None
+
 #: Every kind by name, in the order in which the modules are imported.
 KINDS: dict[str, Callable[..., np.ndarray]] = {}
 #: By kind, what to call before a kind that needs an optional library.
@@ -130,7 +133,7 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"Expected `{name}` between {low:g} and {high:g}, got {value!r}.")
 
 
-def note(record: dict[str, Any] | None, **facts: Any) -> None:
+def note(record: Record, **facts: Any) -> None:
     """Write what was drawn or measured into `record`, if there is one, as plain Python values."""
     if record is not None:
         record.update({name: value.item() if isinstance(value, np.generic) else value for name, value in facts.items()})

@@ -1,13 +1,13 @@
 """Level of a recording (whole file, peak, or active speech by ITU-T P.56), and kinds that set it."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from hf_sqa.audio import active_level
 from hf_sqa.audio.gate import FRAME_SECONDS
 from hf_sqa.choices import check_choice
-from hf_sqa.degradations.kind import degradation, note
+from hf_sqa.degradations.kind import Record, degradation, note
 
 Measure = Literal["whole_file", "active", "peak"]
 
@@ -53,12 +53,7 @@ def gain(waveform: np.ndarray, sampling_rate: int, *, gain_db: float) -> np.ndar
 
 @degradation(target_dbfs=(-120, 20))
 def set_level(
-    waveform: np.ndarray,
-    sampling_rate: int,
-    *,
-    target_dbfs: float,
-    measure: Measure = "active",
-    record: dict[str, Any] | None = None,
+    waveform: np.ndarray, sampling_rate: int, *, target_dbfs: float, measure: Measure = "active", record: Record = None
 ) -> np.ndarray:
     """Bring a recording to a level. Listening tests use an active speech level 26 dB below overload (ITU-T P.800, P.56).
 

@@ -7,14 +7,14 @@ or while it is active (ITU-T P.56). Silent speech or noise is refused (`ValueErr
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import scipy.fft
 
 from hf_sqa.audio import AudioError, load_recording
 from hf_sqa.choices import check_choice
-from hf_sqa.degradations.kind import check_range, degradation, note
+from hf_sqa.degradations.kind import Record, check_range, degradation, note
 from hf_sqa.degradations.level import level_dbfs
 from hf_sqa.folders import find_recordings
 
@@ -179,7 +179,7 @@ def babble(
     num_talkers: int = 8,
     talkers: Recordings | None = None,
     speech_level: SpeechLevel = "whole_file",
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Add babble: several voices at once, equally loud, each starting at a random place.
 
@@ -233,7 +233,7 @@ def fluctuating_noise(
     rng: np.random.Generator,
     fluctuation_db: float = 6.0,
     speech_level: SpeechLevel = "whole_file",
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Add synthetic non-stationary noise: two coloured noises, tilted by 0 to -9 dB per octave, that rise and fall independently.
 
@@ -265,7 +265,7 @@ def recorded_noise(
     rng: np.random.Generator,
     noises: Recordings | None,
     speech_level: SpeechLevel = "whole_file",
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Add an excerpt of recorded noise, from a random place in a random recording; short recordings are repeated.
 
@@ -291,7 +291,7 @@ def background_noise(
     rng: np.random.Generator,
     noises: Recordings | None = None,
     speech_level: SpeechLevel = "whole_file",
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Add non-stationary noise: recorded where `noises` are given, else [`fluctuating_noise`] or [`babble`] at even odds.
 

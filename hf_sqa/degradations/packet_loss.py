@@ -4,12 +4,12 @@ Losses follow a two-state Markov chain (Gilbert), given by the share of losses a
 substitution as in ITU-T G.711 Appendix I; Opus, AMR and Speex conceal in their own decoders, see `hf_sqa.degradations.codec`.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from hf_sqa.choices import check_choice
-from hf_sqa.degradations.kind import check_range, degradation, note
+from hf_sqa.degradations.kind import Record, check_range, degradation, note
 
 Concealment = Literal["pitch", "repeat", "zeros"]
 CONCEALMENTS = ("pitch", "repeat", "zeros")
@@ -28,7 +28,7 @@ def chop(
     chop_ms: float,
     rng: np.random.Generator,
     mode: Literal["zeros", "previous"] = "zeros",
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Replace stretches of equal length, one at a random place in every `1 / chops_per_second` seconds, as in TCD-VoIP.
 
@@ -100,7 +100,7 @@ def packet_loss(
     mean_burst_packets: float | None = None,
     packet_ms: float = 20.0,
     concealment: Concealment = "pitch",
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Lose packets of waveform-coded speech, and conceal the gaps.
 
@@ -129,7 +129,7 @@ def jitter(
     buffer_ms: float = 200.0,
     packet_ms: float = 20.0,
     concealment: Concealment = "pitch",
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Lose packets that arrive later than the buffer of the receiver waits for them.
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import scipy.signal
 
-from hf_sqa.degradations.kind import check_range, degradation, note
+from hf_sqa.degradations.kind import Record, check_range, degradation, note
 from hf_sqa.extras import import_extra
 
 #: Highest order of reflections: beyond it, a room of usual size takes seconds and hundreds of megabytes.
@@ -59,7 +59,7 @@ def room(
     rng: np.random.Generator,
     room_m: Sequence[float] = (6.0, 5.0, 2.7),
     distance_m: float = 1.5,
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Put talker and microphone into a shoebox room, simulated by image sources (pyroomacoustics).
 

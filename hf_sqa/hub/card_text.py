@@ -13,7 +13,7 @@ from hf_sqa.cells import visible
 from hf_sqa.checkpoint_files import HUB_GRAPHS, graph_files
 from hf_sqa.hub.bundle import NEEDED
 from hf_sqa.hub.card_facts import CardFacts, as_list, is_hub_id, public_name, training_sets
-from hf_sqa.hub.model_table import provenance
+from hf_sqa.hub.doc_tables import provenance
 
 PURPOSE = "Predicts how listeners would rate a recording of speech, without a reference."
 #: Pattern of a link to a licence: a page, or a file beside the card.

@@ -87,14 +87,12 @@ def agreement(
         if groups is None:
             continue
         codes, names = group_codes(groups, len(kept), name + "s")
-        codes = codes[kept]
-        result |= _at_level(
-            level,
-            group_means(predictions, codes, len(names)),
-            group_means(labels, codes, len(names)),
-            None if half_widths is None else _group_ci95(half_widths, codes, len(names)),
-            mapping,
-        )
+        codes, of_groups = codes[kept], None
+        predicted, rated = (group_means(values, codes, len(names)) for values in (predictions, labels))
+        if half_widths is not None:
+            squares, sizes = _group_sums(half_widths**2, codes, len(names))
+            of_groups = np.sqrt(squares) / sizes
+        result |= _at_level(level, predicted, rated, of_groups, mapping)
         counts[f"num_{name}s"] = len(np.unique(codes[codes >= 0]))
         counts[f"num_without_{name}"] = int((codes < 0).sum())
     if half_widths is not None:
@@ -290,11 +288,6 @@ def group_means(values: np.ndarray, codes: np.ndarray, num_groups: int) -> np.nd
     """Return the mean of every group that has a clip."""
     sums, sizes = _group_sums(values, codes, num_groups)
     return np.round(sums / sizes, MEAN_DECIMALS)
-
-
-def _group_ci95(half_widths: np.ndarray, codes: np.ndarray, num_groups: int) -> np.ndarray:
-    sums, sizes = _group_sums(half_widths**2, codes, num_groups)
-    return np.sqrt(sums) / sizes
 
 
 def _group_sums(values: np.ndarray, codes: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:

@@ -123,16 +123,8 @@ class Spread:
             tails /= np.maximum(1 - self.acceleration * tails, MIN_STRETCH)
             ends = np.quantile(self.draws, ndtr(self.bias + tails), method="weibull")
         error = float(self.draws.std(ddof=1)) if len(self.draws) > 1 else float("nan")
-        return Interval(
-            value=self.value,
-            low=float(ends[0]),
-            high=float(ends[1]),
-            standard_error=error,
-            confidence_level=confidence_level,
-            num_units=self.num_units,
-            num_draws=self.num_draws,
-            num_undefined=self.num_undefined,
-        )
+        low, high = ends.tolist()
+        return Interval(self.value, low, high, error, confidence_level, self.num_units, self.num_draws, self.num_undefined)
 
     def p_value(self, *, of_a_mean: bool = False) -> float:
         """Return 1 minus the confidence level at which the interval just touches zero.

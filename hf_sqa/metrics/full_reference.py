@@ -20,6 +20,7 @@ import numpy as np
 from scipy.signal import correlate
 
 from hf_sqa.audio import resample
+from hf_sqa.choices import check_choice
 from hf_sqa.extras import import_extra
 
 LABELS = ("pesq", "stoi", "sdi", "snr_db")
@@ -90,25 +91,26 @@ def full_reference_scores(
     for label in labels:
         if label not in LABELS:
             raise ValueError(f"Expected `labels` out of {', '.join(LABELS)}, got {label!r}.")
-    if pesq_band not in PESQ_BANDS:
-        raise ValueError(f"Expected `pesq_band` to be 'wb' or 'nb', got {pesq_band!r}.")
+    check_choice("pesq_band", pesq_band, PESQ_BANDS)
     if sampling_rate <= 0:
         raise ValueError(f"Expected `sampling_rate` in Hz, got {sampling_rate}.")
     if max_delay_seconds < 0:
         raise ValueError(f"Expected `max_delay_seconds` of 0 or more, got {max_delay_seconds}.")
-    packages = {label: _package(name) for label, name in (("pesq", "pesq"), ("stoi", "pystoi")) if label in labels}
+    packages = {
+        label: import_extra(package, label.upper(), "labels", f"leave {label!r} out of `labels`")
+        for label, package in (("pesq", "pesq"), ("stoi", "pystoi"))
+        if label in labels
+    }
     degraded, reference = np.asarray(degraded, np.float64), np.asarray(reference, np.float64)
 
-    reason = _unusable(degraded, "degraded") or _unusable(reference, "reference")
-    if reason:
+    if reason := _unusable(degraded, reference):
         return _failed(labels, reason, math.nan, 0.0)
     delay = estimate_delay(degraded, reference, round(max_delay_seconds * sampling_rate))
     degraded, reference = degraded[max(delay, 0) :], reference[max(-delay, 0) :]
     length = min(len(degraded), len(reference))
     degraded, reference = degraded[:length], reference[:length]
     delay_seconds, compared_seconds = delay / sampling_rate, len(reference) / sampling_rate
-    reason = _unusable(degraded, "degraded") or _unusable(reference, "reference")
-    if reason:
+    if reason := _unusable(degraded, reference):
         return _failed(labels, f"{reason}, in what both have after alignment", delay_seconds, compared_seconds)
 
     measures: dict[str, Callable[[], float]] = {
@@ -182,12 +184,8 @@ def _pesq(package: ModuleType, degraded: np.ndarray, reference: np.ndarray, samp
     edges = np.linspace(0, len(reference), num_pieces + 1).astype(int)
     values, reason = [], ""
     for start, end in itertools.pairwise(edges):
-        piece = degraded[start:end], reference[start:end]
-        if unusable := _unusable(piece[0], "degraded") or _unusable(piece[1], "reference"):
-            reason = unusable
-            continue
         try:
-            values.append(_pesq_of_piece(package, *piece, sampling_rate, band))
+            values.append(_pesq_of_piece(package, degraded[start:end], reference[start:end], sampling_rate, band))
         except _NotMeasurableError as error:  # a piece without speech, for example
             reason = str(error)
     if not values:
@@ -196,6 +194,8 @@ def _pesq(package: ModuleType, degraded: np.ndarray, reference: np.ndarray, samp
 
 
 def _pesq_of_piece(package: ModuleType, degraded: np.ndarray, reference: np.ndarray, sampling_rate: int, band: str) -> float:
+    if unusable := _unusable(degraded, reference):
+        raise _NotMeasurableError(unusable)
     if band == "wb" and sampling_rate < 16_000:
         raise _NotMeasurableError(f"wideband PESQ needs 16000 Hz or more, got {sampling_rate} Hz; ask for pesq_band='nb'")
     seconds = len(reference) / sampling_rate
@@ -236,16 +236,12 @@ def _failed(labels: Sequence[str], reason: str, delay_seconds: float, compared_s
     return FullReferenceScores(dict.fromkeys(labels, math.nan), dict.fromkeys(labels, reason), delay_seconds, compared_seconds)
 
 
-def _unusable(waveform: np.ndarray, name: str) -> str | None:
-    if len(waveform) == 0:
-        return f"the {name} recording is empty"
-    if not np.isfinite(waveform).all():
-        return f"the {name} recording has a NaN or infinite sample at {int(np.flatnonzero(~np.isfinite(waveform))[0])}"
-    if np.ptp(waveform) < ONE_STEP:
-        return f"the {name} recording is silent"
+def _unusable(degraded: np.ndarray, reference: np.ndarray) -> str | None:
+    for name, waveform in (("degraded", degraded), ("reference", reference)):
+        if len(waveform) == 0:
+            return f"the {name} recording is empty"
+        if not np.isfinite(waveform).all():
+            return f"the {name} recording has a NaN or infinite sample at {int(np.flatnonzero(~np.isfinite(waveform))[0])}"
+        if np.ptp(waveform) < ONE_STEP:
+            return f"the {name} recording is silent"
     return None
-
-
-def _package(name: str) -> ModuleType:
-    label = {"pesq": "PESQ", "pystoi": "STOI"}[name]
-    return import_extra(name, label, "labels", f"leave {label.lower()!r} out of `labels`")

@@ -232,28 +232,22 @@ def _differences(
     names: Sequence[str], pairs: Sequence[_Pair], spreads: Sequence[Spread], confidence_level: float
 ) -> list[PairDifference]:
     p_values = np.array([spread.p_value(of_a_mean=True) if spread.num_units >= MIN_UNITS else np.nan for spread in spreads])
-    adjusted = holm(p_values)
-    differences = []
-    for pair, spread, p_value, p_adjusted in zip(pairs, spreads, p_values.tolist(), adjusted.tolist(), strict=True):
-        better = None
-        if p_adjusted < 1 - confidence_level:
-            better = names[pair.second if pair.value > 0 else pair.first]
-        differences.append(
-            PairDifference(
-                first=names[pair.first],
-                second=names[pair.second],
-                is_paired=pair.is_paired,
-                num_pairs=pair.num_pairs,
-                num_alone=pair.num_alone,
-                difference=spread.interval(confidence_level),
-                probability=1 - p_value / 2 if pair.value > 0 else p_value / 2,
-                share_won=pair.share_won,
-                p_value=p_value,
-                adjusted_p_value=p_adjusted,
-                better=better,
-            )
+    return [
+        PairDifference(
+            first=names[pair.first],
+            second=names[pair.second],
+            is_paired=pair.is_paired,
+            num_pairs=pair.num_pairs,
+            num_alone=pair.num_alone,
+            difference=spread.interval(confidence_level),
+            probability=1 - p_value / 2 if pair.value > 0 else p_value / 2,
+            share_won=pair.share_won,
+            p_value=p_value,
+            adjusted_p_value=p_adjusted,
+            better=names[pair.second if pair.value > 0 else pair.first] if p_adjusted < 1 - confidence_level else None,
         )
-    return differences
+        for pair, spread, p_value, p_adjusted in zip(pairs, spreads, p_values.tolist(), holm(p_values).tolist(), strict=True)
+    ]
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import soundfile
 
 from hf_sqa.data import CORPORA, check_corpus, load_corpus, schema_features
 from hf_sqa.data.corpora.corpus import Corpus
-from hf_sqa.data.corpora.table import BEGIN, END, corpora_table, updated
+from hf_sqa.hub.doc_tables import corpora_table, updated
 
 #: Name, tree, and the rows that its miniature holds.
 TREES = {
@@ -349,4 +349,5 @@ def test_the_table_of_the_readme_has_a_row_a_corpus():
     table = corpora_table()
 
     assert len(table.splitlines()) == 2 + len(CORPORA)
-    assert updated(f"a\n{BEGIN}\nold\n{END}\nb\n") == f"a\n{BEGIN}\n{table}\n{END}\nb\n"
+    begin, end = "<!-- corpora:begin -->", "<!-- corpora:end -->"
+    assert updated(f"a\n{begin}\nold\n{end}\nb\n", "corpora") == f"a\n{begin}\n{table}\n{end}\nb\n"

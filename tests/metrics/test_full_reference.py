@@ -191,7 +191,7 @@ def test_a_missing_package_is_named(package, label, clean, monkeypatch):
         ({"degraded": np.zeros((2, 100))}, r"`degraded` of shape \(num_samples,\) in floating point"),
         ({"reference": np.zeros(100, np.int16)}, "got .* of int16"),
         ({"labels": ["visqol"]}, "got 'visqol'"),
-        ({"pesq_band": "fb"}, "'wb' or 'nb', got 'fb'"),
+        ({"pesq_band": "fb"}, "one of wb, nb, got 'fb'"),
         ({"sampling_rate": 0}, "in Hz, got 0"),
         ({"max_delay_seconds": -1}, "0 or more, got -1"),
     ],

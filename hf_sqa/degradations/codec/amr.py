@@ -3,14 +3,13 @@
 import ctypes
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.frames import Losses, coded_at, coded_in_frames, frame_losses, from_int16, to_int16
 from hf_sqa.degradations.codec.shared_library import load_library
-from hf_sqa.degradations.kind import degradation
+from hf_sqa.degradations.kind import Record, degradation
 
 NARROWBAND_KBPS = (4.75, 5.15, 5.9, 6.7, 7.4, 7.95, 10.2, 12.2)
 WIDEBAND_KBPS = (6.6, 8.85, 12.65, 14.25, 15.85, 18.25, 19.85, 23.05, 23.85)
@@ -45,7 +44,7 @@ def _wideband() -> tuple[Functions, Functions]:
 
 
 def _coder(
-    functions: tuple[Functions, Functions], mode: int, frame: int, delay: int, lost: Losses, record: dict[str, Any] | None
+    functions: tuple[Functions, Functions], mode: int, frame: int, delay: int, lost: Losses, record: Record
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that codes samples at the rate of the codec, in frames of `frame` samples."""
     (begin_coder, end_coder, encode), (begin_decoder, end_decoder, decode) = functions
@@ -78,7 +77,7 @@ def amr_nb(
     loss_share: float = 0.0,
     mean_burst_packets: float | None = None,
     rng: np.random.Generator | None = None,
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Code with AMR narrowband, the codec of GSM and UMTS telephony, at 8 kHz in frames of 20 ms; other rates are resampled.
 
@@ -105,7 +104,7 @@ def amr_wb(
     loss_share: float = 0.0,
     mean_burst_packets: float | None = None,
     rng: np.random.Generator | None = None,
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Code with AMR wideband ("HD voice"), at 16 kHz in frames of 20 ms; other rates are resampled.
 

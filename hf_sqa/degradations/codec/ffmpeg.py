@@ -5,14 +5,13 @@ libcodec2 is not called directly: it draws phases from a process-wide state, so 
 
 import subprocess
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.frames import coded_at, fitted, to_int16
 from hf_sqa.degradations.codec.shared_library import find_ffmpeg
-from hf_sqa.degradations.kind import degradation
+from hf_sqa.degradations.kind import Record, degradation
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 #: Delay of ffmpeg's encoder and decoder in samples: one frame of priming, which raw ADTS does not tell the decoder to drop.
@@ -27,7 +26,7 @@ def through_ffmpeg(
     waveform: np.ndarray,
     sampling_rate: int,
     codec_rate: int,
-    record: dict[str, Any] | None,
+    record: Record,
     codec: str,
     options: Sequence[str],
     container: str,
@@ -56,9 +55,7 @@ def run_ffmpeg(codec: str, options: Sequence[str], data: bytes = b"") -> bytes:
 
 
 @degradation(requires=lambda parameters: find_ffmpeg("codec2"))
-def codec2(
-    waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float = 2.4, record: dict[str, Any] | None = None
-) -> np.ndarray:
+def codec2(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float = 2.4, record: Record = None) -> np.ndarray:
     """Code with Codec 2 (Rowe), a sinusoidal coder for radio, at 8 kHz in frames of 20 or 40 ms; other rates are resampled.
 
     Args:
@@ -75,7 +72,7 @@ def codec2(
 
 
 @degradation(requires=lambda parameters: find_ffmpeg("aac"), bitrate_kbps=(8, 160))
-def aac(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record: dict[str, Any] | None = None) -> np.ndarray:
+def aac(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record: Record = None) -> np.ndarray:
     """Code with AAC-LC (ISO/IEC 14496-3), by ffmpeg.
 
     Rates that AAC does not support are resampled to the next higher one that it supports, and back.

@@ -1,12 +1,11 @@
 """What codecs share: resampling, 16-bit samples, frames, losses, and removing the delay of the codec."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from hf_sqa.audio import resample
-from hf_sqa.degradations.kind import check_range, note
+from hf_sqa.degradations.kind import Record, check_range, note
 from hf_sqa.degradations.packet_loss import draw_losses
 
 #: Draws which of a number of frames are lost.
@@ -24,7 +23,7 @@ def fitted(waveform: np.ndarray, num_samples: int) -> np.ndarray:
     return np.pad(waveform[:num_samples], (0, max(0, num_samples - len(waveform))))
 
 
-def to_int16(waveform: np.ndarray, record: dict[str, Any] | None) -> np.ndarray:
+def to_int16(waveform: np.ndarray, record: Record) -> np.ndarray:
     """Round to 16 bits. Samples beyond full scale are clipped, as every 16-bit codec does, and counted in `clipped_samples`."""
     scaled = np.rint(waveform * np.float32(32768))
     note(record, clipped_samples=int(np.count_nonzero((scaled > 32767) | (scaled < -32768))))
@@ -51,9 +50,7 @@ def coded_in_frames(
     return np.concatenate(decoded)[delay : delay + len(samples)]
 
 
-def frame_losses(
-    loss_share: float, mean_burst_packets: float | None, rng: np.random.Generator | None, record: dict[str, Any] | None
-) -> Losses:
+def frame_losses(loss_share: float, mean_burst_packets: float | None, rng: np.random.Generator | None, record: Record) -> Losses:
     """Return a function that draws the losses of a frame coder for a number of frames, and notes them as `lost_packets`."""
     if loss_share == 0:
         return lambda num_frames: np.zeros(num_frames, bool)

@@ -10,7 +10,7 @@ from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.frames import coded_at, frame_losses
 from hf_sqa.degradations.codec.shared_library import CodecUnavailableError, load_library
 from hf_sqa.degradations.codec.sound_file import through_sound_file
-from hf_sqa.degradations.kind import degradation, note
+from hf_sqa.degradations.kind import Record, degradation, note
 
 RATES = (8000, 12000, 16000, 24000, 48000)
 APPLICATIONS = {"voip": 2048, "audio": 2049}
@@ -47,7 +47,7 @@ def opus(
     redundancy: bool = False,
     rng: np.random.Generator | None = None,
     library: Literal["libopus", "libsndfile"] | None = None,
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Code with Opus, in frames of 20 ms; by default, the encoder chooses the bandwidth from the bit rate.
 

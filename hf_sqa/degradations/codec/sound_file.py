@@ -11,7 +11,7 @@ from hf_sqa.choices import check_choice
 from hf_sqa.degradations.codec.ffmpeg import through_ffmpeg
 from hf_sqa.degradations.codec.frames import coded_at, fitted, to_int16
 from hf_sqa.degradations.codec.shared_library import find_ffmpeg
-from hf_sqa.degradations.kind import check_range, degradation
+from hf_sqa.degradations.kind import Record, check_range, degradation
 
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 VORBIS_RATES = (8000, 11025, 16000, 22050, 32000, 44100, 48000)
@@ -37,22 +37,18 @@ def through_sound_file(samples: np.ndarray, sampling_rate: int, options: dict[st
     return fitted(decoded, len(samples))
 
 
-def _int16_through(
-    waveform: np.ndarray, rate: int, codec_rate: int, options: dict[str, Any], record: dict[str, Any] | None
-) -> np.ndarray:
+def _int16_through(waveform: np.ndarray, rate: int, codec_rate: int, options: dict[str, Any], record: Record) -> np.ndarray:
     return coded_at(waveform, rate, codec_rate, lambda samples: through_sound_file(to_int16(samples, record), codec_rate, options))
 
 
 @degradation()
-def gsm(waveform: np.ndarray, sampling_rate: int, *, record: dict[str, Any] | None = None) -> np.ndarray:
+def gsm(waveform: np.ndarray, sampling_rate: int, *, record: Record = None) -> np.ndarray:
     """Code with GSM full rate (3GPP TS 46.010), 13 kb/s at 8 kHz; other rates are resampled."""
     return _int16_through(waveform, sampling_rate, 8000, {"format": "WAV", "subtype": "GSM610"}, record)
 
 
 @degradation()
-def g711(
-    waveform: np.ndarray, sampling_rate: int, *, law: Literal["mu", "a"] = "mu", record: dict[str, Any] | None = None
-) -> np.ndarray:
+def g711(waveform: np.ndarray, sampling_rate: int, *, law: Literal["mu", "a"] = "mu", record: Record = None) -> np.ndarray:
     """Code with ITU-T G.711, 64 kb/s at 8 kHz; other rates are resampled.
 
     Args:
@@ -70,7 +66,7 @@ def _check_ffmpeg(parameters: Mapping[str, Any]) -> None:
 
 
 @degradation(requires=_check_ffmpeg)
-def g726(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: int = 32, record: dict[str, Any] | None = None) -> np.ndarray:
+def g726(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: int = 32, record: Record = None) -> np.ndarray:
     """Code with ITU-T G.726 (ADPCM) at 8 kHz; other rates are resampled.
 
     Args:
@@ -94,7 +90,7 @@ def adpcm(
     *,
     variant: Literal["ima", "ms", "nms_16"] = "ima",
     codec_rate_hz: int = 8000,
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Code with adaptive differential PCM, with few bits per sample.
 
@@ -110,7 +106,7 @@ def adpcm(
 
 
 @degradation()
-def mp3(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record: dict[str, Any] | None = None) -> np.ndarray:
+def mp3(waveform: np.ndarray, sampling_rate: int, *, bitrate_kbps: float, record: Record = None) -> np.ndarray:
     """Code with MP3 (ISO/IEC 11172-3 layer III) at a constant bit rate.
 
     Other rates than 8, 11.025, 12, 16, 22.05, 24, 32, 44.1 and 48 kHz are resampled to the next higher one of these, and back.

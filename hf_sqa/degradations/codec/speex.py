@@ -7,7 +7,7 @@ import numpy as np
 
 from hf_sqa.degradations.codec.frames import coded_at, coded_in_frames, frame_losses, from_int16, to_int16
 from hf_sqa.degradations.codec.shared_library import load_library
-from hf_sqa.degradations.kind import check_range, degradation, note
+from hf_sqa.degradations.kind import Record, check_range, degradation, note
 
 SET_ENHANCEMENT, GET_FRAME_SIZE, SET_COMPLEXITY, SET_BITRATE, GET_BITRATE, GET_LOOKAHEAD = 0, 3, 16, 18, 19, 39  # speex.h
 MAX_FRAME_BYTES = 256
@@ -45,7 +45,7 @@ def speex(
     loss_share: float = 0.0,
     mean_burst_packets: float | None = None,
     rng: np.random.Generator | None = None,
-    record: dict[str, Any] | None = None,
+    record: Record = None,
 ) -> np.ndarray:
     """Code with Speex at 16 or 8 kHz, in frames of 20 ms; other rates are resampled.
 
