@@ -82,6 +82,7 @@ def degrade_files(
 
     Raises:
         RunMismatch: If the manifest belongs to another run.
+        FileExistsError: If there is no manifest, but a file to write exists.
         ValueError: If the file is not a manifest, or if two jobs write the same file.
         Locked: If another process is writing the manifest.
         CodecUnavailableError, ModuleNotFoundError: If the chain needs a library that is not installed.
@@ -101,6 +102,8 @@ def degrade_files(
     path = Path(manifest)
     with locked(path.with_name(f".{path.name}-lock")):
         earlier = [] if overwrite else read_journal(path, ("run", "input", "status"), "move the file away, or overwrite it")
+        if not (overwrite or path.exists()):
+            _refuse_files_of_others(path, targets)
         _check_run(path, earlier, run)
         good = {row["input"]: row for row in earlier if row["status"] == "ok"}
         rows = {job.name: good[job.name] for job in jobs if job.name in good and Path(job.target).is_file()}
@@ -114,12 +117,21 @@ def degrade_files(
         write_rows(path, (rows[job.name] for job in jobs))
 
 
+def _refuse_files_of_others(manifest: Path, targets: Sequence[str]) -> None:
+    """Refuse to write over files that are not of a run, which begins its manifest before its first file."""
+    if there := next((target for target in targets if Path(target).exists()), None):
+        raise FileExistsError(
+            f"{there!r} exists, and no manifest {str(manifest)!r} says that an earlier run wrote it: choose another folder, or "
+            "overwrite."
+        )
+
+
 def _check_run(path: Path, earlier: Sequence[dict[str, Any]], run: Run) -> None:
     """Refuse the manifest of another run; a file beside it has the definition of its run, to say what differs."""
     definition = path.with_name(f".{path.name}-run")
     others = {row["run"] for row in earlier} - {run.digest}
     if not others:
-        write_whole(definition, json.dumps(run.definition))
+        write_whole(definition, json.dumps(run.definition), sole_writer=True)
         return
     remedy = "choose another folder, repeat the options, or overwrite"
     if definition.is_file():

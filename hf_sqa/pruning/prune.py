@@ -169,7 +169,7 @@ def _prune(
         if folder is not None:
             save_model(pruned, _step_folder(folder, result))
             steps = {"steps": [asdict(step) for step in result.steps]}
-            write_whole(folder / REPORT, json.dumps(definition | steps, indent=1))
+            write_whole(folder / REPORT, json.dumps(definition | steps, indent=1), sole_writer=True)
         if on_step is not None:
             on_step(number, step)
     return result
@@ -201,7 +201,7 @@ def _refuse_used(folder: Path) -> None:
     """Refuse a folder that holds anything but a pruning; its last step ends with the model in the folder itself."""
     if not folder.is_dir() or (folder / REPORT).exists():
         return
-    if others := [path.name for path in folder.iterdir() if path.name != LOCK and not path.name.startswith("step-")]:
+    if others := [path.name for path in folder.iterdir() if not path.name.startswith((".", "step-"))]:
         raise FileExistsError(
             f"Expected an empty or new folder, or one that this pruning has begun, got {str(folder)!r}, which holds {others[0]!r}; "
             "choose another one."

@@ -157,9 +157,9 @@ def _write_results(rows: list[dict[str, Any]], root: Path) -> None:
         {name: str(row[name]) if len(kinds[name]) > 1 and row.get(name) is not None else row.get(name) for name in columns}
         for row in rows
     ]
-    with whole_file(root / RESULTS) as parquet:
+    with whole_file(root / RESULTS, sole_writer=True) as parquet:
         write_parquet(full, parquet)
-    with whole_file(root / RESULTS_TEXT) as text:
+    with whole_file(root / RESULTS_TEXT, sole_writer=True) as text:
         write_table(text, full, ".csv", columns=columns, as_text=False)
 
 

@@ -328,6 +328,18 @@ def test_a_folder_of_another_run_is_refused_unless_overwritten(clean, tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "new")
 
 
+def test_files_that_no_run_wrote_are_not_written_over_unless_asked(clean, tmp_path):
+    name = sorted(path.name for path in clean.iterdir() if path.suffix == ".wav")[0]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+
+    refused = run(clean, tmp_path / "out", "--snr-db", "10")
+
+    assert refused.exit_code == 2 and f"{name}' exists, and no manifest" in refused.stderr
+    assert (tmp_path / "out" / name).read_text() == "mine"
+    assert run(clean, tmp_path / "out", "--snr-db", "10", "--overwrite").exit_code == 0
+
+
 def test_a_manifest_that_is_none_is_refused(clean, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.jsonl").write_text("my notes\nmore of them\n")

@@ -253,6 +253,23 @@ def test_a_pruning_of_another_model_or_on_other_speech_is_refused(make_model, ca
             prune(model, speech, once, folder=tmp_path)
 
 
+def test_a_pruning_killed_while_it_wrote_its_report_goes_on_and_leaves_nothing(make_model, calibration, tmp_path, monkeypatch):
+    def killed(path, *_, **__):
+        path.with_name(f".{path.name}-part").write_text("{")  # a kill leaves it, an error does not
+        raise KeyboardInterrupt
+
+    whole = prune(make_model(), calibration, OPTIONS, folder=tmp_path / "whole")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setitem(prune.__globals__, "write_whole", killed)  # the module has the name of its function
+        prune(make_model(), calibration, OPTIONS, folder=tmp_path / "cut")
+
+    resumed = prune(make_model(), calibration, OPTIONS, folder=tmp_path / "cut")
+
+    assert all(torch.equal(tensor, resumed.model.state_dict()[name]) for name, tensor in whole.model.state_dict().items())
+    names = [{path.relative_to(tmp_path / run) for path in (tmp_path / run).rglob("*")} for run in ("cut", "whole")]
+    assert names[0] == names[1]
+
+
 def test_a_folder_with_something_else_is_not_pruned_into(make_model, calibration, tmp_path):
     (tmp_path / "model.safetensors").write_text("mine")
 
