@@ -106,12 +106,12 @@ def _named(hint: Any) -> str:
 def written(options: Any) -> Any:
     """Convert a dataclass to the content of a file, without values and sections that equal their defaults."""
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
-        content = {}
-        for field in dataclasses.fields(options):
-            default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-            if (value := getattr(options, field.name)) != default:
-                content[field.name] = written(value)
-        return content
+        defaults = {
+            field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            for field in dataclasses.fields(options)
+        }
+        values = {name: getattr(options, name) for name in defaults}
+        return {name: written(value) for name, value in values.items() if value != defaults[name]}
     if isinstance(options, list | tuple):
         return [written(item) for item in options]
     if isinstance(options, Mapping):
@@ -231,14 +231,13 @@ def set_dotted(content: dict[str, Any], key: str, value: Any, *, add: bool = Fal
     place: Any = content
     for depth, name in enumerate(names):
         slot: Any = name
+        above = ".".join(names[:depth])
         if isinstance(place, list):
             if not name.isdigit() or int(name) >= len(place):
-                raise ValueError(
-                    f"Expected a number below {len(place)} after {'.'.join(names[:depth])!r}, got {name!r} in {key!r}."
-                )
+                raise ValueError(f"Expected a number below {len(place)} after {above!r}, got {name!r} in {key!r}.")
             slot = int(name)
         elif not isinstance(place, dict):
-            raise ValueError(f"Expected a section at {'.'.join(names[:depth])!r} to set {key!r}, got {place!r} there.")
+            raise ValueError(f"Expected a section at {above!r} to set {key!r}, got {place!r} there.")
         old = place[slot] if isinstance(place, list) else place.get(slot)
         if depth < len(names) - 1:
             place[slot] = {} if old is None else old

@@ -6,6 +6,7 @@ pip does the download, so the user's index, mirrors, proxies and certificates ap
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -16,13 +17,11 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from huggingface_hub import cached_assets_path, constants
-from huggingface_hub.utils import tqdm
 from packaging.version import Version
 
-from hf_sqa.progress import LOG_SECONDS
+from hf_sqa.progress import bar
 from hf_sqa.runs import locked, whole_folder
 
 #: Seconds that pip waits for an answer, and its retries: few, so that a laptop without a network falls back soon.
@@ -52,14 +51,10 @@ class Wheel:
 
     def find(self, name: str) -> Path | None:
         """Return the path of a file of the wheel in the installed package or the cache; `None` if it is in neither."""
-        try:
-            installed = Path(str(importlib.metadata.distribution(self.distribution).locate_file(name)))
-        except importlib.metadata.PackageNotFoundError:
-            installed = None
-        for path in (installed, self.folder / name):
-            if path is not None and path.is_file():
-                return path
-        return None
+        places = [self.folder / name]
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            places.insert(0, Path(str(importlib.metadata.distribution(self.distribution).locate_file(name))))
+        return next((path for path in places if path.is_file()), None)
 
     def file(self, name: str) -> Path:
         """Return the path of a file of the wheel, which is downloaded on first use."""
@@ -108,13 +103,13 @@ class Wheel:
         command += ["download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
         if Version(importlib.metadata.version("pip")) >= Version("24.1"):
             command += ["--progress-bar", "raw"]
-        with tempfile.TemporaryFile("w+") as complaints:
-            process = subprocess.Popen(
-                [*command, f"{self.distribution}=={self.version}"], stdout=subprocess.PIPE, stderr=complaints, text=True
-            )
-            assert process.stdout is not None
-            _show_progress(process.stdout, self.distribution)
-            failed = process.wait() != 0
+        command.append(f"{self.distribution}=={self.version}")
+        with tempfile.TemporaryFile("w+") as complaints, bar(self.distribution, unit="MB") as update:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True) as process:
+                for line in process.stdout or ():  # pip blocks unless all its lines are read
+                    if numbers := re.fullmatch(r"Progress (\d+) of (\d+)\s*", line):
+                        update(*(int(number) // 1_000_000 for number in numbers.groups()))
+            failed = process.returncode != 0
             complaints.seek(0)
             reasons = [line for line in complaints.read().splitlines() if line.startswith("ERROR")]
         wheel = next(folder.glob("*.whl"), None)
@@ -134,17 +129,3 @@ class Wheel:
             for name in archive.namelist():
                 if re.fullmatch(self.weights, name):
                     archive.extract(name, folder)
-
-
-def _show_progress(output: IO[str], name: str) -> None:
-    """Turn pip's lines `Progress 1000 of 20000` into a bar. All other lines are read and dropped, so that pip never blocks."""
-    bar = None
-    for line in output:
-        numbers = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)
-        if numbers:
-            done, total = map(int, numbers.groups())
-            seconds = 0.1 if sys.stderr.isatty() else LOG_SECONDS
-            bar = bar or tqdm(total=total, unit="B", unit_scale=True, desc=name, file=sys.stderr, mininterval=seconds)
-            bar.update(done - bar.n)
-    if bar is not None:
-        bar.close()

@@ -87,8 +87,10 @@ def delimited_cells(lines: Iterable[str], has_header: bool = True) -> Iterator[C
         if not taken:
             return
         if isinstance(cells, list) and any(cells) and has_header:
-            widths = widths or (max(place for place, cell in enumerate(cells, 1) if cell), len(cells))
-            cells = _fitted(cells, *widths, delimiter)
+            named, most = widths = widths or (max(place for place, cell in enumerate(cells, 1) if cell), len(cells))
+            fits = len(cells) >= named and not any(cells[most:])
+            expected = f"expected {named} cells, got {len(cells)}; quote cells that hold a {delimiter!r}"
+            cells = cells[:most] if fits else ValueError(expected)
         if isinstance(cells, ValueError) and len(taken) > 1:  # an unclosed quote must not swallow the rows that follow
             waiting.extendleft(reversed(taken[1:]))
             del taken[1:]
@@ -96,12 +98,6 @@ def delimited_cells(lines: Iterable[str], has_header: bool = True) -> Iterator[C
         if isinstance(cells, ValueError) or any(cells):
             yield cells, number + 1
         number += len(taken)
-
-
-def _fitted(cells: list[str], named: int, most: int, delimiter: str) -> list[str] | ValueError:
-    if len(cells) < named or any(cells[most:]):
-        return ValueError(f"expected {named} cells, got {len(cells)}; quote cells that hold a {delimiter!r}")
-    return cells[:most]
 
 
 def text_lines(binary: Any) -> Iterator[str]:
@@ -162,8 +158,8 @@ def sheet_cells(path: Path, sheet: str | None = None, binary: Any = None) -> Ite
                     yield ValueError(f"the formula {unsaved} has no saved value; open the table in Excel and save it"), line
                 elif any(cells := [_shown(value) for value in shown]):
                     yield cells, line
-        for book in books:
-            book.close()
+        for each in books:
+            each.close()
     except OSError:
         raise
     except Exception as error:  # a damaged archive or XML raises a dozen kinds of error

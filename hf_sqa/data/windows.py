@@ -146,14 +146,7 @@ class WindowCache:
         elif not path.exists():
             raise ValueError(f"Expected windows in {str(folder)!r}, got none; make them with `hf-sqa distill <recipe>`.")
         self.description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-
-    @property
-    def sampling_rate(self) -> int:
-        return int(self.description["sampling_rate"])
-
-    @property
-    def window_samples(self) -> int:
-        return int(self.description["window_samples"])
+        self.sampling_rate, self.window_samples = int(self.description["sampling_rate"]), int(self.description["window_samples"])
 
     def shards(self, split: str) -> list[Path]:
         """Return the files with the windows of a split, in order."""

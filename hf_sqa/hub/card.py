@@ -90,28 +90,20 @@ def missing_from_card(card: ModelCard | str) -> list[str]:
     """Return what a card lacks to be published; an empty list if it is complete."""
     card = card if isinstance(card, ModelCard) else ModelCard(card)
     data, text = card.data.to_dict(), " ".join(card.text.split())
-    lacking = []
-    if not data.get("license"):
-        lacking.append(
-            "the licence of the weights: pass the one that their authors state, for example `--license mit` or "
-            '`--license cc-by-nc-sa-4.0`, in Python `license="mit"` (or `license:` in the card\'s metadata)'
-        )
-    elif data["license"] == "other" and not data.get("license_name"):
-        lacking.append("the name of the licence: `license: other` needs `license_name:`")
-    if data.get("pipeline_tag") != "audio-classification" or data.get("library_name") != "transformers":
-        lacking.append("`pipeline_tag: audio-classification` and `library_name: transformers`")
-    if not set(TAGS) <= set(data.get("tags") or []):
-        lacking.append(f"the tags {', '.join(TAGS)}, by which the model is found")
-    lacking += [f"the section '## {heading}'" for heading in SECTIONS.values() if not _has_heading(card.text, heading)]
-    if "licence of the code" not in text.lower() and "code:" not in text.lower():
-        lacking.append("the licence of the code, apart from that of the weights")
-    if RELATIVE_SENTENCE not in text:
-        lacking.append(f"the sentence {RELATIVE_SENTENCE!r}")
-    if OUT_OF_DOMAIN_WORDS not in text:
-        lacking.append("the warning about speech out of the training data's domain")
-    if "| scale |" not in text:
-        lacking.append("the table of scores and their scale")
-    return lacking
+    license_, tasks = data.get("license"), (data.get("pipeline_tag"), data.get("library_name"))
+    wanted = {
+        "the licence of the weights: pass the one that their authors state, for example `--license mit` or "
+        '`--license cc-by-nc-sa-4.0`, in Python `license="mit"` (or `license:` in the card\'s metadata)': license_,
+        "the name of the licence: `license: other` needs `license_name:`": license_ != "other" or data.get("license_name"),
+        "`pipeline_tag: audio-classification` and `library_name: transformers`": tasks == ("audio-classification", "transformers"),
+        f"the tags {', '.join(TAGS)}, by which the model is found": set(TAGS) <= set(data.get("tags") or []),
+        **{f"the section '## {heading}'": _has_heading(card.text, heading) for heading in SECTIONS.values()},
+        "the licence of the code, apart from that of the weights": re.search(r"licence of the code|code:", text, re.IGNORECASE),
+        f"the sentence {RELATIVE_SENTENCE!r}": RELATIVE_SENTENCE in text,
+        "the warning about speech out of the training data's domain": OUT_OF_DOMAIN_WORDS in text,
+        "the table of scores and their scale": "| scale |" in text,
+    }
+    return [what for what, is_there in wanted.items() if not is_there]
 
 
 def _existing(folder: Path) -> ModelCard | None:
@@ -177,7 +169,7 @@ def _eval_results(evaluations: Sequence[Evaluation]) -> list[EvalResult]:
         EvalResult(
             task_type="audio-classification",
             task_name="Speech quality assessment",
-            dataset_type=result.dataset_id or _slug(result.dataset),
+            dataset_type=result.dataset_id or re.sub(r"[^a-z0-9._/-]+", "-", result.dataset.lower()).strip("-") or "unnamed",
             dataset_name=result.dataset,
             dataset_split=result.split,
             metric_type=result.metric_type,
@@ -190,10 +182,6 @@ def _eval_results(evaluations: Sequence[Evaluation]) -> list[EvalResult]:
         for result in evaluations
         if not math.isnan(result.value)
     ]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9._/-]+", "-", name.lower()).strip("-") or "unnamed"
 
 
 def _merged(old: str, new: str, kept: set[str]) -> str:

@@ -178,13 +178,12 @@ def label_clips(plan: BenchPlan, labels: Sequence[str], *, num_workers: int = 1)
             if clip.name not in hashes:
                 continue
             row = done.get(clip.name)
-            known = row["labels"] if row is not None and row["sha256"] == hashes[clip.name] else {}
-            if all(label in known for label in labels):
-                assert row is not None
+            if row is None or row["sha256"] != hashes[clip.name]:
+                row = {"audio": clip.name, "labels": {}, "reasons": {}, "sha256": hashes[clip.name]}
+            if all(label in row["labels"] for label in labels):
                 rows[clip.name] = row
             else:
-                begun = row if row is not None and known else {"labels": {}, "reasons": {}}
-                tasks.append(({"audio": clip.name, **begun, "sha256": hashes[clip.name]}, _reference(clip), labels))
+                tasks.append((row, _reference(clip), labels))
         yield from list(rows.values())
         for row in _done(_measure, tasks, num_workers, plan.folder, LABEL_MANIFEST, done):
             rows[row["audio"]] = row

@@ -73,18 +73,14 @@ def read_table(
         if not row["audio"] or not isinstance(row["audio"], str):
             got = "none" if row["audio"] in (None, "") else repr(row["audio"])
             raise ValueError(f"Expected a recording in the column {found['audio']!r} of every row, got {got} in {where}.")
-        row["audio"] = _joined(base, row["audio"])
-        if row.get("reference_audio"):
-            row["reference_audio"] = _joined(base, row["reference_audio"])
+        for name in ("audio", "reference_audio"):
+            if row.get(name) and "://" not in row[name]:
+                row[name] = os.path.join(base, row[name])
         if row.get("split"):
             row["split"] = SPLITS.get(str(row["split"]).lower(), row["split"])
         row["where"] = where
         rows.append(row)
     return rows, found
-
-
-def _joined(base: Path, name: str) -> str:
-    return name if "://" in name else os.path.join(base, name)
 
 
 def find_columns(
