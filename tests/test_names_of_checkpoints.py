@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import transformers
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
@@ -144,6 +145,16 @@ def by_auto_class(name, clips, folder):
     return scored(hf_sqa.AutoModelForAudioQuality.from_pretrained(name).eval(), clips)
 
 
+def by_pipeline_of_transformers(name, clips, folder):
+    # Beside an adapter, transformers wants a feature extractor, which PEFT does not save.
+    options = {"feature_extractor": load_checkpoint(name).feature_extractor} if checkpoints.is_adapter(name) else {}
+    return transformers.pipeline("audio-quality", model=name, device="cpu", **options)(str(clips / "00.wav"))["mos"]
+
+
+def by_auto_class_of_transformers(name, clips, folder):
+    return scored(transformers.AutoModel.from_pretrained(name).eval(), clips)
+
+
 def by_score(name, clips, folder):
     options = ["--model", name, "--device", "cpu", "--dtype", "float32", "--num-workers", "0", "-o", str(folder / "s.jsonl")]
     result = CliRunner().invoke(app, ["score", str(clips / "00.wav"), *options])
@@ -263,6 +274,24 @@ DOORS = [value for key, value in globals().items() if key.startswith("by_")]
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__.removeprefix("by_"))
 def test_every_kind_of_name_opens_every_door(door, kind, root, clips, expected, tmp_path):
     assert door(KINDS[kind][0].format(root=root), clips, tmp_path) == pytest.approx(expected(kind), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["short name", "student", "student with its owner", "adapter on a student"])
+def test_transformers_finds_a_short_name_without_a_request(kind, root, clips, expected, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
+    monkeypatch.setattr("httpx2.Client.send", lambda client, request, **options: pytest.fail(f"asked {request.url}"))
+    name = KINDS[kind][0].format(root=root)
+
+    model = transformers.AutoModelForAudioClassification.from_pretrained(name).eval()
+
+    assert scored(model, clips) == pytest.approx(expected(kind), abs=1e-5)
+    assert transformers.AutoConfig.from_pretrained(WHOLE["student"][0]).model_type == model.config.model_type
+
+
+def test_a_revision_of_a_short_name_is_asked_of_the_hub(monkeypatch):
+    with pytest.raises(OSError, match="couldn't connect"):
+        transformers.AutoConfig.from_pretrained("hf-sqa/distilled-sqa-xs", revision="v2")
 
 
 def test_a_folder_below_home_needs_no_shell(root, clips, expected, monkeypatch):
