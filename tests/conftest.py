@@ -9,13 +9,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+HOME = tempfile.mkdtemp(prefix="hf-sqa-tests-")
 os.environ.update(
     OMP_NUM_THREADS="1",
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_XET="1",
-    HF_HOME=os.environ.get("HF_SQA_TEST_HOME") or tempfile.mkdtemp(prefix="hf-sqa-tests-"),
+    HF_HOME=HOME,
 )
 
 import numpy as np
@@ -65,6 +66,10 @@ def pytest_xdist_make_scheduler(config, log):
             super()._assign_work_unit(node)  # the first; files are sorted by the number of their tests
 
     return Scheduling(config, log)
+
+
+def pytest_unconfigure():
+    shutil.rmtree(HOME, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)

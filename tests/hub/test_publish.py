@@ -438,7 +438,8 @@ def test_code_does_not_travel_with_an_adapter(hub, checkpoint, make_adapter, tmp
 
 
 KILLED = """
-import json, os, sys, urllib.request
+import json, os, sys, tempfile, urllib.request
+tempfile.tempdir = os.getcwd()  # what is killed removes nothing
 order = json.dumps({{"forget": True, "kill": {{"at": {at}, "when": "{when}", "pid": os.getpid()}}}}).encode()
 urllib.request.urlopen(urllib.request.Request("{hub}/_control", data=order, method="POST")).read()
 from hf_sqa.hub.publish import publish
