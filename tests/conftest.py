@@ -9,14 +9,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-HOME = tempfile.mkdtemp(prefix="hf-sqa-tests-")
 os.environ.update(
     OMP_NUM_THREADS="1",
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_XET="1",
-    HF_HOME=HOME,
+    HF_HOME=tempfile.mkdtemp(prefix="hf-sqa-tests-"),
 )
 
 import numpy as np
@@ -27,6 +26,7 @@ from transformers.utils import logging
 
 from tests.processes import Nursery
 
+HOME = os.environ["HF_HOME"]
 torch.set_num_threads(1)
 logging.disable_progress_bar()
 
