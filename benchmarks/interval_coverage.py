@@ -4,7 +4,7 @@ python benchmarks/interval_coverage.py ../shared/data            # measures, and
 python benchmarks/interval_coverage.py ../shared/data --write    # and writes the calibrations into the package
 
 Calibrated on the P.808 reference clips, whose coverage is measured with each talker left out in turn; measured, and only measured,
-on coders that no model here was trained on. About a minute of one core. After `--write` count up `hf_sqa.checkpoints.LAYOUT`:
+on coders that no model here was trained on. About a minute of one core. After `--write` count up `hf_sqa.short_names.LAYOUT`:
 Distill-MOS v7 lies converted in caches.
 """
 
@@ -20,10 +20,10 @@ from machine import print_machine
 
 import hf_sqa
 from hf_sqa.blocks.score_intervals import half_widths
-from hf_sqa.checkpoints import students
 from hf_sqa.finetune.intervals import ASKED, describe_interval
 from hf_sqa.modeling import weights_digest
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, INTERVALS
+from hf_sqa.short_names import students
 
 CALIBRATED_ON = "P.808 reference clips"
 MEASURED_ON = "neural coders"

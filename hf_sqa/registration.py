@@ -7,7 +7,7 @@ from typing import Any
 import hf_sqa.torchaudio_loads  # noqa: F401  # first: it explains why transformers cannot be imported, if so
 from hf_sqa.audio import AudioError as AudioError, load_recording as load_recording
 from hf_sqa.auto import AutoModelForAudioQuality as AutoModelForAudioQuality
-from hf_sqa.checkpoints import shipped_checkpoint, split_revision
+from hf_sqa.checkpoints import split_revision
 from hf_sqa.configuration import AudioQualityConfig as AudioQualityConfig
 from hf_sqa.modeling import AudioQualityPreTrainedModel
 from hf_sqa.models import *  # noqa: F403
@@ -18,6 +18,7 @@ from hf_sqa.pipelines import (
     default_checkpoint as default_checkpoint,
     pipeline as pipeline,
 )
+from hf_sqa.short_names import shipped_checkpoint
 
 
 def compare(*sources: Any, **options: Any) -> Any:

@@ -14,10 +14,10 @@ from pathlib import Path
 import yaml
 
 from hf_sqa.auto import AutoModelForAudioQuality, families
-from hf_sqa.checkpoints import students
 from hf_sqa.hub.card import make_card, tidy
 from hf_sqa.hub.card_facts import CardFacts
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import CHECKPOINT_NAME, INTERVALS
+from hf_sqa.short_names import students
 
 HERE = Path(__file__).parent
 METRICS = ("utt_lcc", "utt_srcc", "utt_rmse")

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from hf_sqa.auto import AutoModelForAudioQuality
-from hf_sqa.checkpoints import DEFAULT_MODEL, STUDENTS_FOLDER
 from hf_sqa.cli.distill import AGREEMENT
+from hf_sqa.short_names import DEFAULT_MODEL, STUDENTS_FOLDER
 
 HERE = Path(__file__).parent
 METRICS = ("utt_lcc", "utt_srcc", "utt_rmse")

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 import hf_sqa
-from hf_sqa import checkpoints
+from hf_sqa import checkpoints, short_names
 from hf_sqa.checkpoints import load_checkpoint
 from hf_sqa.cli import app
 from hf_sqa.data import load_corpus
@@ -61,7 +61,7 @@ def root(tmp_path_factory, make_tiny):
 
     models = {seed: make_tiny(seed) for seed in (1, 2, 3, 4)}
     models[1].config.checkpoint_name, models[2].config.checkpoint_name = "distill-mos-v7", "distilled-sqa-xs"
-    save(models[1], root / "packages" / f"distill-mos-v7-layout{checkpoints.LAYOUT}")
+    save(models[1], root / "packages" / f"distill-mos-v7-layout{short_names.LAYOUT}")
     save(models[2], root / "students" / "distilled-sqa-xs")
     save(models[3], root / "folder")
     repository = root / "hub" / "models--alice--tiny"
@@ -81,8 +81,8 @@ def root(tmp_path_factory, make_tiny):
 @pytest.fixture(autouse=True)
 def places(root, monkeypatch):
     """Packages and the cache of the Hub are looked for in `root`."""
-    monkeypatch.setattr(checkpoints, "STUDENTS_FOLDER", root / "students")
-    monkeypatch.setattr(checkpoints, "cached_assets_path", lambda library, namespace, subfolder: root / "packages" / subfolder)
+    monkeypatch.setattr(short_names, "STUDENTS_FOLDER", root / "students")
+    monkeypatch.setattr(short_names, "cached_assets_path", lambda library, namespace, subfolder: root / "packages" / subfolder)
     for module in ("constants", "file_download", "_snapshot_download"):
         monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(root / "hub"), raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root / "hub"))
@@ -246,7 +246,7 @@ def by_export(name, clips, folder):
 
 def by_push(name, clips, folder):
     base = load_adapter_base(name)
-    if base is not None and base not in checkpoints.short_names():
+    if base is not None and base not in short_names.short_names():
         with pytest.raises(PublishError, match=r"The adapter belongs to|Could not check"):  # nobody else would find its base
             publish(name, "alice/pushed", license="mit", dry_run=True, with_code=False)
         return by_pipeline(name, clips, folder)

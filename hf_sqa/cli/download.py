@@ -30,7 +30,8 @@ def download(
     """
     from transformers.utils import logging
 
-    from hf_sqa.checkpoints import DEFAULT_MODEL, local_folder
+    from hf_sqa.checkpoints import local_folder
+    from hf_sqa.short_names import DEFAULT_MODEL
 
     logging.disable_progress_bar()  # the bar of writing; the bar of the download stays
     failed = False

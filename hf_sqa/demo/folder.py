@@ -7,9 +7,10 @@ from pathlib import Path
 
 import hf_sqa
 from hf_sqa.checkpoint_files import RECORDS, copy_checkpoint
-from hf_sqa.checkpoints import DEFAULT_MODEL, read_json, resolve_checkpoint
+from hf_sqa.checkpoints import read_json, resolve_checkpoint
 from hf_sqa.pipelines import pipeline
 from hf_sqa.runs import whole_folder
+from hf_sqa.short_names import DEFAULT_MODEL
 
 MODEL_LIST = "models.txt"
 LIST_HEADER = "# What a visitor can pick, a line each, the first one picked already: a folder, or <owner>/<name> on the Hub.\n"

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from hf_sqa.audio import load_recording
-from hf_sqa.checkpoints import DEFAULT_MODEL
 from hf_sqa.pipelines import AudioQualityPipeline
 from hf_sqa.pipelines.quality_plot import envelope
 from hf_sqa.scoring.scorer import Settings, load_pipeline
+from hf_sqa.short_names import DEFAULT_MODEL
 
 #: Number of columns in which a waveform is drawn.
 COLUMNS = 480

@@ -12,8 +12,9 @@ from transformers import AutoConfig
 
 from hf_sqa.auto import families
 from hf_sqa.checkpoint_files import RECIPE_FILE, RESULT_FILES
-from hf_sqa.checkpoints import DEFAULT_MODEL, load_checkpoint, read_json, resolve_checkpoint
+from hf_sqa.checkpoints import load_checkpoint, read_json, resolve_checkpoint
 from hf_sqa.options import load_yaml, read_options
+from hf_sqa.short_names import DEFAULT_MODEL
 
 COST_FILES = ("training_result.json", "report.json")
 METRIC_TITLES = {

@@ -12,9 +12,10 @@ from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsE
 
 from hf_sqa.auto import families
 from hf_sqa.checkpoint_files import CARD_FILE
-from hf_sqa.checkpoints import DEFAULT_MODEL, published_checkpoints, read_json, students
+from hf_sqa.checkpoints import read_json
 from hf_sqa.hub.card import TAGS
 from hf_sqa.models.distilled_sqa.convert_distilled_sqa import PUBLISHED, WHEEL
+from hf_sqa.short_names import DEFAULT_MODEL, published_checkpoints, students
 from hf_sqa.wheels import Wheel
 
 

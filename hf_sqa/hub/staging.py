@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, Reposit
 
 import hf_sqa
 from hf_sqa.checkpoint_files import CARD_FILE, GRAPH_FILE, HUB_GRAPHS, RECORDS, checkpoint_files, graph_files
-from hf_sqa.checkpoints import load_checkpoint, local_folder, short_names, split_revision
+from hf_sqa.checkpoints import load_checkpoint, local_folder, split_revision
 from hf_sqa.configuration import CODE_ENTRIES
 from hf_sqa.hub import endpoint_handler
 from hf_sqa.hub.bundle import BundleError, add_code, scores_without_hf_sqa, write_json
@@ -29,6 +29,7 @@ from hf_sqa.modeling import model_identity
 from hf_sqa.models.distilled_sqa.onnx_distilled_sqa import OnnxDistilledSQA
 from hf_sqa.options import parse_yaml
 from hf_sqa.pipelines import AudioQualityPipeline
+from hf_sqa.short_names import short_names
 
 PARITY_FILE = "parity.json"
 HANDLER_FILE = "handler.py"

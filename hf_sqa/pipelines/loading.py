@@ -8,10 +8,11 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_sqa.auto import AutoModelForAudioQuality
 from hf_sqa.blocks.precision import warn_if_emulated
-from hf_sqa.checkpoints import DefaultModel, load_checkpoint
+from hf_sqa.checkpoints import load_checkpoint
 from hf_sqa.configuration import AudioQualityConfig
 from hf_sqa.pipelines.audio_quality import AudioQualityPipeline
 from hf_sqa.pipelines.onnx_backend import load_graph, load_published_graph
+from hf_sqa.short_names import DefaultModel
 
 TASK = "audio-quality"
 #: transformers' own task, which the page of a repository names.

@@ -36,7 +36,7 @@ def test_the_default_is_the_published_model_and_no_stand_in(run, monkeypatch, tm
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", not_installed)
-    for module in ("hf_sqa.checkpoints", "hf_sqa.wheels"):
+    for module in ("hf_sqa.short_names", "hf_sqa.wheels"):
         monkeypatch.setattr(f"{module}.cached_assets_path", lambda library, namespace, subfolder: tmp_path / namespace / subfolder)
 
     result = run()

@@ -12,8 +12,9 @@ import transformers
 
 import hf_sqa
 from hf_sqa import checkpoints
-from hf_sqa.checkpoints import short_names, split_revision
+from hf_sqa.checkpoints import split_revision
 from hf_sqa.hub.publish import publish, publish_model
+from hf_sqa.short_names import short_names
 from tests.hub.conftest import ALICE, AT_THE_HUB, BOB
 from tests.processes import command
 

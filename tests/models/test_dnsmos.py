@@ -328,7 +328,7 @@ def test_without_the_wheel_and_a_network_the_error_says_how_to_get_it(monkeypatc
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", not_installed)
-    for module in ("hf_sqa.checkpoints", "hf_sqa.wheels"):
+    for module in ("hf_sqa.short_names", "hf_sqa.wheels"):
         monkeypatch.setattr(f"{module}.cached_assets_path", lambda library, namespace, subfolder: tmp_path / namespace / subfolder)
 
     with pytest.raises(FileNotFoundError, match=r"`hf-sqa download dnsmos` fetches them; so does `pip install --no-deps speechmos"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import hf_sqa
-from hf_sqa import checkpoints
+from hf_sqa import checkpoints, short_names
 from hf_sqa.models.distilled_sqa import convert_distilled_sqa
 
 USE_DEFAULT = "import hf_sqa; print(hf_sqa.default_checkpoint())"
@@ -42,7 +42,7 @@ def test_two_processes_at_once_make_one_whole_checkpoint_and_import_nothing_of_d
 def cache(tmp_path, monkeypatch):
     """An empty cache in this process."""
     monkeypatch.setattr(
-        checkpoints,
+        short_names,
         "cached_assets_path",
         lambda library, namespace, subfolder: _made(tmp_path / library / namespace / subfolder),
     )
@@ -56,7 +56,7 @@ def _made(folder):
 
 def test_it_is_converted_once(weights, cache, monkeypatch):
     first = hf_sqa.default_checkpoint()
-    monkeypatch.setattr(checkpoints, "convert", lambda: pytest.fail("converted a second time"))
+    monkeypatch.setattr(short_names, "convert", lambda: pytest.fail("converted a second time"))
 
     assert hf_sqa.default_checkpoint() == first
 
@@ -84,7 +84,7 @@ def test_a_cache_that_cannot_be_written_is_an_error_with_the_remedy(place, weigh
         if not cache.parent.is_dir():
             pytest.skip("needs /proc, which even root cannot write to")
     monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(cache))
-    monkeypatch.setattr(checkpoints, "HF_ASSETS_CACHE", str(cache))
+    monkeypatch.setattr(short_names, "HF_ASSETS_CACHE", str(cache))
 
     with pytest.raises(
         OSError, match=rf"cannot be written to '{cache}'.* Set HF_HOME .or HF_ASSETS_CACHE. to a folder that can be"

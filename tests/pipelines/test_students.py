@@ -13,14 +13,14 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 import hf_sqa
-from hf_sqa import checkpoints
+from hf_sqa import checkpoints, short_names
 from hf_sqa.cli import app
 from hf_sqa.hub.listing import shipped_models
 from tests.processes import command
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = hf_sqa.__path__[0] + "/assets/sample.flac"
-STUDENTS = checkpoints.students()
+STUDENTS = short_names.students()
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def without_distillmos(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", not_installed)
-    monkeypatch.setattr(checkpoints, "_converted", lambda name, converter: converter())
+    monkeypatch.setattr(short_names, "_converted", lambda name, converter: converter())
 
 
 def test_three_students_are_shipped_in_three_megabytes():
@@ -98,8 +98,8 @@ def test_without_distillmos_a_student_stands_in_and_says_so(without_distillmos):
 def test_how_far_off_the_stand_in_is_was_measured():
     results = json.loads((ROOT / "model_cards" / "results.json").read_text(encoding="utf-8"))
 
-    (rmse,) = [row["value"] for row in results[checkpoints.STAND_IN]["teacher"] if row["metric"] == "utt_rmse"]
-    assert pytest.approx(rmse, abs=0.01) == checkpoints.STAND_IN_RMSE
+    (rmse,) = [row["value"] for row in results[short_names.STAND_IN]["teacher"] if row["metric"] == "utt_rmse"]
+    assert pytest.approx(rmse, abs=0.01) == short_names.STAND_IN_RMSE
 
 
 def test_info_checks_whichever_model_is_the_default(without_distillmos):
