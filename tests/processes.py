@@ -47,6 +47,24 @@ def command(*arguments):
     return f"import sys; sys.argv = ['hf-sqa', *{list(map(str, arguments))!r}]; import hf_sqa.cli; hf_sqa.cli.main()"
 
 
+def signal_at(module, number, sent, *, whole_group=False):
+    """Code to run before a command: the process, or its whole group, gets a signal where `module` takes a result of its workers."""
+    return f"""
+import os, signal
+import {module} as stopped
+os.setsid()
+in_processes = stopped.in_processes
+
+def until_the_signal(*arguments, **options):
+    for number, result in enumerate(in_processes(*arguments, **options)):
+        if number == {number}:
+            os.{"killpg" if whole_group else "kill"}(os.getpid(), signal.{sent})
+        yield result
+
+stopped.in_processes = until_the_signal
+"""
+
+
 def script(path, *arguments):
     """Code that runs a program, which finds the modules beside it."""
     return (

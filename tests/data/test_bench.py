@@ -28,7 +28,7 @@ from hf_sqa.data.bench import (
     plan_bench,
 )
 from hf_sqa.degradations import CodecUnavailableError, level_dbfs, opus
-from tests.processes import command
+from tests.processes import command, signal_at
 
 #: A folder of unpacked packages for the tests that need the real recordings.
 PACKAGES = os.environ.get("HF_SQA_BENCH_PACKAGES")
@@ -283,29 +283,14 @@ def test_options_that_cannot_be_are_refused(packages, tmp_path):
         assert result.exit_code == 2 and told in result.stderr, result.stderr
 
 
-#: Before a command: when the clips of one phrase are in the manifest, and those of another are made, Ctrl-C reaches all processes.
-INTERRUPTED = """
-import os, signal
-from hf_sqa.data.bench import build
-os.setsid()
-in_processes = build.in_processes
-
-def interrupted(*arguments, **options):
-    for number, rows in enumerate(in_processes(*arguments, **options)):
-        if number == 1:
-            os.killpg(0, signal.SIGINT)
-        yield rows
-
-build.in_processes = interrupted
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(packages, nursery, tmp_path):
     folder = tmp_path / "bench"
     options = ["--packages", packages, "--num-phrases", "1", "--num-workers", "2"]
-    process = nursery.start(INTERRUPTED + command("corpus", "build", "bench", folder, *options))
+    # The clips of one phrase are in the manifest, and those of another are made.
+    interrupted = signal_at("hf_sqa.data.bench.build", 1, "SIGINT", whole_group=True)
+    process = nursery.start(interrupted + command("corpus", "build", "bench", folder, *options))
     _, told = process.communicate()
     assert process.returncode == 130 and "the same command goes on from there" in told, told
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]

@@ -15,7 +15,7 @@ from hf_sqa.cli.degrade import degrade
 from hf_sqa.degradations import Chain, Job, Run, degrade_files
 from hf_sqa.degradations.folders import seed_of, write_recording
 from hf_sqa.runs import locked
-from tests.processes import command, wait_until
+from tests.processes import command, signal_at, wait_until
 
 RATE = 16_000
 CHAIN = ("--step", "mel_vocoder num_iterations=2", "--snr-db", "10")
@@ -362,28 +362,16 @@ def many(once, speech_like):
     return once("many-degradations", fill)
 
 
-#: Before a command: once six files are written, of which five are in the manifest, the process sends a signal to itself.
-STOPPED = """
-import os, signal
-from hf_sqa.degradations import folders
-os.setsid()
-in_processes = folders.in_processes
-
-def stopped(*arguments, **options):
-    for number, row in enumerate(in_processes(*arguments, **options)):
-        if number == 5:
-            os.kill(os.getpid(), signal.{sent})
-        yield row
-
-folders.in_processes = stopped
-"""
+def stopped_by(sent):
+    """Code to run before a command: once six files are written, of which five are in the manifest, it gets a signal."""
+    return signal_at("hf_sqa.degradations.folders", 5, sent)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(num_workers, many, nursery, tmp_path):
     source, target = many / "source", tmp_path / "killed"
     arguments = (source, target, *CHAIN, "--num-workers", num_workers)
-    process = nursery.start(STOPPED.format(sent="SIGKILL") + command("degrade", *arguments))
+    process = nursery.start(stopped_by("SIGKILL") + command("degrade", *arguments))
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     wait_until(lambda: not _living(process.pid))  # workers do not outlive the run
@@ -405,7 +393,7 @@ def _living(group):
 
 def test_ctrl_c_keeps_what_is_done_and_is_exit_code_130(many, nursery, tmp_path):
     arguments = (many / "source", tmp_path / "target", *CHAIN, "--num-workers", 1)
-    process = nursery.start(STOPPED.format(sent="SIGINT") + command("degrade", *arguments))
+    process = nursery.start(stopped_by("SIGINT") + command("degrade", *arguments))
     _, told = process.communicate()
 
     assert process.returncode == 130, told
